@@ -1,0 +1,185 @@
+"""Knows how to make every LangChain chat model take a slot while a request of its is in flight.
+
+Does not know graphs: it is active only in code that a run was marked for, and idle everywhere else.
+
+The gate sits around the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their
+event twins) of every chat-model class, because only there the request begins and ends: cached
+answers never reach them, retries and fall-backs reach them once for each attempt, and each of them
+ends in a `finally`, which callbacks do not (a cancelled `ainvoke` reports no end at all).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import langchain_core
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.runnables.config import ensure_config
+
+from llmsched_langgraph.adapter.usage import Tally, usage_of_result
+from llmsched_langgraph.errors import LLMSchedError
+from llmsched_langgraph.runtime.context import current_run
+from llmsched_langgraph.runtime.slot import Slot, riding
+from llmsched_langgraph.runtime.streams import ahold, hold
+
+_HOOKS = (
+    "_generate",
+    "_agenerate",
+    "_stream",
+    "_astream",
+    "_stream_chat_model_events",
+    "_astream_chat_model_events",
+)
+_GATED = "__llmsched_gated__"
+
+_lock = threading.Lock()
+_installed = False
+
+
+def install() -> None:
+    """Gate every chat-model class there is and every one to come. Once; later calls do nothing.
+
+    Raises:
+        LLMSchedError: this langchain-core has no such hooks.
+    """
+    global _installed
+    with _lock:
+        if _installed:
+            return
+        missing = [hook for hook in _HOOKS[:4] if not callable(getattr(BaseChatModel, hook, None))]
+        if missing:
+            raise LLMSchedError(
+                f"langchain-core {langchain_core.__version__} has no {', '.join(missing)} on its chat "
+                f"models, so their calls cannot be gated; install a version that this package supports "
+                f"(see its dependencies)"
+            )
+        root: Any = BaseChatModel
+        _gate_tree(root)
+        inherited = root.__init_subclass__.__func__
+
+        def gate_subclass(cls: Any, /, **kwargs: Any) -> None:
+            inherited(cls, **kwargs)
+            _gate_class(cls)
+
+        root.__init_subclass__ = classmethod(gate_subclass)
+        _installed = True
+
+
+def _gate_tree(cls: type[BaseChatModel]) -> None:
+    _gate_class(cls)
+    for subclass in cls.__subclasses__():
+        _gate_tree(subclass)
+
+
+def _gate_class(cls: type[BaseChatModel]) -> None:
+    for name in _HOOKS:
+        hook = cls.__dict__.get(name)
+        if not inspect.isfunction(hook) or hasattr(hook, _GATED):
+            continue
+        if cls is BaseChatModel and name in ("_generate", "_stream"):
+            continue  # abstract: whoever comes through here has a hook of their own
+        gated = _gate(name, hook)
+        setattr(gated, _GATED, True)
+        setattr(cls, name, gated)
+
+
+def _gate(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    if name == "_generate":
+        return _gate_call(hook)
+    if name == "_agenerate":
+        return _gate_acall(hook)
+    return _gate_astream(hook) if name.startswith("_a") else _gate_stream(hook)
+
+
+def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> Any:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            return hook(self, *args, **kwargs)
+        with slot:
+            result = hook(self, *args, **kwargs)
+            slot.usage = usage_of_result(result, _messages(args, kwargs))
+            return result
+
+    return gated
+
+
+def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    async def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> Any:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            return await hook(self, *args, **kwargs)
+        async with slot:
+            result = await hook(self, *args, **kwargs)
+            slot.usage = usage_of_result(result, _messages(args, kwargs))
+            return result
+
+    return gated
+
+
+def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    @functools.wraps(hook)
+    def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            yield from hook(self, *args, **kwargs)
+        else:
+            yield from hold(slot, lambda: hook(self, *args, **kwargs), Tally(_messages(args, kwargs)))
+
+    return gated
+
+
+def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    @functools.wraps(hook)
+    async def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            items = hook(self, *args, **kwargs)
+        else:
+            items = ahold(slot, lambda: hook(self, *args, **kwargs), Tally(_messages(args, kwargs)))
+        try:
+            async for item in items:
+                yield item
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    return gated
+
+
+def _slot(model: BaseChatModel, kwargs: dict[str, Any]) -> Slot | None:
+    """The slot that this request needs; None outside scheduled runs and inside another call's slot."""
+    run = current_run()
+    if run is None or riding():
+        return None
+    return run.scheduler.slot(_model_name(model, kwargs), stage=current_stage())
+
+
+def _model_name(model: BaseChatModel, kwargs: dict[str, Any]) -> str | None:
+    # Chat models agree on no one attribute; `bind(model=...)` arrives as a keyword.
+    for name in (kwargs.get("model"), getattr(model, "model_name", None), getattr(model, "model", None)):
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("messages", ())
+
+
+def current_stage() -> str:
+    """The node that the calling code runs in, with the nodes of the graphs around it: `outer/inner`."""
+    metadata = ensure_config().get("metadata") or {}
+    namespace = metadata.get("langgraph_checkpoint_ns")
+    if not namespace:
+        return str(metadata.get("langgraph_node", ""))
+    # "outer:task id|inner:task id", where a number alone tells twin subgraphs of one node apart.
+    names = (part.split(":", 1)[0] for part in str(namespace).split("|"))
+    return "/".join(name for name in names if not name.isdigit())

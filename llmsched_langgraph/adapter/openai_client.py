@@ -1,0 +1,167 @@
+"""Knows how the requests of a raw `openai` client take slots: at its HTTP client, once per attempt.
+
+Does not know graphs: inside a scheduled run the calls are that job's, elsewhere each is its own job.
+
+Waiting between the client's own retries happens above the HTTP client, so it holds no slot. Private
+names used: `_client` of an openai client, and that it sends everything through `_client.send`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+import weakref
+from typing import Any, TypeVar
+
+from llmsched_langgraph.adapter.gate import current_stage
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Usage
+from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.runtime.context import current_run
+from llmsched_langgraph.runtime.default import default_scheduler
+from llmsched_langgraph.runtime.scheduler import Scheduler
+from llmsched_langgraph.runtime.slot import Slot, outcome_of
+
+C = TypeVar("C")
+
+_SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings")
+"""Ends of the paths whose requests a model serves; the rest (models, files, ...) takes no slot."""
+
+_GATED = "__llmsched_gated__"
+
+
+def wrap_openai(client: C, scheduler: Scheduler | None = None) -> C:
+    """A client like `client` whose requests each hold a slot while they are in flight.
+
+    Works inside scheduled graphs and outside, for completions, chat completions, responses and
+    embeddings, streamed or not. A stream holds its slot until it is exhausted, closed or dropped.
+    The two clients share one connection pool: closing one closes both. The client that was given
+    is not gated. Wrapping twice is the same as wrapping once.
+
+    Args:
+        client: an `openai.OpenAI`, an `openai.AsyncOpenAI`, or a subclass such as the Azure ones.
+        scheduler: whose slots to use; None for the run's own, or outside of runs the process-wide one.
+
+    Raises:
+        ConfigurationError: the object is no such client.
+    """
+    import openai
+
+    if not isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
+        raise ConfigurationError(
+            f"wrap_openai() needs an openai.OpenAI or openai.AsyncOpenAI client, not {type(client).__name__}"
+        )
+    http: Any = client._client  # noqa: SLF001 - the one private name, watched by a test
+    if hasattr(http, _GATED):
+        return client
+    copy: Any = client.copy
+    gated: C = copy(http_client=_gated(http, scheduler))
+    return gated
+
+
+def _gated(http: Any, scheduler: Scheduler | None) -> Any:
+    """`http` under another class: the same connections and settings, but `send` takes a slot."""
+    base: Any = type(http)
+    asynchronous = hasattr(http, "aclose")
+
+    def send(self: Any, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        slot = _slot(scheduler, request)
+        if slot is None:
+            return base.send(self, request, stream=stream, **options)
+        slot.acquire()
+        try:
+            token = slot.enter()
+            try:
+                response = base.send(self, request, stream=stream, **options)
+            finally:
+                slot.leave(token)
+        except BaseException as error:
+            slot.release(outcome_of(error))
+            raise
+        return _settle(slot, response, stream, "close")
+
+    async def asend(self: Any, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        slot = _slot(scheduler, request)
+        if slot is None:
+            return await base.send(self, request, stream=stream, **options)
+        await slot.aacquire()
+        try:
+            token = slot.enter()
+            try:
+                response = await base.send(self, request, stream=stream, **options)
+            finally:
+                slot.leave(token)
+        except BaseException as error:
+            slot.release(outcome_of(error))
+            raise
+        return _settle(slot, response, stream, "aclose")
+
+    body = {
+        "send": asend if asynchronous else send,
+        # openai closes a client's connections when it is collected. They belong to `http`, which
+        # lives as long as this class does.
+        "__del__": lambda self: None,
+        _GATED: http,
+    }
+    view: Any = object.__new__(types.new_class(base.__name__, (base,), {}, lambda space: space.update(body)))
+    view.__dict__ = http.__dict__
+    return view
+
+
+def _settle(slot: Slot, response: Any, stream: bool, close: str) -> Any:
+    if not stream or response.is_closed:
+        slot.usage = _usage(response)
+        slot.release()
+        return response
+    # The body is still to come. openai closes a response at the end of its stream, and on errors;
+    # one that is dropped half way is never closed, and gives its slot back when it is collected.
+    weakref.finalize(response, slot.release)
+    closing = getattr(type(response), close)
+    if close == "aclose":
+
+        @functools.wraps(closing)
+        async def aclose(self: Any) -> None:
+            try:
+                await closing(self)
+            finally:
+                slot.release()
+
+        response.aclose = types.MethodType(aclose, weakref.proxy(response))
+    else:
+
+        @functools.wraps(closing)
+        def close_(self: Any) -> None:
+            try:
+                closing(self)
+            finally:
+                slot.release()
+
+        response.close = types.MethodType(close_, weakref.proxy(response))
+    return response
+
+
+def _slot(scheduler: Scheduler | None, request: Any) -> Slot | None:
+    if request.method != "POST" or not request.url.path.endswith(_SERVED):
+        return None
+    run = current_run()
+    if scheduler is None:
+        scheduler = run.scheduler if run is not None else default_scheduler()
+    return scheduler.slot(_model(request), stage=current_stage() if run is not None else "")
+
+
+def _model(request: Any) -> str | None:
+    try:
+        model = json.loads(request.content).get("model")
+    except Exception:
+        return None  # a body that is no JSON object; the backend will say what it thinks of it
+    return model if isinstance(model, str) else None
+
+
+def _usage(response: Any) -> Usage:
+    try:
+        usage = response.json().get("usage") or {}
+        prompt_tokens = usage.get("prompt_tokens", usage.get("input_tokens"))
+        output_tokens = usage.get("completion_tokens", usage.get("output_tokens"))
+    except Exception:
+        return UNKNOWN_USAGE  # an error page, or a binary answer
+    return Usage(prompt_tokens, output_tokens)

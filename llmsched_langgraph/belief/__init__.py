@@ -1,0 +1,1 @@
+"""What has been learned of applications, and what it says about a job's future. Pure values."""

@@ -1,0 +1,59 @@
+"""Knows what there is to learn from: the evidence about a running job, the record of an ended one.
+
+Does not know how anything is learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Occurrence = tuple[str, int]
+"""A stage and which time it runs in its job, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a job at one moment.
+
+    Attributes:
+        waiting: its calls in the backlog.
+        running: its calls in a slot, each with the seconds it has been there.
+        latest: the call asked for last, or None before the first.
+        received_s: slot-seconds that the job has received, running calls included.
+    """
+
+    waiting: tuple[Occurrence, ...] = ()
+    running: tuple[tuple[Occurrence, float], ...] = ()
+    latest: Occurrence | None = None
+    received_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One call that held a slot for `work_s` seconds; tokens are None where nobody could tell."""
+
+    stage: str
+    occurrence: int
+    work_s: float
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One ended job: its calls in the order in which they were asked for, times in seconds.
+
+    `complete` is False for a job that failed or was cancelled: what it would still have done is
+    unknown, so nothing is learned of its remaining work.
+    """
+
+    application: str
+    calls: tuple[CallRecord, ...]
+    arrival_s: float
+    ended_s: float
+    complete: bool
+
+    @property
+    def work_s(self) -> float:
+        """Slot-seconds of all its calls."""
+        return sum(call.work_s for call in self.calls)

@@ -1,0 +1,101 @@
+"""Knows how machine and ledgers work together in one process: events in, grants and records out.
+
+Does not know clocks, locks, threads or loops: the live driver and the simulator both run this object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.core.events import (
+    Command,
+    Event,
+    RecordJob,
+    ReleaseSlot,
+    ReportFault,
+    Reprioritise,
+    RequestSlot,
+    ResizeBackend,
+    SlotGranted,
+)
+from llmsched_langgraph.core.ledger import SlotLedger
+from llmsched_langgraph.core.machine import SchedulerMachine
+
+
+@dataclass(slots=True)
+class Settled:
+    """What a batch of events led to.
+
+    Attributes:
+        granted: tickets that got a slot, in order.
+        returned: how many slots were given back.
+        records: jobs to learn from.
+        faults: jobs for which the policy failed.
+    """
+
+    granted: list[int] = field(default_factory=list)
+    returned: int = 0
+    records: list[JobRecord] = field(default_factory=list)
+    faults: list[ReportFault] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """A machine and the memory ledgers of its backends, kept in step."""
+
+    machine: SchedulerMachine
+    ledgers: Mapping[str, SlotLedger]
+
+    def handle(self, *events: Event) -> Settled:
+        """Take the events; when it returns, no slot is free while a ticket waits for it."""
+        settled = Settled()
+        for event in events:
+            for touched in self._execute(self.machine.handle(event), event.now, settled):
+                self._grant(touched, event.now, settled)
+        return settled
+
+    def _grant(self, ledger: SlotLedger, now: float, settled: Settled) -> None:
+        # One at a time: a grant may change the priorities by which the next is chosen.
+        while (ticket := ledger.grant()) is not None:
+            settled.granted.append(ticket)
+            self._execute(self.machine.handle(SlotGranted(now, ticket)), now, settled)
+
+    def _execute(self, commands: list[Command], now: float, settled: Settled) -> list[SlotLedger]:
+        """Carry the commands out; the ledgers in which a grant may have become possible."""
+        touched: list[SlotLedger] = []
+        for command in commands:
+            match command:
+                case RequestSlot(backend, ticket, priority, forced):
+                    ledger = self.ledgers[backend]
+                    ledger.request(ticket, priority, forced=forced)
+                    if forced:
+                        settled.granted.append(ticket)
+                        self._execute(self.machine.handle(SlotGranted(now, ticket)), now, settled)
+                    touched.append(ledger)
+                case Reprioritise(backend, ticket, priority):
+                    self.ledgers[backend].reprioritise(ticket, priority)
+                case ReleaseSlot(backend, ticket):
+                    settled.returned += self.ledgers[backend].release(ticket)
+                    touched.append(self.ledgers[backend])
+                case ResizeBackend(backend, slots):
+                    self.ledgers[backend].resize(slots)
+                    touched.append(self.ledgers[backend])
+                case RecordJob(record):
+                    settled.records.append(record)
+                case ReportFault():
+                    settled.faults.append(command)
+        return touched
+
+    def check(self, *, held_before: int = 0) -> None:
+        """Raise AssertionError unless machine and ledgers are sound and agree.
+
+        Args:
+            held_before: tickets that held a slot before a capacity was lowered, if one was.
+        """
+        self.machine.check()
+        for ledger in self.ledgers.values():
+            ledger.check(held_before=held_before)
+        assert self.machine.waiting() == {t for ledger in self.ledgers.values() for t in ledger.backlog()}
+        assert self.machine.holding() == {t for ledger in self.ledgers.values() for t in ledger.holders()}

@@ -1,0 +1,138 @@
+"""Knows what can happen to the scheduler (events) and what it can ask for (commands).
+
+Does not know what follows from what: that is the machine. `now` is the driver's clock in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class JobArrived:
+    """A run of a scheduled graph began."""
+
+    now: float
+    job: int
+    application: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """The run is over. Calls that it left behind keep what they hold until they are released."""
+
+    now: float
+    job: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequested:
+    """A call wants a slot of `backend`.
+
+    Without a job, or for one that is over, the call is a job of its own. A `forced` call cannot
+    wait: it holds a slot at once, over the capacity if need be.
+    """
+
+    now: float
+    ticket: int
+    backend: str
+    stage: str = ""
+    job: int | None = None
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGranted:
+    """The ledger gave the ticket a slot."""
+
+    now: float
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallReleased:
+    """The call is over or gave up: legal from any state, any number of times."""
+
+    now: float
+    ticket: int
+    outcome: Outcome = Outcome.FINISHED
+    usage: Usage = UNKNOWN_USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityChanged:
+    """The backend has another number of slots now."""
+
+    now: float
+    backend: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileLearned:
+    """There is a newer profile; what it says about these applications has changed."""
+
+    now: float
+    profile: Profile
+    applications: frozenset[str]
+
+
+Event = JobArrived | JobEnded | CallRequested | SlotGranted | CallReleased | CapacityChanged | ProfileLearned
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSlot:
+    """Put the ticket into the backlog, or straight into a slot if it is forced."""
+
+    backend: str
+    ticket: int
+    priority: float
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reprioritise:
+    """The waiting ticket's priority is another one now."""
+
+    backend: str
+    ticket: int
+    priority: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSlot:
+    """Take the ticket out of the backlog or out of its slot, wherever it is."""
+
+    backend: str
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeBackend:
+    """The backend has this many slots from now on."""
+
+    backend: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordJob:
+    """A job is over: here is what can be learned from it."""
+
+    record: JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFault:
+    """The policy raised, or gave no number, for this job; it was served in order of arrival instead."""
+
+    job: int
+    error: Exception
+
+
+Command = RequestSlot | Reprioritise | ReleaseSlot | ResizeBackend | RecordJob | ReportFault

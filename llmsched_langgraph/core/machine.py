@@ -1,0 +1,226 @@
+"""Knows every job and call, and decides how urgent each waiting call is.
+
+Does not know clocks, locks, threads, loops or IO: time and profiles come in with the events, and
+what is to be done goes out as commands. Who gets a slot is the ledger's to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import CallRecord, JobRecord
+from llmsched_langgraph.core.events import (
+    CallReleased,
+    CallRequested,
+    CapacityChanged,
+    Command,
+    Event,
+    JobArrived,
+    JobEnded,
+    ProfileLearned,
+    RecordJob,
+    ReleaseSlot,
+    ReportFault,
+    Reprioritise,
+    RequestSlot,
+    ResizeBackend,
+    SlotGranted,
+)
+from llmsched_langgraph.core.policies import Job, Policy
+from llmsched_langgraph.dag.application import DIRECT
+from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.errors import InvalidTransitionError
+
+STORY_LENGTH = 2_000
+"""Events that `story()` remembers. Bounded, because a scheduler lives as long as its process."""
+
+
+@dataclass(slots=True)
+class _Ticket:
+    job: Job
+    backend: str
+    priority: float
+    waiting: bool = True
+
+
+@dataclass(slots=True)
+class SchedulerMachine:
+    """The scheduler as a value. It changes only in `handle`; the same events give the same commands."""
+
+    policy: Policy
+    profile: Profile = field(default_factory=Profile)
+    _jobs: dict[int, Job] = field(default_factory=dict)
+    _tickets: dict[int, _Ticket] = field(default_factory=dict)
+    _arrivals: int = 0
+    _story: deque[Event] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
+
+    def handle(self, *events: Event) -> list[Command]:
+        """Take the events in order and say what is to be done.
+
+        Raises:
+            InvalidTransitionError: the event cannot happen in this state; it changed nothing.
+        """
+        commands: list[Command] = []
+        for event in events:
+            commands += self._handle(event)
+            self._story.append(event)
+        return commands
+
+    def _handle(self, event: Event) -> list[Command]:
+        match event:
+            case CallRequested():
+                return self._call_requested(event)
+            case SlotGranted():
+                return self._slot_granted(event)
+            case CallReleased():
+                return self._call_released(event)
+            case JobArrived():
+                return self._job_arrived(event)
+            case JobEnded():
+                return self._job_ended(event)
+            case CapacityChanged():
+                return [ResizeBackend(event.backend, event.slots)]
+            case ProfileLearned():
+                return self._profile_learned(event)
+
+    def _job_arrived(self, event: JobArrived) -> list[Command]:
+        if event.job in self._jobs:
+            raise InvalidTransitionError(f"job {event.job} arrived twice")
+        self._jobs[event.job] = self._new_job(event.job, event.application, event.now)
+        return []
+
+    def _new_job(self, name: int | None, application: str, now: float) -> Job:
+        self._arrivals += 1
+        return Job(name, application, self._arrivals, now)
+
+    def _job_ended(self, event: JobEnded) -> list[Command]:
+        job = self._jobs.pop(event.job, None)
+        if job is None:
+            return []
+        job.outcome = event.outcome
+        return self._close(job, event.now)
+
+    def _close(self, job: Job, now: float) -> list[Command]:
+        """Record the job once it has ended and its last call is back."""
+        if job.outcome is None or job.progress.outstanding:
+            return []
+        calls = sorted(job.progress.finished, key=lambda call: call.ticket)
+        return [
+            RecordJob(
+                JobRecord(
+                    application=job.application,
+                    calls=tuple(
+                        CallRecord(
+                            call.stage,
+                            call.occurrence,
+                            call.work_s(now),
+                            call.usage.prompt_tokens,
+                            call.usage.output_tokens,
+                        )
+                        for call in calls
+                    ),
+                    arrival_s=job.arrival_s,
+                    ended_s=now,
+                    complete=job.outcome is Outcome.FINISHED,
+                )
+            )
+        ]
+
+    def _call_requested(self, event: CallRequested) -> list[Command]:
+        if event.ticket in self._tickets:
+            raise InvalidTransitionError(f"ticket {event.ticket} was requested twice")
+        job = self._jobs.get(event.job) if event.job is not None else None
+        if job is None:
+            job = self._new_job(None, DIRECT.fingerprint, event.now)
+        job.progress.request(event.ticket, event.stage, event.now)
+        priority, commands = self._priority(job, event.now)
+        self._tickets[event.ticket] = _Ticket(job, event.backend, priority)
+        commands.append(RequestSlot(event.backend, event.ticket, priority, event.forced))
+        return commands + self._reprioritise(job, priority)
+
+    def _slot_granted(self, event: SlotGranted) -> list[Command]:
+        ticket = self._tickets.get(event.ticket)
+        if ticket is None:
+            return []  # it was released while the grant was under way, and release is final
+        if not ticket.waiting:
+            raise InvalidTransitionError(f"ticket {event.ticket} was granted twice")
+        ticket.waiting = False
+        ticket.job.progress.outstanding[event.ticket].granted_s = event.now
+        return self._refresh(ticket.job, event.now)
+
+    def _call_released(self, event: CallReleased) -> list[Command]:
+        ticket = self._tickets.pop(event.ticket, None)
+        if ticket is None:
+            return []
+        job = ticket.job
+        job.progress.finish(event.ticket, event.outcome, event.usage, event.now)
+        if job.id is None:
+            job.outcome = event.outcome
+        release = ReleaseSlot(ticket.backend, event.ticket)
+        return [release, *self._refresh(job, event.now), *self._close(job, event.now)]
+
+    def _profile_learned(self, event: ProfileLearned) -> list[Command]:
+        self.profile = event.profile
+        commands: list[Command] = []
+        for job in self._jobs.values():
+            if job.application in event.applications:
+                commands += self._refresh(job, event.now)
+        return commands
+
+    def _refresh(self, job: Job, now: float) -> list[Command]:
+        """Ask the policy again, if the job has a waiting call that its answer could move."""
+        if not any(call.granted_s is None for call in job.progress.outstanding.values()):
+            return []
+        priority, commands = self._priority(job, now)
+        return commands + self._reprioritise(job, priority)
+
+    def _reprioritise(self, job: Job, priority: float) -> list[Command]:
+        commands: list[Command] = []
+        for number in job.progress.outstanding:
+            ticket = self._tickets[number]
+            if ticket.waiting and ticket.priority != priority:
+                ticket.priority = priority
+                commands.append(Reprioritise(ticket.backend, number, priority))
+        return commands
+
+    def _priority(self, job: Job, now: float) -> tuple[float, list[Command]]:
+        # A policy may be anybody's object. Its bug must cost the order of one job, never a slot.
+        try:
+            priority = float(self.policy.priority(job, self.profile, now))
+            if math.isnan(priority):
+                raise ValueError(f"policy {self.policy.name!r} gave NaN as a priority")
+        except Exception as error:
+            return 0.0, [ReportFault(job.arrival, error)]
+        return priority, []
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that have arrived and not ended."""
+        return len(self._jobs)
+
+    def story(self, *tickets: int) -> list[Event]:
+        """The latest events, oldest first; only those about `tickets` if any are given."""
+        if not tickets:
+            return list(self._story)
+        return [event for event in self._story if getattr(event, "ticket", None) in tickets]
+
+    def waiting(self) -> set[int]:
+        """Tickets that have asked for a slot and not got one."""
+        return {number for number, ticket in self._tickets.items() if ticket.waiting}
+
+    def holding(self) -> set[int]:
+        """Tickets in a slot."""
+        return {number for number, ticket in self._tickets.items() if not ticket.waiting}
+
+    def check(self) -> None:
+        """Raise AssertionError unless every invariant holds."""
+        for number, ticket in self._tickets.items():
+            call = ticket.job.progress.outstanding.get(number)
+            assert call is not None, f"ticket {number} is not among its job's calls"
+            assert (call.granted_s is None) == ticket.waiting, f"ticket {number} both waits and holds"
+        for job in self._jobs.values():
+            assert job.outcome is None, f"job {job.id} has ended and is still listed"
+            assert job.progress.outstanding.keys() <= self._tickets.keys(), "a call has lost its ticket"

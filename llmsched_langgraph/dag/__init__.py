@@ -1,0 +1,1 @@
+"""What an application is, and how far one of its jobs has come. Standard library only."""

@@ -1,0 +1,289 @@
+"""Knows how events from any thread and any loop reach one dispatcher, and whom to wake afterwards.
+
+Does not know LangGraph, what a call is, or the order of service.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.core.dispatcher import Dispatcher
+from llmsched_langgraph.core.events import (
+    CallReleased,
+    CallRequested,
+    CapacityChanged,
+    Event,
+    JobArrived,
+    JobEnded,
+    ProfileLearned,
+    ReportFault,
+)
+from llmsched_langgraph.core.ledger import SlotLedger
+from llmsched_langgraph.core.machine import SchedulerMachine
+from llmsched_langgraph.core.policies import Policy
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
+from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.waiter import Waiter
+
+logger = logging.getLogger("llmsched_langgraph")
+
+
+@dataclass(slots=True)
+class Counts:
+    """Totals since the driver was made. What is true right now is derived from the ledgers instead."""
+
+    granted: int = 0
+    released: int = 0
+    peak: int = 0
+    over_commitments: int = 0
+    jobs: int = 0
+    waited_s: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What is to be done once the lock is given back."""
+
+    woken: list[tuple[int, Waiter, Exception | None]] = field(default_factory=list)
+    faults: list[ReportFault] = field(default_factory=list)
+
+
+class Driver:
+    """The live driver: one dispatcher, one clock, and a waker for each waiting ticket.
+
+    Events go into an inbox, and whoever finds the lock free handles all that is there. So nobody
+    ever blocks on the lock, not an event loop and not a finaliser that the garbage collector runs
+    in the middle of another event. Waiters are woken after the lock is given back.
+    """
+
+    def __init__(
+        self,
+        slots: Mapping[str, int],
+        policy: Policy,
+        *,
+        profile: Profile | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._learner = Learner(profile or Profile())
+        self._dispatcher = Dispatcher(
+            SchedulerMachine(policy, self._learner.profile),
+            {backend: SlotLedger(capacity) for backend, capacity in slots.items()},
+        )
+        self._lock = threading.Lock()
+        self._inbox: deque[Callable[[_Outbox], None]] = deque()
+        self._waiters: dict[int, tuple[float, Waiter]] = {}  # since when, and whom to wake
+        self._tickets = itertools.count(1)
+        self._jobs = itertools.count(1)
+        self._closed = False
+        self._faulted = False
+        self._counts = Counts()
+
+    # -- what happens ------------------------------------------------------------------
+
+    def start_job(self, application: str) -> int:
+        """A run of `application` (a fingerprint) begins.
+
+        Raises:
+            SchedulerClosedError: the scheduler was closed.
+        """
+        self._check_open()
+        job = next(self._jobs)
+        self._post(JobArrived(self._clock(), job, application))
+        return job
+
+    def end_job(self, job: int, outcome: Outcome) -> None:
+        """The run is over, however it ended."""
+        self._post(JobEnded(self._clock(), job, outcome))
+
+    def new_ticket(self) -> int:
+        """A ticket to request with. It is named first, so that it can be released whatever happens."""
+        return next(self._tickets)
+
+    def request(
+        self,
+        ticket: int,
+        waiter: Waiter,
+        backend: str,
+        *,
+        job: int | None,
+        stage: str,
+        forced: bool = False,
+    ) -> None:
+        """Ask for a slot; `waiter` is woken when it is there, at once if one is free.
+
+        Raises:
+            SchedulerClosedError: the scheduler was closed.
+        """
+        self._check_open()
+        self._post(CallRequested(self._clock(), ticket, backend, stage, job, forced), waiter)
+
+    def release(self, ticket: int, outcome: Outcome = Outcome.FINISHED, usage: Usage = UNKNOWN_USAGE) -> None:
+        """Give back whatever the ticket has: from any state, any thread, any number of times."""
+        self._post(CallReleased(self._clock(), ticket, outcome, usage))
+
+    def resize(self, backend: str, slots: int) -> None:
+        """Change a backend's slots. Fewer than are held: the surplus drains, nothing is revoked."""
+        self._post(CapacityChanged(self._clock(), backend, slots))
+
+    def close(self) -> None:
+        """Take no more jobs and calls. Waiting calls raise; those in a slot go on and give it back."""
+        self._closed = True
+        self._inbox.append(self._dismiss)
+        self._drain()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SchedulerClosedError(
+                "the scheduler is closed; make a new Scheduler, or call reset_default_scheduler() "
+                "if it was the default one"
+            )
+
+    # -- from the inbox to the waiters -------------------------------------------------
+
+    def _post(self, event: Event, waiter: Waiter | None = None) -> None:
+        self._inbox.append(partial(self._handle, event, waiter))
+        self._drain()
+
+    def _drain(self) -> None:
+        # Whoever fails to get the lock may leave: the holder looks into the inbox again after
+        # giving the lock back, so nothing that was posted meanwhile stays behind.
+        while self._inbox and self._lock.acquire(blocking=False):
+            outbox = _Outbox()
+            try:
+                while self._inbox:
+                    self._inbox.popleft()(outbox)
+            finally:
+                self._lock.release()
+                self._deliver(outbox)
+
+    def _handle(self, event: Event, waiter: Waiter | None, outbox: _Outbox) -> None:
+        if isinstance(event, CallRequested) and waiter is not None:
+            self._waiters[event.ticket] = (event.now, waiter)
+        elif isinstance(event, CallReleased):
+            self._waiters.pop(event.ticket, None)
+        settled = self._dispatcher.handle(event)
+        for ticket in settled.granted:
+            asked_s, granted = self._waiters.pop(ticket)
+            outbox.woken.append((ticket, granted, None))
+            self._counts.waited_s += event.now - asked_s
+        outbox.faults += settled.faults
+        for record in settled.records:
+            self._learn(record, event.now)
+        if isinstance(event, CallRequested) and event.forced:
+            self._counts.over_commitments += 1
+        holding = sum(ledger.holding for ledger in self.ledgers.values())
+        self._counts.peak = max(self._counts.peak, holding)
+        self._counts.granted += len(settled.granted)
+        self._counts.released += settled.returned
+        self._counts.jobs += len(settled.records)
+
+    def _learn(self, record: JobRecord, now: float) -> None:
+        self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
+        self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.calls)
+        applications = self._learner.observe(record)
+        if applications:
+            learned = ProfileLearned(now, self._learner.profile, applications)
+            self._inbox.append(partial(self._handle, learned, None))
+
+    def _dismiss(self, outbox: _Outbox) -> None:
+        """Send every waiting call away: the scheduler was closed."""
+        error = SchedulerClosedError("the scheduler was closed while the call waited for a slot")
+        now = self._clock()
+        for ticket, (_, waiter) in list(self._waiters.items()):
+            self._handle(CallReleased(now, ticket, Outcome.CANCELLED), None, outbox)
+            outbox.woken.append((ticket, waiter, error))
+
+    def _deliver(self, outbox: _Outbox) -> None:
+        for ticket, waiter, error in outbox.woken:
+            if not waiter.wake(error):
+                # Its event loop is closed: nobody is left there to give the slot back.
+                event = CallReleased(self._clock(), ticket, Outcome.CANCELLED)
+                self._inbox.append(partial(self._handle, event, None))
+        for fault in outbox.faults:
+            if not self._faulted:
+                self._faulted = True
+                logger.error(
+                    "policy %r failed; the jobs it fails for go in order of arrival (said once): %r",
+                    self.policy.name,
+                    fault.error,
+                )
+
+    # -- what can be seen --------------------------------------------------------------
+
+    def timed_out(self, ticket: int, backend: str, waited_s: float) -> QueueTimeoutError:
+        """The error for a call whose wait was too long, with what stood in its way."""
+        ledger = self._dispatcher.ledgers[backend]
+        return QueueTimeoutError(
+            f"call {ticket} waited {waited_s:.1f} s for one of the {ledger.capacity} slots of backend "
+            f"{backend!r}, with {ledger.holding} held and {ledger.waiting} calls waiting; raise "
+            f"queue_timeout_s, or the slots if the backend can serve more"
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """The order of service."""
+        return self._dispatcher.machine.policy
+
+    @property
+    def profile(self) -> Profile:
+        """What has been learned so far."""
+        return self._learner.profile
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that have arrived and not ended."""
+        return self._dispatcher.machine.jobs
+
+    @property
+    def counts(self) -> Counts:
+        """A copy of the running totals."""
+        return replace(self._counts)
+
+    @property
+    def ledgers(self) -> Mapping[str, SlotLedger]:
+        """The backends' ledgers, to look at."""
+        return self._dispatcher.ledgers
+
+    def story(self, *tickets: int) -> list[Event]:
+        """The latest events, oldest first; only those about `tickets` if any are given."""
+        with self._looking():
+            return self._dispatcher.machine.story(*tickets)
+
+    def check(self, *, held_before: int = 0) -> None:
+        """Raise AssertionError unless every invariant of machine, ledgers and wakers holds.
+
+        Args:
+            held_before: tickets that held a slot before a capacity was lowered, if one was.
+        """
+        with self._looking():
+            self._dispatcher.check(held_before=held_before)
+            assert self._waiters.keys() == self._dispatcher.machine.waiting(), "wakers and tickets differ"
+            assert self._counts.granted - self._counts.released == sum(
+                ledger.holding for ledger in self.ledgers.values()
+            ), "grants less returns are not what is held"
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Hold the lock to read; what was posted meanwhile is handled right after."""
+        with self._lock:
+            yield
+        self._drain()

@@ -1,0 +1,285 @@
+"""Knows the scheduler as its user sees it: backends with slots, one policy, what is going on.
+
+Does not know LangGraph, nor how anything is decided.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core.policies import Policy, as_policy
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
+from llmsched_langgraph.runtime.context import Run, current_run
+from llmsched_langgraph.runtime.driver import Driver
+from llmsched_langgraph.runtime.slot import Slot
+
+DEFAULT_SLOTS = 8
+DEFAULT_POLICY = "srtf"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A pool of slots that serves some models.
+
+    Attributes:
+        name: what messages and statistics call it.
+        slots: calls that it serves at once, at least 1.
+        models: the models it serves; None for every model that no other backend claims.
+
+    Raises:
+        ConfigurationError: fewer than one slot, or an empty name or list of models.
+    """
+
+    name: str = "default"
+    slots: int = DEFAULT_SLOTS
+    models: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigurationError("a backend needs a name that is not empty")
+        check_slots(self.slots, f"backend {self.name!r}: slots")
+        if isinstance(self.models, str):
+            raise ConfigurationError(
+                f"backend {self.name!r}: models must be a list of names, e.g. models=({self.models!r},)"
+            )
+        if self.models is not None:
+            object.__setattr__(self, "models", tuple(self.models))
+            if not self.models:
+                raise ConfigurationError(
+                    f"backend {self.name!r} serves no model; name some, or leave models out for all"
+                )
+
+
+def check_slots(slots: object, what: str) -> int:
+    """`slots` if it can be a number of slots.
+
+    Raises:
+        ConfigurationError: naming `what`, if not.
+    """
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+        raise ConfigurationError(
+            f"{what} must be a whole number of at least 1 (the calls that the backend serves at once), "
+            f"not {slots!r}"
+        )
+    return slots
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatistics:
+    """One backend at one moment."""
+
+    name: str
+    slots: int
+    holding: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A scheduler at one moment, and its totals since it was made.
+
+    `granted - released == holding`, always. `peak` is the highest number of slots held at once over
+    all backends; `over_commitments` counts synchronous calls on an event loop, which cannot wait.
+    """
+
+    policy: str
+    backends: tuple[BackendStatistics, ...]
+    jobs_running: int
+    jobs_ended: int
+    granted: int
+    released: int
+    peak: int
+    over_commitments: int
+    waited_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+    @property
+    def slots(self) -> int:
+        """Slots of all backends."""
+        return sum(backend.slots for backend in self.backends)
+
+    @property
+    def holding(self) -> int:
+        """Calls in a slot, over all backends."""
+        return sum(backend.holding for backend in self.backends)
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the backlog, over all backends."""
+        return sum(backend.waiting for backend in self.backends)
+
+
+class Scheduler:
+    """Slots shared by every graph that is scheduled on it, and the order in which calls get them.
+
+    Safe to use from any thread and any event loop at the same time. A closed scheduler starts no
+    run and grants no slot; `with Scheduler(...) as scheduler:` closes it at the end.
+
+    Args:
+        slots: calls that the one backend serves at once; default 8. Leave it out if you give backends.
+        backends: the pools of slots, when there is more than one or when they serve certain models.
+        policy: the order of service, by name or as an object with `name` and `priority(...)`.
+        queue_timeout_s: how long a call may wait for a slot, in seconds; None for as long as it takes.
+        profile: what earlier runs taught; it goes on learning from there.
+        clock: seconds as a float that never go back.
+
+    Raises:
+        ConfigurationError: a setting cannot work; the message names it and the cure.
+    """
+
+    def __init__(
+        self,
+        slots: int | None = None,
+        *,
+        backends: Iterable[Backend] | None = None,
+        policy: str | Policy = DEFAULT_POLICY,
+        queue_timeout_s: float | None = None,
+        profile: Profile | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if backends is None:
+            pools = [Backend(slots=check_slots(DEFAULT_SLOTS if slots is None else slots, "slots"))]
+        elif slots is not None:
+            raise ConfigurationError("give either slots or backends: each Backend has its own slots")
+        else:
+            pools = list(backends)
+        self._models = _models(pools)
+        if queue_timeout_s is not None and not queue_timeout_s > 0:
+            raise ConfigurationError(
+                f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
+                f"not {queue_timeout_s!r}"
+            )
+        self._queue_timeout_s = queue_timeout_s
+        self._driver = Driver(
+            {pool.name: pool.slots for pool in pools}, as_policy(policy), profile=profile, clock=clock
+        )
+
+    def slot(self, model: str | None = None, *, stage: str = "") -> Slot:
+        """A slot for one call that no other door gates: `with scheduler.slot():` or `async with`.
+
+        Args:
+            model: the model that the call is for; needed only when backends claim models.
+            stage: what the call is, in the words of your program; used to predict its work.
+
+        Raises:
+            UnknownModelError: no backend serves the model.
+        """
+        run = current_run()
+        job = run.job if run is not None and run.scheduler is self else None
+        backend = self._backend(model)
+        return Slot(self._driver, backend, job=job, stage=stage, timeout_s=self._queue_timeout_s)
+
+    def start_job(self, application: Application) -> Run:
+        """A run of `application` begins; end it with `end_job`, whatever happens in between.
+
+        Raises:
+            SchedulerClosedError: the scheduler is closed.
+        """
+        return Run(self, self._driver.start_job(application.fingerprint))
+
+    def end_job(self, run: Run, outcome: Outcome) -> None:
+        """The run is over. Calls that it left behind keep their slots until they end themselves."""
+        self._driver.end_job(run.job, outcome)
+
+    def _backend(self, model: str | None) -> str:
+        name = self._models.get(model) or self._models.get(None)
+        if name is None:
+            known = ", ".join(sorted(known for known in self._models if known is not None))
+            raise UnknownModelError(
+                f"no backend serves model {model!r} (known: {known}); name it in a Backend's models, "
+                f"or add a Backend without models to serve the rest"
+            )
+        return name
+
+    def resize(self, slots: int, backend: str | None = None) -> None:
+        """Change a backend's number of slots while it runs. No call is ever interrupted: fewer drain.
+
+        Args:
+            slots: calls to serve at once, at least 1.
+            backend: which one; needed only when there is more than one.
+
+        Raises:
+            ConfigurationError: no such backend, or fewer than one slot.
+        """
+        names = list(self._driver.ledgers)
+        if backend is None and len(names) == 1:
+            backend = names[0]
+        if backend not in names:
+            raise ConfigurationError(f"no backend {backend!r}; name one of: {', '.join(names)}")
+        self._driver.resize(backend, check_slots(slots, "slots"))
+
+    def statistics(self) -> Statistics:
+        """What is going on now, and the totals so far."""
+        counts = self._driver.counts
+        return Statistics(
+            policy=self._driver.policy.name,
+            backends=tuple(
+                BackendStatistics(name, ledger.capacity, ledger.holding, ledger.waiting)
+                for name, ledger in self._driver.ledgers.items()
+            ),
+            jobs_running=self._driver.jobs,
+            jobs_ended=counts.jobs,
+            granted=counts.granted,
+            released=counts.released,
+            peak=counts.peak,
+            over_commitments=counts.over_commitments,
+            waited_s=counts.waited_s,
+            prompt_tokens=counts.prompt_tokens,
+            output_tokens=counts.output_tokens,
+        )
+
+    @property
+    def profile(self) -> Profile:
+        """What it has learned so far: a value, to keep or to give to another scheduler."""
+        return self._driver.profile
+
+    def check(self) -> None:
+        """Raise AssertionError unless every slot and every waiting call is accounted for. For tests."""
+        self._driver.check()
+
+    def close(self) -> None:
+        """Take no more runs and calls. Waiting calls raise; calls in a slot finish and give it back."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
+        closed = " | closed" if self._driver.closed else ""
+        return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
+
+
+def _models(pools: list[Backend]) -> dict[str | None, str]:
+    """Which backend serves which model; the key None is the one for all the rest."""
+    if not pools:
+        raise ConfigurationError("a scheduler needs at least one Backend")
+    models: dict[str | None, str] = {}
+    names: set[str] = set()
+    for pool in pools:
+        if pool.name in names:
+            raise ConfigurationError(f"two backends are called {pool.name!r}; give each its own name")
+        names.add(pool.name)
+        for model in (None,) if pool.models is None else pool.models:
+            if model in models:
+                what = "every model" if model is None else f"model {model!r}"
+                raise ConfigurationError(
+                    f"backends {models[model]!r} and {pool.name!r} both claim {what}; name it in one "
+                    f"of them only"
+                )
+            models[model] = pool.name
+    return models

@@ -1,0 +1,171 @@
+"""Knows one call's slot as a context manager: taken on entry, given back on every exit.
+
+Does not know the order of service, nor what the call does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Self
+
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph.runtime.driver import Driver
+from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
+
+logger = logging.getLogger("llmsched_langgraph")
+
+_holder: ContextVar[Slot | None] = ContextVar("llmsched_slot", default=None)
+
+
+def riding() -> bool:
+    """Whether the code that asks runs inside a call that holds a slot: then it needs none of its own."""
+    slot = _holder.get()
+    return slot is not None and slot.held
+
+
+class Slot:
+    """One slot, for one call. Use it once, as `with` in a thread or as `async with` on an event loop.
+
+    Inside a call that already holds a slot it does nothing: a call takes one slot, however many
+    doors it passes. On an event loop's own thread a plain `with` cannot wait without stopping the
+    loop, so it goes ahead over the capacity, which is counted and logged once per process.
+
+    Attributes:
+        usage: tokens of the call; set it before the end if they are known.
+    """
+
+    def __init__(
+        self, driver: Driver, backend: str, *, job: int | None, stage: str, timeout_s: float | None
+    ) -> None:
+        self.usage = UNKNOWN_USAGE
+        self._driver = driver
+        self._backend = backend
+        self._job = job
+        self._stage = stage
+        self._timeout_s = timeout_s
+        self._ticket: int | None = None
+        self._used = False
+        self._token: Token[Slot | None] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the call is inside its slot now."""
+        return self._ticket is not None
+
+    # -- plain verbs, for calls that are not one block (streams) -----------------------
+
+    def acquire(self) -> None:
+        """Block this thread until the slot is there.
+
+        Raises:
+            QueueTimeoutError: the wait was longer than the scheduler allows.
+            SchedulerClosedError: the scheduler is closed.
+        """
+        if self._ride():
+            return
+        waiter = ThreadWaiter()
+        ticket, since = self._driver.new_ticket(), time.monotonic()
+        try:
+            self._request(ticket, waiter, forced=_on_event_loop())
+            if not waiter.wait(self._timeout_s):
+                raise self._driver.timed_out(ticket, self._backend, time.monotonic() - since)
+        except BaseException:
+            self._driver.release(ticket, Outcome.CANCELLED)
+            raise
+        self._ticket = ticket
+
+    async def aacquire(self) -> None:
+        """Await the slot. Raises what `acquire` does."""
+        if self._ride():
+            return
+        waiter = LoopWaiter()
+        ticket, since = self._driver.new_ticket(), time.monotonic()
+        try:
+            self._request(ticket, waiter)
+            if not await waiter.wait(self._timeout_s):
+                raise self._driver.timed_out(ticket, self._backend, time.monotonic() - since)
+        except BaseException:
+            self._driver.release(ticket, Outcome.CANCELLED)
+            raise
+        self._ticket = ticket
+
+    def _ride(self) -> bool:
+        if self._used:
+            raise RuntimeError("a Slot is for one call; ask scheduler.slot() for another one")
+        self._used = True
+        return riding()
+
+    def _request(self, ticket: int, waiter: Waiter, *, forced: bool = False) -> None:
+        self._driver.request(ticket, waiter, self._backend, job=self._job, stage=self._stage, forced=forced)
+
+    def release(self, outcome: Outcome = Outcome.FINISHED) -> None:
+        """Give the slot back, if there is one to give back."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._driver.release(ticket, outcome, self.usage)
+
+    def enter(self) -> Token[Slot | None]:
+        """Mark the running context as being inside this slot; undo it with `leave`."""
+        return _holder.set(self if self.held else _holder.get())
+
+    @staticmethod
+    def leave(token: Token[Slot | None]) -> None:
+        """Undo `enter`."""
+        try:
+            _holder.reset(token)
+        except ValueError:
+            pass  # a finaliser runs in another context than the one that was marked, and that one is gone
+
+    # -- context managers --------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        self._token = self.enter()
+        return self
+
+    async def __aenter__(self) -> Self:
+        await self.aacquire()
+        self._token = self.enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            self.leave(self._token)
+        self.release(outcome_of(error))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """How something ended that left with `error`, or with none."""
+    if error is None:
+        return Outcome.FINISHED
+    return Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
+
+
+_warned = False
+
+
+def _on_event_loop() -> bool:
+    global _warned
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    if not _warned:
+        _warned = True
+        logger.warning(
+            "a synchronous model call on an event loop's thread cannot wait without stopping the loop: "
+            "it goes ahead over the backend's slots (said once). Use `await model.ainvoke(...)`, or make "
+            "the node a plain `def`, so that LangGraph runs it in a thread"
+        )
+    return True

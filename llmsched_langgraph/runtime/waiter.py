@@ -1,0 +1,93 @@
+"""Knows how one waiting call is woken: a thread by an event, a coroutine through its own loop.
+
+Does not know slots or order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Protocol
+
+
+class Waiter(Protocol):
+    """Somebody who waits for a slot. `wake` may come from any thread, before or during the wait."""
+
+    def wake(self, error: Exception | None = None) -> bool:
+        """End the wait, with an error if one is given. False: nobody is there any more."""
+
+
+class ThreadWaiter:
+    """A thread that blocks until it is woken."""
+
+    __slots__ = ("_error", "_event")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._error: Exception | None = None
+
+    def wake(self, error: Exception | None = None) -> bool:
+        """See `Waiter.wake`."""
+        self._error = error
+        self._event.set()
+        return True
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Block until woken; False if `timeout_s` seconds went by first.
+
+        Raises:
+            Exception: the one that `wake` was given.
+        """
+        woken = self._event.wait(timeout_s)
+        if self._error is not None:
+            raise self._error
+        return woken
+
+
+class LoopWaiter:
+    """A coroutine that awaits until it is woken, on whichever loop it runs."""
+
+    __slots__ = ("_future", "_loop", "_thread")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+
+    def wake(self, error: Exception | None = None) -> bool:
+        """See `Waiter.wake`. A loop that is closed has nobody left to wake."""
+        try:
+            if threading.get_ident() == self._thread:
+                # Settling calls loop.call_soon, which a closed loop refuses like the branch below.
+                self._settle(error)
+            else:
+                self._loop.call_soon_threadsafe(self._settle, error)
+        except RuntimeError:
+            return False
+        return not self._loop.is_closed()
+
+    def _settle(self, error: Exception | None) -> None:
+        if self._future.done():
+            return
+        if error is None:
+            self._future.set_result(None)
+        else:
+            self._future.set_exception(error)
+            self._future.exception()  # seen: a waiter cancelled meanwhile must not log it as lost
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Await until woken; False if `timeout_s` seconds went by first.
+
+        Raises:
+            Exception: the one that `wake` was given.
+        """
+        if timeout_s is None:
+            await self._future
+            return True
+        if not self._future.done():
+            # asyncio.wait, unlike wait_for, cannot lose a wake-up that comes with the timeout.
+            await asyncio.wait([self._future], timeout=timeout_s)
+        if not self._future.done():
+            return False
+        self._future.result()
+        return True

@@ -1,0 +1,70 @@
+"""Knows how many tokens a text has when the model does not say: by tiktoken's tables, else by estimate.
+
+Does not know models, and never touches the network: tiktoken is used only if its table for
+o200k_base already lies in its cache (`TIKTOKEN_CACHE_DIR`). Without it the estimate is one token
+for every 4 characters, rounded up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+CHARACTERS_PER_TOKEN = 4
+"""The estimate: OpenAI's own rule of thumb for English text."""
+
+EXACT_CHARACTERS = 20_000
+"""Longer texts are counted on this many characters and scaled up, so that counting stays cheap."""
+
+# How tiktoken names the file in its cache (the SHA-1 of its address), and the SHA-256 that it expects:
+# a file with another content would make it delete the file and download it again.
+_TABLE = "fb374d419588a4632f3f557e76b4b70aebbca790"
+_TABLE_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+
+_encode: Callable[[str], list[int]] | None = None
+_loading = threading.Lock()
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of `text` by the stated estimate."""
+    return -(-len(text) // CHARACTERS_PER_TOKEN)
+
+
+def count_tokens(text: str) -> int:
+    """Tokens of `text`: exact once tiktoken's table is loaded, until then by the stated estimate.
+
+    The first call starts loading the table in a thread, if it is there; nobody waits for it.
+    """
+    encode = _encode
+    if encode is None:
+        if _loading.acquire(blocking=False):
+            threading.Thread(target=load, name="llmsched-tiktoken", daemon=True).start()
+        return estimate_tokens(text)
+    if len(text) <= EXACT_CHARACTERS:
+        return len(encode(text))
+    return len(encode(text[:EXACT_CHARACTERS])) * len(text) // EXACT_CHARACTERS
+
+
+def load() -> bool:
+    """Load tiktoken's table if its file is in the cache and intact; whether it is loaded now."""
+    global _encode
+    path = _cached_table()
+    if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != _TABLE_SHA256:
+        return False
+    import tiktoken
+
+    _encode = tiktoken.get_encoding("o200k_base").encode_ordinary
+    return True
+
+
+def _cached_table() -> Path | None:
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder is None:
+        folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
+    # An empty name turns tiktoken's cache off; then every load would be a download.
+    path = Path(folder) / _TABLE
+    return path if folder and path.is_file() else None
