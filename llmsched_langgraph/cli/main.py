@@ -1,0 +1,35 @@
+"""Knows the commands of `llmsched`, and how their errors are told: one line, exit status 2.
+
+Does not know what a command does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from llmsched_langgraph import __version__
+from llmsched_langgraph.cli import demo, serve_sim
+from llmsched_langgraph.errors import LLMSchedError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0 for success, 1 for a failed check, 2 for a usage error."""
+    parser = argparse.ArgumentParser(
+        prog="llmsched", description="LangGraph agents that take turns on a shared LLM backend."
+    )
+    parser.add_argument("--version", action="version", version=f"llmsched {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (demo, serve_sim):
+        command.register(subparsers)
+    options = parser.parse_args(argv)
+    try:
+        status: int = options.run(options)
+    except LLMSchedError as error:
+        print(f"llmsched: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("llmsched: interrupted", file=sys.stderr)
+        return 130
+    return status

@@ -1,0 +1,1 @@
+"""What `llmsched demo` runs: three real graphs on the embedded backend, stock against scheduled."""

@@ -1,0 +1,28 @@
+"""Knows how the demo shows that it is at work: one bar for each pass, on standard error.
+
+Does not know what the passes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def progress(runs: int) -> Iterator[Callable[[str], None]]:
+    """Show progress while the block runs; call what it gives with a pass's name as each run finishes."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, object] = {}
+
+        def on_finish(name: str) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=runs)
+            bars.advance(tasks[name])  # type: ignore[arg-type]
+
+        yield on_finish

@@ -1,0 +1,45 @@
+"""Every scheduler that a test makes must end with nothing held and nothing waiting."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from llmsched_langgraph import Scheduler, reset_default_scheduler
+from llmsched_langgraph.runtime import default
+
+
+@pytest.fixture
+def make_scheduler() -> Iterator[Callable[..., Scheduler]]:
+    """Makes schedulers; at the end of the test each must be empty and sound."""
+    made: list[Scheduler] = []
+
+    def make(*args: object, **kwargs: object) -> Scheduler:
+        made.append(Scheduler(*args, **kwargs))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for scheduler in made:
+        assert_empty(scheduler)
+
+
+@pytest.fixture(autouse=True)
+def fresh_default_scheduler() -> Iterator[None]:
+    """Gives each test its own process-wide scheduler, and checks it like any other."""
+    reset_default_scheduler()
+    yield
+    scheduler = default._default
+    reset_default_scheduler()
+    if scheduler is not None:
+        assert_empty(scheduler)
+
+
+def assert_empty(scheduler: Scheduler) -> None:
+    """Nothing is held, nothing waits, everything granted was released."""
+    gc.collect()  # streams that a test abandoned give their slots back when they are collected
+    now = scheduler.statistics()
+    assert (now.holding, now.waiting) == (0, 0), scheduler
+    assert now.granted == now.released
+    scheduler.check()
