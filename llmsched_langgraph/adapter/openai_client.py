@@ -28,6 +28,7 @@ _SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings")
 """Ends of the paths whose requests a model serves; the rest (models, files, ...) takes no slot."""
 
 _GATED = "__llmsched_gated__"
+_SLOT = "__llmsched_slot__"
 
 
 def wrap_openai(client: C, scheduler: Scheduler | None = None) -> C:
@@ -78,7 +79,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         except BaseException as error:
             slot.release(outcome_of(error))
             raise
-        return _settle(slot, response, stream, "close")
+        return _settle(slot, response, stream)
 
     async def asend(self: Any, request: Any, *, stream: bool = False, **options: Any) -> Any:
         slot = _slot(scheduler, request)
@@ -94,7 +95,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         except BaseException as error:
             slot.release(outcome_of(error))
             raise
-        return _settle(slot, response, stream, "aclose")
+        return _settle(slot, response, stream)
 
     body = {
         "send": asend if asynchronous else send,
@@ -103,12 +104,12 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         "__del__": lambda self: None,
         _GATED: http,
     }
-    view: Any = object.__new__(types.new_class(base.__name__, (base,), {}, lambda space: space.update(body)))
-    view.__dict__ = http.__dict__
-    return view
+    gated: Any = object.__new__(_view(base, body))
+    gated.__dict__ = http.__dict__
+    return gated
 
 
-def _settle(slot: Slot, response: Any, stream: bool, close: str) -> Any:
+def _settle(slot: Slot, response: Any, stream: bool) -> Any:
     if not stream or response.is_closed:
         slot.usage = _usage(response)
         slot.release()
@@ -116,28 +117,34 @@ def _settle(slot: Slot, response: Any, stream: bool, close: str) -> Any:
     # The body is still to come. openai closes a response at the end of its stream, and on errors;
     # one that is dropped half way is never closed, and gives its slot back when it is collected.
     weakref.finalize(response, slot.release)
-    closing = getattr(type(response), close)
-    if close == "aclose":
-
-        @functools.wraps(closing)
-        async def aclose(self: Any) -> None:
-            try:
-                await closing(self)
-            finally:
-                slot.release()
-
-        response.aclose = types.MethodType(aclose, weakref.proxy(response))
-    else:
-
-        @functools.wraps(closing)
-        def close_(self: Any) -> None:
-            try:
-                closing(self)
-            finally:
-                slot.release()
-
-        response.close = types.MethodType(close_, weakref.proxy(response))
+    kind: Any = type(response)
+    response.__class__ = _held_response(kind)
+    setattr(response, _SLOT, slot)
     return response
+
+
+@functools.cache
+def _held_response(base: Any) -> type:
+    """`base`, whose closing gives the slot back. A class, since a closure on the object would be a cycle."""
+
+    def close(self: Any) -> None:
+        try:
+            base.close(self)
+        finally:
+            getattr(self, _SLOT).release()
+
+    async def aclose(self: Any) -> None:
+        try:
+            await base.aclose(self)
+        finally:
+            getattr(self, _SLOT).release()
+
+    return _view(base, {"close": close, "aclose": aclose})
+
+
+def _view(base: Any, body: dict[str, Any]) -> type:
+    """A subclass of `base` that goes by its name."""
+    return types.new_class(base.__name__, (base,), {}, lambda space: space.update(body))
 
 
 def _slot(scheduler: Scheduler | None, request: Any) -> Slot | None:

@@ -57,16 +57,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_table(comparison: Comparison) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(
         title=f"{comparison.runs} runs of three LangGraph graphs on {comparison.slots} slots, "
-        f"seed {comparison.seed} (seconds)"
+        f"seed {comparison.seed} (seconds)",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("")
     for column in ("mean JCT", "p50 JCT", "p95 JCT", "makespan", "backend peak", "reduction"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, part, reduction in (
         ("stock", comparison.stock, ""),
         ("scheduled", comparison.scheduled, f"{comparison.mean_jct_reduction:.0%}"),

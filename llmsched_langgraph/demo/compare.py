@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import httpx
 import numpy as np
 from langchain_openai import ChatOpenAI
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import SecretStr
 
 from llmsched_langgraph.adapter.graph import schedule
@@ -31,8 +30,9 @@ from llmsched_langgraph.sim.latency import latency_model
 
 MODEL = "sim-model"
 LATENCY = "llama-2-70b-a100-tp8"
-PASS_S = 30.0
-"""Seconds that one pass should take at least; the backend's time is scaled to it."""
+SECONDS_PER_RUN = 0.2
+"""The backend's time is scaled so that a pass takes this long for each of its runs, if the backend is
+never idle: fast enough to watch, slow enough that the client's own work does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,15 @@ def compare(runs: int, slots: int, seed: int, on_finish: Callable[[str], None]) 
     jobs = workload(runs, seed)
     # What the backend needs at best: all tokens, at the pace of a full batch.
     needed_s = sum(job.tokens for job in jobs) * latency_model(LATENCY).decode_s(slots) / slots
-    time_scale = max(needed_s / PASS_S, 1.0)
-    window_s = BURST * needed_s / time_scale
+    pass_s = SECONDS_PER_RUN * runs
+    window_s = BURST * pass_s
 
     async def both(url: str, scheduler: Scheduler) -> tuple[_Outcome, _Outcome]:
         # One event loop for both: langchain-openai shares one pool of connections in the process.
         stock = await _run(url, jobs, window_s, None, lambda: on_finish("stock"))
         return stock, await _run(url, jobs, window_s, scheduler, lambda: on_finish("scheduled"))
 
-    with backend(slots, seed, time_scale) as url, Scheduler(slots) as scheduler:
+    with backend(slots, seed, time_scale=needed_s / pass_s) as url, Scheduler(slots) as scheduler:
         (stock, stock_outputs), (scheduled, outputs) = asyncio.run(both(url, scheduler))
         after = scheduler.statistics()
     return Comparison(
@@ -132,9 +132,11 @@ async def _run(
     scheduler: Scheduler | None,
     on_finish: Callable[[], None],
 ) -> _Outcome:
-    async with AsyncOpenAI(base_url=url, api_key="none") as client, httpx.AsyncClient() as control:
-        await control.post(url.removesuffix("/v1") + "/sim/reset")
-        graphs = _graphs(url, client, scheduler)
+    # The backend is on loopback: no proxy of the environment stands in between.
+    async with DefaultAsyncHttpxClient(trust_env=False) as http:
+        control = url.removesuffix("/v1") + "/sim"
+        (await http.post(f"{control}/reset")).raise_for_status()
+        graphs = _graphs(url, http, scheduler)
         begin = time.monotonic()
 
         async def one(job: DemoRun) -> tuple[float, float, list[str]]:
@@ -146,7 +148,7 @@ async def _run(
             return arrival, end, _texts(state)
 
         done = await asyncio.gather(*(one(job) for job in jobs))
-        peak = (await control.get(url.removesuffix("/v1") + "/sim/statistics")).json()["peak_in_flight"]
+        peak = (await http.get(f"{control}/statistics")).json()["peak_in_flight"]
     jcts = np.array([end - arrival for arrival, end, _ in done])
     return Pass(
         mean_jct_s=float(jcts.mean()),
@@ -157,8 +159,9 @@ async def _run(
     ), [texts for _, _, texts in done]
 
 
-def _graphs(url: str, client: AsyncOpenAI, scheduler: Scheduler | None) -> Mapping[str, Any]:
-    model = ChatOpenAI(model=MODEL, base_url=url, api_key=SecretStr("none"))
+def _graphs(url: str, http: Any, scheduler: Scheduler | None) -> Mapping[str, Any]:
+    model = ChatOpenAI(model=MODEL, base_url=url, api_key=SecretStr("none"), http_async_client=http)
+    client = AsyncOpenAI(base_url=url, api_key="none", http_client=http)
     if scheduler is not None:
         client = wrap_openai(client, scheduler)
     graphs = {

@@ -1,0 +1,54 @@
+"""The README says what is true: its code runs, its commands exist, and CI runs the same test command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run():
+    """The Python blocks run top to bottom as one program, and print what they should."""
+    program = "\n".join(blocks("python"))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    scheduler = "<Scheduler srtf | 0 jobs | gpu 0/16 +0 | api 0/50 +0>"
+    assert done.stdout.splitlines() == ["100 Paris.", scheduler, "0"]
+
+
+def test_ci_runs_the_same_test_command():
+    """`.ci/run` contains the README's command for the tests, word for word."""
+    (command,) = [block.strip() for block in blocks("console") if "pytest" in block]
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_commands_exist():
+    """Every `llmsched` command that the README names is one, with the options it is given there."""
+    from llmsched_langgraph.cli.main import main
+
+    commands = set(re.findall(r"llmsched (demo|[a-z]+-[a-z]+)", README))
+    assert commands >= {"demo", "serve-sim"}
+    for command in commands:
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+
+
+def test_policies_are_all_in_the_table():
+    """The README's table of policies has each policy once, and no other."""
+    from llmsched_langgraph.core.policies import POLICIES
+
+    table = README[README.index("### Policies") : README.index("### Limits")]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(POLICIES)

@@ -1,0 +1,60 @@
+"""The layers' contract holds in every checkout, even where the import linter is not installed."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import llmsched_langgraph
+
+ROOT = Path(llmsched_langgraph.__file__).parent
+PURE = ("dag", "belief", "core", "sim")
+NO_IO = {
+    "asyncio",
+    "threading",
+    "time",
+    "logging",
+    "redis",
+    "langgraph",
+    "langchain_core",
+    "openai",
+    "random",
+}
+LANGGRAPH = {"langgraph", "langchain_core", "openai", "langchain", "langchain_openai"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports(path):
+    """Pure layers do no IO, only adapter and demo know LangGraph, nobody touches LangGraph's internals."""
+    layer = path.relative_to(ROOT).parts[0]
+    top = {name.split(".")[0] for name in imports(path)}
+    if layer in PURE:
+        assert not top & NO_IO
+    if layer not in ("adapter", "demo"):
+        assert not top & LANGGRAPH
+    assert not [name for name in imports(path) if "._internal" in name]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_are_rooms(path):
+    """A module stays under 400 lines and says first what it knows."""
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    assert ast.get_docstring(ast.parse(text))
