@@ -5,12 +5,14 @@ Does not know slots or models; between start and end LangGraph's own runner does
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import threading
 import types
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from langgraph.graph import StateGraph
@@ -121,6 +123,7 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         nested = run is not None and run.scheduler is on
         if run is None or not nested:
             run = on.start_job(application_of(self))
+        run = replace(run, loop=asyncio.get_running_loop())
         outcome = Outcome.FINISHED
         try:
             while True:

@@ -5,6 +5,7 @@ Does not know graphs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job on one scheduler."""
+    """One job on one scheduler, and the event loop that its code runs on, if any."""
 
     scheduler: Scheduler
     job: int
+    loop: asyncio.AbstractEventLoop | None = None
 
 
 _run: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)

@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph.runtime.context import current_run
 from llmsched_langgraph.runtime.driver import Driver
+from llmsched_langgraph.runtime.threads import stepping_aside
 from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 
 logger = logging.getLogger("llmsched_langgraph")
@@ -71,7 +73,7 @@ class Slot:
         ticket, since = self._driver.new_ticket(), time.monotonic()
         try:
             self._request(ticket, waiter, forced=_on_event_loop())
-            if not waiter.wait(self._timeout_s):
+            if not self._wait(waiter):
                 raise self._driver.timed_out(ticket, self._backend, time.monotonic() - since)
         except BaseException:
             self._driver.release(ticket, Outcome.CANCELLED)
@@ -92,6 +94,13 @@ class Slot:
             self._driver.release(ticket, Outcome.CANCELLED)
             raise
         self._ticket = ticket
+
+    def _wait(self, waiter: ThreadWaiter) -> bool:
+        if waiter.woken:
+            return waiter.wait(0)
+        run = current_run()
+        with stepping_aside(None if run is None else run.loop):
+            return waiter.wait(self._timeout_s)
 
     def _ride(self) -> bool:
         if self._used:

@@ -32,6 +32,11 @@ class ThreadWaiter:
         self._event.set()
         return True
 
+    @property
+    def woken(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self._event.is_set()
+
     def wait(self, timeout_s: float | None) -> bool:
         """Block until woken; False if `timeout_s` seconds went by first.
 

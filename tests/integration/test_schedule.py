@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import operator
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -425,3 +426,24 @@ def test_many_loops_and_threads(make_scheduler):
         thread.join()
     assert model.meter.total == 18 * 7
     assert model.meter.peak <= 3
+
+
+def test_waiting_threads_do_not_starve_the_call_in_the_slot(make_scheduler):
+    """Sync nodes that wait for slots leave the loop's pool usable: who holds the slot may need a thread."""
+    scheduler = make_scheduler(1)
+    model = PlainModel()
+    builder = StateGraph(State).add_node("n", lambda state: {"answers": [model.invoke("?").text]})
+    builder.add_conditional_edges(START, lambda _: [Send("n", {})] * 30, ["n"])
+    graph = schedule(builder.compile(), scheduler)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
+        async with scheduler.slot():
+            run = asyncio.create_task(graph.ainvoke({}), context=contextvars.Context())
+            while scheduler.statistics().waiting < 30:
+                await asyncio.sleep(0)
+            assert await asyncio.to_thread(lambda: "a thread") == "a thread"
+        assert len((await run)["answers"]) == 30
+
+    asyncio.run(main())
+    assert model.meter.peak == 1
