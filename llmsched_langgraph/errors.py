@@ -7,6 +7,7 @@ Imports nothing, raises nothing.
     ├── UnsupportedGraphError   (also a TypeError)     `schedule()` was given something it cannot run
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
+    ├── CallCancelledError      (also a RuntimeError)  a thread waits for a slot in a run that was stopped
     ├── SchedulerClosedError    (also a RuntimeError)  a call or a run came after `Scheduler.close()`
     └── InvalidTransitionError  (also a RuntimeError)  an event that the machine's state does not allow
 """
@@ -32,6 +33,10 @@ class UnknownModelError(LLMSchedError, LookupError):
 
 class QueueTimeoutError(LLMSchedError, TimeoutError):
     """A call waited in the backlog longer than the scheduler's `queue_timeout_s`."""
+
+
+class CallCancelledError(LLMSchedError, RuntimeError):
+    """A thread waited for a slot, or asked for one, in a run that was stopped. Nobody sees its answer."""
 
 
 class SchedulerClosedError(LLMSchedError, RuntimeError):

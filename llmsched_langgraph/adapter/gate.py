@@ -22,7 +22,7 @@ from langchain_core.runnables.config import ensure_config
 
 from llmsched_langgraph.adapter.usage import Tally, usage_of_result
 from llmsched_langgraph.errors import LLMSchedError
-from llmsched_langgraph.runtime.context import current_run
+from llmsched_langgraph.runtime.context import current_run, current_stage_run
 from llmsched_langgraph.runtime.slot import Slot, riding
 from llmsched_langgraph.runtime.streams import ahold, hold
 
@@ -176,6 +176,9 @@ def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def current_stage() -> str:
     """The node that the calling code runs in, with the nodes of the graphs around it: `outer/inner`."""
+    stage = current_stage_run()
+    if stage is not None:
+        return stage.name
     metadata = ensure_config().get("metadata") or {}
     namespace = metadata.get("langgraph_checkpoint_ns")
     if not namespace:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 
-from llmsched_langgraph.adapter import gate
+from llmsched_langgraph.adapter import executor, gate
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, UnsupportedGraphError
@@ -57,6 +57,7 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
     if scheduler is not None and not isinstance(scheduler, Scheduler):
         raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
     gate.install()
+    executor.install()
     cls = type(graph)
     base: type = getattr(cls, _BASE, cls)
     if base is not cls and scheduler in (None, getattr(cls, _SCHEDULER)):
@@ -96,11 +97,11 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
             yield from steps  # nested in a job that is announced already
             return
         run = on.start_job(application_of(self))
-        outcome = Outcome.FINISHED
+        mark, outcome = inside(run), Outcome.FINISHED
         try:
             while True:
                 # The mark is set for each step only: a generator shares its consumer's context.
-                with inside(run):
+                with mark:
                     try:
                         step = next(steps)
                     except StopIteration:
@@ -123,11 +124,11 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         nested = run is not None and run.scheduler is on
         if run is None or not nested:
             run = on.start_job(application_of(self))
-        run = replace(run, loop=asyncio.get_running_loop())
+        mark = inside(replace(run, loop=asyncio.get_running_loop()))
         outcome = Outcome.FINISHED
         try:
             while True:
-                with inside(run):
+                with mark:
                     try:
                         step = await anext(steps)
                     except StopAsyncIteration:

@@ -40,8 +40,22 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class StageRecord:
+    """One execution of a stage that took `seconds`, waiting for slots included.
+
+    `complete` is False if it failed, was cancelled or was interrupted.
+    """
+
+    stage: str
+    seconds: float
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """One ended job: its calls in the order in which they were asked for, times in seconds.
+
+    Its stages stand in the order in which they ended, where the runner could be watched.
 
     `complete` is False for a job that failed or was cancelled: what it would still have done is
     unknown, so nothing is learned of its remaining work.
@@ -52,6 +66,7 @@ class JobRecord:
     arrival_s: float
     ended_s: float
     complete: bool
+    stages: tuple[StageRecord, ...] = ()
 
     @property
     def work_s(self) -> float:

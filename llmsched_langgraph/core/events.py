@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.belief.record import JobRecord, StageRecord
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 
 
@@ -28,6 +28,24 @@ class JobEnded:
     now: float
     job: int
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class StagesEnded:
+    """Executions of stages of the job are over."""
+
+    now: float
+    job: int
+    stages: tuple[StageRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StagesRevealed:
+    """These stages of the job run next, once for each time that they are named; none has begun."""
+
+    now: float
+    job: int
+    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +100,17 @@ class ProfileLearned:
     applications: frozenset[str]
 
 
-Event = JobArrived | JobEnded | CallRequested | SlotGranted | CallReleased | CapacityChanged | ProfileLearned
+Event = (
+    JobArrived
+    | JobEnded
+    | StagesEnded
+    | StagesRevealed
+    | CallRequested
+    | SlotGranted
+    | CallReleased
+    | CapacityChanged
+    | ProfileLearned
+)
 
 
 @dataclass(frozen=True, slots=True)

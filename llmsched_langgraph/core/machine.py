@@ -28,6 +28,8 @@ from llmsched_langgraph.core.events import (
     RequestSlot,
     ResizeBackend,
     SlotGranted,
+    StagesEnded,
+    StagesRevealed,
 )
 from llmsched_langgraph.core.policies import Job, Policy
 from llmsched_langgraph.dag.application import DIRECT
@@ -77,6 +79,8 @@ class SchedulerMachine:
                 return self._slot_granted(event)
             case CallReleased():
                 return self._call_released(event)
+            case StagesRevealed() | StagesEnded():
+                return self._stages_moved(event)
             case JobArrived():
                 return self._job_arrived(event)
             case JobEnded():
@@ -95,6 +99,16 @@ class SchedulerMachine:
     def _new_job(self, name: int | None, application: str, now: float) -> Job:
         self._arrivals += 1
         return Job(name, application, self._arrivals, now)
+
+    def _stages_moved(self, event: StagesRevealed | StagesEnded) -> list[Command]:
+        job = self._jobs.get(event.job)
+        if job is None:
+            return []
+        if isinstance(event, StagesRevealed):
+            job.progress.reveal(event.stages)
+        else:
+            job.stages += event.stages
+        return self._refresh(job, event.now)
 
     def _job_ended(self, event: JobEnded) -> list[Command]:
         job = self._jobs.pop(event.job, None)
@@ -125,6 +139,7 @@ class SchedulerMachine:
                     arrival_s=job.arrival_s,
                     ended_s=now,
                     complete=job.outcome is Outcome.FINISHED,
+                    stages=tuple(job.stages),
                 )
             )
         ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import Evidence
+from llmsched_langgraph.belief.record import Evidence, StageRecord
 from llmsched_langgraph.dag.progress import Outcome, Progress
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -25,6 +25,7 @@ class Job:
         application: fingerprint of its application.
         arrival: 1 for the first job that the scheduler saw, 2 for the next, ...
         arrival_s: the clock at its arrival.
+        stages: its executions of stages that are over.
         outcome: None until the job has ended.
     """
 
@@ -34,6 +35,7 @@ class Job:
     arrival_s: float
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
+    stages: list[StageRecord] = field(default_factory=list)
 
     def evidence(self, now: float) -> Evidence:
         """What is known of the job at `now`."""

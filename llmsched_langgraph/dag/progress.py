@@ -5,6 +5,7 @@ Does not know what is still to come (that is a belief), slots, or the order of s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -58,14 +59,21 @@ class Progress:
     Attributes:
         outstanding: calls waiting or holding, by ticket, in the order in which they were asked for.
         finished: calls that held a slot and gave it back, in the order in which they ended.
+        revealed: how many executions of each stage the runner has announced so far.
         latest: stage and occurrence of the call asked for last, or None before the first.
     """
 
     outstanding: dict[int, Call] = field(default_factory=dict)
     finished: list[Call] = field(default_factory=list)
+    revealed: dict[str, int] = field(default_factory=dict)
     latest: tuple[str, int] | None = None
     _occurrences: dict[str, int] = field(default_factory=dict)
     _finished_work_s: float = 0.0
+
+    def reveal(self, stages: Iterable[str]) -> None:
+        """Stages that will run next, once for each time that they are named."""
+        for stage in stages:
+            self.revealed[stage] = self.revealed.get(stage, 0) + 1
 
     def request(self, ticket: int, stage: str, now: float) -> Call:
         """The job asks for one more call of `stage`."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.belief.record import JobRecord, StageRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
     CallReleased,
@@ -27,6 +27,8 @@ from llmsched_langgraph.core.events import (
     JobEnded,
     ProfileLearned,
     ReportFault,
+    StagesEnded,
+    StagesRevealed,
 )
 from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
@@ -105,9 +107,24 @@ class Driver:
         self._post(JobArrived(self._clock(), job, application))
         return job
 
-    def end_job(self, job: int, outcome: Outcome) -> None:
-        """The run is over, however it ended."""
-        self._post(JobEnded(self._clock(), job, outcome))
+    def end_job(self, job: int, ended: tuple[StageRecord, ...], outcome: Outcome) -> None:
+        """The run is over, however it ended; `ended` are the stages not told of yet."""
+        now = self._clock()
+        if ended:
+            self._inbox.append(partial(self._handle, StagesEnded(now, job, ended), None))
+        self._post(JobEnded(now, job, outcome))
+
+    def reveal(self, job: int, ended: tuple[StageRecord, ...], revealed: tuple[str, ...]) -> None:
+        """The job's next stages are known, and so is how those before them ended."""
+        now = self._clock()
+        if ended:
+            self._inbox.append(partial(self._handle, StagesEnded(now, job, ended), None))
+        self._post(StagesRevealed(now, job, revealed))
+
+    def dismiss(self, ticket: int, error: Exception) -> None:
+        """Wake the ticket's waiter with an error; nothing happens if it has its slot already."""
+        self._inbox.append(partial(self._send_away, (ticket,), error))
+        self._drain()
 
     def new_ticket(self) -> int:
         """A ticket to request with. It is named first, so that it can be released whatever happens."""
@@ -142,7 +159,8 @@ class Driver:
     def close(self) -> None:
         """Take no more jobs and calls. Waiting calls raise; those in a slot go on and give it back."""
         self._closed = True
-        self._inbox.append(self._dismiss)
+        error = SchedulerClosedError("the scheduler was closed while the call waited for a slot")
+        self._inbox.append(partial(self._send_away, None, error))
         self._drain()
 
     @property
@@ -204,13 +222,13 @@ class Driver:
             learned = ProfileLearned(now, self._learner.profile, applications)
             self._inbox.append(partial(self._handle, learned, None))
 
-    def _dismiss(self, outbox: _Outbox) -> None:
-        """Send every waiting call away: the scheduler was closed."""
-        error = SchedulerClosedError("the scheduler was closed while the call waited for a slot")
-        now = self._clock()
-        for ticket, (_, waiter) in list(self._waiters.items()):
-            self._handle(CallReleased(now, ticket, Outcome.CANCELLED), None, outbox)
-            outbox.woken.append((ticket, waiter, error))
+    def _send_away(self, tickets: tuple[int, ...] | None, error: Exception, outbox: _Outbox) -> None:
+        """Wake those of the tickets that wait, or all that wait, with an error."""
+        for ticket in tuple(self._waiters) if tickets is None else tickets:
+            if ticket in self._waiters:
+                _, waiter = self._waiters[ticket]
+                self._handle(CallReleased(self._clock(), ticket, Outcome.CANCELLED), None, outbox)
+                outbox.woken.append((ticket, waiter, error))
 
     def _deliver(self, outbox: _Outbox) -> None:
         for ticket, waiter, error in outbox.woken:

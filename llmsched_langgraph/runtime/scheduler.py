@@ -6,12 +6,14 @@ Does not know LangGraph, nor how anything is decided.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.core.policies import Policy, as_policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
@@ -187,7 +189,11 @@ class Scheduler:
 
     def end_job(self, run: Run, outcome: Outcome) -> None:
         """The run is over. Calls that it left behind keep their slots until they end themselves."""
-        self._driver.end_job(run.job, outcome)
+        self._driver.end_job(run.job, _drained(run.ended), outcome)
+
+    def reveal(self, run: Run, stages: tuple[str, ...]) -> None:
+        """The run's next stages are known, by name, once for each time that they will run."""
+        self._driver.reveal(run.job, _drained(run.ended), stages)
 
     def _backend(self, model: str | None) -> str:
         name = self._models.get(model) or self._models.get(None)
@@ -262,6 +268,13 @@ class Scheduler:
         pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
         closed = " | closed" if self._driver.closed else ""
         return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
+
+
+def _drained(ended: deque[StageRecord]) -> tuple[StageRecord, ...]:
+    records = []
+    while ended:  # other threads go on adding to it
+        records.append(ended.popleft())
+    return tuple(records)
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:

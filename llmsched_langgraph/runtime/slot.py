@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph.runtime.context import current_run
+from llmsched_langgraph.errors import CallCancelledError
+from llmsched_langgraph.runtime.context import current_run, current_stage_run
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.threads import stepping_aside
 from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
@@ -49,7 +52,9 @@ class Slot:
         self._job = job
         self._stage = stage
         self._timeout_s = timeout_s
-        self._ticket: int | None = None
+        self._claimed = 0  # the ticket, from the moment it is asked for
+        self._since = 0.0
+        self._ticket: int | None = None  # the ticket, while it holds a slot
         self._used = False
         self._token: Token[Slot | None] | None = None
 
@@ -65,51 +70,75 @@ class Slot:
 
         Raises:
             QueueTimeoutError: the wait was longer than the scheduler allows.
+            CallCancelledError: the run that the call belongs to was stopped meanwhile.
             SchedulerClosedError: the scheduler is closed.
         """
-        if self._ride():
+        if self._rides():
             return
-        waiter = ThreadWaiter()
-        ticket, since = self._driver.new_ticket(), time.monotonic()
-        try:
-            self._request(ticket, waiter, forced=_on_event_loop())
-            if not self._wait(waiter):
-                raise self._driver.timed_out(ticket, self._backend, time.monotonic() - since)
-        except BaseException:
-            self._driver.release(ticket, Outcome.CANCELLED)
-            raise
-        self._ticket = ticket
+        stage = current_stage_run()
+        with nullcontext() if stage is None else stage.wait(self):
+            waiter, forced = ThreadWaiter(), _on_event_loop()
+            with self._claim(waiter, forced=forced):
+                if not waiter.woken:
+                    run = current_run()
+                    with stepping_aside(None if run is None else run.loop):
+                        waiter.wait(self._timeout_s) or self._give_up()
+                waiter.check()
 
     async def aacquire(self) -> None:
         """Await the slot. Raises what `acquire` does."""
-        if self._ride():
+        if self._rides():
             return
         waiter = LoopWaiter()
-        ticket, since = self._driver.new_ticket(), time.monotonic()
+        with self._claim(waiter):
+            stage = current_stage_run()
+            if stage is None or stage.heartbeat is None or stage.idle_timeout_s is None:
+                await waiter.wait(self._timeout_s) or self._give_up()
+            else:
+                await self._wait_with_heartbeat(waiter, stage.idle_timeout_s / 4, stage.heartbeat)
+
+    async def _wait_with_heartbeat(
+        self, waiter: LoopWaiter, every_s: float, heartbeat: Callable[[], None]
+    ) -> None:
+        """Wait, telling LangGraph now and then that the stage is not idle: it cannot know of the queue."""
+        until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        while True:
+            left_s = every_s if until is None else min(every_s, until - time.monotonic())
+            if await waiter.wait(max(left_s, 0)):
+                return
+            if until is not None and time.monotonic() >= until:
+                self._give_up()
+            heartbeat()
+
+    @contextmanager
+    def _claim(self, waiter: Waiter, *, forced: bool = False) -> Iterator[None]:
+        """Ask for the slot; wait for it in the block. Whatever goes wrong there, nothing is left behind."""
+        # The ticket has its name first: it can be released even if an interrupt hits the request.
+        ticket = self._claimed = self._driver.new_ticket()
+        self._since = time.monotonic()
         try:
-            self._request(ticket, waiter)
-            if not await waiter.wait(self._timeout_s):
-                raise self._driver.timed_out(ticket, self._backend, time.monotonic() - since)
+            self._driver.request(
+                ticket, waiter, self._backend, job=self._job, stage=self._stage, forced=forced
+            )
+            yield
         except BaseException:
             self._driver.release(ticket, Outcome.CANCELLED)
             raise
         self._ticket = ticket
 
-    def _wait(self, waiter: ThreadWaiter) -> bool:
-        if waiter.woken:
-            return waiter.wait(0)
-        run = current_run()
-        with stepping_aside(None if run is None else run.loop):
-            return waiter.wait(self._timeout_s)
+    def _give_up(self) -> NoReturn:
+        raise self._driver.timed_out(self._claimed, self._backend, time.monotonic() - self._since)
 
-    def _ride(self) -> bool:
+    def dismiss(self) -> None:
+        """End the wait for the slot with an error; nothing happens if it is over."""
+        error = CallCancelledError("the run was stopped while this call waited for a slot")
+        self._driver.dismiss(self._claimed, error)
+
+    def _rides(self) -> bool:
         if self._used:
             raise RuntimeError("a Slot is for one call; ask scheduler.slot() for another one")
         self._used = True
         return riding()
-
-    def _request(self, ticket: int, waiter: Waiter, *, forced: bool = False) -> None:
-        self._driver.request(ticket, waiter, self._backend, job=self._job, stage=self._stage, forced=forced)
 
     def release(self, outcome: Outcome = Outcome.FINISHED) -> None:
         """Give the slot back, if there is one to give back."""

@@ -38,15 +38,13 @@ class ThreadWaiter:
         return self._event.is_set()
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Block until woken; False if `timeout_s` seconds went by first.
+        """Block until woken; False if `timeout_s` seconds went by first."""
+        return self._event.wait(timeout_s)
 
-        Raises:
-            Exception: the one that `wake` was given.
-        """
-        woken = self._event.wait(timeout_s)
+    def check(self) -> None:
+        """Raise the error that `wake` was given, if it was given one."""
         if self._error is not None:
             raise self._error
-        return woken
 
 
 class LoopWaiter:

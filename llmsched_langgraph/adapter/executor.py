@@ -1,0 +1,241 @@
+"""Knows how LangGraph executes a superstep, and sees every stage run of scheduled runs before it runs.
+
+Does not know slots, and never delays a stage run: nodes wait for nodes, so a node that held
+something back could deadlock. Slots belong to calls.
+
+LangGraph has no public seam here. For runs that are marked as scheduled, and for no others, the class
+`langgraph.pregel.main.PregelRunner` is replaced by a subclass that is the stock runner, function for
+function, but that looks up `run_with_retry` and `arun_with_retry` here. All private names are in this
+module; `why_not` tells whether they are what they were, and if not the stock runner does everything:
+stages are then named by the call's own metadata, and slots are as exact as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+from langgraph.pregel import Pregel
+from langgraph.runtime import get_runtime
+
+from llmsched_langgraph.belief.record import StageRecord
+from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.runtime.context import (
+    StageRun,
+    current_run,
+    current_stage_run,
+    inside_stage,
+)
+from llmsched_langgraph.runtime.slot import outcome_of
+
+logger = logging.getLogger("llmsched_langgraph")
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None  # `why_not` will say so
+
+
+main = _module("langgraph.pregel.main")
+stock = _module("langgraph.pregel._runner")
+
+_lock = threading.Lock()
+_installed: bool | None = None
+
+
+def install() -> bool:
+    """Put the dispatcher in place, once; whether it is there. If not, the log says why, once."""
+    global _installed
+    with _lock:
+        if _installed is None:
+            reason = why_not()
+            if reason is None:
+                main.PregelRunner = _dispatcher()
+            else:
+                logger.warning(
+                    "this LangGraph executes stages in a way not known to llmsched-langgraph (%s): its own "
+                    "runner is used, and stages are named by their calls; slots work as ever",
+                    reason,
+                )
+            _installed = reason is None
+        return _installed
+
+
+def why_not() -> str | None:
+    """What is not as expected in LangGraph's runner; None if everything is."""
+    runner = getattr(stock, "PregelRunner", None)
+    if runner is None or getattr(main, "PregelRunner", None) is not runner:
+        return "langgraph.pregel.main has no PregelRunner of langgraph.pregel._runner"
+    expected: list[tuple[Any, str]] = [
+        (Pregel.stream, "PregelRunner"),
+        (Pregel.astream, "PregelRunner"),
+        (getattr(runner, "tick", None), "run_with_retry"),
+        (getattr(runner, "tick", None), "_call"),
+        (getattr(runner, "atick", None), "arun_with_retry"),
+        (getattr(runner, "atick", None), "_acall"),
+        (getattr(stock, "_call", None), "run_with_retry"),
+        (getattr(stock, "_call", None), "_call"),
+        (getattr(stock, "_acall", None), "_acall_impl"),
+        (getattr(stock, "_acall_impl", None), "arun_with_retry"),
+        (getattr(stock, "_acall_impl", None), "_acall"),
+    ]
+    for function, name in expected:
+        code = getattr(function, "__code__", None)
+        if code is None or name not in _names(code):
+            return f"{getattr(function, '__qualname__', 'a function')} does not use {name}"
+    for name in ("run_with_retry", "arun_with_retry"):
+        code = getattr(getattr(stock, name, None), "__code__", None)
+        if code is None or code.co_varnames[:1] != ("task",):
+            return f"{name} does not take a task first"
+    return None
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Global names that the code and the code inside it use."""
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return set(code.co_names).union(*(_names(const) for const in inner))
+
+
+def _rebound(function: Any, **names: Any) -> Any:
+    """The same function with some of its global names meaning something else; its module is untouched."""
+    new = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    new.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(new, function)
+
+
+def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
+    run = current_run()
+    if run is None:
+        return stock.run_with_retry(task, *args, **kwargs)
+    stage, begin, outcome = _stage_run(task), time.monotonic(), Outcome.FINISHED
+    _live[id(task)] = stage
+    try:
+        with inside_stage(stage):
+            return stock.run_with_retry(task, *args, **kwargs)
+    except BaseException as error:
+        outcome = outcome_of(error)
+        raise
+    finally:
+        del _live[id(task)]
+        run.ended.append(_record(stage, begin, outcome))
+
+
+async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
+    run = current_run()
+    if run is None:
+        return await stock.arun_with_retry(task, *args, **kwargs)
+    stage, begin, outcome = _stage_run(task), time.monotonic(), Outcome.FINISHED
+    try:
+        with inside_stage(stage):
+            return await stock.arun_with_retry(task, *args, **kwargs)
+    except BaseException as error:
+        outcome = outcome_of(error)
+        if outcome is Outcome.CANCELLED:
+            stage.cancel()
+        raise
+    finally:
+        run.ended.append(_record(stage, begin, outcome))
+
+
+def _record(stage: StageRun, begin: float, outcome: Outcome) -> StageRecord:
+    return StageRecord(stage.name, time.monotonic() - begin, outcome is Outcome.FINISHED)
+
+
+_live: dict[int, StageRun] = {}
+"""Stage runs that are in a thread now, by the id of LangGraph's object for them, which lives as long."""
+
+
+def _stage_run(task: Any) -> StageRun:
+    around = current_stage_run()
+    timeout = getattr(task, "timeout", None)
+    if timeout is None or timeout.idle_timeout is None:
+        return StageRun(_path(around, task), around)
+    idle = timeout.idle_timeout
+    idle_s = idle.total_seconds() if isinstance(idle, timedelta) else idle
+    return StageRun(_path(around, task), around, idle_timeout_s=idle_s, heartbeat=_heartbeat)
+
+
+def _heartbeat() -> None:
+    get_runtime().heartbeat()
+
+
+def _path(around: StageRun | None, task: Any) -> str:
+    """`outer/inner`: the node, behind the nodes of the graphs around its graph."""
+    if around is None:
+        return str(task.name)
+    # A `@task` is called from within a node of its own graph: they stand side by side.
+    called = len(task.path) == 4 and task.path[3] is True
+    outer = around.name.rpartition("/")[0] if called else around.name
+    return f"{outer}/{task.name}" if outer else str(task.name)
+
+
+def _reveal(tasks: tuple[Any, ...]) -> None:
+    """Tell the scheduler which stage runs come next; none of them has begun.
+
+    A single one is no news: it will be seen by what it does.
+    """
+    run = current_run()
+    if run is not None and len(tasks) > 1:
+        around = current_stage_run()
+        run.scheduler.reveal(run, tuple(_path(around, task) for task in tasks))
+
+
+def _scheduled_runner() -> type:
+    """The stock runner with `(a)run_with_retry` replaced, in itself and in what it calls."""
+    ours: dict[str, Any] = {"run_with_retry": _run_with_retry, "arun_with_retry": _arun_with_retry}
+    call = _rebound(stock._call, **ours)
+    call.__globals__["_call"] = call
+    acall_impl = _rebound(stock._acall_impl, **ours)
+    acall = _rebound(stock._acall, _acall_impl=acall_impl)
+    acall_impl.__globals__["_acall"] = acall
+    stock_tick = _rebound(stock.PregelRunner.tick, **ours, _call=call)
+    stock_atick = _rebound(stock.PregelRunner.atick, **ours, _acall=acall)
+
+    base: Any = stock.PregelRunner
+
+    class ScheduledRunner(base):  # type: ignore[misc]  # a private class has no types
+        def tick(self, tasks: Any, **kwargs: Any) -> Iterator[None]:
+            tasks = tuple(tasks)
+            _reveal(tasks)
+            try:
+                yield from stock_tick(self, tasks, **kwargs)
+            except BaseException:
+                # The superstep is over while some of its threads may still wait for a slot. Nobody
+                # can stop a thread, but nobody needs its answer any more either.
+                for task in tasks:
+                    stage = _live.get(id(task))
+                    if stage is not None:
+                        stage.cancel()
+                raise
+
+        def atick(self, tasks: Any, **kwargs: Any) -> Any:
+            tasks = tuple(tasks)
+            _reveal(tasks)
+            return stock_atick(self, tasks, **kwargs)
+
+    return ScheduledRunner
+
+
+def _dispatcher() -> Callable[..., Any]:
+    scheduled = _scheduled_runner()
+
+    def runner(**kwargs: Any) -> Any:
+        """The runner for the graph run that is about to start: the stock one unless it is scheduled."""
+        return (stock.PregelRunner if current_run() is None else scheduled)(**kwargs)
+
+    return runner
