@@ -14,6 +14,7 @@ from llmsched_langgraph._version import __version__
 
 if TYPE_CHECKING:
     from llmsched_langgraph.adapter.graph import schedule
+    from llmsched_langgraph.adapter.middleware import SchedulerMiddleware
     from llmsched_langgraph.adapter.openai_client import wrap_openai
     from llmsched_langgraph.belief.profile import Profile
     from llmsched_langgraph.core.policies import Policy
@@ -41,6 +42,7 @@ __all__ = [
     "QueueTimeoutError",
     "Scheduler",
     "SchedulerClosedError",
+    "SchedulerMiddleware",
     "Statistics",
     "UnknownModelError",
     "UnsupportedGraphError",
@@ -54,6 +56,7 @@ __all__ = [
 
 _HOMES = {
     "adapter.graph": ("schedule",),
+    "adapter.middleware": ("SchedulerMiddleware",),
     "adapter.openai_client": ("wrap_openai",),
     "belief.profile": ("Profile",),
     "core.policies": ("Policy",),

@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+from langgraph.errors import GraphInterrupt
 from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 
 from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime.context import (
+    Run,
     StageRun,
     current_run,
     current_stage_run,
@@ -128,11 +130,11 @@ def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
         with inside_stage(stage):
             return stock.run_with_retry(task, *args, **kwargs)
     except BaseException as error:
-        outcome = outcome_of(error)
+        outcome = _failed(run, stage, error)
         raise
     finally:
         del _live[id(task)]
-        run.ended.append(_record(stage, begin, outcome))
+        run.seen.ended.append(_record(stage, begin, outcome))
 
 
 async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
@@ -144,12 +146,18 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
         with inside_stage(stage):
             return await stock.arun_with_retry(task, *args, **kwargs)
     except BaseException as error:
-        outcome = outcome_of(error)
+        outcome = _failed(run, stage, error)
         if outcome is Outcome.CANCELLED:
             stage.cancel()
         raise
     finally:
-        run.ended.append(_record(stage, begin, outcome))
+        run.seen.ended.append(_record(stage, begin, outcome))
+
+
+def _failed(run: Run, stage: StageRun, error: BaseException) -> Outcome:
+    if isinstance(error, GraphInterrupt) and stage.around is None:
+        run.seen.interrupted = True
+    return outcome_of(error)
 
 
 def _record(stage: StageRun, begin: float, outcome: Outcome) -> StageRecord:

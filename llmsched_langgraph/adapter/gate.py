@@ -1,11 +1,11 @@
-"""Knows how to make every LangChain chat model take a slot while a request of its is in flight.
+"""Knows how to make every LangChain model take a slot while a request of its is in flight.
 
 Does not know graphs: it is active only in code that a run was marked for, and idle everywhere else.
 
 The gate sits around the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their
-event twins) of every chat-model class, because only there the request begins and ends: cached
-answers never reach them, retries and fall-backs reach them once for each attempt, and each of them
-ends in a `finally`, which callbacks do not (a cancelled `ainvoke` reports no end at all).
+event twins) of every chat-model and completion-model class, because only there the request begins
+and ends: cached answers never reach them, retries and fall-backs reach them once for each attempt, and
+each of them ends in a `finally`, which callbacks do not (a cancelled `ainvoke` reports no end at all).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import langchain_core
 from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.llms import BaseLLM
 from langchain_core.runnables.config import ensure_config
 
 from llmsched_langgraph.adapter.usage import Tally, usage_of_result
@@ -34,6 +35,7 @@ _HOOKS = (
     "_stream_chat_model_events",
     "_astream_chat_model_events",
 )
+_ROOTS: tuple[Any, ...] = (BaseChatModel, BaseLLM)
 _GATED = "__llmsched_gated__"
 
 _lock = threading.Lock()
@@ -41,7 +43,7 @@ _installed = False
 
 
 def install() -> None:
-    """Gate every chat-model class there is and every one to come. Once; later calls do nothing.
+    """Gate every model class there is and every one to come. Once; later calls do nothing.
 
     Raises:
         LLMSchedError: this langchain-core has no such hooks.
@@ -50,37 +52,43 @@ def install() -> None:
     with _lock:
         if _installed:
             return
-        missing = [hook for hook in _HOOKS[:4] if not callable(getattr(BaseChatModel, hook, None))]
+        missing = [
+            f"{root.__name__}.{hook}" for root in _ROOTS for hook in _HOOKS[:4] if not hasattr(root, hook)
+        ]
         if missing:
             raise LLMSchedError(
-                f"langchain-core {langchain_core.__version__} has no {', '.join(missing)} on its chat "
-                f"models, so their calls cannot be gated; install a version that this package supports "
-                f"(see its dependencies)"
+                f"langchain-core {langchain_core.__version__} has no {', '.join(missing)}, so the "
+                f"calls of its models cannot be gated; install a version that this package supports (see "
+                f"its dependencies)"
             )
-        root: Any = BaseChatModel
-        _gate_tree(root)
-        inherited = root.__init_subclass__.__func__
-
-        def gate_subclass(cls: Any, /, **kwargs: Any) -> None:
-            inherited(cls, **kwargs)
-            _gate_class(cls)
-
-        root.__init_subclass__ = classmethod(gate_subclass)
+        for root in _ROOTS:
+            _gate_tree(root)
+            _gate_subclasses_to_come(root)
         _installed = True
 
 
-def _gate_tree(cls: type[BaseChatModel]) -> None:
+def _gate_subclasses_to_come(root: Any) -> None:
+    inherited = root.__init_subclass__.__func__
+
+    def gate_subclass(cls: Any, /, **kwargs: Any) -> None:
+        inherited(cls, **kwargs)
+        _gate_class(cls)
+
+    root.__init_subclass__ = classmethod(gate_subclass)
+
+
+def _gate_tree(cls: Any) -> None:
     _gate_class(cls)
     for subclass in cls.__subclasses__():
         _gate_tree(subclass)
 
 
-def _gate_class(cls: type[BaseChatModel]) -> None:
+def _gate_class(cls: Any) -> None:
     for name in _HOOKS:
         hook = cls.__dict__.get(name)
         if not inspect.isfunction(hook) or hasattr(hook, _GATED):
             continue
-        if cls is BaseChatModel and name in ("_generate", "_stream"):
+        if cls in _ROOTS and name in ("_generate", "_stream"):
             continue  # abstract: whoever comes through here has a hook of their own
         gated = _gate(name, hook)
         setattr(gated, _GATED, True)
@@ -97,7 +105,7 @@ def _gate(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
 
 def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(hook)
-    def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> Any:
+    def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
         slot = _slot(self, kwargs)
         if slot is None:
             return hook(self, *args, **kwargs)
@@ -111,7 +119,7 @@ def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(hook)
-    async def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> Any:
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
         slot = _slot(self, kwargs)
         if slot is None:
             return await hook(self, *args, **kwargs)
@@ -125,7 +133,7 @@ def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     @functools.wraps(hook)
-    def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def gated(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         slot = _slot(self, kwargs)
         if slot is None:
             yield from hook(self, *args, **kwargs)
@@ -137,7 +145,7 @@ def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
 
 def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     @functools.wraps(hook)
-    async def gated(self: BaseChatModel, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         slot = _slot(self, kwargs)
         if slot is None:
             items = hook(self, *args, **kwargs)
@@ -154,7 +162,7 @@ def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
     return gated
 
 
-def _slot(model: BaseChatModel, kwargs: dict[str, Any]) -> Slot | None:
+def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
     """The slot that this request needs; None outside scheduled runs and inside another call's slot."""
     run = current_run()
     if run is None or riding():
@@ -162,8 +170,8 @@ def _slot(model: BaseChatModel, kwargs: dict[str, Any]) -> Slot | None:
     return run.scheduler.slot(_model_name(model, kwargs), stage=current_stage())
 
 
-def _model_name(model: BaseChatModel, kwargs: dict[str, Any]) -> str | None:
-    # Chat models agree on no one attribute; `bind(model=...)` arrives as a keyword.
+def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
+    # Models agree on no one attribute; `bind(model=...)` arrives as a keyword.
     for name in (kwargs.get("model"), getattr(model, "model_name", None), getattr(model, "model", None)):
         if isinstance(name, str):
             return name
@@ -171,7 +179,9 @@ def _model_name(model: BaseChatModel, kwargs: dict[str, Any]) -> str | None:
 
 
 def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0] if args else kwargs.get("messages", ())
+    """What the model is asked: messages, or the texts that completion models take."""
+    asked = args[0] if args else kwargs.get("messages", kwargs.get("prompts", kwargs.get("prompt", ())))
+    return (asked,) if isinstance(asked, str) else asked
 
 
 def current_stage() -> str:

@@ -12,17 +12,19 @@ import threading
 import types
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
+from langgraph.types import Command
 
 from llmsched_langgraph.adapter import executor, gate
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, UnsupportedGraphError
-from llmsched_langgraph.runtime.context import current_run, inside
+from llmsched_langgraph.runtime.context import Run, current_run, inside
 from llmsched_langgraph.runtime.default import default_scheduler
 from llmsched_langgraph.runtime.scheduler import Scheduler
 from llmsched_langgraph.runtime.slot import outcome_of
@@ -91,13 +93,11 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
     @functools.wraps(base.stream)
     def stream(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         steps = base.stream(self, *args, **kwargs)
-        on = scheduler or default_scheduler()
-        run = current_run()
-        if run is not None and run.scheduler is on:
-            yield from steps  # nested in a job that is announced already
+        job = _Job.begin(self, scheduler, args, kwargs)
+        if job is None:
+            yield from steps
             return
-        run = on.start_job(application_of(self))
-        mark, outcome = inside(run), Outcome.FINISHED
+        mark, outcome = inside(job.run), Outcome.FINISHED
         try:
             while True:
                 # The mark is set for each step only: a generator shares its consumer's context.
@@ -105,8 +105,11 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                     try:
                         step = next(steps)
                     except StopIteration:
-                        return
+                        break
                 yield step
+            if job.may_be_paused():
+                with suppress(Exception):  # the run itself ended well
+                    job.paused = bool(self.get_state(job.config).next)
         except BaseException as error:
             outcome = outcome_of(error)
             raise
@@ -114,26 +117,26 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
             try:
                 steps.close()
             finally:
-                on.end_job(run, outcome)
+                job.end(outcome)
 
     @functools.wraps(base.astream)
     async def astream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         steps = base.astream(self, *args, **kwargs)
-        on = scheduler or default_scheduler()
-        run = current_run()
-        nested = run is not None and run.scheduler is on
-        if run is None or not nested:
-            run = on.start_job(application_of(self))
+        job, outcome = _Job.begin(self, scheduler, args, kwargs), Outcome.FINISHED
+        run = current_run() if job is None else job.run
+        assert run is not None
         mark = inside(replace(run, loop=asyncio.get_running_loop()))
-        outcome = Outcome.FINISHED
         try:
             while True:
                 with mark:
                     try:
                         step = await anext(steps)
                     except StopAsyncIteration:
-                        return
+                        break
                 yield step
+            if job is not None and job.may_be_paused():
+                with suppress(Exception):  # the run itself ended well
+                    job.paused = bool((await self.aget_state(job.config)).next)
         except BaseException as error:
             outcome = outcome_of(error)
             raise
@@ -141,14 +144,84 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
             try:
                 await steps.aclose()
             finally:
-                if not nested:
-                    on.end_job(run, outcome)
+                if job is not None:
+                    job.end(outcome)
 
     body = {"stream": stream, "astream": astream, _BASE: base, _SCHEDULER: scheduler}
     cls = types.new_class(base.__name__, (base,), exec_body=lambda space: space.update(body))
     # Drawings, traces and serialised graphs print these two; nothing of them may change.
     cls.__module__, cls.__qualname__ = base.__module__, base.__qualname__
     return cls
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of a scheduled graph, from its first step to its end.
+
+    Attributes:
+        run: what the code in it is marked with.
+        config: the caller's configuration.
+        thread: the thread on which it could be resumed, if it can be.
+        breakpoints: whether it may stop at a node without that node saying so.
+        paused: whether it was interrupted.
+    """
+
+    run: Run
+    config: Any
+    thread: str | None
+    breakpoints: bool
+    paused: bool = False
+
+    @classmethod
+    def begin(
+        cls, graph: Any, scheduler: Scheduler | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Job | None:
+        """Announce the run that `stream(*args, **kwargs)` is; None if it is part of one already."""
+        on = default_scheduler() if scheduler is None else scheduler
+        around = current_run()
+        if around is not None and around.scheduler is on:
+            return None
+        given = args[0] if args else kwargs.get("input")
+        config = args[1] if len(args) > 1 else kwargs.get("config")
+        thread = _thread(graph, config)
+        # Nothing new to work on, or a command: what was interrupted on this thread goes on.
+        resumes = thread if given is None or isinstance(given, Command) else None
+        return cls(
+            run=on.start_job(application_of(graph), resumes),
+            config=config,
+            thread=thread,
+            breakpoints=bool(
+                graph.interrupt_before_nodes
+                or graph.interrupt_after_nodes
+                or kwargs.get("interrupt_before")
+                or kwargs.get("interrupt_after")
+            ),
+        )
+
+    def may_be_paused(self) -> bool:
+        """Whether only the graph's state can tell if the run, which ended well, was interrupted."""
+        self.paused = self.run.seen.interrupted
+        return self.breakpoints and not self.paused and self.thread is not None
+
+    def end(self, outcome: Outcome) -> None:
+        """The run is over, however it ended."""
+        on = self.run.scheduler
+        if not self.paused or outcome is not Outcome.FINISHED:
+            on.end_job(self.run, outcome)
+        elif self.thread is None:
+            on.end_job(self.run, Outcome.CANCELLED)  # nobody can ever resume it
+        else:
+            on.end_job(self.run, outcome, paused_on=self.thread)
+
+
+def _thread(graph: Any, config: Any) -> str | None:
+    if not graph.checkpointer:
+        return None
+    for source in (config, graph.config):
+        thread = ((source or {}).get("configurable") or {}).get("thread_id")
+        if thread is not None:
+            return str(thread)
+    return None
 
 
 def application_of(graph: Any) -> Application:

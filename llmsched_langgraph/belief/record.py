@@ -58,7 +58,8 @@ class JobRecord:
     Its stages stand in the order in which they ended, where the runner could be watched.
 
     `complete` is False for a job that failed or was cancelled: what it would still have done is
-    unknown, so nothing is learned of its remaining work.
+    unknown, so nothing is learned of its remaining work. `paused_s` is the part of the time between
+    arrival and end in which it was interrupted and waited for a human.
     """
 
     application: str
@@ -67,6 +68,7 @@ class JobRecord:
     ended_s: float
     complete: bool
     stages: tuple[StageRecord, ...] = ()
+    paused_s: float = 0.0
 
     @property
     def work_s(self) -> float:

@@ -14,11 +14,12 @@ from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 
 @dataclass(frozen=True, slots=True)
 class JobArrived:
-    """A run of a scheduled graph began."""
+    """A run of a scheduled graph began, or went on, if `resumes` names the thread of a paused one."""
 
     now: float
     job: int
     application: str
+    resumes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,15 @@ class JobEnded:
     now: float
     job: int
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class JobPaused:
+    """The run was interrupted and may be resumed on its thread; until then it is nobody's job."""
+
+    now: float
+    job: int
+    thread: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,7 @@ class ProfileLearned:
 Event = (
     JobArrived
     | JobEnded
+    | JobPaused
     | StagesEnded
     | StagesRevealed
     | CallRequested

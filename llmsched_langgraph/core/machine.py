@@ -20,6 +20,7 @@ from llmsched_langgraph.core.events import (
     Event,
     JobArrived,
     JobEnded,
+    JobPaused,
     ProfileLearned,
     RecordJob,
     ReleaseSlot,
@@ -39,6 +40,9 @@ from llmsched_langgraph.errors import InvalidTransitionError
 STORY_LENGTH = 2_000
 """Events that `story()` remembers. Bounded, because a scheduler lives as long as its process."""
 
+PAUSED_JOBS = 10_000
+"""Interrupted jobs that are remembered; the oldest are forgotten, and start anew if they are resumed."""
+
 
 @dataclass(slots=True)
 class _Ticket:
@@ -55,6 +59,7 @@ class SchedulerMachine:
     policy: Policy
     profile: Profile = field(default_factory=Profile)
     _jobs: dict[int, Job] = field(default_factory=dict)
+    _paused: dict[tuple[str, str], Job] = field(default_factory=dict)  # by application and thread
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
     _arrivals: int = 0
     _story: deque[Event] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
@@ -83,6 +88,8 @@ class SchedulerMachine:
                 return self._stages_moved(event)
             case JobArrived():
                 return self._job_arrived(event)
+            case JobPaused():
+                return self._job_paused(event)
             case JobEnded():
                 return self._job_ended(event)
             case CapacityChanged():
@@ -93,7 +100,25 @@ class SchedulerMachine:
     def _job_arrived(self, event: JobArrived) -> list[Command]:
         if event.job in self._jobs:
             raise InvalidTransitionError(f"job {event.job} arrived twice")
-        self._jobs[event.job] = self._new_job(event.job, event.application, event.now)
+        paused = None
+        if event.resumes is not None:
+            paused = self._paused.pop((event.application, event.resumes), None)
+        if paused is None or paused.paused_since is None:
+            self._jobs[event.job] = self._new_job(event.job, event.application, event.now)
+            return []
+        # The same job goes on: its evidence and its place in line are its own. Only its name is new.
+        paused.paused_s += event.now - paused.paused_since
+        paused.id, paused.paused_since = event.job, None
+        self._jobs[event.job] = paused
+        return []
+
+    def _job_paused(self, event: JobPaused) -> list[Command]:
+        job = self._jobs.pop(event.job, None)
+        if job is not None:
+            job.paused_since = event.now
+            self._paused[job.application, event.thread] = job
+            if len(self._paused) > PAUSED_JOBS:
+                del self._paused[next(iter(self._paused))]
         return []
 
     def _new_job(self, name: int | None, application: str, now: float) -> Job:
@@ -140,6 +165,7 @@ class SchedulerMachine:
                     ended_s=now,
                     complete=job.outcome is Outcome.FINISHED,
                     stages=tuple(job.stages),
+                    paused_s=job.paused_s,
                 )
             )
         ]

@@ -25,6 +25,8 @@ class Job:
         application: fingerprint of its application.
         arrival: 1 for the first job that the scheduler saw, 2 for the next, ...
         arrival_s: the clock at its arrival.
+        paused_s: how long it was interrupted, so far.
+        paused_since: when it was interrupted, if it is.
         stages: its executions of stages that are over.
         outcome: None until the job has ended.
     """
@@ -36,6 +38,8 @@ class Job:
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     stages: list[StageRecord] = field(default_factory=list)
+    paused_s: float = 0.0
+    paused_since: float | None = None
 
     def evidence(self, now: float) -> Evidence:
         """What is known of the job at `now`."""

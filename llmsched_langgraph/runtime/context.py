@@ -22,19 +22,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class Seen:
+    """What the runner saw of one job and the scheduler has not been told of yet.
+
+    Attributes:
+        ended: stage runs that ended.
+        interrupted: whether one of them interrupted the run.
+    """
+
+    ended: deque[StageRecord] = field(default_factory=deque)
+    interrupted: bool = False
+
+    def take(self) -> tuple[StageRecord, ...]:
+        """The stage runs that ended, which are told of now. Other threads go on adding some."""
+        return tuple(self.ended.popleft() for _ in range(len(self.ended)))
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One job on one scheduler.
 
     Attributes:
         loop: the event loop that the code runs on, if any.
-        ended: stage runs that ended and that the scheduler has not been told of yet.
+        seen: what is to be told of it.
     """
 
     scheduler: Scheduler
     job: int
     loop: asyncio.AbstractEventLoop | None = None
-    ended: deque[StageRecord] = field(default_factory=deque, compare=False, repr=False)
+    seen: Seen = field(default_factory=Seen, compare=False, repr=False)
 
 
 class Waiting(Protocol):

@@ -25,6 +25,7 @@ from llmsched_langgraph.core.events import (
     Event,
     JobArrived,
     JobEnded,
+    JobPaused,
     ProfileLearned,
     ReportFault,
     StagesEnded,
@@ -96,30 +97,33 @@ class Driver:
 
     # -- what happens ------------------------------------------------------------------
 
-    def start_job(self, application: str) -> int:
-        """A run of `application` (a fingerprint) begins.
+    def start_job(self, application: str, resumes: str | None = None) -> int:
+        """A run of `application` (a fingerprint) begins, or goes on if it was paused on thread `resumes`.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
         """
         self._check_open()
         job = next(self._jobs)
-        self._post(JobArrived(self._clock(), job, application))
+        self._post(JobArrived(self._clock(), job, application, resumes))
         return job
 
-    def end_job(self, job: int, ended: tuple[StageRecord, ...], outcome: Outcome) -> None:
-        """The run is over, however it ended; `ended` are the stages not told of yet."""
-        now = self._clock()
-        if ended:
-            self._inbox.append(partial(self._handle, StagesEnded(now, job, ended), None))
-        self._post(JobEnded(now, job, outcome))
+    def end_job(self, job: int, outcome: Outcome) -> None:
+        """The run is over, however it ended."""
+        self._post(JobEnded(self._clock(), job, outcome))
 
-    def reveal(self, job: int, ended: tuple[StageRecord, ...], revealed: tuple[str, ...]) -> None:
-        """The job's next stages are known, and so is how those before them ended."""
-        now = self._clock()
-        if ended:
-            self._inbox.append(partial(self._handle, StagesEnded(now, job, ended), None))
-        self._post(StagesRevealed(now, job, revealed))
+    def pause_job(self, job: int, thread: str) -> None:
+        """The run was interrupted, and may be resumed on `thread`."""
+        self._post(JobPaused(self._clock(), job, thread))
+
+    def end_stages(self, job: int, stages: tuple[StageRecord, ...]) -> None:
+        """Executions of stages of the job are over."""
+        if stages:
+            self._post(StagesEnded(self._clock(), job, stages))
+
+    def reveal(self, job: int, stages: tuple[str, ...]) -> None:
+        """The job's next stages are known."""
+        self._post(StagesRevealed(self._clock(), job, stages))
 
     def dismiss(self, ticket: int, error: Exception) -> None:
         """Wake the ticket's waiter with an error; nothing happens if it has its slot already."""

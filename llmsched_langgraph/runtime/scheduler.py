@@ -6,14 +6,12 @@ Does not know LangGraph, nor how anything is decided.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.core.policies import Policy, as_policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
@@ -179,21 +177,33 @@ class Scheduler:
         backend = self._backend(model)
         return Slot(self._driver, backend, job=job, stage=stage, timeout_s=self._queue_timeout_s)
 
-    def start_job(self, application: Application) -> Run:
+    def start_job(self, application: Application, resumes: str | None = None) -> Run:
         """A run of `application` begins; end it with `end_job`, whatever happens in between.
+
+        Args:
+            application: what it is a run of.
+            resumes: the thread of the interrupted run that goes on with this one, if it is one.
 
         Raises:
             SchedulerClosedError: the scheduler is closed.
         """
-        return Run(self, self._driver.start_job(application.fingerprint))
+        return Run(self, self._driver.start_job(application.fingerprint, resumes))
 
-    def end_job(self, run: Run, outcome: Outcome) -> None:
-        """The run is over. Calls that it left behind keep their slots until they end themselves."""
-        self._driver.end_job(run.job, _drained(run.ended), outcome)
+    def end_job(self, run: Run, outcome: Outcome, paused_on: str | None = None) -> None:
+        """The run is over, or paused: then `paused_on` is the thread on which it may be resumed.
+
+        Calls that it left behind keep their slots until they end themselves.
+        """
+        self._driver.end_stages(run.job, run.seen.take())
+        if paused_on is None:
+            self._driver.end_job(run.job, outcome)
+        else:
+            self._driver.pause_job(run.job, paused_on)
 
     def reveal(self, run: Run, stages: tuple[str, ...]) -> None:
         """The run's next stages are known, by name, once for each time that they will run."""
-        self._driver.reveal(run.job, _drained(run.ended), stages)
+        self._driver.end_stages(run.job, run.seen.take())
+        self._driver.reveal(run.job, stages)
 
     def _backend(self, model: str | None) -> str:
         name = self._models.get(model) or self._models.get(None)
@@ -268,13 +278,6 @@ class Scheduler:
         pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
         closed = " | closed" if self._driver.closed else ""
         return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
-
-
-def _drained(ended: deque[StageRecord]) -> tuple[StageRecord, ...]:
-    records = []
-    while ended:  # other threads go on adding to it
-        records.append(ended.popleft())
-    return tuple(records)
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRetryMiddleware
+from langchain_core.language_models.fake import FakeStreamingListLLM
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -24,6 +26,7 @@ from support.models import PlainModel, StreamingModel, SyncOnlyModel
 from llmsched_langgraph import (
     Scheduler,
     SchedulerClosedError,
+    SchedulerMiddleware,
     UnsupportedGraphError,
     default_scheduler,
     schedule,
@@ -112,6 +115,48 @@ def test_concurrent_sync_runs_share_the_slots(make_scheduler, model_class, how):
         list(pool.map(run_one, range(4)))
     assert 1 <= model.meter.peak <= 2
     assert scheduler.statistics().granted == model.meter.total
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream", "batch"])
+def test_completion_models_take_slots(make_scheduler, how):
+    """Models that complete texts take slots like chat models do, and their tokens are counted."""
+    scheduler = make_scheduler(1)
+    model = FakeStreamingListLLM(responses=["yes"])
+
+    async def aask(state: State) -> State:
+        if how == "ainvoke":
+            return {"answers": [await model.ainvoke("four words are here")]}
+        return {"answers": ["".join([piece async for piece in model.astream("four words are here")])]}
+
+    def ask(state: State) -> State:
+        match how:
+            case "invoke":
+                return {"answers": [model.invoke("four words are here")]}
+            case "stream":
+                return {"answers": ["".join(model.stream("four words are here"))]}
+        return {"answers": model.batch(["four words are here"])}
+
+    node = aask if how.startswith("a") else ask
+    graph = schedule(StateGraph(State).add_node("n", node).add_edge(START, "n").compile(), scheduler)
+    state = asyncio.run(graph.ainvoke({})) if how.startswith("a") else graph.invoke({})
+    assert state["answers"] == ["yes"]
+    now = scheduler.statistics()
+    assert (now.granted, now.prompt_tokens, now.output_tokens) == (1, 5, 1)
+
+
+def test_odd_answers_are_none_of_our_business(make_scheduler):
+    """A model whose answer has no known shape fails as it would unscheduled."""
+
+    class Odd(PlainModel):
+        async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+            return None
+
+    errors = []
+    for graph in (fan_out(Odd()), schedule(fan_out(Odd()), make_scheduler(1))):
+        with pytest.raises(AttributeError) as error:
+            asyncio.run(graph.ainvoke({}))
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
 
 
 def test_outside_scheduled_runs_models_take_no_slot(make_scheduler):
@@ -254,6 +299,42 @@ def test_agent_with_tools(make_scheduler):
     state = asyncio.run(agent.ainvoke({"messages": [("user", "2 + 3?")]}))
     assert [message.text for message in state["messages"]] == ["2 + 3?", "", "5", "five"]
     assert scheduler.statistics().granted == 2
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_middleware(make_scheduler, asynchronous, scheduled):
+    """An agent with the middleware takes slots, and no more of them if its graph is scheduled too."""
+    scheduler = make_scheduler(1)
+    model = PlainModel()
+    agent = create_agent(model, middleware=[SchedulerMiddleware(scheduler)])
+    if scheduled:
+        agent = schedule(agent, scheduler)
+    question = {"messages": [("user", "?")]}
+
+    async def main() -> None:
+        await asyncio.gather(*(agent.ainvoke(question) for _ in range(5)))
+
+    if asynchronous:
+        asyncio.run(main())
+    else:
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(agent.invoke, [question] * 5))
+    assert model.meter.peak == 1
+    assert scheduler.statistics().granted == model.meter.total == 5
+    assert scheduler.statistics().jobs_running == 0
+
+
+def test_middleware_retries_hold_no_slot(make_scheduler):
+    """A call that fails and is tried again by other middleware takes a slot for each attempt."""
+    scheduler = make_scheduler(1)
+    model = PlainModel()
+    model.meter.fail_with = ConnectionError("try again")
+    retry = ModelRetryMiddleware(max_retries=2, initial_delay=0, on_failure="error")
+    agent = create_agent(model, middleware=[SchedulerMiddleware(scheduler), retry])
+    with pytest.raises(ConnectionError):
+        asyncio.run(agent.ainvoke({"messages": [("user", "?")]}))
+    assert scheduler.statistics().granted == 3
 
 
 def test_interrupt_and_resume(make_scheduler):
