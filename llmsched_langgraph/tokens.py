@@ -53,8 +53,11 @@ def load() -> bool:
     """Load tiktoken's table if its file is in the cache and intact; whether it is loaded now."""
     global _encode
     path = _cached_table()
-    if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != _TABLE_SHA256:
-        return False
+    try:
+        if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != _TABLE_SHA256:
+            return False
+    except OSError:
+        return False  # somebody else's file
     import tiktoken
 
     _encode = tiktoken.get_encoding("o200k_base").encode_ordinary

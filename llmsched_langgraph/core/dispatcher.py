@@ -30,13 +30,11 @@ class Settled:
 
     Attributes:
         granted: tickets that got a slot, in order.
-        returned: how many slots were given back.
         records: jobs to learn from.
         faults: jobs for which the policy failed.
     """
 
     granted: list[int] = field(default_factory=list)
-    returned: int = 0
     records: list[JobRecord] = field(default_factory=list)
     faults: list[ReportFault] = field(default_factory=list)
 
@@ -65,19 +63,19 @@ class Dispatcher:
     def _execute(self, commands: list[Command], now: float, settled: Settled) -> list[SlotLedger]:
         """Carry the commands out; the ledgers in which a grant may have become possible."""
         touched: list[SlotLedger] = []
+        forced_in: list[int] = []
         for command in commands:
             match command:
                 case RequestSlot(backend, ticket, priority, forced):
                     ledger = self.ledgers[backend]
                     ledger.request(ticket, priority, forced=forced)
                     if forced:
-                        settled.granted.append(ticket)
-                        self._execute(self.machine.handle(SlotGranted(now, ticket)), now, settled)
+                        forced_in.append(ticket)
                     touched.append(ledger)
                 case Reprioritise(backend, ticket, priority):
                     self.ledgers[backend].reprioritise(ticket, priority)
                 case ReleaseSlot(backend, ticket):
-                    settled.returned += self.ledgers[backend].release(ticket)
+                    self.ledgers[backend].release(ticket)
                     touched.append(self.ledgers[backend])
                 case ResizeBackend(backend, slots):
                     self.ledgers[backend].resize(slots)
@@ -86,6 +84,10 @@ class Dispatcher:
                     settled.records.append(record)
                 case ReportFault():
                     settled.faults.append(command)
+        # Told to the machine only now: what it answers is newer than the commands above.
+        for ticket in forced_in:
+            settled.granted.append(ticket)
+            self._execute(self.machine.handle(SlotGranted(now, ticket)), now, settled)
         return touched
 
     def check(self, *, held_before: int = 0) -> None:

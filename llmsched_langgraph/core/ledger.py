@@ -20,9 +20,13 @@ class SlotLedger:
 
     Attributes:
         capacity: slots of the backend. Lowering it drains: no ticket is ever revoked.
+        granted: slots given since the beginning, forced ones included.
+        released: slots given back since the beginning.
     """
 
     capacity: int
+    granted: int = 0
+    released: int = 0
     _arrivals: int = 0
     _heap: list[tuple[float, int, int]] = field(default_factory=list)  # (priority, arrival, ticket)
     _waiting: dict[int, tuple[float, int, int]] = field(default_factory=dict)  # its one live entry
@@ -38,6 +42,7 @@ class SlotLedger:
             raise ValueError(f"ticket {ticket} was requested twice")
         if forced:
             self._holding[ticket] = True
+            self.granted += 1
             return
         self._arrivals += 1
         self._push((priority, self._arrivals, ticket))
@@ -49,11 +54,12 @@ class SlotLedger:
             self._push((priority, entry[1], ticket))
             self._compact()
 
-    def release(self, ticket: int) -> bool:
-        """Take the ticket out, whether it waits, holds or is unknown; True if it held a slot."""
+    def release(self, ticket: int) -> None:
+        """Take the ticket out, whether it waits, holds or is unknown."""
         if self._waiting.pop(ticket, None) is not None:
             self._compact()
-        return self._holding.pop(ticket, None) is not None
+        elif self._holding.pop(ticket, None) is not None:
+            self.released += 1
 
     def resize(self, capacity: int) -> None:
         """Set the number of slots. Fewer than are held: the surplus drains."""
@@ -69,6 +75,8 @@ class SlotLedger:
             if self._waiting.get(ticket) is entry:
                 del self._waiting[ticket]
                 self._holding[ticket] = False
+                self.granted += 1
+                self._compact()
                 return ticket
         return None
 
@@ -107,6 +115,7 @@ class SlotLedger:
         Args:
             held_before: tickets that held a slot before the capacity was lowered, if it was.
         """
+        assert self.granted - self.released == len(self._holding), "a slot was lost"
         unforced = sum(not forced for forced in self._holding.values())
         assert unforced <= max(self.capacity, held_before), "more tickets hold than there are slots"
         assert not self._waiting.keys() & self._holding.keys(), "a ticket both waits and holds"

@@ -133,9 +133,9 @@ def as_policy(policy: str | Policy) -> Policy:
         except KeyError:
             known = ", ".join(POLICIES)
             raise ConfigurationError(f"unknown policy {policy!r}; choose one of: {known}") from None
-    if not isinstance(policy, Policy):
+    if isinstance(policy, type) or not isinstance(policy, Policy):
+        what = f"the class {policy.__name__}" if isinstance(policy, type) else type(policy).__name__
         raise ConfigurationError(
-            f"policy must be a name or an object with `name` and `priority(job, profile, now)`, "
-            f"not {type(policy).__name__}"
+            f"policy must be a name or an object with `name` and `priority(job, profile, now)`, not {what}"
         )
     return policy

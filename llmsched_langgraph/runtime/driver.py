@@ -46,8 +46,6 @@ logger = logging.getLogger("llmsched_langgraph")
 class Counts:
     """Totals since the driver was made. What is true right now is derived from the ledgers instead."""
 
-    granted: int = 0
-    released: int = 0
     peak: int = 0
     over_commitments: int = 0
     jobs: int = 0
@@ -92,6 +90,7 @@ class Driver:
         self._tickets = itertools.count(1)
         self._jobs = itertools.count(1)
         self._closed = False
+        self._decider: int | None = None  # the thread that is handling the inbox
         self._faulted = False
         self._counts = Counts()
 
@@ -127,7 +126,7 @@ class Driver:
 
     def dismiss(self, ticket: int, error: Exception) -> None:
         """Wake the ticket's waiter with an error; nothing happens if it has its slot already."""
-        self._inbox.append(partial(self._send_away, (ticket,), error))
+        self._inbox.append(partial(self._send_away, ticket, error))
         self._drain()
 
     def new_ticket(self) -> int:
@@ -163,8 +162,7 @@ class Driver:
     def close(self) -> None:
         """Take no more jobs and calls. Waiting calls raise; those in a slot go on and give it back."""
         self._closed = True
-        error = SchedulerClosedError("the scheduler was closed while the call waited for a slot")
-        self._inbox.append(partial(self._send_away, None, error))
+        self._inbox.append(self._send_all_away)
         self._drain()
 
     @property
@@ -190,15 +188,20 @@ class Driver:
         # giving the lock back, so nothing that was posted meanwhile stays behind.
         while self._inbox and self._lock.acquire(blocking=False):
             outbox = _Outbox()
+            self._decider = threading.get_ident()
             try:
                 while self._inbox:
                     self._inbox.popleft()(outbox)
             finally:
+                self._decider = None
                 self._lock.release()
                 self._deliver(outbox)
 
     def _handle(self, event: Event, waiter: Waiter | None, outbox: _Outbox) -> None:
         if isinstance(event, CallRequested) and waiter is not None:
+            if self._closed:  # it was open when the call asked
+                outbox.woken.append((event.ticket, waiter, _closed_while_waiting()))
+                return
             self._waiters[event.ticket] = (event.now, waiter)
         elif isinstance(event, CallReleased):
             self._waiters.pop(event.ticket, None)
@@ -214,8 +217,6 @@ class Driver:
             self._counts.over_commitments += 1
         holding = sum(ledger.holding for ledger in self.ledgers.values())
         self._counts.peak = max(self._counts.peak, holding)
-        self._counts.granted += len(settled.granted)
-        self._counts.released += settled.returned
         self._counts.jobs += len(settled.records)
 
     def _learn(self, record: JobRecord, now: float) -> None:
@@ -226,13 +227,17 @@ class Driver:
             learned = ProfileLearned(now, self._learner.profile, applications)
             self._inbox.append(partial(self._handle, learned, None))
 
-    def _send_away(self, tickets: tuple[int, ...] | None, error: Exception, outbox: _Outbox) -> None:
-        """Wake those of the tickets that wait, or all that wait, with an error."""
-        for ticket in tuple(self._waiters) if tickets is None else tickets:
-            if ticket in self._waiters:
-                _, waiter = self._waiters[ticket]
-                self._handle(CallReleased(self._clock(), ticket, Outcome.CANCELLED), None, outbox)
-                outbox.woken.append((ticket, waiter, error))
+    def _send_all_away(self, outbox: _Outbox) -> None:
+        """Wake all that wait: the scheduler was closed. Each with its own error, as each will raise it."""
+        for ticket in tuple(self._waiters):
+            self._send_away(ticket, _closed_while_waiting(), outbox)
+
+    def _send_away(self, ticket: int, error: Exception, outbox: _Outbox) -> None:
+        """Wake the ticket's waiter with an error, if it waits."""
+        if ticket in self._waiters:
+            _, waiter = self._waiters[ticket]
+            self._handle(CallReleased(self._clock(), ticket, Outcome.CANCELLED), None, outbox)
+            outbox.woken.append((ticket, waiter, error))
 
     def _deliver(self, outbox: _Outbox) -> None:
         for ticket, waiter, error in outbox.woken:
@@ -287,7 +292,7 @@ class Driver:
 
     def story(self, *tickets: int) -> list[Event]:
         """The latest events, oldest first; only those about `tickets` if any are given."""
-        with self._looking():
+        with self.looking():
             return self._dispatcher.machine.story(*tickets)
 
     def check(self, *, held_before: int = 0) -> None:
@@ -296,16 +301,23 @@ class Driver:
         Args:
             held_before: tickets that held a slot before a capacity was lowered, if one was.
         """
-        with self._looking():
+        with self.looking():
             self._dispatcher.check(held_before=held_before)
             assert self._waiters.keys() == self._dispatcher.machine.waiting(), "wakers and tickets differ"
-            assert self._counts.granted - self._counts.released == sum(
-                ledger.holding for ledger in self.ledgers.values()
-            ), "grants less returns are not what is held"
 
     @contextmanager
-    def _looking(self) -> Iterator[None]:
-        """Hold the lock to read; what was posted meanwhile is handled right after."""
+    def looking(self) -> Iterator[None]:
+        """Hold still to be looked at; what is posted meanwhile is handled right after.
+
+        A policy may look at its own scheduler while it decides: it has stopped already.
+        """
+        if self._decider == threading.get_ident():
+            yield
+            return
         with self._lock:
             yield
         self._drain()
+
+
+def _closed_while_waiting() -> SchedulerClosedError:
+    return SchedulerClosedError("the scheduler was closed while the call waited for a slot")

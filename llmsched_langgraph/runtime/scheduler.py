@@ -5,6 +5,7 @@ Does not know LangGraph, nor how anything is decided.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -152,12 +153,7 @@ class Scheduler:
         else:
             pools = list(backends)
         self._models = _models(pools)
-        if queue_timeout_s is not None and not queue_timeout_s > 0:
-            raise ConfigurationError(
-                f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
-                f"not {queue_timeout_s!r}"
-            )
-        self._queue_timeout_s = queue_timeout_s
+        self._queue_timeout_s = _check_timeout(queue_timeout_s)
         self._driver = Driver(
             {pool.name: pool.slots for pool in pools}, as_policy(policy), profile=profile, clock=clock
         )
@@ -234,23 +230,24 @@ class Scheduler:
 
     def statistics(self) -> Statistics:
         """What is going on now, and the totals so far."""
-        counts = self._driver.counts
-        return Statistics(
-            policy=self._driver.policy.name,
-            backends=tuple(
-                BackendStatistics(name, ledger.capacity, ledger.holding, ledger.waiting)
-                for name, ledger in self._driver.ledgers.items()
-            ),
-            jobs_running=self._driver.jobs,
-            jobs_ended=counts.jobs,
-            granted=counts.granted,
-            released=counts.released,
-            peak=counts.peak,
-            over_commitments=counts.over_commitments,
-            waited_s=counts.waited_s,
-            prompt_tokens=counts.prompt_tokens,
-            output_tokens=counts.output_tokens,
-        )
+        with self._driver.looking():
+            counts, ledgers = self._driver.counts, self._driver.ledgers
+            return Statistics(
+                policy=self._driver.policy.name,
+                backends=tuple(
+                    BackendStatistics(name, ledger.capacity, ledger.holding, ledger.waiting)
+                    for name, ledger in ledgers.items()
+                ),
+                jobs_running=self._driver.jobs,
+                jobs_ended=counts.jobs,
+                granted=sum(ledger.granted for ledger in ledgers.values()),
+                released=sum(ledger.released for ledger in ledgers.values()),
+                peak=counts.peak,
+                over_commitments=counts.over_commitments,
+                waited_s=counts.waited_s,
+                prompt_tokens=counts.prompt_tokens,
+                output_tokens=counts.output_tokens,
+            )
 
     @property
     def profile(self) -> Profile:
@@ -278,6 +275,18 @@ class Scheduler:
         pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
         closed = " | closed" if self._driver.closed else ""
         return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
+
+
+def _check_timeout(timeout_s: object) -> float | None:
+    if timeout_s is None:
+        return None
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ConfigurationError(
+            f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
+            f"not {timeout_s!r}"
+        )
+    # Threads cannot be told to wait any longer than this, which is some centuries.
+    return timeout_s if timeout_s < threading.TIMEOUT_MAX else None
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:

@@ -1,0 +1,268 @@
+"""The dispatcher under every policy and random events, watched from outside: who is granted, and when."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import CallRecord, JobRecord
+from llmsched_langgraph.core.dispatcher import Dispatcher
+from llmsched_langgraph.core.events import (
+    CallReleased,
+    CallRequested,
+    CapacityChanged,
+    JobArrived,
+    JobEnded,
+    ProfileLearned,
+)
+from llmsched_langgraph.core.ledger import SlotLedger
+from llmsched_langgraph.core.machine import SchedulerMachine
+from llmsched_langgraph.core.policies import POLICIES
+from llmsched_langgraph.dag.progress import Outcome, Usage
+
+# Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
+pytestmark = pytest.mark.timeout(400)
+
+QUIET = settings(
+    deadline=None,
+    database=None,
+    max_examples=100,
+    stateful_step_count=40,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+BACKENDS = ("b", "c")
+STAGES = st.sampled_from(["plan", "act", "answer"])
+TICKETS = st.integers(0, 60)
+JOBS = st.integers(0, 4)
+WORK_S = st.floats(0.0, 9.0)
+
+
+class Adversary:
+    """Gives any number at all, no number, or an error, as its seed has it."""
+
+    name = "adversary"
+
+    def __init__(self, seed):
+        self._random = random.Random(seed)
+
+    def priority(self, job, profile, now):
+        match self._random.randrange(8):
+            case 0:
+                return self._random.choice([math.inf, -math.inf, math.nan])
+            case 1:
+                raise ValueError("adversary")
+            case 2:
+                return "not a number"
+            case 3:
+                return self._random.uniform(-1e9, 1e9)
+            case _:
+                return self._random.randrange(4)
+
+
+@dataclass
+class Watched:
+    """A policy that notes what it last said of each job's calls."""
+
+    policy: object
+    said: dict[int, float] = field(default_factory=dict)
+    faults: int = 0
+
+    @property
+    def name(self):
+        return self.policy.name
+
+    def priority(self, job, profile, now):
+        understood = 0.0  # what counts instead of an error or of what is no number
+        try:
+            priority = self.policy.priority(job, profile, now)
+            if not isinstance(priority, str) and not math.isnan(priority):
+                understood = float(priority)
+            else:
+                self.faults += 1
+        except ValueError:
+            self.faults += 1
+            raise
+        finally:
+            self.said.update(dict.fromkeys(job.progress.outstanding, understood))
+        return priority
+
+
+class WatchedLedger(SlotLedger):
+    """A ledger whose every grant is compared with the tickets' last known priorities and arrivals."""
+
+    def watch(self, policy):
+        self.policy = policy
+        self.queue: list[int] = []  # waiting tickets in the order of their arrival
+        return self
+
+    def request(self, ticket, priority, *, forced=False):
+        super().request(ticket, priority, forced=forced)
+        if not forced:
+            self.queue.append(ticket)
+
+    def release(self, ticket):
+        if ticket in self.queue:
+            self.queue.remove(ticket)
+        return super().release(ticket)
+
+    def grant(self):
+        first = min(self.queue, key=self.policy.said.__getitem__, default=None)  # the earliest of equals
+        ticket = super().grant()
+        assert ticket is None or ticket == first, f"{ticket} was granted before {first}"
+        if ticket is not None:
+            self.queue.remove(ticket)
+        return ticket
+
+
+class DispatcherMachine(RuleBasedStateMachine):
+    """Jobs and calls in any order, released in any state and again, under one policy."""
+
+    policy_name = "fcfs"
+
+    @initialize(seed=st.integers(0, 2**32), slots=st.integers(1, 3))
+    def start(self, seed, slots):
+        policy = Adversary(seed) if self.policy_name == "adversary" else POLICIES[self.policy_name]
+        self.policy = Watched(policy)
+        self.ledgers = {name: WatchedLedger(slots).watch(self.policy) for name in BACKENDS}
+        self.dispatcher = Dispatcher(SchedulerMachine(self.policy), self.ledgers)
+        self.profile = Profile()
+        self.now = 0.0
+        self.tickets: dict[int, str] = {}  # ticket -> waiting, holding or released
+        self.jobs_of: dict[int, int] = {}
+        self.forced: set[int] = set()
+        self.unforced_before = dict.fromkeys(BACKENDS, 0)
+        self.jobs: set[int] = set()  # those that run
+        self.arrived = self.direct = self.records = self.faults = 0
+        for job, application in enumerate("xyz"):
+            self.arrive(job, application)
+
+    def _handle(self, event):
+        settled = self.dispatcher.handle(event)
+        for ticket in settled.granted:
+            assert self.tickets[ticket] == "waiting"
+            self.tickets[ticket] = "holding"
+        for record in settled.records:
+            self.profile = self.profile.observe(record)
+        self.records += len(settled.records)
+        self.faults += len(settled.faults)
+        return settled
+
+    @rule(passed_s=WORK_S)
+    def pass_time(self, passed_s):
+        self.now += passed_s
+
+    @rule(job=JOBS, application=st.sampled_from(["x", "y", "z"]))
+    def arrive(self, job, application):
+        if job not in self.jobs:
+            self.jobs.add(job)
+            self.arrived += 1
+            self._handle(JobArrived(self.now, job, application))
+
+    @rule(job=JOBS, stage=STAGES, backend=st.sampled_from(BACKENDS), count=st.integers(1, 4))
+    def call(self, job, stage, backend, count, forced=False):
+        for _ in range(count):
+            ticket = len(self.tickets)
+            self.tickets[ticket] = "waiting"
+            self.jobs_of[ticket] = job
+            self.direct += job not in self.jobs
+            if forced:
+                self.forced.add(ticket)
+            settled = self._handle(CallRequested(self.now, ticket, backend, stage, job, forced))
+            assert not forced or ticket in settled.granted
+
+    @rule(job=JOBS, stage=STAGES, backend=st.sampled_from(BACKENDS))
+    def force(self, job, stage, backend):
+        """A call that cannot wait, of a job that has waiting calls if there is one."""
+        waiting = {self.jobs_of[t] for t, state in self.tickets.items() if state == "waiting"}
+        crowd = sorted(waiting & self.jobs)
+        self.call(crowd[job % len(crowd)] if crowd else job, stage, backend, 1, forced=True)
+
+    @precondition(lambda self: self.tickets)
+    @rule(choice=TICKETS, outcome=st.sampled_from(Outcome))
+    def release(self, choice, outcome):
+        ticket = choice % (len(self.tickets) + 1)  # one of them was never requested
+        before = self.tickets.get(ticket, "released")
+        settled = self._handle(CallReleased(self.now, ticket, outcome, Usage(1, 1)))
+        assert before != "released" or not settled.granted
+        if ticket in self.tickets:
+            self.tickets[ticket] = "released"
+
+    @precondition(lambda self: "holding" in self.tickets.values())
+    @rule(choice=TICKETS, passed_s=WORK_S)
+    def finish(self, choice, passed_s):
+        holding = [ticket for ticket, state in self.tickets.items() if state == "holding"]
+        self.now += passed_s
+        self.release(holding[choice % len(holding)], Outcome.FINISHED)
+
+    @rule(job=JOBS, outcome=st.sampled_from(Outcome))
+    def end(self, job, outcome):
+        self.jobs.discard(job)
+        self._handle(JobEnded(self.now, job, outcome))
+
+    @rule(backend=st.sampled_from(BACKENDS), slots=st.integers(1, 6))
+    def resize(self, backend, slots):
+        self._handle(CapacityChanged(self.now, backend, slots))
+
+    @rule(applications=st.frozensets(st.sampled_from(["x", "y", "z"])), stage=STAGES, work_s=WORK_S)
+    def learn(self, applications, stage, work_s):
+        for application in sorted(applications):
+            calls = (CallRecord(stage, 1, work_s), CallRecord(stage, 2, 1.0))
+            self.profile = self.profile.observe(JobRecord(application, calls, 0.0, work_s, True))
+        self._handle(ProfileLearned(self.now, self.profile, applications))
+
+    @invariant()
+    def sound(self):
+        """What the dispatcher says of itself, and what can be seen from outside, after every step."""
+        for name, ledger in self.ledgers.items():
+            ledger.check(held_before=self.unforced_before[name])
+            unforced = len(set(ledger.holders()) - self.forced)
+            assert unforced <= max(ledger.capacity, self.unforced_before[name])
+            self.unforced_before[name] = unforced
+            assert not (ledger.waiting and ledger.holding < ledger.capacity), (
+                "a free slot beside a waiting ticket"
+            )
+            assert list(ledger.backlog()) == sorted(ledger.queue, key=self.policy.said.__getitem__)
+        self.dispatcher.check(held_before=max(self.unforced_before.values()))
+        held = [ticket for ledger in self.ledgers.values() for ticket in ledger.holders()]
+        waiting = [ticket for ledger in self.ledgers.values() for ticket in ledger.backlog()]
+        assert sorted(held) == [t for t, state in self.tickets.items() if state == "holding"]
+        assert sorted(waiting) == [t for t, state in self.tickets.items() if state == "waiting"]
+        assert self.faults == self.policy.faults
+
+    def teardown(self):
+        """Whatever happened, releasing every ticket and ending every job leaves nothing behind."""
+        if not hasattr(self, "dispatcher"):
+            return
+        for ticket in self.tickets:
+            self._handle(CallReleased(self.now, ticket))
+        for job in list(self.jobs):
+            self.end(job, Outcome.FINISHED)
+        machine = self.dispatcher.machine
+        assert all((ledger.holding, ledger.waiting) == (0, 0) for ledger in self.ledgers.values())
+        assert (machine.jobs, machine.holding(), machine.waiting()) == (0, set(), set())
+        assert machine._tickets == {}
+        assert self.records == self.arrived + self.direct, "each job is recorded once"
+        self.dispatcher.check()
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "adversary"])
+def test_dispatcher(policy):
+    """Under this policy no sequence of events breaks an invariant or loses a ticket."""
+    machine = type("DispatcherUnder", (DispatcherMachine,), {"policy_name": policy})
+    run_state_machine_as_test(machine, settings=QUIET)

@@ -1,0 +1,185 @@
+"""The memory ledger against a model that could not be simpler: two lists, sorted anew at each grant."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from llmsched_langgraph.core.ledger import SlotLedger
+
+# Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
+pytestmark = pytest.mark.timeout(400)
+
+QUIET = settings(
+    deadline=None,
+    database=None,
+    max_examples=150,
+    stateful_step_count=50,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+PRIORITIES = st.one_of(
+    st.integers(0, 3).map(float),
+    st.floats(allow_nan=False),
+    st.sampled_from([math.inf, -math.inf, 0.0, -0.0]),
+)
+MOVES = st.lists(st.tuples(st.integers(0, 200), PRIORITIES), max_size=4)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Every operation on ledger and model alike; grants follow each change, as the ledger demands."""
+
+    def __init__(self):
+        super().__init__()
+        self.capacity = 2
+        self.ledger = SlotLedger(self.capacity)
+        self.waiting: list[list] = []  # [priority, arrival, ticket]
+        self.holding: list[tuple[int, bool]] = []  # (ticket, forced)
+        self.requested = 0
+        self.unforced_before = 0
+
+    def _ticket(self, choice):
+        """A ticket that waits, holds, was released, or never was, as the number has it."""
+        return choice % (self.requested + 2)
+
+    def _move(self, choice, priority):
+        ticket = self._ticket(choice)
+        self.ledger.reprioritise(ticket, priority)
+        for entry in self.waiting:
+            if entry[2] == ticket:
+                entry[0] = priority
+
+    def _settle(self, moves=()):
+        """Grant until nothing can be granted, moving a ticket between any two grants."""
+        moves = list(moves)
+        while True:
+            expected = None
+            if self.waiting and len(self.holding) < self.capacity:
+                first = min(self.waiting, key=lambda entry: (entry[0], entry[1]))
+                self.waiting.remove(first)
+                expected = first[2]
+                self.holding.append((expected, False))
+            assert self.ledger.grant() == expected
+            if expected is None:
+                return
+            if moves:
+                self._move(*moves.pop())
+
+    @rule(priority=PRIORITIES, moves=MOVES)
+    def request(self, priority, moves):
+        self.requested += 1
+        self.ledger.request(self.requested, priority)
+        self.waiting.append([priority, self.requested, self.requested])
+        self._settle(moves)
+
+    @rule(count=st.integers(1, 30), priority=PRIORITIES)
+    def request_many(self, count, priority):
+        for _ in range(count):
+            self.request(priority, ())
+
+    @rule(priority=PRIORITIES)
+    def force(self, priority):
+        self.requested += 1
+        self.ledger.request(self.requested, priority, forced=True)
+        self.holding.append((self.requested, True))
+        self._settle()
+
+    @rule(choice=st.integers(0, 200))
+    def request_again(self, choice):
+        ticket = self._ticket(choice)
+        known = {entry[2] for entry in self.waiting} | {holder for holder, _ in self.holding}
+        if ticket in known:
+            with pytest.raises(ValueError, match="requested twice"):
+                self.ledger.request(ticket, 0.0)
+
+    @rule(moves=st.lists(st.tuples(st.integers(0, 200), PRIORITIES), min_size=1, max_size=20))
+    def move(self, moves):
+        for choice, priority in moves:
+            self._move(choice, priority)
+        self._settle()
+
+    @rule(low=st.floats(-9, 9), times=st.integers(1, 4))
+    def bury(self, low, times):
+        """Leave as many dead entries as there can be, all of them deep in the heap."""
+        for priority in (*range(1_000, 1_000 + times), low):
+            for entry in self.waiting:
+                self.ledger.reprioritise(entry[2], float(priority))
+                entry[0] = float(priority)
+        self._settle()
+
+    @rule(choice=st.integers(0, 200), moves=MOVES)
+    def release(self, choice, moves):
+        ticket = self._ticket(choice)
+        held = any(holder == ticket for holder, _ in self.holding)
+        before = self.ledger.released
+        self.ledger.release(ticket)
+        assert self.ledger.released - before == held
+        self.holding = [holder for holder in self.holding if holder[0] != ticket]
+        self.waiting = [entry for entry in self.waiting if entry[2] != ticket]
+        self._settle(moves)
+
+    @rule(count=st.integers(1, 30))
+    def release_holders(self, count):
+        for ticket, _ in self.holding[:count]:
+            self.release(ticket, ())
+
+    @rule(capacity=st.integers(1, 40), moves=MOVES)
+    def resize(self, capacity, moves):
+        self.capacity = capacity
+        self.ledger.resize(capacity)
+        self._settle(moves)
+
+    @invariant()
+    def sound(self):
+        """The ledger agrees with the model, and the invariants hold of both."""
+        self.ledger.check(held_before=self.unforced_before)
+        unforced = sum(not forced for _, forced in self.holding)
+        assert unforced <= max(self.capacity, self.unforced_before)
+        self.unforced_before = unforced
+        assert list(self.ledger.holders()) == [ticket for ticket, _ in self.holding]
+        assert list(self.ledger.backlog()) == [entry[2] for entry in sorted(self.waiting)]
+        assert (self.ledger.holding, self.ledger.waiting) == (len(self.holding), len(self.waiting))
+
+    def teardown(self):
+        """Every ticket ends released, whatever happened to it before."""
+        for ticket in range(self.requested + 2):
+            self.release(ticket, ())
+        assert (self.ledger.holding, self.ledger.waiting) == (0, 0)
+        self.ledger.check()
+
+
+LedgerMachine.TestCase.settings = QUIET
+TestLedger = LedgerMachine.TestCase
+
+
+@pytest.mark.parametrize("waiting", [1, 7, 100])
+def test_memory_is_bounded_under_endless_reprioritisation(waiting):
+    """However often tickets are moved, the ledger keeps at most about two entries for each."""
+    ledger = SlotLedger(1)
+    ledger.request(-1, 0.0)
+    ledger.grant()
+    for ticket in range(waiting):
+        ledger.request(ticket, 0.0)
+    for step in range(20_000):
+        ledger.reprioritise(step % waiting, float(-step if step % 3 else step))
+        assert len(ledger._heap) <= 2 * waiting + 17
+    ledger.check()
+
+
+def test_memory_is_bounded_while_calls_come_and_go():
+    """A ledger whose waiting tickets are moved, granted and cancelled for ever does not grow."""
+    ledger = SlotLedger(1)
+    for step in range(20_000):
+        ledger.request(step, float(step % 7))
+        ledger.reprioritise(step - 1, float(step % 5))
+        ledger.release(step - 20 if step % 2 else step - 10)
+        while ledger.grant() is not None:
+            pass
+        ledger.check()
+        assert len(ledger._heap) <= 2 * 20 + 17
+        assert len(ledger._waiting) + len(ledger._holding) <= 21

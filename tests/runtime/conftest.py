@@ -1,0 +1,112 @@
+"""What the runtime tests share: schedulers that are checked at the end, threads that are joined."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from llmsched_langgraph import Scheduler
+from llmsched_langgraph.runtime import slot as slot_module
+from llmsched_langgraph.runtime.waiter import ThreadWaiter
+
+PATIENCE_S = 20  # for what must happen; reached only by a test that fails
+
+
+class ByStage:
+    """A policy whose priority is the number that a job's latest call has as its stage."""
+
+    name = "by stage"
+
+    def priority(self, job, profile, now):
+        return float(job.progress.latest[0])
+
+
+def check_idle(scheduler):
+    """Assert that nothing is held, nobody waits, and nothing is left in the driver."""
+    now, driver = scheduler.statistics(), scheduler._driver
+    assert (now.holding, now.waiting) == (0, 0)
+    assert now.granted == now.released
+    scheduler.check()
+    assert not driver._waiters
+    assert not driver._inbox
+    assert not driver._dispatcher.machine._tickets
+
+
+@pytest.fixture
+def make_scheduler():
+    """Make schedulers; at the end each must be idle and sound."""
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(Scheduler(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    gc.collect()
+    for scheduler in made:
+        check_idle(scheduler)
+
+
+@pytest.fixture
+def idle():
+    """The check that every scheduler undergoes at the end, for use in between."""
+    return check_idle
+
+
+@pytest.fixture
+def by_stage():
+    return ByStage()
+
+
+@pytest.fixture
+def spawn():
+    """Run a function in a thread; the future has its result or error. All threads are joined."""
+    threads = []
+
+    def start(function, *args):
+        future = Future()
+
+        def run():
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+        return future
+
+    yield start
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "a thread hangs"
+
+
+@pytest.fixture
+def queued(monkeypatch):
+    """Counts threads that are about to block in the backlog: `queued.acquire(timeout=...)` for each."""
+    semaphore = threading.Semaphore(0)
+
+    class AnnouncedWaiter(ThreadWaiter):
+        def wait(self, timeout_s):
+            if not self._event.is_set():
+                semaphore.release()
+            return super().wait(timeout_s)
+
+    monkeypatch.setattr(slot_module, "ThreadWaiter", AnnouncedWaiter)
+    return semaphore
+
+
+@pytest.fixture
+def enqueue(spawn, queued):
+    """Run a function in a thread, and return when that thread waits in the backlog."""
+
+    def start(function, *args):
+        future = spawn(function, *args)
+        assert queued.acquire(timeout=PATIENCE_S), "the thread did not come to wait"
+        return future
+
+    return start

@@ -1,0 +1,112 @@
+"""What the unit tests share: a manual clock and a dispatcher with short verbs. Nothing here waits."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import CallRecord, JobRecord
+from llmsched_langgraph.core.dispatcher import Dispatcher, Settled
+from llmsched_langgraph.core.events import (
+    CallReleased,
+    CallRequested,
+    CapacityChanged,
+    Event,
+    JobArrived,
+    JobEnded,
+    ProfileLearned,
+)
+from llmsched_langgraph.core.ledger import SlotLedger
+from llmsched_langgraph.core.machine import SchedulerMachine
+from llmsched_langgraph.core.policies import as_policy
+from llmsched_langgraph.dag.progress import Outcome
+
+
+class Clock:
+    """A clock that stands still until it is told the time."""
+
+    def __init__(self, now=0.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+class Desk:
+    """A dispatcher with one verb for each event; it remembers what was granted, recorded and reported."""
+
+    def __init__(self, policy, *, slots=1, profile=None, backends=("b",)):
+        machine = SchedulerMachine(as_policy(policy), profile or Profile())
+        self.dispatcher = Dispatcher(machine, {name: SlotLedger(slots) for name in backends})
+        self.granted, self.records, self.faults = [], [], []
+
+    def _handle(self, event: Event) -> Settled:
+        held = sum(ledger.holding for ledger in self.dispatcher.ledgers.values())
+        settled = self.dispatcher.handle(event)
+        self.dispatcher.check(held_before=held)
+        self.granted += settled.granted
+        self.records += settled.records
+        self.faults += settled.faults
+        return settled
+
+    def arrive(self, now, job, application="app"):
+        return self._handle(JobArrived(now, job, application))
+
+    def call(self, now, ticket, job=None, stage="s", *, backend="b", forced=False):
+        return self._handle(CallRequested(now, ticket, backend, stage, job, forced))
+
+    def release(self, now, ticket, outcome=Outcome.FINISHED):
+        return self._handle(CallReleased(now, ticket, outcome))
+
+    def end(self, now, job, outcome=Outcome.FINISHED):
+        return self._handle(JobEnded(now, job, outcome))
+
+    def resize(self, now, slots, backend="b"):
+        return self._handle(CapacityChanged(now, backend, slots))
+
+    def learn(self, now, profile, *applications):
+        return self._handle(ProfileLearned(now, profile, frozenset(applications)))
+
+    def serve(self, now):
+        """Release whoever holds a slot, again and again, until nobody waits or holds."""
+        while holders := [t for ledger in self.dispatcher.ledgers.values() for t in ledger.holders()]:
+            self.release(now, holders[0])
+        return self.granted
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def desk():
+    return Desk
+
+
+@pytest.fixture
+def record():
+    """Make the record of one job from (stage, work) pairs, occurrences counted as they come."""
+
+    def make(application, *calls, complete=True):
+        seen: dict[str, int] = {}
+        done = []
+        for stage, work_s in calls:
+            seen[stage] = seen.get(stage, 0) + 1
+            done.append(CallRecord(stage, seen[stage], work_s))
+        return JobRecord(application, tuple(done), 0.0, 100.0, complete)
+
+    return make
+
+
+@pytest.fixture
+def learned(record):
+    """A profile from jobs, each an application followed by its (stage, work) pairs."""
+
+    def make(*jobs):
+        profile = Profile()
+        for application, *calls in jobs:
+            profile = profile.observe(record(application, *calls))
+        return profile
+
+    return make

@@ -1,0 +1,112 @@
+"""The dispatcher: machine and ledgers kept in step, grant by grant."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived
+from llmsched_langgraph.core.policies import NamedPolicy
+from llmsched_langgraph.dag.progress import Outcome
+
+CALLS_THEN_SLOTS = NamedPolicy(
+    "calls then slots", lambda job, profile, now: 10 * len(job.progress.outstanding) + job.progress.holding
+)
+
+
+def test_a_grant_changes_the_order_of_the_next(desk):
+    """Under `fair`, slots that come free at once are spread over the jobs, not given to the first."""
+    d = desk("fair", slots=1)
+    for job in (1, 2, 3):
+        d.arrive(0, job)
+    d.call(0, 1)
+    for ticket, job in ((2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (7, 3)):
+        d.call(0, ticket, job)
+    assert d.resize(1, 7).granted == [2, 5, 7, 3, 6, 4]
+
+
+def test_lowering_drains_and_never_revokes(desk):
+    """With fewer slots nobody loses one, and nobody gets one before enough came back."""
+    d = desk("fcfs", slots=3)
+    for ticket in range(1, 6):
+        d.call(0, ticket)
+    settled = d.resize(1, 1)
+    assert settled.granted == []
+    assert [d.release(2, ticket).granted for ticket in (1, 2, 3)] == [[], [], [4]]
+    assert d.serve(3) == [1, 2, 3, 4, 5]
+
+
+def test_a_forced_call_holds_at_once(desk):
+    """A call that cannot wait goes over the slots, is granted in the same batch and takes room."""
+    d = desk("fcfs", slots=1)
+    d.call(0, 1)
+    d.call(0, 2)
+    assert d.call(0, 3, forced=True).granted == [3]
+    assert d.release(1, 1).granted == []
+    assert d.release(1, 3).granted == [2]
+
+
+def test_a_forced_call_leaves_the_latest_priority_in_the_ledger(desk):
+    """A forced call asks and is granted in one step: what its job's waiting calls get is the later word."""
+    d = desk(CALLS_THEN_SLOTS, slots=1)
+    for job in (1, 2, 3):
+        d.arrive(0, job)
+    d.call(0, 1)
+    d.call(0, 2, 1)  # one call outstanding: 10
+    d.call(0, 3, 1, forced=True)  # two outstanding, one of them in a slot: 21, by way of 20
+    d.call(0, 4, 2)
+    d.call(0, 5, 2)  # two outstanding: 20
+    assert list(d.dispatcher.ledgers["b"].backlog()) == [4, 5, 2]
+
+
+def test_backends_do_not_take_each_others_slots(desk):
+    """Each backend has its own slots and backlog, while a job's priority is the same in both."""
+    d = desk("fair", slots=1, backends=("b", "c"))
+    d.arrive(0, 1)
+    d.arrive(0, 2)
+    d.call(0, 1, 1)
+    d.call(0, 2, backend="c")
+    d.call(0, 3, 1, backend="c")  # job 1 holds a slot of the other backend
+    d.call(0, 4, 2, backend="c")
+    assert d.release(1, 1).granted == []
+    d.call(1, 5, 1)
+    assert d.release(2, 2).granted == [4]
+    assert d.release(3, 4).granted == [3]
+
+
+def test_a_batch_is_handled_event_by_event(desk):
+    """Several events at once settle like the same events one after the other."""
+    d = desk("fcfs")
+    settled = d.dispatcher.handle(
+        JobArrived(0, 1, "app"),
+        CallRequested(0, 1, "b", "s", 1),
+        CallRequested(0, 2, "b", "s", 1),
+        CallReleased(2, 1),
+        CallReleased(2, 1),
+    )
+    assert settled.granted == [1, 2]
+    assert (settled.records, settled.faults) == ([], [])
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_a_waiting_call_outlives_its_job(desk, ends_first):
+    """A call left in the backlog by a job that ended is still served, and the job recorded after it."""
+    d = desk("fcfs")
+    d.arrive(0, 1)
+    d.call(0, 1)
+    d.call(0, 2, 1)
+    if ends_first:
+        assert d.end(1, 1).records == []
+    assert d.release(2, 1).granted == [2]
+    assert d.release(5, 2).records == ([] if not ends_first else d.records[-1:])
+    if not ends_first:
+        assert len(d.end(6, 1, Outcome.FINISHED).records) == 1
+    assert [[call.work_s for call in record.calls] for record in d.records] == [[2], [3]]
+
+
+def test_check_finds_machine_and_ledger_out_of_step(desk):
+    """The dispatcher's own check fails when a ledger was touched behind the machine's back."""
+    d = desk("fcfs", slots=2)
+    d.call(0, 1)
+    d.dispatcher.ledgers["b"].release(1)
+    with pytest.raises(AssertionError):
+        d.dispatcher.check()
