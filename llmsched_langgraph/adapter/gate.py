@@ -14,17 +14,19 @@ import functools
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import langchain_core
-from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.chat_models import BaseChatModel, SimpleChatModel
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.runnables.config import ensure_config
 
 from llmsched_langgraph.adapter.usage import Tally, usage_of_result
+from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import LLMSchedError
 from llmsched_langgraph.runtime.context import current_run, current_stage_run
-from llmsched_langgraph.runtime.slot import Slot, riding
+from llmsched_langgraph.runtime.slot import Slot, offered, riding
 from llmsched_langgraph.runtime.streams import ahold, hold
 
 _HOOKS = (
@@ -90,12 +92,15 @@ def _gate_class(cls: Any) -> None:
             continue
         if cls in _ROOTS and name in ("_generate", "_stream"):
             continue  # abstract: whoever comes through here has a hook of their own
-        gated = _gate(name, hook)
+        gated = _gate(cls, name, hook)
         setattr(gated, _GATED, True)
         setattr(cls, name, gated)
 
 
-def _gate(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+def _gate(cls: Any, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    if name.startswith("_a") and cls in (*_ROOTS, SimpleChatModel):
+        # What models inherit that are synchronous only: it runs their other hooks in threads.
+        return _gate_astream_in_threads(hook) if name == "_astream" else _gate_acall_in_thread(hook)
     if name == "_generate":
         return _gate_call(hook)
     if name == "_agenerate":
@@ -162,11 +167,52 @@ def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
     return gated
 
 
+def _gate_acall_in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            return await hook(self, *args, **kwargs)
+        await slot.aacquire()
+        try:
+            with slot.offer():
+                return await hook(self, *args, **kwargs)
+        finally:
+            slot.release(Outcome.CANCELLED)  # no thread has taken it over
+
+    return gated
+
+
+def _gate_astream_in_threads(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    @functools.wraps(hook)
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        slot = _slot(self, kwargs)
+        items = hook(self, *args, **kwargs)
+        if slot is not None:
+            await slot.aacquire()
+        try:
+            while True:
+                with nullcontext() if slot is None else slot.offer():
+                    try:
+                        item = await anext(items)
+                    except StopAsyncIteration:
+                        return
+                yield item
+        finally:
+            if slot is not None:
+                slot.release(Outcome.CANCELLED)  # no thread has taken it over
+
+    return gated
+
+
 def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
     """The slot that this request needs; None outside scheduled runs and inside another call's slot."""
     run = current_run()
     if run is None or riding():
         return None
+    slot = offered()
+    if slot is not None:
+        return slot
     return run.scheduler.slot(_model_name(model, kwargs), stage=current_stage())
 
 

@@ -28,6 +28,7 @@ from llmsched_langgraph.runtime.context import Run, current_run, inside
 from llmsched_langgraph.runtime.default import default_scheduler
 from llmsched_langgraph.runtime.scheduler import Scheduler
 from llmsched_langgraph.runtime.slot import outcome_of
+from llmsched_langgraph.runtime.threads import learn_pool
 
 G = TypeVar("G", bound="Pregel[Any, Any, Any, Any]")
 
@@ -125,7 +126,9 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         job, outcome = _Job.begin(self, scheduler, args, kwargs), Outcome.FINISHED
         run = current_run() if job is None else job.run
         assert run is not None
-        mark = inside(replace(run, loop=asyncio.get_running_loop()))
+        loop = asyncio.get_running_loop()
+        learn_pool(loop)
+        mark = inside(replace(run, loop=loop))
         try:
             while True:
                 with mark:

@@ -25,8 +25,9 @@ def default_scheduler() -> Scheduler:
         ConfigurationError: one of these variables is set to something that cannot work.
     """
     global _default
-    if _default is not None:
-        return _default
+    scheduler = _default
+    if scheduler is not None:
+        return scheduler
     with _lock:
         if _default is None:
             _default = Scheduler(_slots(), policy=_policy())

@@ -65,9 +65,10 @@ class _Outbox:
 class Driver:
     """The live driver: one dispatcher, one clock, and a waker for each waiting ticket.
 
-    Events go into an inbox, and whoever finds the lock free handles all that is there. So nobody
-    ever blocks on the lock, not an event loop and not a finaliser that the garbage collector runs
-    in the middle of another event. Waiters are woken after the lock is given back.
+    Events go into an inbox, and whoever finds the lock free handles all that is there. So nobody who
+    posts an event ever blocks on the lock, not an event loop and not a finaliser that the garbage
+    collector runs in the middle of another event; only those who look at the whole wait for a decision
+    to end. Waiters are woken after the lock is given back.
     """
 
     def __init__(
@@ -314,9 +315,15 @@ class Driver:
         if self._decider == threading.get_ident():
             yield
             return
-        with self._lock:
-            yield
-        self._drain()
+        try:
+            with self._lock:
+                self._decider = threading.get_ident()
+                try:
+                    yield
+                finally:
+                    self._decider = None
+        finally:
+            self._drain()
 
 
 def _closed_while_waiting() -> SchedulerClosedError:

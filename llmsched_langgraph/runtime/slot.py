@@ -54,14 +54,15 @@ class Slot:
         self._timeout_s = timeout_s
         self._claimed = 0  # the ticket, from the moment it is asked for
         self._since = 0.0
-        self._ticket: int | None = None  # the ticket, while it holds a slot
+        self._held: list[int] = []  # the ticket, while it holds a slot; taking it out is atomic
         self._used = False
+        self._taken_over = False  # acquired by another one, and not entered yet
         self._token: Token[Slot | None] | None = None
 
     @property
     def held(self) -> bool:
         """Whether the call is inside its slot now."""
-        return self._ticket is not None
+        return bool(self._held)
 
     # -- plain verbs, for calls that are not one block (streams) -----------------------
 
@@ -73,6 +74,9 @@ class Slot:
             CallCancelledError: the run that the call belongs to was stopped meanwhile.
             SchedulerClosedError: the scheduler is closed.
         """
+        if self._taken_over:
+            self._taken_over = False
+            return
         if self._rides():
             return
         stage = current_stage_run()
@@ -124,7 +128,7 @@ class Slot:
         except BaseException:
             self._driver.release(ticket, Outcome.CANCELLED)
             raise
-        self._ticket = ticket
+        self._held.append(ticket)
 
     def _give_up(self) -> NoReturn:
         raise self._driver.timed_out(self._claimed, self._backend, time.monotonic() - self._since)
@@ -142,9 +146,30 @@ class Slot:
 
     def release(self, outcome: Outcome = Outcome.FINISHED) -> None:
         """Give the slot back, if there is one to give back."""
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            self._driver.release(ticket, outcome, self.usage)
+        try:
+            ticket = self._held.pop()
+        except IndexError:
+            return
+        self._driver.release(ticket, outcome, self.usage)
+
+    def take_over(self) -> Slot | None:
+        """What this one holds, as a slot of whoever calls; None if it holds nothing any more.
+
+        A coroutine can be cancelled while the thread that does its work cannot be stopped. So the
+        thread takes the slot over, and holds it as long as its request is really in flight.
+        """
+        try:
+            ticket = self._held.pop()
+        except IndexError:
+            return None
+        slot = Slot(self._driver, self._backend, job=self._job, stage=self._stage, timeout_s=self._timeout_s)
+        slot._used = slot._taken_over = True
+        slot._held.append(ticket)
+        return slot
+
+    def offer(self) -> _Offer:
+        """In the block, a thread that is started may `take_over` the slot: `offered()` gives it there."""
+        return _Offer(self)
 
     def enter(self) -> Token[Slot | None]:
         """Mark the running context as being inside this slot; undo it with `leave`."""
@@ -181,6 +206,29 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+
+_offered: ContextVar[Slot | None] = ContextVar("llmsched_offered_slot", default=None)
+
+
+def offered() -> Slot | None:
+    """The slot that whoever started this thread has acquired for it, if it has not been taken over yet."""
+    slot = _offered.get()
+    return None if slot is None else slot.take_over()
+
+
+class _Offer:
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+
+    def __enter__(self) -> None:
+        self._token = _offered.set(self._slot)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            _offered.reset(self._token)
+        except ValueError:
+            pass  # a finaliser runs in another context than the one that was marked, and that one is gone
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

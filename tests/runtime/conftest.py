@@ -26,7 +26,10 @@ class ByStage:
 
 def check_idle(scheduler):
     """Assert that nothing is held, nobody waits, and nothing is left in the driver."""
-    now, driver = scheduler.statistics(), scheduler._driver
+    driver = scheduler._driver
+    assert driver._lock.acquire(timeout=PATIENCE_S), "the driver's lock was never given back"
+    driver._lock.release()
+    now = scheduler.statistics()
     assert (now.holding, now.waiting) == (0, 0)
     assert now.granted == now.released
     scheduler.check()

@@ -127,7 +127,7 @@ def test_what_is_posted_as_the_lock_is_given_back_is_not_left_behind(make_schedu
 
         def release(self):
             driver._lock = lock
-            late = threading.Thread(target=slot.release)
+            late = threading.Thread(target=slot.release, daemon=True)
             late.start()
             late.join(20)
             assert driver.ledgers["default"].holding == 1, "the lock was free"

@@ -37,7 +37,7 @@ def in_new_context(coroutine):
 
 def aside(function, *args):
     """Run a function in a thread of its own and wait for it, the loop standing still."""
-    thread = threading.Thread(target=function, args=args)
+    thread = threading.Thread(target=function, args=args, daemon=True)
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
@@ -92,7 +92,7 @@ def test_threads_and_loops_share_one_queue(make_scheduler, by_stage, enqueue):
         holder = scheduler.slot(stage="0")
         await holder.aacquire()
         tasks = await begin(take(scheduler, log, "4 this loop", "4"))
-        elsewhere = threading.Thread(target=spawn_other)
+        elsewhere = threading.Thread(target=spawn_other, daemon=True)
         elsewhere.start()
         assert await asyncio.to_thread(waiting.wait, 20)
         future = await asyncio.to_thread(enqueue, thread)

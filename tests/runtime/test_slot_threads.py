@@ -209,7 +209,7 @@ def test_release_from_many_threads_counts_once(make_scheduler, spawn):
     scheduler = make_scheduler(1)
     slot, barrier = scheduler.slot(), threading.Barrier(8)
     slot.acquire()
-    ticket = slot._ticket
+    ticket = slot._claimed
 
     def release():
         barrier.wait(20)

@@ -41,7 +41,7 @@ def test_one_for_all():
         barrier.wait(10)
         got.append(default_scheduler())
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
