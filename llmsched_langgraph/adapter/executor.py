@@ -170,6 +170,8 @@ _live: dict[int, StageRun] = {}
 
 def _stage_run(task: Any) -> StageRun:
     around = current_stage_run()
+    if around is not None and around.idle_timeout_s is not None:
+        around.heartbeat = get_runtime().heartbeat  # here, in its own context, it is its own
     timeout = getattr(task, "timeout", None)
     if timeout is None or timeout.idle_timeout is None:
         return StageRun(_path(around, task), around)

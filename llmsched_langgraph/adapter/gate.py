@@ -87,10 +87,11 @@ def _gate_tree(cls: Any) -> None:
 
 def _gate_class(cls: Any) -> None:
     for name in _HOOKS:
-        hook = cls.__dict__.get(name)
+        # Also a hook that comes from a class which is no model: whatever is found and not gated yet.
+        hook = inspect.getattr_static(cls, name, None)
         if not inspect.isfunction(hook) or hasattr(hook, _GATED):
             continue
-        if cls in _ROOTS and name in ("_generate", "_stream"):
+        if any(hook is root.__dict__.get(name) for root in _ROOTS) and not name.startswith("_a"):
             continue  # abstract: whoever comes through here has a hook of their own
         gated = _gate(cls, name, hook)
         setattr(gated, _GATED, True)

@@ -167,6 +167,7 @@ class _Job:
         thread: the thread on which it could be resumed, if it can be.
         breakpoints: whether it may stop at a node without that node saying so.
         paused: whether it was interrupted.
+        ended: whether its end was announced.
     """
 
     run: Run
@@ -174,6 +175,12 @@ class _Job:
     thread: str | None
     breakpoints: bool
     paused: bool = False
+    ended: bool = False
+
+    def __del__(self) -> None:
+        # Asynchronous generators that outlive their event loop are dropped without their `finally`.
+        if not self.ended:
+            self.end(Outcome.CANCELLED)
 
     @classmethod
     def begin(
@@ -208,6 +215,7 @@ class _Job:
 
     def end(self, outcome: Outcome) -> None:
         """The run is over, however it ended."""
+        self.ended = True
         on = self.run.scheduler
         if not self.paused or outcome is not Outcome.FINISHED:
             on.end_job(self.run, outcome)

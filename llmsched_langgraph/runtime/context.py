@@ -90,7 +90,7 @@ class StageRun:
         if around is not None and around.idle_timeout_s is not None:
             # The limit of the stage around it runs on meanwhile, and whoever beats, beats for both.
             self.idle_timeout_s = min(idle_timeout_s or around.idle_timeout_s, around.idle_timeout_s)
-            self.heartbeat = heartbeat or around.heartbeat
+            self.heartbeat = _both(heartbeat, around.heartbeat)
         self.cancelled = False
         self.waiting: set[Waiting] = set()
 
@@ -120,6 +120,17 @@ class StageRun:
         finally:
             for stage in stages:
                 stage.waiting.discard(waiting)
+
+
+def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> Callable[[], None] | None:
+    if one is None or other is None:
+        return one or other
+
+    def both() -> None:
+        one()
+        other()
+
+    return both
 
 
 _run: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)

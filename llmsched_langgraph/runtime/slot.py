@@ -16,12 +16,15 @@ from typing import NoReturn, Self
 
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import CallCancelledError
-from llmsched_langgraph.runtime.context import current_run, current_stage_run
+from llmsched_langgraph.runtime.context import StageRun, current_run, current_stage_run
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.threads import stepping_aside
 from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 
 logger = logging.getLogger("llmsched_langgraph")
+
+_TURNS_TO_CLOSE = 4
+"""Turns of an event loop in which it closes a stream that was dropped, and so gives its slot back."""
 
 _holder: ContextVar[Slot | None] = ContextVar("llmsched_slot", default=None)
 
@@ -81,38 +84,43 @@ class Slot:
             return
         stage = current_stage_run()
         with nullcontext() if stage is None else stage.wait(self):
-            waiter, forced = ThreadWaiter(), _on_event_loop()
+            waiter, forced = ThreadWaiter(), _on_event_loop() or _blocks_itself()
             with self._claim(waiter, forced=forced):
                 if not waiter.woken:
-                    run = current_run()
+                    run, beats = current_run(), _Beats(self._timeout_s, stage)
                     with stepping_aside(None if run is None else run.loop):
-                        waiter.wait(self._timeout_s) or self._give_up()
+                        while not waiter.wait(beats.next_s()):
+                            beats.beat() or self._give_up()
                 waiter.check()
 
     async def aacquire(self) -> None:
         """Await the slot. Raises what `acquire` does."""
         if self._rides():
             return
+        for _ in range(_TURNS_TO_CLOSE):
+            if not _blocks_itself():
+                break
+            await asyncio.sleep(0)
         waiter = LoopWaiter()
-        with self._claim(waiter):
-            stage = current_stage_run()
-            if stage is None or stage.heartbeat is None or stage.idle_timeout_s is None:
-                await waiter.wait(self._timeout_s) or self._give_up()
-            else:
-                await self._wait_with_heartbeat(waiter, stage.idle_timeout_s / 4, stage.heartbeat)
+        try:
+            with self._claim(waiter.waker(), forced=_blocks_itself()):
+                beats = _Beats(self._timeout_s, current_stage_run())
+                while not await waiter.wait(beats.next_s()):
+                    beats.beat() or self._give_up()
+        finally:
+            waiter.done()
 
-    async def _wait_with_heartbeat(
-        self, waiter: LoopWaiter, every_s: float, heartbeat: Callable[[], None]
-    ) -> None:
-        """Wait, telling LangGraph now and then that the stage is not idle: it cannot know of the queue."""
-        until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-        while True:
-            left_s = every_s if until is None else min(every_s, until - time.monotonic())
-            if await waiter.wait(max(left_s, 0)):
-                return
-            if until is not None and time.monotonic() >= until:
-                self._give_up()
-            heartbeat()
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """In the block a stream's consumer has the floor, while its request is still in flight."""
+        token = _paused.set((*_paused.get(), self))
+        try:
+            yield
+        finally:
+            try:
+                _paused.reset(token)
+            except ValueError:
+                pass  # closed from another context, where nothing was marked
 
     @contextmanager
     def _claim(self, waiter: Waiter, *, forced: bool = False) -> Iterator[None]:
@@ -151,6 +159,11 @@ class Slot:
         except IndexError:
             return
         self._driver.release(ticket, outcome, self.usage)
+
+    def __del__(self) -> None:
+        # Asynchronous generators that outlive their event loop are dropped without their `finally`.
+        if self._held:
+            self.release(Outcome.CANCELLED)
 
     def take_over(self) -> Slot | None:
         """What this one holds, as a slot of whoever calls; None if it holds nothing any more.
@@ -229,6 +242,47 @@ class _Offer:
             _offered.reset(self._token)
         except ValueError:
             pass  # a finaliser runs in another context than the one that was marked, and that one is gone
+
+
+class _Beats:
+    """How long to wait at a time: until the time is up, or until LangGraph wants a sign of life.
+
+    LangGraph cannot know of the queue, so a stage with an idle timeout beats while it waits.
+    """
+
+    def __init__(self, timeout_s: float | None, stage: StageRun | None) -> None:
+        self._until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._every_s: float | None = None
+        self._heartbeat: Callable[[], None] | None = None
+        if stage is not None and stage.idle_timeout_s is not None:
+            self._every_s = stage.idle_timeout_s / 4
+            self._heartbeat = stage.heartbeat
+
+    def next_s(self) -> float | None:
+        """Seconds to wait now; None for as long as it takes."""
+        if self._until is None:
+            return self._every_s
+        left_s = max(self._until - time.monotonic(), 0.0)
+        return left_s if self._every_s is None else min(left_s, self._every_s)
+
+    def beat(self) -> bool:
+        """Give the sign of life that is due; False if the time is up."""
+        if self._until is not None and time.monotonic() >= self._until:
+            return False
+        if self._heartbeat is not None:
+            self._heartbeat()
+        return True
+
+
+_paused: ContextVar[tuple[Slot, ...]] = ContextVar("llmsched_paused_slots", default=())
+
+
+def _blocks_itself() -> bool:
+    """Whether the code that asks holds a slot already, by a stream that it has stopped reading to ask.
+
+    Only reading on would free that slot, and who waits here cannot read on: it goes over the capacity.
+    """
+    return any(slot.held for slot in _paused.get())
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

@@ -42,7 +42,8 @@ def hold(slot: Slot, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
             finally:
                 slot.leave(token)
             meter.see(item)
-            yield item
+            with slot.pause():
+                yield item
     except BaseException as error:
         outcome = outcome_of(error)
         raise
@@ -72,7 +73,8 @@ async def ahold(slot: Slot, start: Callable[[], AsyncIterator[T]], meter: Meter[
             finally:
                 slot.leave(token)
             meter.see(item)
-            yield item
+            with slot.pause():
+                yield item
     except BaseException as error:
         outcome = outcome_of(error)
         raise

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -48,14 +50,32 @@ class ThreadWaiter:
 
 
 class LoopWaiter:
-    """A coroutine that awaits until it is woken, on whichever loop it runs."""
+    """A coroutine that awaits until it is woken, on whichever loop it runs.
 
-    __slots__ = ("_future", "_loop", "_thread")
+    Its loop keeps it, and nobody else should: `waker` is what others may hold. So a loop that was
+    closed under its runs takes them along when it is dropped, and the calls of theirs that hold slots
+    are found and give them back. A strong reference from here would keep them for ever.
+    """
+
+    __slots__ = ("__weakref__", "_future", "_loop", "_thread")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._future: asyncio.Future[None] = self._loop.create_future()
+        self._kept().add(self)
+
+    def _kept(self) -> set[LoopWaiter]:
+        kept: set[LoopWaiter] = self._loop.__dict__.setdefault("_llmsched_waiters", set())
+        return kept
+
+    def waker(self) -> Waiter:
+        """What wakes it, without keeping it."""
+        return _Waker(weakref.ref(self))
+
+    def done(self) -> None:
+        """Nobody waits here any more."""
+        self._kept().discard(self)
 
     def wake(self, error: Exception | None = None) -> bool:
         """See `Waiter.wake`. A loop that is closed has nobody left to wake."""
@@ -94,3 +114,13 @@ class LoopWaiter:
             return False
         self._future.result()
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Waker:
+    waiter: weakref.ref[LoopWaiter]
+
+    def wake(self, error: Exception | None = None) -> bool:
+        """See `Waiter.wake`."""
+        waiter = self.waiter()
+        return waiter is not None and waiter.wake(error)
