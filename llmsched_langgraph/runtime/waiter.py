@@ -11,6 +11,9 @@ import weakref
 from dataclasses import dataclass
 from typing import Protocol
 
+_FOR_EVER_S = 10 * 365 * 24 * 3600.0
+"""Longer than any call waits, and short enough for every event loop's timers."""
+
 
 class Waiter(Protocol):
     """Somebody who waits for a slot. `wake` may come from any thread, before or during the wait."""
@@ -52,22 +55,18 @@ class ThreadWaiter:
 class LoopWaiter:
     """A coroutine that awaits until it is woken, on whichever loop it runs.
 
-    Its loop keeps it, and nobody else should: `waker` is what others may hold. So a loop that was
-    closed under its runs takes them along when it is dropped, and the calls of theirs that hold slots
-    are found and give them back. A strong reference from here would keep them for ever.
+    Its loop keeps it, by a timer, and nobody else should: `waker` is what others may hold. A loop that
+    is closed under its runs forgets its timers, so those runs can be collected, and their calls that
+    hold slots give them back. A strong reference from elsewhere would keep them for ever.
     """
 
-    __slots__ = ("__weakref__", "_future", "_loop", "_thread")
+    __slots__ = ("__weakref__", "_future", "_keeper", "_loop", "_thread")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._future: asyncio.Future[None] = self._loop.create_future()
-        self._kept().add(self)
-
-    def _kept(self) -> set[LoopWaiter]:
-        kept: set[LoopWaiter] = self._loop.__dict__.setdefault("_llmsched_waiters", set())
-        return kept
+        self._keeper = self._loop.call_later(_FOR_EVER_S, self.done)
 
     def waker(self) -> Waiter:
         """What wakes it, without keeping it."""
@@ -75,7 +74,7 @@ class LoopWaiter:
 
     def done(self) -> None:
         """Nobody waits here any more."""
-        self._kept().discard(self)
+        self._keeper.cancel()
 
     def wake(self, error: Exception | None = None) -> bool:
         """See `Waiter.wake`. A loop that is closed has nobody left to wake."""
