@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import sys
 import threading
 import types
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -129,14 +130,16 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         loop = asyncio.get_running_loop()
         learn_pool(loop)
         mark = inside(replace(run, loop=loop))
+        coming = _owned(steps)
         try:
             while True:
                 with mark:
                     try:
-                        step = await anext(steps)
+                        step = await coming
                     except StopAsyncIteration:
                         break
                 yield step
+                coming = anext(steps)
             if job is not None and job.may_be_paused():
                 with suppress(Exception):  # the run itself ended well
                     job.paused = bool((await self.aget_state(job.config)).next)
@@ -155,6 +158,20 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
     # Drawings, traces and serialised graphs print these two; nothing of them may change.
     cls.__module__, cls.__qualname__ = base.__module__, base.__qualname__
     return cls
+
+
+def _owned(steps: AsyncIterator[Any]) -> Awaitable[Any]:
+    """The first step of a generator that nobody but its caller will close.
+
+    The event loop closes generators that are dropped. Dropped together, this one and the one around it
+    would be closed twice at the same time. Hooks are looked at when the first step is asked for.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, lambda _: None)
+    try:
+        return anext(steps)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 @dataclass(slots=True)
@@ -214,7 +231,9 @@ class _Job:
         return self.breakpoints and not self.paused and self.thread is not None
 
     def end(self, outcome: Outcome) -> None:
-        """The run is over, however it ended."""
+        """The run is over, however it ended. Only the first end counts."""
+        if self.ended:
+            return
         self.ended = True
         on = self.run.scheduler
         if not self.paused or outcome is not Outcome.FINISHED:
