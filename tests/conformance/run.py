@@ -91,15 +91,21 @@ class Comparison:
     @property
     def totals(self) -> dict[str, Any]:
         """The schedulers' totals over all processes."""
-        sums: dict[str, Any] = {"graphs": Counter(), "faults": [], "peak": 0, "over_the_limit": False}
+        sums: dict[str, Any] = {
+            "graphs": Counter(),
+            "faults": [],
+            "warnings": [],
+            "peak": 0,
+            "over_the_limit": False,
+        }
         for part in self.results.totals:
             for key, value in part.items():
                 if key == "peak":
                     sums["peak"] = max(sums["peak"], value)
                 elif key == "graphs":
                     sums["graphs"].update(value)
-                elif key == "faults":
-                    sums["faults"] += value
+                elif key in ("faults", "warnings"):
+                    sums[key] += [line for line in value if line not in sums[key]]
                 elif key != "slots":
                     sums[key] = round(value + sums.get(key, 0), 3)
             # A call that cannot wait goes ahead above the slots, and is counted.
@@ -216,6 +222,7 @@ def report(suite: Suite, bare: Results | None, compared: Sequence[Comparison]) -
             if tests:
                 lines = [f"  {test}\n      {why.splitlines()[0]}" for test, why in tests.items()]
                 parts.append("\n".join([f"{one.results.name}, {len(tests)} {title}", *lines]))
+        parts += [f"{one.results.name}, the package warns: {line}" for line in one.totals["warnings"]]
         parts += [f"{one.results.name}, PROBLEM: {problem}" for problem in one.problems]
     return "\n\n".join(parts)
 

@@ -26,6 +26,7 @@ import dataclasses
 import functools
 import gc
 import json
+import logging
 import os
 import threading
 import time
@@ -52,6 +53,7 @@ _slots = int(os.environ.get("LLMSCHED_CONFORMANCE_SLOTS") or 0)
 _busy = bool(os.environ.get("LLMSCHED_CONFORMANCE_BUSY"))
 _report = os.environ.get("LLMSCHED_CONFORMANCE_REPORT")
 _scheduler: Any = None
+_heard: Heard | None = None
 _watch: Watch | None = None
 _rivals: Rivals | None = None
 _wrapped: Counter[str] = Counter()
@@ -166,6 +168,22 @@ class _Rival(threading.Thread):
     """One thread of `Rivals`."""
 
 
+class Heard(logging.Handler):
+    """Keeps what the package warns of: say, that it does not know the insides of this LangGraph.
+
+    Attributes:
+        messages: each once, in their order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        self.messages[record.getMessage()] = None
+
+
 class Rivals:
     """Calls from outside the tests: as many threads as slots, each of which takes one again and again.
 
@@ -227,6 +245,7 @@ def totals() -> dict[str, Any]:
         "holding": now.holding,
         "waiting": now.waiting,
         "faults": [fault] if fault else [],
+        "warnings": list(_heard.messages) if _heard is not None else [],
     }
 
 
@@ -245,12 +264,14 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Wrap, in every process that runs tests."""
-    global _scheduler, _watch, _rivals
+    global _scheduler, _heard, _watch, _rivals
     runs_tests = _is_worker(config) or not getattr(config.option, "numprocesses", None)
     if _slots and runs_tests:
         from llmsched_langgraph import Scheduler, schedule
 
         _scheduler = Scheduler(_slots)
+        _heard = Heard()
+        logging.getLogger("llmsched_langgraph").addHandler(_heard)
         _watch = Watch()
         install(lambda graph: schedule(graph, _scheduler))
         _rivals = Rivals(_scheduler, _slots) if _busy else None
