@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from llmsched_langgraph.adapter.middleware import SchedulerMiddleware
     from llmsched_langgraph.adapter.openai_client import wrap_openai
     from llmsched_langgraph.belief.profile import Profile
+    from llmsched_langgraph.compiler.compile import compile_graph
     from llmsched_langgraph.core.policies import Policy
+    from llmsched_langgraph.dag.application import Application
     from llmsched_langgraph.errors import (
         ConfigurationError,
+        InvalidDataError,
         LLMSchedError,
         QueueTimeoutError,
         SchedulerClosedError,
@@ -34,8 +37,10 @@ if TYPE_CHECKING:
     from llmsched_langgraph.runtime.scheduler import Backend, Scheduler, Statistics
 
 __all__ = [
+    "Application",
     "Backend",
     "ConfigurationError",
+    "InvalidDataError",
     "LLMSchedError",
     "Policy",
     "Profile",
@@ -47,6 +52,7 @@ __all__ = [
     "UnknownModelError",
     "UnsupportedGraphError",
     "__version__",
+    "compile_graph",
     "default_scheduler",
     "reset_default_scheduler",
     "schedule",
@@ -59,9 +65,12 @@ _HOMES = {
     "adapter.middleware": ("SchedulerMiddleware",),
     "adapter.openai_client": ("wrap_openai",),
     "belief.profile": ("Profile",),
+    "compiler.compile": ("compile_graph",),
     "core.policies": ("Policy",),
+    "dag.application": ("Application",),
     "errors": (
         "ConfigurationError",
+        "InvalidDataError",
         "LLMSchedError",
         "QueueTimeoutError",
         "SchedulerClosedError",

@@ -5,6 +5,7 @@ Imports nothing, raises nothing.
     LLMSchedError
     ├── ConfigurationError      (also a ValueError)    a setting that cannot work, named with its cure
     ├── UnsupportedGraphError   (also a TypeError)     `schedule()` was given something it cannot run
+    ├── InvalidDataError        (also a ValueError)    data from a file or a store that cannot be read
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
     ├── CallCancelledError      (also a RuntimeError)  a thread waits for a slot in a run that was stopped
@@ -25,6 +26,10 @@ class ConfigurationError(LLMSchedError, ValueError):
 
 class UnsupportedGraphError(LLMSchedError, TypeError):
     """`schedule()` was given an object that is not a compiled LangGraph graph."""
+
+
+class InvalidDataError(LLMSchedError, ValueError):
+    """Data that came from outside cannot be read; the message names the field, and the file if any."""
 
 
 class UnknownModelError(LLMSchedError, LookupError):

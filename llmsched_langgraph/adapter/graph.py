@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import logging
 import sys
 import threading
 import types
@@ -17,19 +18,21 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from llmsched_langgraph.adapter import executor, gate
+from llmsched_langgraph.compiler.compile import compile_graph, not_a_graph
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.errors import ConfigurationError, UnsupportedGraphError
+from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
 from llmsched_langgraph.runtime.context import Run, current_run, inside
 from llmsched_langgraph.runtime.default import default_scheduler
 from llmsched_langgraph.runtime.scheduler import Scheduler
 from llmsched_langgraph.runtime.slot import outcome_of
 from llmsched_langgraph.runtime.threads import learn_pool
+
+logger = logging.getLogger("llmsched_langgraph")
 
 G = TypeVar("G", bound="Pregel[Any, Any, Any, Any]")
 
@@ -38,7 +41,7 @@ _SCHEDULER = "__llmsched_scheduler__"
 
 _lock = threading.Lock()
 _classes: weakref.WeakValueDictionary[tuple[type, int], type] = weakref.WeakValueDictionary()
-_applications: weakref.WeakKeyDictionary[Any, Application] = weakref.WeakKeyDictionary()
+_applications: weakref.WeakKeyDictionary[Any, dict[str, Application]] = weakref.WeakKeyDictionary()
 
 
 def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
@@ -55,9 +58,10 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
 
     Raises:
         UnsupportedGraphError: the object is no compiled graph.
+        ConfigurationError: the scheduler is none, or an author's annotation cannot be understood.
     """
     if not isinstance(graph, Pregel):
-        raise UnsupportedGraphError(_not_a_graph(graph))
+        raise UnsupportedGraphError(not_a_graph("schedule", graph))
     if scheduler is not None and not isinstance(scheduler, Scheduler):
         raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
     gate.install()
@@ -66,18 +70,10 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
     base: type = getattr(cls, _BASE, cls)
     if base is not cls and scheduler in (None, getattr(cls, _SCHEDULER)):
         return graph
+    application_of(graph)  # whatever its author wrote wrongly is said here, not in the middle of a run
     scheduled = copy.copy(graph)
     scheduled.__class__ = _scheduled_class(base, scheduler)
     return scheduled
-
-
-def _not_a_graph(graph: object) -> str:
-    if isinstance(graph, StateGraph):
-        return "schedule() needs a compiled graph: write schedule(builder.compile())"
-    return (
-        f"schedule() needs a compiled LangGraph graph (builder.compile(), create_agent(...), or an "
-        f"@entrypoint function), not {type(graph).__name__}"
-    )
 
 
 def _scheduled_class(base: type, scheduler: Scheduler | None) -> type:
@@ -255,9 +251,26 @@ def _thread(graph: Any, config: Any) -> str | None:
 
 
 def application_of(graph: Any) -> Application:
-    """The application that the graph is a run-time form of; the same for all its copies."""
-    application = _applications.get(graph)
+    """The application that the graph is a run-time form of; the same for all its copies.
+
+    Raises:
+        ConfigurationError: an author's annotation cannot be understood.
+    """
+    # Copies share their nodes. Agent Server copies a graph for each run: compiled once, it stays so.
+    known = _applications.setdefault(next(iter(graph.nodes.values())), {})
+    name = graph.get_name()
+    application = known.get(name)
     if application is None:
-        edges = getattr(getattr(graph, "builder", None), "edges", ())
-        application = _applications[graph] = Application.of(graph.get_name(), graph.nodes, edges)
+        try:
+            application = compile_graph(graph)
+        except LLMSchedError:
+            raise
+        except Exception:
+            logger.warning(
+                "graph %r could not be looked into: its runs are predicted by their nodes alone",
+                name,
+                exc_info=True,
+            )
+            application = Application.of(name, graph.nodes)
+        known[name] = application
     return application

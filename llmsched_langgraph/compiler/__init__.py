@@ -1,0 +1,1 @@
+"""From a LangGraph graph to an application, without running any of it."""

@@ -1,0 +1,1 @@
+"""What people look at: pictures and texts of values that other parts compute."""
