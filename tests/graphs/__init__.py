@@ -1,0 +1,29 @@
+"""Graphs as users write them, each with what a compiler must find in it and what its runs come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from graphs import agent_middleware, agent_structured, agents, react, teams
+from graphs.fixture import Fixture
+
+MODULES = (agents, agent_middleware, agent_structured, react, teams)
+FIXTURES: tuple[Fixture, ...] = tuple(fixture for module in MODULES for fixture in module.FIXTURES)
+BY_NAME = {fixture.name: fixture for fixture in FIXTURES}
+assert len(BY_NAME) == len(FIXTURES)
+
+
+def _marks(fixture: Fixture) -> list[Any]:
+    warning = fixture.ignored_warning
+    return [] if warning is None else [pytest.mark.filterwarnings(warning)]
+
+
+# For `pytest.mark.parametrize`: each fixture, and each of its runs.
+EACH = [pytest.param(fixture, id=fixture.name, marks=_marks(fixture)) for fixture in FIXTURES]
+EACH_RUN = [
+    pytest.param(fixture, run, id=f"{fixture.name}-{run.name}", marks=_marks(fixture))
+    for fixture in FIXTURES
+    for run in fixture.runs
+]
