@@ -6,10 +6,34 @@ from typing import Any
 
 import pytest
 
-from graphs import agent_middleware, agent_structured, agents, react, teams
+from graphs import (
+    agent_middleware,
+    agent_structured,
+    agents,
+    circles,
+    fan_outs,
+    nested,
+    planners,
+    react,
+    teams,
+    unusual,
+    workflows,
+)
 from graphs.fixture import Fixture
 
-MODULES = (agents, agent_middleware, agent_structured, react, teams)
+MODULES = (
+    agents,
+    agent_middleware,
+    agent_structured,
+    react,
+    teams,
+    workflows,
+    fan_outs,
+    planners,
+    circles,
+    nested,
+    unusual,
+)
 FIXTURES: tuple[Fixture, ...] = tuple(fixture for module in MODULES for fixture in module.FIXTURES)
 BY_NAME = {fixture.name: fixture for fixture in FIXTURES}
 assert len(BY_NAME) == len(FIXTURES)

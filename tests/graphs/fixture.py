@@ -60,6 +60,9 @@ class Fixture:
         planned: for each dynamic node the path of the node whose model call plans it, or None.
         calls_llm: dynamic nodes that call a model themselves.
         loops: the strongly connected nodes of each graph and subgraph by itself, containers included.
+        tasks: names of what runs only because a function asks for it, with the node of that function; no
+            compiler can know them, and that node stands for them. LangGraph streams such a task as a
+            neighbour of the node and runs it in a namespace inside the node.
         ignored_warning: what building it warns of, as a filter of pytest.
     """
 
@@ -71,12 +74,17 @@ class Fixture:
     planned: Mapping[str, str | None] = field(default_factory=dict)
     calls_llm: frozenset[str] = frozenset()
     loops: frozenset[frozenset[str]] = frozenset()
+    tasks: Mapping[str, str] = field(default_factory=dict)
     ignored_warning: str | None = None
 
     def __post_init__(self) -> None:
         dynamic = {path for path, kind in self.kinds.items() if kind == "dynamic"}
         assert dynamic == set(self.planned), f"{self.name}: who plans {dynamic ^ set(self.planned)}?"
         assert dynamic >= self.calls_llm, f"{self.name}: not dynamic: {self.calls_llm - dynamic}"
+
+    def stage(self, path: str) -> str:
+        """The node that stands for what ran at this path."""
+        return self.tasks.get(path.rpartition("/")[2], path)
 
     @property
     def callers(self) -> frozenset[str]:

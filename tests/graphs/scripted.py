@@ -103,6 +103,9 @@ class ScriptedModel(BaseChatModel):
             await asyncio.sleep(0)
         return self._answer(messages, kwargs)
 
+    def get_num_tokens(self, text: str) -> int:
+        return len(text.split())
+
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any) -> Any:
         given = [convert_to_openai_tool(tool) for tool in tools]
         return self.bind(tools=given, tool_choice=tool_choice, **kwargs)

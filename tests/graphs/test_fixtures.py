@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def test_run_in_a_thread(fixture, run):
     with CALLS.recorded() as callers:
         assert fixture.outcome(play(graph, run)) == run.outcome
     assert len(callers) == run.calls
-    assert fixture.callers.issuperset(callers)
+    assert fixture.callers.issuperset(map(fixture.stage, callers))
 
 
 @each_run
@@ -60,7 +61,7 @@ def test_run_on_a_loop(fixture, run):
     with CALLS.recorded() as callers:
         assert fixture.outcome(asyncio.run(aplay(graph, run))) == run.outcome
     assert len(callers) == run.calls
-    assert fixture.callers.issuperset(callers)
+    assert fixture.callers.issuperset(map(fixture.stage, callers))
 
 
 @each
@@ -69,6 +70,8 @@ def test_runs_at_once(fixture):
     graph = fixture.build()
 
     async def main() -> list[Any]:
+        # Functions that wait for their tasks keep their threads, and the usual pool has only a few.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64))
         return await asyncio.gather(*(aplay(graph, run) for run in fixture.runs * 3))
 
     assert [fixture.outcome(output) for output in asyncio.run(main())] == [
@@ -86,8 +89,8 @@ def test_what_is_written_is_what_happens(fixture):
             visited = visits(graph, run)
             assert {path: visited[path] for path in run.visits} == run.visits, run.name
             seen |= visited
-    assert set(seen) == set(fixture.kinds) | containers(fixture)
-    assert set(callers) == fixture.callers
+    assert set(map(fixture.stage, seen)) == set(fixture.kinds) | containers(fixture)
+    assert set(map(fixture.stage, callers)) == fixture.callers
     for loop in fixture.loops:
         assert max(seen[path] for path in loop) > 1, f"nothing goes round in {set(loop)}"
     assert all(planner is None or planner in fixture.callers for planner in fixture.planned.values())
