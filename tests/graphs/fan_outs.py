@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Send
+from langgraph.types import Command, Send
 from pydantic import BaseModel
 
 from graphs.fixture import Fixture, Run, loops
@@ -323,4 +323,72 @@ REVIEWS = Fixture(
     planned={"review": "choose"},
 )
 
-FIXTURES = (ORCHESTRATOR, MAP_REDUCE, DIGEST, REVIEWS)
+# -- a command that sends: plan and dispatch in one node -----------------------------------
+
+
+class Tour(TypedDict, total=False):
+    country: str
+    sights: Annotated[list[str], operator.add]
+    guide: str
+
+
+def build_tour() -> Any:
+    llm = ScriptedModel(
+        script={
+            ("Cities of", "Malta"): "Valletta",
+            ("Cities of", "Italy"): "Rome, Milan, Turin",
+            ("Cities of", "Atlantis"): "none",
+            **{
+                ("Sight", city): f"the cathedral of {city}" for city in ("Valletta", "Rome", "Milan", "Turin")
+            },
+        }
+    )
+
+    def ask(prompt: str) -> str:
+        return llm.invoke(prompt).text
+
+    def tour(state: Tour) -> Command[Literal["visit", "stay"]]:
+        cities = ask(f"Cities of {state['country']}")
+        if cities == "none":
+            return Command(goto="stay")
+        return Command(goto=[Send("visit", {"city": city}) for city in cities.split(", ")])
+
+    def visit(task: dict[str, str]) -> Tour:
+        return {"sights": [ask(f"Sight in {task['city']}")]}
+
+    def stay(state: Tour) -> Tour:
+        return {"sights": ["home"]}
+
+    def print_guide(state: Tour) -> Tour:
+        return {"guide": ", ".join(state["sights"])}
+
+    builder = StateGraph(Tour)
+    for node in (tour, visit, stay, print_guide):
+        builder.add_node(node)
+    builder.add_edge(START, "tour")
+    builder.add_edge("visit", "print_guide")
+    builder.add_edge("stay", "print_guide")
+    return builder.compile()
+
+
+TOUR = Fixture(
+    name="command_send",
+    build=build_tour,
+    runs=(
+        Run("nowhere", {"country": "Atlantis"}, "home", calls=1, visits={"visit": 0, "stay": 1}),
+        Run("one city", {"country": "Malta"}, "the cathedral of Valletta", calls=2, visits={"visit": 1}),
+        Run(
+            "three cities",
+            {"country": "Italy"},
+            "the cathedral of Rome, the cathedral of Milan, the cathedral of Turin",
+            calls=4,
+            visits={"visit": 3, "print_guide": 1},
+        ),
+    ),
+    kinds={"tour": "llm", "visit": "dynamic", "stay": "dynamic", "print_guide": "regular"},
+    outcome=lambda output: output["guide"],
+    planned={"visit": "tour", "stay": "tour"},
+    calls_llm=frozenset({"visit"}),
+)
+
+FIXTURES = (ORCHESTRATOR, MAP_REDUCE, DIGEST, REVIEWS, TOUR)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
+from langchain.agents import create_agent
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 from pydantic import BaseModel
 
 from graphs.fixture import Fixture, Run, asked, last_text, loops
-from graphs.scripted import ScriptedModel
+from graphs.scripted import ScriptedModel, uses
 
 # -- teams: commands of models, and one that a subgraph gives to its parent ----------------
 
@@ -224,4 +225,71 @@ UNDECLARED = Fixture(
     loops=loops({"prove_all/think", "prove_all/verify"}),
 )
 
-FIXTURES = (TEAMS, UNDECLARED)
+# -- three deep, and the innermost is an agent ---------------------------------------------
+
+
+class Claim(MessagesState):
+    paid: str
+
+
+def look_up_policy(number: int) -> str:
+    """Look up a policy."""
+    return f"policy {number} {'covers' if number % 2 else 'excludes'} floods"
+
+
+clerk = ScriptedModel(
+    script={
+        ("Decide", "policy 1"): uses("look_up_policy", number=1),
+        ("Decide", "policy 2"): uses("look_up_policy", number=2),
+        ("Decide", "policies 1 to 2"): [uses("look_up_policy", number=n) for n in (1, 2)],
+        ("Decide", "excludes floods"): "Refuse.",
+        ("Decide", "covers floods"): "Pay.",
+        ("Letter", "Pay."): "Dear friend",
+        ("Letter", "Refuse."): "Dear sir",
+    }
+)
+
+
+def build_three_deep() -> Any:
+    desk = create_agent(clerk, [look_up_policy], system_prompt="Decide.", name="desk")
+
+    def stamp(state: Claim) -> Claim:
+        return {"paid": str(state["messages"][-1].text == "Pay.")}
+
+    division = StateGraph(Claim)
+    division.add_node("desk", desk)
+    division.add_node(stamp)
+    division.add_edge(START, "desk")
+    division.add_edge("desk", "stamp")
+
+    def letter(state: Claim) -> dict[str, Any]:
+        return {"messages": [clerk.invoke(f"Letter: {state['messages'][-1].text}")]}
+
+    company = StateGraph(Claim)
+    company.add_node("division", division.compile())
+    company.add_node(letter)
+    company.add_edge(START, "division")
+    company.add_conditional_edges("division", lambda state: state["paid"], {"True": "letter", "False": END})
+    return company.compile()
+
+
+THREE_DEEP = Fixture(
+    name="three_deep",
+    build=build_three_deep,
+    runs=(
+        Run("paid", asked("policy 1"), "Dear friend", calls=3, visits={"letter": 1}),
+        Run("refused", asked("policy 2"), "Refuse.", calls=2, visits={"letter": 0, "division/stamp": 1}),
+        Run("two policies", asked("policies 1 to 2"), "Dear friend", 3, visits={"division/desk/tools": 2}),
+    ),
+    kinds={
+        "division/desk/model": "llm",
+        "division/desk/tools": "dynamic",
+        "division/stamp": "regular",
+        "letter": "llm",
+    },
+    outcome=last_text,
+    planned={"division/desk/tools": "division/desk/model"},
+    loops=loops({"division/desk/model", "division/desk/tools"}),
+)
+
+FIXTURES = (TEAMS, UNDECLARED, THREE_DEEP)
