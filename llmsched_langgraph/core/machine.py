@@ -34,7 +34,7 @@ from llmsched_langgraph.core.events import (
 )
 from llmsched_langgraph.core.policies import Job, Policy
 from llmsched_langgraph.dag.application import DIRECT
-from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.dag.progress import Call, Outcome
 from llmsched_langgraph.errors import InvalidTransitionError
 
 STORY_LENGTH = 2_000
@@ -47,9 +47,12 @@ PAUSED_JOBS = 10_000
 @dataclass(slots=True)
 class _Ticket:
     job: Job
+    call: Call
     backend: str
-    priority: float
-    waiting: bool = True
+
+    @property
+    def waiting(self) -> bool:
+        return self.call.granted_s is None
 
 
 @dataclass(slots=True)
@@ -176,11 +179,11 @@ class SchedulerMachine:
         job = self._jobs.get(event.job) if event.job is not None else None
         if job is None:
             job = self._new_job(None, DIRECT.fingerprint, event.now)
-        job.progress.request(event.ticket, event.stage, event.now)
-        priority, commands = self._priority(job, event.now)
-        self._tickets[event.ticket] = _Ticket(job, event.backend, priority)
-        commands.append(RequestSlot(event.backend, event.ticket, priority, event.forced))
-        return commands + self._reprioritise(job, priority)
+        call = job.progress.request(event.ticket, event.stage, event.now)
+        commands = self._reprioritise(job, event.now)
+        self._tickets[event.ticket] = _Ticket(job, call, event.backend)
+        commands.append(RequestSlot(event.backend, event.ticket, job.priority, event.forced))
+        return commands
 
     def _slot_granted(self, event: SlotGranted) -> list[Command]:
         ticket = self._tickets.get(event.ticket)
@@ -188,8 +191,7 @@ class SchedulerMachine:
             return []  # it was released while the grant was under way, and release is final
         if not ticket.waiting:
             raise InvalidTransitionError(f"ticket {event.ticket} was granted twice")
-        ticket.waiting = False
-        ticket.job.progress.outstanding[event.ticket].granted_s = event.now
+        ticket.job.progress.start(event.ticket, event.now)
         return self._refresh(ticket.job, event.now)
 
     def _call_released(self, event: CallReleased) -> list[Command]:
@@ -213,17 +215,17 @@ class SchedulerMachine:
 
     def _refresh(self, job: Job, now: float) -> list[Command]:
         """Ask the policy again, if the job has a waiting call that its answer could move."""
-        if not any(call.granted_s is None for call in job.progress.outstanding.values()):
-            return []
-        priority, commands = self._priority(job, now)
-        return commands + self._reprioritise(job, priority)
+        return self._reprioritise(job, now) if job.progress.waiting else []
 
-    def _reprioritise(self, job: Job, priority: float) -> list[Command]:
-        commands: list[Command] = []
+    def _reprioritise(self, job: Job, now: float) -> list[Command]:
+        """Ask the policy, and move the job's waiting calls if it has changed its mind."""
+        priority, commands = self._priority(job, now)
+        if priority == job.priority:
+            return commands
+        job.priority = priority
         for number in job.progress.outstanding:
-            ticket = self._tickets[number]
-            if ticket.waiting and ticket.priority != priority:
-                ticket.priority = priority
+            ticket = self._tickets.get(number)  # None: it is being requested just now
+            if ticket is not None and ticket.waiting:
                 commands.append(Reprioritise(ticket.backend, number, priority))
         return commands
 
@@ -260,8 +262,9 @@ class SchedulerMachine:
         """Raise AssertionError unless every invariant holds."""
         for number, ticket in self._tickets.items():
             call = ticket.job.progress.outstanding.get(number)
-            assert call is not None, f"ticket {number} is not among its job's calls"
-            assert (call.granted_s is None) == ticket.waiting, f"ticket {number} both waits and holds"
+            assert call is ticket.call, f"ticket {number} is not among its job's calls"
+        for job in {ticket.job.arrival: ticket.job for ticket in self._tickets.values()}.values():
+            job.progress.check()
         for job in self._jobs.values():
             assert job.outcome is None, f"job {job.id} has ended and is still listed"
             assert job.progress.outstanding.keys() <= self._tickets.keys(), "a call has lost its ticket"

@@ -29,6 +29,7 @@ class Job:
         paused_since: when it was interrupted, if it is.
         stages: its executions of stages that are over.
         outcome: None until the job has ended.
+        priority: what the policy said last; all its waiting calls have it.
     """
 
     id: int | None
@@ -40,15 +41,14 @@ class Job:
     stages: list[StageRecord] = field(default_factory=list)
     paused_s: float = 0.0
     paused_since: float | None = None
+    priority: float = 0.0
 
     def evidence(self, now: float) -> Evidence:
         """What is known of the job at `now`."""
         outstanding = self.progress.outstanding.values()
         return Evidence(
             waiting=tuple((c.stage, c.occurrence) for c in outstanding if c.granted_s is None),
-            running=tuple(
-                ((c.stage, c.occurrence), now - c.granted_s) for c in outstanding if c.granted_s is not None
-            ),
+            running=tuple(((c.stage, c.occurrence), c.work_s(now)) for c in self.progress.running.values()),
             latest=self.progress.latest,
             received_s=self.progress.work_s(now),
         )

@@ -5,6 +5,7 @@ Does not know what is still to come (that is a belief), slots, or the order of s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -54,21 +55,24 @@ class Call:
 
 @dataclass(slots=True)
 class Progress:
-    """The evidence about one job.
+    """The evidence about one job. Everything it says is O(1), however many calls the job has.
 
     Attributes:
         outstanding: calls waiting or holding, by ticket, in the order in which they were asked for.
+        running: those of them that hold a slot, in the order in which they got it.
         finished: calls that held a slot and gave it back, in the order in which they ended.
         revealed: how many executions of each stage the runner has announced so far.
         latest: stage and occurrence of the call asked for last, or None before the first.
     """
 
     outstanding: dict[int, Call] = field(default_factory=dict)
+    running: dict[int, Call] = field(default_factory=dict)
     finished: list[Call] = field(default_factory=list)
     revealed: dict[str, int] = field(default_factory=dict)
     latest: tuple[str, int] | None = None
     _occurrences: dict[str, int] = field(default_factory=dict)
     _finished_work_s: float = 0.0
+    _granted_sum_s: float = 0.0  # of the running calls' `granted_s`
 
     def reveal(self, stages: Iterable[str]) -> None:
         """Stages that will run next, once for each time that they are named."""
@@ -83,20 +87,42 @@ class Progress:
         self.latest = (stage, occurrence)
         return call
 
+    def start(self, ticket: int, now: float) -> Call:
+        """The call has its slot."""
+        call = self.running[ticket] = self.outstanding[ticket]
+        call.granted_s = now
+        self._granted_sum_s += now
+        return call
+
     def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
         """The call is over. One that never held a slot leaves no trace: it did no work."""
         call = self.outstanding.pop(ticket)
         call.outcome, call.usage, call.released_s = outcome, usage, now
         if call.granted_s is not None:
-            self.finished.append(call)
+            del self.running[ticket]
+            # Nothing runs: start from nought again, so that rounding errors cannot add up for ever.
+            self._granted_sum_s = self._granted_sum_s - call.granted_s if self.running else 0.0
             self._finished_work_s += call.work_s(now)
+            self.finished.append(call)
         return call
 
     @property
     def holding(self) -> int:
         """Slots that the job holds now."""
-        return sum(call.granted_s is not None for call in self.outstanding.values())
+        return len(self.running)
+
+    @property
+    def waiting(self) -> int:
+        """Calls of the job that wait for a slot now."""
+        return len(self.outstanding) - len(self.running)
 
     def work_s(self, now: float) -> float:
         """Slot-seconds that the job has received by `now`, running calls included."""
-        return self._finished_work_s + sum(call.work_s(now) for call in self.outstanding.values())
+        return self._finished_work_s + (len(self.running) * now - self._granted_sum_s)
+
+    def check(self) -> None:
+        """Raise AssertionError unless what is kept at hand agrees with the calls that it is about."""
+        running = {ticket: call for ticket, call in self.outstanding.items() if call.granted_s is not None}
+        assert self.running == running, "what runs and which calls were granted differ"
+        granted_s = sum(call.granted_s or 0.0 for call in running.values())
+        assert math.isclose(self._granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"

@@ -7,11 +7,6 @@ import pytest
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Progress, Usage
 
 
-def grant(call, now):
-    call.granted_s = now
-    return call
-
-
 def test_occurrences_are_counted_by_stage():
     """The n-th call of a stage has occurrence n, whatever other stages do in between."""
     progress = Progress()
@@ -38,7 +33,8 @@ def test_a_new_job_has_no_evidence():
 def test_finish_moves_the_call_and_keeps_what_it_used():
     """A finished call leaves the outstanding ones and keeps times, usage and outcome."""
     progress = Progress()
-    grant(progress.request(1, "a", 1.0), 2.0)
+    progress.request(1, "a", 1.0)
+    progress.start(1, 2.0)
     call = progress.finish(1, Outcome.FAILED, Usage(10, 20), 5.5)
     assert progress.outstanding == {}
     assert progress.finished == [call]
@@ -60,15 +56,41 @@ def test_a_call_that_never_held_a_slot_did_no_work():
 def test_work_sums_finished_and_running_calls():
     """Work received is that of ended calls plus that of running ones up to now; waiting ones add none."""
     progress = Progress()
-    grant(progress.request(1, "a", 0.0), 0.0)
-    grant(progress.request(2, "b", 0.0), 2.0)
-    progress.request(3, "c", 0.0)
+    for ticket, stage in enumerate("abc", 1):
+        progress.request(ticket, stage, 0.0)
+    progress.start(1, 0.0)
+    progress.start(2, 2.0)
     progress.finish(1, Outcome.FINISHED, UNKNOWN_USAGE, 4.0)
     assert progress.work_s(10.0) == 4.0 + 8.0
-    assert progress.holding == 1
+    assert (progress.holding, progress.waiting) == (1, 1)
+    progress.check()
 
 
 def test_finishing_an_unknown_ticket_is_an_error():
     """Progress itself does not forgive: the machine is who makes release idempotent."""
     with pytest.raises(KeyError):
         Progress().finish(1, Outcome.FINISHED, UNKNOWN_USAGE, 0.0)
+
+
+def test_rounding_errors_end_with_the_running_calls():
+    """The work of running calls is kept as a sum; when the last of them ends, no error is left in it."""
+    progress = Progress()
+    for ticket in range(1_000):
+        progress.request(ticket, "a", 0.1)
+        progress.start(ticket, 0.1 * ticket)
+        progress.check()
+        if ticket:
+            progress.finish(ticket - 1, Outcome.FINISHED, UNKNOWN_USAGE, 0.1 * ticket)
+    progress.finish(999, Outcome.FINISHED, UNKNOWN_USAGE, 200.0)
+    assert progress.work_s(1e6) == sum(call.work_s(1e6) for call in progress.finished)
+
+
+@pytest.mark.parametrize("spoil", ["running", "_granted_sum_s"])
+def test_check_finds_what_differs_from_the_calls(spoil):
+    """Progress's own check fails when what it keeps at hand is not what its calls say."""
+    progress = Progress()
+    progress.request(1, "a", 0.0)
+    progress.start(1, 2.0)
+    setattr(progress, spoil, {} if spoil == "running" else 3.0)
+    with pytest.raises(AssertionError):
+        progress.check()
