@@ -218,11 +218,14 @@ def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
 
 
 def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
-    # Models agree on no one attribute; `bind(model=...)` arrives as a keyword.
-    for name in (kwargs.get("model"), getattr(model, "model_name", None), getattr(model, "model", None)):
+    # Models agree on no one attribute; `bind(model=...)` arrives as a keyword. Looked for one by one:
+    # an attribute that a pydantic object has not costs more than all else that is done here.
+    name = kwargs.get("model")
+    for attribute in ("model_name", "model"):
         if isinstance(name, str):
-            return name
-    return None
+            break
+        name = getattr(model, attribute, None)
+    return name if isinstance(name, str) else None
 
 
 def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
