@@ -74,3 +74,8 @@ class JobRecord:
     def work_s(self) -> float:
         """Slot-seconds of all its calls."""
         return sum(call.work_s for call in self.calls)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether anything can be learned of it: it went to its end, and made a call."""
+        return self.complete and bool(self.calls)

@@ -214,10 +214,11 @@ class Driver:
         outbox.faults += settled.faults
         for record in settled.records:
             self._learn(record, event.now)
-        if isinstance(event, CallRequested) and event.forced:
-            self._counts.over_commitments += 1
-        holding = sum(ledger.holding for ledger in self.ledgers.values())
-        self._counts.peak = max(self._counts.peak, holding)
+        if settled.granted:
+            if isinstance(event, CallRequested) and event.forced:
+                self._counts.over_commitments += 1
+            holding = sum([ledger.holding for ledger in self._dispatcher.ledgers.values()])
+            self._counts.peak = max(self._counts.peak, holding)
         self._counts.jobs += len(settled.records)
 
     def _learn(self, record: JobRecord, now: float) -> None:
@@ -274,7 +275,8 @@ class Driver:
     @property
     def profile(self) -> Profile:
         """What has been learned so far."""
-        return self._learner.profile
+        with self.looking():
+            return self._learner.profile
 
     @property
     def jobs(self) -> int:

@@ -102,6 +102,16 @@ def test_observing_changes_nothing_that_was(jobs, job):
 
 
 @QUIET
+@given(st.lists(records(), max_size=25), st.lists(st.integers(1, 9), max_size=25))
+def test_jobs_observed_together_are_jobs_observed_one_by_one(jobs, sizes):
+    """In batches of any size a profile comes to the same figures, to the last bit."""
+    profile, rest = Profile(), jobs
+    for size in [*sizes, len(jobs)]:
+        profile, rest = profile.observe(*rest[:size]), rest[size:]
+    assert profile == observed(jobs)
+
+
+@QUIET
 @given(
     st.lists(records(), max_size=12),
     st.sampled_from("xyzw"),

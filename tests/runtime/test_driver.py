@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.runtime.context import inside
 from llmsched_langgraph.runtime.streams import hold
@@ -245,6 +245,40 @@ def test_the_machine_is_told_what_was_learned(make_scheduler):
             pass
         scheduler.end_job(run, Outcome.FINISHED)
     assert seen == [0, 1, 2]
+
+
+def test_whoever_reads_the_profile_finds_every_job_in_it(make_scheduler):
+    """Jobs are learned from in batches, but nobody can see a profile in which one is missing."""
+    scheduler = make_scheduler(1)
+    for calls in range(1, 101):
+        with scheduler.slot(stage="s"):
+            pass
+        if calls % 7 == 0:
+            assert scheduler.profile.jobs(DIRECT.fingerprint) == calls
+        assert scheduler.statistics().jobs_ended == calls
+    assert scheduler.profile.jobs(DIRECT.fingerprint) == 100
+
+
+def test_a_policy_may_read_its_schedulers_profile(make_scheduler, spawn):
+    """Also in the middle of a decision it is whole."""
+    seen = []
+
+    class Reading:
+        name = "reading"
+
+        def priority(self, job, profile, now):
+            seen.append(scheduler.profile.jobs(DIRECT.fingerprint))
+            return 0.0
+
+    scheduler = make_scheduler(1, policy=Reading())
+
+    def main():
+        for _ in range(50):
+            with scheduler.slot(stage="s"):
+                pass
+
+    spawn(main).result(20)
+    assert seen == list(range(50))
 
 
 @pytest.mark.parametrize("tickets", [(), (1,), (2, 3)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.learning import BATCH_CALLS, Learner
 
 
 def published(learner, records):
@@ -57,3 +57,19 @@ def test_the_newest_profile_is_kept_whether_published_or_not(record, learned):
     for job in jobs:
         learner.observe(record(*job))
     assert learner.profile == learned(*jobs)
+
+
+def test_a_profile_that_is_handed_on_starts_a_new_schedule(record, learned):
+    """Jobs known from elsewhere count: after the first new one, an eighth of all must come."""
+    numbers = published(Learner(learned(*[("app", ("s", 1.0))] * 80)), [record("app", ("s", 1.0))] * 30)
+    assert numbers == [1, 11, 22]
+
+
+def test_the_batch_is_bounded(record):
+    """However far the next publication is, jobs are put by up to a number of calls, and none is lost."""
+    learner = Learner(Profile())
+    for jobs in range(1, 2_001):
+        learner.observe(record(f"app {jobs % 3}", *[("s", 1.0)] * (jobs % 7)))
+        assert sum(len(put_by.calls) for put_by in learner._batch) == learner._batch_calls < BATCH_CALLS
+    assert learner.profile.job.count == sum(1 for jobs in range(1, 2_001) if jobs % 7)
+    assert learner._batch == []
