@@ -55,18 +55,23 @@ class ThreadWaiter:
 class LoopWaiter:
     """A coroutine that awaits until it is woken, on whichever loop it runs.
 
-    Its loop keeps it, by a timer, and nobody else should: `waker` is what others may hold. A loop that
-    is closed under its runs forgets its timers, so those runs can be collected, and their calls that
-    hold slots give them back. A strong reference from elsewhere would keep them for ever.
+    While it waits its loop keeps it, by a timer, and nobody else should: `waker` is what others may hold.
+    A loop that is closed under its runs forgets its timers, so those runs can be collected, and their
+    calls that hold slots give them back. A strong reference from elsewhere would keep them for ever.
+
+    Only what has to wait gets a future and a timer: most often the slot is free.
     """
 
-    __slots__ = ("__weakref__", "_future", "_keeper", "_loop", "_thread")
+    __slots__ = ("__weakref__", "_error", "_future", "_keeper", "_loop", "_thread", "_woken")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._future: asyncio.Future[None] = self._loop.create_future()
-        self._keeper = self._loop.call_later(_FOR_EVER_S, self.done)
+        self._future: asyncio.Future[None] | None = None
+        self._keeper: asyncio.TimerHandle | None = None
+        # These two change on the loop's own thread only.
+        self._woken = False
+        self._error: Exception | None = None
 
     def waker(self) -> Waiter:
         """What wakes it, without keeping it."""
@@ -74,7 +79,8 @@ class LoopWaiter:
 
     def done(self) -> None:
         """Nobody waits here any more."""
-        self._keeper.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
 
     def wake(self, error: Exception | None = None) -> bool:
         """See `Waiter.wake`. A loop that is closed has nobody left to wake."""
@@ -89,13 +95,11 @@ class LoopWaiter:
         return not self._loop.is_closed()
 
     def _settle(self, error: Exception | None) -> None:
-        if self._future.done():
+        if self._woken:
             return
-        if error is None:
+        self._woken, self._error = True, error
+        if self._future is not None and not self._future.done():
             self._future.set_result(None)
-        else:
-            self._future.set_exception(error)
-            self._future.exception()  # seen: a waiter cancelled meanwhile must not log it as lost
 
     async def wait(self, timeout_s: float | None) -> bool:
         """Await until woken; False if `timeout_s` seconds went by first.
@@ -103,16 +107,18 @@ class LoopWaiter:
         Raises:
             Exception: the one that `wake` was given.
         """
-        if timeout_s is None:
-            await self._future
-            return True
-        if not self._future.done():
-            # asyncio.wait, unlike wait_for, cannot lose a wake-up that comes with the timeout.
-            await asyncio.wait([self._future], timeout=timeout_s)
-        if not self._future.done():
-            return False
-        self._future.result()
-        return True
+        if not self._woken:
+            if self._future is None:
+                self._future = self._loop.create_future()
+                self._keeper = self._loop.call_later(_FOR_EVER_S, self.done)
+            if timeout_s is None:
+                await self._future
+            else:
+                # asyncio.wait, unlike wait_for, cannot lose a wake-up that comes with the timeout.
+                await asyncio.wait([self._future], timeout=timeout_s)
+        if self._error is not None:
+            raise self._error
+        return self._woken
 
 
 @dataclass(frozen=True, slots=True)
