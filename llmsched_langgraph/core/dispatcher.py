@@ -50,15 +50,18 @@ class Dispatcher:
         """Take the events; when it returns, no slot is free while a ticket waits for it."""
         settled = Settled()
         for event in events:
-            for touched in self._execute(self.machine.handle(event), event.now, settled):
-                self._grant(touched, event.now, settled)
+            for ledger in self._execute(self.machine.handle(event), event.now, settled):
+                # One at a time: a grant may change the priorities by which the next is chosen.
+                while (ticket := ledger.grant()) is not None:
+                    self._seat(ticket, event.now, settled)
         return settled
 
-    def _grant(self, ledger: SlotLedger, now: float, settled: Settled) -> None:
-        # One at a time: a grant may change the priorities by which the next is chosen.
-        while (ticket := ledger.grant()) is not None:
-            settled.granted.append(ticket)
-            self._execute(self.machine.handle(SlotGranted(now, ticket)), now, settled)
+    def _seat(self, ticket: int, now: float, settled: Settled) -> None:
+        """The ticket has its slot: the machine is told, and may have something to say to it."""
+        settled.granted.append(ticket)
+        commands = self.machine.handle(SlotGranted(now, ticket))
+        if commands:
+            self._execute(commands, now, settled)
 
     def _execute(self, commands: list[Command], now: float, settled: Settled) -> list[SlotLedger]:
         """Carry the commands out; the ledgers in which a grant may have become possible."""
@@ -66,28 +69,29 @@ class Dispatcher:
         forced_in: list[int] = []
         for command in commands:
             match command:
-                case RequestSlot(backend, ticket, priority, forced):
-                    ledger = self.ledgers[backend]
-                    ledger.request(ticket, priority, forced=forced)
-                    if forced:
-                        forced_in.append(ticket)
+                case RequestSlot():
+                    ledger = self.ledgers[command.backend]
+                    ledger.request(command.ticket, command.priority, forced=command.forced)
+                    if command.forced:
+                        forced_in.append(command.ticket)
                     touched.append(ledger)
-                case Reprioritise(backend, ticket, priority):
-                    self.ledgers[backend].reprioritise(ticket, priority)
-                case ReleaseSlot(backend, ticket):
-                    self.ledgers[backend].release(ticket)
-                    touched.append(self.ledgers[backend])
-                case ResizeBackend(backend, slots):
-                    self.ledgers[backend].resize(slots)
-                    touched.append(self.ledgers[backend])
-                case RecordJob(record):
-                    settled.records.append(record)
+                case Reprioritise():
+                    self.ledgers[command.backend].reprioritise(command.ticket, command.priority)
+                case ReleaseSlot():
+                    ledger = self.ledgers[command.backend]
+                    ledger.release(command.ticket)
+                    touched.append(ledger)
+                case ResizeBackend():
+                    ledger = self.ledgers[command.backend]
+                    ledger.resize(command.slots)
+                    touched.append(ledger)
+                case RecordJob():
+                    settled.records.append(command.record)
                 case ReportFault():
                     settled.faults.append(command)
         # Told to the machine only now: what it answers is newer than the commands above.
         for ticket in forced_in:
-            settled.granted.append(ticket)
-            self._execute(self.machine.handle(SlotGranted(now, ticket)), now, settled)
+            self._seat(ticket, now, settled)
         return touched
 
     def check(self, *, held_before: int = 0) -> None:

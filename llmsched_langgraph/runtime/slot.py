@@ -46,6 +46,21 @@ class Slot:
         usage: tokens of the call; set it before the end if they are known.
     """
 
+    __slots__ = (
+        "_backend",
+        "_claimed",
+        "_driver",
+        "_held",
+        "_job",
+        "_since",
+        "_stage",
+        "_taken_over",
+        "_timeout_s",
+        "_token",
+        "_used",
+        "usage",
+    )
+
     def __init__(
         self, driver: Driver, backend: str, *, job: int | None, stage: str, timeout_s: float | None
     ) -> None:
@@ -85,13 +100,18 @@ class Slot:
         stage = current_stage_run()
         with nullcontext() if stage is None else stage.wait(self):
             waiter, forced = ThreadWaiter(), _on_event_loop() or _blocks_itself()
-            with self._claim(waiter, forced=forced):
+            try:
+                self._claim(waiter, forced=forced)
                 if not waiter.woken:
                     run, beats = current_run(), _Beats(self._timeout_s, stage)
                     with stepping_aside(None if run is None else run.loop):
                         while not waiter.wait(beats.next_s()):
                             beats.beat() or self._give_up()
                 waiter.check()
+            except BaseException:
+                self._abandon()
+                raise
+            self._held.append(self._claimed)
 
     async def aacquire(self) -> None:
         """Await the slot. Raises what `acquire` does."""
@@ -103,12 +123,18 @@ class Slot:
             await asyncio.sleep(0)
         waiter = LoopWaiter()
         try:
-            with self._claim(waiter.waker(), forced=_blocks_itself()):
+            self._claim(waiter.waker(), forced=_blocks_itself())
+            if not waiter.woken:
                 beats = _Beats(self._timeout_s, current_stage_run())
                 while not await waiter.wait(beats.next_s()):
                     beats.beat() or self._give_up()
+            waiter.check()
+        except BaseException:
+            self._abandon()
+            raise
         finally:
             waiter.done()
+        self._held.append(self._claimed)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -122,21 +148,18 @@ class Slot:
             except ValueError:
                 pass  # closed from another context, where nothing was marked
 
-    @contextmanager
-    def _claim(self, waiter: Waiter, *, forced: bool = False) -> Iterator[None]:
-        """Ask for the slot; wait for it in the block. Whatever goes wrong there, nothing is left behind."""
-        # The ticket has its name first: it can be released even if an interrupt hits the request.
-        ticket = self._claimed = self._driver.new_ticket()
+    def _claim(self, waiter: Waiter, *, forced: bool) -> None:
+        """Ask for the slot; `waiter` is woken when it is there."""
+        # The ticket has its name first: it can be abandoned even if an interrupt hits the request.
+        self._claimed = self._driver.new_ticket()
         self._since = time.monotonic()
-        try:
-            self._driver.request(
-                ticket, waiter, self._backend, job=self._job, stage=self._stage, forced=forced
-            )
-            yield
-        except BaseException:
-            self._driver.release(ticket, Outcome.CANCELLED)
-            raise
-        self._held.append(ticket)
+        self._driver.request(
+            self._claimed, waiter, self._backend, job=self._job, stage=self._stage, forced=forced
+        )
+
+    def _abandon(self) -> None:
+        """Nobody wants the slot any more; if it is there already, it goes back."""
+        self._driver.release(self._claimed, Outcome.CANCELLED)
 
     def _give_up(self) -> NoReturn:
         raise self._driver.timed_out(self._claimed, self._backend, time.monotonic() - self._since)
@@ -282,7 +305,8 @@ def _blocks_itself() -> bool:
 
     Only reading on would free that slot, and who waits here cannot read on: it goes over the capacity.
     """
-    return any(slot.held for slot in _paused.get())
+    paused = _paused.get()
+    return bool(paused) and any(slot.held for slot in paused)
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

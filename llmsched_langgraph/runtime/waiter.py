@@ -101,12 +101,13 @@ class LoopWaiter:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
-    async def wait(self, timeout_s: float | None) -> bool:
-        """Await until woken; False if `timeout_s` seconds went by first.
+    @property
+    def woken(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self._woken
 
-        Raises:
-            Exception: the one that `wake` was given.
-        """
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Await until woken; False if `timeout_s` seconds went by first."""
         if not self._woken:
             if self._future is None:
                 self._future = self._loop.create_future()
@@ -116,9 +117,12 @@ class LoopWaiter:
             else:
                 # asyncio.wait, unlike wait_for, cannot lose a wake-up that comes with the timeout.
                 await asyncio.wait([self._future], timeout=timeout_s)
+        return self._woken
+
+    def check(self) -> None:
+        """Raise the error that `wake` was given, if it was given one."""
         if self._error is not None:
             raise self._error
-        return self._woken
 
 
 @dataclass(frozen=True, slots=True)

@@ -300,10 +300,12 @@ def test_a_loop_waiter_woken_before_or_during_the_wait(run, error, timeout_s):
     """A wake-up is never lost, whether it comes first or later, and it brings its error."""
 
     async def outcome(waiter):
+        woken = await waiter.wait(timeout_s)
         try:
-            return await waiter.wait(timeout_s)
+            waiter.check()
         except SchedulerClosedError as raised:
             return raised
+        return woken
 
     async def main():
         early, late = LoopWaiter(), LoopWaiter()
