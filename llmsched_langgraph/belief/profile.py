@@ -145,8 +145,8 @@ class Profile:
             return total_s
         prior_s = means.call.towards(self.call.towards(PRIOR_CALL_S))
         asked_s = 0.0
-        for at in evidence.waiting:
-            asked_s += means.work_s(at, prior_s)
+        for at, calls in evidence.waiting:
+            asked_s += calls * means.work_s(at, prior_s)
         for at, ran_s in evidence.running:
             asked_s += max(means.work_s(at, prior_s) - ran_s, 0.0)
         unaccounted_s = max(total_s - evidence.received_s - asked_s, 0.0)

@@ -16,13 +16,13 @@ class Evidence:
     """What is known of a job at one moment.
 
     Attributes:
-        waiting: its calls in the backlog.
+        waiting: its calls in the backlog: how many there are of each. Late occurrences may count as one.
         running: its calls in a slot, each with the seconds it has been there.
         latest: the call asked for last, or None before the first.
         received_s: slot-seconds that the job has received, running calls included.
     """
 
-    waiting: tuple[Occurrence, ...] = ()
+    waiting: tuple[tuple[Occurrence, int], ...] = ()
     running: tuple[tuple[Occurrence, float], ...] = ()
     latest: Occurrence | None = None
     received_s: float = 0.0

@@ -66,17 +66,15 @@ class Dispatcher:
     def _execute(self, commands: list[Command], now: float, settled: Settled) -> list[SlotLedger]:
         """Carry the commands out; the ledgers in which a grant may have become possible."""
         touched: list[SlotLedger] = []
-        forced_in: list[int] = []
+        seated: list[int] = []
         for command in commands:
             match command:
                 case RequestSlot():
                     ledger = self.ledgers[command.backend]
-                    ledger.request(command.ticket, command.priority, forced=command.forced)
-                    if command.forced:
-                        forced_in.append(command.ticket)
-                    touched.append(ledger)
+                    if ledger.request(command.ticket, command.group, command.priority, forced=command.forced):
+                        seated.append(command.ticket)
                 case Reprioritise():
-                    self.ledgers[command.backend].reprioritise(command.ticket, command.priority)
+                    self.ledgers[command.backend].reprioritise(command.group, command.priority)
                 case ReleaseSlot():
                     ledger = self.ledgers[command.backend]
                     ledger.release(command.ticket)
@@ -90,7 +88,7 @@ class Dispatcher:
                 case ReportFault():
                     settled.faults.append(command)
         # Told to the machine only now: what it answers is newer than the commands above.
-        for ticket in forced_in:
+        for ticket in seated:
             self._seat(ticket, now, settled)
         return touched
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import JobRecord, StageRecord
+from llmsched_langgraph.core.ledger import Group
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 
 
@@ -126,20 +127,24 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class RequestSlot:
-    """Put the ticket into the backlog, or straight into a slot if it is forced."""
+    """Put the ticket into the backlog, or straight into a slot if it is forced.
+
+    Tickets of one group have one priority, which is this one from now on.
+    """
 
     backend: str
     ticket: int
+    group: Group
     priority: float
     forced: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Reprioritise:
-    """The waiting ticket's priority is another one now."""
+    """The priority of the group's waiting tickets, if it has any here, is another one now."""
 
     backend: str
-    ticket: int
+    group: Group
     priority: float
 
 

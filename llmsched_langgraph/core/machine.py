@@ -179,10 +179,13 @@ class SchedulerMachine:
         job = self._jobs.get(event.job) if event.job is not None else None
         if job is None:
             job = self._new_job(None, DIRECT.fingerprint, event.now)
+        others = job.progress.waiting
         call = job.progress.request(event.ticket, event.stage, event.now)
-        commands = self._reprioritise(job, event.now)
+        commands = self._reprioritise(job, event.now, others)
         self._tickets[event.ticket] = _Ticket(job, call, event.backend)
-        commands.append(RequestSlot(event.backend, event.ticket, job.priority, event.forced))
+        if event.backend not in job.backends:
+            job.backends += (event.backend,)
+        commands.append(RequestSlot(event.backend, event.ticket, job.arrival, job.priority, event.forced))
         return commands
 
     def _slot_granted(self, event: SlotGranted) -> list[Command]:
@@ -215,18 +218,20 @@ class SchedulerMachine:
 
     def _refresh(self, job: Job, now: float) -> list[Command]:
         """Ask the policy again, if the job has a waiting call that its answer could move."""
-        return self._reprioritise(job, now) if job.progress.waiting else []
+        waiting = job.progress.waiting
+        return self._reprioritise(job, now, waiting) if waiting else []
 
-    def _reprioritise(self, job: Job, now: float) -> list[Command]:
-        """Ask the policy, and move the job's waiting calls if it has changed its mind."""
+    def _reprioritise(self, job: Job, now: float, backlog: int) -> list[Command]:
+        """Ask the policy; if its mind has changed, move the job's calls of which so many are in backlogs.
+
+        They are one group, for they have one priority.
+        """
         priority, commands = self._priority(job, now)
         if priority == job.priority:
             return commands
         job.priority = priority
-        for number in job.progress.outstanding:
-            ticket = self._tickets.get(number)  # None: it is being requested just now
-            if ticket is not None and ticket.waiting:
-                commands.append(Reprioritise(ticket.backend, number, priority))
+        if backlog:
+            commands += [Reprioritise(backend, job.arrival, priority) for backend in job.backends]
         return commands
 
     def _priority(self, job: Job, now: float) -> tuple[float, list[Command]]:

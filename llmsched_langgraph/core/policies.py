@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.profile import MAX_OCCURRENCES, Profile
 from llmsched_langgraph.belief.record import Evidence, StageRecord
 from llmsched_langgraph.dag.progress import Outcome, Progress
 from llmsched_langgraph.errors import ConfigurationError
@@ -30,24 +30,25 @@ class Job:
         stages: its executions of stages that are over.
         outcome: None until the job has ended.
         priority: what the policy said last; all its waiting calls have it.
+        backends: those that it has asked for slots.
     """
 
     id: int | None
     application: str
     arrival: int
     arrival_s: float
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = field(default_factory=lambda: Progress(told_apart=MAX_OCCURRENCES))
     outcome: Outcome | None = None
     stages: list[StageRecord] = field(default_factory=list)
     paused_s: float = 0.0
     paused_since: float | None = None
     priority: float = 0.0
+    backends: tuple[str, ...] = ()
 
     def evidence(self, now: float) -> Evidence:
         """What is known of the job at `now`."""
-        outstanding = self.progress.outstanding.values()
         return Evidence(
-            waiting=tuple((c.stage, c.occurrence) for c in outstanding if c.granted_s is None),
+            waiting=tuple(self.progress.backlog.items()),
             running=tuple(((c.stage, c.occurrence), c.work_s(now)) for c in self.progress.running.values()),
             latest=self.progress.latest,
             received_s=self.progress.work_s(now),

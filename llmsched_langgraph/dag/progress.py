@@ -6,6 +6,7 @@ Does not know what is still to come (that is a belief), slots, or the order of s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -55,17 +56,21 @@ class Call:
 
 @dataclass(slots=True)
 class Progress:
-    """The evidence about one job. Everything it says is O(1), however many calls the job has.
+    """The evidence about one job. Everything it does is O(1), however many calls the job has.
 
     Attributes:
+        told_apart: occurrences of one stage that are told apart in the backlog; all later ones are one.
         outstanding: calls waiting or holding, by ticket, in the order in which they were asked for.
+        backlog: how many of them wait, by stage and occurrence.
         running: those of them that hold a slot, in the order in which they got it.
         finished: calls that held a slot and gave it back, in the order in which they ended.
         revealed: how many executions of each stage the runner has announced so far.
         latest: stage and occurrence of the call asked for last, or None before the first.
     """
 
+    told_apart: int
     outstanding: dict[int, Call] = field(default_factory=dict)
+    backlog: dict[tuple[str, int], int] = field(default_factory=dict)
     running: dict[int, Call] = field(default_factory=dict)
     finished: list[Call] = field(default_factory=list)
     revealed: dict[str, int] = field(default_factory=dict)
@@ -85,6 +90,8 @@ class Progress:
         self._occurrences[stage] = occurrence
         call = self.outstanding[ticket] = Call(ticket, stage, occurrence, requested_s=now)
         self.latest = (stage, occurrence)
+        at = self._at(call)
+        self.backlog[at] = self.backlog.get(at, 0) + 1
         return call
 
     def start(self, ticket: int, now: float) -> Call:
@@ -92,6 +99,7 @@ class Progress:
         call = self.running[ticket] = self.outstanding[ticket]
         call.granted_s = now
         self._granted_sum_s += now
+        self._waits_no_more(call)
         return call
 
     def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
@@ -104,7 +112,20 @@ class Progress:
             self._granted_sum_s = self._granted_sum_s - call.granted_s if self.running else 0.0
             self._finished_work_s += call.work_s(now)
             self.finished.append(call)
+        else:
+            self._waits_no_more(call)
         return call
+
+    def _at(self, call: Call) -> tuple[str, int]:
+        return call.stage, min(call.occurrence, self.told_apart)
+
+    def _waits_no_more(self, call: Call) -> None:
+        at = self._at(call)
+        left = self.backlog[at] - 1
+        if left:
+            self.backlog[at] = left
+        else:
+            del self.backlog[at]
 
     @property
     def holding(self) -> int:
@@ -124,5 +145,7 @@ class Progress:
         """Raise AssertionError unless what is kept at hand agrees with the calls that it is about."""
         running = {ticket: call for ticket, call in self.outstanding.items() if call.granted_s is not None}
         assert self.running == running, "what runs and which calls were granted differ"
+        waiting = Counter(self._at(call) for call in self.outstanding.values() if call.granted_s is None)
+        assert self.backlog == waiting, "the backlog and which calls wait differ"
         granted_s = sum(call.granted_s or 0.0 for call in running.values())
         assert math.isclose(self._granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"

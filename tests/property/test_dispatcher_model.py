@@ -111,10 +111,13 @@ class WatchedLedger(SlotLedger):
         self.queue: list[int] = []  # waiting tickets in the order of their arrival
         return self
 
-    def request(self, ticket, priority, *, forced=False):
-        super().request(ticket, priority, forced=forced)
-        if not forced:
+    def request(self, ticket, group, priority, *, forced=False):
+        free = self.holding < self.capacity
+        seated = super().request(ticket, group, priority, forced=forced)
+        assert seated == (forced or (free and not self.queue)), f"{ticket} overtook, or waits beside a slot"
+        if not seated:
             self.queue.append(ticket)
+        return seated
 
     def release(self, ticket):
         if ticket in self.queue:

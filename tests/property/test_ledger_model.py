@@ -28,7 +28,8 @@ PRIORITIES = st.one_of(
     st.floats(allow_nan=False),
     st.sampled_from([math.inf, -math.inf, 0.0, -0.0]),
 )
-MOVES = st.lists(st.tuples(st.integers(0, 200), PRIORITIES), max_size=4)
+GROUPS = st.one_of(st.integers(0, 4), st.integers(0, 200))
+MOVES = st.lists(st.tuples(GROUPS, PRIORITIES), max_size=4)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -38,7 +39,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.capacity = 2
         self.ledger = SlotLedger(self.capacity)
-        self.waiting: list[list] = []  # [priority, arrival, ticket]
+        self.waiting: list[list] = []  # [priority, arrival, ticket, group]
         self.holding: list[tuple[int, bool]] = []  # (ticket, forced)
         self.requested = 0
         self.unforced_before = 0
@@ -47,15 +48,14 @@ class LedgerMachine(RuleBasedStateMachine):
         """A ticket that waits, holds, was released, or never was, as the number has it."""
         return choice % (self.requested + 2)
 
-    def _move(self, choice, priority):
-        ticket = self._ticket(choice)
-        self.ledger.reprioritise(ticket, priority)
+    def _move(self, group, priority):
+        self.ledger.reprioritise(group, priority)
         for entry in self.waiting:
-            if entry[2] == ticket:
+            if entry[3] == group:
                 entry[0] = priority
 
     def _settle(self, moves=()):
-        """Grant until nothing can be granted, moving a ticket between any two grants."""
+        """Grant until nothing can be granted, moving a group between any two grants."""
         moves = list(moves)
         while True:
             expected = None
@@ -70,22 +70,30 @@ class LedgerMachine(RuleBasedStateMachine):
             if moves:
                 self._move(*moves.pop())
 
-    @rule(priority=PRIORITIES, moves=MOVES)
-    def request(self, priority, moves):
+    @rule(group=GROUPS, priority=PRIORITIES)
+    def request(self, group, priority):
+        """A new ticket, whose priority is from now on that of its group."""
         self.requested += 1
-        self.ledger.request(self.requested, priority)
-        self.waiting.append([priority, self.requested, self.requested])
-        self._settle(moves)
+        seated = not self.waiting and len(self.holding) < self.capacity
+        assert self.ledger.request(self.requested, group, priority) == seated
+        if seated:
+            self.holding.append((self.requested, False))
+            return
+        self.waiting.append([priority, self.requested, self.requested, group])
+        for entry in self.waiting:
+            if entry[3] == group:
+                entry[0] = priority
 
-    @rule(count=st.integers(1, 30), priority=PRIORITIES)
-    def request_many(self, count, priority):
-        for _ in range(count):
-            self.request(priority, ())
+    @rule(count=st.integers(1, 30), groups=st.lists(GROUPS, min_size=1), priority=PRIORITIES)
+    def request_many(self, count, groups, priority):
+        for n in range(count):
+            self.request(groups[n % len(groups)], priority)
 
-    @rule(priority=PRIORITIES)
-    def force(self, priority):
+    @rule(group=GROUPS, priority=PRIORITIES)
+    def force(self, group, priority):
+        """A forced ticket never waits, so it says nothing of those of its group that do."""
         self.requested += 1
-        self.ledger.request(self.requested, priority, forced=True)
+        assert self.ledger.request(self.requested, group, priority, forced=True)
         self.holding.append((self.requested, True))
         self._settle()
 
@@ -95,21 +103,20 @@ class LedgerMachine(RuleBasedStateMachine):
         known = {entry[2] for entry in self.waiting} | {holder for holder, _ in self.holding}
         if ticket in known:
             with pytest.raises(ValueError, match="requested twice"):
-                self.ledger.request(ticket, 0.0)
+                self.ledger.request(ticket, 0, 0.0)
 
-    @rule(moves=st.lists(st.tuples(st.integers(0, 200), PRIORITIES), min_size=1, max_size=20))
+    @rule(moves=st.lists(st.tuples(GROUPS, PRIORITIES), min_size=1, max_size=20))
     def move(self, moves):
-        for choice, priority in moves:
-            self._move(choice, priority)
+        for group, priority in moves:
+            self._move(group, priority)
         self._settle()
 
     @rule(low=st.floats(-9, 9), times=st.integers(1, 4))
     def bury(self, low, times):
-        """Leave as many dead entries as there can be, all of them deep in the heap."""
+        """Leave as many dead keys as there can be, all of them deep in the heap."""
         for priority in (*range(1_000, 1_000 + times), low):
-            for entry in self.waiting:
-                self.ledger.reprioritise(entry[2], float(priority))
-                entry[0] = float(priority)
+            for group in {entry[3] for entry in self.waiting}:
+                self._move(group, float(priority))
         self._settle()
 
     @rule(choice=st.integers(0, 200), moves=MOVES)
@@ -157,29 +164,29 @@ LedgerMachine.TestCase.settings = QUIET
 TestLedger = LedgerMachine.TestCase
 
 
-@pytest.mark.parametrize("waiting", [1, 7, 100])
-def test_memory_is_bounded_under_endless_reprioritisation(waiting):
-    """However often tickets are moved, the ledger keeps at most about two entries for each."""
+@pytest.mark.parametrize("groups", [1, 7, 100])
+def test_memory_is_bounded_under_endless_reprioritisation(groups):
+    """However often groups are moved, the ledger keeps at most about two keys for each."""
     ledger = SlotLedger(1)
-    ledger.request(-1, 0.0)
-    ledger.grant()
-    for ticket in range(waiting):
-        ledger.request(ticket, 0.0)
+    for ticket in range(3 * groups + 1):
+        ledger.request(ticket, ticket % groups, 0.0)
     for step in range(20_000):
-        ledger.reprioritise(step % waiting, float(-step if step % 3 else step))
-        assert len(ledger._heap) <= 2 * waiting + 17
+        ledger.reprioritise(step % groups, float(-step if step % 3 else step))
+        assert len(ledger._heap) <= 2 * groups + 17
     ledger.check()
 
 
-def test_memory_is_bounded_while_calls_come_and_go():
+@pytest.mark.parametrize("groups", [1, 4, 20_000])
+def test_memory_is_bounded_while_calls_come_and_go(groups):
     """A ledger whose waiting tickets are moved, granted and cancelled for ever does not grow."""
     ledger = SlotLedger(1)
     for step in range(20_000):
-        ledger.request(step, float(step % 7))
-        ledger.reprioritise(step - 1, float(step % 5))
+        ledger.request(step, step % groups, float(step % 7))
+        ledger.reprioritise((step - 1) % groups, float(step % 5))
         ledger.release(step - 20 if step % 2 else step - 10)
         while ledger.grant() is not None:
             pass
         ledger.check()
         assert len(ledger._heap) <= 2 * 20 + 17
         assert len(ledger._waiting) + len(ledger._holding) <= 21
+        assert len(ledger._lines) <= 20

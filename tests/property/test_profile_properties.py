@@ -115,13 +115,13 @@ def test_jobs_observed_together_are_jobs_observed_one_by_one(jobs, sizes):
 @given(
     st.lists(records(), max_size=12),
     st.sampled_from("xyzw"),
-    st.lists(OCCURRENCES, max_size=4),
+    st.lists(st.tuples(OCCURRENCES, st.integers(1, 9)), max_size=4),
     st.lists(st.tuples(OCCURRENCES, WORK_S), max_size=4),
     st.floats(0.0, 1e5),
 )
 def test_remaining_work_is_a_finite_number_of_seconds(jobs, application, waiting, running, received_s):
     """Whatever the evidence, what is left is finite and, but for rounding, never less than nothing."""
-    latest = waiting[-1] if waiting else running[-1][0] if running else None
+    latest = waiting[-1][0] if waiting else running[-1][0] if running else None
     evidence = Evidence(tuple(waiting), tuple(running), latest, received_s)
     remaining_s = observed(jobs).remaining_work_s(application, evidence)
     assert np.isfinite(remaining_s)

@@ -13,9 +13,11 @@ def granted(ledger):
 
 
 def ledger_with(capacity, **priorities):
-    ledger = SlotLedger(capacity)
+    """A ledger whose slots come free when these wait already, each in a group of its own."""
+    ledger = SlotLedger(0)
     for name, priority in priorities.items():
-        ledger.request(int(name[1:]), priority)
+        assert ledger.request(int(name[1:]), name, priority) is False
+    ledger.resize(capacity)
     return ledger
 
 
@@ -40,18 +42,18 @@ def test_never_more_grants_than_slots():
 def test_reprioritise_keeps_the_arrival():
     """A ticket that comes back to its old priority is again before those that came later."""
     ledger = ledger_with(1, t1=1.0, t2=1.0)
-    ledger.reprioritise(1, 2.0)
+    ledger.reprioritise("t1", 2.0)
     assert list(ledger.backlog()) == [2, 1]
-    ledger.reprioritise(1, 1.0)
+    ledger.reprioritise("t1", 1.0)
     assert granted(ledger) == [1]
 
 
-def test_reprioritise_of_unknown_and_holding_tickets_does_nothing():
+def test_reprioritise_of_a_group_that_does_not_wait_does_nothing():
     """Only waiting tickets can be moved."""
     ledger = ledger_with(1, t1=1.0)
     granted(ledger)
-    ledger.reprioritise(1, 0.0)
-    ledger.reprioritise(99, 0.0)
+    ledger.reprioritise("t1", 0.0)
+    ledger.reprioritise("t99", 0.0)
     assert (ledger.holding, ledger.waiting) == (1, 0)
     ledger.check()
 
@@ -73,7 +75,7 @@ def test_a_ticket_is_requested_once(ticket, forced):
     ledger = ledger_with(1, t1=0.0, t2=0.0)
     granted(ledger)
     with pytest.raises(ValueError, match=f"ticket {ticket} was requested twice"):
-        ledger.request(ticket, 5.0, forced=forced)
+        ledger.request(ticket, "other", 5.0, forced=forced)
     assert (list(ledger.holders()), list(ledger.backlog())) == ([1], [2])
 
 
@@ -81,7 +83,7 @@ def test_a_released_ticket_may_come_again_with_a_new_arrival():
     """A number that was released is forgotten: asked again, it queues at the end."""
     ledger = ledger_with(0, t1=0.0, t2=0.0)
     ledger.release(1)
-    ledger.request(1, 0.0)
+    ledger.request(1, "t1", 0.0)
     ledger.resize(2)
     assert granted(ledger) == [2, 1]
 
@@ -90,8 +92,8 @@ def test_forced_tickets_hold_at_once_and_take_room():
     """A forced ticket goes over the capacity; others wait until there is room below it again."""
     ledger = ledger_with(1, t1=0.0)
     granted(ledger)
-    ledger.request(2, 0.0, forced=True)
-    ledger.request(3, 0.0)
+    assert ledger.request(2, "t2", 0.0, forced=True) is True
+    assert ledger.request(3, "t3", 0.0) is False
     assert (ledger.holding, ledger.waiting) == (2, 1)
     ledger.check()
     ledger.release(1)
@@ -131,15 +133,107 @@ def test_check_finds_too_many_holders():
         ledger.check()
 
 
-def test_grants_do_not_leave_dead_entries_behind():
-    """Dead entries that sit deep in the heap stay within the bound while the backlog is served."""
+def test_grants_do_not_leave_dead_keys_behind():
+    """Dead keys that sit deep in the heap stay within the bound while the backlog is served."""
     ledger = ledger_with(1, t0=0.0)
     granted(ledger)
     for ticket in range(1, 21):
-        ledger.request(ticket, 200.0)
+        ledger.request(ticket, ticket, 200.0)
     for priority, tickets in ((150.0, 21), (1.0, 17)):
         for ticket in range(1, tickets):
             ledger.reprioritise(ticket, priority)
     ledger.resize(9)
     assert granted(ledger) == list(range(1, 9))
     ledger.check()
+
+
+# -- a free slot ------------------------------------------------------------------------
+
+
+def test_a_free_slot_is_taken_at_once():
+    """Who finds a slot free and nobody waiting has it, and there is nothing to grant."""
+    ledger = SlotLedger(2)
+    assert [ledger.request(ticket, "g", 9.0 - ticket) for ticket in (1, 2, 3)] == [True, True, False]
+    assert granted(ledger) == []
+    assert (list(ledger.holders()), list(ledger.backlog())) == ([1, 2], [3])
+    ledger.check()
+
+
+def test_nobody_takes_a_slot_past_those_who_wait():
+    """A slot that has just come free belongs to the backlog: a new ticket stands in line by its priority."""
+    ledger = ledger_with(1, t1=0.0, t2=2.0)
+    granted(ledger)
+    ledger.release(1)
+    assert ledger.request(3, "t3", 5.0) is False
+    assert granted(ledger) == [2]
+
+
+# -- groups -----------------------------------------------------------------------------
+
+
+def test_a_group_moves_as_one():
+    """The priority of a group is that of all its tickets, and inside it they go by arrival."""
+    ledger = SlotLedger(0)
+    for ticket, group, priority in ((1, "x", 1.0), (2, "y", 2.0), (3, "x", 1.0), (4, "y", 2.0)):
+        ledger.request(ticket, group, priority)
+    assert list(ledger.backlog()) == [1, 3, 2, 4]
+    ledger.reprioritise("y", 0.0)
+    assert list(ledger.backlog()) == [2, 4, 1, 3]
+    ledger.request(5, "x", -1.0)
+    assert list(ledger.backlog()) == [1, 3, 5, 2, 4]
+    ledger.resize(5)
+    assert granted(ledger) == [1, 3, 5, 2, 4]
+
+
+def test_groups_of_equal_priority_interleave_by_arrival():
+    """Equal groups take turns as their tickets came: a group's first waiting ticket stands for it."""
+    ledger = SlotLedger(0)
+    for ticket, group in ((1, "x"), (2, "y"), (3, "x"), (4, "z"), (5, "y"), (6, "x")):
+        ledger.request(ticket, group, 7.0)
+    assert list(ledger.backlog()) == [1, 2, 3, 4, 5, 6]
+    ledger.release(1)
+    ledger.release(5)
+    ledger.reprioritise("x", 3.0)
+    ledger.reprioritise("x", 7.0)
+    ledger.resize(6)
+    assert granted(ledger) == [2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("group", [1, "job", (3, "stage"), None])
+def test_anything_hashable_is_a_group(group):
+    """Groups are only told apart, never put in order, so that jobs and stages of jobs will do alike."""
+    ledger = SlotLedger(0)
+    ledger.request(1, group, 1.0)
+    ledger.request(2, object(), 1.0)
+    for priority in (2.0, 1.0, 2.0, 1.0):  # the same key again and again, dead and alive
+        ledger.reprioritise(group, priority)
+    ledger.resize(2)
+    assert granted(ledger) == [1, 2]
+
+
+def test_a_groups_line_is_gone_with_its_last_ticket():
+    """Groups come and go; of one that does not wait nothing is kept."""
+    ledger = ledger_with(1, t1=0.0, t2=0.0)
+    granted(ledger)
+    ledger.release(2)
+    assert (ledger._lines, ledger._waiting) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda ledger: ledger._heap.clear(), "a waiting group was lost"),
+        (lambda ledger: ledger._waiting.popitem(), "a waiting ticket was lost"),
+        (lambda ledger: setattr(ledger._lines["t2"], "priority", -1.0), "not the place that is its own"),
+        (lambda ledger: ledger._lines["t2"].arrivals.update({7: 0}), "out of order"),
+        (lambda ledger: setattr(ledger, "granted", 5), "a slot was lost"),
+    ],
+)
+def test_check_finds_what_differs(spoil, message):
+    """The ledger's own check fails when one of its tables does not agree with the others."""
+    ledger = ledger_with(1, t1=0.0, t2=0.0)
+    granted(ledger)
+    ledger.check()
+    spoil(ledger)
+    with pytest.raises(AssertionError, match=message):
+        ledger.check()

@@ -114,7 +114,7 @@ def test_a_call_without_a_running_job_is_a_job_of_its_own(job):
     """It is requested like any other and recorded at its release, as a direct call."""
     m = machine()
     m.handle(JobArrived(0, 1, "app"), JobEnded(0, 1, Outcome.FINISHED))
-    assert m.handle(CallRequested(1, 5, "b", "s", job)) == [RequestSlot("b", 5, 0.0, forced=False)]
+    assert m.handle(CallRequested(1, 5, "b", "s", job)) == [RequestSlot("b", 5, 2, 0.0, forced=False)]
     assert m.jobs == 0
     m.handle(SlotGranted(2, 5))
     assert m.handle(CallReleased(4, 5, usage=Usage(7, 9))) == [
@@ -127,7 +127,7 @@ def test_direct_calls_are_jobs_apart():
     """Two calls without a job share nothing, not even when the policy looks at slots held."""
     m = machine()
     m.handle(CallRequested(0, 1, "b"), SlotGranted(0, 1))
-    assert m.handle(CallRequested(1, 2, "b")) == [RequestSlot("b", 2, 0.0, forced=False)]
+    assert m.handle(CallRequested(1, 2, "b")) == [RequestSlot("b", 2, 2, 0.0, forced=False)]
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CANCELLED])
@@ -199,17 +199,43 @@ def test_a_jobs_number_may_come_again_after_its_end():
 
 
 def test_a_jobs_waiting_calls_move_together():
-    """What changes a job's priority moves all of its waiting calls and no others."""
+    """What changes a job's priority moves all of its waiting calls, which are one group, and no others."""
     m = machine("fair")
     m.handle(JobArrived(0, 1, "app"), JobArrived(0, 2, "app"))
     for ticket, job in ((1, 1), (2, 1), (3, 2), (4, 1)):
         m.handle(CallRequested(0, ticket, "b", "s", job))
-    assert m.handle(SlotGranted(1, 1)) == [Reprioritise("b", 2, 1.0), Reprioritise("b", 4, 1.0)]
-    assert m.handle(CallReleased(2, 1)) == [
-        ReleaseSlot("b", 1),
-        Reprioritise("b", 2, 0.0),
-        Reprioritise("b", 4, 0.0),
+    assert m.handle(SlotGranted(1, 1)) == [Reprioritise("b", 1, 1.0)]
+    assert m.handle(CallReleased(2, 1)) == [ReleaseSlot("b", 1), Reprioritise("b", 1, 0.0)]
+
+
+def test_a_jobs_calls_move_on_every_backend():
+    """A job has one priority, and its calls may wait for slots of several backends."""
+    m = machine("fair")
+    m.handle(JobArrived(0, 1, "app"))
+    for ticket, backend in ((1, "b"), (2, "c"), (3, "b"), (4, "c")):
+        m.handle(CallRequested(0, ticket, backend, "s", 1))
+    assert m.handle(SlotGranted(1, 1)) == [Reprioritise("b", 1, 1.0), Reprioritise("c", 1, 1.0)]
+
+
+def test_a_call_is_requested_with_its_jobs_newest_priority():
+    """The request comes last, so that whatever the policy says of the job holds for the new call too."""
+    m = machine("plas")
+    m.handle(JobArrived(0, 1, "app"))
+    for ticket in (1, 2):
+        m.handle(CallRequested(0, ticket, "b", "s", 1))
+    m.handle(SlotGranted(0, 1))
+    assert m.handle(CallRequested(5, 3, "c", "s", 1)) == [
+        Reprioritise("b", 1, 5.0),
+        RequestSlot("c", 3, 1, 5.0, forced=False),
     ]
+
+
+def test_where_nobody_waits_nobody_is_moved():
+    """A job whose calls come one after the other has nothing to move, whatever its priority does."""
+    m = machine("plas")
+    m.handle(JobArrived(0, 1, "app"), CallRequested(0, 1, "b", "s", 1), SlotGranted(0, 1))
+    m.handle(CallReleased(4, 1))
+    assert m.handle(CallRequested(5, 2, "b", "s", 1)) == [RequestSlot("b", 2, 1, 4.0, forced=False)]
 
 
 def test_a_priority_that_stays_is_not_sent_again():
@@ -268,7 +294,7 @@ def test_the_report_carries_the_policys_own_error():
     assert SchedulerMachine(Broken(error)).handle(CallRequested(0, 1, "b"))[0] == ReportFault(1, error)
     (fault, request) = SchedulerMachine(Broken(math.nan)).handle(CallRequested(0, 1, "b"))
     assert str(fault.error) == "policy 'broken' gave NaN as a priority"
-    assert request == RequestSlot("b", 1, 0.0, forced=False)
+    assert request == RequestSlot("b", 1, 1, 0.0, forced=False)
 
 
 # -- story and replay -------------------------------------------------------------------

@@ -24,7 +24,7 @@ def trusting(monkeypatch):
 
 def asked(stage, occurrence=1, **more):
     """Evidence of a job whose latest call, still waiting, is this one."""
-    return Evidence(waiting=((stage, occurrence),), latest=(stage, occurrence), **more)
+    return Evidence(waiting=(((stage, occurrence), 1),), latest=(stage, occurrence), **more)
 
 
 # -- means ------------------------------------------------------------------------------
@@ -156,18 +156,24 @@ class TestRemainingWork:
         """All calls of a fan-out count when asked for, a running one by what is left of it."""
         profile = learned(FAN_OUT)
         workers = (("work", 1), ("work", 2), ("work", 3))
+        each = tuple((worker, 1) for worker in workers)
         planning = Evidence(latest=("plan", 1), received_s=1.0)
-        waiting = Evidence(waiting=workers, latest=workers[-1], received_s=1.0)
-        running = Evidence(
-            waiting=workers[1:], running=((workers[0], 0.5),), latest=workers[-1], received_s=1.5
-        )
+        waiting = Evidence(waiting=each, latest=workers[-1], received_s=1.0)
+        running = Evidence(waiting=each[1:], running=((workers[0], 0.5),), latest=workers[-1], received_s=1.5)
         assert profile.remaining_work_s("fan", planning) == pytest.approx(6.0)
         assert profile.remaining_work_s("fan", waiting) == pytest.approx(6.0)
         assert profile.remaining_work_s("fan", running) == pytest.approx(5.5)
 
+    @pytest.mark.parametrize("calls", [1, 2, 9_000])
+    def test_late_occurrences_that_count_as_one(self, learned, calls):
+        """Calls of one occurrence count as often as there are of it."""
+        at = ("work", 3)
+        evidence = Evidence(waiting=((at, calls),), latest=at, received_s=1.0)
+        assert learned(FAN_OUT).remaining_work_s("fan", evidence) == pytest.approx(2.0 * calls)
+
     def test_fan_out_half_revealed(self, learned):
         """Calls of a fan-out that are still to be asked for are expected after the latest one."""
-        evidence = Evidence(waiting=(("work", 1),), latest=("work", 1), received_s=1.0)
+        evidence = Evidence(waiting=((("work", 1), 1),), latest=("work", 1), received_s=1.0)
         assert learned(FAN_OUT).remaining_work_s("fan", evidence) == pytest.approx(2.0 + 4.0)
 
     def test_unknown_application(self, learned):
