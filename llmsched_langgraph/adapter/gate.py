@@ -214,12 +214,13 @@ def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
     slot = offered()
     if slot is not None:
         return slot
-    return run.scheduler.slot(_model_name(model, kwargs), stage=current_stage())
+    name = _model_name(model, kwargs) if run.scheduler.tells_models_apart else None
+    return run.scheduler.slot(name, stage=current_stage())
 
 
 def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
-    # Models agree on no one attribute; `bind(model=...)` arrives as a keyword. Looked for one by one:
-    # an attribute that a pydantic object has not costs more than all else that is done here.
+    # Models agree on no one attribute; `bind(model=...)` arrives as a keyword. One at a time: to look for
+    # an attribute that a pydantic object has not is slow.
     name = kwargs.get("model")
     for attribute in ("model_name", "model"):
         if isinstance(name, str):

@@ -15,7 +15,7 @@ import types
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from langgraph.pregel import Pregel
@@ -125,7 +125,7 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         assert run is not None
         loop = asyncio.get_running_loop()
         learn_pool(loop)
-        mark = inside(replace(run, loop=loop))
+        mark = inside(run.on(loop))
         coming = _owned(steps)
         try:
             while True:

@@ -50,7 +50,8 @@ class Dispatcher:
         """Take the events; when it returns, no slot is free while a ticket waits for it."""
         settled = Settled()
         for event in events:
-            for ledger in self._execute(self.machine.handle(event), event.now, settled):
+            commands = self.machine.handle(event)
+            for ledger in self._execute(commands, event.now, settled) if commands else ():
                 # One at a time: a grant may change the priorities by which the next is chosen.
                 while (ticket := ledger.grant()) is not None:
                     self._seat(ticket, event.now, settled)

@@ -125,7 +125,10 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+# Commands are made, carried out and thrown away. They are not frozen, which would cost more than all that.
+
+
+@dataclass(slots=True)
 class RequestSlot:
     """Put the ticket into the backlog, or straight into a slot if it is forced.
 
@@ -139,7 +142,7 @@ class RequestSlot:
     forced: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reprioritise:
     """The priority of the group's waiting tickets, if it has any here, is another one now."""
 
@@ -148,7 +151,7 @@ class Reprioritise:
     priority: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReleaseSlot:
     """Take the ticket out of the backlog or out of its slot, wherever it is."""
 
@@ -156,7 +159,7 @@ class ReleaseSlot:
     ticket: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResizeBackend:
     """The backend has this many slots from now on."""
 
@@ -164,14 +167,14 @@ class ResizeBackend:
     slots: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecordJob:
     """A job is over: here is what can be learned from it."""
 
     record: JobRecord
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReportFault:
     """The policy raised, or gave no number, for this job; it was served in order of arrival instead."""
 

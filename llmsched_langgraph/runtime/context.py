@@ -36,7 +36,7 @@ class Seen:
 
     def take(self) -> tuple[StageRecord, ...]:
         """The stage runs that ended, which are told of now. Other threads go on adding some."""
-        return tuple(self.ended.popleft() for _ in range(len(self.ended)))
+        return tuple([self.ended.popleft() for _ in range(len(self.ended))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class Run:
     job: int
     loop: asyncio.AbstractEventLoop | None = None
     seen: Seen = field(default_factory=Seen, compare=False, repr=False)
+
+    def on(self, loop: asyncio.AbstractEventLoop) -> Run:
+        """The same run as its code on `loop` sees it."""
+        return Run(self.scheduler, self.job, loop, self.seen)
 
 
 class Waiting(Protocol):

@@ -173,6 +173,11 @@ class Scheduler:
         backend = self._backend(model)
         return Slot(self._driver, backend, job=job, stage=stage, timeout_s=self._queue_timeout_s)
 
+    @property
+    def tells_models_apart(self) -> bool:
+        """Whether it matters for which model a call is: not if one backend serves them all."""
+        return self._models.keys() != {None}
+
     def start_job(self, application: Application, resumes: str | None = None) -> Run:
         """A run of `application` begins; end it with `end_job`, whatever happens in between.
 
