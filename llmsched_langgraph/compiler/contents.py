@@ -56,6 +56,7 @@ _LIBRARIES = {
 }
 """Packages whose functions are generic: only what they were given tells what they will do."""
 
+_RUN = ("__call__", "invoke", "ainvoke")
 _LEAVES = (str, bytes, bytearray, int, float, complex, type(None), type(Ellipsis))
 
 
@@ -188,7 +189,7 @@ def _reached(thing: object, names: Names, where: str, found: Contents) -> Iterat
         yield from _in_class(thing, names)
     else:
         yield from _attributes(thing, _variables(thing), names or frozenset())
-        yield from _in_class(thing, names)
+        yield from _in_class(thing, None if names is None else names | {_RUN[0]})
 
 
 def _first(items: Any) -> Iterator[object]:
@@ -230,8 +231,8 @@ def _attributes(
 def _in_class(owner: object, names: Names) -> Iterator[tuple[object, Names, str]]:
     """Methods and class attributes that are used of the object; without names, the methods that run it."""
     # A library's own way of running its objects would lead from each of them to all of it.
-    runs = () if _is_library(type(owner).__module__) else ("__call__", "invoke", "ainvoke")
-    for name in runs if names is None else sorted({*names, *runs[:1]}):
+    own = not _is_library(type(owner).__module__)
+    for name in sorted(names) if names is not None else _RUN if own else ():
         value = _found_in_class(type(owner), name)
         if isinstance(value, property):
             value = value.fget
@@ -240,7 +241,7 @@ def _in_class(owner: object, names: Names) -> Iterator[tuple[object, Names, str]
         elif isinstance(value, classmethod | staticmethod):
             value = value.__func__
         if not isinstance(value, types.FunctionType):
-            if runs:
+            if own:
                 yield value, names, f"class attribute `{name}`"
         elif not _is_standard(value.__module__):
             yield types.MethodType(value, owner), None, f"method `{name}`"

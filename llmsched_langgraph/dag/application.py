@@ -182,6 +182,28 @@ class Application:
         """The nodes by their paths."""
         return {node.path: node for node in self.nodes}
 
+    @cached_property
+    def _reach(self) -> dict[str, int]:
+        """For each node the nodes that can come after it, as bits in the order of `nodes`."""
+        after: dict[str, list[str]] = {}
+        for source, target in self.edges:
+            after.setdefault(source, []).append(target)
+        reach: dict[str, int] = {}
+        for part in reversed(self._ordered[0]):
+            bits = 0
+            for path in part:
+                for target in after.get(path, ()):
+                    bits |= 1 << self._place[target] | reach.get(target, 0)
+            reach.update(dict.fromkeys(part, bits))
+        return reach
+
+    def reachable(self, paths: Iterable[str]) -> frozenset[str]:
+        """The nodes that can come after any of these; paths of no node lead nowhere."""
+        bits = 0
+        for path in paths:
+            bits |= self._reach.get(path, 0)
+        return frozenset(node.path for n, node in enumerate(self.nodes) if bits >> n & 1)
+
     def occurrences(self, path: str) -> int:
         """How many stages the node is unrolled into, the tail included."""
         loop = self._loop_of.get(path)

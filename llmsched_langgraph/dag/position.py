@@ -1,0 +1,229 @@
+"""Knows where one job stands on its application: which stages ran, run, are announced, can still come.
+
+Does not know calls, times or what anything costs. Whatever a run does is taken in: a node that the
+template does not have, or one more time round than was ever seen, is absorbed and never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from llmsched_langgraph.dag.application import Application
+
+
+class Status(Enum):
+    """What has become of a stage in a job that is under way, or over."""
+
+    RUNNING = "running"
+    REVEALED = "revealed"  # announced: it runs as soon as there is a thread for it
+    FINISHED = "finished"
+    READY = "ready"  # what leads to it is done; whether it is next is being decided
+    PENDING = "pending"  # it may still come
+    SKIPPED = "skipped"  # it can come no more: another way was taken
+    ABSENT = "absent"  # the job is over, and it did not happen
+
+
+class Revealed(NamedTuple):
+    """These stage runs come next, all at the same time. `around` is the stage run that they are part of."""
+
+    runs: tuple[tuple[int, str], ...]  # number of the stage run, path of its node
+    around: int | None = None
+    called: bool = False  # by code of a node, beside the graph's own steps (a `@task`)
+
+
+class Began(NamedTuple):
+    """The stage run is being executed."""
+
+    run: int
+
+
+class Ended(NamedTuple):
+    """The stage run is over; `again` if it stopped for a human and the same one will be run once more."""
+
+    run: int
+    again: bool = False
+
+
+Move = Revealed | Began | Ended
+
+
+class Spot(NamedTuple):
+    """A node, and which time it runs in its job."""
+
+    path: str
+    occurrence: int
+
+
+@dataclass(slots=True)
+class _StageRun:
+    spot: Spot
+    around: int | None
+    running: bool = False
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The stage runs of one spot."""
+
+    revealed: int = 0
+    running: int = 0
+    ended: int = 0
+
+
+@dataclass(slots=True)
+class Position:
+    """Where one job stands. `move` changes it, in the order in which things happened.
+
+    The i-th time that a node runs is counted over supersteps: stage runs of one node that are announced
+    together are one occurrence, however many they are (a `Send` fan-out). Inside graphs that run side by
+    side, the same times round fall together, too.
+    """
+
+    application: Application
+    over: bool = False
+    _runs: dict[int, _StageRun] = field(default_factory=dict)  # those that are not over
+    _tallies: dict[Spot, _Tally] = field(default_factory=dict)
+    _highest: dict[str, int] = field(default_factory=dict)
+    _base: dict[tuple[Spot | None, str], int] = field(default_factory=dict)
+    _times: dict[tuple[int | None, str], int] = field(default_factory=dict)
+    _again: dict[str, int] = field(default_factory=dict)
+    _fronts: dict[int | None, frozenset[str]] = field(default_factory=dict)
+
+    def move(self, move: Move) -> None:
+        """Take in what happened. A stage run that is not known (any more) changes nothing."""
+        match move:
+            case Revealed(runs, around, called):
+                self._reveal(runs, around, called)
+            case Began(number):
+                run = self._runs.get(number)
+                if run is not None and not run.running:
+                    run.running = True
+                    self._tallies[run.spot].running += 1
+            case Ended(number, again):
+                self._end(number, again)
+
+    def _reveal(self, runs: tuple[tuple[int, str], ...], around: int | None, called: bool) -> None:
+        outer = self._runs.get(around) if around is not None else None
+        group = None if outer is None else outer.spot
+        spots: dict[str, Spot] = {}
+        for number, path in runs:
+            spot = spots.get(path)
+            if spot is None:
+                spot = spots[path] = Spot(path, self._occurrence(path, around, group))
+                self._highest[path] = max(self._highest.get(path, 0), spot.occurrence)
+            self._runs[number] = _StageRun(spot, around)
+            self._tallies.setdefault(spot, _Tally()).revealed += 1
+        known = frozenset(path for path in spots if path in self.application.by_path)
+        if known and not called:
+            self._fronts[around] = known
+
+    def _occurrence(self, path: str, around: int | None, group: Spot | None) -> int:
+        if path in self._again:
+            return self._again.pop(path)
+        base = self._base.setdefault((group, path), self._highest.get(path, 0))
+        times = self._times[around, path] = self._times.get((around, path), 0) + 1
+        return base + times
+
+    def _end(self, number: int, again: bool) -> None:
+        run = self._runs.pop(number, None)
+        if run is None:
+            return
+        tally = self._tallies[run.spot]
+        tally.running -= run.running
+        if again:
+            tally.revealed -= 1
+            self._again[run.spot.path] = run.spot.occurrence
+        else:
+            tally.ended += 1
+        self._fronts.pop(number, None)  # what went on inside is over with it
+
+    def end(self) -> None:
+        """The job is over."""
+        self.over = True
+        self._runs.clear()
+        self._fronts.clear()
+
+    def spot(self, run: int) -> Spot | None:
+        """Which node the stage run is of, and which time; None once it is over."""
+        found = self._runs.get(run)
+        return None if found is None else found.spot
+
+    def place(self, run: int) -> str | None:
+        """The id of the stage that the stage run is part of.
+
+        That of its node; for a node that the template does not have, that of the stage run around it.
+        None if there is none, too: then nothing is known of it, and nothing expected.
+        """
+        number: int | None = run
+        while number is not None:
+            found = self._runs.get(number)
+            if found is None:
+                return None
+            if found.spot.path in self.application.by_path:
+                return self.application.stage_id(*found.spot)
+            number = found.around
+        return None
+
+    def statuses(self) -> dict[str, Status]:
+        """What has become of every stage of the template, by id."""
+        found: dict[str, Status] = {}
+        coming, next_ = self._coming(), self._next()
+        ran: dict[str, list[_Tally]] = {}
+        for spot, tally in self._tallies.items():
+            if spot.path in self.application.by_path and tally.revealed:
+                ran.setdefault(self.application.stage_id(*spot), []).append(tally)
+        for stage in self.application.stages:
+            tallies = ran.get(stage.id)
+            if tallies is not None:
+                found[stage.id] = _status_of(tallies, over=self.over)
+            elif self.over:
+                found[stage.id] = Status.ABSENT
+            elif stage.node in coming and (stage.tail or stage.occurrence > self._highest.get(stage.node, 0)):
+                following = stage.occurrence == self._highest.get(stage.node, 0) + 1
+                found[stage.id] = Status.READY if following and stage.node in next_ else Status.PENDING
+            else:
+                found[stage.id] = Status.SKIPPED
+        return found
+
+    def remaining(self) -> tuple[str, ...]:
+        """Ids of the stages that run now or may still come, each behind all that lead to it."""
+        left = (Status.RUNNING, Status.REVEALED, Status.READY, Status.PENDING)
+        statuses = self.statuses()
+        return tuple(stage.id for stage in self.application.stages if statuses[stage.id] in left)
+
+    def _alive(self) -> Iterator[str]:
+        """Nodes that run now, or ran in the latest step of a graph that goes on from there."""
+        for run in self._runs.values():
+            yield run.spot.path
+        for front in self._fronts.values():
+            yield from front
+
+    def _coming(self) -> frozenset[str]:
+        """Nodes that may still be run, or run again."""
+        if self.over:
+            return frozenset()
+        if not self._tallies:
+            begin = self.application.entries or tuple(self.application.by_path)
+            return self.application.reachable(begin) | frozenset(begin)
+        deferred = (node.path for node in self.application.nodes if node.deferred)
+        waiting = frozenset(path for path in deferred if path not in self._highest)
+        return self.application.reachable(self._alive()) | self.application.reachable(waiting) | waiting
+
+    def _next(self) -> frozenset[str]:
+        """Nodes that may be run in the very next step."""
+        if not self._tallies:
+            return frozenset(self.application.entries)
+        running = {run.spot.path for run in self._runs.values()}
+        done = {path for front in self._fronts.values() for path in front if path not in running}
+        return frozenset(target for source, target in self.application.edges if source in done)
+
+
+def _status_of(tallies: list[_Tally], *, over: bool) -> Status:
+    if any(tally.running for tally in tallies) and not over:
+        return Status.RUNNING
+    if any(tally.revealed > tally.ended for tally in tallies) and not over:
+        return Status.REVEALED
+    return Status.FINISHED if any(tally.ended for tally in tallies) else Status.ABSENT
