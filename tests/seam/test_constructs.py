@@ -25,6 +25,8 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.config import get_stream_writer
 from langgraph.errors import GraphDrained
 from langgraph.func import entrypoint, task
@@ -815,8 +817,6 @@ def test_streams_that_end_half_way_inside_a_node(make_scheduler, ending):
 @KINDS_OF_NODE
 def test_durability(make_scheduler, asks, durability, saver):
     """Every durability mode saves the same checkpoints."""
-    if saver == "sqlite":
-        pytest.importorskip("langgraph.checkpoint.sqlite")
 
     def scene(model: Any, on: On) -> Any:
         graph = wide(asks(model), asks(model, "then "))
@@ -841,16 +841,12 @@ def test_durability(make_scheduler, asks, durability, saver):
 def checkpointer(saver: str) -> Any:
     if saver == "memory":
         return nullcontext(InMemorySaver())
-    from langgraph.checkpoint.sqlite import SqliteSaver
-
     return SqliteSaver.from_conn_string(":memory:")
 
 
 def acheckpointer(saver: str) -> Any:
     if saver == "memory":
         return nullcontext(InMemorySaver())
-    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-
     return AsyncSqliteSaver.from_conn_string(":memory:")
 
 
