@@ -70,10 +70,12 @@ def install() -> None:
 
 
 def _gate_subclasses_to_come(root: Any) -> None:
-    inherited = root.__init_subclass__.__func__
+    own = root.__dict__.get("__init_subclass__")
 
     def gate_subclass(cls: Any, /, **kwargs: Any) -> None:
-        inherited(cls, **kwargs)
+        # What the root inherits may be written in C (that of Generic is, from Python 3.12 on).
+        inherited = super(root, cls).__init_subclass__ if own is None else own.__get__(None, cls)
+        inherited(**kwargs)
         _gate_class(cls)
 
     root.__init_subclass__ = classmethod(gate_subclass)
