@@ -11,6 +11,15 @@ from llmsched_langgraph import Scheduler, reset_default_scheduler
 from llmsched_langgraph.runtime import default
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """Each scheduler's check collects garbage; what was imported need not be looked through every time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def make_scheduler() -> Iterator[Callable[..., Scheduler]]:
     """Makes schedulers; at the end of the test each must be empty and sound."""

@@ -8,10 +8,11 @@ names used: `_client` of an openai client, and that it sends everything through 
 
 from __future__ import annotations
 
+import _thread
+import asyncio
 import functools
 import json
 import types
-import weakref
 from typing import Any, TypeVar
 
 from llmsched_langgraph.adapter.gate import current_stage
@@ -24,11 +25,11 @@ from llmsched_langgraph.runtime.slot import Slot, outcome_of
 
 C = TypeVar("C")
 
-_SERVED = ("/chat/completions", "/completions", "/responses", "/embeddings")
+_SERVED = ("/chat/completions", "/completions", "/responses", "/responses/compact", "/embeddings")
 """Ends of the paths whose requests a model serves; the rest (models, files, ...) takes no slot."""
 
 _GATED = "__llmsched_gated__"
-_SLOT = "__llmsched_slot__"
+_LOOP = "__llmsched_loop__"
 
 
 def wrap_openai(client: C, scheduler: Scheduler | None = None) -> C:
@@ -79,7 +80,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         except BaseException as error:
             slot.release(outcome_of(error))
             raise
-        return _settle(slot, response, stream)
+        return _settle(slot, response)
 
     async def asend(self: Any, request: Any, *, stream: bool = False, **options: Any) -> Any:
         slot = _slot(scheduler, request)
@@ -95,7 +96,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         except BaseException as error:
             slot.release(outcome_of(error))
             raise
-        return _settle(slot, response, stream)
+        return _settle(slot, response, asyncio.get_running_loop())
 
     body = {
         "send": asend if asynchronous else send,
@@ -109,37 +110,86 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
     return gated
 
 
-def _settle(slot: Slot, response: Any, stream: bool) -> Any:
-    if not stream or response.is_closed:
+def _settle(slot: Slot, response: Any, loop: asyncio.AbstractEventLoop | None = None) -> Any:
+    """Give the slot back, or let the response do so, on its loop if it has one, if its body is to come."""
+    if response.is_closed:
         slot.usage = _usage(response)
         slot.release()
         return response
-    # The body is still to come. openai closes a response at the end of its stream, and on errors;
-    # one that is dropped half way is never closed, and gives its slot back when it is collected.
-    weakref.finalize(response, slot.release)
-    kind: Any = type(response)
-    response.__class__ = _held_response(kind)
-    setattr(response, _SLOT, slot)
+    setattr(response, _LOOP, loop)
+    held: Any = _held_response if loop is None else _aheld_response
+    response.__class__ = held(type(response))
+    _open[id(response)] = slot
     return response
+
+
+_open: dict[int, Slot] = {}
+"""The slots of responses whose body is still to come, by the ids of the responses.
+
+Not on the responses: a slot that is collected gives itself back, and of two things that are collected
+together it might be the first, while the request is still in flight. Whoever takes a slot out closes
+the response and then, but only then, gives the slot back.
+"""
 
 
 @functools.cache
 def _held_response(base: Any) -> type:
-    """`base`, whose closing gives the slot back. A class, since a closure on the object would be a cycle."""
+    """`base`, whose closing gives the slot back. A class, since a closure on the object would be a cycle.
+
+    openai closes a response at the end of its stream, and on errors. One that is dropped is closed here.
+    """
 
     def close(self: Any) -> None:
+        slot = _open.pop(id(self), None)
+        if slot is not None:
+            finish(self, slot)
+
+    def drop(self: Any) -> None:
+        slot = _open.pop(id(self), None)
+        if slot is None:
+            return
+        try:
+            # The collector comes at any moment, also while this thread holds a lock of the connection
+            # pool, so that another thread must do it. Starting a `threading.Thread` takes locks as well.
+            _thread.start_new_thread(finish, (self, slot))
+        except RuntimeError:
+            slot.release()  # the interpreter is about to end
+
+    def finish(self: Any, slot: Slot) -> None:
         try:
             base.close(self)
         finally:
-            getattr(self, _SLOT).release()
+            slot.release()
+
+    return _view(base, {"close": close, "__del__": drop})
+
+
+@functools.cache
+def _aheld_response(base: Any) -> type:
+    """The same for responses that are read on an event loop, and closed there."""
 
     async def aclose(self: Any) -> None:
+        slot = _open.pop(id(self), None)
+        if slot is not None:
+            await finish(self, slot)
+
+    def drop(self: Any) -> None:
+        slot = _open.pop(id(self), None)
+        if slot is None:
+            return
+        loop = getattr(self, _LOOP)
+        try:
+            loop.call_soon_threadsafe(lambda: loop.create_task(finish(self, slot)))
+        except RuntimeError:
+            slot.release()  # the loop is closed, and so nothing can be done on it any more
+
+    async def finish(self: Any, slot: Slot) -> None:
         try:
             await base.aclose(self)
         finally:
-            getattr(self, _SLOT).release()
+            slot.release()
 
-    return _view(base, {"close": close, "aclose": aclose})
+    return _view(base, {"aclose": aclose, "__del__": drop})
 
 
 def _view(base: Any, body: dict[str, Any]) -> type:

@@ -13,6 +13,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, StateGraph
 from openai import AsyncOpenAI, OpenAI
+from support.seam import until
 
 from llmsched_langgraph import ConfigurationError, default_scheduler, schedule, wrap_openai
 from llmsched_langgraph.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
@@ -87,14 +88,15 @@ def test_a_stream_holds_its_slot_until_closed(backend, make_scheduler):
 
 
 def test_a_dropped_stream_gives_its_slot_back(backend, make_scheduler):
-    """A stream that nobody reads or closes gives its slot back when it is collected."""
+    """A stream that nobody reads or closes is closed when it is collected, and gives its slot back."""
     scheduler = make_scheduler(1)
     with OpenAI(base_url=backend.base_url, api_key="none") as bare:
         stream = ask(wrap_openai(bare, scheduler), stream=True, extra_body=LONG)
         assert scheduler.statistics().holding == 1
         del stream
         gc.collect()
-        assert scheduler.statistics().holding == 0
+        until(lambda: scheduler.statistics().holding == 0)
+        until(lambda: backend.statistics()["in_flight"] == 0)
 
 
 def test_cancelled_requests(backend, make_scheduler):
