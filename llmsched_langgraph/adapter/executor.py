@@ -28,13 +28,8 @@ from langgraph.runtime import get_runtime
 
 from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime.context import (
-    Run,
-    StageRun,
-    current_run,
-    current_stage_run,
-    inside_stage,
-)
+from llmsched_langgraph.runtime.context import StageRun, current_stage_run, inside_stage
+from llmsched_langgraph.runtime.scheduler import Run, current_run
 from llmsched_langgraph.runtime.slot import outcome_of
 
 logger = logging.getLogger("llmsched_langgraph")

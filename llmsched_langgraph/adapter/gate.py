@@ -25,7 +25,8 @@ from langchain_core.runnables.config import ensure_config
 from llmsched_langgraph.adapter.usage import Tally, usage_of_result
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import LLMSchedError
-from llmsched_langgraph.runtime.context import current_run, current_stage_run
+from llmsched_langgraph.runtime.context import current_stage_run
+from llmsched_langgraph.runtime.scheduler import current_run
 from llmsched_langgraph.runtime.slot import Slot, offered, riding
 from llmsched_langgraph.runtime.streams import ahold, hold
 

@@ -13,9 +13,8 @@ from llmsched_langgraph.adapter import gate
 from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.runtime.context import current_run, inside
 from llmsched_langgraph.runtime.default import default_scheduler
-from llmsched_langgraph.runtime.scheduler import Scheduler
+from llmsched_langgraph.runtime.scheduler import Scheduler, current_run, inside
 from llmsched_langgraph.runtime.slot import outcome_of
 
 try:

@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 from llmsched_langgraph.adapter.gate import current_stage
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Usage
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.runtime.context import current_run
 from llmsched_langgraph.runtime.default import default_scheduler
-from llmsched_langgraph.runtime.scheduler import Scheduler
+from llmsched_langgraph.runtime.scheduler import Scheduler, current_run
 from llmsched_langgraph.runtime.slot import Slot, outcome_of
 
 C = TypeVar("C")
@@ -72,11 +71,8 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
             return base.send(self, request, stream=stream, **options)
         slot.acquire()
         try:
-            token = slot.enter()
-            try:
+            with slot.inside():
                 response = base.send(self, request, stream=stream, **options)
-            finally:
-                slot.leave(token)
         except BaseException as error:
             slot.release(outcome_of(error))
             raise
@@ -88,11 +84,8 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
             return await base.send(self, request, stream=stream, **options)
         await slot.aacquire()
         try:
-            token = slot.enter()
-            try:
+            with slot.inside():
                 response = await base.send(self, request, stream=stream, **options)
-            finally:
-                slot.leave(token)
         except BaseException as error:
             slot.release(outcome_of(error))
             raise

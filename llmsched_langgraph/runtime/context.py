@@ -1,61 +1,18 @@
-"""Knows which job and which stage run the running code belongs to, by context variables.
+"""Knows which stage run and which event loop the running code belongs to, by context variables.
 
-Threads and tasks inherit them from whoever starts them. Does not know graphs.
+Threads and tasks inherit them from whoever starts them. Does not know jobs or graphs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from contextvars import ContextVar
+from typing import Protocol
 
-from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.errors import CallCancelledError
-
-if TYPE_CHECKING:
-    from llmsched_langgraph.runtime.scheduler import Scheduler
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Seen:
-    """What the runner saw of one job and the scheduler has not been told of yet.
-
-    Attributes:
-        ended: stage runs that ended.
-        interrupted: whether one of them interrupted the run.
-    """
-
-    ended: deque[StageRecord] = field(default_factory=deque)
-    interrupted: bool = False
-
-    def take(self) -> tuple[StageRecord, ...]:
-        """The stage runs that ended, which are told of now. Other threads go on adding some."""
-        return tuple([self.ended.popleft() for _ in range(len(self.ended))])
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One job on one scheduler.
-
-    Attributes:
-        loop: the event loop that the code runs on, if any.
-        seen: what is to be told of it.
-    """
-
-    scheduler: Scheduler
-    job: int
-    loop: asyncio.AbstractEventLoop | None = None
-    seen: Seen = field(default_factory=Seen, compare=False, repr=False)
-
-    def on(self, loop: asyncio.AbstractEventLoop) -> Run:
-        """The same run as its code on `loop` sees it."""
-        return Run(self.scheduler, self.job, loop, self.seen)
+from llmsched_langgraph.runtime.marks import Mark
 
 
 class Waiting(Protocol):
@@ -137,13 +94,18 @@ def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> C
     return both
 
 
-_run: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
+_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("llmsched_loop", default=None)
 _stage: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
 
 
-def current_run() -> Run | None:
-    """The run that the calling code is part of, if any."""
-    return _run.get()
+def current_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop whose run the calling code is part of, also in its threads; if there is one."""
+    return _loop.get()
+
+
+def on_loop(loop: asyncio.AbstractEventLoop) -> Mark[asyncio.AbstractEventLoop | None]:
+    """Mark the code in the block, and every task and thread it starts, as part of a run on `loop`."""
+    return Mark(_loop, loop)
 
 
 def current_stage_run() -> StageRun | None:
@@ -151,30 +113,6 @@ def current_stage_run() -> StageRun | None:
     return _stage.get()
 
 
-class _Mark(Generic[T]):
-    """Sets a context variable for the length of a block."""
-
-    __slots__ = ("_token", "_value", "_variable")
-
-    def __init__(self, variable: ContextVar[T], value: T) -> None:
-        self._variable = variable
-        self._value = value
-
-    def __enter__(self) -> None:
-        self._token: Token[T] = self._variable.set(self._value)
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._variable.reset(self._token)
-        except ValueError:
-            pass  # a finaliser runs in another context than the one that was marked, and that one is gone
-
-
-def inside(run: Run) -> _Mark[Run | None]:
-    """Mark the code in the block, and every task and thread it starts, as part of `run`."""
-    return _Mark(_run, run)
-
-
-def inside_stage(stage: StageRun) -> _Mark[StageRun | None]:
+def inside_stage(stage: StageRun) -> Mark[StageRun | None]:
     """Mark the code in the block, and every task and thread it starts, as part of `stage`."""
-    return _Mark(_stage, stage)
+    return Mark(_stage, stage)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.core.policies import Policy, as_policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
-from llmsched_langgraph.runtime.context import Run, current_run
 from llmsched_langgraph.runtime.driver import Driver
+from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.slot import Slot
 
 DEFAULT_SLOTS = 8
@@ -280,6 +283,49 @@ class Scheduler:
         pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
         closed = " | closed" if self._driver.closed else ""
         return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the runner saw of one job and the scheduler has not been told of yet.
+
+    Attributes:
+        ended: stage runs that ended.
+        interrupted: whether one of them interrupted the run.
+    """
+
+    ended: deque[StageRecord] = field(default_factory=deque)
+    interrupted: bool = False
+
+    def take(self) -> tuple[StageRecord, ...]:
+        """The stage runs that ended, which are told of now. Other threads go on adding some."""
+        return tuple([self.ended.popleft() for _ in range(len(self.ended))])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One job on one scheduler.
+
+    Attributes:
+        seen: what is to be told of it.
+    """
+
+    scheduler: Scheduler
+    job: int
+    seen: Seen = field(default_factory=Seen, compare=False, repr=False)
+
+
+_run: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
+
+
+def current_run() -> Run | None:
+    """The run that the calling code is part of, if any."""
+    return _run.get()
+
+
+def inside(run: Run) -> Mark[Run | None]:
+    """Mark the code in the block, and every task and thread it starts, as part of `run`."""
+    return Mark(_run, run)
 
 
 def _check_timeout(timeout_s: object) -> float | None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar, Token
+from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
 from types import TracebackType
 from typing import NoReturn, Self
 
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import CallCancelledError
-from llmsched_langgraph.runtime.context import StageRun, current_run, current_stage_run
+from llmsched_langgraph.runtime.context import StageRun, current_loop, current_stage_run
 from llmsched_langgraph.runtime.driver import Driver
+from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.threads import stepping_aside
 from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 
@@ -56,7 +57,7 @@ class Slot:
         "_stage",
         "_taken_over",
         "_timeout_s",
-        "_token",
+        "_mark",
         "_used",
         "usage",
     )
@@ -75,7 +76,7 @@ class Slot:
         self._held: list[int] = []  # the ticket, while it holds a slot; taking it out is atomic
         self._used = False
         self._taken_over = False  # acquired by another one, and not entered yet
-        self._token: Token[Slot | None] | None = None
+        self._mark: Mark[Slot | None] | None = None
 
     @property
     def held(self) -> bool:
@@ -103,8 +104,8 @@ class Slot:
             try:
                 self._claim(waiter, forced=forced)
                 if not waiter.woken:
-                    run, beats = current_run(), _Beats(self._timeout_s, stage)
-                    with stepping_aside(None if run is None else run.loop):
+                    beats = _Beats(self._timeout_s, stage)
+                    with stepping_aside(current_loop()):
                         while not waiter.wait(beats.next_s()):
                             beats.beat() or self._give_up()
                 waiter.check()
@@ -135,18 +136,6 @@ class Slot:
         finally:
             waiter.done()
         self._held.append(self._claimed)
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """In the block a stream's consumer has the floor, while its request is still in flight."""
-        token = _paused.set((*_paused.get(), self))
-        try:
-            yield
-        finally:
-            try:
-                _paused.reset(token)
-            except ValueError:
-                pass  # closed from another context, where nothing was marked
 
     def _claim(self, waiter: Waiter, *, forced: bool) -> None:
         """Ask for the slot; `waiter` is woken when it is there."""
@@ -203,39 +192,42 @@ class Slot:
         slot._held.append(ticket)
         return slot
 
-    def offer(self) -> _Offer:
+    # -- marks: what the running code, and the tasks and threads that it starts, may know --
+
+    def inside(self) -> Mark[Slot | None]:
+        """In the block the running code is inside this slot, and its calls need none of their own."""
+        return Mark(_holder, self if self.held else _holder.get())
+
+    def pause(self) -> Mark[tuple[Slot, ...]]:
+        """In the block a stream's consumer has the floor, while its request is still in flight."""
+        return Mark(_paused, (*_paused.get(), self))
+
+    def offer(self) -> Mark[Slot | None]:
         """In the block, a thread that is started may `take_over` the slot: `offered()` gives it there."""
-        return _Offer(self)
-
-    def enter(self) -> Token[Slot | None]:
-        """Mark the running context as being inside this slot; undo it with `leave`."""
-        return _holder.set(self if self.held else _holder.get())
-
-    @staticmethod
-    def leave(token: Token[Slot | None]) -> None:
-        """Undo `enter`."""
-        try:
-            _holder.reset(token)
-        except ValueError:
-            pass  # a finaliser runs in another context than the one that was marked, and that one is gone
+        return Mark(_offered, self)
 
     # -- context managers --------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self.acquire()
-        self._token = self.enter()
+        self._enter()
         return self
 
     async def __aenter__(self) -> Self:
         await self.aacquire()
-        self._token = self.enter()
+        self._enter()
         return self
+
+    def _enter(self) -> None:
+        self._mark = self.inside()
+        self._mark.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            self.leave(self._token)
+        mark, self._mark = self._mark, None  # the two know each other
+        if mark is not None:
+            mark.__exit__()
         self.release(outcome_of(error))
 
     async def __aexit__(
@@ -251,20 +243,6 @@ def offered() -> Slot | None:
     """The slot that whoever started this thread has acquired for it, if it has not been taken over yet."""
     slot = _offered.get()
     return None if slot is None else slot.take_over()
-
-
-class _Offer:
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
-
-    def __enter__(self) -> None:
-        self._token = _offered.set(self._slot)
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            _offered.reset(self._token)
-        except ValueError:
-            pass  # a finaliser runs in another context than the one that was marked, and that one is gone
 
 
 class _Beats:

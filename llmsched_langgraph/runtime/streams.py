@@ -33,14 +33,12 @@ def hold(slot: Slot, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
     try:
         while True:
             # The mark is set for each step only: a generator shares its consumer's context.
-            token = slot.enter()
-            try:
-                items = iter(start()) if items is None else items
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                slot.leave(token)
+            with slot.inside():
+                try:
+                    items = iter(start()) if items is None else items
+                    item = next(items)
+                except StopIteration:
+                    return
             meter.see(item)
             with slot.pause():
                 yield item
@@ -64,14 +62,12 @@ async def ahold(slot: Slot, start: Callable[[], AsyncIterator[T]], meter: Meter[
     items: AsyncIterator[T] | None = None
     try:
         while True:
-            token = slot.enter()
-            try:
-                items = aiter(start()) if items is None else items
-                item = await anext(items)
-            except StopAsyncIteration:
-                return
-            finally:
-                slot.leave(token)
+            with slot.inside():
+                try:
+                    items = aiter(start()) if items is None else items
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
             meter.see(item)
             with slot.pause():
                 yield item

@@ -9,7 +9,7 @@ import pytest
 
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph.runtime.context import inside
+from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.streams import hold
 
 APPLICATION = Application.of("app", ["s"])

@@ -13,7 +13,7 @@ from llmsched_langgraph.core.events import CallReleased
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime import slot as slot_module
-from llmsched_langgraph.runtime.context import inside
+from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.waiter import ThreadWaiter
 
 APPLICATION = Application.of("app", ["s"])

@@ -14,7 +14,7 @@ from llmsched_langgraph import QueueTimeoutError
 from llmsched_langgraph.core.policies import POLICIES
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph.runtime.context import inside
+from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.streams import ahold, hold
 
 SLOTS = 4

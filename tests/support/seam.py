@@ -15,7 +15,7 @@ from langchain_core.messages import BaseMessage
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
 from llmsched_langgraph import Scheduler, wrap_openai
-from llmsched_langgraph.runtime.context import current_run
+from llmsched_langgraph.runtime.scheduler import current_run
 from llmsched_langgraph.runtime.slot import _holder
 from llmsched_langgraph.serve_sim.server import RunningBackend
 from support.models import Meter, SyncOnlyModel

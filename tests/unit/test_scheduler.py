@@ -10,8 +10,7 @@ import pytest
 from llmsched_langgraph import Backend, ConfigurationError, SchedulerClosedError, UnknownModelError
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome, Usage
-from llmsched_langgraph.runtime.context import current_run, inside
-from llmsched_langgraph.runtime.scheduler import Scheduler
+from llmsched_langgraph.runtime.scheduler import Scheduler, current_run, inside
 
 BAD_SLOTS = [0, -1, True, False, 2.0, math.inf, "4", None]
 APPLICATION = Application.of("app", ["s"])
