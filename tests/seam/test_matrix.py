@@ -26,7 +26,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send, TimeoutPolicy, interrupt
-from support.models import PlainModel, StreamingModel, SyncOnlyModel
+from support.models import Meter, PlainModel, StreamingModel, SyncOnlyModel
 from support.seam import WAYS, ChatCaller, RawCaller, Way, assert_unmarked, auntil, in_any_order, until
 
 from llmsched_langgraph import Scheduler, schedule
@@ -246,7 +246,6 @@ class Scene:
         self.way = way
         self.ending, _, where = ending.rstrip("]").partition("[")
         self.caller = caller
-        self.meter = caller.meter
         self.scheduler = scheduler
         self.graph = build(caller, ending)
         if scheduler is not None:
@@ -279,6 +278,10 @@ class Scene:
         assert self.graph.config in (None, self.config)
         assert_unmarked()
         return outcome
+
+    @property
+    def meter(self) -> Meter:
+        return self.caller.meter
 
     # -- holding calls up --
 
@@ -467,7 +470,7 @@ class Scene:
         del task, loop
         gc.collect()
         if not self.caller.threads:
-            self.meter.now = 0  # generators that are dropped with their loop never get to their end
+            self.caller.count_anew()  # what is dropped with its loop gets to its end late, or never
         self.let_go()
         threads.shutdown()  # their requests are this scene's, and must not be in flight in the next one
         if self.scheduler is not None:

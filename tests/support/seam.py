@@ -80,7 +80,7 @@ class Caller:
     """
 
     def __init__(self, meter: Meter, *, asynchronous: bool, threads: bool) -> None:
-        self.meter = meter
+        self.meters = [meter]
         self.asynchronous = asynchronous
         self.threads = threads
 
@@ -91,9 +91,18 @@ class Caller:
         raise NotImplementedError
 
     @property
+    def meter(self) -> Meter:
+        """Counts the requests in flight."""
+        return self.meters[-1]
+
+    @property
     def peak(self) -> int:
         """The most requests that were ever in flight at once."""
-        return self.meter.peak
+        return max(meter.peak for meter in self.meters)
+
+    def count_anew(self) -> None:
+        """Leave what is in flight now uncounted from here on: it may end at any time, or never."""
+        self.meters.append(Meter())
 
     def close(self) -> None:
         """Nothing will be called any more."""
@@ -108,16 +117,18 @@ class ChatCaller(Caller):
     """Calls a LangChain chat model."""
 
     def __init__(self, model_class: Any, *, asynchronous: bool) -> None:
-        self.model = model_class()
+        self.model_class = model_class
         threads = not asynchronous or model_class is SyncOnlyModel
-        super().__init__(self.model.meter, asynchronous=asynchronous, threads=threads)
-        self.broken = model_class(meter=BrokenMeter(self.meter))
+        super().__init__(Meter(), asynchronous=asynchronous, threads=threads)
 
     def ask(self, *, broken: bool = False) -> str:
-        return (self.broken if broken else self.model).invoke("?").text
+        return self._model(broken).invoke("?").text
 
     async def aask(self, *, broken: bool = False) -> str:
-        return (await (self.broken if broken else self.model).ainvoke("?")).text
+        return (await self._model(broken).ainvoke("?")).text
+
+    def _model(self, broken: bool) -> Any:
+        return self.model_class(meter=BrokenMeter(self.meter) if broken else self.meter)
 
 
 class RawCaller(Caller):
@@ -165,7 +176,7 @@ class RawCaller(Caller):
     @property
     def peak(self) -> int:
         """The most requests that were ever in flight at once, as client and backend saw it."""
-        return max(self.meter.peak, int(self.backend.statistics()["peak_in_flight"]))
+        return max(super().peak, int(self.backend.statistics()["peak_in_flight"]))
 
     def close(self) -> None:
         """Nothing will be called any more."""
