@@ -6,6 +6,7 @@ The gate sits around the provider hooks (`_generate`, `_agenerate`, `_stream`, `
 event twins) of every chat-model and completion-model class, because only there the request begins
 and ends: cached answers never reach them, retries and fall-backs reach them once for each attempt, and
 each of them ends in a `finally`, which callbacks do not (a cancelled `ainvoke` reports no end at all).
+A simple completion model (`LLM`) has `_call` and `_acall` below them, once for each prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import langchain_core
 from langchain_core.language_models.chat_models import BaseChatModel, SimpleChatModel
-from langchain_core.language_models.llms import BaseLLM
+from langchain_core.language_models.llms import LLM, BaseLLM
 from langchain_core.runnables.config import ensure_config
 
 from llmsched_langgraph.adapter.usage import Tally, usage_of_result
@@ -38,7 +39,10 @@ _HOOKS = (
     "_stream_chat_model_events",
     "_astream_chat_model_events",
 )
+_LLM_HOOKS = ("_call", "_acall")
 _ROOTS: tuple[Any, ...] = (BaseChatModel, BaseLLM)
+_THREADED: tuple[Any, ...] = (*_ROOTS, SimpleChatModel, LLM)
+"""Classes whose own asynchronous hooks run synchronous ones in threads."""
 _GATED = "__llmsched_gated__"
 
 _lock = threading.Lock()
@@ -56,7 +60,10 @@ def install() -> None:
         if _installed:
             return
         missing = [
-            f"{root.__name__}.{hook}" for root in _ROOTS for hook in _HOOKS[:4] if not hasattr(root, hook)
+            f"{root.__name__}.{hook}"
+            for root, hooks in ((BaseChatModel, _HOOKS[:4]), (BaseLLM, _HOOKS[:4]), (LLM, _LLM_HOOKS))
+            for hook in hooks
+            if not hasattr(root, hook)
         ]
         if missing:
             raise LLMSchedError(
@@ -89,25 +96,27 @@ def _gate_tree(cls: Any) -> None:
 
 
 def _gate_class(cls: Any) -> None:
-    for name in _HOOKS:
+    for name in (*_HOOKS, *_LLM_HOOKS) if issubclass(cls, LLM) else _HOOKS:
         # Also a hook that comes from a class which is no model: whatever is found and not gated yet.
         hook = inspect.getattr_static(cls, name, None)
         if not inspect.isfunction(hook) or hasattr(hook, _GATED):
             continue
         if any(hook is root.__dict__.get(name) for root in _ROOTS) and not name.startswith("_a"):
             continue  # abstract: whoever comes through here has a hook of their own
+        if hook is LLM.__dict__.get(name) and name != "_acall":
+            continue  # abstract, or goes from prompt to prompt: `_call` and `_acall` are the requests
         gated = _gate(cls, name, hook)
         setattr(gated, _GATED, True)
         setattr(cls, name, gated)
 
 
 def _gate(cls: Any, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-    if name.startswith("_a") and cls in (*_ROOTS, SimpleChatModel):
+    if name.startswith("_a") and cls in _THREADED:
         # What models inherit that are synchronous only: it runs their other hooks in threads.
         return _gate_astream_in_threads(hook) if name == "_astream" else _gate_acall_in_thread(hook)
-    if name == "_generate":
+    if name in ("_generate", "_call"):
         return _gate_call(hook)
-    if name == "_agenerate":
+    if name in ("_agenerate", "_acall"):
         return _gate_acall(hook)
     return _gate_astream(hook) if name.startswith("_a") else _gate_stream(hook)
 

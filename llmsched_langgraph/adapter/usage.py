@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatResult, LLMResult
+from langchain_core.outputs import ChatResult, Generation, LLMResult
 
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Usage
 from llmsched_langgraph.tokens import count_tokens
 
 
-def usage_of_result(result: ChatResult | LLMResult, asked: Sequence[BaseMessage | str]) -> Usage:
+def usage_of_result(result: ChatResult | LLMResult | str, asked: Sequence[BaseMessage | str]) -> Usage:
     """Tokens of a whole answer to what was asked; unknown if it has not the shape that LangChain's have."""
     try:
         tally = Tally(asked)
+        if isinstance(result, str):
+            tally.see(Generation(text=result))
+            return tally.usage()
         for generations in result.generations:
             for generation in generations if isinstance(generations, list) else [generations]:
                 tally.see(generation)
