@@ -53,11 +53,11 @@ class Slot:
         "_driver",
         "_held",
         "_job",
+        "_mark",
         "_since",
         "_stage",
         "_taken_over",
         "_timeout_s",
-        "_mark",
         "_used",
         "usage",
     )
