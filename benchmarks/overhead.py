@@ -328,7 +328,7 @@ def slots(repeats: int, scale: int) -> None:
 
 # -- (c) decisions -----------------------------------------------------------------------
 
-APPLICATIONS = tuple(Application.of(f"application {n}").fingerprint for n in range(50))
+APPLICATIONS = tuple(Application.of(f"application {n}") for n in range(50))
 NODE = "node"
 
 
@@ -337,7 +337,7 @@ def learned() -> Profile:
     profile = Profile()
     for n, application in enumerate(APPLICATIONS):
         calls = (CallRecord(NODE, 1, 1.0 + n), CallRecord(NODE, 2, 2.0))
-        profile = profile.observe(JobRecord(application, calls, 0.0, 1.0, complete=True))
+        profile = profile.observe(JobRecord(application.fingerprint, calls, 0.0, 1.0, complete=True))
     return profile
 
 

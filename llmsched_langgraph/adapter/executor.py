@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from langgraph.errors import GraphInterrupt
+from langgraph.constants import START
+from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 
-from llmsched_langgraph.belief.record import StageRecord
+from llmsched_langgraph.dag.position import Began, Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime.context import StageRun, current_stage_run, inside_stage
 from llmsched_langgraph.runtime.scheduler import Run, current_run
@@ -117,50 +118,55 @@ def _rebound(function: Any, **names: Any) -> Any:
 
 def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = current_run()
-    if run is None:
+    if run is None or task.name == START:
         return stock.run_with_retry(task, *args, **kwargs)
-    stage, begin, outcome = _stage_run(task), time.monotonic(), Outcome.FINISHED
-    _live[id(task)] = stage
+    stage, begin, ending = _begin(run, task), time.monotonic(), None
     try:
         with inside_stage(stage):
             return stock.run_with_retry(task, *args, **kwargs)
     except BaseException as error:
-        outcome = _failed(run, stage, error)
+        ending = error
         raise
     finally:
-        del _live[id(task)]
-        run.seen.ended.append(_record(stage, begin, outcome))
+        _end(run, stage, begin, ending)
 
 
 async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = current_run()
-    if run is None:
+    if run is None or task.name == START:
         return await stock.arun_with_retry(task, *args, **kwargs)
-    stage, begin, outcome = _stage_run(task), time.monotonic(), Outcome.FINISHED
+    stage, begin, ending = _begin(run, task), time.monotonic(), None
     try:
         with inside_stage(stage):
             return await stock.arun_with_retry(task, *args, **kwargs)
     except BaseException as error:
-        outcome = _failed(run, stage, error)
-        if outcome is Outcome.CANCELLED:
+        ending = error
+        if outcome_of(error) is Outcome.CANCELLED:
             stage.cancel()
         raise
     finally:
-        run.seen.ended.append(_record(stage, begin, outcome))
+        _end(run, stage, begin, ending)
 
 
-def _failed(run: Run, stage: StageRun, error: BaseException) -> Outcome:
-    if isinstance(error, GraphInterrupt) and stage.around is None:
+def _begin(run: Run, task: Any) -> StageRun:
+    stage = run.seen.coming.pop(task.id, None)
+    if stage is None:  # called from within a node, at this moment
+        stage = _stage_run(task)
+        run.seen.moves.append(_announced((stage,), called=True))
+    run.seen.moves.append(Began(stage.number))
+    return stage
+
+
+def _end(run: Run, stage: StageRun, begin: float, error: BaseException | None) -> None:
+    # A command for the graph around its own leaves a node as an error, and is none.
+    complete, interrupted = (
+        error is None or isinstance(error, ParentCommand),
+        isinstance(error, GraphInterrupt),
+    )
+    if interrupted and stage.around is None:
         run.seen.interrupted = True
-    return outcome_of(error)
-
-
-def _record(stage: StageRun, begin: float, outcome: Outcome) -> StageRecord:
-    return StageRecord(stage.name, time.monotonic() - begin, outcome is Outcome.FINISHED)
-
-
-_live: dict[int, StageRun] = {}
-"""Stage runs that are in a thread now, by the id of LangGraph's object for them, which lives as long."""
+    seconds = time.monotonic() - begin
+    run.seen.moves.append(Ended(stage.number, seconds, complete, interrupted))
 
 
 def _stage_run(task: Any) -> StageRun:
@@ -189,15 +195,27 @@ def _path(around: StageRun | None, task: Any) -> str:
     return f"{outer}/{task.name}" if outer else str(task.name)
 
 
-def _reveal(tasks: tuple[Any, ...]) -> None:
+def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
     """Tell the scheduler which stage runs come next; none of them has begun.
 
-    A single one is no news: it will be seen by what it does.
+    A single one is told of with whatever it does: only where there are several is it news.
     """
     run = current_run()
-    if run is not None and len(tasks) > 1:
-        around = current_stage_run()
-        run.scheduler.reveal(run, tuple(_path(around, task) for task in tasks))
+    if run is None or not tasks or tasks[0].name == START:  # which only hands on the input
+        return ()
+    stages = tuple([_stage_run(task) for task in tasks])
+    for task, stage in zip(tasks, stages, strict=True):
+        run.seen.coming[task.id] = stage
+    run.seen.moves.append(_announced(stages))
+    if len(stages) > 1:
+        run.scheduler.tell(run)
+    return stages
+
+
+def _announced(stages: tuple[StageRun, ...], *, called: bool = False) -> Revealed:
+    around = stages[0].around
+    runs = tuple([(stage.number, stage.name) for stage in stages])
+    return Revealed(runs, None if around is None else around.number, called)
 
 
 def _scheduled_runner() -> type:
@@ -216,16 +234,14 @@ def _scheduled_runner() -> type:
     class ScheduledRunner(base):  # type: ignore[misc]  # a private class has no types
         def tick(self, tasks: Any, **kwargs: Any) -> Iterator[None]:
             tasks = tuple(tasks)
-            _reveal(tasks)
+            stages = _reveal(tasks)
             try:
                 yield from stock_tick(self, tasks, **kwargs)
             except BaseException:
                 # The superstep is over while some of its threads may still wait for a slot. Nobody
                 # can stop a thread, but nobody needs its answer any more either.
-                for task in tasks:
-                    stage = _live.get(id(task))
-                    if stage is not None:
-                        stage.cancel()
+                for stage in stages:
+                    stage.cancel()
                 raise
 
         def atick(self, tasks: Any, **kwargs: Any) -> Any:

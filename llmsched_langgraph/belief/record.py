@@ -30,23 +30,33 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """One call that held a slot for `work_s` seconds; tokens are None where nobody could tell."""
+    """One call that held a slot for `work_s` seconds; tokens are None where nobody could tell.
+
+    `occurrence` counts the calls of its stage; `spot` is the stage's node and which time it ran, if known.
+    """
 
     stage: str
     occurrence: int
     work_s: float
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    spot: Occurrence | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
     """One execution of a stage that took `seconds`, waiting for slots included.
 
-    `complete` is False if it failed, was cancelled or was interrupted.
+    Attributes:
+        stage: the node's path.
+        occurrence: which time it ran in its job; those that ran side by side share one.
+        place: id of the stage of the application that it was part of; None if nothing is known of it.
+        complete: False if it failed, was cancelled or was interrupted.
     """
 
     stage: str
+    occurrence: int
+    place: str | None
     seconds: float
     complete: bool
 

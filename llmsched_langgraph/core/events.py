@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord, StageRecord
+from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.ledger import Group
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 
 
@@ -19,7 +21,7 @@ class JobArrived:
 
     now: float
     job: int
-    application: str
+    application: Application
     resumes: str | None = None
 
 
@@ -42,29 +44,21 @@ class JobPaused:
 
 
 @dataclass(frozen=True, slots=True)
-class StagesEnded:
-    """Executions of stages of the job are over."""
+class StagesMoved:
+    """Executions of stages of the job were announced, began or ended, in this order."""
 
     now: float
     job: int
-    stages: tuple[StageRecord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StagesRevealed:
-    """These stages of the job run next, once for each time that they are named; none has begun."""
-
-    now: float
-    job: int
-    stages: tuple[str, ...]
+    moves: tuple[Move, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CallRequested:
     """A call wants a slot of `backend`.
 
-    Without a job, or for one that is over, the call is a job of its own. A `forced` call cannot
-    wait: it holds a slot at once, over the capacity if need be.
+    Without a job, or for one that is over, the call is a job of its own. `run` is the stage run that it
+    is made in, if that is known. A `forced` call cannot wait: it holds a slot at once, over the capacity
+    if need be.
     """
 
     now: float
@@ -73,6 +67,7 @@ class CallRequested:
     stage: str = ""
     job: int | None = None
     forced: bool = False
+    run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +110,7 @@ Event = (
     JobArrived
     | JobEnded
     | JobPaused
-    | StagesEnded
-    | StagesRevealed
+    | StagesMoved
     | CallRequested
     | SlotGranted
     | CallReleased

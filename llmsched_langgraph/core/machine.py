@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
+from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
 from llmsched_langgraph.core.events import (
     CallReleased,
     CallRequested,
@@ -29,11 +29,11 @@ from llmsched_langgraph.core.events import (
     RequestSlot,
     ResizeBackend,
     SlotGranted,
-    StagesEnded,
-    StagesRevealed,
+    StagesMoved,
 )
 from llmsched_langgraph.core.policies import Job, Policy
-from llmsched_langgraph.dag.application import DIRECT
+from llmsched_langgraph.dag.application import DIRECT, Application
+from llmsched_langgraph.dag.position import Ended, Position
 from llmsched_langgraph.dag.progress import Call, Outcome
 from llmsched_langgraph.errors import InvalidTransitionError
 
@@ -87,7 +87,7 @@ class SchedulerMachine:
                 return self._slot_granted(event)
             case CallReleased():
                 return self._call_released(event)
-            case StagesRevealed() | StagesEnded():
+            case StagesMoved():
                 return self._stages_moved(event)
             case JobArrived():
                 return self._job_arrived(event)
@@ -105,7 +105,7 @@ class SchedulerMachine:
             raise InvalidTransitionError(f"job {event.job} arrived twice")
         paused = None
         if event.resumes is not None:
-            paused = self._paused.pop((event.application, event.resumes), None)
+            paused = self._paused.pop((event.application.fingerprint, event.resumes), None)
         if paused is None or paused.paused_since is None:
             self._jobs[event.job] = self._new_job(event.job, event.application, event.now)
             return []
@@ -124,18 +124,21 @@ class SchedulerMachine:
                 del self._paused[next(iter(self._paused))]
         return []
 
-    def _new_job(self, name: int | None, application: str, now: float) -> Job:
+    def _new_job(self, name: int | None, application: Application, now: float) -> Job:
         self._arrivals += 1
-        return Job(name, application, self._arrivals, now)
+        return Job(name, Position(application), self._arrivals, now)
 
-    def _stages_moved(self, event: StagesRevealed | StagesEnded) -> list[Command]:
+    def _stages_moved(self, event: StagesMoved) -> list[Command]:
         job = self._jobs.get(event.job)
         if job is None:
             return []
-        if isinstance(event, StagesRevealed):
-            job.progress.reveal(event.stages)
-        else:
-            job.stages += event.stages
+        for move in event.moves:
+            if isinstance(move, Ended):
+                spot = job.position.spot(move.run)
+                if spot is not None:
+                    place = job.position.place(move.run)
+                    job.stages.append(StageRecord(*spot, place, move.seconds, move.complete))
+            job.position.move(move)
         return self._refresh(job, event.now)
 
     def _job_ended(self, event: JobEnded) -> list[Command]:
@@ -143,6 +146,7 @@ class SchedulerMachine:
         if job is None:
             return []
         job.outcome = event.outcome
+        job.position.end()
         return self._close(job, event.now)
 
     def _close(self, job: Job, now: float) -> list[Command]:
@@ -161,6 +165,7 @@ class SchedulerMachine:
                             call.work_s(now),
                             call.usage.prompt_tokens,
                             call.usage.output_tokens,
+                            call.spot,
                         )
                         for call in calls
                     ),
@@ -178,9 +183,10 @@ class SchedulerMachine:
             raise InvalidTransitionError(f"ticket {event.ticket} was requested twice")
         job = self._jobs.get(event.job) if event.job is not None else None
         if job is None:
-            job = self._new_job(None, DIRECT.fingerprint, event.now)
+            job = self._new_job(None, DIRECT, event.now)
         others = job.progress.waiting
-        call = job.progress.request(event.ticket, event.stage, event.now)
+        spot = None if event.run is None else job.position.spot(event.run)
+        call = job.progress.request(event.ticket, event.stage, event.now, spot)
         commands = self._reprioritise(job, event.now, others)
         self._tickets[event.ticket] = _Ticket(job, call, event.backend)
         if event.backend not in job.backends:

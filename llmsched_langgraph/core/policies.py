@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from llmsched_langgraph.belief.profile import MAX_OCCURRENCES, Profile
 from llmsched_langgraph.belief.record import Evidence, StageRecord
+from llmsched_langgraph.dag.position import Position
 from llmsched_langgraph.dag.progress import Outcome, Progress
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -22,7 +23,7 @@ class Job:
 
     Attributes:
         id: the driver's name for it.
-        application: fingerprint of its application.
+        position: where it stands on its application.
         arrival: 1 for the first job that the scheduler saw, 2 for the next, ...
         arrival_s: the clock at its arrival.
         paused_s: how long it was interrupted, so far.
@@ -34,7 +35,7 @@ class Job:
     """
 
     id: int | None
-    application: str
+    position: Position
     arrival: int
     arrival_s: float
     progress: Progress = field(default_factory=lambda: Progress(told_apart=MAX_OCCURRENCES))
@@ -44,6 +45,11 @@ class Job:
     paused_since: float | None = None
     priority: float = 0.0
     backends: tuple[str, ...] = ()
+
+    @property
+    def application(self) -> str:
+        """Fingerprint of its application: the key of what has been learned of it."""
+        return self.position.application.fingerprint
 
     def evidence(self, now: float) -> Evidence:
         """What is known of the job at `now`."""

@@ -41,9 +41,15 @@ class Began(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The stage run is over; `again` if it stopped for a human and the same one will be run once more."""
+    """The stage run is over after `seconds`, waiting for slots included.
+
+    `complete` is False if it failed, was cancelled or was interrupted; `again` is True if it stopped
+    for a human, so that the same one will be run once more.
+    """
 
     run: int
+    seconds: float
+    complete: bool = True
     again: bool = False
 
 
@@ -102,7 +108,7 @@ class Position:
                 if run is not None and not run.running:
                     run.running = True
                     self._tallies[run.spot].running += 1
-            case Ended(number, again):
+            case Ended(number, _, _, again):
                 self._end(number, again)
 
     def _reveal(self, runs: tuple[tuple[int, str], ...], around: int | None, called: bool) -> None:
@@ -172,13 +178,18 @@ class Position:
         found: dict[str, Status] = {}
         coming, next_ = self._coming(), self._next()
         ran: dict[str, list[_Tally]] = {}
+        known = self.application.by_path
         for spot, tally in self._tallies.items():
-            if spot.path in self.application.by_path and tally.revealed:
+            if spot.path in known and tally.revealed:
                 ran.setdefault(self.application.stage_id(*spot), []).append(tally)
+        again = {self.application.stage_id(*spot) for spot in self._again.items() if spot[0] in known}
         for stage in self.application.stages:
             tallies = ran.get(stage.id)
-            if tallies is not None:
-                found[stage.id] = _status_of(tallies, over=self.over)
+            status = None if tallies is None else _status_of(tallies, over=self.over)
+            if stage.id in again and status in (None, Status.FINISHED) and not self.over:
+                found[stage.id] = Status.READY
+            elif status is not None:
+                found[stage.id] = status
             elif self.over:
                 found[stage.id] = Status.ABSENT
             elif stage.node in coming and (stage.tail or stage.occurrence > self._highest.get(stage.node, 0)):
@@ -205,7 +216,7 @@ class Position:
         """Nodes that may still be run, or run again."""
         if self.over:
             return frozenset()
-        if not self._tallies:
+        if not self._fronts:
             begin = self.application.entries or tuple(self.application.by_path)
             return self.application.reachable(begin) | frozenset(begin)
         deferred = (node.path for node in self.application.nodes if node.deferred)
@@ -214,10 +225,11 @@ class Position:
 
     def _next(self) -> frozenset[str]:
         """Nodes that may be run in the very next step."""
-        if not self._tallies:
+        if not self._fronts:
             return frozenset(self.application.entries)
-        running = {run.spot.path for run in self._runs.values()}
-        done = {path for front in self._fronts.values() for path in front if path not in running}
+        # A graph goes on when all of its latest step is over.
+        busy = {run.around for run in self._runs.values()}
+        done = {path for graph, front in self._fronts.items() if graph not in busy for path in front}
         return frozenset(target for source, target in self.application.edges if source in done)
 
 

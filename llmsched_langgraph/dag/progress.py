@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+
+from llmsched_langgraph.dag.position import Spot
 
 
 class Outcome(Enum):
@@ -35,13 +36,15 @@ UNKNOWN_USAGE = Usage()
 class Call:
     """One LLM request of a job: asked for at `requested_s`, in its slot from `granted_s` on.
 
-    `occurrence` counts the calls of one stage in one job, from 1. Times are the clock's seconds.
+    `occurrence` counts the calls of one stage in one job, from 1. `spot` is the time that the stage was
+    run, if that is known: more than one call may be made in it. Times are the clock's seconds.
     """
 
     ticket: int
     stage: str
     occurrence: int
     requested_s: float
+    spot: Spot | None = None
     granted_s: float | None = None
     released_s: float | None = None
     usage: Usage = UNKNOWN_USAGE
@@ -64,7 +67,6 @@ class Progress:
         backlog: how many of them wait, by stage and occurrence.
         running: those of them that hold a slot, in the order in which they got it.
         finished: calls that held a slot and gave it back, in the order in which they ended.
-        revealed: how many executions of each stage the runner has announced so far.
         latest: stage and occurrence of the call asked for last, or None before the first.
     """
 
@@ -73,22 +75,16 @@ class Progress:
     backlog: dict[tuple[str, int], int] = field(default_factory=dict)
     running: dict[int, Call] = field(default_factory=dict)
     finished: list[Call] = field(default_factory=list)
-    revealed: dict[str, int] = field(default_factory=dict)
     latest: tuple[str, int] | None = None
     _occurrences: dict[str, int] = field(default_factory=dict)
     _finished_work_s: float = 0.0
     _granted_sum_s: float = 0.0  # of the running calls' `granted_s`
 
-    def reveal(self, stages: Iterable[str]) -> None:
-        """Stages that will run next, once for each time that they are named."""
-        for stage in stages:
-            self.revealed[stage] = self.revealed.get(stage, 0) + 1
-
-    def request(self, ticket: int, stage: str, now: float) -> Call:
+    def request(self, ticket: int, stage: str, now: float, spot: Spot | None = None) -> Call:
         """The job asks for one more call of `stage`."""
         occurrence = self._occurrences.get(stage, 0) + 1
         self._occurrences[stage] = occurrence
-        call = self.outstanding[ticket] = Call(ticket, stage, occurrence, requested_s=now)
+        call = self.outstanding[ticket] = Call(ticket, stage, occurrence, now, spot)
         self.latest = (stage, occurrence)
         at = self._at(call)
         self.backlog[at] = self.backlog.get(at, 0) + 1

@@ -6,6 +6,7 @@ Threads and tasks inherit them from whoever starts them. Does not know jobs or g
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,10 +23,14 @@ class Waiting(Protocol):
         """End the wait with an error, unless it is over."""
 
 
+_numbers = itertools.count(1)
+
+
 class StageRun:
     """One execution of a stage, and the threads in it that wait for a slot.
 
     Attributes:
+        number: its own in this process.
         name: the stage, with the stages around it: `outer/inner`.
         around: the stage run from within which it was started, if any.
         idle_timeout_s: how long it may go without a sign of life, if there is a limit.
@@ -34,7 +39,7 @@ class StageRun:
         waiting: its threads that wait for a slot.
     """
 
-    __slots__ = ("around", "cancelled", "heartbeat", "idle_timeout_s", "name", "waiting")
+    __slots__ = ("around", "cancelled", "heartbeat", "idle_timeout_s", "name", "number", "waiting")
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class StageRun:
         idle_timeout_s: float | None = None,
         heartbeat: Callable[[], None] | None = None,
     ) -> None:
+        self.number = next(_numbers)
         self.name = name
         self.around = around
         self.idle_timeout_s = idle_timeout_s

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord, StageRecord
+from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
     CallReleased,
@@ -28,12 +28,13 @@ from llmsched_langgraph.core.events import (
     JobPaused,
     ProfileLearned,
     ReportFault,
-    StagesEnded,
-    StagesRevealed,
+    StagesMoved,
 )
 from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import Policy
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
 from llmsched_langgraph.runtime.learning import Learner
@@ -97,8 +98,8 @@ class Driver:
 
     # -- what happens ------------------------------------------------------------------
 
-    def start_job(self, application: str, resumes: str | None = None) -> int:
-        """A run of `application` (a fingerprint) begins, or goes on if it was paused on thread `resumes`.
+    def start_job(self, application: Application, resumes: str | None = None) -> int:
+        """A run of `application` begins, or goes on if it was paused on thread `resumes`.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
@@ -116,14 +117,14 @@ class Driver:
         """The run was interrupted, and may be resumed on `thread`."""
         self._post(JobPaused(self._clock(), job, thread))
 
-    def end_stages(self, job: int, stages: tuple[StageRecord, ...]) -> None:
-        """Executions of stages of the job are over."""
-        if stages:
-            self._post(StagesEnded(self._clock(), job, stages))
+    def move_stages(self, job: int, moves: deque[Move]) -> None:
+        """Executions of stages of the job were announced, began or ended.
 
-    def reveal(self, job: int, stages: tuple[str, ...]) -> None:
-        """The job's next stages are known."""
-        self._post(StagesRevealed(self._clock(), job, stages))
+        What stands in `moves` is taken out when it is handled, so that threads which tell of the same
+        job cannot overtake each other with a part of it each.
+        """
+        self._inbox.append(partial(self._take_moves, job, moves))
+        self._drain()
 
     def dismiss(self, ticket: int, error: Exception) -> None:
         """Wake the ticket's waiter with an error; nothing happens if it has its slot already."""
@@ -142,15 +143,29 @@ class Driver:
         *,
         job: int | None,
         stage: str,
+        run: int | None = None,
+        moves: deque[Move] | None = None,
         forced: bool = False,
     ) -> None:
         """Ask for a slot; `waiter` is woken when it is there, at once if one is free.
+
+        Args:
+            ticket: from `new_ticket`.
+            waiter: whom to wake.
+            backend: whose slot.
+            job: the run that the call is part of, if any.
+            stage: what it is called.
+            run: number of the stage run that it is made in, if it is known.
+            moves: what happened in the job and was not told yet, as in `move_stages`.
+            forced: whether it cannot wait.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
         """
         self._check_open()
-        self._post(CallRequested(self._clock(), ticket, backend, stage, job, forced), waiter)
+        if moves and job is not None:
+            self._inbox.append(partial(self._take_moves, job, moves))
+        self._post(CallRequested(self._clock(), ticket, backend, stage, job, forced, run), waiter)
 
     def release(self, ticket: int, outcome: Outcome = Outcome.FINISHED, usage: Usage = UNKNOWN_USAGE) -> None:
         """Give back whatever the ticket has: from any state, any thread, any number of times."""
@@ -220,6 +235,11 @@ class Driver:
             holding = sum([ledger.holding for ledger in self._dispatcher.ledgers.values()])
             self._counts.peak = max(self._counts.peak, holding)
         self._counts.jobs += len(settled.records)
+
+    def _take_moves(self, job: int, moves: deque[Move], outbox: _Outbox) -> None:
+        taken = tuple([moves.popleft() for _ in range(len(moves))])
+        if taken:
+            self._handle(StagesMoved(self._clock(), job, taken), None, outbox)
 
     def _learn(self, record: JobRecord, now: float) -> None:
         self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)

@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Self
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.core.policies import Policy, as_policy
 from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
+from llmsched_langgraph.runtime.context import StageRun
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.slot import Slot
@@ -172,9 +173,16 @@ class Scheduler:
             UnknownModelError: no backend serves the model.
         """
         run = current_run()
-        job = run.job if run is not None and run.scheduler is self else None
-        backend = self._backend(model)
-        return Slot(self._driver, backend, job=job, stage=stage, timeout_s=self._queue_timeout_s)
+        if run is not None and run.scheduler is not self:
+            run = None
+        return Slot(
+            self._driver,
+            self._backend(model),
+            job=None if run is None else run.job,
+            moves=None if run is None else run.seen.moves,
+            stage=stage,
+            timeout_s=self._queue_timeout_s,
+        )
 
     @property
     def tells_models_apart(self) -> bool:
@@ -191,23 +199,23 @@ class Scheduler:
         Raises:
             SchedulerClosedError: the scheduler is closed.
         """
-        return Run(self, self._driver.start_job(application.fingerprint, resumes))
+        return Run(self, self._driver.start_job(application, resumes))
 
     def end_job(self, run: Run, outcome: Outcome, paused_on: str | None = None) -> None:
         """The run is over, or paused: then `paused_on` is the thread on which it may be resumed.
 
         Calls that it left behind keep their slots until they end themselves.
         """
-        self._driver.end_stages(run.job, run.seen.take())
+        self.tell(run)
         if paused_on is None:
             self._driver.end_job(run.job, outcome)
         else:
             self._driver.pause_job(run.job, paused_on)
 
-    def reveal(self, run: Run, stages: tuple[str, ...]) -> None:
-        """The run's next stages are known, by name, once for each time that they will run."""
-        self._driver.end_stages(run.job, run.seen.take())
-        self._driver.reveal(run.job, stages)
+    def tell(self, run: Run) -> None:
+        """Take in what was seen of the run since the last time."""
+        if run.seen.moves:
+            self._driver.move_stages(run.job, run.seen.moves)
 
     def _backend(self, model: str | None) -> str:
         name = self._models.get(model) or self._models.get(None)
@@ -287,19 +295,17 @@ class Scheduler:
 
 @dataclass(slots=True)
 class Seen:
-    """What the runner saw of one job and the scheduler has not been told of yet.
+    """What the runner sees of one job.
 
     Attributes:
-        ended: stage runs that ended.
+        moves: stage runs that were announced, began or ended, and of which the scheduler was not told.
+        coming: those that were announced and have not begun, by LangGraph's id for them.
         interrupted: whether one of them interrupted the run.
     """
 
-    ended: deque[StageRecord] = field(default_factory=deque)
+    moves: deque[Move] = field(default_factory=deque)
+    coming: dict[str, StageRun] = field(default_factory=dict)
     interrupted: bool = False
-
-    def take(self) -> tuple[StageRecord, ...]:
-        """The stage runs that ended, which are told of now. Other threads go on adding some."""
-        return tuple([self.ended.popleft() for _ in range(len(self.ended))])
 
 
 @dataclass(frozen=True, slots=True)

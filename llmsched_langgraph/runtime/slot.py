@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from types import TracebackType
 from typing import NoReturn, Self
 
+from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import CallCancelledError
 from llmsched_langgraph.runtime.context import StageRun, current_loop, current_stage_run
@@ -54,6 +56,7 @@ class Slot:
         "_held",
         "_job",
         "_mark",
+        "_moves",
         "_since",
         "_stage",
         "_taken_over",
@@ -63,12 +66,20 @@ class Slot:
     )
 
     def __init__(
-        self, driver: Driver, backend: str, *, job: int | None, stage: str, timeout_s: float | None
+        self,
+        driver: Driver,
+        backend: str,
+        *,
+        job: int | None,
+        stage: str,
+        timeout_s: float | None,
+        moves: deque[Move] | None = None,
     ) -> None:
         self.usage = UNKNOWN_USAGE
         self._driver = driver
         self._backend = backend
         self._job = job
+        self._moves = moves  # of the job's stages, that the driver has not been told of
         self._stage = stage
         self._timeout_s = timeout_s
         self._claimed = 0  # the ticket, from the moment it is asked for
@@ -142,8 +153,16 @@ class Slot:
         # The ticket has its name first: it can be abandoned even if an interrupt hits the request.
         self._claimed = self._driver.new_ticket()
         self._since = time.monotonic()
+        within = current_stage_run()
         self._driver.request(
-            self._claimed, waiter, self._backend, job=self._job, stage=self._stage, forced=forced
+            self._claimed,
+            waiter,
+            self._backend,
+            job=self._job,
+            stage=self._stage,
+            run=None if within is None else within.number,
+            moves=self._moves,
+            forced=forced,
         )
 
     def _abandon(self) -> None:

@@ -16,7 +16,8 @@ from support.models import PlainModel
 
 from llmsched_langgraph import schedule
 from llmsched_langgraph.adapter import executor
-from llmsched_langgraph.core.events import CallRequested, JobEnded, StagesEnded, StagesRevealed
+from llmsched_langgraph.core.events import CallRequested, JobEnded, StagesMoved
+from llmsched_langgraph.dag.position import Began, Ended, Revealed
 
 
 class State(TypedDict, total=False):
@@ -40,27 +41,42 @@ def test_a_dynamic_stage_is_revealed_before_it_runs(make_scheduler):
     scheduler = make_scheduler(1)
     asyncio.run(schedule(planner(PlainModel()), scheduler).ainvoke({}))
     story = scheduler._driver.story()
-    (revealed,) = [event for event in story if isinstance(event, StagesRevealed)]
-    assert revealed.stages == ("work", "work", "work")
+    moves = [move for event in story if isinstance(event, StagesMoved) for move in event.moves]
+    revealed = [tuple(path for _, path in move.runs) for move in moves if isinstance(move, Revealed)]
+    assert revealed == [("plan",), ("work", "work", "work"), ("join",)]
+    plan = next(
+        event
+        for event in story
+        if isinstance(event, StagesMoved)
+        and any(isinstance(move, Revealed) and len(move.runs) == 3 for move in event.moves)
+    )
     calls = [event for event in story if isinstance(event, CallRequested)]
     assert [call.stage for call in calls] == ["plan", "work", "work", "work", "join"]
-    assert story.index(calls[0]) < story.index(revealed) < story.index(calls[1])
+    assert story.index(calls[0]) < story.index(plan) < story.index(calls[1])
 
 
 def test_stages_are_recorded_as_they_end(make_scheduler):
     """Every execution of a stage is told to the scheduler, with how it ended, before the job's end."""
-    scheduler = make_scheduler(1)
+    scheduler, records = make_scheduler(1), []
+    scheduler._driver._learner.observe = lambda record: records.append(record) or frozenset()
     model = PlainModel()
     model.meter.fail_with = ZeroDivisionError()
     asyncio.run(schedule(planner(PlainModel()), scheduler).ainvoke({}))
     with pytest.raises(ZeroDivisionError):
         asyncio.run(schedule(planner(model), scheduler).ainvoke({}))
     story = scheduler._driver.story()
-    ended = [stage for event in story if isinstance(event, StagesEnded) for stage in event.stages]
-    names = [(stage.stage, stage.complete) for stage in ended if not stage.stage.startswith("__")]
-    assert names == [("plan", True), *[("work", True)] * 3, ("join", True), ("plan", False)]
-    assert all(stage.seconds >= 0 for stage in ended)
     assert isinstance(story[-1], JobEnded)
+    moves = [move for event in story if isinstance(event, StagesMoved) for move in event.moves]
+    for kind in (Began, Ended):
+        assert len([move for move in moves if isinstance(move, kind)]) == 6
+    ended = [stage for record in records for stage in record.stages]
+    assert [(stage.stage, stage.occurrence, stage.place, stage.complete) for stage in ended] == [
+        ("plan", 1, "plan", True),
+        *[("work", 1, "work", True)] * 3,
+        ("join", 1, "join", True),
+        ("plan", 1, "plan", False),
+    ]
+    assert all(stage.seconds >= 0 for stage in ended)
 
 
 def test_stages_of_nested_graphs_are_paths(make_scheduler):
@@ -211,4 +227,4 @@ def test_unknown_langgraph_falls_back(make_scheduler, monkeypatch, caplog):
     assert model.meter.peak <= 2
     calls = [event for event in scheduler._driver.story() if isinstance(event, CallRequested)]
     assert [call.stage for call in calls] == ["plan", "work", "work", "work", "join"]
-    assert not [event for event in scheduler._driver.story() if isinstance(event, StagesRevealed)]
+    assert not [event for event in scheduler._driver.story() if isinstance(event, StagesMoved)]

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.applications import app
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import CallRecord, JobRecord
@@ -175,7 +176,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         if job not in self.jobs:
             self.jobs.add(job)
             self.arrived += 1
-            self._handle(JobArrived(self.now, job, application))
+            self._handle(JobArrived(self.now, job, app(application)))
 
     @rule(job=JOBS, stage=STAGES, backend=st.sampled_from(BACKENDS), count=st.integers(1, 4))
     def call(self, job, stage, backend, count, forced=False):

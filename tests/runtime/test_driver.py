@@ -134,7 +134,7 @@ def test_what_is_posted_as_the_lock_is_given_back_is_not_left_behind(make_schedu
             lock.release()
 
     driver._lock = LateLock()
-    spawn(driver.start_job, "app").result(20)
+    spawn(driver.start_job, APPLICATION).result(20)
     assert scheduler.statistics().holding == 0
     driver.end_job(1, Outcome.FINISHED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.applications import app
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import CallRecord, JobRecord
@@ -50,7 +51,7 @@ class Desk:
         return settled
 
     def arrive(self, now, job, application="app"):
-        return self._handle(JobArrived(now, job, application))
+        return self._handle(JobArrived(now, job, app(application)))
 
     def call(self, now, ticket, job=None, stage="s", *, backend="b", forced=False):
         return self._handle(CallRequested(now, ticket, backend, stage, job, forced))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.applications import app
 
 from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived
 from llmsched_langgraph.core.policies import NamedPolicy
@@ -77,7 +78,7 @@ def test_a_batch_is_handled_event_by_event(desk):
     """Several events at once settle like the same events one after the other."""
     d = desk("fcfs")
     settled = d.dispatcher.handle(
-        JobArrived(0, 1, "app"),
+        JobArrived(0, 1, app("app")),
         CallRequested(0, 1, "b", "s", 1),
         CallRequested(0, 2, "b", "s", 1),
         CallReleased(2, 1),

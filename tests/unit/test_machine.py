@@ -6,6 +6,7 @@ import copy
 import math
 
 import pytest
+from support.applications import app
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import CallRecord, JobRecord
@@ -55,7 +56,7 @@ class Broken:
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        (JobArrived(3, 1, "other"), "job 1 arrived twice"),
+        (JobArrived(3, 1, app("other")), "job 1 arrived twice"),
         (CallRequested(3, 1, "b"), "ticket 1 was requested twice"),
         (CallRequested(3, 2, "b", "s", 1), "ticket 2 was requested twice"),
         (SlotGranted(3, 1), "ticket 1 was granted twice"),
@@ -65,7 +66,7 @@ def test_illegal_events_raise_and_change_nothing(event, message):
     """An event that cannot happen is refused, and the machine is as it was before."""
     m = machine()
     m.handle(
-        JobArrived(0, 1, "app"),
+        JobArrived(0, 1, app("app")),
         CallRequested(1, 1, "b", "s", 1),
         CallRequested(1, 2, "b", "s", 1),
         SlotGranted(2, 1),
@@ -96,7 +97,7 @@ def test_release_is_final():
 def test_release_gives_its_commands_once():
     """The second release of a ticket asks for nothing."""
     m = machine()
-    m.handle(JobArrived(0, 1, "app"), CallRequested(0, 1, "b", "s", 1), SlotGranted(0, 1))
+    m.handle(JobArrived(0, 1, app("app")), CallRequested(0, 1, "b", "s", 1), SlotGranted(0, 1))
     assert m.handle(CallReleased(1, 1)) == [ReleaseSlot("b", 1)]
     assert m.handle(CallReleased(2, 1)) == []
 
@@ -113,7 +114,7 @@ def test_capacity_is_the_ledgers_business():
 def test_a_call_without_a_running_job_is_a_job_of_its_own(job):
     """It is requested like any other and recorded at its release, as a direct call."""
     m = machine()
-    m.handle(JobArrived(0, 1, "app"), JobEnded(0, 1, Outcome.FINISHED))
+    m.handle(JobArrived(0, 1, app("app")), JobEnded(0, 1, Outcome.FINISHED))
     assert m.handle(CallRequested(1, 5, "b", "s", job)) == [RequestSlot("b", 5, 2, 0.0, forced=False)]
     assert m.jobs == 0
     m.handle(SlotGranted(2, 5))
@@ -145,7 +146,7 @@ def test_a_direct_call_that_failed_is_no_complete_job(outcome):
 def test_a_job_is_recorded_after_its_last_release():
     """A job that ended with calls under way is recorded once, when the last of them is back."""
     m = machine()
-    m.handle(JobArrived(0, 1, "app"))
+    m.handle(JobArrived(0, 1, app("app")))
     for ticket in (1, 2, 3):
         m.handle(CallRequested(ticket, ticket, "b", "s", 1))
     m.handle(SlotGranted(3, 1), SlotGranted(4, 2))
@@ -163,7 +164,7 @@ def test_a_job_is_recorded_after_its_last_release():
 def test_a_record_lists_calls_as_they_were_asked_for():
     """Calls that ended in another order are recorded in the order of their requests."""
     m = machine()
-    m.handle(JobArrived(0, 1, "app"))
+    m.handle(JobArrived(0, 1, app("app")))
     for ticket, stage in ((1, "x"), (2, "y"), (3, "x")):
         m.handle(CallRequested(0, ticket, "b", stage, 1), SlotGranted(0, ticket))
     m.handle(CallReleased(1, 3), CallReleased(2, 2), CallReleased(3, 1))
@@ -179,7 +180,7 @@ def test_a_record_lists_calls_as_they_were_asked_for():
 def test_only_a_finished_job_is_complete(outcome):
     """A job that failed or was cancelled is recorded as incomplete, and no job is recorded twice."""
     m = machine()
-    m.handle(JobArrived(0, 1, "app"))
+    m.handle(JobArrived(0, 1, app("app")))
     (command,) = m.handle(JobEnded(2, 1, outcome))
     assert command == RecordJob(JobRecord("app", (), 0, 2, complete=outcome is Outcome.FINISHED))
     assert m.handle(JobEnded(3, 1, outcome)) == []
@@ -188,8 +189,8 @@ def test_only_a_finished_job_is_complete(outcome):
 def test_a_jobs_number_may_come_again_after_its_end():
     """A job that ended is forgotten, so its number is free; calls left behind stay with the old job."""
     m = machine()
-    m.handle(JobArrived(0, 1, "app"), CallRequested(0, 1, "b", "s", 1), JobEnded(1, 1, Outcome.FINISHED))
-    m.handle(JobArrived(2, 1, "app2"))
+    m.handle(JobArrived(0, 1, app("app")), CallRequested(0, 1, "b", "s", 1), JobEnded(1, 1, Outcome.FINISHED))
+    m.handle(JobArrived(2, 1, app("app2")))
     (_, recorded) = m.handle(CallReleased(3, 1))
     assert recorded.record.application == "app"
     assert m.jobs == 1
@@ -201,7 +202,7 @@ def test_a_jobs_number_may_come_again_after_its_end():
 def test_a_jobs_waiting_calls_move_together():
     """What changes a job's priority moves all of its waiting calls, which are one group, and no others."""
     m = machine("fair")
-    m.handle(JobArrived(0, 1, "app"), JobArrived(0, 2, "app"))
+    m.handle(JobArrived(0, 1, app("app")), JobArrived(0, 2, app("app")))
     for ticket, job in ((1, 1), (2, 1), (3, 2), (4, 1)):
         m.handle(CallRequested(0, ticket, "b", "s", job))
     assert m.handle(SlotGranted(1, 1)) == [Reprioritise("b", 1, 1.0)]
@@ -211,7 +212,7 @@ def test_a_jobs_waiting_calls_move_together():
 def test_a_jobs_calls_move_on_every_backend():
     """A job has one priority, and its calls may wait for slots of several backends."""
     m = machine("fair")
-    m.handle(JobArrived(0, 1, "app"))
+    m.handle(JobArrived(0, 1, app("app")))
     for ticket, backend in ((1, "b"), (2, "c"), (3, "b"), (4, "c")):
         m.handle(CallRequested(0, ticket, backend, "s", 1))
     assert m.handle(SlotGranted(1, 1)) == [Reprioritise("b", 1, 1.0), Reprioritise("c", 1, 1.0)]
@@ -220,7 +221,7 @@ def test_a_jobs_calls_move_on_every_backend():
 def test_a_call_is_requested_with_its_jobs_newest_priority():
     """The request comes last, so that whatever the policy says of the job holds for the new call too."""
     m = machine("plas")
-    m.handle(JobArrived(0, 1, "app"))
+    m.handle(JobArrived(0, 1, app("app")))
     for ticket in (1, 2):
         m.handle(CallRequested(0, ticket, "b", "s", 1))
     m.handle(SlotGranted(0, 1))
@@ -233,7 +234,7 @@ def test_a_call_is_requested_with_its_jobs_newest_priority():
 def test_where_nobody_waits_nobody_is_moved():
     """A job whose calls come one after the other has nothing to move, whatever its priority does."""
     m = machine("plas")
-    m.handle(JobArrived(0, 1, "app"), CallRequested(0, 1, "b", "s", 1), SlotGranted(0, 1))
+    m.handle(JobArrived(0, 1, app("app")), CallRequested(0, 1, "b", "s", 1), SlotGranted(0, 1))
     m.handle(CallReleased(4, 1))
     assert m.handle(CallRequested(5, 2, "b", "s", 1)) == [RequestSlot("b", 2, 1, 4.0, forced=False)]
 
@@ -241,7 +242,7 @@ def test_where_nobody_waits_nobody_is_moved():
 def test_a_priority_that_stays_is_not_sent_again():
     """Under a policy that never changes its mind no call is ever moved."""
     m = machine("fcfs")
-    m.handle(JobArrived(0, 1, "app"))
+    m.handle(JobArrived(0, 1, app("app")))
     commands = m.handle(
         *(CallRequested(0, ticket, "b", "s", 1) for ticket in range(5)),
         SlotGranted(1, 0),
@@ -264,7 +265,7 @@ def test_a_profile_moves_only_the_applications_named():
 
     m = SchedulerMachine(Spy())
     for job, application in ((1, "x"), (2, "y"), (3, "x")):
-        m.handle(JobArrived(0, job, application), CallRequested(0, job, "b", "s", job))
+        m.handle(JobArrived(0, job, app(application)), CallRequested(0, job, "b", "s", job))
     asked.clear()
     profile = Profile()
     m.handle(ProfileLearned(1, profile, frozenset({"x", "z"})))
@@ -300,8 +301,8 @@ def test_the_report_carries_the_policys_own_error():
 # -- story and replay -------------------------------------------------------------------
 
 STORY = (
-    JobArrived(0, 1, "app"),
-    JobArrived(0, 2, "app"),
+    JobArrived(0, 1, app("app")),
+    JobArrived(0, 2, app("app")),
     CallRequested(1, 1, "b", "s", 1),
     CallRequested(1, 2, "b", "s", 1),
     SlotGranted(1, 1),

@@ -1,0 +1,54 @@
+"""What runs really do has its place in what was compiled, for every known graph and each of its runs."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from graphs import EACH_RUN
+from graphs.fixture import aplay, play
+
+from llmsched_langgraph import Scheduler, compile_graph, schedule
+
+
+def recorded(fixture, run, how):
+    """The job's record, from a run through the scheduler."""
+    records = []
+    with Scheduler(slots=2) as scheduler:
+        scheduler._driver._learner.observe = lambda record: records.append(record) or frozenset()
+        graph = schedule(fixture.build(), scheduler)
+        if how == "loop":
+
+            async def main():
+                asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))
+                return await aplay(graph, run)
+
+            outcome = asyncio.run(main())
+        else:
+            outcome = play(graph, run)
+        assert fixture.outcome(outcome) == run.outcome
+        scheduler.check()
+    return records
+
+
+@pytest.mark.parametrize("how", ["thread", "loop"])
+@pytest.mark.parametrize(("fixture", "run"), EACH_RUN)
+def test_every_stage_run_has_its_place(fixture, run, how):
+    """Each node that ran is a stage of the template, or contains some; and every call knows its stage."""
+    application = compile_graph(fixture.build())
+    stages = {stage.id for stage in application.stages}
+    containers = {
+        path.rsplit("/", n)[0] for path in application.by_path for n in range(1, path.count("/") + 1)
+    }
+    records = recorded(fixture, run, how)
+    assert records
+    for record in records:
+        assert record.application == application.fingerprint
+        for done in record.stages:
+            assert done.place in stages or (done.place is None and done.stage in containers), done
+            if done.stage in application.by_path:
+                assert done.place == application.stage_id(done.stage, done.occurrence)
+    calls = [call for record in records for call in record.calls]
+    assert len(calls) == run.calls
+    assert all(call.stage and call.spot is not None for call in calls)
