@@ -13,97 +13,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
-import gc
 import importlib
 import importlib.util
 import os
 import statistics
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Self, TypedDict
+from typing import Any, TypedDict
 
+from decisions import decisions, fan_outs
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import START, StateGraph
+from measuring import Clock, Cost, in_turn, microseconds, print_table, ratio, versus
 
-from llmsched_langgraph import Profile, Scheduler, schedule
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
-from llmsched_langgraph.core.dispatcher import Dispatcher
-from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived
-from llmsched_langgraph.core.ledger import SlotLedger
-from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import as_policy
-from llmsched_langgraph.dag.application import Application
-
-# -- how it is measured ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one repeat took, in seconds for each time that the thing was done."""
-
-    cpu: float
-    wall: float
-
-
-class Clock:
-    """Times a block: `with Clock(times) as clock: ...`, then `clock.cost`."""
-
-    def __init__(self, times: int) -> None:
-        self._times = times
-
-    def __enter__(self) -> Self:
-        gc.collect()
-        gc.disable()
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
-        gc.enable()
-        self.cost = Cost(cpu / self._times, wall / self._times)
-
-
-def in_turn(cases: dict[str, Callable[[], Cost]], repeats: int) -> dict[str, list[Cost]]:
-    """Every case once for each repeat, in alternating order; one round before does not count."""
-    costs: dict[str, list[Cost]] = {name: [] for name in cases}
-    for repeat in range(repeats + 1):
-        for name in sorted(cases, reverse=repeat % 2 == 1):
-            cost = cases[name]()
-            if repeat:
-                costs[name].append(cost)
-    return costs
-
-
-def ratio(above: list[float], below: list[float]) -> str:
-    """The median of the repeats' ratios, and their middle half."""
-    ratios = [a / b for a, b in zip(above, below, strict=True) if b]
-    if len(ratios) < 2:
-        return "too short to measure"
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
-
-
-def versus(costs: dict[str, list[Cost]], name: str, baseline: str) -> list[str]:
-    """Two cells: the ratio in CPU time and the one in wall time."""
-    one, other = costs[name], costs[baseline]
-    return [
-        ratio([cost.cpu for cost in one], [cost.cpu for cost in other]),
-        ratio([cost.wall for cost in one], [cost.wall for cost in other]),
-    ]
-
-
-def microseconds(costs: list[Cost]) -> str:
-    return f"{statistics.median(cost.cpu for cost in costs) * 1e6:.3g}"
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    print("".join(f"| {' | '.join(line)} |\n" for line in lines))
-
+from llmsched_langgraph import Scheduler, schedule
 
 # -- (a) graphs --------------------------------------------------------------------------
 
@@ -326,76 +250,6 @@ def slots(repeats: int, scale: int) -> None:
     print_table(["", "us of CPU", f"{ours} costs times it, CPU", "wall"], rows)
 
 
-# -- (c) decisions -----------------------------------------------------------------------
-
-APPLICATIONS = tuple(Application.of(f"application {n}") for n in range(50))
-NODE = "node"
-
-
-def learned() -> Profile:
-    """A profile that tells the applications apart, so that the jobs of a backlog have an order."""
-    profile = Profile()
-    for n, application in enumerate(APPLICATIONS):
-        calls = (CallRecord(NODE, 1, 1.0 + n), CallRecord(NODE, 2, 2.0))
-        profile = profile.observe(JobRecord(application.fingerprint, calls, 0.0, 1.0, complete=True))
-    return profile
-
-
-class Backlog:
-    """One slot, held, and calls that wait for it: each of a job of its own, or all of one job."""
-
-    def __init__(self, policy: str, *, one_job: bool) -> None:
-        self._policy = as_policy(policy)
-        self._dispatcher = Dispatcher(SchedulerMachine(self._policy, learned()), {"": SlotLedger(1)})
-        self._one_job = one_job
-        self._tickets = 0
-        self._holder = 0
-
-    def fill(self, waiting: int) -> None:
-        """Let calls arrive until so many wait."""
-        if self._one_job:
-            # Each arrival moves all the calls of its job: under the measured policy this would take long.
-            self._dispatcher.machine.policy = as_policy("fcfs")
-        while self._dispatcher.ledgers[""].waiting < waiting:
-            self._tickets += 1
-            ticket, now = self._tickets, float(self._tickets)
-            job = 1 if self._one_job else ticket
-            if job == ticket:
-                application = APPLICATIONS[ticket * 7 % len(APPLICATIONS)]
-                self._dispatcher.handle(JobArrived(now, job, application))
-            settled = self._dispatcher.handle(CallRequested(now, ticket, "", NODE, job))
-            if settled.granted:
-                self._holder = settled.granted[0]
-        self._dispatcher.machine.policy = self._policy
-
-    def step(self) -> None:
-        """The holder gives its slot back and the next one gets it."""
-        settled = self._dispatcher.handle(CallReleased(float(self._tickets), self._holder))
-        (self._holder,) = settled.granted
-
-    def measure(self, waiting: int, steps: int) -> Cost:
-        """What one step costs while so many wait."""
-        self.fill(waiting)
-        with Clock(steps) as clock:
-            for _ in range(steps):
-                self.step()
-        return clock.cost
-
-
-def decisions(repeats: int, sizes: tuple[int, ...], one_job: bool) -> None:
-    rows = []
-    for policy in ("fcfs", "srtf"):
-        cases: dict[str, Callable[[], Cost]] = {}
-        for size in sizes:
-            measure = Backlog(policy, one_job=one_job).measure
-            steps = 50 if not one_job else max(2, 1000 // size)
-            cases[f"{policy}, {size:,}"] = functools.partial(measure, size, steps)
-        costs = in_turn(cases, repeats)
-        least = next(iter(cases))
-        rows += [[name, microseconds(costs[name]), *versus(costs, name, least)] for name in cases]
-    print_table(["calls waiting", "us of CPU", f"times that with {sizes[0]}, CPU", "wall"], rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=25, help="measurements of each case")
@@ -410,11 +264,8 @@ def main() -> None:
     if "slots" in options.only:
         slots(options.repeats, scale)
     if "decisions" in options.only:
-        print("One slot released and granted to the next, every waiting call of a job of its own:\n")
-        decisions(options.repeats, (100, 10_000 if options.quick else 100_000), one_job=False)
-        print("The same, all waiting calls of one job (a giant fan-out):\n")
-        repeats = min(options.repeats, 5)
-        decisions(repeats, (100, 1_000) if options.quick else (100, 1_000, 10_000), one_job=True)
+        decisions(options.repeats, (100, 10_000 if options.quick else 100_000))
+        fan_outs(min(options.repeats, 5), (100, 1_000) if options.quick else (100, 1_000, 10_000))
 
 
 if __name__ == "__main__":
