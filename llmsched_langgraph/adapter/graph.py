@@ -26,7 +26,6 @@ from llmsched_langgraph.compiler.compile import compile_graph, not_a_graph
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
-from llmsched_langgraph.runtime.context import on_loop
 from llmsched_langgraph.runtime.default import default_scheduler
 from llmsched_langgraph.runtime.scheduler import Run, Scheduler, current_run, inside
 from llmsched_langgraph.runtime.slot import outcome_of
@@ -125,11 +124,11 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         assert run is not None
         loop = asyncio.get_running_loop()
         learn_pool(loop)
-        mark, on_this = inside(run), on_loop(loop)
+        mark = inside(run.on(loop))
         coming = _owned(steps)
         try:
             while True:
-                with mark, on_this:
+                with mark:
                     try:
                         step = await coming
                     except StopAsyncIteration:

@@ -1,11 +1,10 @@
-"""Knows which stage run and which event loop the running code belongs to, by context variables.
+"""Knows which stage run the running code belongs to, by a context variable.
 
-Threads and tasks inherit them from whoever starts them. Does not know jobs or graphs.
+Threads and tasks inherit it from whoever starts them. Does not know jobs or graphs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,18 +99,7 @@ def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> C
     return both
 
 
-_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("llmsched_loop", default=None)
 _stage: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
-
-
-def current_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop whose run the calling code is part of, also in its threads; if there is one."""
-    return _loop.get()
-
-
-def on_loop(loop: asyncio.AbstractEventLoop) -> Mark[asyncio.AbstractEventLoop | None]:
-    """Mark the code in the block, and every task and thread it starts, as part of a run on `loop`."""
-    return Mark(_loop, loop)
 
 
 def current_stage_run() -> StageRun | None:

@@ -5,6 +5,7 @@ Does not know LangGraph, nor how anything is decided.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -173,6 +174,7 @@ class Scheduler:
             UnknownModelError: no backend serves the model.
         """
         run = current_run()
+        loop = None if run is None else run.loop
         if run is not None and run.scheduler is not self:
             run = None
         return Slot(
@@ -182,6 +184,7 @@ class Scheduler:
             moves=None if run is None else run.seen.moves,
             stage=stage,
             timeout_s=self._queue_timeout_s,
+            loop=loop,
         )
 
     @property
@@ -199,7 +202,9 @@ class Scheduler:
         Raises:
             SchedulerClosedError: the scheduler is closed.
         """
-        return Run(self, self._driver.start_job(application, resumes))
+        around = current_run()  # another scheduler's, if any
+        job = self._driver.start_job(application, resumes)
+        return Run(self, job, None if around is None else around.loop)
 
     def end_job(self, run: Run, outcome: Outcome, paused_on: str | None = None) -> None:
         """The run is over, or paused: then `paused_on` is the thread on which it may be resumed.
@@ -313,12 +318,18 @@ class Run:
     """One job on one scheduler.
 
     Attributes:
+        loop: the event loop that its code is on, also that in its threads; if there is one.
         seen: what is to be told of it.
     """
 
     scheduler: Scheduler
     job: int
+    loop: asyncio.AbstractEventLoop | None = None
     seen: Seen = field(default_factory=Seen, compare=False, repr=False)
+
+    def on(self, loop: asyncio.AbstractEventLoop) -> Run:
+        """The same run, on `loop`."""
+        return Run(self.scheduler, self.job, loop, self.seen)
 
 
 _run: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)

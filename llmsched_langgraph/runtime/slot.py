@@ -18,7 +18,7 @@ from typing import NoReturn, Self
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import CallCancelledError
-from llmsched_langgraph.runtime.context import StageRun, current_loop, current_stage_run
+from llmsched_langgraph.runtime.context import StageRun, current_stage_run
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.threads import stepping_aside
@@ -55,6 +55,7 @@ class Slot:
         "_driver",
         "_held",
         "_job",
+        "_loop",
         "_mark",
         "_moves",
         "_since",
@@ -74,6 +75,7 @@ class Slot:
         stage: str,
         timeout_s: float | None,
         moves: deque[Move] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.usage = UNKNOWN_USAGE
         self._driver = driver
@@ -82,6 +84,7 @@ class Slot:
         self._moves = moves  # of the job's stages, that the driver has not been told of
         self._stage = stage
         self._timeout_s = timeout_s
+        self._loop = loop  # whose threads this call may be in
         self._claimed = 0  # the ticket, from the moment it is asked for
         self._since = 0.0
         self._held: list[int] = []  # the ticket, while it holds a slot; taking it out is atomic
@@ -116,7 +119,7 @@ class Slot:
                 self._claim(waiter, forced=forced)
                 if not waiter.woken:
                     beats = _Beats(self._timeout_s, stage)
-                    with stepping_aside(current_loop()):
+                    with stepping_aside(self._loop):
                         while not waiter.wait(beats.next_s()):
                             beats.beat() or self._give_up()
                 waiter.check()
