@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmsched_langgraph.belief.record import Evidence, JobRecord, Occurrence
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.experience import NodeSeen, corrected
 
 PRIOR_CALL_S = 1.0
 """Work of a call, in seconds, as long as not one call has ever been seen."""
@@ -50,6 +52,7 @@ class OccurrenceMeans:
 
 
 NEVER_SEEN = OccurrenceMeans()
+UNSEEN = NodeSeen()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class ApplicationMeans:
     job: Mean = Mean()
     call: Mean = Mean()
     stages: Mapping[str, tuple[OccurrenceMeans, ...]] = field(default_factory=dict)
+    nodes: Mapping[str, NodeSeen] = field(default_factory=dict)
 
     def work_s(self, at: Occurrence, prior_s: float) -> float:
         """Expected work of one call; `prior_s` if nothing is known of its stage."""
@@ -92,7 +96,11 @@ class ApplicationMeans:
             old = row[occurrence - 1]
             row[occurrence - 1] = OccurrenceMeans(old.work.observe(*works_s), old.after.observe(*afters_s))
         stages = {**self.stages, **{stage: tuple(row) for stage, row in rows.items()}}
-        return ApplicationMeans(self.job.observe(*jobs_s), self.call.observe(*calls_s), stages)
+        nodes = dict(self.nodes)
+        for record in records:
+            for path, seen_there in record.nodes().items():
+                nodes[path] = nodes.get(path, UNSEEN) + seen_there
+        return ApplicationMeans(self.job.observe(*jobs_s), self.call.observe(*calls_s), stages, nodes)
 
 
 NOTHING = ApplicationMeans()
@@ -123,6 +131,11 @@ class Profile:
             self.job.observe(*(record.work_s for record in known)),
             self.call.observe(*(call.work_s for record in known for call in record.calls)),
         )
+
+    def template(self, application: Application) -> Application:
+        """The application as its runs showed it to be."""
+        means = self.applications.get(application.fingerprint)
+        return application if means is None else corrected(application, means.nodes)
 
     def jobs(self, application: str) -> int:
         """How many complete jobs of the application the profile knows."""

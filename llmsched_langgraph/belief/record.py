@@ -5,7 +5,10 @@ Does not know how anything is learned.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+
+from llmsched_langgraph.dag.experience import NodeSeen
 
 Occurrence = tuple[str, int]
 """A stage and which time it runs in its job, counted from 1."""
@@ -79,6 +82,17 @@ class JobRecord:
     complete: bool
     stages: tuple[StageRecord, ...] = ()
     paused_s: float = 0.0
+
+    def nodes(self) -> dict[str, NodeSeen]:
+        """What each node did in this job, by its path."""
+        runs = Counter((stage.stage, stage.occurrence) for stage in self.stages)
+        calls = Counter(call.spot[0] for call in self.calls if call.spot is not None)
+        seen: dict[str, NodeSeen] = {}
+        for (path, occurrence), count in runs.items():
+            before = seen.get(path)
+            here = NodeSeen(count, 0 if before else calls[path], count, occurrence)
+            seen[path] = here if before is None else before + here
+        return seen
 
     @property
     def work_s(self) -> float:

@@ -17,7 +17,7 @@ from langgraph.pregel.protocol import PregelProtocol
 
 from llmsched_langgraph.compiler.annotations import Annotation, annotation_of
 from llmsched_langgraph.compiler.topology import Member, Topology, Way, topology_of
-from llmsched_langgraph.dag.application import Application, Kind, Node
+from llmsched_langgraph.dag.application import AUTHORS_WORD, Application, Kind, Node
 from llmsched_langgraph.errors import UnsupportedGraphError
 
 MAX_NODES = 5_000
@@ -235,7 +235,7 @@ def _kind(draft: _Draft) -> tuple[Kind, str]:
     if contents.tools is not None:
         reasons.insert(0, f"runs the tools that a model calls: {', '.join(contents.tools)}")
     if draft.annotation.kind is not None:
-        return draft.annotation.kind, "its author says so"
+        return draft.annotation.kind, AUTHORS_WORD
     if draft.member.functional:
         reasons.insert(0, "a functional graph: its tasks are known once they run")
     elif draft.plans:

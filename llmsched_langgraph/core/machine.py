@@ -55,6 +55,10 @@ class _Ticket:
         return self.call.granted_s is None
 
 
+_NOWHERE = Position(DIRECT)
+"""Where calls outside any run stand. Nothing moves it: they have no stages."""
+
+
 @dataclass(slots=True)
 class SchedulerMachine:
     """The scheduler as a value. It changes only in `handle`; the same events give the same commands."""
@@ -63,6 +67,7 @@ class SchedulerMachine:
     profile: Profile = field(default_factory=Profile)
     _jobs: dict[int, Job] = field(default_factory=dict)
     _paused: dict[tuple[str, str], Job] = field(default_factory=dict)  # by application and thread
+    _templates: dict[str, Application] = field(default_factory=dict)  # as runs have corrected them
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
     _arrivals: int = 0
     _story: deque[Event] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
@@ -124,9 +129,12 @@ class SchedulerMachine:
                 del self._paused[next(iter(self._paused))]
         return []
 
-    def _new_job(self, name: int | None, application: Application, now: float) -> Job:
+    def _new_job(self, name: int, application: Application, now: float) -> Job:
         self._arrivals += 1
-        return Job(name, Position(application), self._arrivals, now)
+        template = self._templates.get(application.fingerprint)
+        if template is None:
+            template = self._templates[application.fingerprint] = self.profile.template(application)
+        return Job(name, Position(template), self._arrivals, now)
 
     def _stages_moved(self, event: StagesMoved) -> list[Command]:
         job = self._jobs.get(event.job)
@@ -183,7 +191,8 @@ class SchedulerMachine:
             raise InvalidTransitionError(f"ticket {event.ticket} was requested twice")
         job = self._jobs.get(event.job) if event.job is not None else None
         if job is None:
-            job = self._new_job(None, DIRECT, event.now)
+            self._arrivals += 1
+            job = Job(None, _NOWHERE, self._arrivals, event.now)
         others = job.progress.waiting
         spot = None if event.run is None else job.position.spot(event.run)
         call = job.progress.request(event.ticket, event.stage, event.now, spot)
@@ -216,6 +225,8 @@ class SchedulerMachine:
 
     def _profile_learned(self, event: ProfileLearned) -> list[Command]:
         self.profile = event.profile
+        for fingerprint in event.applications & self._templates.keys():
+            self._templates[fingerprint] = event.profile.template(self._templates[fingerprint])
         commands: list[Command] = []
         for job in self._jobs.values():
             if job.application in event.applications:

@@ -21,6 +21,10 @@ MAX_ROUNDS = 12
 """Times round a loop that are ever told apart."""
 
 
+AUTHORS_WORD = "its author says so"
+"""The reason of a kind that no run corrects."""
+
+
 class Kind(StrEnum):
     """What a stage is, in the paper's words."""
 
@@ -40,6 +44,7 @@ class Node:
         planned_by: path of the node that decides what a dynamic one does, if one could be found.
         calls_llm: whether it calls a model, as far as is known; a dynamic one may, too.
         deferred: whether it waits for everything else before the graph around it ends (`defer=True`).
+        learned: whether runs came to it that the graph did not show; it is not part of the fingerprint.
     """
 
     path: str
@@ -48,6 +53,7 @@ class Node:
     planned_by: str | None = None
     calls_llm: bool = False
     deferred: bool = False
+    learned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,8 @@ class Application:
         put(self, "rounds", given or (DEFAULT_ROUNDS,) * len(self.loops))
         if len(self.rounds) != len(self.loops):
             raise ValueError(f"{len(self.rounds)} numbers of rounds were given for {len(self.loops)} loops")
-        text = json.dumps([self.name, sorted(paths), self.edges, self.entries], separators=(",", ":"))
+        own = sorted(node.path for node in self.nodes if not node.learned)
+        text = json.dumps([self.name, own, self.edges, self.entries], separators=(",", ":"))
         put(self, "fingerprint", hashlib.sha256(text.encode()).hexdigest()[:16])
 
     @classmethod

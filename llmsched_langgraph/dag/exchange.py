@@ -16,7 +16,7 @@ def application_to_json(application: Application) -> dict[str, Any]:
     """The application as plain dicts, lists, strings and numbers.
 
     `stages` and `edges` are the unrolled DAG, every stage behind those that lead to it. `entries`,
-    `calls_llm` and `deferred` list nodes by their paths.
+    `calls_llm`, `deferred` and `learned` list nodes by their paths.
     """
     return {
         "name": application.name,
@@ -37,6 +37,7 @@ def application_to_json(application: Application) -> dict[str, Any]:
         "entries": list(application.entries),
         "calls_llm": [node.path for node in application.nodes if node.calls_llm],
         "deferred": [node.path for node in application.nodes if node.deferred],
+        "learned": [node.path for node in application.nodes if node.learned],
     }
 
 
@@ -52,6 +53,7 @@ def application_from_json(data: object) -> Application:
     occurrences: dict[str, int] = {}
     calls_llm = set(_strings(given, "calls_llm", default=()))
     deferred = set(_strings(given, "deferred", default=()))
+    learned = set(_strings(given, "learned", default=()))
     stages = [_object(stage, f"stages[{n}]") for n, stage in enumerate(_list(given, "stages"))]
     for n, stage in enumerate(stages):
         node_of[_string(stage, "id", f"stages[{n}]")] = _string(stage, "node", f"stages[{n}]")
@@ -78,6 +80,7 @@ def application_from_json(data: object) -> Application:
             planner,
             calls_llm=path in calls_llm,
             deferred=path in deferred,
+            learned=path in learned,
         )
     edges = set()
     for number, edge in enumerate(_list(given, "edges")):

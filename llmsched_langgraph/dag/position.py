@@ -122,8 +122,9 @@ class Position:
                 self._highest[path] = max(self._highest.get(path, 0), spot.occurrence)
             self._runs[number] = _StageRun(spot, around)
             self._tallies.setdefault(spot, _Tally()).revealed += 1
-        known = frozenset(path for path in spots if path in self.application.by_path)
-        if known and not called:
+        nodes = self.application.by_path
+        known = frozenset(path for path in spots if path in nodes and not nodes[path].learned)
+        if known and not called:  # what the graph does not show says nothing of where it goes from there
             self._fronts[around] = known
 
     def _occurrence(self, path: str, around: int | None, group: Spot | None) -> int:

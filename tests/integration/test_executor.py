@@ -9,12 +9,13 @@ import threading
 from typing import Annotated, TypedDict
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send, TimeoutPolicy
 from support.models import PlainModel
 
-from llmsched_langgraph import schedule
+from llmsched_langgraph import compile_graph, schedule
 from llmsched_langgraph.adapter import executor
 from llmsched_langgraph.core.events import CallRequested, JobEnded, StagesMoved
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
@@ -228,3 +229,20 @@ def test_unknown_langgraph_falls_back(make_scheduler, monkeypatch, caplog):
     calls = [event for event in scheduler._driver.story() if isinstance(event, CallRequested)]
     assert [call.stage for call in calls] == ["plan", "work", "work", "work", "join"]
     assert not [event for event in scheduler._driver.story() if isinstance(event, StagesMoved)]
+
+
+def test_runs_correct_the_template(make_scheduler):
+    """A model that only the run's configuration names is not found beforehand, and known after a run."""
+    scheduler = make_scheduler(1)
+
+    def ask(state: State, config: RunnableConfig) -> State:
+        return {"answers": [config["configurable"]["model"].invoke("?").text]}
+
+    builder = StateGraph(State).add_node("ask", ask).add_edge(START, "ask")
+    graph = schedule(builder.compile(), scheduler)
+    application = compile_graph(graph)
+    assert application.by_path["ask"].kind == "regular"
+    graph.invoke({}, {"configurable": {"model": PlainModel()}})
+    corrected = scheduler.profile.template(application)
+    assert corrected.by_path["ask"].kind == "llm"
+    assert scheduler._driver._dispatcher.machine._templates[application.fingerprint] == corrected
