@@ -347,10 +347,14 @@ class Scene:
 
     def let_go_after_timeout(self, over: threading.Event) -> None:
         """A synchronous run that timed out waits for calls in flight; it is seen to do so by its stack."""
-        runs = 2 if self.way.batches and self.scheduler is None else 1
+        runs = 2 if self.way.batches else 1
+        # On one slot only one run has a call in flight; the calls of the other one were sent away.
+        held_up = runs if self.scheduler is None else 1
 
         def timed_out() -> bool:
-            return self.waiting == 0 and threads_in("__exit__", "pregel/_executor.py") == runs
+            ended = 0 if self.scheduler is None else self.scheduler.statistics().jobs_ended
+            leaving = threads_in("__exit__", "pregel/_executor.py")
+            return self.waiting == 0 and (leaving, ended) == (held_up, runs - held_up)
 
         try:
             until(lambda: over.is_set() or timed_out())
