@@ -29,7 +29,8 @@ from langgraph.runtime import get_runtime
 
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime.context import StageRun, current_stage_run, inside_stage
+from llmsched_langgraph.runtime.context import STAGE, StageRun, current_stage_run, inside_stage
+from llmsched_langgraph.runtime.marks import unmark
 from llmsched_langgraph.runtime.scheduler import Run, current_run
 from llmsched_langgraph.runtime.slot import outcome_of
 
@@ -120,7 +121,7 @@ def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = current_run()
     if run is None or task.name == START:
         return stock.run_with_retry(task, *args, **kwargs)
-    stage, begin, ending = _begin(run, task), time.monotonic(), None
+    stage, began_s, ending = _begin(run, task), time.monotonic(), None
     try:
         with inside_stage(stage):
             return stock.run_with_retry(task, *args, **kwargs)
@@ -128,45 +129,49 @@ def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
         ending = error
         raise
     finally:
-        _end(run, stage, begin, ending)
+        _end(run, stage, began_s, ending)
 
 
 async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = current_run()
     if run is None or task.name == START:
         return await stock.arun_with_retry(task, *args, **kwargs)
-    stage, begin, ending = _begin(run, task), time.monotonic(), None
+    stage, began_s, ending = _begin(run, task), time.monotonic(), None
+    mark = STAGE.set(stage)
     try:
-        with inside_stage(stage):
-            return await stock.arun_with_retry(task, *args, **kwargs)
+        return await stock.arun_with_retry(task, *args, **kwargs)
     except BaseException as error:
         ending = error
         if outcome_of(error) is Outcome.CANCELLED:
             stage.cancel()
         raise
     finally:
-        _end(run, stage, begin, ending)
+        unmark(STAGE, mark)
+        _end(run, stage, began_s, ending)
 
 
 def _begin(run: Run, task: Any) -> StageRun:
+    """What this execution is; if nobody announced it, it is announced now."""
     stage = run.seen.coming.pop(task.id, None)
-    if stage is None:  # called from within a node, at this moment
-        stage = _stage_run(task)
-        run.seen.moves.append(_announced((stage,), called=True))
-    run.seen.moves.append(Began(stage.number))
+    if stage is not None:
+        run.seen.moves.append(Began(stage.number))
+        return stage
+    stage = _stage_run(task)
+    around = None if stage.around is None else stage.around.number
+    run.seen.moves.append(Revealed(((stage.number, stage.name),), around, _called(task), begun=True))
     return stage
 
 
-def _end(run: Run, stage: StageRun, begin: float, error: BaseException | None) -> None:
-    # A command for the graph around its own leaves a node as an error, and is none.
-    complete, interrupted = (
-        error is None or isinstance(error, ParentCommand),
-        isinstance(error, GraphInterrupt),
-    )
+def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
+    seconds = time.monotonic() - began_s
+    if error is None:
+        run.seen.moves.append(Ended(stage.number, seconds))
+        return
+    interrupted = isinstance(error, GraphInterrupt)
     if interrupted and stage.around is None:
         run.seen.interrupted = True
-    seconds = time.monotonic() - begin
-    run.seen.moves.append(Ended(stage.number, seconds, complete, interrupted))
+    # A command for the graph around its own leaves a node as an error, and is none.
+    run.seen.moves.append(Ended(stage.number, seconds, isinstance(error, ParentCommand), interrupted))
 
 
 def _stage_run(task: Any) -> StageRun:
@@ -189,33 +194,28 @@ def _path(around: StageRun | None, task: Any) -> str:
     """`outer/inner`: the node, behind the nodes of the graphs around its graph."""
     if around is None:
         return str(task.name)
-    # A `@task` is called from within a node of its own graph: they stand side by side.
-    called = len(task.path) == 4 and task.path[3] is True
-    outer = around.name.rpartition("/")[0] if called else around.name
+    outer = around.name.rpartition("/")[0] if _called(task) else around.name
     return f"{outer}/{task.name}" if outer else str(task.name)
 
 
-def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
-    """Tell the scheduler which stage runs come next; none of them has begun.
+def _called(task: Any) -> bool:
+    """Whether it is a `@task`: called from within a node of its own graph, they stand side by side."""
+    return len(task.path) == 4 and task.path[3] is True
 
-    A single one is told of with whatever it does: only where there are several is it news.
-    """
+
+def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
+    """Tell the scheduler which stage runs come next, side by side; none of them has begun."""
     run = current_run()
     if run is None or not tasks or tasks[0].name == START:  # which only hands on the input
         return ()
     stages = tuple([_stage_run(task) for task in tasks])
-    for task, stage in zip(tasks, stages, strict=True):
-        run.seen.coming[task.id] = stage
-    run.seen.moves.append(_announced(stages))
+    run.seen.coming.update((task.id, stage) for task, stage in zip(tasks, stages, strict=True))
+    around = stages[0].around
+    runs = tuple([(stage.number, stage.name) for stage in stages])
+    run.seen.moves.append(Revealed(runs, None if around is None else around.number))
     if len(stages) > 1:
         run.scheduler.tell(run)
     return stages
-
-
-def _announced(stages: tuple[StageRun, ...], *, called: bool = False) -> Revealed:
-    around = stages[0].around
-    runs = tuple([(stage.number, stage.name) for stage in stages])
-    return Revealed(runs, None if around is None else around.number, called)
 
 
 def _scheduled_runner() -> type:
@@ -246,7 +246,8 @@ def _scheduled_runner() -> type:
 
         def atick(self, tasks: Any, **kwargs: Any) -> Any:
             tasks = tuple(tasks)
-            _reveal(tasks)
+            if len(tasks) > 1:  # a single one is announced as it begins
+                _reveal(tasks)
             return stock_atick(self, tasks, **kwargs)
 
     return ScheduledRunner

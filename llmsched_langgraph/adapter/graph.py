@@ -27,7 +27,8 @@ from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
 from llmsched_langgraph.runtime.default import default_scheduler
-from llmsched_langgraph.runtime.scheduler import Run, Scheduler, current_run, inside
+from llmsched_langgraph.runtime.marks import unmark
+from llmsched_langgraph.runtime.scheduler import RUN, Run, Scheduler, current_run, inside
 from llmsched_langgraph.runtime.slot import outcome_of
 from llmsched_langgraph.runtime.threads import learn_pool
 
@@ -124,15 +125,17 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         assert run is not None
         loop = asyncio.get_running_loop()
         learn_pool(loop)
-        mark = inside(run.on(loop))
+        run = run.on(loop)
         coming = _owned(steps)
         try:
             while True:
-                with mark:
-                    try:
-                        step = await coming
-                    except StopAsyncIteration:
-                        break
+                mark = RUN.set(run)
+                try:
+                    step = await coming
+                except StopAsyncIteration:
+                    break
+                finally:
+                    unmark(RUN, mark)
                 yield step
                 coming = anext(steps)
             if job is not None and job.may_be_paused():

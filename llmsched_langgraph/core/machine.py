@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
+from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.events import (
     CallReleased,
     CallRequested,
@@ -33,7 +33,6 @@ from llmsched_langgraph.core.events import (
 )
 from llmsched_langgraph.core.policies import Job, Policy
 from llmsched_langgraph.dag.application import DIRECT, Application
-from llmsched_langgraph.dag.position import Ended, Position
 from llmsched_langgraph.dag.progress import Call, Outcome
 from llmsched_langgraph.errors import InvalidTransitionError
 
@@ -53,10 +52,6 @@ class _Ticket:
     @property
     def waiting(self) -> bool:
         return self.call.granted_s is None
-
-
-_NOWHERE = Position(DIRECT)
-"""Where calls outside any run stand. Nothing moves it: they have no stages."""
 
 
 @dataclass(slots=True)
@@ -134,19 +129,13 @@ class SchedulerMachine:
         template = self._templates.get(application.fingerprint)
         if template is None:
             template = self._templates[application.fingerprint] = self.profile.template(application)
-        return Job(name, Position(template), self._arrivals, now)
+        return Job(name, template, self._arrivals, now)
 
     def _stages_moved(self, event: StagesMoved) -> list[Command]:
         job = self._jobs.get(event.job)
         if job is None:
             return []
-        for move in event.moves:
-            if isinstance(move, Ended):
-                spot = job.position.spot(move.run)
-                if spot is not None:
-                    place = job.position.place(move.run)
-                    job.stages.append(StageRecord(*spot, place, move.seconds, move.complete))
-            job.position.move(move)
+        job.move(event.moves)
         return self._refresh(job, event.now)
 
     def _job_ended(self, event: JobEnded) -> list[Command]:
@@ -154,7 +143,6 @@ class SchedulerMachine:
         if job is None:
             return []
         job.outcome = event.outcome
-        job.position.end()
         return self._close(job, event.now)
 
     def _close(self, job: Job, now: float) -> list[Command]:
@@ -180,7 +168,7 @@ class SchedulerMachine:
                     arrival_s=job.arrival_s,
                     ended_s=now,
                     complete=job.outcome is Outcome.FINISHED,
-                    stages=tuple(job.stages),
+                    stages=job.stages if calls else (),  # without calls it teaches nothing
                     paused_s=job.paused_s,
                 )
             )
@@ -192,7 +180,7 @@ class SchedulerMachine:
         job = self._jobs.get(event.job) if event.job is not None else None
         if job is None:
             self._arrivals += 1
-            job = Job(None, _NOWHERE, self._arrivals, event.now)
+            job = Job(None, DIRECT, self._arrivals, event.now)
         others = job.progress.waiting
         spot = None if event.run is None else job.position.spot(event.run)
         call = job.progress.request(event.ticket, event.stage, event.now, spot)

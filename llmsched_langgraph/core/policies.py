@@ -6,13 +6,14 @@ asked again whenever the job changes; so live and simulated runs use the same ob
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from llmsched_langgraph.belief.profile import MAX_OCCURRENCES, Profile
 from llmsched_langgraph.belief.record import Evidence, StageRecord
-from llmsched_langgraph.dag.position import Position
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.position import Ended, Move, Position
 from llmsched_langgraph.dag.progress import Outcome, Progress
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -23,33 +24,60 @@ class Job:
 
     Attributes:
         id: the driver's name for it.
-        position: where it stands on its application.
+        template: its application, as runs have corrected it.
         arrival: 1 for the first job that the scheduler saw, 2 for the next, ...
         arrival_s: the clock at its arrival.
         paused_s: how long it was interrupted, so far.
         paused_since: when it was interrupted, if it is.
-        stages: its executions of stages that are over.
         outcome: None until the job has ended.
         priority: what the policy said last; all its waiting calls have it.
         backends: those that it has asked for slots.
     """
 
     id: int | None
-    position: Position
+    template: Application
     arrival: int
     arrival_s: float
     progress: Progress = field(default_factory=lambda: Progress(told_apart=MAX_OCCURRENCES))
     outcome: Outcome | None = None
-    stages: list[StageRecord] = field(default_factory=list)
     paused_s: float = 0.0
     paused_since: float | None = None
     priority: float = 0.0
     backends: tuple[str, ...] = ()
+    _moves: list[Move] = field(default_factory=list)
+    _position: Position | None = None
+    _stages: list[StageRecord] = field(default_factory=list)
 
     @property
     def application(self) -> str:
         """Fingerprint of its application: the key of what has been learned of it."""
-        return self.position.application.fingerprint
+        return self.template.fingerprint
+
+    def move(self, moves: Iterable[Move]) -> None:
+        """Executions of its stages were announced, began or ended."""
+        # Taken in when somebody asks: for jobs that make no call, nobody ever does.
+        self._moves += moves
+
+    @property
+    def position(self) -> Position:
+        """Where it stands on its application."""
+        position = self._position
+        if position is None:
+            position = self._position = Position(self.template)
+        if self._moves:
+            moves, self._moves = self._moves, []
+            for move in moves:
+                if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
+                    place = position.place(move.run)
+                    self._stages.append(StageRecord(*spot, place, move.seconds, move.complete))
+                position.move(move)
+        return position
+
+    @property
+    def stages(self) -> tuple[StageRecord, ...]:
+        """Its executions of stages that are over."""
+        self.position  # noqa: B018  # takes in what was not yet
+        return tuple(self._stages)
 
     def evidence(self, now: float) -> Evidence:
         """What is known of the job at `now`."""

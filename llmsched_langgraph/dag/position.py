@@ -32,6 +32,7 @@ class Revealed(NamedTuple):
     runs: tuple[tuple[int, str], ...]  # number of the stage run, path of its node
     around: int | None = None
     called: bool = False  # by code of a node, beside the graph's own steps (a `@task`)
+    begun: bool = False  # no sooner said than done
 
 
 class Began(NamedTuple):
@@ -101,8 +102,8 @@ class Position:
     def move(self, move: Move) -> None:
         """Take in what happened. A stage run that is not known (any more) changes nothing."""
         match move:
-            case Revealed(runs, around, called):
-                self._reveal(runs, around, called)
+            case Revealed(runs, around, called, begun):
+                self._reveal(runs, around, called, begun)
             case Began(number):
                 run = self._runs.get(number)
                 if run is not None and not run.running:
@@ -111,7 +112,9 @@ class Position:
             case Ended(number, _, _, again):
                 self._end(number, again)
 
-    def _reveal(self, runs: tuple[tuple[int, str], ...], around: int | None, called: bool) -> None:
+    def _reveal(
+        self, runs: tuple[tuple[int, str], ...], around: int | None, called: bool, begun: bool
+    ) -> None:
         outer = self._runs.get(around) if around is not None else None
         group = None if outer is None else outer.spot
         spots: dict[str, Spot] = {}
@@ -120,8 +123,10 @@ class Position:
             if spot is None:
                 spot = spots[path] = Spot(path, self._occurrence(path, around, group))
                 self._highest[path] = max(self._highest.get(path, 0), spot.occurrence)
-            self._runs[number] = _StageRun(spot, around)
-            self._tallies.setdefault(spot, _Tally()).revealed += 1
+            self._runs[number] = _StageRun(spot, around, running=begun)
+            tally = self._tallies.setdefault(spot, _Tally())
+            tally.revealed += 1
+            tally.running += begun
         nodes = self.application.by_path
         known = frozenset(path for path in spots if path in nodes and not nodes[path].learned)
         if known and not called:  # what the graph does not show says nothing of where it goes from there

@@ -99,14 +99,15 @@ def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> C
     return both
 
 
-_stage: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
+STAGE: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
+"""The stage run that the code in this context is part of."""
 
 
 def current_stage_run() -> StageRun | None:
     """The stage run that the calling code is part of, if known."""
-    return _stage.get()
+    return STAGE.get()
 
 
 def inside_stage(stage: StageRun) -> Mark[StageRun | None]:
     """Mark the code in the block, and every task and thread it starts, as part of `stage`."""
-    return Mark(_stage, stage)
+    return Mark(STAGE, stage)

@@ -63,6 +63,10 @@ class _Outbox:
     faults: list[ReportFault] = field(default_factory=list)
 
 
+PUT_BY = 64
+"""Events that may lie in the inbox until somebody needs them handled."""
+
+
 class Driver:
     """The live driver: one dispatcher, one clock, and a waker for each waiting ticket.
 
@@ -106,16 +110,18 @@ class Driver:
         """
         self._check_open()
         job = next(self._jobs)
-        self._post(JobArrived(self._clock(), job, application, resumes))
+        self._put_by(JobArrived(self._clock(), job, application, resumes))
         return job
 
-    def end_job(self, job: int, outcome: Outcome) -> None:
-        """The run is over, however it ended."""
-        self._post(JobEnded(self._clock(), job, outcome))
+    def end_job(self, job: int, outcome: Outcome, moves: deque[Move]) -> None:
+        """The run is over, however it ended; `moves` as in `move_stages`."""
+        self._inbox.append(partial(self._take_moves, job, moves))
+        self._put_by(JobEnded(self._clock(), job, outcome))
 
-    def pause_job(self, job: int, thread: str) -> None:
-        """The run was interrupted, and may be resumed on `thread`."""
-        self._post(JobPaused(self._clock(), job, thread))
+    def pause_job(self, job: int, thread: str, moves: deque[Move]) -> None:
+        """The run was interrupted, and may be resumed on `thread`; `moves` as in `move_stages`."""
+        self._inbox.append(partial(self._take_moves, job, moves))
+        self._put_by(JobPaused(self._clock(), job, thread))
 
     def move_stages(self, job: int, moves: deque[Move]) -> None:
         """Executions of stages of the job were announced, began or ended.
@@ -195,6 +201,12 @@ class Driver:
 
     # -- from the inbox to the waiters -------------------------------------------------
 
+    def _put_by(self, event: Event) -> None:
+        """Leave an event that nobody waits for to whoever comes next; in its order, but not at once."""
+        self._inbox.append(partial(self._handle, event, None))
+        if len(self._inbox) > PUT_BY:
+            self._drain()
+
     def _post(self, event: Event, waiter: Waiter | None = None) -> None:
         self._inbox.append(partial(self._handle, event, waiter))
         self._drain()
@@ -247,7 +259,7 @@ class Driver:
         applications = self._learner.observe(record)
         if applications:
             learned = ProfileLearned(now, self._learner.profile, applications)
-            self._inbox.append(partial(self._handle, learned, None))
+            self._inbox.appendleft(partial(self._handle, learned, None))  # before the next decision
 
     def _send_all_away(self, outbox: _Outbox) -> None:
         """Wake all that wait: the scheduler was closed. Each with its own error, as each will raise it."""
@@ -337,6 +349,7 @@ class Driver:
         if self._decider == threading.get_ident():
             yield
             return
+        self._drain()  # what was put by
         try:
             with self._lock:
                 self._decider = threading.get_ident()

@@ -211,11 +211,10 @@ class Scheduler:
 
         Calls that it left behind keep their slots until they end themselves.
         """
-        self.tell(run)
         if paused_on is None:
-            self._driver.end_job(run.job, outcome)
+            self._driver.end_job(run.job, outcome, run.seen.moves)
         else:
-            self._driver.pause_job(run.job, paused_on)
+            self._driver.pause_job(run.job, paused_on, run.seen.moves)
 
     def tell(self, run: Run) -> None:
         """Take in what was seen of the run since the last time."""
@@ -332,17 +331,18 @@ class Run:
         return Run(self.scheduler, self.job, loop, self.seen)
 
 
-_run: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
+RUN: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
+"""The run that the code in this context is part of."""
 
 
 def current_run() -> Run | None:
     """The run that the calling code is part of, if any."""
-    return _run.get()
+    return RUN.get()
 
 
 def inside(run: Run) -> Mark[Run | None]:
     """Mark the code in the block, and every task and thread it starts, as part of `run`."""
-    return Mark(_run, run)
+    return Mark(RUN, run)
 
 
 def _check_timeout(timeout_s: object) -> float | None:

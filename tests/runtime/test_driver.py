@@ -9,6 +9,7 @@ import pytest
 
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph.runtime.driver import PUT_BY
 from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.streams import hold
 
@@ -134,9 +135,26 @@ def test_what_is_posted_as_the_lock_is_given_back_is_not_left_behind(make_schedu
             lock.release()
 
     driver._lock = LateLock()
-    spawn(driver.start_job, APPLICATION).result(20)
-    assert scheduler.statistics().holding == 0
-    driver.end_job(1, Outcome.FINISHED)
+    spawn(driver.resize, "default", 1).result(20)
+    assert driver.ledgers["default"].holding == 0
+
+
+def test_what_nobody_waits_for_is_put_by(make_scheduler):
+    """Jobs that come and go are taken in with the next event, by whoever looks, or when there are many."""
+    scheduler = make_scheduler(1)
+    driver = scheduler._driver
+    runs = [scheduler.start_job(APPLICATION) for _ in range(3)]
+    assert len(driver._inbox) == 3
+    assert scheduler.statistics().jobs_running == 3
+    assert not driver._inbox
+    for run in runs:
+        scheduler.end_job(run, Outcome.FINISHED)
+    with scheduler.slot():
+        assert driver.jobs == 0
+    for _ in range(3 * PUT_BY):
+        scheduler.end_job(scheduler.start_job(APPLICATION), Outcome.FINISHED)
+    assert len(driver._inbox) <= PUT_BY
+    assert scheduler.statistics().jobs_ended >= 3 * PUT_BY
 
 
 def test_waiters_are_woken_after_the_lock_is_given_back(make_scheduler, spawn):

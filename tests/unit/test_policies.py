@@ -7,7 +7,6 @@ from support.applications import app
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.core.policies import POLICIES, Job, NamedPolicy, Policy, as_policy
-from llmsched_langgraph.dag.position import Position
 from llmsched_langgraph.errors import ConfigurationError
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0), ("c", 4.0))
@@ -171,7 +170,7 @@ def test_policy_objects_pass_through():
     named = NamedPolicy("lifo", lambda job, profile, now: -job.arrival)
     assert as_policy(own) is own
     assert as_policy(named) is named
-    assert named.priority(Job(1, Position(app("app")), 4, 0.0), Profile(), 0.0) == -4
+    assert named.priority(Job(1, app("app"), 4, 0.0), Profile(), 0.0) == -4
 
 
 @pytest.mark.parametrize("name", ["", "SRTF", "shortest"])
