@@ -1,0 +1,325 @@
+"""Knows how a nonnegative quantity that may be absent becomes a few states, and what each state means.
+
+Does not know which quantity it is, nor how the states of several quantities hang together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, log, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llmsched_langgraph.belief import plain
+from llmsched_langgraph.errors import BeliefDataError
+
+ABSENT = 0
+"""The state of what does not happen in a job."""
+
+BINS = 6
+"""Bins of a quantity, at most, unless asked otherwise."""
+
+LEAST = 1e-9
+"""Stands for zero where a logarithm is taken."""
+
+POINTS = 8
+"""Points that a bin keeps of the values it was made of, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """One bin of a quantity, in the quantity's own unit.
+
+    Attributes:
+        lo: the smallest value seen in it.
+        hi: the largest.
+        mean: their mean.
+        count: how many there were.
+        points: the bin's content in small: its distinct values if they are at most `POINTS`, else the
+            means of that many runs of its sorted values, equally long to within one. Ascending.
+        weights: the values that each point stands for; they sum to `count`.
+    """
+
+    lo: float
+    hi: float
+    mean: float
+    count: int
+    points: tuple[float, ...]
+    weights: tuple[int, ...]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Bin:
+        """The bin of these values, which are ascending and at least one."""
+        distinct, counts = np.unique(values, return_counts=True)
+        if len(distinct) > POINTS:
+            runs = np.array_split(values, POINTS)
+            points, weights = [_mean(run) for run in runs], [len(run) for run in runs]
+        else:
+            points, weights = distinct.tolist(), counts.tolist()
+        lo, hi = float(values[0]), float(values[-1])
+        return cls(lo, hi, _mean(values), len(values), tuple(points), tuple(weights))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AtLeast:
+    """What is known of a quantity that has reached some amount and goes on.
+
+    Attributes:
+        weights: P(it got so far | state), shape (states,): a likelihood for a network.
+        left: E[what is still to come | it got so far, state], shape (states,); 0 where the weight is 0.
+    """
+
+    weights: NDArray[np.float64]
+    left: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """States of a quantity: 0 is absent, 1..B are its bins in ascending order.
+
+    Attributes:
+        bins: the bins; their ranges do not overlap. None at all if the quantity never happened.
+        absent: how often it was absent.
+    """
+
+    bins: tuple[Bin, ...]
+    absent: int = 0
+    _cuts: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _points: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _shares: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _owners: NDArray[np.intp] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        cuts = [_between(a.hi, b.lo) for a, b in zip(self.bins, self.bins[1:], strict=False)]
+        object.__setattr__(self, "_cuts", np.array(cuts))
+        object.__setattr__(self, "_points", np.array([p for own in self.bins for p in own.points]))
+        shares = [w / own.count for own in self.bins for w in own.weights]
+        object.__setattr__(self, "_shares", np.array(shares))
+        owners = [i for i, own in enumerate(self.bins, 1) for _ in own.points]
+        object.__setattr__(self, "_owners", np.array(owners, dtype=np.intp))
+
+    @classmethod
+    def fit(cls, values: Iterable[float | None], most: int = BINS, least_count: int = 1) -> Bins:
+        """Bins of equally many values, as far as equal values allow; None is absent.
+
+        Bins are cut at quantiles, and in the middle (on a log scale) of the gap found there, so that
+        they follow the values over any number of magnitudes. Never more bins than `most`, than
+        distinct values, or than leaves `least_count` values to each.
+
+        Raises:
+            BeliefDataError: a value is negative or not finite.
+        """
+        given = list(values)
+        for i, value in enumerate(given):
+            if value is not None and not (isfinite(value) and value >= 0.0):
+                raise BeliefDataError(f"values[{i}]: expected a nonnegative number or None, got {value!r}")
+        present = np.sort(np.array([value for value in given if value is not None], dtype=np.float64))
+        absent = len(given) - len(present)
+        if not present.size:
+            return cls((), absent)
+        gaps = np.flatnonzero(np.diff(present) > 0.0) + 1
+        wanted = max(1, min(most, len(present) // max(1, least_count)))
+        if len(gaps) < wanted:
+            cuts = gaps
+        else:
+            ranks = len(present) * np.arange(1, wanted) / wanted
+            cuts = np.unique([gaps[int(np.argmin(np.abs(gaps - rank)))] for rank in ranks])
+        return cls(tuple(Bin.of(run) for run in np.split(present, cuts.astype(np.intp))), absent)
+
+    @property
+    def states(self) -> int:
+        """How many states there are, absence included."""
+        return len(self.bins) + 1
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """E[quantity | state], shape (states,); 0 for absent."""
+        return np.array([0.0, *(own.mean for own in self.bins)])
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest amount seen; 0 counts if it was ever absent."""
+        if not self.bins:
+            return 0.0, 0.0
+        return 0.0 if self.absent else self.bins[0].lo, self.bins[-1].hi
+
+    def index(self, value: float | None) -> int:
+        """The state of a value: 0 for None, else the bin it falls in. What was never seen is in the nearest.
+
+        Of a quantity that never happened before, every value is absent: there is no other state.
+
+        Raises:
+            BeliefDataError: the value is negative or NaN.
+        """
+        if value is None or not self.bins:
+            return ABSENT
+        if not value >= 0.0:
+            raise BeliefDataError(f"value: expected a nonnegative number or None, got {value!r}")
+        return 1 + int(np.searchsorted(self._cuts, value, side="right"))
+
+    def indices(self, values: Iterable[float | None]) -> list[int]:
+        """The states of many values, as `index`."""
+        return [self.index(value) for value in values]
+
+    def place(self, value: float | None) -> tuple[int, float] | None:
+        """Where a value lies besides its bin: another bin, and how far towards it, from -1 to 1.
+
+        0 is at its own bin's mean and 1 at the other's, on a log scale. The other bin is the neighbour on
+        the value's side; a value beyond the outermost mean lies away from the inner one, at -1 at most. None
+        if there is nothing to be said: the value is absent or zero, or there is only one bin.
+        """
+        state = self.index(value)
+        if not value or state == ABSENT or len(self.bins) < 2:
+            return None
+        means = self.means
+        own, here = log(max(means[state], LEAST)), log(max(value, LEAST))
+        other = state + 1 if here > own else state - 1
+        if not 1 <= other <= len(self.bins):
+            other = 2 * state - other
+        gap = log(max(means[other], LEAST)) - own
+        return other, min(max((here - own) / gap, -1.0), 1.0)
+
+    def present(self) -> NDArray[np.float64]:
+        """The likelihood of "it happens": 0 for absent, 1 for every bin; shape (states,)."""
+        weights = np.ones(self.states)
+        if self.bins:
+            weights[ABSENT] = 0.0
+        return weights
+
+    def at_least(self, amount: float) -> AtLeast:
+        """What is known once the quantity has reached `amount` and goes on: it is not absent, for one.
+
+        Past everything ever seen it is in the last bin, and the expectation of what is left grows with
+        the time by which it has overrun, so that it never looks as if about to end for ever.
+        """
+        weights, left = np.zeros(self.states), np.zeros(self.states)
+        if not self.bins:
+            weights[ABSENT] = 1.0
+            return AtLeast(weights, left)
+        reached = np.where(self._points >= amount, self._shares, 0.0)
+        np.add.at(weights, self._owners, reached)
+        if weights[-1] <= 0.0:
+            last = self.bins[-1]
+            weights[:], weights[-1] = 0.0, 1.0
+            left[-1] = max(last.mean - last.lo, amount - last.hi)
+            return AtLeast(weights, left)
+        np.add.at(left, self._owners, reached * (self._points - amount))
+        some = weights > 0.0
+        left[some] /= weights[some]
+        return AtLeast(np.minimum(weights, 1.0), left)
+
+    def quantiles(self, weights: ArrayLike, levels: Sequence[float]) -> list[float]:
+        """Quantiles of the mixture that gives each state this weight; absent counts as 0.
+
+        Raises:
+            BeliefDataError: there are not as many weights as states, or none is positive.
+        """
+        given = np.asarray(weights, dtype=np.float64)
+        if given.shape != (self.states,) or not given.min() >= 0.0 or not given.sum() > 0.0:
+            raise BeliefDataError(f"weights: expected {self.states} nonnegative weights, not all zero")
+        mass = np.concatenate(([given[ABSENT]], given[self._owners] * self._shares))
+        points = np.concatenate(([0.0], self._points))
+        reached = np.cumsum(mass) / mass.sum()
+        at = np.searchsorted(reached, np.asarray(levels) - 1e-12, side="left")
+        return [float(points[min(int(i), len(points) - 1)]) for i in at]
+
+    def values(self, states: NDArray[np.intp], uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+        """An amount for each state, as a draw from its bin's content; 0 for absent.
+
+        Numbers in [0, 1) pick it, one a state: the same numbers give the same amounts.
+        """
+        return self._picked(states, uniform, self._shares, self._points)
+
+    def left(
+        self, amount: float, states: NDArray[np.intp], uniform: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """As `values`, of what is still to come once `amount` is reached; 0 for a state that cannot be."""
+        reached = np.where(self._points >= amount, self._shares, 0.0)
+        if not reached.any():
+            return self.at_least(amount).left[states]
+        return self._picked(states, uniform, reached, self._points - amount)
+
+    def _picked(
+        self,
+        states: NDArray[np.intp],
+        uniform: NDArray[np.float64],
+        shares: NDArray[np.float64],
+        points: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        ends = np.concatenate(([0.0], np.cumsum(shares)))
+        last = np.searchsorted(self._owners, np.arange(self.states), side="right")
+        low, high = ends[np.concatenate(([0], last[:-1]))][states], ends[last][states]
+        at = np.searchsorted(ends, low + uniform * (high - low), side="right") - 1
+        # Rounding must not carry a draw over its bin's end.
+        at = np.minimum(at, last[states] - 1)
+        return np.where(high > low, points[np.maximum(at, 0)], 0.0) if points.size else np.zeros(len(states))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; `from_json` of it is equal to these bins."""
+        names = ("lo", "hi", "mean", "count")
+        bins = [
+            {**{n: getattr(own, n) for n in names}, "points": list(own.points), "weights": list(own.weights)}
+            for own in self.bins
+        ]
+        return {"absent": self.absent, "bins": bins}
+
+    @classmethod
+    def from_json(cls, data: object, at: str = "bins") -> Bins:
+        """The bins that `to_json` wrote; `at` says in errors where the data stood.
+
+        Raises:
+            BeliefDataError: the data is damaged; the message names the field.
+        """
+        absent, given = plain.fields(data, at, "absent", "bins")
+        made: list[Bin] = []
+        for i, entry in enumerate(plain.items(given, f"{at}.bins")):
+            own = _bin(entry, f"{at}.bins[{i}]")
+            if made and own.lo <= made[-1].hi:
+                raise BeliefDataError(f"{at}.bins[{i}].lo: {own.lo:g} is not above the bin before it")
+            made.append(own)
+        return cls(tuple(made), plain.whole(absent, f"{at}.absent"))
+
+
+def _bin(data: object, at: str) -> Bin:
+    lo, hi, mean, count, points, weights = plain.fields(
+        data, at, "lo", "hi", "mean", "count", "points", "weights"
+    )
+    made = Bin(
+        lo=plain.number(lo, f"{at}.lo"),
+        hi=plain.number(hi, f"{at}.hi"),
+        mean=plain.number(mean, f"{at}.mean"),
+        count=plain.whole(count, f"{at}.count", 1),
+        points=tuple(
+            plain.number(p, f"{at}.points[{i}]") for i, p in enumerate(plain.items(points, f"{at}.points"))
+        ),
+        weights=tuple(
+            plain.whole(w, f"{at}.weights[{i}]", 1)
+            for i, w in enumerate(plain.items(weights, f"{at}.weights"))
+        ),
+    )
+    if not made.lo <= made.mean <= made.hi:
+        raise BeliefDataError(f"{at}.mean: {made.mean:g} is not between lo and hi")
+    if (
+        list(made.points) != sorted(made.points)
+        or not made.points
+        or made.points[0] < made.lo
+        or made.points[-1] > made.hi
+    ):
+        raise BeliefDataError(f"{at}.points: expected ascending numbers between lo and hi")
+    if len(made.weights) != len(made.points) or sum(made.weights) != made.count:
+        raise BeliefDataError(f"{at}.weights: expected one a point, {made.count} in all")
+    return made
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    # Rounding must not carry a mean out of its values' range.
+    return float(min(max(values.mean(), values[0]), values[-1]))
+
+
+def _between(a: float, b: float) -> float:
+    """A cut above `a` and at most `b`: their middle on a log scale, where there is one."""
+    middle = sqrt(a) * sqrt(b) if a > 0.0 else b / 2
+    return middle if a < middle <= b else b

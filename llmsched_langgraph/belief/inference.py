@@ -1,0 +1,312 @@
+"""Knows exact inference in a discrete Bayesian network: message passing, elimination, sampling.
+
+Does not know what the variables stand for, nor how a network is stored or learned.
+
+Variables are numbered so that parents come before children. Eliminating them from last to first
+gives one clique per variable, the variable and its *separator* of earlier ones (Koller & Friedman,
+"Probabilistic Graphical Models", ch. 10: a clique tree from variable elimination). Where each
+variable's parents are adjacent to each other, as the learner makes them, the separator is the
+parents and no clique is larger than a family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_langgraph.errors import BeliefDataError
+
+Floats = NDArray[np.float64]
+Likelihoods = Mapping[int, Floats]
+Factor = tuple[tuple[int, ...], Floats]
+
+MAX_CELLS = 2**22
+"""Cells of the largest table that inference makes. More is refused: it would take seconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clique:
+    """One variable with its separator.
+
+    Attributes:
+        table: the variable's conditional table over (separator, variable).
+        separator: earlier variables, ascending.
+        up: the clique that takes this one's message (the separator's last variable), or -1.
+        shape_up: the message's shape when multiplied into that clique.
+        rest: axes of that clique's table that the message does not have.
+        wide: whether a later clique's separator needs this clique's whole table.
+    """
+
+    table: Floats
+    separator: tuple[int, ...]
+    up: int
+    shape_up: tuple[int, ...]
+    rest: tuple[int, ...]
+    wide: bool
+
+
+def cliques(
+    cards: Sequence[int], parents: Sequence[tuple[int, ...]], tables: Sequence[Floats]
+) -> tuple[Clique, ...]:
+    """The clique tree of a network; `parents` ascending, table axes are (parents..., variable).
+
+    Raises:
+        BeliefDataError: a clique would have more than `MAX_CELLS` cells.
+    """
+    count = len(cards)
+    separators = [set(own) for own in parents]
+    for i in range(count - 1, -1, -1):
+        if separators[i]:
+            up = max(separators[i])
+            separators[up] |= separators[i] - {up}
+    made = []
+    ordered = [tuple(sorted(separator)) for separator in separators]
+    wide = {max(separator) for separator in ordered if len(separator) > 1}
+    for i, separator in enumerate(ordered):
+        shape = tuple(cards[p] for p in separator)
+        if prod(shape) * cards[i] > MAX_CELLS:
+            raise BeliefDataError(f"parents: variable {i} needs a table of more than {MAX_CELLS} cells")
+        own = tuple(cards[p] if p in parents[i] else 1 for p in separator)
+        table = np.ascontiguousarray(np.broadcast_to(tables[i].reshape((*own, cards[i])), (*shape, cards[i])))
+        up = separator[-1] if separator else -1
+        scope = (*ordered[up], up) if separator else ()
+        made.append(
+            Clique(
+                table=table,
+                separator=separator,
+                up=up,
+                shape_up=tuple(cards[v] if v in separator else 1 for v in scope),
+                rest=tuple(axis for axis, v in enumerate(scope) if v not in separator),
+                wide=i in wide,
+            )
+        )
+    return tuple(made)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Collected:
+    """The way up: each clique's table times its evidence, the message it sent, and log2 P(E)."""
+
+    tables: tuple[Floats, ...]
+    messages: tuple[Floats | None, ...]
+    bits: float
+
+
+def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
+    """Passes evidence from the last variable to the first. Messages are scaled, so nothing underflows.
+
+    Raises:
+        BeliefDataError: the evidence has probability zero.
+    """
+    count = len(tree)
+    tables: list[Floats] = [clique.table for clique in tree]
+    messages: list[Floats | None] = [None] * count
+    bits = 0.0
+    touched = [False] * count
+    for i in likelihoods:
+        tables[i] = tables[i] * likelihoods[i]
+        touched[i] = True
+    for i in range(count - 1, -1, -1):
+        if not touched[i]:
+            continue  # nothing was seen at it or below it, so it has nothing to say
+        clique = tree[i]
+        message = np.add.reduce(tables[i], axis=-1)
+        scale = float(message.max())
+        if not scale > 0.0:
+            raise BeliefDataError("likelihoods: the evidence has probability zero under the network")
+        bits += float(np.log2(scale))
+        message = message / scale
+        messages[i] = message
+        if clique.up >= 0:
+            tables[clique.up] = tables[clique.up] * message.reshape(clique.shape_up)
+            touched[clique.up] = True
+    return Collected(tuple(tables), tuple(messages), bits)
+
+
+def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...]:
+    """P(variable | E) of every variable, each summing to 1: the way down after `collect`."""
+    made: list[Floats] = []
+    whole: list[Floats | None] = []
+    for i, clique in enumerate(tree):
+        table, message = collected.tables[i], collected.messages[i]
+        if clique.up < 0:
+            belief = table
+            marginal = table
+        else:
+            if len(clique.separator) == 1:
+                weight = made[clique.up]
+            else:
+                above = whole[clique.up]
+                assert above is not None
+                weight = np.add.reduce(above, axis=clique.rest) if clique.rest else above
+            if message is not None:
+                # Where the message is zero, so is the weight.
+                weight = weight / np.where(message > 0.0, message, 1.0)
+            marginal = weight.reshape(-1) @ table.reshape(-1, table.shape[-1])
+            belief = table * weight[..., None] if clique.wide else table
+        total = marginal.sum()
+        made.append(marginal / total)
+        whole.append(belief / total if clique.wide else None)
+    return tuple(made)
+
+
+def draw(
+    tree: Sequence[Clique], collected: Collected, count: int, generator: np.random.Generator
+) -> NDArray[np.intp]:
+    """`count` independent joint states from P(all | E), one a row: each variable given its separator."""
+    states = np.empty((count, len(tree)), dtype=np.intp)
+    uniform = generator.random((len(tree), count))
+    for i, clique in enumerate(tree):
+        cumulative = np.add.accumulate(collected.tables[i], axis=-1)
+        chosen = cumulative[tuple(states[:, p] for p in clique.separator)]
+        level = uniform[i] * chosen[..., -1]
+        # Strictly above the level: a state of weight zero is never drawn, even at level 0.
+        states[:, i] = np.add.reduce(chosen <= level[:, None], axis=-1)
+    return states
+
+
+def ancestors(parents: Sequence[tuple[int, ...]], of: Iterable[int]) -> set[int]:
+    """The variables and all that point to them."""
+    found: set[int] = set()
+    todo = list(of)
+    while todo:
+        i = todo.pop()
+        if i not in found:
+            found.add(i)
+            todo.extend(parents[i])
+    return found
+
+
+def known(likelihoods: Likelihoods) -> dict[int, int]:
+    """The variables of which the evidence leaves one state, with that state."""
+    return {
+        i: int(np.flatnonzero(weight)[0])
+        for i, weight in likelihoods.items()
+        if np.count_nonzero(weight) == 1
+    }
+
+
+def requisite(
+    parents: Sequence[tuple[int, ...]], x: int, ys: Iterable[int], likelihoods: Likelihoods
+) -> list[int]:
+    """Those of `ys` that say something of `x` which the rest of `ys` and the evidence do not, ascending.
+
+    Given them and the evidence, `x` is independent of the others: they separate it from them in the
+    moral graph of the ancestors (Koller & Friedman, ch. 4.5), so I(x; ys | E) = I(x; requisite | E).
+    """
+    stop = set(ys)
+    blocked = set(known(likelihoods))
+    near: dict[int, set[int]] = {i: set() for i in ancestors(parents, {x, *stop, *likelihoods})}
+    for i in near:
+        family = (*parents[i], i)
+        for a in family:
+            near[a].update(family)
+    hit: set[int] = set()
+    seen, todo = {x}, [x]
+    while todo:
+        for i in near[todo.pop()] - seen - blocked:
+            seen.add(i)
+            if i in stop:
+                hit.add(i)
+            else:
+                todo.append(i)
+    return sorted(hit)
+
+
+def plan(
+    cards: Sequence[int], parents: Sequence[tuple[int, ...]], keep: Iterable[int], likelihoods: Likelihoods
+) -> tuple[list[tuple[int, ...]], int]:
+    """What `eliminate` would leave, and would make on its way: factors' scopes, cells of the largest."""
+    kept, sliced = set(keep), set(known(likelihoods)) - set(keep)
+    live = sorted(ancestors(parents, {*kept, *likelihoods}))
+    scopes = [tuple(v for v in (*parents[i], i) if v not in sliced) for i in live]
+    largest = 1
+    for i in reversed(live):
+        if i in kept or i in sliced:
+            continue
+        scope = tuple(sorted({v for own in scopes if i in own for v in own}))
+        largest = max(largest, prod(cards[v] for v in scope))
+        scopes = [own for own in scopes if i not in own]
+        scopes.append(tuple(v for v in scope if v != i))
+    return [own for own in scopes if own], largest
+
+
+def eliminate(
+    cards: Sequence[int],
+    parents: Sequence[tuple[int, ...]],
+    tables: Sequence[Floats],
+    keep: Iterable[int],
+    likelihoods: Likelihoods,
+) -> list[Factor]:
+    """Factors over the variables in `keep` whose product is proportional to P(keep, E): elimination
+    of all others from last to first (Koller & Friedman, ch. 9), each factor's scope ascending.
+    """
+    kept, seen = set(keep), known(likelihoods)
+    sliced = {i: state for i, state in seen.items() if i not in kept}
+    live = sorted(ancestors(parents, {*kept, *likelihoods}))
+    factors: list[Factor] = []
+    for i in live:
+        family, table = (*parents[i], i), tables[i]
+        if i in likelihoods:
+            table = table * likelihoods[i]
+        if sliced.keys() & set(family):
+            table = table[tuple(sliced.get(v, slice(None)) for v in family)]
+            family = tuple(v for v in family if v not in sliced)
+        factors.append((family, table))
+    return sum_out(cards, factors, [i for i in reversed(live) if i not in kept and i not in sliced])[0]
+
+
+def sum_out(
+    cards: Sequence[int], factors: Sequence[Factor], order: Iterable[int]
+) -> tuple[list[Factor], float]:
+    """Factors without the variables in `order`, and log2 of what they were scaled down by."""
+    left, bits = list(factors), 0.0
+    for i in order:
+        scope, table = product(cards, [factor for factor in left if i in factor[0]])
+        axis = scope.index(i)
+        table = np.add.reduce(table, axis=axis)
+        scale = float(table.max())
+        if not scale > 0.0:
+            raise BeliefDataError("likelihoods: the evidence has probability zero under the network")
+        bits += float(np.log2(scale))
+        left = [factor for factor in left if i not in factor[0]]
+        left.append((scope[:axis] + scope[axis + 1 :], table / scale))
+    return left, bits
+
+
+def product(cards: Sequence[int], factors: Sequence[Factor]) -> Factor:
+    """The product of factors whose scopes are ascending; its scope is their union, ascending."""
+    scope = tuple(sorted({v for own, _ in factors for v in own}))
+    table = np.ones((1,) * len(scope))
+    for own, values in factors:
+        table = table * values.reshape(tuple(cards[v] if v in own else 1 for v in scope))
+    return scope, np.broadcast_to(table, tuple(cards[v] for v in scope))
+
+
+def joint_entropy_bits(cards: Sequence[int], factors: Sequence[Factor]) -> float:
+    """Shannon entropy, in bits, of the distribution that is proportional to the factors' product.
+
+    H = log2 Z - sum over the factors f of E[log2 f], so the product itself is never made.
+    """
+    variables = sorted({v for scope, _ in factors for v in scope}, reverse=True)
+    total = 0.0
+    normaliser = None
+    for scope, values in factors:
+        left, bits = sum_out(cards, factors, [v for v in variables if v not in scope])
+        _, weights = product(cards, left)
+        mass = float(weights.sum())
+        if normaliser is None:
+            normaliser = bits + float(np.log2(mass))
+        positive = weights > 0.0
+        total -= float(np.dot(weights[positive], np.log2(values[positive]))) / mass
+    return max(0.0, total + (normaliser or 0.0))
+
+
+def entropy_bits(weights: Floats) -> float:
+    """Shannon entropy, in bits, of a distribution given by nonnegative weights that sum to 1."""
+    positive = weights[weights > 0.0]
+    return max(0.0, -float(np.dot(positive, np.log2(positive))))

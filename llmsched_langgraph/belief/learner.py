@@ -1,0 +1,226 @@
+"""Knows how rows of states become a network, and whether a network is worth having at all.
+
+Does not know what the variables stand for. pgmpy takes seconds to import, so that happens on first
+use; learning takes tenths of a second and belongs off the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llmsched_langgraph.belief.network import Network, complete_rows
+from llmsched_langgraph.errors import BeliefDataError
+
+MAX_PARENTS = 2
+"""Parents of a variable, at most: a table over three variables still fills from some dozens of rows."""
+
+SMOOTHING = 0.3
+"""Rows that what is known without the last parent counts for. Little, or forty jobs teach nothing."""
+
+FOLDS = 5
+"""Parts into which the rows are cut to hold one out at a time."""
+
+Rows = NDArray[np.intp]
+Parents = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A network, weighed against the independent marginals on rows that neither had seen.
+
+    Attributes:
+        network: the better of the two, fitted to all rows.
+        correlated: whether that is the one with edges.
+        gain_bits: mean log2 likelihood of a held-out row, network minus marginals; 0 if it could not
+            be measured for want of rows.
+        error_bits: standard error of that mean.
+    """
+
+    network: Network
+    correlated: bool
+    gain_bits: float
+    error_bits: float
+
+
+def fit(
+    rows: ArrayLike,
+    cards: Sequence[int],
+    names: Sequence[str],
+    *,
+    max_parents: int = MAX_PARENTS,
+    smoothing: float = SMOOTHING,
+) -> Network:
+    """A network of the variables, which are given in an order in which causes come before effects.
+
+    Structure: each variable in turn takes as parents, one by one and at most `max_parents`, the earlier
+    variables that raise the K2 score of its table most (Cooper & Herskovits 1992), as long as one
+    does. A later parent must be adjacent to those before it, so that parents are always married and no
+    clique of the network is larger than a family: inference stays exact and cheap at any length.
+    Parameters: Dirichlet posterior means. The prior of a row is worth `smoothing` observations and
+    spread as the variable is without the last parent, at first uniformly: what was never seen falls
+    back on what was seen more often.
+
+    Args:
+        rows: states, shape (rows, variables).
+        cards: how many states each variable has.
+        names: one unique name a variable.
+        max_parents: 0 gives the independent marginals.
+        smoothing: positive.
+
+    Raises:
+        BeliefDataError: no rows, a state out of range, or an argument that fits nothing.
+    """
+    states = _checked(rows, cards, names, smoothing)
+    parents = _structure(states, cards, max_parents) if max_parents > 0 else ((),) * len(cards)
+    return Network(tuple(names), tuple(cards), parents, _tables(states, cards, parents, smoothing))
+
+
+def choose(
+    rows: ArrayLike,
+    cards: Sequence[int],
+    names: Sequence[str],
+    *,
+    hidden: Iterable[int] = (),
+    max_parents: int = MAX_PARENTS,
+    smoothing: float = SMOOTHING,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> Choice:
+    """The network that `fit` makes or the independent marginals: what predicts held-out rows better.
+
+    The network must be better by more than one standard error of the mean gain over rows. `hidden`
+    variables are summed out before rows are compared: a sum of the others that was put among them
+    would make every network look good. Arguments and errors as in `fit`; the seed deals the folds.
+    """
+    states = _checked(rows, cards, names, smoothing)
+    unseen = sorted(set(hidden))
+    if unseen and not 0 <= unseen[0] <= unseen[-1] < len(cards):
+        raise BeliefDataError(f"hidden: expected numbers under {len(cards)}, got {unseen}")
+    seen = [v for v in range(len(cards)) if v not in unseen]
+    gains = np.zeros(len(states))
+    fold = np.random.default_rng(seed).permutation(len(states)) % folds
+    for k in range(folds):
+        train, held = states[fold != k], states[fold == k]
+        if not len(train) or not len(held):
+            continue
+        network = fit(train, cards, names, max_parents=max_parents, smoothing=smoothing)
+        alone = _tables(train[:, seen], [cards[v] for v in seen], ((),) * len(seen), smoothing)
+        gains[fold == k] = _bits(network, held, seen) - sum(
+            np.log2(table[held[:, v]]) for v, table in zip(seen, alone, strict=True)
+        )
+    count = len(states)
+    gain = float(gains.mean())
+    error = float(gains.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    better = gain > error
+    network = fit(states, cards, names, max_parents=max_parents if better else 0, smoothing=smoothing)
+    return Choice(network, better, gain, error)
+
+
+def _bits(network: Network, rows: Rows, seen: Sequence[int]) -> NDArray[np.float64]:
+    """log2 P(the seen variables' states) of each row."""
+    if len(seen) == len(network):
+        return network.log_likelihood(rows)
+    one_hot = [np.eye(card) for card in network.cards]
+    return np.array([network.evidence_bits({v: one_hot[v][row[v]] for v in seen}) for row in rows])
+
+
+def _checked(rows: ArrayLike, cards: Sequence[int], names: Sequence[str], smoothing: float) -> Rows:
+    if len(cards) != len(names):
+        raise BeliefDataError(f"names: {len(names)} names for {len(cards)} cards")
+    if not smoothing > 0.0:
+        raise BeliefDataError(f"smoothing: expected a positive number, got {smoothing!r}")
+    states = complete_rows(rows, cards)
+    if not len(states):
+        raise BeliefDataError("rows: none, so there is nothing to learn from")
+    return states
+
+
+def _columns(count: int) -> list[str]:
+    # pgmpy sorts parents by name; so written, that is by number.
+    return [f"v{i:06d}" for i in range(count)]
+
+
+def _frame(states: Rows, cards: Sequence[int]) -> Any:
+    import pandas as pd  # type: ignore[import-untyped]
+
+    return pd.DataFrame(
+        {
+            column: pd.Categorical(states[:, i], categories=range(cards[i]))
+            for i, column in enumerate(_columns(len(cards)))
+        }
+    )
+
+
+def _structure(states: Rows, cards: Sequence[int], max_parents: int) -> Parents:
+    from pgmpy.structure_score import K2  # type: ignore[import-untyped]
+
+    columns = _columns(len(cards))
+    score = K2(
+        _frame(states, cards), state_names={c: list(range(n)) for c, n in zip(columns, cards, strict=True)}
+    )
+    # A constant says nothing, and there is nothing to say of it.
+    varied = [bool((states[:, i] != states[0, i]).any()) for i in range(len(cards))]
+    parents: list[tuple[int, ...]] = []
+    for i, column in enumerate(columns):
+        own: tuple[int, ...] = ()
+        best = score.local_score(column, ()) if varied[i] else np.inf
+        while len(own) < max_parents:
+            found = None
+            for p in range(i):
+                if not varied[p] or p in own or any(p not in parents[q] and q not in parents[p] for q in own):
+                    continue
+                family = tuple(sorted((*own, p)))
+                reached = score.local_score(column, tuple(columns[v] for v in family))
+                # Ties go to the nearer variable.
+                if reached > best or (found is not None and reached == best):
+                    best, found = reached, family
+            if found is None:
+                break
+            own = found
+        parents.append(own)
+    return tuple(parents)
+
+
+def _tables(
+    states: Rows, cards: Sequence[int], parents: Parents, smoothing: float
+) -> tuple[NDArray[np.float64], ...]:
+    """Conditional tables with pgmpy's Dirichlet estimator, the prior backing off parent by parent."""
+    from pgmpy.models import DiscreteBayesianNetwork  # type: ignore[import-untyped]
+    from pgmpy.parameter_estimator import DiscreteBayesianEstimator  # type: ignore[import-untyped]
+
+    columns = _columns(len(cards))
+    prior = {}
+    for i, own in enumerate(parents):
+        spread = np.full(cards[i], 1.0 / cards[i])
+        for known in (own[:k] for k in range(len(own) + 1)):
+            if known:
+                spread = np.repeat(spread[..., None, :], cards[known[-1]], axis=-2)
+            if known != own:
+                counts = _counts(states, cards, (*known, i)) + smoothing * spread
+                spread = counts / counts.sum(axis=-1, keepdims=True)
+        prior[columns[i]] = smoothing * spread.reshape(-1, cards[i]).T
+    model = DiscreteBayesianNetwork()
+    model.add_nodes_from(columns)
+    model.add_edges_from((columns[p], columns[i]) for i, own in enumerate(parents) for p in own)
+    names = {c: list(range(n)) for c, n in zip(columns, cards, strict=True)}
+    model.fit(
+        _frame(states, cards),
+        estimator=DiscreteBayesianEstimator(state_names=names, prior_type="dirichlet", pseudo_counts=prior),
+    )
+    return tuple(
+        np.asarray(model.get_cpds(column).get_values(), dtype=np.float64).T.reshape(
+            (*(cards[p] for p in own), cards[i])
+        )
+        for i, (column, own) in enumerate(zip(columns, parents, strict=True))
+    )
+
+
+def _counts(states: Rows, cards: Sequence[int], family: Sequence[int]) -> NDArray[np.float64]:
+    counts = np.zeros([cards[v] for v in family])
+    np.add.at(counts, tuple(states[:, v] for v in family), 1.0)
+    return counts
