@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite, log, sqrt
 from typing import Any
 
@@ -93,7 +94,7 @@ class Bins:
     _owners: NDArray[np.intp] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        cuts = [_between(a.hi, b.lo) for a, b in zip(self.bins, self.bins[1:], strict=False)]
+        cuts = [_between(a.hi, b.lo) for a, b in pairwise(self.bins)]
         object.__setattr__(self, "_cuts", np.array(cuts))
         object.__setattr__(self, "_points", np.array([p for own in self.bins for p in own.points]))
         shares = [w / own.count for own in self.bins for w in own.weights]
@@ -169,7 +170,7 @@ class Bins:
 
         0 is at its own bin's mean and 1 at the other's, on a log scale. The other bin is the neighbour on
         the value's side; a value beyond the outermost mean lies away from the inner one, at -1 at most. None
-        if there is nothing to be said: the value is absent or zero, or there is only one bin.
+        if there is nothing to be said: the value is absent or zero, or its bin has no neighbour.
         """
         state = self.index(value)
         if not value or state == ABSENT or len(self.bins) < 2:
@@ -180,6 +181,8 @@ class Bins:
         if not 1 <= other <= len(self.bins):
             other = 2 * state - other
         gap = log(max(means[other], LEAST)) - own
+        if not gap:
+            return None
         return other, min(max((here - own) / gap, -1.0), 1.0)
 
     def present(self) -> NDArray[np.float64]:
@@ -221,7 +224,8 @@ class Bins:
         if given.shape != (self.states,) or not given.min() >= 0.0 or not given.sum() > 0.0:
             raise BeliefDataError(f"weights: expected {self.states} nonnegative weights, not all zero")
         mass = np.concatenate(([given[ABSENT]], given[self._owners] * self._shares))
-        points = np.concatenate(([0.0], self._points))
+        some = mass > 0.0
+        points, mass = np.concatenate(([0.0], self._points))[some], mass[some]
         reached = np.cumsum(mass) / mass.sum()
         at = np.searchsorted(reached, np.asarray(levels) - 1e-12, side="left")
         return [float(points[min(int(i), len(points) - 1)]) for i in at]

@@ -21,8 +21,8 @@ from llmsched_langgraph.belief.network import Network
 DRAWS = 512
 """Draws that quantiles are read from: at the 10 % quantile, a standard error of 1.3 percent points."""
 
-MAX_SHIFT = 1.0
-"""The most that the places of values in their bins may change a mean, as a natural logarithm."""
+MAX_FACTOR = 4.0
+"""The most that the places of values in their bins may change a mean."""
 
 LEAST = 1e-9
 """Stands for zero where a logarithm is taken."""
@@ -78,7 +78,7 @@ def mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known
         other, share = place
         moved = under({**likelihoods, i: np.eye(bins[i].states)[other]})
         shift += share * log(moved / base)
-    return base * exp(min(max(shift, -MAX_SHIFT), MAX_SHIFT))
+    return base * min(max(exp(min(shift, 99.0)), 1.0 / MAX_FACTOR), MAX_FACTOR)
 
 
 def quantiles(

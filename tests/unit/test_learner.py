@@ -1,0 +1,154 @@
+"""The learner: what it finds in rows, when it keeps to the marginals, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support.networks import married
+
+from llmsched_langgraph.belief.learner import choose, fit
+from llmsched_langgraph.belief.network import Network
+from llmsched_langgraph.errors import BeliefDataError
+
+pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
+
+
+def chain(count=4, keep=0.9, rows=200, seed=0):
+    """Rows of a chain in which every variable mostly repeats the one before."""
+    random = np.random.default_rng(seed)
+    made = [random.integers(0, 3, rows)]
+    for _ in range(count - 1):
+        made.append(np.where(random.random(rows) < keep, made[-1], random.integers(0, 3, rows)))
+    return np.stack(made, axis=1)
+
+
+def names(count):
+    return [f"stage {i}" for i in range(count)]
+
+
+def test_a_chain_is_found():
+    """Each variable takes the one before it, and the tables are those of the rows."""
+    learned = fit(chain(), [3] * 4, names(4))
+    assert learned.parents == ((), (0,), (1,), (2,))
+    assert learned.names == tuple(names(4))
+    assert all(table[i, i] == pytest.approx(0.93, abs=0.1) for table in learned.tables[1:] for i in range(3))
+
+
+def test_parents_come_before_and_are_married():
+    """At most two, and adjacent to each other, whatever the rows: so no clique outgrows a family."""
+    rows = married(4, 12, 3, window=9).sample(400, seed=1)
+    learned = fit(rows, [3] * 12, names(12))
+    assert any(len(own) == 2 for own in learned.parents)
+    for i, own in enumerate(learned.parents):
+        assert len(own) <= 2
+        assert all(p < i for p in own)
+        if len(own) == 2:
+            assert own[0] in learned.parents[own[1]]
+    assert all(clique.separator == own for clique, own in zip(learned._tree, learned.parents, strict=True))
+
+
+def test_tables_are_counts_with_a_prior_that_backs_off():
+    """Worked by hand: one row's weight of prior, spread as the variable is without its parent."""
+    rows = [[0, 0]] * 6 + [[1, 1]] * 3
+    learned = fit(rows, [3, 2], ["a", "b"], smoothing=1.0)
+    alone = np.array([6.5, 3.5]) / 10
+    assert learned.parents == ((), (0,))
+    assert learned.tables[0] == pytest.approx(np.array([6 + 1 / 3, 3 + 1 / 3, 1 / 3]) / 10)
+    assert learned.tables[1][0] == pytest.approx((np.array([6.0, 0.0]) + alone) / 7)
+    assert learned.tables[1][1] == pytest.approx((np.array([0.0, 3.0]) + alone) / 4)
+    assert learned.tables[1][2] == pytest.approx(alone)
+
+
+def test_every_state_stays_possible():
+    """Evidence never has probability zero, not even a state that no row had."""
+    learned = fit(chain(), [4] * 4, names(4))
+    assert min(table.min() for table in learned.tables) > 0.0
+    assert learned.marginals({0: [0, 0, 0, 1.0], 3: [0, 0, 0, 1.0]})[1].sum() == pytest.approx(1.0)
+
+
+def test_the_network_is_taken_where_it_predicts_better():
+    """By how many bits, and how surely."""
+    made = choose(chain(), [3] * 4, names(4))
+    assert made.correlated
+    assert made.gain_bits > 10 * made.error_bits > 0.0
+    assert made.network == fit(chain(), [3] * 4, names(4))
+
+
+def test_the_marginals_are_kept_where_it_does_not():
+    """Independent coins: whatever structure chance shows, held-out rows do not confirm it."""
+    rows = np.random.default_rng(5).integers(0, 4, (60, 8))
+    made = choose(rows, [4] * 8, names(8))
+    assert not made.correlated
+    assert made.network == fit(rows, [4] * 8, names(8), max_parents=0)
+    assert made.network.parents == ((),) * 8
+
+
+def test_a_sum_among_the_variables_does_not_decide():
+    """Two coins and their sum: the sum is told by the coins, but the coins by nothing."""
+    coins = np.random.default_rng(1).integers(0, 2, (200, 2))
+    rows = np.column_stack([coins.sum(axis=1), coins])
+    taken = choose(rows, [3, 2, 2], names(3))
+    assert taken.correlated
+    kept = choose(rows, [3, 2, 2], names(3), hidden=[0])
+    assert abs(kept.gain_bits) < 0.1
+    assert not kept.correlated
+
+
+def test_the_same_rows_give_the_same_network():
+    """To the last bit, and so does the choice."""
+    rows = chain(5, 0.7)
+    assert fit(rows, [3] * 5, names(5)) == fit(rows, [3] * 5, names(5))
+    assert choose(rows, [3] * 5, names(5), seed=3) == choose(rows, [3] * 5, names(5), seed=3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_very_few_rows(rows):
+    """A choice is always made; of one row, nothing can be held out."""
+    made = choose(chain(rows=rows), [3] * 4, names(4))
+    assert isinstance(made.network, Network)
+
+
+def test_constants_stay_alone():
+    """A variable that never varied, or has one state, is nobody's parent or child."""
+    rows = np.column_stack([chain(3), np.zeros(200, int), np.full(200, 2)])
+    learned = fit(rows, [3, 3, 3, 1, 3], names(5))
+    assert learned.parents[3:] == ((), ())
+    assert learned.tables[4].argmax() == 2
+
+
+BAD = {
+    "rows: none": ([], [2], ["a"], {}),
+    r"rows\[1\]\[0\]: state 2 of a variable with 2 states": ([[0], [2]], [2], ["a"], {}),
+    r"rows\[0\]\[0\]: state -1": ([[-1]], [2], ["a"], {}),
+    "rows: expected 2 states a row": ([[0]], [2, 2], ["a", "b"], {}),
+    "rows: expected whole numbers": ([[None]], [2], ["a"], {}),
+    "names: 1 names for 2 cards": ([[0, 0]], [2, 2], ["a"], {}),
+    "names: not unique": ([[0, 0]], [2, 2], ["a", "a"], {}),
+    "smoothing: expected a positive number": ([[0]], [2], ["a"], {"smoothing": 0.0}),
+}
+
+
+@pytest.mark.parametrize("told", BAD)
+def test_bad_input(told):
+    """One clear error, before or instead of pgmpy's."""
+    rows, cards, called, more = BAD[told]
+    with pytest.raises(BeliefDataError, match=told):
+        fit(rows, cards, called, **more)
+
+
+def test_hidden_must_exist():
+    """Numbers of variables."""
+    with pytest.raises(BeliefDataError, match="hidden: expected numbers under 4"):
+        choose(chain(), [3] * 4, names(4), hidden=[4])
+
+
+def test_pgmpy_is_imported_late():
+    """Not with the module: it takes seconds."""
+    code = (
+        "import sys, llmsched_langgraph.belief.learner;"
+        "assert not {'pgmpy', 'pandas', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
