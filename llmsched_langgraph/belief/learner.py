@@ -6,8 +6,9 @@ use; learning takes tenths of a second and belongs off the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -157,25 +158,20 @@ def _frame(states: Rows, cards: Sequence[int]) -> Any:
 
 
 def _structure(states: Rows, cards: Sequence[int], max_parents: int) -> Parents:
-    from pgmpy.structure_score import K2  # type: ignore[import-untyped]
-
-    columns = _columns(len(cards))
-    score = K2(
-        _frame(states, cards), state_names={c: list(range(n)) for c, n in zip(columns, cards, strict=True)}
-    )
+    score = _k2(states, cards)
     # A constant says nothing, and there is nothing to say of it.
     varied = [bool((states[:, i] != states[0, i]).any()) for i in range(len(cards))]
     parents: list[tuple[int, ...]] = []
-    for i, column in enumerate(columns):
+    for i in range(len(cards)):
         own: tuple[int, ...] = ()
-        best = score.local_score(column, ()) if varied[i] else np.inf
+        best = score(i, ()) if varied[i] else np.inf
         while len(own) < max_parents:
             found = None
             for p in range(i):
                 if not varied[p] or p in own or any(p not in parents[q] and q not in parents[p] for q in own):
                     continue
                 family = tuple(sorted((*own, p)))
-                reached = score.local_score(column, tuple(columns[v] for v in family))
+                reached = score(i, family)
                 # Ties go to the nearer variable.
                 if reached > best or (found is not None and reached == best):
                     best, found = reached, family
@@ -184,6 +180,25 @@ def _structure(states: Rows, cards: Sequence[int], max_parents: int) -> Parents:
             own = found
         parents.append(own)
     return tuple(parents)
+
+
+def _k2(states: Rows, cards: Sequence[int]) -> Callable[[int, tuple[int, ...]], float]:
+    """The K2 score of a variable with these parents: a function of their numbers."""
+    from pgmpy.structure_score import BDeu  # type: ignore[import-untyped]
+
+    columns, frame = _columns(len(cards)), _frame(states, cards)
+    names = {c: list(range(n)) for c, n in zip(columns, cards, strict=True)}
+    made: dict[int, Any] = {}
+
+    def score(i: int, own: tuple[int, ...]) -> float:
+        # K2 is BDeu with one pseudo-row in each cell of the table. pgmpy 1.1.2's own K2 credits a
+        # family with every combination of parents that no row has, and so prefers large tables.
+        cells = cards[i] * prod(cards[p] for p in own)
+        if cells not in made:
+            made[cells] = BDeu(frame, equivalent_sample_size=cells, state_names=names)
+        return float(made[cells].local_score(columns[i], tuple(columns[p] for p in own)))
+
+    return score
 
 
 def _tables(

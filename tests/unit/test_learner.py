@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import lgamma
 
 import numpy as np
 import pytest
 from support.networks import married
 
+from llmsched_langgraph.belief import learner
 from llmsched_langgraph.belief.learner import choose, fit
 from llmsched_langgraph.belief.network import Network
 from llmsched_langgraph.errors import BeliefDataError
@@ -60,6 +62,18 @@ def test_tables_are_counts_with_a_prior_that_backs_off():
     assert learned.tables[1][0] == pytest.approx((np.array([6.0, 0.0]) + alone) / 7)
     assert learned.tables[1][1] == pytest.approx((np.array([0.0, 3.0]) + alone) / 4)
     assert learned.tables[1][2] == pytest.approx(alone)
+
+
+def test_the_score_is_k2():
+    """By its formula, on rows that leave most combinations of parents out: those count for nothing."""
+    rows = np.random.default_rng(2).integers(0, 2, (40, 3))
+    score = learner._k2(rows, [7, 5, 6])
+    for family in ((2,), (0, 2), (1, 2), (0, 1, 2)):
+        expected = 0.0
+        for combination in {tuple(row[list(family[:-1])]) for row in rows}:
+            held = [row[2] for row in rows if tuple(row[list(family[:-1])]) == combination]
+            expected += lgamma(6) - lgamma(6 + len(held)) + sum(lgamma(held.count(k) + 1) for k in range(6))
+        assert score(2, family[:-1]) == pytest.approx(expected)
 
 
 def test_every_state_stays_possible():
