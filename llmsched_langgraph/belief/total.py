@@ -56,13 +56,13 @@ def mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known
 
     A settled value says more than its bin: where it lies between its bin's mean and the next one's, so
     far the mean is moved, on a log scale, from what its bin predicts towards what the other would. That
-    costs one more inference for each settled variable that is adjacent to one of `of`.
+    costs one more inference for each settled variable that is adjacent to an unsettled one.
 
     Raises:
         BeliefDataError: as `Network.marginals`.
     """
     likelihoods = evidence(bins, known)
-    wanted = set(of)
+    unsettled = set(range(len(network))) - set(known.values)
     amounts = {i: _amounts(bins[i], known.reached.get(i)) for i in of}
 
     def under(given: Mapping[int, ArrayLike]) -> float:
@@ -73,7 +73,7 @@ def mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known
     shift = 0.0
     for i, value in sorted(known.values.items()):
         place = bins[i].place(value)
-        if place is None or not _adjacent(network, i, wanted):
+        if place is None or not _adjacent(network, i, unsettled):
             continue
         other, share = place
         moved = under({**likelihoods, i: np.eye(bins[i].states)[other]})
