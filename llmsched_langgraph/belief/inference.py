@@ -217,22 +217,23 @@ def requisite(
     return sorted(hit)
 
 
-def plan(
+def largest_table(
     cards: Sequence[int], parents: Sequence[tuple[int, ...]], keep: Iterable[int], likelihoods: Likelihoods
-) -> tuple[list[tuple[int, ...]], int]:
-    """What `eliminate` would leave, and would make on its way: factors' scopes, cells of the largest."""
-    kept, sliced = set(keep), set(known(likelihoods)) - set(keep)
+) -> int:
+    """Cells of the largest table that `eliminate` would make, found without making any."""
+    kept = set(keep)
+    sliced = set(known(likelihoods)) - kept
     live = sorted(ancestors(parents, {*kept, *likelihoods}))
-    scopes = [tuple(v for v in (*parents[i], i) if v not in sliced) for i in live]
+    scopes = [{v for v in (*parents[i], i) if v not in sliced} for i in live]
     largest = 1
     for i in reversed(live):
         if i in kept or i in sliced:
             continue
-        scope = tuple(sorted({v for own in scopes if i in own for v in own}))
+        scope = {v for own in scopes if i in own for v in own}
         largest = max(largest, prod(cards[v] for v in scope))
         scopes = [own for own in scopes if i not in own]
-        scopes.append(tuple(v for v in scope if v != i))
-    return [own for own in scopes if own], largest
+        scopes.append(scope - {i})
+    return largest
 
 
 def eliminate(
@@ -279,8 +280,15 @@ def sum_out(
 
 
 def product(cards: Sequence[int], factors: Sequence[Factor]) -> Factor:
-    """The product of factors whose scopes are ascending; its scope is their union, ascending."""
+    """The product of factors whose scopes are ascending; its scope is their union, ascending.
+
+    Raises:
+        BeliefDataError: it would have more than `MAX_CELLS` cells.
+    """
     scope = tuple(sorted({v for own, _ in factors for v in own}))
+    cells = prod(cards[v] for v in scope)
+    if cells > MAX_CELLS:
+        raise BeliefDataError(f"variables: they need a table of {cells} cells, over {MAX_CELLS}")
     table = np.ones((1,) * len(scope))
     for own, values in factors:
         table = table * values.reshape(tuple(cards[v] if v in own else 1 for v in scope))

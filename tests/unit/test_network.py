@@ -108,6 +108,22 @@ def test_a_whole_network_has_an_entropy():
     assert of.entropy(range(40)) == pytest.approx(chained)
 
 
+def test_nothing_has_no_entropy():
+    """Nor a joint but the number 1."""
+    assert xor().entropy([]) == 0.0
+    assert xor().entropy([], {0: [0.5, 0.2]}) == 0.0
+    assert xor().joint([]) == pytest.approx(1.0)
+    assert xor().mutual_information(0, []).bits == 0.0
+
+
+def test_an_entropy_that_needs_too_large_a_table_is_refused():
+    """Fifteen children of a hidden hub: without the hub, each depends on all others."""
+    hub = network(1, (7,) * 16, ((), *(((0,),) * 15)))
+    with pytest.raises(BeliefDataError, match="cells"):
+        hub.entropy(range(1, 16))
+    assert hub.entropy(range(16)) > hub.entropy([0])
+
+
 def test_tiny_probabilities_do_not_underflow():
     """Three hundred observed variables, each seen with one chance in a thousand."""
     rare = np.array([0.999, 0.001])
