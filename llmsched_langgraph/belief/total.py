@@ -61,24 +61,8 @@ def mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known
     Raises:
         BeliefDataError: as `Network.marginals`.
     """
-    likelihoods = evidence(bins, known)
-    unsettled = set(range(len(network))) - set(known.values)
-    amounts = {i: _amounts(bins[i], known.reached.get(i)) for i in of}
-
-    def under(given: Mapping[int, ArrayLike]) -> float:
-        posterior = network.marginals(given)
-        return max(LEAST, sum(float(posterior[i] @ amounts[i]) for i in of))
-
-    base = under(likelihoods)
-    shift = 0.0
-    for i, value in sorted(known.values.items()):
-        place = bins[i].place(value)
-        if place is None or not _adjacent(network, i, unsettled):
-            continue
-        other, share = place
-        moved = under({**likelihoods, i: np.eye(bins[i].states)[other]})
-        shift += share * log(moved / base)
-    return base * min(max(exp(min(shift, 99.0)), 1.0 / MAX_FACTOR), MAX_FACTOR)
+    base, factor = _mean(network, bins, of, known)
+    return base * factor
 
 
 def quantiles(
@@ -93,8 +77,10 @@ def quantiles(
 ) -> tuple[float, ...]:
     """Quantiles of the sum, read from draws of the joint posterior and of each bin's own content.
 
-    The same arguments give the same quantiles. Errors as in `mean`.
+    They are moved by the same factor as the mean. The same arguments give the same quantiles. Errors as
+    in `mean`.
     """
+    _, factor = _mean(network, bins, of, known)
     states = network.sample(draws, evidence(bins, known), seed=seed)
     uniform = np.random.default_rng((seed, draws)).random((len(of), draws))
     total = np.zeros(draws)
@@ -104,7 +90,31 @@ def quantiles(
             total += bins[i].values(states[:, i], own)
         else:
             total += bins[i].left(amount, states[:, i], own)
-    return tuple(float(q) for q in np.quantile(total, levels))
+    return tuple(float(q) * factor for q in np.quantile(total, levels))
+
+
+def _mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known) -> tuple[float, float]:
+    """The mean by bins alone, and the factor by which the values' places in their bins move it."""
+    likelihoods = evidence(bins, known)
+    unsettled = set(range(len(network))) - set(known.values)
+    amounts = {i: _amounts(bins[i], known.reached.get(i)) for i in of}
+
+    def under(given: Mapping[int, ArrayLike]) -> float:
+        posterior = network.marginals(given)
+        return sum(float(posterior[i] @ amounts[i]) for i in of)
+
+    base = under(likelihoods)
+    if not base > LEAST:
+        return base, 1.0
+    shift = 0.0
+    for i, value in sorted(known.values.items()):
+        place = bins[i].place(value)
+        if place is None or not _adjacent(network, i, unsettled):
+            continue
+        other, share = place
+        moved = under({**likelihoods, i: np.eye(bins[i].states)[other]})
+        shift += share * log(max(moved, LEAST) / base)
+    return base, exp(min(max(shift, -log(MAX_FACTOR)), log(MAX_FACTOR)))
 
 
 def _amounts(bins: Bins, reached: float | None) -> NDArray[np.float64]:
