@@ -1,0 +1,24 @@
+"""Recorded jobs: what one is, its file format, and the other shapes that records of jobs come in.
+
+Knows no scheduler and no clock. `read_jobs` and `write_jobs` are what others need.
+"""
+
+from llmsched_langgraph.traces.arrivals import read_gaps
+from llmsched_langgraph.traces.files import write_jobs
+from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces.reading import Paths, read_jobs
+from llmsched_langgraph.traces.speed import MEASURED_SPEED, TokenSpeed, fill_seconds
+
+__all__ = [
+    "MEASURED_SPEED",
+    "Derived",
+    "Paths",
+    "TokenSpeed",
+    "TraceCall",
+    "TraceJob",
+    "TraceStage",
+    "fill_seconds",
+    "read_gaps",
+    "read_jobs",
+    "write_jobs",
+]

@@ -1,0 +1,78 @@
+"""Knows how to read the times between arrivals out of a recorded trace.
+
+Does not know what arrives.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from math import isfinite
+from os import PathLike
+from pathlib import Path
+
+from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.traces.files import read_lines
+
+_COLUMNS = {"t_s": 1.0, "t_ms": 0.001, "gmt_create": None, "timestamp": None}
+"""The columns that hold the time of arrival, with the seconds in one unit; None for a date and a time."""
+
+
+def read_gaps(path: str | PathLike[str]) -> tuple[float, ...]:
+    """The seconds between one arrival and the next, in order, from a CSV file that may be gzipped.
+
+    The time stands in a column `t_s` (seconds), `t_ms` (milliseconds), `gmt_create` or `timestamp` (date and
+    time as in ISO 8601). Where a column `win` numbers the windows of time that a sample was made of, a gap
+    that spans windows left out is no gap between arrivals and is not among them.
+
+    Raises:
+        InvalidDataError: The file cannot be read, has no such column, a time is none or goes back, or there
+            are fewer than two arrivals; the message names file, line and field.
+    """
+    path = Path(path)
+    gaps: list[float] = []
+    before: tuple[float, int] | None = None
+    for number, at_s, window in _times(path):
+        if before is not None:
+            if at_s < before[0]:
+                raise InvalidDataError(
+                    f"{path}: line {number}: the time goes back, from {before[0]} s to {at_s} s"
+                )
+            if window - before[1] <= 1:
+                gaps.append(at_s - before[0])
+        before = at_s, window
+    if not sum(gaps):
+        raise InvalidDataError(f"{path}: holds no two arrivals at different times")
+    return tuple(gaps)
+
+
+def _times(path: Path) -> Iterator[tuple[int, float, int]]:
+    lines = read_lines(path)
+    rows = csv.reader(line for _, line in lines)
+    header = next(rows, [])
+    column = next((name for name in _COLUMNS if name in header), None)
+    if column is None:
+        raise InvalidDataError(
+            f"{path}: line 1: needs a column {', '.join(_COLUMNS)}; has {', '.join(header)}"
+        )
+    place, unit_s = header.index(column), _COLUMNS[column]
+    window_at = header.index("win") if "win" in header else None
+    for number, row in enumerate(rows, 2):
+        try:
+            text = row[place]
+            at_s = _since_epoch_s(text) if unit_s is None else float(text) * unit_s
+            window = 0 if window_at is None else int(row[window_at])
+        except (ValueError, IndexError):
+            field = column if window_at is None else f"{column} or win"
+            raise InvalidDataError(
+                f"{path}: line {number}: {field}: is no time: {','.join(row)[:60]}"
+            ) from None
+        if not isfinite(at_s):
+            raise InvalidDataError(f"{path}: line {number}: {column}: is no time: {text}")
+        yield number, at_s, window
+
+
+def _since_epoch_s(text: str) -> float:
+    at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,207 @@
+"""Knows the trace format, one JSON object a line, and how to find, read and write files of it.
+
+Does not know the other shapes that records come in.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.traces.job import Derived, Kind, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces.nodes import Node
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+"""How the names of the files end that are read out of a folder."""
+
+_LETTERS = {"p": Derived.PROMPT, "o": Derived.OUTPUT, "s": Derived.SECONDS}
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, gzipped or not, that are not empty, each with its number.
+
+    Raises:
+        InvalidDataError: There is no such file, it is damaged, or it is no text; the message names it.
+    """
+    number = 0
+    try:
+        with ExitStack() as stack:
+            raw = stack.enter_context(path.open("rb"))
+            zipped = path.suffix == ".gz" or raw.peek(2)[:2] == b"\x1f\x8b"
+            data = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
+            for number, line in enumerate(io.TextIOWrapper(data, encoding="utf-8-sig"), 1):
+                if not line.isspace():
+                    yield number, line
+    except EOFError:
+        raise InvalidDataError(
+            f"{path}: line {number + 1}: the compressed data ends in the middle; the file is truncated"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InvalidDataError(f"{path}: line {number + 1}: is no sound gzip data: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidDataError(f"{path}: line {number + 1}: is no UTF-8 text") from None
+    except OSError as error:
+        raise InvalidDataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidDataError(f"{name} is no JSON; write null for what is not known")
+
+
+def parse_line(path: Path, number: int, line: str) -> Node:
+    """One line as a JSON object.
+
+    Raises:
+        InvalidDataError: It is none; the message names file and line.
+    """
+    try:
+        value = json.loads(line, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        end = "" if line.endswith("\n") else "; the file may be truncated"
+        raise InvalidDataError(
+            f"{path}: line {number}: is no whole JSON object: {error.msg} at column {error.colno}{end}"
+        ) from None
+    except (InvalidDataError, RecursionError) as error:
+        raise InvalidDataError(f"{path}: line {number}: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidDataError(f"{path}: line {number}: must be a JSON object, not {type(value).__name__}")
+    return Node(value)
+
+
+def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
+    """The files that are meant by `paths`, and whether each was named itself rather than its folder.
+
+    Raises:
+        InvalidDataError: A path does not exist, or a folder holds no file of jobs.
+    """
+    for path in paths:
+        if not path.is_dir():
+            if not path.exists():
+                raise InvalidDataError(f"{path}: does not exist")
+            yield path, True
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+        if not inside:
+            raise InvalidDataError(f"{path}: the folder holds no file ending in {', '.join(SUFFIXES)}")
+        yield from ((file, False) for file in inside)
+
+
+def job_from_node(node: Node) -> TraceJob:
+    """The job that a line of the trace format describes; fields that it does not know are left alone.
+
+    Raises:
+        InvalidDataError: A field is missing or wrong; the message names it.
+    """
+    jct = node.get("jct")
+    return TraceJob(
+        node["id"].text(),
+        node["app"].text(),
+        None if jct is None else jct.number(),
+        tuple(_stage(stage) for stage in node["stages"].items()),
+    )
+
+
+def _stage(node: Node) -> TraceStage:
+    tool = node.get("tool")
+    return TraceStage(
+        node["n"].text(),
+        _kind(node["k"]),
+        tuple(dep.count() for dep in node["dep"].items()),
+        tuple(_calls(node)),
+        None if tool is None else tool.text(),
+    )
+
+
+def _kind(node: Node) -> Kind:
+    if node.value == "llm":
+        return "llm"
+    if node.value == "tool":
+        return "tool"
+    raise node.fault("'llm' or 'tool'")
+
+
+def _calls(node: Node) -> Iterator[TraceCall]:
+    calls = list(node["calls"].items())
+    derived = node.get("derived")
+    flags = (
+        [_flags(mark) for mark in derived.items(len(calls))] if derived else [Derived.NOTHING] * len(calls)
+    )
+    for call, flag in zip(calls, flags, strict=True):
+        prompt, output, seconds = call.items(3)
+        numbers = prompt.maybe_count(), output.maybe_count(), seconds.maybe_number()
+        try:
+            yield TraceCall(*numbers, flag)
+        except InvalidDataError as error:
+            raise InvalidDataError(f"{call.field}: {error}") from None
+
+
+def _flags(node: Node) -> Derived:
+    letters = node.value
+    if not isinstance(letters, str) or any(letter not in _LETTERS for letter in letters):
+        raise node.fault("letters out of 'pos', or none")
+    flags = Derived.NOTHING
+    for letter in letters:
+        flags |= _LETTERS[letter]
+    return flags
+
+
+def node_from_job(job: TraceJob) -> dict[str, Any]:
+    """The JSON object that stands for a job in the trace format."""
+    return {
+        "id": job.id,
+        "app": job.app,
+        "jct": job.jct_s,
+        "stages": [_stage_object(stage) for stage in job.stages],
+    }
+
+
+def _stage_object(stage: TraceStage) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "n": stage.name,
+        "k": stage.kind,
+        "dep": list(stage.deps),
+        "calls": [[call.prompt_tokens, call.output_tokens, call.seconds] for call in stage.calls],
+    }
+    if stage.tool is not None:
+        made["tool"] = stage.tool
+    if any(call.derived for call in stage.calls):
+        made["derived"] = [
+            "".join(letter for letter, flag in _LETTERS.items() if flag in call.derived)
+            for call in stage.calls
+        ]
+    return made
+
+
+def write_jobs(jobs: Iterable[TraceJob], path: str | PathLike[str]) -> int:
+    """Write jobs as they come, one a line, gzipped if the name ends in `.gz`; gives how many there were.
+
+    The file appears when it is whole: it is written beside its place and then moved there.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.part")
+    count = 0
+    try:
+        with ExitStack() as stack:
+            data: Any = stack.enter_context(beside.open("wb"))
+            if path.suffix == ".gz":  # without name and time, so that the same jobs give the same bytes
+                data = stack.enter_context(gzip.GzipFile("", "wb", fileobj=data, mtime=0))
+            text = stack.enter_context(io.TextIOWrapper(data, encoding="utf-8", newline="\n"))
+            for job in jobs:
+                text.write(json.dumps(node_from_job(job), separators=(",", ":"), allow_nan=False))
+                text.write("\n")
+                count += 1
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count

@@ -1,0 +1,125 @@
+"""Knows the records of two kinds of conversation, Claude Code sessions and tau-bench dialogues.
+
+A job is one turn: what happens between one message of the user and the next. Does not know files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from llmsched_langgraph.traces.job import TraceCall, TraceJob
+from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
+from llmsched_langgraph.traces.nodes import Node
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request of a session, and the sub-agents that ran between it and the next."""
+
+    at_s: float
+    call: TraceCall
+    waited_s: float | None
+    """Between the end of the request before and the start of this one; None where it is not recorded."""
+    ended: bool
+    """Whether it is recorded how the request ended."""
+    answers_tool: bool
+    agents: list[Node] = field(default_factory=list)
+
+
+def _claude_code(node: Node) -> Iterator[TraceJob]:
+    """One job for every turn: a chain of `respond`, one call, and `tools` where the next call answers tools.
+
+    The tools' seconds are the client's delay before that next call. A sub-agent is a chain of its own,
+    `agent_respond` and `agent_tools`, beside the tools; the next call waits for it unless it was launched in
+    the background. Its time lies within the client's delay, so that the tools' seconds beside it are derived:
+    the delay less the longest sub-agent. The job's time runs from its first request to its last one's end.
+
+    Turns in which the end of a request was not recorded are left out, and so are those right after: where
+    the one ends and the other begins is not known.
+    """
+    session, app = node["id"].text(), node["app"].text()
+    turns: list[list[_Request]] = []
+    whole = True
+    for element in node["calls"].items():
+        if isinstance(element.value, dict):
+            if turns:
+                turns[-1][-1].agents.append(element)
+            continue
+        request = _request(element)
+        if not turns or not request.answers_tool:
+            turns.append([])
+        turns[-1].append(request)
+    for number, turn in enumerate(turns, 1):
+        begins_well, whole = whole, all(request.ended for request in turn)
+        if begins_well and whole:
+            yield _turn(turn).job(f"{session}/{number}", app, _lasted_s(turn))
+
+
+def _request(node: Node) -> _Request:
+    at, sent, answered, _, seconds, waited, _, _, stop, has_tool_result = node.items(10)
+    made = call(sent.count(), answered.count(), seconds.maybe_number())
+    ended = bool(stop.value) and made.seconds is not None
+    return _Request(at.number(), made, waited.maybe_number(), ended, bool(has_tool_result.count()))
+
+
+def _lasted_s(turn: list[_Request]) -> float:
+    last = turn[-1]
+    return round(last.at_s + (last.call.seconds or 0.0) - turn[0].at_s, 3)
+
+
+def _turn(turn: list[_Request]) -> Stages:
+    stages = Stages()
+    after: tuple[int, ...] = ()
+    for request, following in zip(turn, [*turn[1:], None], strict=True):
+        asked = stages.llm("respond", request.call, after=after)
+        after, longest_s = (asked,), 0.0
+        for agent in request.agents:
+            end = _sub_agent(stages, agent, asked)
+            if agent["status"].text() == "completed":
+                after = (*after, end)
+                longest_s = max(longest_s, agent["dur"].number())
+        if following is not None:
+            waited_s = following.waited_s
+            seconds = None if waited_s is None else max(round(waited_s - longest_s, 3), 0.0)
+            derived = seconds is not None and longest_s > 0
+            after = (stages.tool("tools", seconds, after=after, derived=derived),)
+    return stages
+
+
+def _sub_agent(stages: Stages, agent: Node, after: int) -> int:
+    for number, element in enumerate(agent["calls"].items()):
+        request = _request(element)
+        if number:
+            after = stages.tool("agent_tools", request.waited_s, after=(after,))
+        after = stages.llm("agent_respond", request.call, after=(after,))
+    return after
+
+
+def _tau_bench(node: Node) -> Iterator[TraceJob]:
+    """One job for every turn: a chain of `respond`, one call, and `use_tool` for the tool that it asked for.
+
+    The user, whom a model played in the benchmark, is left out: its messages are what divides the turns.
+    Tokens are lengths of the recorded texts, the context included. No seconds are recorded.
+    """
+    dialogue, app = node["id"].text(), node["app"].text()
+    stages, number = Stages(), 0
+    for step in node["steps"].items():
+        actor, context, tokens, tool = step.items(4)
+        match actor.value:
+            case "user_sim":
+                if len(stages):
+                    yield stages.job(f"{dialogue}/{number}", app, None)
+                stages, number = Stages(), number + 1
+            case "agent":
+                stages.llm("respond", call(context.count(), tokens.count()))
+            case "tool":
+                stages.tool("use_tool", None, tool=tool.text())
+            case _:
+                raise actor.fault("'agent', 'tool' or 'user_sim'")
+    if len(stages):
+        yield stages.job(f"{dialogue}/{number}", app, None)
+
+
+CLAUDE_CODE = Shape("Claude Code sessions", ("calls", "sys_tok", "tool_tok"), _claude_code)
+TAU_BENCH = Shape("tau-bench dialogues", ("steps", "sys_tok", "reward"), _tau_bench)

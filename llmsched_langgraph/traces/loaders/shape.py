@@ -1,0 +1,87 @@
+"""Knows what a shape of records is, and how a loader builds a job's stages.
+
+Does not know any shape in particular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces.nodes import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A kind of record, known by its fields.
+
+    Attributes:
+        name: What messages call it.
+        fields: The fields that together tell it from every other shape.
+        load: Makes the jobs of one line.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    load: Callable[[Node], Iterator[TraceJob]]
+
+    def matches(self, node: Node) -> bool:
+        """Whether a line is of this shape."""
+        return all(field in node.value for field in self.fields)
+
+
+class Stages:
+    """Builds a job's stages; one that says nothing else depends on the one before it."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._stages: list[TraceStage] = []
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def llm(self, name: str, *calls: TraceCall, after: tuple[int, ...] | None = None) -> int:
+        """Add a stage of LLM calls that run in parallel; gives its index."""
+        return self._add(TraceStage(name, "llm", self._deps(after), calls))
+
+    def tool(
+        self,
+        name: str,
+        seconds: float | None,
+        *,
+        tool: str | None = None,
+        after: tuple[int, ...] | None = None,
+        derived: bool = False,
+    ) -> int:
+        """Add a stage that runs a tool; gives its index."""
+        flag = Derived.SECONDS if derived else Derived.NOTHING
+        call = TraceCall(None, None, seconds, flag)
+        return self._add(TraceStage(name, "tool", self._deps(after), (call,), tool))
+
+    def job(self, job_id: str, app: str, jct_s: float | None) -> TraceJob:
+        """The job that has these stages."""
+        return TraceJob(job_id, app, jct_s, tuple(self._stages))
+
+    def _deps(self, after: tuple[int, ...] | None) -> tuple[int, ...]:
+        if after is not None:
+            return tuple(sorted(set(after)))
+        return (len(self._stages) - 1,) if self._stages else ()
+
+    def _add(self, stage: TraceStage) -> int:
+        self._stages.append(stage)
+        return len(self._stages) - 1
+
+
+def call(
+    prompt_tokens: int | None,
+    output_tokens: int | None,
+    seconds: float | None = None,
+    derived: Derived = Derived.NOTHING,
+) -> TraceCall:
+    """A call, derived only where there is a number."""
+    if prompt_tokens is None:
+        derived &= ~Derived.PROMPT
+    if output_tokens is None:
+        derived &= ~Derived.OUTPUT
+    return TraceCall(prompt_tokens, output_tokens, seconds, derived)

@@ -1,0 +1,101 @@
+"""Knows how to read a value out of JSON by name and type, and how to say where one is wrong.
+
+Does not know files, nor what the values are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+from typing import Any
+
+from llmsched_langgraph.errors import InvalidDataError
+
+
+class Node:
+    """A value in a JSON document and the way to it: `node["steps"][3].count()`.
+
+    Everything that is not as asked for raises InvalidDataError, which begins with the field's name.
+    """
+
+    __slots__ = ("_above", "_key", "value")
+
+    def __init__(self, value: Any, above: Node | None = None, key: str | int = "") -> None:
+        """Take the whole document, or what stands under `key` in the node `above`."""
+        self.value = value
+        self._above = above
+        self._key = key
+
+    @property
+    def field(self) -> str:
+        """The way from the document to here, as a Python programmer would write it."""
+        if self._above is None:
+            return ""
+        above = self._above.field
+        if isinstance(self._key, int):
+            return f"{above}[{self._key}]"
+        return f"{above}.{self._key}" if above else self._key
+
+    def fault(self, wanted: str) -> InvalidDataError:
+        """The error that this value is not what is wanted."""
+        shown = repr(self.value)
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return InvalidDataError(f"{self.field or 'the line'}: must be {wanted}, not {shown}")
+
+    def __getitem__(self, key: str | int) -> Node:
+        if isinstance(key, str):
+            if not isinstance(self.value, dict):
+                raise self.fault("an object")
+            if key not in self.value:
+                raise InvalidDataError(f"{Node(None, self, key).field}: is missing")
+        elif not isinstance(self.value, list):
+            raise self.fault("a list")
+        elif key >= len(self.value):
+            raise self.fault(f"a list of {key + 1} or more")
+        value: Any = self.value
+        return Node(value[key], self, key)
+
+    def get(self, key: str) -> Node | None:
+        """What stands under `key`, or None where there is nothing or null."""
+        if not isinstance(self.value, dict):
+            raise self.fault("an object")
+        value = self.value.get(key)
+        return None if value is None else Node(value, self, key)
+
+    def items(self, width: int | None = None) -> Iterator[Node]:
+        """The items of a list, which has `width` of them if that is given."""
+        if not isinstance(self.value, list):
+            raise self.fault("a list")
+        if width is not None and len(self.value) != width:
+            raise self.fault(f"a list of {width}")
+        return (Node(value, self, index) for index, value in enumerate(self.value))
+
+    def text(self) -> str:
+        """A string that is not empty."""
+        if not isinstance(self.value, str) or not self.value:
+            raise self.fault("a string that is not empty")
+        return self.value
+
+    def count(self) -> int:
+        """An integer, 0 or more."""
+        if type(self.value) is not int or self.value < 0:
+            raise self.fault("an integer, 0 or more")
+        return self.value
+
+    def number(self) -> float:
+        """A finite number, 0 or more."""
+        if type(self.value) not in (int, float) or not isfinite(self.value) or self.value < 0:
+            raise self.fault("a number, 0 or more")
+        return float(self.value)
+
+    def maybe_text(self) -> str | None:
+        """A string, or None for null."""
+        return None if self.value is None else self.text()
+
+    def maybe_count(self) -> int | None:
+        """An integer, 0 or more, or None for null."""
+        return None if self.value is None else self.count()
+
+    def maybe_number(self) -> float | None:
+        """A number, 0 or more, or None for null."""
+        return None if self.value is None else self.number()
