@@ -49,8 +49,7 @@ def read_gaps(path: str | PathLike[str]) -> tuple[float, ...]:
 
 def _times(path: Path) -> Iterator[tuple[int, float, int]]:
     lines = read_lines(path)
-    rows = csv.reader(line for _, line in lines)
-    header = next(rows, [])
+    header = _fields(next(lines, (1, ""))[1])
     column = next((name for name in _COLUMNS if name in header), None)
     if column is None:
         raise InvalidDataError(
@@ -58,19 +57,25 @@ def _times(path: Path) -> Iterator[tuple[int, float, int]]:
         )
     place, unit_s = header.index(column), _COLUMNS[column]
     window_at = header.index("win") if "win" in header else None
-    for number, row in enumerate(rows, 2):
+    for number, line in lines:
         try:
-            text = row[place]
-            at_s = _since_epoch_s(text) if unit_s is None else float(text) * unit_s
-            window = 0 if window_at is None else int(row[window_at])
-        except (ValueError, IndexError):
-            field = column if window_at is None else f"{column} or win"
-            raise InvalidDataError(
-                f"{path}: line {number}: {field}: is no time: {','.join(row)[:60]}"
-            ) from None
-        if not isfinite(at_s):
-            raise InvalidDataError(f"{path}: line {number}: {column}: is no time: {text}")
+            fields = _fields(line)
+            at_s = _since_epoch_s(fields[place]) if unit_s is None else float(fields[place]) * unit_s
+            window = 0 if window_at is None else int(fields[window_at])
+            if not isfinite(at_s):
+                raise ValueError
+        except (ValueError, IndexError, OverflowError):
+            wanted = column if window_at is None else f"{column} or win"
+            shown = line.strip()[:60]
+            raise InvalidDataError(f"{path}: line {number}: {wanted}: is no time: {shown}") from None
         yield number, at_s, window
+
+
+def _fields(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def _since_epoch_s(text: str) -> float:

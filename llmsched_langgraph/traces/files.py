@@ -37,7 +37,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             raw = stack.enter_context(path.open("rb"))
             zipped = path.suffix == ".gz" or raw.peek(2)[:2] == b"\x1f\x8b"
             data = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
-            for number, line in enumerate(io.TextIOWrapper(data, encoding="utf-8-sig"), 1):
+            text = stack.enter_context(io.TextIOWrapper(data, encoding="utf-8-sig"))
+            for number, line in enumerate(text, 1):
                 if not line.isspace():
                     yield number, line
     except EOFError:
@@ -69,7 +70,7 @@ def parse_line(path: Path, number: int, line: str) -> Node:
         raise InvalidDataError(
             f"{path}: line {number}: is no whole JSON object: {error.msg} at column {error.colno}{end}"
         ) from None
-    except (InvalidDataError, RecursionError) as error:
+    except (InvalidDataError, RecursionError, ValueError) as error:  # a number of 4,300 digits and more
         raise InvalidDataError(f"{path}: line {number}: {error}") from None
     if not isinstance(value, dict):
         raise InvalidDataError(f"{path}: line {number}: must be a JSON object, not {type(value).__name__}")
@@ -80,18 +81,19 @@ def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
     """The files that are meant by `paths`, and whether each was named itself rather than its folder.
 
     Raises:
-        InvalidDataError: A path does not exist, or a folder holds no file of jobs.
+        InvalidDataError: A folder cannot be read or holds no file of lines.
     """
     for path in paths:
-        if not path.is_dir():
-            if not path.exists():
-                raise InvalidDataError(f"{path}: does not exist")
-            yield path, True
-            continue
-        inside = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
-        if not inside:
+        try:
+            if not path.is_dir():
+                yield path, True
+                continue
+            found = [file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES)]
+        except OSError as error:
+            raise InvalidDataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        if not found:
             raise InvalidDataError(f"{path}: the folder holds no file ending in {', '.join(SUFFIXES)}")
-        yield from ((file, False) for file in inside)
+        yield from ((file, False) for file in sorted(found))
 
 
 def job_from_node(node: Node) -> TraceJob:

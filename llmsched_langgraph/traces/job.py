@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Flag, auto
-from math import isfinite
+from math import inf
 from typing import Literal
 
 from llmsched_langgraph.errors import InvalidDataError
@@ -54,7 +54,7 @@ class TraceCall:
             if value is None:
                 if self.derived & flag:
                     raise InvalidDataError(f"a call's {name} are called derived and are not there")
-            elif not (isfinite(value) and value >= 0):
+            elif not 0 <= value < inf:
                 raise InvalidDataError(f"a call's {name} must be 0 or more, not {value}")
 
 

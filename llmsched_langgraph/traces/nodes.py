@@ -6,10 +6,12 @@ Does not know files, nor what the values are for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
 from typing import Any
 
 from llmsched_langgraph.errors import InvalidDataError
+
+MOST = 10**12
+"""No job has more tokens or lasts for more seconds: a number above is a damaged one."""
 
 
 class Node:
@@ -76,16 +78,16 @@ class Node:
             raise self.fault("a string that is not empty")
         return self.value
 
-    def count(self) -> int:
-        """An integer, 0 or more."""
-        if type(self.value) is not int or self.value < 0:
-            raise self.fault("an integer, 0 or more")
+    def count(self, most: int = MOST) -> int:
+        """An integer from 0 to `most`."""
+        if type(self.value) is not int or not 0 <= self.value <= most:
+            raise self.fault(f"an integer, 0 to {most:,}")
         return self.value
 
     def number(self) -> float:
-        """A finite number, 0 or more."""
-        if type(self.value) not in (int, float) or not isfinite(self.value) or self.value < 0:
-            raise self.fault("a number, 0 or more")
+        """A number from 0 to `MOST`."""
+        if type(self.value) not in (int, float) or not 0 <= self.value <= MOST:
+            raise self.fault(f"a number, 0 to {MOST:,}")
         return float(self.value)
 
     def maybe_text(self) -> str | None:
@@ -93,9 +95,9 @@ class Node:
         return None if self.value is None else self.text()
 
     def maybe_count(self) -> int | None:
-        """An integer, 0 or more, or None for null."""
+        """An integer from 0 to `MOST`, or None for null."""
         return None if self.value is None else self.count()
 
     def maybe_number(self) -> float | None:
-        """A number, 0 or more, or None for null."""
+        """A number from 0 to `MOST`, or None for null."""
         return None if self.value is None else self.number()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ NO_IO = {
     "openai",
     "random",
 }
+OWN_AND_STANDARD = {"llmsched_langgraph", "numpy", *sys.stdlib_module_names}
 LANGGRAPH = {"langgraph", "langchain_core", "openai", "langchain", "langchain_openai"}
 
 
@@ -47,6 +49,9 @@ def test_imports(path):
     top = {name.split(".")[0] for name in imports(path)}
     if layer in PURE:
         assert not top & NO_IO
+    if layer == "traces":  # files, but no time and no chance
+        assert not top & NO_IO
+        assert top <= OWN_AND_STANDARD
     if layer not in ("adapter", "compiler", "demo"):
         assert not top & LANGGRAPH
     assert not [name for name in imports(path) if "._internal" in name]

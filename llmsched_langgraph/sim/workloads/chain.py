@@ -48,7 +48,8 @@ def code_generation(rng: np.random.Generator, job_id: str, speed: TokenSpeed) ->
 
 
 # Web search: HotpotQA trajectories of the plain ReAct agent (run `react_base` in hotpotqa_runs of
-# github.com/noahshinn/reflexion), n = 99 questions, 371 steps; tokens are cl100k.
+# github.com/noahshinn/reflexion), n = 99 questions, 371 steps; tokens are cl100k. That agent
+# thinks and acts in two calls; here one call does both, as in ReAct itself.
 STEPS = Choice({2: 7, 3: 52, 4: 14, 5: 11, 6: 15})
 """Calls of a job; the last one answers. The question's length tells nothing of it (rho -0.12)."""
 EXAMPLES = 1476

@@ -41,8 +41,8 @@ IMPROVE_OUTPUT = {
     128: LogNormal(7.038, 0.399, 689, 2010),  # n = 60
 }
 IMPROVE_SHARED = {32: 0.25, 64: 0.40, 128: 0.10}
-"""Part of the variance above that the calls of one stage share (standard deviations of the stages' means: 0.155,
-0.319, 0.125)."""
+"""Part of the variance above that the calls of one stage share: the stages' means have standard deviations
+of 0.155, 0.319 and 0.125."""
 
 
 def sequence_sorting(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> TraceJob:
@@ -86,7 +86,7 @@ GENERATES, AGGREGATES, SECOND_GENERATES = 2, 2, 1
 SCORES_PER_DOCUMENT = 20
 """Scoring calls for each document of the stage before."""
 DOCUMENTS_PROMPT = LogNormal(7.321, 0.163, 1049, 2343)
-"""Prompt of the first stage: instructions and four documents. It explains nothing of what comes (rho 0.17)."""
+"""Prompt of the first stage: instructions, four documents. It explains nothing of what comes (rho 0.17)."""
 MERGED = LogNormal(6.798, 0.278, 413, 2355)
 """A job's mean merged document, tokens."""
 WITHIN_GENERATE = 0.068

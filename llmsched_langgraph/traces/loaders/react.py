@@ -21,13 +21,14 @@ _NO_TOOL = ("finish", "think", "reflect")
 def _react(node: Node) -> Iterator[TraceJob]:
     """A chain of `think`, one call for thought and action, and the tool that the action names.
 
-    Runs of Reflexion's agent (`reflexion` in the run's name) made thought and action in two calls: `think`,
-    then `act`. Finishing and thinking to oneself run no tool. Output tokens are lengths of the recorded
+    Reflexion's agent (HotpotQA, runs `react_...`) made thought and action in two calls: `think`, then `act`.
+    Finishing and thinking to oneself run no tool. Output tokens are lengths of the recorded
     texts. Prompt tokens are derived: the examples (none where their length is not known), the question,
     and all that was said and seen before. No call's seconds and no tool's are recorded; FEVER has the job's.
     """
-    prompt = _EXAMPLES.get(node["app"].text(), 0) + node["q_tok"].count()
-    two_calls = "reflexion" in node["run"].text()
+    app = node["app"].text()
+    prompt = _EXAMPLES.get(app, 0) + node["q_tok"].count()
+    two_calls = app == "react_hotpotqa" and node["run"].text().startswith("react_")
     stages = Stages()
     for step in node["steps"].items():
         thought, action, seen, name = step.items(4)
@@ -42,7 +43,7 @@ def _react(node: Node) -> Iterator[TraceJob]:
             stages.tool("use_tool", None, tool=tool)
         prompt += said + seen.count()
     jct = node.get("jct")
-    yield stages.job(node["id"].text(), node["app"].text(), None if jct is None else jct.number())
+    yield stages.job(node["id"].text(), app, None if jct is None else jct.number())
 
 
 REACT = Shape("ReAct trajectories", ("steps", "q_tok", "n", "trial"), _react)

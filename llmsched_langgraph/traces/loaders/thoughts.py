@@ -53,6 +53,10 @@ def _aries(node: Node) -> Iterator[TraceJob]:
     yield stages.job(node["id"].text(), node["app"].text(), None)
 
 
+_KEPT = 1000
+"""More thoughts than any step keeps."""
+
+
 def _tree_of_thoughts(node: Node) -> Iterator[TraceJob]:
     """Two stages a step: the calls that make new thoughts, then those that judge them.
 
@@ -61,23 +65,22 @@ def _tree_of_thoughts(node: Node) -> Iterator[TraceJob]:
     for each new thought, whose output is that thought's recorded length, and `vote` as many; a request for
     several samples at once counts as so many calls. No seconds are recorded.
     """
-    steps = [(step["in_ys"].count(), step["new"].count(), step["new_tok"]) for step in node["steps"].items()]
+    steps = [(step["in_ys"].count(_KEPT), list(step["new_tok"].items())) for step in node["steps"].items()]
     sent, answered = node["tin"].count(), node["tout"].count()
     stages = Stages()
     if "game24" in node["app"].text():
-        requests = max(sum(kept + new for kept, new, _ in steps), 1)
+        requests = max(sum(kept + len(new) for kept, new in steps), 1)
         one = _even(sent, answered, requests)
-        for kept, new, _ in steps:
+        for kept, new in steps:
             stages.llm("propose", *[one] * kept)
-            stages.llm("evaluate", *[one] * new)
+            stages.llm("evaluate", *[one] * len(new))
     else:
-        known = sum(length.count() for _, _, lengths in steps for length in lengths.items())
-        votes = max(sum(new for _, new, _ in steps), 1)
+        known = sum(thought.count() for _, new in steps for thought in new)
+        votes = max(sum(len(new) for _, new in steps), 1)
         one = _even(sent // 2, max(answered - known, 0), votes)
-        for _, new, lengths in steps:
-            samples = (call(one.prompt_tokens, n.count(), derived=Derived.PROMPT) for n in lengths.items(new))
-            stages.llm("sample", *samples)
-            stages.llm("vote", *[one] * new)
+        for _, new in steps:
+            stages.llm("sample", *(call(one.prompt_tokens, n.count(), derived=Derived.PROMPT) for n in new))
+            stages.llm("vote", *[one] * len(new))
     yield stages.job(node["id"].text(), node["app"].text(), None)
 
 
