@@ -7,6 +7,7 @@ import pytest
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces import Derived, read_jobs
 from llmsched_langgraph.traces.loaders import SHAPES
+from llmsched_langgraph.traces.nodes import Node
 
 ACR = {
     "id": "run/issue-1",
@@ -149,12 +150,10 @@ def marks(job):
 
 def test_every_shape_is_told_from_every_other():
     """So that a path is all a user has to say."""
-    from llmsched_langgraph.traces.nodes import Node
-
     for line in EVERY:
         node = Node(line)
         matching = [shape for shape in SHAPES if shape.matches(node)]
-        assert matching[0] is SHAPES[EVERY.index(line)]
+        assert matching == [SHAPES[EVERY.index(line)]]
     assert len(EVERY) == len(SHAPES)
 
 
@@ -339,6 +338,7 @@ def test_plans_are_put_in_an_order_in_which_they_can_run(load):
         (["a", "b"], [["a", "z"], ["a", None], ["a", ["b"]]], [("a", (0,)), ("b", (0,))]),
         (["a", "b"], [["a", "b"], ["b", "a"]], [("a", (0,)), ("b", (1,))]),
         (["a"], [["a", "a"]], [("a", (0,))]),
+        (["a", "b"], [["b", "b"], ["b", "a"]], [("b", (0,)), ("a", (1,))]),
         (["a", "b", "a"], [["a", "b"], ["b", "a"]], [("a", (0,)), ("b", (1,)), ("a", (2,))]),
     ],
 )
