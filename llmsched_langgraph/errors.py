@@ -9,7 +9,6 @@ Imports nothing, raises nothing.
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
     ├── CallCancelledError      (also a RuntimeError)  a thread waits for a slot in a run that was stopped
-    ├── BeliefDataError         (also a ValueError)    data of which no belief can be made, its field named
     ├── SchedulerClosedError    (also a RuntimeError)  a call or a run came after `Scheduler.close()`
     └── InvalidTransitionError  (also a RuntimeError)  an event that the machine's state does not allow
 """
@@ -43,10 +42,6 @@ class QueueTimeoutError(LLMSchedError, TimeoutError):
 
 class CallCancelledError(LLMSchedError, RuntimeError):
     """A thread waited for a slot, or asked for one, in a run that was stopped. Nobody sees its answer."""
-
-
-class BeliefDataError(LLMSchedError, ValueError):
-    """Recorded or stored data of which no belief can be made; the message names the field."""
 
 
 class SchedulerClosedError(LLMSchedError, RuntimeError):

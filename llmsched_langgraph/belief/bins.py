@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_langgraph.belief import plain
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 ABSENT = 0
 """The state of what does not happen in a job."""
@@ -111,12 +111,12 @@ class Bins:
         distinct values, or than leaves `least_count` values to each.
 
         Raises:
-            BeliefDataError: a value is negative or not finite.
+            InvalidDataError: a value is negative or not finite.
         """
         given = list(values)
         for i, value in enumerate(given):
             if value is not None and not (isfinite(value) and value >= 0.0):
-                raise BeliefDataError(f"values[{i}]: expected a nonnegative number or None, got {value!r}")
+                raise InvalidDataError(f"values[{i}]: expected a nonnegative number or None, got {value!r}")
         present = np.sort(np.array([value for value in given if value is not None], dtype=np.float64))
         absent = len(given) - len(present)
         if not present.size:
@@ -153,12 +153,12 @@ class Bins:
         Of a quantity that never happened before, every value is absent: there is no other state.
 
         Raises:
-            BeliefDataError: the value is negative or NaN.
+            InvalidDataError: the value is negative or NaN.
         """
         if value is None or not self.bins:
             return ABSENT
         if not value >= 0.0:
-            raise BeliefDataError(f"value: expected a nonnegative number or None, got {value!r}")
+            raise InvalidDataError(f"value: expected a nonnegative number or None, got {value!r}")
         return 1 + int(np.searchsorted(self._cuts, value, side="right"))
 
     def indices(self, values: Iterable[float | None]) -> list[int]:
@@ -218,11 +218,11 @@ class Bins:
         """Quantiles of the mixture that gives each state this weight; absent counts as 0.
 
         Raises:
-            BeliefDataError: there are not as many weights as states, or none is positive.
+            InvalidDataError: there are not as many weights as states, or none is positive.
         """
         given = np.asarray(weights, dtype=np.float64)
         if given.shape != (self.states,) or not given.min() >= 0.0 or not given.sum() > 0.0:
-            raise BeliefDataError(f"weights: expected {self.states} nonnegative weights, not all zero")
+            raise InvalidDataError(f"weights: expected {self.states} nonnegative weights, not all zero")
         mass = np.concatenate(([given[ABSENT]], given[self._owners] * self._shares))
         some = mass > 0.0
         points, mass = np.concatenate(([0.0], self._points))[some], mass[some]
@@ -275,14 +275,14 @@ class Bins:
         """The bins that `to_json` wrote; `at` says in errors where the data stood.
 
         Raises:
-            BeliefDataError: the data is damaged; the message names the field.
+            InvalidDataError: the data is damaged; the message names the field.
         """
         absent, given = plain.fields(data, at, "absent", "bins")
         made: list[Bin] = []
         for i, entry in enumerate(plain.items(given, f"{at}.bins")):
             own = _bin(entry, f"{at}.bins[{i}]")
             if made and own.lo <= made[-1].hi:
-                raise BeliefDataError(f"{at}.bins[{i}].lo: {own.lo:g} is not above the bin before it")
+                raise InvalidDataError(f"{at}.bins[{i}].lo: {own.lo:g} is not above the bin before it")
             made.append(own)
         return cls(tuple(made), plain.whole(absent, f"{at}.absent"))
 
@@ -305,16 +305,16 @@ def _bin(data: object, at: str) -> Bin:
         ),
     )
     if not made.lo <= made.mean <= made.hi:
-        raise BeliefDataError(f"{at}.mean: {made.mean:g} is not between lo and hi")
+        raise InvalidDataError(f"{at}.mean: {made.mean:g} is not between lo and hi")
     if (
         list(made.points) != sorted(made.points)
         or not made.points
         or made.points[0] < made.lo
         or made.points[-1] > made.hi
     ):
-        raise BeliefDataError(f"{at}.points: expected ascending numbers between lo and hi")
+        raise InvalidDataError(f"{at}.points: expected ascending numbers between lo and hi")
     if len(made.weights) != len(made.points) or sum(made.weights) != made.count:
-        raise BeliefDataError(f"{at}.weights: expected one a point, {made.count} in all")
+        raise InvalidDataError(f"{at}.weights: expected one a point, {made.count} in all")
     return made
 
 

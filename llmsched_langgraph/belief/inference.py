@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 Floats = NDArray[np.float64]
 Likelihoods = Mapping[int, Floats]
@@ -55,7 +55,7 @@ def cliques(
     """The clique tree of a network; `parents` ascending, table axes are (parents..., variable).
 
     Raises:
-        BeliefDataError: a clique would have more than `MAX_CELLS` cells.
+        InvalidDataError: a clique would have more than `MAX_CELLS` cells.
     """
     count = len(cards)
     separators = [set(own) for own in parents]
@@ -69,7 +69,7 @@ def cliques(
     for i, separator in enumerate(ordered):
         shape = tuple(cards[p] for p in separator)
         if prod(shape) * cards[i] > MAX_CELLS:
-            raise BeliefDataError(f"parents: variable {i} needs a table of more than {MAX_CELLS} cells")
+            raise InvalidDataError(f"parents: variable {i} needs a table of more than {MAX_CELLS} cells")
         own = tuple(cards[p] if p in parents[i] else 1 for p in separator)
         table = np.ascontiguousarray(np.broadcast_to(tables[i].reshape((*own, cards[i])), (*shape, cards[i])))
         up = separator[-1] if separator else -1
@@ -100,7 +100,7 @@ def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
     """Passes evidence from the last variable to the first. Messages are scaled, so nothing underflows.
 
     Raises:
-        BeliefDataError: the evidence has probability zero.
+        InvalidDataError: the evidence has probability zero.
     """
     count = len(tree)
     tables: list[Floats] = [clique.table for clique in tree]
@@ -117,7 +117,7 @@ def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
         message = np.add.reduce(tables[i], axis=-1)
         scale = float(message.max())
         if not scale > 0.0:
-            raise BeliefDataError("likelihoods: the evidence has probability zero under the network")
+            raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
         bits += float(np.log2(scale))
         message = message / scale
         messages[i] = message
@@ -272,7 +272,7 @@ def sum_out(
         table = np.add.reduce(table, axis=axis)
         scale = float(table.max())
         if not scale > 0.0:
-            raise BeliefDataError("likelihoods: the evidence has probability zero under the network")
+            raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
         bits += float(np.log2(scale))
         left = [factor for factor in left if i not in factor[0]]
         left.append((scope[:axis] + scope[axis + 1 :], table / scale))
@@ -283,12 +283,12 @@ def product(cards: Sequence[int], factors: Sequence[Factor]) -> Factor:
     """The product of factors whose scopes are ascending; its scope is their union, ascending.
 
     Raises:
-        BeliefDataError: it would have more than `MAX_CELLS` cells.
+        InvalidDataError: it would have more than `MAX_CELLS` cells.
     """
     scope = tuple(sorted({v for own, _ in factors for v in own}))
     cells = prod(cards[v] for v in scope)
     if cells > MAX_CELLS:
-        raise BeliefDataError(f"variables: they need a table of {cells} cells, over {MAX_CELLS}")
+        raise InvalidDataError(f"variables: they need a table of {cells} cells, over {MAX_CELLS}")
     table = np.ones((1,) * len(scope))
     for own, values in factors:
         table = table * values.reshape(tuple(cards[v] if v in own else 1 for v in scope))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_langgraph.belief.network import Network, complete_rows
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 MAX_PARENTS = 2
 """Parents of a variable, at most: a table over three variables still fills from some dozens of rows."""
@@ -74,7 +74,7 @@ def fit(
         smoothing: positive.
 
     Raises:
-        BeliefDataError: no rows, a state out of range, or an argument that fits nothing.
+        InvalidDataError: no rows, a state out of range, or an argument that fits nothing.
     """
     states = _checked(rows, cards, names, smoothing)
     parents = _structure(states, cards, max_parents) if max_parents > 0 else ((),) * len(cards)
@@ -101,7 +101,7 @@ def choose(
     states = _checked(rows, cards, names, smoothing)
     unseen = sorted(set(hidden))
     if unseen and not 0 <= unseen[0] <= unseen[-1] < len(cards):
-        raise BeliefDataError(f"hidden: expected numbers under {len(cards)}, got {unseen}")
+        raise InvalidDataError(f"hidden: expected numbers under {len(cards)}, got {unseen}")
     seen = [v for v in range(len(cards)) if v not in unseen]
     gains = np.zeros(len(states))
     fold = np.random.default_rng(seed).permutation(len(states)) % folds
@@ -132,12 +132,12 @@ def _bits(network: Network, rows: Rows, seen: Sequence[int]) -> NDArray[np.float
 
 def _checked(rows: ArrayLike, cards: Sequence[int], names: Sequence[str], smoothing: float) -> Rows:
     if len(cards) != len(names):
-        raise BeliefDataError(f"names: {len(names)} names for {len(cards)} cards")
+        raise InvalidDataError(f"names: {len(names)} names for {len(cards)} cards")
     if not smoothing > 0.0:
-        raise BeliefDataError(f"smoothing: expected a positive number, got {smoothing!r}")
+        raise InvalidDataError(f"smoothing: expected a positive number, got {smoothing!r}")
     states = complete_rows(rows, cards)
     if not len(states):
-        raise BeliefDataError("rows: none, so there is nothing to learn from")
+        raise InvalidDataError("rows: none, so there is nothing to learn from")
     return states
 
 

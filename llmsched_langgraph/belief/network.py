@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmsched_langgraph.belief import inference, plain
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 Evidence = Mapping[int, ArrayLike]
 """Likelihoods: for a variable's number, a nonnegative weight for each of its states.
@@ -60,7 +60,7 @@ class Network:
             variable, each row along the last axis summing to 1. Read-only.
 
     Raises:
-        BeliefDataError: a field does not fit the others, or no exact inference is affordable.
+        InvalidDataError: a field does not fit the others, or no exact inference is affordable.
     """
 
     names: tuple[str, ...]
@@ -73,10 +73,10 @@ class Network:
         names = tuple(plain.text(name, f"names[{i}]") for i, name in enumerate(self.names))
         cards = tuple(plain.whole(card, f"cards[{i}]", 1) for i, card in enumerate(self.cards))
         if len(set(names)) != len(names):
-            raise BeliefDataError(f"names: not unique: {sorted({n for n in names if names.count(n) > 1})}")
+            raise InvalidDataError(f"names: not unique: {sorted({n for n in names if names.count(n) > 1})}")
         for what, got in (("cards", cards), ("parents", self.parents), ("tables", self.tables)):
             if len(got) != len(names):
-                raise BeliefDataError(f"{what}: {len(got)} entries for {len(names)} names")
+                raise InvalidDataError(f"{what}: {len(got)} entries for {len(names)} names")
         parents = tuple(_parents(own, i) for i, own in enumerate(self.parents))
         tables = tuple(
             _table(table, (*(cards[p] for p in own), card), i)
@@ -111,12 +111,12 @@ class Network:
         """The variable of that name.
 
         Raises:
-            BeliefDataError: there is none.
+            InvalidDataError: there is none.
         """
         try:
             return self.names.index(name)
         except ValueError:
-            raise BeliefDataError(f"names: no variable {name!r}") from None
+            raise InvalidDataError(f"names: no variable {name!r}") from None
 
     def descendants(self, variable: int) -> tuple[int, ...]:
         """All variables that a directed path leads to from `variable`, ascending, itself not among them."""
@@ -130,7 +130,7 @@ class Network:
         """P(X | E) of every variable X: arrays of shape (card,), each summing to 1.
 
         Raises:
-            BeliefDataError: the evidence is malformed, or has probability zero.
+            InvalidDataError: the evidence is malformed, or has probability zero.
         """
         return inference.marginals(self._tree, inference.collect(self._tree, self._evidence(likelihoods)))
 
@@ -142,16 +142,16 @@ class Network:
         """P(variables | E): an array with one axis a variable, in the order given, summing to 1.
 
         Raises:
-            BeliefDataError: as in `marginals`, or the table would have more than `inference.MAX_CELLS` cells.
+            InvalidDataError: as in `marginals`, or the table would exceed `inference.MAX_CELLS` cells.
         """
         wanted = tuple(map(self._known, variables))
         if len(set(wanted)) != len(wanted):
-            raise BeliefDataError(f"variables: named twice in {list(wanted)}")
+            raise InvalidDataError(f"variables: named twice in {list(wanted)}")
         evidence = self._evidence(likelihoods)
         scope, table = inference.product(self.cards, self._factors(wanted, evidence))
         total = table.sum()
         if not total > 0.0:
-            raise BeliefDataError("likelihoods: the evidence has probability zero under the network")
+            raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
         return np.transpose(table / total, [scope.index(v) for v in wanted])
 
     def entropy(self, variables: Iterable[int], likelihoods: Evidence | None = None) -> float:
@@ -206,7 +206,7 @@ class Network:
         _, table = inference.product(self.cards, self._factors((x, *chosen), evidence))
         total = table.sum()
         if not total > 0.0:
-            raise BeliefDataError("likelihoods: the evidence has probability zero under the network")
+            raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
         table = table / total
         axis = sorted((x, *chosen)).index(x)
         others = tuple(a for a in range(table.ndim) if a != axis)
@@ -217,7 +217,7 @@ class Network:
         """log2 P(row) of each complete row, in bits: shape (rows,) for states of shape (rows, variables).
 
         Raises:
-            BeliefDataError: a state is out of range, or the shape is wrong.
+            InvalidDataError: a state is out of range, or the shape is wrong.
         """
         states = complete_rows(rows, self.cards)
         bits = np.zeros(len(states))
@@ -252,7 +252,7 @@ class Network:
         """The network that `to_json` wrote; `at` says in errors where the data stood.
 
         Raises:
-            BeliefDataError: the data is damaged; the message names the field.
+            InvalidDataError: the data is damaged; the message names the field.
         """
         names, cards, parents, tables = plain.fields(data, at, "names", "cards", "parents", "tables")
         try:
@@ -262,12 +262,12 @@ class Network:
                 tuple(plain.items(parents, "parents")),
                 tuple(plain.items(tables, "tables")),
             )
-        except BeliefDataError as error:
-            raise BeliefDataError(f"{at}.{error}") from None
+        except InvalidDataError as error:
+            raise InvalidDataError(f"{at}.{error}") from None
 
     def _known(self, variable: int) -> int:
         if not 0 <= variable < len(self):
-            raise BeliefDataError(f"variables: no number {variable} among {len(self)}")
+            raise InvalidDataError(f"variables: no number {variable} among {len(self)}")
         return variable
 
     def _evidence(self, likelihoods: Evidence | None) -> dict[int, NDArray[np.float64]]:
@@ -276,9 +276,9 @@ class Network:
             weights = np.asarray(given, dtype=np.float64)
             # One comparison each refuses NaN too.
             if weights.shape != (self.cards[self._known(i)],) or not weights.min() >= 0.0:
-                raise BeliefDataError(f"likelihoods[{i}]: expected {self.cards[i]} nonnegative weights")
+                raise InvalidDataError(f"likelihoods[{i}]: expected {self.cards[i]} nonnegative weights")
             if not 0.0 < weights.max() < np.inf:
-                raise BeliefDataError(f"likelihoods[{i}]: all zero or infinite")
+                raise InvalidDataError(f"likelihoods[{i}]: all zero or infinite")
             checked[i] = weights
         return checked
 
@@ -295,7 +295,7 @@ def independent(names: Sequence[str], tables: Sequence[ArrayLike]) -> Network:
     """A network without edges: `tables` are the variables' own distributions, one after the other.
 
     Raises:
-        BeliefDataError: as `Network`.
+        InvalidDataError: as `Network`.
     """
     arrays = tuple(np.asarray(table, dtype=np.float64) for table in tables)
     return Network(tuple(names), tuple(table.size for table in arrays), ((),) * len(arrays), arrays)
@@ -305,7 +305,7 @@ def complete_rows(rows: ArrayLike, cards: Sequence[int]) -> NDArray[np.intp]:
     """Rows of states, checked against the variables' cards: shape (rows, variables).
 
     Raises:
-        BeliefDataError: the shape is wrong, or a state is no whole number in range.
+        InvalidDataError: the shape is wrong, or a state is no whole number in range.
     """
     try:
         given = np.asarray(rows)
@@ -315,22 +315,22 @@ def complete_rows(rows: ArrayLike, cards: Sequence[int]) -> NDArray[np.intp]:
             else np.zeros((len(given), len(cards)), np.intp)
         )
     except (TypeError, ValueError) as error:
-        raise BeliefDataError(f"rows: expected whole numbers, a list of states a row: {error}") from None
+        raise InvalidDataError(f"rows: expected whole numbers, a list of states a row: {error}") from None
     if states.ndim != 2 or states.shape[1] != len(cards):
-        raise BeliefDataError(
+        raise InvalidDataError(
             f"rows: expected {len(cards)} states a row, got an array of shape {states.shape}"
         )
     wrong = np.argwhere((states < 0) | (states >= np.asarray(cards)))
     if wrong.size:
         r, v = map(int, wrong[0])
-        raise BeliefDataError(f"rows[{r}][{v}]: state {states[r, v]} of a variable with {cards[v]} states")
+        raise InvalidDataError(f"rows[{r}][{v}]: state {states[r, v]} of a variable with {cards[v]} states")
     return states
 
 
 def _parents(data: Any, i: int) -> tuple[int, ...]:
     own = tuple(plain.whole(p, f"parents[{i}]") for p in plain.items(data, f"parents[{i}]"))
     if list(own) != sorted(set(own)) or (own and own[-1] >= i):
-        raise BeliefDataError(f"parents[{i}]: expected ascending numbers under {i}, got {list(own)}")
+        raise InvalidDataError(f"parents[{i}]: expected ascending numbers under {i}, got {list(own)}")
     return own
 
 
@@ -338,15 +338,15 @@ def _table(data: Any, shape: tuple[int, ...], i: int) -> NDArray[np.float64]:
     try:
         table = np.array(data, dtype=np.float64)
     except (TypeError, ValueError):
-        raise BeliefDataError(f"tables[{i}]: expected numbers") from None
+        raise InvalidDataError(f"tables[{i}]: expected numbers") from None
     if table.size != prod(shape):
-        raise BeliefDataError(f"tables[{i}]: {table.size} numbers for a table of shape {shape}")
+        raise InvalidDataError(f"tables[{i}]: {table.size} numbers for a table of shape {shape}")
     table = table.reshape(shape)
     if not (np.isfinite(table).all() and table.min() >= 0.0):
-        raise BeliefDataError(f"tables[{i}]: expected probabilities, got {table.min()} .. {table.max()}")
+        raise InvalidDataError(f"tables[{i}]: expected probabilities, got {table.min()} .. {table.max()}")
     sums = table.sum(axis=-1)
     if np.abs(sums - 1.0).max() > ROUNDING:
         worst = sums.flat[int(np.abs(sums - 1.0).argmax())]
-        raise BeliefDataError(f"tables[{i}]: a distribution sums to {worst:.6g}, not 1")
+        raise InvalidDataError(f"tables[{i}]: a distribution sums to {worst:.6g}, not 1")
     table.setflags(write=False)
     return table

@@ -9,20 +9,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 
 def fields(data: object, at: str, *names: str) -> list[Any]:
     """The values of an object's fields, in the order of `names`.
 
     Raises:
-        BeliefDataError: `data` is no object, or lacks one of them.
+        InvalidDataError: `data` is no object, or lacks one of them.
     """
     if not isinstance(data, Mapping):
-        raise BeliefDataError(f"{at}: expected an object, got {type(data).__name__}")
+        raise InvalidDataError(f"{at}: expected an object, got {type(data).__name__}")
     for name in names:
         if name not in data:
-            raise BeliefDataError(f"{at}.{name}: missing")
+            raise InvalidDataError(f"{at}.{name}: missing")
     return [data[name] for name in names]
 
 
@@ -30,10 +30,10 @@ def items(data: object, at: str) -> list[Any]:
     """The items of a list.
 
     Raises:
-        BeliefDataError: `data` is no list.
+        InvalidDataError: `data` is no list.
     """
     if not isinstance(data, (list, tuple)):
-        raise BeliefDataError(f"{at}: expected a list, got {type(data).__name__}")
+        raise InvalidDataError(f"{at}: expected a list, got {type(data).__name__}")
     return list(data)
 
 
@@ -41,13 +41,13 @@ def number(data: object, at: str, least: float = 0.0) -> float:
     """A finite number that is not under `least`.
 
     Raises:
-        BeliefDataError: anything else.
+        InvalidDataError: anything else.
     """
     # A bool is an int to Python, not to JSON.
     if isinstance(data, bool) or not isinstance(data, (int, float)):
-        raise BeliefDataError(f"{at}: expected a number, got {type(data).__name__}")
+        raise InvalidDataError(f"{at}: expected a number, got {type(data).__name__}")
     if not math.isfinite(data) or data < least:
-        raise BeliefDataError(f"{at}: expected a finite number >= {least:g}, got {data!r}")
+        raise InvalidDataError(f"{at}: expected a finite number >= {least:g}, got {data!r}")
     return float(data)
 
 
@@ -55,12 +55,12 @@ def whole(data: object, at: str, least: int = 0) -> int:
     """A whole number that is not under `least`.
 
     Raises:
-        BeliefDataError: anything else.
+        InvalidDataError: anything else.
     """
     if isinstance(data, bool) or not isinstance(data, int):
-        raise BeliefDataError(f"{at}: expected a whole number, got {data!r}")
+        raise InvalidDataError(f"{at}: expected a whole number, got {data!r}")
     if data < least:
-        raise BeliefDataError(f"{at}: expected a whole number >= {least}, got {data}")
+        raise InvalidDataError(f"{at}: expected a whole number >= {least}, got {data}")
     return data
 
 
@@ -68,8 +68,8 @@ def text(data: object, at: str) -> str:
     """A string.
 
     Raises:
-        BeliefDataError: anything else.
+        InvalidDataError: anything else.
     """
     if not isinstance(data, str):
-        raise BeliefDataError(f"{at}: expected a string, got {type(data).__name__}")
+        raise InvalidDataError(f"{at}: expected a string, got {type(data).__name__}")
     return data

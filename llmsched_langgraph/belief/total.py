@@ -59,7 +59,7 @@ def mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known
     costs one more inference for each settled variable that is adjacent to an unsettled one.
 
     Raises:
-        BeliefDataError: as `Network.marginals`.
+        InvalidDataError: as `Network.marginals`.
     """
     base, factor = _mean(network, bins, of, known)
     return base * factor

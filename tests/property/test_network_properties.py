@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.networks import bits, evidence, joint, networks, over
 
 from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 
@@ -141,7 +141,7 @@ def test_damage_is_told_by_its_field(of, data):
     container[key] = data.draw(st.sampled_from([None, -1, "x", {}, [[]], float("nan"), 1e9, True]))
     try:
         again = Network.from_json(stored)
-    except BeliefDataError as error:
+    except InvalidDataError as error:
         told = str(error)
         assert told.startswith("network."), told
         assert told.split(":")[0].split(".")[1].split("[")[0] in ("names", "cards", "parents", "tables")

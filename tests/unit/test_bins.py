@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmsched_langgraph.belief.bins import POINTS, Bins
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 TWELVE = [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 
@@ -98,7 +98,7 @@ def test_draws_of_what_is_left():
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_bad_values(value):
     """Told by their place."""
-    with pytest.raises(BeliefDataError, match=r"values\[1\]: expected a nonnegative number or None"):
+    with pytest.raises(InvalidDataError, match=r"values\[1\]: expected a nonnegative number or None"):
         Bins.fit([1.0, value])
 
 
@@ -106,10 +106,10 @@ def test_bad_questions():
     """A negative value; weights that are none."""
     bins = Bins.fit(TWELVE)
     for value in (-1.0, float("nan")):
-        with pytest.raises(BeliefDataError, match="value: expected a nonnegative number"):
+        with pytest.raises(InvalidDataError, match="value: expected a nonnegative number"):
             bins.index(value)
     for weights in ([1.0], [0.0] * 7, [-1.0, *([1.0] * 6)]):
-        with pytest.raises(BeliefDataError, match="weights: expected 7 nonnegative weights"):
+        with pytest.raises(InvalidDataError, match="weights: expected 7 nonnegative weights"):
             bins.quantiles(weights, [0.5])
 
 
@@ -137,5 +137,5 @@ def first(data, **fields):
 @pytest.mark.parametrize("told", DAMAGE)
 def test_damaged_data(told):
     """One clear error, which names the field."""
-    with pytest.raises(BeliefDataError, match=told):
+    with pytest.raises(InvalidDataError, match=told):
         Bins.from_json(DAMAGE[told](Bins.fit(TWELVE, 3).to_json()), "b")

@@ -13,7 +13,7 @@ from support.networks import married
 from llmsched_langgraph.belief import learner
 from llmsched_langgraph.belief.learner import choose, fit
 from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
@@ -149,13 +149,13 @@ BAD = {
 def test_bad_input(told):
     """One clear error, before or instead of pgmpy's."""
     rows, cards, called, more = BAD[told]
-    with pytest.raises(BeliefDataError, match=told):
+    with pytest.raises(InvalidDataError, match=told):
         fit(rows, cards, called, **more)
 
 
 def test_hidden_must_exist():
     """Numbers of variables."""
-    with pytest.raises(BeliefDataError, match="hidden: expected numbers under 4"):
+    with pytest.raises(InvalidDataError, match="hidden: expected numbers under 4"):
         choose(chain(), [3] * 4, names(4), hidden=[4])
 
 

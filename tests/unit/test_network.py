@@ -11,7 +11,7 @@ from support.networks import married, network
 
 from llmsched_langgraph.belief import inference
 from llmsched_langgraph.belief.network import Network, independent
-from llmsched_langgraph.errors import BeliefDataError
+from llmsched_langgraph.errors import InvalidDataError
 
 COIN = np.array([0.5, 0.5])
 XOR = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
@@ -100,7 +100,7 @@ def test_what_is_screened_off_costs_nothing():
 def test_a_whole_network_has_an_entropy():
     """Of forty variables, whose joint table could not be made."""
     of = married(5, 40, 7)
-    with pytest.raises(BeliefDataError, match="cells"):
+    with pytest.raises(InvalidDataError, match="cells"):
         of.joint(range(40))
     chained = sum(
         of.entropy((*own, i)) - (of.entropy(own) if own else 0.0) for i, own in enumerate(of.parents)
@@ -119,7 +119,7 @@ def test_nothing_has_no_entropy():
 def test_an_entropy_that_needs_too_large_a_table_is_refused():
     """Fifteen children of a hidden hub: without the hub, each depends on all others."""
     hub = network(1, (7,) * 16, ((), *(((0,),) * 15)))
-    with pytest.raises(BeliefDataError, match="cells"):
+    with pytest.raises(InvalidDataError, match="cells"):
         hub.entropy(range(1, 16))
     assert hub.entropy(range(16)) > hub.entropy([0])
 
@@ -216,51 +216,51 @@ BAD = {
 @pytest.mark.parametrize("told", BAD)
 def test_what_fits_nothing_is_refused(told):
     """One clear error, which names the field."""
-    with pytest.raises(BeliefDataError, match=told):
+    with pytest.raises(InvalidDataError, match=told):
         Network(*BAD[told])
 
 
 def test_damaged_data_is_told_with_its_place():
     """The field within the file, as the caller calls the file."""
     stored = xor().to_json()
-    with pytest.raises(BeliefDataError, match=r"^shop\.json: network\.tables: missing$"):
+    with pytest.raises(InvalidDataError, match=r"^shop\.json: network\.tables: missing$"):
         Network.from_json({k: v for k, v in stored.items() if k != "tables"}, "shop.json: network")
-    with pytest.raises(BeliefDataError, match=r"^network: expected an object, got list$"):
+    with pytest.raises(InvalidDataError, match=r"^network: expected an object, got list$"):
         Network.from_json([stored])
     stored["tables"][1][0] = None
-    with pytest.raises(BeliefDataError, match=r"^network\.tables\[1\]: expected probabilities"):
+    with pytest.raises(InvalidDataError, match=r"^network\.tables\[1\]: expected probabilities"):
         Network.from_json(stored)
 
 
 def test_bad_questions():
     """Evidence that cannot be, or is no evidence; variables that do not exist."""
     of = xor()
-    with pytest.raises(BeliefDataError, match="probability zero"):
+    with pytest.raises(InvalidDataError, match="probability zero"):
         of.marginals({0: [1.0, 0.0], 1: [1.0, 0.0], 2: [0.0, 1.0]})
-    with pytest.raises(BeliefDataError, match="probability zero"):
+    with pytest.raises(InvalidDataError, match="probability zero"):
         of.joint([0], {0: [1.0, 0.0], 1: [1.0, 0.0], 2: [0.0, 1.0]})
     for weights in ([1.0], [1.0, -1.0], [1.0, float("nan")], [[1.0, 1.0]]):
-        with pytest.raises(BeliefDataError, match=r"likelihoods\[0\]: expected 2 nonnegative weights"):
+        with pytest.raises(InvalidDataError, match=r"likelihoods\[0\]: expected 2 nonnegative weights"):
             of.marginals({0: weights})
     for weights in ([0.0, 0.0], [1.0, float("inf")]):
-        with pytest.raises(BeliefDataError, match=r"likelihoods\[0\]: all zero or infinite"):
+        with pytest.raises(InvalidDataError, match=r"likelihoods\[0\]: all zero or infinite"):
             of.marginals({0: weights})
-    with pytest.raises(BeliefDataError, match="no number 3 among 3"):
+    with pytest.raises(InvalidDataError, match="no number 3 among 3"):
         of.marginals({3: [1.0, 1.0]})
-    with pytest.raises(BeliefDataError, match="named twice"):
+    with pytest.raises(InvalidDataError, match="named twice"):
         of.joint([0, 0])
-    with pytest.raises(BeliefDataError, match="no variable 'c'"):
+    with pytest.raises(InvalidDataError, match="no variable 'c'"):
         of.number("c")
-    with pytest.raises(BeliefDataError, match=r"rows\[0\]\[1\]: state 2 of a variable with 2 states"):
+    with pytest.raises(InvalidDataError, match=r"rows\[0\]\[1\]: state 2 of a variable with 2 states"):
         of.log_likelihood([[0, 2, 0]])
-    with pytest.raises(BeliefDataError, match="expected 3 states a row"):
+    with pytest.raises(InvalidDataError, match="expected 3 states a row"):
         of.log_likelihood([[0, 0]])
-    with pytest.raises(BeliefDataError, match="expected whole numbers"):
+    with pytest.raises(InvalidDataError, match="expected whole numbers"):
         of.log_likelihood([[0.5, 0, 0]])
 
 
 def test_a_network_too_dense_for_exactness_is_refused(monkeypatch):
     """At construction, not in the middle of a decision."""
     monkeypatch.setattr(inference, "MAX_CELLS", 2**4)
-    with pytest.raises(BeliefDataError, match="needs a table of more than 16 cells"):
+    with pytest.raises(InvalidDataError, match="needs a table of more than 16 cells"):
         network(0, (2,) * 6, ((), (), (), (), (), (0, 1, 2, 3, 4)))
