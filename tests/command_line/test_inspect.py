@@ -1,0 +1,172 @@
+"""`llmsched inspect`: finds the graph that is named, shows it in four forms, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from llmsched_langgraph.cli.main import main
+from llmsched_langgraph.dag.exchange import application_from_json
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "graphs"
+NEWSROOM = str(EXAMPLES / "newsroom.py")
+
+
+@pytest.fixture(autouse=True)
+def clean_imports(monkeypatch):
+    """What the command imports is forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name in ("newsroom", "made"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def module(tmp_path):
+    """A file with this text, to name graphs in."""
+
+    def make(text):
+        path = tmp_path / "made.py"
+        path.write_text(text)
+        return str(path)
+
+    return make
+
+
+def shown(capsys, *arguments):
+    assert main(["inspect", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_json_has_the_agreed_keys(capsys):
+    """One object, from which the application can be read back."""
+    data = json.loads(shown(capsys, f"{NEWSROOM}:article", "--json"))
+    assert {"name", "fingerprint", "stages", "edges", "loops"} <= set(data)
+    assert set(data["stages"][0]) == {"id", "node", "occurrence", "kind", "reason", "planned_by"}
+    kinds = {stage["node"]: stage["kind"] for stage in data["stages"]}
+    assert kinds == {"plan": "llm", "write": "dynamic", "set_type": "regular", "edit": "llm"}
+    assert data["loops"] == [["plan", "write", "set_type", "edit"]]
+    planned = {stage["id"]: stage["planned_by"] for stage in data["stages"] if stage["kind"] == "dynamic"}
+    assert planned == {"write#1": "plan#1", "write#2": "plan#2", "write#3+": "plan#3+"}
+    assert ["edit#1", "plan#2"] in data["edges"]
+    assert application_from_json(data).fingerprint == data["fingerprint"]
+
+
+def test_text(capsys):
+    """Each node with its kind and reason, and the loops."""
+    text = shown(capsys, f"{NEWSROOM}:desk")
+    assert re.search(r"tools/model +llm +after tools, tools/tools", text)
+    assert "runs the tools that a model calls: search_archive" in text
+    assert "loop 1: model -> tools -> tools/model -> tools/tools -> again" in text
+
+
+def test_mermaid(capsys):
+    """Shapes by kind, loops in boxes, plans dotted."""
+    text = shown(capsys, f"{NEWSROOM}:letters", "--mermaid")
+    assert text.startswith("flowchart LR\n")
+    assert '(["sort"]):::llm' in text
+    assert '{{"refer"}}:::dynamic' in text
+    assert "subgraph loop0" in text
+    assert "-. plans .->" in text
+
+
+@pytest.mark.parametrize("suffix", ["svg", "json", "mmd", "txt"])
+def test_out_writes_what_the_name_says(capsys, tmp_path, suffix):
+    """The file's ending tells the form."""
+    out = tmp_path / f"graph.{suffix}"
+    assert "12 stages written to" in shown(capsys, f"{NEWSROOM}:desk", "--out", str(out))
+    text = out.read_text()
+    if suffix == "svg":
+        assert ET.fromstring(text).tag.endswith("svg")
+    elif suffix == "json":
+        json.loads(text)
+
+
+@pytest.mark.parametrize("graph", ["desk", "article", "letters"])
+def test_pictures_in_the_readme_are_up_to_date(capsys, tmp_path, graph):
+    """They are what the command draws."""
+    out = tmp_path / "now.svg"
+    shown(capsys, f"{NEWSROOM}:{graph}", "--out", str(out))
+    assert out.read_text() == (EXAMPLES / f"{graph}.svg").read_text()
+
+
+GRAPHS = """
+from typing import TypedDict
+from langgraph.graph import START, StateGraph
+
+class State(TypedDict):
+    x: int
+
+builder = StateGraph(State).add_node("only", lambda state: {}).add_edge(START, "only")
+
+class Shelf:
+    graph = builder.compile()
+
+def make():
+    return Shelf.graph
+
+def fail():
+    raise KeyError("no key")
+
+async def later():
+    return Shelf.graph
+"""
+
+
+@pytest.mark.parametrize("name", ["builder", "Shelf.graph", "make"])
+def test_what_names_a_graph(capsys, module, name):
+    """A graph, a builder, an attribute of something, or a function that makes one."""
+    assert "1 nodes" in shown(capsys, f"{module(GRAPHS)}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing"], "'nothing' names no graph: write package.module:name or file.py:name"),
+        (["nowhere.to.be.found:graph"], "there is no module 'nowhere.to.be.found' here"),
+        (["nowhere.py:graph"], "there is no file nowhere.py"),
+        (["{file}:absent"], "has no 'absent'; it has: "),
+        (["{file}:fail"], "fail() gave no graph: KeyError: 'no key'; name the graph itself"),
+        (["{file}:later"], "later is an async function: name the graph itself"),
+        (["{file}:State"], "compile_graph() needs a compiled LangGraph graph"),
+        (["{file}:make", "--out", "graph.pdf"], "--out graph.pdf: name a file that ends in .svg, .mmd"),
+        (
+            ["{file}:make", "--out", "no/such/folder.svg"],
+            "--out no/such/folder.svg: No such file or directory",
+        ),
+    ],
+)
+def test_errors_are_one_line(capsys, module, arguments, words):
+    """What is wrong and what to do, exit status 2, no traceback."""
+    path = module(GRAPHS)
+    assert main(["inspect", *(argument.format(file=path) for argument in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("llmsched: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import not_installed_anywhere", "needs not_installed_anywhere, which is not installed"),
+        ("raise ValueError('broken')", "cannot be imported: ValueError: broken"),
+        ("def (", "cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_module_that_fails(capsys, module, text, words):
+    """The module's own error is told, on one line."""
+    assert main(["inspect", f"{module(text)}:graph"]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
