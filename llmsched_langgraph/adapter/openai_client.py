@@ -113,7 +113,16 @@ def _settle(slot: Slot, response: Any, loop: asyncio.AbstractEventLoop | None = 
     held: Any = _held_response if loop is None else _aheld_response
     response.__class__ = held(type(response))
     _open[id(response)] = slot
+    slot.leave_open()
     return response
+
+
+def _taken_out(response: Any) -> Slot | None:
+    """The slot of a response that is about to be closed; None if somebody has taken it out already."""
+    slot = _open.pop(id(response), None)
+    if slot is not None:
+        slot.close()
+    return slot
 
 
 _open: dict[int, Slot] = {}
@@ -133,12 +142,12 @@ def _held_response(base: Any) -> type:
     """
 
     def close(self: Any) -> None:
-        slot = _open.pop(id(self), None)
+        slot = _taken_out(self)
         if slot is not None:
             finish(self, slot)
 
     def drop(self: Any) -> None:
-        slot = _open.pop(id(self), None)
+        slot = _taken_out(self)
         if slot is None:
             return
         try:
@@ -162,12 +171,12 @@ def _aheld_response(base: Any) -> type:
     """The same for responses that are read on an event loop, and closed there."""
 
     async def aclose(self: Any) -> None:
-        slot = _open.pop(id(self), None)
+        slot = _taken_out(self)
         if slot is not None:
             await finish(self, slot)
 
     def drop(self: Any) -> None:
-        slot = _open.pop(id(self), None)
+        slot = _taken_out(self)
         if slot is None:
             return
         loop = getattr(self, _LOOP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from llmsched_langgraph.runtime.threads import stepping_aside
 from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 
 logger = logging.getLogger("llmsched_langgraph")
+
+_ANYONE = object()
 
 _TURNS_TO_CLOSE = 4
 """Turns of an event loop in which it closes a stream that was dropped, and so gives its slot back."""
@@ -58,6 +61,7 @@ class Slot:
         "_loop",
         "_mark",
         "_moves",
+        "_reader",
         "_since",
         "_stage",
         "_taken_over",
@@ -87,6 +91,7 @@ class Slot:
         self._loop = loop  # whose threads this call may be in
         self._claimed = 0  # the ticket, from the moment it is asked for
         self._since = 0.0
+        self._reader: object = _ANYONE  # who can read on, while a stream is open and its reader does not
         self._held: list[int] = []  # the ticket, while it holds a slot; taking it out is atomic
         self._used = False
         self._taken_over = False  # acquired by another one, and not entered yet
@@ -224,6 +229,19 @@ class Slot:
         """In the block a stream's consumer has the floor, while its request is still in flight."""
         return Mark(_paused, (*_paused.get(), self))
 
+    def leave_open(self) -> None:
+        """A stream is handed to the running code, which alone can read it to its end."""
+        self._reader = _me()
+        _paused.set((*(slot for slot in _paused.get() if slot.held), self))
+
+    def needs(self, reader: object) -> bool:
+        """Whether only `reader` (a task or a thread) can bring this call to its end, by reading on."""
+        return self.held and self._reader in (_ANYONE, reader)
+
+    def close(self) -> None:
+        """The stream is about to be closed: whoever waits for this slot need not read on."""
+        self._reader = None
+
     def offer(self) -> Mark[Slot | None]:
         """In the block, a thread that is started may `take_over` the slot: `offered()` gives it there."""
         return Mark(_offered, self)
@@ -306,7 +324,15 @@ def _blocks_itself() -> bool:
     Only reading on would free that slot, and who waits here cannot read on: it goes over the capacity.
     """
     paused = _paused.get()
-    return bool(paused) and any(slot.held for slot in paused)
+    return bool(paused) and any(slot.needs(_me()) for slot in paused)
+
+
+def _me() -> object:
+    """The running task, or the thread if there is none."""
+    try:
+        return asyncio.current_task() or threading.get_ident()
+    except RuntimeError:
+        return threading.get_ident()
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

@@ -230,3 +230,43 @@ def test_private_names_are_still_there():
         assert callable(client._client.send)
         assert hasattr(client._client, "aclose") == (kind is AsyncOpenAI)
         assert client.copy(http_client=client._client)._client is client._client
+
+
+def test_a_stream_left_half_read_does_not_block_its_reader(backend, make_scheduler):
+    """Who stops reading to ask again goes over the slots, which is counted: nobody else can read on."""
+    scheduler = make_scheduler(1)
+    with OpenAI(base_url=backend.base_url, api_key="none") as bare:
+        client = wrap_openai(bare, scheduler)
+        stream = ask(client, stream=True)
+        assert next(iter(stream))
+        assert ask(client).choices
+        assert scheduler.statistics().over_commitments == 1
+        other = threading.Thread(target=ask, args=(client,))
+        other.start()
+        until(lambda: scheduler.statistics().waiting == 1)
+        stream.close()
+        other.join(20)
+        assert ask(client).choices
+    assert scheduler.statistics().over_commitments == 1
+
+
+def test_a_stream_left_half_read_does_not_block_its_task(backend, make_scheduler):
+    """The same on an event loop, where another task waits for its turn."""
+    scheduler = make_scheduler(1)
+
+    async def main() -> None:
+        async with AsyncOpenAI(base_url=backend.base_url, api_key="none") as bare:
+            client = wrap_openai(bare, scheduler)
+            stream = await ask(client, stream=True)
+            assert await anext(aiter(stream))
+            assert (await ask(client)).choices
+            assert scheduler.statistics().over_commitments == 1
+            other = asyncio.create_task(ask(client))
+            while scheduler.statistics().waiting < 1:
+                await asyncio.sleep(0)
+            await stream.close()
+            assert (await other).choices
+            assert (await ask(client)).choices
+
+    asyncio.run(main())
+    assert scheduler.statistics().over_commitments == 1
