@@ -1,0 +1,268 @@
+"""Knows how jobs run through the scheduler under a virtual clock: the same machine, another driver.
+
+Does not know where jobs come from, nor what becomes of the figures. Everything is decided by the inputs:
+the same jobs, policy and profile give the same grants in the same order, here and live.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.core.dispatcher import Dispatcher
+from llmsched_langgraph.core.events import (
+    CallReleased,
+    CallRequested,
+    Event,
+    JobArrived,
+    JobEnded,
+    StagesMoved,
+)
+from llmsched_langgraph.core.ledger import SlotLedger
+from llmsched_langgraph.core.machine import SchedulerMachine
+from llmsched_langgraph.core.policies import Policy
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.position import Ended, Move, Revealed
+from llmsched_langgraph.dag.progress import Outcome, Usage
+from llmsched_langgraph.sim.servers import Server, SlotServer
+from llmsched_langgraph.sim.workloads.arrivals import TimedJob
+from llmsched_langgraph.traces.job import TraceCall, TraceJob
+
+BACKEND = "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One simulated job. Times are seconds of the virtual clock.
+
+    Attributes:
+        job: what it was.
+        arrival_s: when it came.
+        end_s: when its last stage was over.
+    """
+
+    job: TraceJob
+    arrival_s: float
+    end_s: float
+
+    @property
+    def jct_s(self) -> float:
+        """Job completion time: from arrival to end, waiting included."""
+        return self.end_s - self.arrival_s
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What came of a simulation.
+
+    Attributes:
+        jobs: in the order in which they arrived.
+        grants: tickets in the order in which they got their slots; tickets count the calls asked for.
+        records: what a live scheduler would have learned from, in the order in which jobs ended.
+        decisions_s: what each decision took by the stopwatch, if one was given.
+    """
+
+    jobs: tuple[Finished, ...]
+    grants: tuple[int, ...]
+    records: tuple[JobRecord, ...]
+    decisions_s: tuple[float, ...] = ()
+
+
+@dataclass(slots=True)
+class _Running:
+    """One job under way: what each of its stages still waits for."""
+
+    number: int
+    timed: TimedJob
+    blocked_by: list[int]
+    unlocks: list[list[int]]
+    calls_left: list[int]
+    stages_left: int
+    first_run: int  # stage runs are numbered through, those of one job one after the other
+    began_s: dict[int, float] = field(default_factory=dict)
+
+
+class Simulation:
+    """Jobs, a policy and a server, and the virtual time.
+
+    Args:
+        jobs: with their arrivals, in any order; each call's seconds (or tokens) known.
+        slots: of the one backend.
+        policy: the order of service.
+        profile: what earlier runs taught; it stays as it is.
+        applications: the templates of applications by name; without one, a job has no stages to speak of.
+        server: how long calls take; None for as long as they were recorded to.
+        tools: how many tool stages run at once; the others wait, first come, first served. None: all.
+        stopwatch: a clock for what decisions take; it changes nothing else.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[TimedJob],
+        *,
+        slots: int,
+        policy: Policy,
+        profile: Profile | None = None,
+        applications: Mapping[str, Application] | None = None,
+        server: Server | None = None,
+        tools: int | None = None,
+        stopwatch: Callable[[], float] | None = None,
+    ) -> None:
+        self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
+        self._applications = dict(applications or {})
+        self._machine = SchedulerMachine(policy, profile or Profile())
+        self._dispatcher = Dispatcher(self._machine, {BACKEND: SlotLedger(slots)})
+        self._server = SlotServer() if server is None else server
+        self._tools_free = inf if tools is None else tools
+        self._tools_waiting: deque[tuple[_Running, int]] = deque()
+        self._stopwatch = stopwatch
+        self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
+        self._numbers = itertools.count()
+        self._runs = 0
+        self._tickets = itertools.count(1)
+        self._calls: dict[int, tuple[_Running, int, TraceCall]] = {}  # by ticket, with the stage's index
+        self._finished: dict[int, Finished] = {}
+        self._grants: list[int] = []
+        self._records: list[JobRecord] = []
+        self._decisions_s: list[float] = []
+
+    def run(self) -> Simulated:
+        """Simulate until the last job has ended.
+
+        Raises:
+            InvalidDataError: nobody recorded how long a call takes.
+        """
+        for number, timed in enumerate(self._jobs, 1):
+            self._at(timed.arrival_s, self._arrival(number, timed))
+        while True:
+            planned_s, done_s = self._agenda[0][0] if self._agenda else inf, self._server.next_s()
+            now = min(planned_s, done_s)
+            if now == inf:
+                break
+            # Whoever is done at this moment makes room before whoever comes at it.
+            for ticket in self._server.advance(now) if done_s <= planned_s else ():
+                self._call_done(now, ticket)
+            if planned_s <= done_s:
+                heapq.heappop(self._agenda)[2](now)
+        self._dispatcher.check()
+        return Simulated(
+            tuple(self._finished[number] for number in range(1, len(self._jobs) + 1)),
+            tuple(self._grants),
+            tuple(self._records),
+            tuple(self._decisions_s),
+        )
+
+    def _at(self, when: float, what: Callable[[float], None]) -> None:
+        heapq.heappush(self._agenda, (when, next(self._numbers), what))
+
+    def _tell(self, event: Event) -> None:
+        watch = self._stopwatch
+        begun = watch() if watch is not None else 0.0
+        settled = self._dispatcher.handle(event)
+        if watch is not None and isinstance(event, CallRequested | CallReleased):
+            self._decisions_s.append(watch() - begun)
+        self._records += settled.records
+        for fault in settled.faults:
+            raise fault.error
+        for ticket in settled.granted:
+            self._grants.append(ticket)
+            self._server.begin(event.now, ticket, self._calls[ticket][2])
+
+    def _arrival(self, number: int, timed: TimedJob) -> Callable[[float], None]:
+        def arrive(now: float) -> None:
+            stages = timed.job.stages
+            unlocks: list[list[int]] = [[] for _ in stages]
+            for index, stage in enumerate(stages):
+                for dep in set(stage.deps):
+                    unlocks[dep].append(index)
+            job = _Running(
+                number,
+                timed,
+                [len(set(stage.deps)) for stage in stages],
+                unlocks,
+                [len(stage.calls) for stage in stages],
+                len(stages),
+                self._runs,
+            )
+            self._runs += len(stages)
+            name = timed.job.app
+            application = self._applications.get(name)
+            if application is None:
+                application = self._applications[name] = Application.of(name)
+            self._tell(JobArrived(now, number, application))
+            self._begin(now, job, [n for n, blocked_by in enumerate(job.blocked_by) if not blocked_by])
+            self._end_if_over(now, job)
+
+        return arrive
+
+    def _begin(self, now: float, job: _Running, ready: list[int]) -> None:
+        """These stages of the job begin, side by side."""
+        if not ready:
+            return
+        stages = job.timed.job.stages
+        runs = tuple((job.first_run + index, stages[index].name) for index in ready)
+        self._move(now, job, Revealed(runs, begun=True))
+        for index in ready:
+            job.began_s[index] = now
+            stage = stages[index]
+            if stage.kind == "tool":
+                self._tools_waiting.append((job, index))
+            elif not stage.calls:
+                self._at(now, self._stage_end(job, index))
+            for call in stage.calls if stage.kind == "llm" else ():
+                ticket = next(self._tickets)
+                self._calls[ticket] = (job, index, call)
+                run = job.first_run + index
+                self._tell(CallRequested(now, ticket, BACKEND, stage.name, job.number, run=run))
+        self._run_tools(now)
+
+    def _run_tools(self, now: float) -> None:
+        while self._tools_waiting and self._tools_free > 0:
+            job, index = self._tools_waiting.popleft()
+            self._tools_free -= 1
+            seconds = job.timed.job.stages[index].seconds or 0.0
+            self._at(now + seconds, self._tool_end(job, index))
+
+    def _tool_end(self, job: _Running, index: int) -> Callable[[float], None]:
+        def end(now: float) -> None:
+            self._tools_free += 1
+            self._stage_done(now, job, index)
+            self._run_tools(now)
+
+        return end
+
+    def _stage_end(self, job: _Running, index: int) -> Callable[[float], None]:
+        return lambda now: self._stage_done(now, job, index)
+
+    def _call_done(self, now: float, ticket: int) -> None:
+        job, index, call = self._calls.pop(ticket)
+        usage = Usage(call.prompt_tokens, call.output_tokens)
+        self._tell(CallReleased(now, ticket, Outcome.FINISHED, usage))
+        job.calls_left[index] -= 1
+        if not job.calls_left[index]:
+            self._stage_done(now, job, index)
+
+    def _stage_done(self, now: float, job: _Running, index: int) -> None:
+        self._move(now, job, Ended(job.first_run + index, now - job.began_s[index]))
+        job.stages_left -= 1
+        ready = []
+        for after in job.unlocks[index]:
+            job.blocked_by[after] -= 1
+            if not job.blocked_by[after]:
+                ready.append(after)
+        self._begin(now, job, ready)
+        self._end_if_over(now, job)
+
+    def _move(self, now: float, job: _Running, *moves: Move) -> None:
+        self._tell(StagesMoved(now, job.number, moves))
+
+    def _end_if_over(self, now: float, job: _Running) -> None:
+        if not job.stages_left and job.number not in self._finished:
+            self._finished[job.number] = Finished(job.timed.job, job.timed.arrival_s, now)
+            self._tell(JobEnded(now, job.number, Outcome.FINISHED))
