@@ -1,0 +1,165 @@
+"""Knows how policies are compared: the same jobs and arrivals under each, over several seeds, as figures.
+
+Does not know where jobs come from, and prints nothing. A cell is one workload, load and seed under all
+policies; cells are independent, so that they can be simulated side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core.policies import as_policy
+from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
+from llmsched_langgraph.sim.simulation import Simulation
+from llmsched_langgraph.sim.workloads.arrivals import Arrivals, TimedJob, arrive
+from llmsched_langgraph.traces.job import TraceJob
+
+ORACLE = Clairvoyant.name
+APART_S = 1e7
+"""Seconds between jobs that are run alone, to learn from; more than any of them takes."""
+
+_T95: tuple[float, ...] = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_T95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+"""Two-sided 95 % quantiles of Student's t, for 1 degree of freedom, 2, ...; beyond them, 1.96."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One comparison.
+
+    Attributes:
+        workload: what to call it.
+        train: jobs to learn from; none of them is among `test`.
+        test: jobs to measure on.
+        arrivals: when they come.
+        load: slot-seconds offered for each that there is.
+        slots: of the backend.
+        seed: of the arrivals.
+        policies: their names; the clairvoyant reference is always measured.
+    """
+
+    workload: str
+    train: Sequence[TraceJob]
+    test: Sequence[TraceJob]
+    arrivals: Arrivals
+    load: float
+    slots: int
+    seed: int
+    policies: Sequence[str]
+
+
+def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[dict[str, Any]]:
+    """One row for each policy, in the form that `llmsched bench --json` documents.
+
+    Each row also has `lower_bound_s`, below which no policy can come for these jobs and arrivals.
+
+    Raises:
+        InvalidDataError: nobody recorded how long a call takes.
+        ConfigurationError: there is no such policy, or the load cannot be.
+    """
+    profile = learned_from(cell.train)
+    timed = arrive(cell.test, cell.arrivals, load=cell.load, slots=cell.slots, seed=cell.seed)
+    bound_s = lower_bound_s(timed, cell.slots)
+    rows = []
+    for name in dict.fromkeys((*cell.policies, ORACLE)):
+        policy = Clairvoyant(timed) if name == ORACLE else as_policy(name)
+        done = Simulation(timed, slots=cell.slots, policy=policy, profile=profile, stopwatch=stopwatch).run()
+        jct_s = np.array([job.jct_s for job in done.jobs])
+        p50, p95, p99 = np.percentile(jct_s, [50, 95, 99]).tolist()
+        decision_us = np.percentile(np.array(done.decisions_s or (0.0,)) * 1e6, [50, 99]).tolist()
+        rows.append(
+            {
+                "workload": cell.workload,
+                "policy": name,
+                "load": cell.load,
+                "slots": cell.slots,
+                "seed": cell.seed,
+                "jobs": len(done.jobs),
+                "mean_jct_s": float(jct_s.mean()),
+                "p50_jct_s": p50,
+                "p95_jct_s": p95,
+                "p99_jct_s": p99,
+                "max_jct_s": float(jct_s.max()),
+                "makespan_s": max(job.end_s for job in done.jobs) - timed[0].arrival_s,
+                "decision_us_p50": decision_us[0],
+                "decision_us_p99": decision_us[1],
+                "lower_bound_s": bound_s,
+                "slowdown_by_size": slowdowns(done.jobs),
+            }
+        )
+    return rows
+
+
+def learned_from(jobs: Sequence[TraceJob]) -> Profile:
+    """What a scheduler would have learned, had each job run alone."""
+    alone = [TimedJob(number * APART_S, job) for number, job in enumerate(jobs)]
+    slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
+    return Profile().observe(*Simulation(alone, slots=slots, policy=as_policy("fcfs")).run().records)
+
+
+def slowdowns(jobs: Sequence[Any]) -> list[float]:
+    """Who pays: mean JCT over mean critical path of the smallest tenth of the jobs, ..., of the largest."""
+    by_size = sorted(jobs, key=lambda done: done.job.work_s or 0.0)
+    found = []
+    for part in np.array_split(np.arange(len(by_size)), min(10, len(by_size))):
+        paths_s = sum(by_size[n].job.critical_path_s or 0.0 for n in part)
+        found.append(sum(by_size[n].jct_s for n in part) / paths_s if paths_s else 1.0)
+    return found
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each workload, load, number of slots and policy, over all seeds.
+
+    Comparisons are paired: each seed's jobs and arrivals under the one policy against the same under the
+    other; `vs` has the share by which the mean JCT is lower than under each other policy. `ci95_s` is half
+    the width of the 95 % interval of the mean over seeds, None with one seed.
+    """
+    groups: dict[tuple[Any, ...], dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in rows:
+        key = (row["workload"], row["load"], row["slots"])
+        groups[key][row["policy"]][row["seed"]] = row
+    found = []
+    for (workload, load, slots), policies in groups.items():
+        for policy, own in policies.items():
+            means = [row["mean_jct_s"] for row in own.values()]
+
+            def against(other: Mapping[int, Mapping[str, Any]], own: Any = own) -> float:
+                return statistics.fmean(
+                    row["mean_jct_s"] / other[seed]["mean_jct_s"] for seed, row in own.items()
+                )
+
+            found.append(
+                {
+                    "workload": workload,
+                    "load": load,
+                    "slots": slots,
+                    "policy": policy,
+                    "mean_jct_s": statistics.fmean(means),
+                    "ci95_s": half_width(means),
+                    "vs_clairvoyant": against(policies[ORACLE]) if ORACLE in policies else None,
+                    "vs_lower_bound": statistics.fmean(
+                        row["mean_jct_s"] / row["lower_bound_s"] for row in own.values()
+                    ),
+                    "vs": {name: 1 - against(other) for name, other in policies.items() if name != policy},
+                }
+            )
+    return found
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half of the 95 % confidence interval of the mean, by Student's t; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    degrees = len(values) - 1
+    t = _T95[degrees - 1] if degrees <= len(_T95) else 1.96
+    return t * statistics.stdev(values) / math.sqrt(len(values))
