@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from langgraph.constants import START
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
@@ -273,6 +274,6 @@ def application_of(graph: Any) -> Application:
                 name,
                 exc_info=True,
             )
-            application = Application.of(name, graph.nodes)
+            application = Application.of(name, (node for node in graph.nodes if node != START))
         known[name] = application
     return application

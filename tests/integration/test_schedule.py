@@ -32,6 +32,7 @@ from llmsched_langgraph import (
     schedule,
     set_default_scheduler,
 )
+from llmsched_langgraph.adapter import graph as graph_module
 from llmsched_langgraph.adapter.graph import application_of
 
 MODELS = [SyncOnlyModel, PlainModel, StreamingModel]
@@ -528,3 +529,20 @@ def test_waiting_threads_do_not_starve_the_call_in_the_slot(make_scheduler):
 
     asyncio.run(main())
     assert model.meter.peak == 1
+
+
+def test_a_graph_that_cannot_be_looked_into_still_runs(make_scheduler, monkeypatch, caplog):
+    """A fault of the compiler costs the prediction, never a run; it is logged, once for each graph."""
+
+    def broken(graph):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(graph_module, "compile_graph", broken)
+    builder = StateGraph(State).add_node("only", lambda state: {}).add_edge(START, "only")
+    with caplog.at_level("WARNING", "llmsched_langgraph"):
+        scheduled = schedule(builder.compile(name="odd"), make_scheduler(1))
+        scheduled.invoke({})
+        scheduled.copy().invoke({})
+    (record,) = caplog.records
+    assert "graph 'odd' could not be looked into" in record.getMessage()
+    assert [node.path for node in graph_module.application_of(scheduled).nodes] == ["only"]
