@@ -5,11 +5,12 @@ Does not know files. What `llmsched inspect --json` prints is this form.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from llmsched_langgraph.dag.application import Application, Kind, Node
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 
 def application_to_json(application: Application) -> dict[str, Any]:
@@ -47,86 +48,62 @@ def application_from_json(data: object) -> Application:
     Raises:
         InvalidDataError: naming the field that is missing or wrong.
     """
-    given = _object(data, "the application")
+    given = Field(data)
     nodes: dict[str, Node] = {}
     node_of: dict[str, str] = {}
     occurrences: dict[str, int] = {}
-    calls_llm = set(_strings(given, "calls_llm", default=()))
-    deferred = set(_strings(given, "deferred", default=()))
-    learned = set(_strings(given, "learned", default=()))
-    stages = [_object(stage, f"stages[{n}]") for n, stage in enumerate(_list(given, "stages"))]
-    for n, stage in enumerate(stages):
-        node_of[_string(stage, "id", f"stages[{n}]")] = _string(stage, "node", f"stages[{n}]")
-    for n, stage in enumerate(stages):
-        where, path = f"stages[{n}]", stage["node"]
-        kind = _string(stage, "kind", where)
-        if kind not in set(Kind):
-            raise InvalidDataError(f"{where}.kind must be one of {', '.join(Kind)}, not {kind!r}")
-        occurrence = stage.get("occurrence")
-        if isinstance(occurrence, bool) or not isinstance(occurrence, int) or occurrence < 1:
-            raise InvalidDataError(f"{where}.occurrence must be a whole number of at least 1")
-        occurrences[path] = max(occurrences.get(path, 0), occurrence)
-        planner = stage.get("planned_by")
-        if planner is not None:
-            if planner not in node_of:
-                raise InvalidDataError(f"{where}.planned_by names {planner!r}, which is no stage")
-            planner = node_of[planner]
-        elif path in nodes:
-            planner = nodes[path].planned_by
+    marked = {name: set(_paths(given.get(name))) for name in ("calls_llm", "deferred", "learned")}
+    stages = list(given["stages"].items())
+    for stage in stages:
+        node_of[stage["id"].text()] = stage["node"].text()
+    for stage in stages:
+        path, kind, occurrence = stage["node"].text(), stage["kind"], stage["occurrence"]
+        if kind.text() not in set(Kind):
+            raise kind.fault(f"one of {', '.join(Kind)}")
+        if not occurrence.count():
+            raise occurrence.fault("an integer of at least 1")
+        occurrences[path] = max(occurrences.get(path, 0), occurrence.count())
+        planner = nodes[path].planned_by if path in nodes else None
+        named = stage.get("planned_by")
+        if named is not None:
+            planner = _stage(named, node_of)
         nodes[path] = Node(
             path,
-            Kind(kind),
-            _string(stage, "reason", where),
+            Kind(kind.text()),
+            _string(stage["reason"]),
             planner,
-            calls_llm=path in calls_llm,
-            deferred=path in deferred,
-            learned=path in learned,
+            calls_llm=path in marked["calls_llm"],
+            deferred=path in marked["deferred"],
+            learned=path in marked["learned"],
         )
-    edges = set()
-    for number, edge in enumerate(_list(given, "edges")):
-        try:
-            source, target = (node_of[end] for end in edge)
-        except (KeyError, TypeError, ValueError):
-            raise InvalidDataError(f"edges[{number}] must be two ids of stages, not {edge!r}") from None
-        edges.add((source, target))
+    edges = [tuple(_stage(end, node_of) for end in edge.items(2)) for edge in given["edges"].items()]
     try:
         application = Application(
-            _string(given, "name", ""), tuple(nodes.values()), tuple(edges), tuple(_strings(given, "entries"))
+            _string(given["name"]),
+            tuple(nodes.values()),
+            tuple((source, target) for source, target in edges),
+            tuple(_paths(given["entries"])),
         ).unrolled({path: count - 1 for path, count in occurrences.items()})
     except ValueError as error:
         raise InvalidDataError(f"the application does not fit together: {error}") from None
-    if application.fingerprint != given.get("fingerprint"):
-        raise InvalidDataError(
-            f"fingerprint is {given.get('fingerprint')!r}, but name, nodes, edges and entries give "
-            f"{application.fingerprint!r}: the data was changed"
-        )
+    fingerprint = given["fingerprint"]
+    if application.fingerprint != fingerprint.value:
+        raise fingerprint.fault(f"{application.fingerprint!r}, for that is what name, nodes and edges give")
     return application
 
 
-def _object(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidDataError(f"{where} must be a JSON object, not {type(value).__name__}")
-    return value
+def _stage(field: Field, node_of: Mapping[str, str]) -> str:
+    """The node of the stage that the field names."""
+    if field.text() not in node_of:
+        raise field.fault("the id of a stage")
+    return node_of[field.text()]
 
 
-def _list(data: Mapping[str, Any], field: str) -> Sequence[Any]:
-    value = data.get(field)
-    if not isinstance(value, list | tuple):
-        raise InvalidDataError(f"{field} must be a list, not {type(value).__name__}")
-    return value
+def _paths(field: Field | None) -> list[str]:
+    return [] if field is None else [item.text() for item in field.items()]
 
 
-def _strings(data: Mapping[str, Any], field: str, default: Sequence[str] | None = None) -> Sequence[str]:
-    if default is not None and field not in data:
-        return default
-    value = _list(data, field)
-    if not all(isinstance(item, str) for item in value):
-        raise InvalidDataError(f"{field} must be a list of strings")
-    return value
-
-
-def _string(data: Mapping[str, Any], field: str, where: str) -> str:
-    value = data.get(field)
-    if not isinstance(value, str):
-        raise InvalidDataError(f"{where + '.' if where else ''}{field} must be a string, not {value!r}")
-    return value
+def _string(field: Field) -> str:
+    if not isinstance(field.value, str):
+        raise field.fault("a string")
+    return field.value

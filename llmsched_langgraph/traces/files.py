@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 from llmsched_langgraph.traces.job import Derived, Kind, TraceCall, TraceJob, TraceStage
-from llmsched_langgraph.traces.nodes import Node
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 """How the names of the files end that are read out of a folder."""
@@ -57,7 +57,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise InvalidDataError(f"{name} is no JSON; write null for what is not known")
 
 
-def parse_line(path: Path, number: int, line: str) -> Node:
+def parse_line(path: Path, number: int, line: str) -> Field:
     """One line as a JSON object.
 
     Raises:
@@ -74,7 +74,7 @@ def parse_line(path: Path, number: int, line: str) -> Node:
         raise InvalidDataError(f"{path}: line {number}: {error}") from None
     if not isinstance(value, dict):
         raise InvalidDataError(f"{path}: line {number}: must be a JSON object, not {type(value).__name__}")
-    return Node(value)
+    return Field(value)
 
 
 def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
@@ -96,7 +96,7 @@ def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
         yield from ((file, False) for file in sorted(found))
 
 
-def job_from_node(node: Node) -> TraceJob:
+def job_from_node(node: Field) -> TraceJob:
     """The job that a line of the trace format describes; fields that it does not know are left alone.
 
     Raises:
@@ -111,7 +111,7 @@ def job_from_node(node: Node) -> TraceJob:
     )
 
 
-def _stage(node: Node) -> TraceStage:
+def _stage(node: Field) -> TraceStage:
     tool = node.get("tool")
     return TraceStage(
         node["n"].text(),
@@ -122,7 +122,7 @@ def _stage(node: Node) -> TraceStage:
     )
 
 
-def _kind(node: Node) -> Kind:
+def _kind(node: Field) -> Kind:
     if node.value == "llm":
         return "llm"
     if node.value == "tool":
@@ -130,7 +130,7 @@ def _kind(node: Node) -> Kind:
     raise node.fault("'llm' or 'tool'")
 
 
-def _calls(node: Node) -> Iterator[TraceCall]:
+def _calls(node: Field) -> Iterator[TraceCall]:
     calls = list(node["calls"].items())
     derived = node.get("derived")
     flags = (
@@ -145,7 +145,7 @@ def _calls(node: Node) -> Iterator[TraceCall]:
             raise InvalidDataError(f"{call.field}: {error}") from None
 
 
-def _flags(node: Node) -> Derived:
+def _flags(node: Field) -> Derived:
     letters = node.value
     if not isinstance(letters, str) or any(letter not in _LETTERS for letter in letters):
         raise node.fault("letters out of 'pos', or none")

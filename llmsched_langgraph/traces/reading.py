@@ -10,10 +10,10 @@ from os import PathLike
 from pathlib import Path
 
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 from llmsched_langgraph.traces.files import find_files, job_from_node, parse_line, read_lines
 from llmsched_langgraph.traces.job import TraceJob
 from llmsched_langgraph.traces.loaders import SHAPES, Shape
-from llmsched_langgraph.traces.nodes import Node
 
 Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
 
@@ -55,7 +55,7 @@ def _known() -> str:
     return "known are " + ", ".join(shape.name for shape in (TRACE, *SHAPES))
 
 
-def _shape_of(node: Node) -> Shape | None:
+def _shape_of(node: Field) -> Shape | None:
     return next((shape for shape in (TRACE, *SHAPES) if shape.matches(node)), None)
 
 

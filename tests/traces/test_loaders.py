@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 from llmsched_langgraph.traces import Derived, read_jobs
 from llmsched_langgraph.traces.loaders import SHAPES
-from llmsched_langgraph.traces.nodes import Node
 
 ACR = {
     "id": "run/issue-1",
@@ -151,7 +151,7 @@ def marks(job):
 def test_every_shape_is_told_from_every_other():
     """So that a path is all a user has to say."""
     for line in EVERY:
-        node = Node(line)
+        node = Field(line)
         matching = [shape for shape in SHAPES if shape.matches(node)]
         assert matching == [SHAPES[EVERY.index(line)]]
     assert len(EVERY) == len(SHAPES)

@@ -67,17 +67,20 @@ def put(path, value):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put(["stages"], None), "stages must be a list"),
-        (put(["stages", 0], 3), r"stages\[0\] must be a JSON object"),
-        (put(["stages", 1, "kind"], "magic"), r"stages\[1\].kind must be one of regular, llm, dynamic"),
-        (put(["stages", 1, "occurrence"], True), r"stages\[1\].occurrence must be a whole number"),
-        (put(["stages", 1, "planned_by"], "nobody"), r"stages\[1\].planned_by names 'nobody'"),
-        (put(["stages", 0, "id"], 7), r"stages\[0\].id must be a string"),
-        (put(["edges", 0], ["model#1"]), r"edges\[0\] must be two ids of stages"),
-        (put(["entries"], [1]), "entries must be a list of strings"),
+        (put(["stages"], None), "stages: must be a list, not None"),
+        (put(["stages", 0], 3), r"stages\[0\]: must be an object, not 3"),
+        (put(["stages", 1, "kind"], "magic"), r"stages\[1\].kind: must be one of regular, llm, dynamic"),
+        (put(["stages", 1, "occurrence"], True), r"stages\[1\].occurrence: must be an integer"),
+        (put(["stages", 1, "occurrence"], 0), r"stages\[1\].occurrence: must be an integer of at least 1"),
+        (put(["stages", 1, "planned_by"], "nobody"), r"stages\[1\].planned_by: must be the id of a stage"),
+        (put(["stages", 0, "id"], 7), r"stages\[0\].id: must be a string"),
+        (put(["edges", 0], ["model#1"]), r"edges\[0\]: must be a list of 2"),
+        (put(["edges", 0, 1], "nowhere"), r"edges\[0\]\[1\]: must be the id of a stage, not 'nowhere'"),
+        (put(["entries"], [1]), r"entries\[0\]: must be a string"),
         (put(["entries"], ["nowhere"]), "does not fit together: there is no node 'nowhere'"),
-        (put(["name"], "other"), "fingerprint is .* the data was changed"),
-        (put(["name"], None), "name must be a string"),
+        (put(["name"], "other"), "fingerprint: must be .* for that is what name, nodes and edges give"),
+        (put(["name"], None), "name: must be a string, not None"),
+        (lambda data: data.pop("edges"), "edges: is missing"),
     ],
 )
 def test_what_is_wrong_is_named(change, words):
@@ -91,5 +94,5 @@ def test_what_is_wrong_is_named(change, words):
 @pytest.mark.parametrize("data", [None, [], "x", 3])
 def test_other_things_are_no_application(data):
     """Not a JSON object at all."""
-    with pytest.raises(InvalidDataError, match="the application must be a JSON object"):
+    with pytest.raises(InvalidDataError, match="must be an object"):
         application_from_json(data)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from llmsched_langgraph.fields import Field
 from llmsched_langgraph.traces.job import TraceCall, TraceJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
-from llmsched_langgraph.traces.nodes import Node
 
 
 @dataclass(slots=True)
@@ -24,10 +24,10 @@ class _Request:
     ended: bool
     """Whether it is recorded how the request ended."""
     answers_tool: bool
-    agents: list[Node] = field(default_factory=list)
+    agents: list[Field] = field(default_factory=list)
 
 
-def _claude_code(node: Node) -> Iterator[TraceJob]:
+def _claude_code(node: Field) -> Iterator[TraceJob]:
     """One job for every turn: a chain of `respond`, one call, and `tools` where the next call answers tools.
 
     The tools' seconds are the client's delay before that next call. A sub-agent is a chain of its own,
@@ -56,7 +56,7 @@ def _claude_code(node: Node) -> Iterator[TraceJob]:
             yield _turn(turn).job(f"{session}/{number}", app, _lasted_s(turn))
 
 
-def _request(node: Node) -> _Request:
+def _request(node: Field) -> _Request:
     at, sent, answered, _, seconds, waited, _, _, stop, has_tool_result = node.items(10)
     made = call(sent.count(), answered.count(), seconds.maybe_number())
     ended = bool(stop.value) and made.seconds is not None
@@ -87,7 +87,7 @@ def _turn(turn: list[_Request]) -> Stages:
     return stages
 
 
-def _sub_agent(stages: Stages, agent: Node, after: int) -> int:
+def _sub_agent(stages: Stages, agent: Field, after: int) -> int:
     for number, element in enumerate(agent["calls"].items()):
         request = _request(element)
         if number:
@@ -96,7 +96,7 @@ def _sub_agent(stages: Stages, agent: Node, after: int) -> int:
     return after
 
 
-def _tau_bench(node: Node) -> Iterator[TraceJob]:
+def _tau_bench(node: Field) -> Iterator[TraceJob]:
     """One job for every turn: a chain of `respond`, one call, and `use_tool` for the tool that it asked for.
 
     The user, whom a model played in the benchmark, is left out: its messages are what divides the turns.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llmsched_langgraph.fields import Field
 from llmsched_langgraph.traces.job import Derived, TraceJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
-from llmsched_langgraph.traces.nodes import Node
 
 _EXAMPLES = {"react_hotpotqa": 1476, "react_fever": 794}
 """Tokens (cl100k) of the examples that begin every prompt, by application; not known of others."""
@@ -18,7 +18,7 @@ _NO_TOOL = ("finish", "think", "reflect")
 """Actions that ask nobody anything."""
 
 
-def _react(node: Node) -> Iterator[TraceJob]:
+def _react(node: Field) -> Iterator[TraceJob]:
     """A chain of `think`, one call for thought and action, and the tool that the action names.
 
     Reflexion's agent (HotpotQA, runs `react_...`) made thought and action in two calls: `think`, then `act`.

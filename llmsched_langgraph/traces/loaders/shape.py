@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from llmsched_langgraph.fields import Field
 from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage
-from llmsched_langgraph.traces.nodes import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Shape:
 
     name: str
     fields: tuple[str, ...]
-    load: Callable[[Node], Iterator[TraceJob]]
+    load: Callable[[Field], Iterator[TraceJob]]
 
-    def matches(self, node: Node) -> bool:
+    def matches(self, node: Field) -> bool:
         """Whether a line is of this shape."""
         return all(field in node.value for field in self.fields)
 

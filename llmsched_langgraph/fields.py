@@ -14,7 +14,7 @@ MOST = 10**12
 """No job has more tokens or lasts for more seconds: a number above is a damaged one."""
 
 
-class Node:
+class Field:
     """A value in a JSON document and the way to it: `node["steps"][3].count()`.
 
     Everything that is not as asked for raises InvalidDataError, which begins with the field's name.
@@ -22,7 +22,7 @@ class Node:
 
     __slots__ = ("_above", "_key", "value")
 
-    def __init__(self, value: Any, above: Node | None = None, key: str | int = "") -> None:
+    def __init__(self, value: Any, above: Field | None = None, key: str | int = "") -> None:
         """Take the whole document, or what stands under `key` in the node `above`."""
         self.value = value
         self._above = above
@@ -42,35 +42,35 @@ class Node:
         """The error that this value is not what is wanted."""
         shown = repr(self.value)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return InvalidDataError(f"{self.field or 'the line'}: must be {wanted}, not {shown}")
+        return InvalidDataError(f"{self.field or 'the document'}: must be {wanted}, not {shown}")
 
-    def __getitem__(self, key: str | int) -> Node:
+    def __getitem__(self, key: str | int) -> Field:
         if isinstance(key, str):
             if not isinstance(self.value, dict):
                 raise self.fault("an object")
             if key not in self.value:
-                raise InvalidDataError(f"{Node(None, self, key).field}: is missing")
+                raise InvalidDataError(f"{Field(None, self, key).field}: is missing")
         elif not isinstance(self.value, list):
             raise self.fault("a list")
         elif key >= len(self.value):
             raise self.fault(f"a list of {key + 1} or more")
         value: Any = self.value
-        return Node(value[key], self, key)
+        return Field(value[key], self, key)
 
-    def get(self, key: str) -> Node | None:
+    def get(self, key: str) -> Field | None:
         """What stands under `key`, or None where there is nothing or null."""
         if not isinstance(self.value, dict):
             raise self.fault("an object")
         value = self.value.get(key)
-        return None if value is None else Node(value, self, key)
+        return None if value is None else Field(value, self, key)
 
-    def items(self, width: int | None = None) -> Iterator[Node]:
+    def items(self, width: int | None = None) -> Iterator[Field]:
         """The items of a list, which has `width` of them if that is given."""
         if not isinstance(self.value, list):
             raise self.fault("a list")
         if width is not None and len(self.value) != width:
             raise self.fault(f"a list of {width}")
-        return (Node(value, self, index) for index, value in enumerate(self.value))
+        return (Field(value, self, index) for index, value in enumerate(self.value))
 
     def text(self) -> str:
         """A string that is not empty."""
