@@ -211,6 +211,13 @@ class Position:
         statuses = self.statuses()
         return tuple(stage.id for stage in self.application.stages if statuses[stage.id] in left)
 
+    def coming(self) -> frozenset[str]:
+        """Paths of the nodes that may be begun once more, as far as the template's edges tell.
+
+        A node that runs, or is announced, is among them only if it can come again after that.
+        """
+        return self._coming() | frozenset(path for path in self._again if not self.over)
+
     def _alive(self) -> Iterator[str]:
         """Nodes that run now, or ran in the latest step of a graph that goes on from there."""
         for run in self._runs.values():
