@@ -1,0 +1,203 @@
+"""Knows what can be known of a job that is under way, and what that says of its application's variables.
+
+Does not know networks, nor what will come of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import floor, log10
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_langgraph.belief.bins import Bins
+from llmsched_langgraph.belief.columns import Column, Quantity, stage_value, tool_name, tools_of
+from llmsched_langgraph.belief.outcome import StageOutcome, Unit
+from llmsched_langgraph.belief.total import Known
+from llmsched_langgraph.dag.position import Spot
+
+Floats = NDArray[np.float64]
+
+DIGITS = 2
+"""Digits to which work that goes on is rounded, so that a job asked for often has the same evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """An occurrence of a stage, or the uses of one tool in it, that has received work and goes on.
+
+    Attributes:
+        spot: the node, and which time it runs.
+        received: how much, in the model's unit: the seconds that its calls have been in their slots.
+        tool: the tool, where the stage can run several.
+    """
+
+    spot: Spot
+    received: float
+    tool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvidence:
+    """What is known of a job at one moment. A value, and hashable: beliefs are cached by it.
+
+    Attributes:
+        prompt_tokens: size of its input, as in `JobOutcome`; None as long as it is not known.
+        finished: the stages that ended, as far as they go.
+        running: those that have received work and go on.
+        revealed: what has been announced and is not over, running or not: how many runs side by side.
+        planned: if a plan has been made, how often it names each tool; None before.
+        skipped: paths of the nodes that will not be run any more, or not once.
+    """
+
+    prompt_tokens: int | None = None
+    finished: tuple[StageOutcome, ...] = ()
+    running: tuple[Underway, ...] = ()
+    revealed: tuple[tuple[Spot, int], ...] = ()
+    planned: tuple[tuple[str, int], ...] | None = None
+    skipped: frozenset[str] = frozenset()
+
+    def rounded(self) -> JobEvidence:
+        """The same, work that goes on rounded to `DIGITS` digits."""
+        if not self.running:
+            return self
+        return replace(
+            self,
+            running=tuple(replace(own, received=_rounded(own.received)) for own in self.running),
+        )
+
+
+def known(columns: Sequence[Column], bins: Sequence[Bins], unit: Unit, evidence: JobEvidence) -> Known:
+    """What the evidence says of each column, by number.
+
+    What no column stands for is absorbed: it says nothing, but its work is work that the job received.
+    """
+    reading = _Reading(columns, unit, evidence)
+    values: dict[int, float | None] = {}
+    reached: dict[int, float] = {}
+    likelihoods: dict[int, Floats] = {}
+    for i, (column, own) in enumerate(zip(columns, bins, strict=True)):
+        said = reading.of(column)
+        if isinstance(said, Settled):
+            values[i] = said.value
+        elif isinstance(said, Reached):
+            if said.amount > 0.0:
+                reached[i] = said.amount
+            else:
+                likelihoods[i] = own.present()
+    return Known(values, reached, likelihoods)
+
+
+class Settled(NamedTuple):
+    """It is this much, or None: it does not happen."""
+
+    value: float | None
+
+
+class Reached(NamedTuple):
+    """It happens, and has come so far."""
+
+    amount: float
+
+
+class _Reading:
+    """The evidence, looked at column by column."""
+
+    def __init__(self, columns: Sequence[Column], unit: Unit, evidence: JobEvidence) -> None:
+        self._unit = unit
+        self._evidence = evidence
+        self._tools = tools_of(columns)
+        self._plan: Counter[str] | None = None
+        if evidence.planned is not None:
+            self._plan = Counter()
+            for tool, count in evidence.planned:
+                self._plan[tool_name(tool, self._tools)] += count
+        self._highest: dict[str, int] = {}
+        spots = [stage.spot for stage in evidence.finished]
+        spots += [own.spot for own in evidence.running]
+        spots += [spot for spot, _ in evidence.revealed]
+        for path, occurrence in spots:
+            self._highest[path] = max(self._highest.get(path, 0), occurrence)
+
+    def of(self, column: Column) -> Settled | Reached | None:
+        """What is known of a column; None if it is nothing."""
+        match column.quantity:
+            case Quantity.TOTAL:
+                return Reached(self._received())
+            case Quantity.PROMPT:
+                tokens = self._evidence.prompt_tokens
+                return None if tokens is None else Settled(tokens)
+            case Quantity.TASKS:
+                return None if self._plan is None else Settled(self._plan.total() or None)
+            case Quantity.PLANNED:
+                return None if self._plan is None else Settled(self._plan[column.tool] or None)
+            case Quantity.TOOL:
+                return self._tool(column)
+            case Quantity.FAN_OUT:
+                return self._fan_out(column)
+            case Quantity.WORK | Quantity.LENGTH:
+                return self._work(column)
+
+    def _received(self) -> float:
+        ended = sum(stage.amount(self._unit) or 0.0 for stage in self._evidence.finished)
+        return ended + sum(own.received for own in self._evidence.running)
+
+    def _fan_out(self, column: Column) -> Settled | None:
+        announced = [count for spot, count in self._evidence.revealed if column.covers(*spot)]
+        if announced:
+            return Settled(announced[0])
+        return self._ended(column) or (Settled(None) if self._missed(column) else None)
+
+    def _work(self, column: Column) -> Settled | Reached | None:
+        ended = self._ended(column)
+        running = [own.received for own in self._evidence.running if column.covers(*own.spot)]
+        announced = any(column.covers(*spot) for spot, _ in self._evidence.revealed)
+        again = column.tail and column.node not in self._evidence.skipped
+        if running or announced or (ended is not None and again):
+            so_far = (ended.value or 0.0 if ended else 0.0) + sum(running)
+            # Seconds of a stage say nothing of its length.
+            return Reached(0.0 if column.quantity is Quantity.LENGTH and not ended else so_far)
+        if ended is not None:
+            return ended
+        return Settled(None) if self._missed(column) else None
+
+    def _ended(self, column: Column) -> Settled | None:
+        own = [stage for stage in self._evidence.finished if column.covers(*stage.spot)]
+        return Settled(stage_value(column.quantity, own, self._unit)) if own else None
+
+    def _missed(self, column: Column) -> bool:
+        """Whether nothing that the column stands for can come any more."""
+        if column.node in self._evidence.skipped:
+            return True
+        return column.last is not None and column.last < self._highest.get(column.node, 0)
+
+    def _tool(self, column: Column) -> Settled | Reached | None:
+        ended = [
+            part
+            for stage in self._evidence.finished
+            if stage.tools
+            for part in stage.parts
+            if tool_name(part.tool, self._tools) == column.tool
+        ]
+        running = [
+            own.received
+            for own in self._evidence.running
+            if own.tool is not None and tool_name(own.tool, self._tools) == column.tool
+        ]
+        so_far = sum(part.amount(self._unit) or 0.0 for part in ended) + sum(running)
+        runs = sum(part.runs for part in ended)
+        if self._plan is None:
+            return Reached(so_far) if ended or running else None
+        if running or runs < self._plan[column.tool]:
+            return Reached(so_far)
+        return Settled(so_far if ended else None)
+
+
+def _rounded(amount: float) -> float:
+    if not amount > 0.0:
+        return 0.0
+    return round(amount, DIGITS - 1 - floor(log10(amount)))

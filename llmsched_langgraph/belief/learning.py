@@ -1,0 +1,113 @@
+"""Knows how outcomes of jobs become a model of their application, and what to believe before there are any.
+
+Does not know where outcomes are kept, nor when it is time to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from llmsched_langgraph.belief.bins import BINS, Bins
+from llmsched_langgraph.belief.columns import LEAST_JOBS, Column, Quantity, columns_of, values_of
+from llmsched_langgraph.belief.learner import SMOOTHING, choose, fit
+from llmsched_langgraph.belief.model import ApplicationModel
+from llmsched_langgraph.belief.network import independent
+from llmsched_langgraph.belief.outcome import JobOutcome, Unit
+from llmsched_langgraph.dag.application import Application
+
+LEAST_COUNT = 5
+"""Values that each bin is made of, at least."""
+
+PRIOR_CALL = {Unit.SECONDS: 1.0, Unit.TOKENS: 100.0, Unit.TOOL_SECONDS: 1.0}
+"""Work of a stage that no job has shown: its median."""
+
+PRIOR_SPREAD = (0.2, 0.4, 0.7, 1.0, 1.0, 1.4, 2.5, 5.0)
+"""How it spreads about that: eight jobs that nobody ran."""
+
+PRIOR_GOES_ON = 0.5
+"""Probability that a loop goes round once more, as long as no job has shown it."""
+
+PRIOR_JOBS = 2
+"""Jobs that the prior counts for beside those that ran."""
+
+
+def learn(
+    application: Application,
+    outcomes: Sequence[JobOutcome],
+    *,
+    unit: Unit = Unit.SECONDS,
+    seed: int = 0,
+    correlated: Literal["choose"] | bool = "choose",
+) -> ApplicationModel:
+    """The model that jobs of an application teach. The same arguments give the same model.
+
+    A network is used if it predicts held-out jobs better than the independent marginals do (`choose`).
+    Jobs that did not go to their end, or whose work in this unit is not known, teach nothing; under
+    `LEAST_JOBS` the model is a static prior that they sharpen. Takes tenths of a second to seconds.
+
+    Args:
+        application: the template; nodes that only the outcomes show are added to it.
+        outcomes: ended jobs.
+        unit: what work is counted in.
+        seed: deals the jobs into those to learn from and those to choose by.
+        correlated: True takes the network anyway, False the marginals.
+    """
+    usable = [job for job in outcomes if job.complete and job.amount(unit) is not None]
+    if len(usable) < LEAST_JOBS:
+        return _prior(application, usable, unit)
+    columns = columns_of(application, usable, unit)
+    values = values_of(columns, usable, unit)
+    bins = [Bins.fit([row[i] for row in values], BINS, LEAST_COUNT) for i in range(len(columns))]
+    rows = [[own.index(value) for own, value in zip(bins, row, strict=True)] for row in values]
+    cards, names = [own.states for own in bins], [column.name for column in columns]
+    if correlated == "choose":
+        hidden = [i for i, column in enumerate(columns) if column.quantity is Quantity.TOTAL]
+        network = choose(rows, cards, names, hidden=hidden, seed=seed).network
+    else:
+        network = fit(rows, cards, names) if correlated else fit(rows, cards, names, max_parents=0)
+    return ApplicationModel(application.fingerprint, unit, columns, tuple(bins), network, len(usable))
+
+
+def _prior(application: Application, outcomes: Sequence[JobOutcome], unit: Unit) -> ApplicationModel:
+    """A model without correlations: every stage that may have work has `PRIOR_CALL` of it.
+
+    Those are the nodes that call a model, or where it is seconds of tools the others; if none is
+    known, all; if there are none at all, one that never ends being expected.
+    """
+    calls = unit is not Unit.TOOL_SECONDS
+    nodes = {node.path for node in application.nodes if node.calls_llm is calls}
+    stages = [stage for stage in application.stages if stage.node in nodes or not nodes]
+    columns = []
+    for stage in stages:
+        single = application.occurrences(stage.node) == 1
+        columns.append(
+            Column(
+                Quantity.WORK,
+                stage.node,
+                stage.occurrence,
+                None if stage.tail or single else stage.occurrence,
+            )
+        )
+    columns = columns or [Column(Quantity.WORK)]
+    seen = values_of(columns, outcomes, unit)
+    bins, tables = [], []
+    for i, column in enumerate(columns):
+        happens = PRIOR_GOES_ON ** (column.first - 1)
+        shared = max(1, len(PRIOR_SPREAD) // PRIOR_JOBS)
+        shown = [row[i] for row in seen for _ in range(shared)]
+        own = Bins.fit([*(PRIOR_CALL[unit] * share for share in PRIOR_SPREAD), *shown], BINS)
+        weights = np.array([SMOOTHING / own.states] * own.states)
+        for value in shown:
+            weights[own.index(value)] += 1.0
+        for share in PRIOR_SPREAD:
+            weights[own.index(PRIOR_CALL[unit] * share)] += happens
+        weights[0] += len(PRIOR_SPREAD) * (1.0 - happens)
+        bins.append(own)
+        tables.append(weights / weights.sum())
+    network = independent([column.name for column in columns], tables)
+    return ApplicationModel(
+        application.fingerprint, unit, tuple(columns), tuple(bins), network, len(outcomes)
+    )
