@@ -64,6 +64,14 @@ class Spot(NamedTuple):
     occurrence: int
 
 
+class Runs(NamedTuple):
+    """Stage runs of one spot, side by side: how many were announced, run now, and are over."""
+
+    revealed: int
+    running: int
+    ended: int
+
+
 @dataclass(slots=True)
 class _StageRun:
     spot: Spot
@@ -178,6 +186,15 @@ class Position:
                 return self.application.stage_id(*found.spot)
             number = found.around
         return None
+
+    def expanded(self) -> dict[Spot, Runs]:
+        """What each node that came up so far expanded into, occurrence by occurrence: its stage runs.
+
+        For a dynamic stage that is the plan as it was announced, and how much of it is done.
+        """
+        return {
+            spot: Runs(tally.revealed, tally.running, tally.ended) for spot, tally in self._tallies.items()
+        }
 
     def statuses(self) -> dict[str, Status]:
         """What has become of every stage of the template, by id."""

@@ -153,6 +153,7 @@ def test_a_fan_out_is_one_occurrence(walk):
     runs = w.reveal("tools", "tools", "tools")
     w.begin(*runs)
     w.end(*runs[:2])
+    assert w.position.expanded() == {("model", 1): (1, 0, 1), ("tools", 1): (3, 1, 2)}
     assert {w.position.place(run) for run in runs[2:]} == {"tools#1"}
     assert w["tools#1"] == "running"
     w.end(runs[2])
