@@ -27,7 +27,8 @@ FOLDS = 5
 """Parts into which the rows are cut to hold one out at a time."""
 
 Rows = NDArray[np.intp]
-Parents = tuple[tuple[int, ...], ...]
+Family = tuple[tuple[int, bool], ...]
+"""Parents of a variable, ascending: the number of each, and whether all that matters is if it is absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,11 @@ def fit(
     """A network of the variables, which are given in an order in which causes come before effects.
 
     Structure: each variable in turn takes as parents, one by one and at most `max_parents`, the earlier
-    variables that raise the K2 score of its table most (Cooper & Herskovits 1992), as long as one
-    does. A later parent must be adjacent to those before it, so that parents are always married and no
-    clique of the network is larger than a family: inference stays exact and cheap at any length.
+    variables that raise the K2 score of its table most (Cooper & Herskovits 1992), as long as one does. Of
+    a parent either every state counts, or only whether it is absent (state 0): that a loop ended says
+    that it does not go on, and takes two rows of a table to learn instead of seven. A later parent must
+    be adjacent to those before it, so that parents are always married and no clique of the network is
+    larger than a family: inference stays exact and cheap at any length.
     Parameters: Dirichlet posterior means. The prior of a row is worth `smoothing` observations and
     spread as the variable is without the last parent, at first uniformly: what was never seen falls
     back on what was seen more often.
@@ -77,8 +80,9 @@ def fit(
         InvalidDataError: no rows, a state out of range, or an argument that fits nothing.
     """
     states = _checked(rows, cards, names, smoothing)
-    parents = _structure(states, cards, max_parents) if max_parents > 0 else ((),) * len(cards)
-    return Network(tuple(names), tuple(cards), parents, _tables(states, cards, parents, smoothing))
+    families = _structure(states, cards, max_parents) if max_parents > 0 else ((),) * len(cards)
+    parents = tuple(tuple(p for p, _ in own) for own in families)
+    return Network(tuple(names), tuple(cards), parents, _tables(states, cards, families, smoothing))
 
 
 def choose(
@@ -141,101 +145,131 @@ def _checked(rows: ArrayLike, cards: Sequence[int], names: Sequence[str], smooth
     return states
 
 
-def _columns(count: int) -> list[str]:
+def _column(variable: int, coarse: bool = False) -> str:
     # pgmpy sorts parents by name; so written, that is by number.
-    return [f"v{i:06d}" for i in range(count)]
+    return f"v{variable:06d}{'p' if coarse else ''}"
 
 
-def _frame(states: Rows, cards: Sequence[int]) -> Any:
+def _levels(variable: int, coarse: bool, cards: Sequence[int]) -> int:
+    return 2 if coarse else cards[variable]
+
+
+def _seen(states: Rows, variable: int, coarse: bool) -> Rows:
+    return np.minimum(states[:, variable], 1) if coarse else states[:, variable]
+
+
+def _frame(states: Rows, cards: Sequence[int], wanted: Iterable[tuple[int, bool]]) -> Any:
     import pandas as pd  # type: ignore[import-untyped]
 
     return pd.DataFrame(
         {
-            column: pd.Categorical(states[:, i], categories=range(cards[i]))
-            for i, column in enumerate(_columns(len(cards)))
+            _column(*one): pd.Categorical(_seen(states, *one), categories=range(_levels(*one, cards)))
+            for one in wanted
         }
     )
 
 
-def _structure(states: Rows, cards: Sequence[int], max_parents: int) -> Parents:
-    score = _k2(states, cards)
+def _structure(states: Rows, cards: Sequence[int], max_parents: int) -> tuple[Family, ...]:
     # A constant says nothing, and there is nothing to say of it.
-    varied = [bool((states[:, i] != states[0, i]).any()) for i in range(len(cards))]
-    parents: list[tuple[int, ...]] = []
+    said = [
+        tuple(
+            coarse
+            for coarse in (False, True)
+            if len(np.unique(_seen(states, p, coarse))) > 1
+            # Of two states, whether it is absent is all that there is to say.
+            and not (coarse and len(np.unique(states[:, p])) == 2)
+        )
+        for p in range(len(cards))
+    ]
+    score = _k2(states, cards)
+    families: list[Family] = []
     for i in range(len(cards)):
-        own: tuple[int, ...] = ()
-        best = score(i, ()) if varied[i] else np.inf
+        own: Family = ()
+        best = score(i, ()) if said[i] else np.inf
         while len(own) < max_parents:
             found = None
             for p in range(i):
-                if not varied[p] or p in own or any(p not in parents[q] and q not in parents[p] for q in own):
+                if not said[p] or any(p == q or not _adjacent(families, p, q) for q, _ in own):
                     continue
-                family = tuple(sorted((*own, p)))
-                reached = score(i, family)
-                # Ties go to the nearer variable.
-                if reached > best or (found is not None and reached == best):
-                    best, found = reached, family
+                for coarse in said[p]:
+                    family = tuple(sorted((*own, (p, coarse))))
+                    reached = score(i, family)
+                    # Ties go to the nearer variable.
+                    if reached > best or (found is not None and reached == best):
+                        best, found = reached, family
             if found is None:
                 break
             own = found
-        parents.append(own)
-    return tuple(parents)
+        families.append(own)
+    return tuple(families)
 
 
-def _k2(states: Rows, cards: Sequence[int]) -> Callable[[int, tuple[int, ...]], float]:
-    """The K2 score of a variable with these parents: a function of their numbers."""
+def _adjacent(families: Sequence[Family], p: int, q: int) -> bool:
+    later, earlier = max(p, q), min(p, q)
+    return any(parent == earlier for parent, _ in families[later])
+
+
+def _k2(states: Rows, cards: Sequence[int]) -> Callable[[int, Family], float]:
+    """The K2 score of a variable with these parents."""
     from pgmpy.structure_score import BDeu  # type: ignore[import-untyped]
 
-    columns, frame = _columns(len(cards)), _frame(states, cards)
-    names = {c: list(range(n)) for c, n in zip(columns, cards, strict=True)}
+    both = [(i, coarse) for i in range(len(cards)) for coarse in (False, True)]
+    frame = _frame(states, cards, both)
+    names = {_column(*one): list(range(_levels(*one, cards))) for one in both}
     made: dict[int, Any] = {}
 
-    def score(i: int, own: tuple[int, ...]) -> float:
+    def score(i: int, own: Family) -> float:
         # K2 is BDeu with one pseudo-row in each cell of the table. pgmpy 1.1.2's own K2 credits a
         # family with every combination of parents that no row has, and so prefers large tables.
-        cells = cards[i] * prod(cards[p] for p in own)
+        cells = cards[i] * prod(_levels(*parent, cards) for parent in own)
         if cells not in made:
             made[cells] = BDeu(frame, equivalent_sample_size=cells, state_names=names)
-        return float(made[cells].local_score(columns[i], tuple(columns[p] for p in own)))
+        return float(made[cells].local_score(_column(i), tuple(_column(*parent) for parent in own)))
 
     return score
 
 
 def _tables(
-    states: Rows, cards: Sequence[int], parents: Parents, smoothing: float
+    states: Rows, cards: Sequence[int], families: Sequence[Family], smoothing: float
 ) -> tuple[NDArray[np.float64], ...]:
     """Conditional tables with pgmpy's Dirichlet estimator, the prior backing off parent by parent."""
     from pgmpy.models import DiscreteBayesianNetwork  # type: ignore[import-untyped]
     from pgmpy.parameter_estimator import DiscreteBayesianEstimator  # type: ignore[import-untyped]
 
-    columns = _columns(len(cards))
     prior = {}
-    for i, own in enumerate(parents):
+    for i, own in enumerate(families):
         spread = np.full(cards[i], 1.0 / cards[i])
         for known in (own[:k] for k in range(len(own) + 1)):
             if known:
-                spread = np.repeat(spread[..., None, :], cards[known[-1]], axis=-2)
+                spread = np.repeat(spread[..., None, :], _levels(*known[-1], cards), axis=-2)
             if known != own:
-                counts = _counts(states, cards, (*known, i)) + smoothing * spread
+                counts = _counts(states, cards, (*known, (i, False))) + smoothing * spread
                 spread = counts / counts.sum(axis=-1, keepdims=True)
-        prior[columns[i]] = smoothing * spread.reshape(-1, cards[i]).T
+        prior[_column(i)] = smoothing * spread.reshape(-1, cards[i]).T
+    coarse = sorted({parent for own in families for parent in own if parent[1]})
+    variables = [*((i, False) for i in range(len(cards))), *coarse]
+    for one in coarse:
+        prior[_column(*one)] = np.full((2, 1), smoothing / 2)
     model = DiscreteBayesianNetwork()
-    model.add_nodes_from(columns)
-    model.add_edges_from((columns[p], columns[i]) for i, own in enumerate(parents) for p in own)
-    names = {c: list(range(n)) for c, n in zip(columns, cards, strict=True)}
+    model.add_nodes_from(_column(*one) for one in variables)
+    model.add_edges_from((_column(*parent), _column(i)) for i, own in enumerate(families) for parent in own)
+    names = {_column(*one): list(range(_levels(*one, cards))) for one in variables}
     model.fit(
-        _frame(states, cards),
+        _frame(states, cards, variables),
         estimator=DiscreteBayesianEstimator(state_names=names, prior_type="dirichlet", pseudo_counts=prior),
     )
-    return tuple(
-        np.asarray(model.get_cpds(column).get_values(), dtype=np.float64).T.reshape(
-            (*(cards[p] for p in own), cards[i])
-        )
-        for i, (column, own) in enumerate(zip(columns, parents, strict=True))
-    )
+    tables = []
+    for i, own in enumerate(families):
+        values = np.asarray(model.get_cpds(_column(i)).get_values(), dtype=np.float64)
+        table = values.T.reshape((*(_levels(*parent, cards) for parent in own), cards[i]))
+        for axis, (p, whether) in enumerate(own):
+            if whether:
+                table = np.take(table, np.minimum(np.arange(cards[p]), 1), axis=axis)
+        tables.append(table)
+    return tuple(tables)
 
 
-def _counts(states: Rows, cards: Sequence[int], family: Sequence[int]) -> NDArray[np.float64]:
-    counts = np.zeros([cards[v] for v in family])
-    np.add.at(counts, tuple(states[:, v] for v in family), 1.0)
+def _counts(states: Rows, cards: Sequence[int], family: Family) -> NDArray[np.float64]:
+    counts = np.zeros([_levels(*one, cards) for one in family])
+    np.add.at(counts, tuple(_seen(states, *one) for one in family), 1.0)
     return counts

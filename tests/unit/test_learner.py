@@ -73,7 +73,20 @@ def test_the_score_is_k2():
         for combination in {tuple(row[list(family[:-1])]) for row in rows}:
             held = [row[2] for row in rows if tuple(row[list(family[:-1])]) == combination]
             expected += lgamma(6) - lgamma(6 + len(held)) + sum(lgamma(held.count(k) + 1) for k in range(6))
-        assert score(2, family[:-1]) == pytest.approx(expected)
+        assert score(2, tuple((p, False) for p in family[:-1])) == pytest.approx(expected)
+
+
+def test_of_a_parent_it_may_matter_only_whether_it_is_absent():
+    """A second time round that comes only after a first, and takes as long whatever the first took."""
+    random = np.random.default_rng(3)
+    first = random.integers(0, 7, 120) * (random.random(120) < 0.6)
+    second = np.where(first > 0, random.integers(1, 7, 120), 0)
+    learned = fit(np.stack([first, second], axis=1), [7, 7], ["first", "second"])
+    assert learned.parents == ((), (0,))
+    absent, *present = learned.tables[1]
+    assert absent[0] > 0.95
+    assert all(np.array_equal(row, present[0]) for row in present)
+    assert present[0][0] < 0.05
 
 
 def test_every_state_stays_possible():
