@@ -40,7 +40,8 @@ LEAST_POINTS = 10
 """Jobs under which no R2 is given."""
 
 LEAST = 1e-3
-"""Stands for less work where a logarithm is taken."""
+"""Stands for less work where a logarithm is taken; and the share by which an interval is widened, so that
+what is always equally long is inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ def evaluate(
             raise InvalidDataError(
                 f"{app}: {len(usable)} jobs whose {unit} are recorded; it takes {LEAST_JOBS}"
             )
-        part = _dealt(usable, seed)
+        part = dealt(usable, seed)
         for number in range(PARTS):
             held = [job for job, own in zip(usable, part, strict=True) if own == number]
             rest = [job for job, own in zip(usable, part, strict=True) if own != number]
@@ -228,7 +229,7 @@ def evaluate(
     return tally.result(app, unit)
 
 
-def _dealt(jobs: Sequence[TraceJob], seed: int) -> list[int]:
+def dealt(jobs: Sequence[TraceJob], seed: int) -> list[int]:
     """The part of each job: groups in random order, each to the smallest part."""
     groups = groups_of(jobs)
     sizes = Counter(groups)
@@ -277,7 +278,7 @@ class _Tally:
         belief, alone = used.belief(moment.evidence), marginals.belief(moment.evidence)
         if belief.open:
             lo, hi = belief.interval(0.8)
-            self.inside.append(lo <= moment.remaining <= hi)
+            self.inside.append(lo - LEAST * lo <= moment.remaining <= hi + LEAST * hi)
         if moment.remaining <= LEAST:
             return
         row = tuple(log(max(x, LEAST)) for x in (moment.remaining, belief.typical, alone.typical))

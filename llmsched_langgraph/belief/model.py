@@ -239,7 +239,7 @@ class Belief:
         """
         some = [amount for amount in self.quantiles if amount > 0.0]
         if not some:
-            # Nothing comes in nearly all cases, and so the more in the others.
+            # Something comes in fewer cases than any quantile tells of, and so the more in those.
             return self.mean / (1.0 - LEVELS[-1])
         return exp(sum(map(log, some)) / len(some))
 
