@@ -257,8 +257,13 @@ class Belief:
 
     @cached_property
     def entropy_bits(self) -> float:
-        """Joint Shannon entropy of the works still to come, in bits: what there is to learn."""
-        return self.model.network.entropy(self._open, self._likelihoods) if self._open else 0.0
+        """Joint Shannon entropy of all that is not settled, in bits: what there is to learn of the job.
+
+        Of works, fan-outs, what a plan will name: of all variables together, because what some of them alone
+        leave open takes tables too large for a long loop.
+        """
+        unsettled = [i for i in range(len(self.model.columns)) if i not in self._known.values]
+        return self.model.network.entropy(unsettled, self._likelihoods) if self._open else 0.0
 
     @cached_property
     def present(self) -> Mapping[str, float]:

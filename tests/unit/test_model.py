@@ -164,6 +164,16 @@ def test_what_a_rare_job_does_many_times_is_in_the_tail():
     assert model.belief(JobEvidence(100, done, skipped=frozenset({"think"}))).mean == 0.0
 
 
+def test_long_loops_can_be_asked_everything():
+    """What hangs together over many variables: no question needs a table over all of them."""
+    model = learned([loop_job(n * 5, 1 + n % 12) for n in range(240)])
+    assert len(model.stages) == 12
+    belief = model.belief(NOTHING)
+    assert 0.0 < belief.entropy_bits < 12 * math.log2(7) + 10
+    assert belief.interval(0.8)[0] < belief.typical < belief.interval(0.8)[1]
+    assert model.uncertainty_reduction(Spot("think", 1), NOTHING) >= 0.0
+
+
 def test_nodes_that_only_runs_show_are_learned():
     """A graph of tasks shows nothing; a job that does not fit the template is no error."""
     jobs = [fan_job(n, 1 + n % 3) for n in range(20)]
