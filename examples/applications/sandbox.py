@@ -1,0 +1,99 @@
+"""Knows how to run a Python program that nobody has read, within limits of time, memory and output.
+
+It is no jail: the program may read what its user may read, and may use the network. It needs POSIX.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+MEGABYTE = 1 << 20
+
+# Sets the limits from inside, before a line of the program is read: they can be lowered, never raised again.
+_START = """
+import resource, sys
+limits = {"RLIMIT_CPU": %(cpu_s)d, "RLIMIT_FSIZE": %(output)d, "RLIMIT_NPROC": 0, "RLIMIT_CORE": 0}
+if sys.platform != "darwin":  # there memory cannot be limited
+    limits["RLIMIT_AS"] = %(memory)d
+for name, limit in limits.items():
+    resource.setrlimit(getattr(resource, name), (limit, limit))
+with open("program.py", encoding="utf-8") as file:
+    program = compile(file.read(), "program.py", "exec")
+exec(program, {"__name__": "__main__"})
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use. `wall_s` ends one that only waits."""
+
+    cpu_s: int = 2
+    wall_s: float = 10.0
+    memory_bytes: int = 256 * MEGABYTE
+    output_bytes: int = MEGABYTE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended: `fault` is empty, or says in a line or a few what went wrong."""
+
+    output: str
+    fault: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ended by itself and well."""
+        return not self.fault
+
+
+def run_python(program: str, limits: Limits | None = None) -> Outcome:
+    """Run the program in an interpreter and an empty folder of its own."""
+    limits = limits or Limits()
+    start = _START % {
+        "cpu_s": limits.cpu_s,
+        "output": limits.output_bytes,
+        "memory": limits.memory_bytes,
+    }
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "output").open("w+b") as output:
+        # What cannot be written (a lone surrogate, say) is for the interpreter to complain of.
+        (Path(folder) / "program.py").write_bytes(program.encode("utf-8", "surrogatepass"))
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", start],
+            cwd=folder,
+            env={"PYTHONIOENCODING": "utf-8:backslashreplace"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status: int | None = process.wait(limits.wall_s)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)  # with all that it may have started
+            except (ProcessLookupError, PermissionError):
+                pass  # nothing is left of it
+            process.wait()
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    return Outcome(text, _fault(status, text, limits))
+
+
+def _fault(status: int | None, text: str, limits: Limits) -> str:
+    if status == 0:
+        return ""
+    if status is None:
+        return f"stopped: it ran for {limits.wall_s:g} seconds"
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"stopped: it used {limits.cpu_s} seconds of CPU time"
+    if "MemoryError" in text[-200:]:
+        return f"MemoryError: it may use {limits.memory_bytes // MEGABYTE} megabytes"
+    return text[-1500:].strip() or f"it ended with status {status}"
