@@ -137,6 +137,10 @@ async def run_tool(given: tuple[Call, dict[int, str]]) -> State:
     call, known = given
     argument = re.sub(r"\$(\d{1,3})", lambda found: known[int(found.group(1))], call.argument)
     try:
+        lost = sorted(number for number, result in known.items() if result.startswith("failed"))
+        if lost:
+            argument = call.argument
+            raise ValueError(f"there is no ${lost[0]}")
         result = TOOLS[call.tool](argument)
     except ValueError as error:
         result = f"failed: {error}"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,16 +61,18 @@ def run_python(program: str, limits: Limits | None = None) -> Outcome:
         "output": limits.output_bytes,
         "memory": limits.memory_bytes,
     }
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "output").open("w+b") as output:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        output, errors = (stack.enter_context((folder / name).open("w+b")) for name in ("output", "errors"))
         # What cannot be written (a lone surrogate, say) is for the interpreter to complain of.
-        (Path(folder) / "program.py").write_bytes(program.encode("utf-8", "surrogatepass"))
+        (folder / "program.py").write_bytes(program.encode("utf-8", "surrogatepass"))
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", start],
             cwd=folder,
             env={"PYTHONIOENCODING": "utf-8:backslashreplace"},
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             start_new_session=True,
         )
         try:
@@ -83,17 +86,18 @@ def run_python(program: str, limits: Limits | None = None) -> Outcome:
                 pass  # nothing is left of it
             process.wait()
         output.seek(0)
-        text = output.read().decode("utf-8", "replace")
-    return Outcome(text, _fault(status, text, limits))
+        errors.seek(0)
+        printed, complaint = (file.read().decode("utf-8", "replace") for file in (output, errors))
+    return Outcome(printed, _fault(status, complaint, limits))
 
 
-def _fault(status: int | None, text: str, limits: Limits) -> str:
+def _fault(status: int | None, complaint: str, limits: Limits) -> str:
     if status == 0:
         return ""
     if status is None:
         return f"stopped: it ran for {limits.wall_s:g} seconds"
     if status in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"stopped: it used {limits.cpu_s} seconds of CPU time"
-    if "MemoryError" in text[-200:]:
+    if "MemoryError" in complaint[-200:]:
         return f"MemoryError: it may use {limits.memory_bytes // MEGABYTE} megabytes"
-    return text[-1500:].strip() or f"it ended with status {status}"
+    return complaint[-1500:].strip() or f"it ended with status {status}"

@@ -30,8 +30,8 @@ IMPROVEMENTS = 2
 """Rounds in which a list with errors is given back; after them it goes on as it is."""
 
 SPLIT = """Split the following list of {length} numbers into {parts} lists of at most {part} \
-numbers each, in the order in which they stand. Answer with one JSON object {{"List 1": [...], "List 2": [...], ...}} and \
-nothing else.
+numbers each, in the order in which they stand. Answer with one JSON object \
+{{"List 1": [...], "List 2": [...], ...}} and nothing else.
 
 Input: {numbers}"""
 SORT = """Sort the following list of numbers in ascending order. Keep duplicates. Answer with the sorted \
@@ -118,8 +118,8 @@ def score(state: State) -> State:
 
 def finish(state: State) -> State:
     """What all was for."""
-    found, faults = (state["best"][0].found, state["best"][0].faults) if state["best"] else ([], [])
-    return {"result": found, "errors": len(faults)}
+    best = next(iter(state.get("best", [])), Thought(0, 0, [], []))  # of no numbers there is no thought
+    return {"result": best.found, "errors": len(best.faults)}
 
 
 def build(model: BaseChatModel, *, samples: int = 2) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentState, ModelCallLimitMiddleware, after_model
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from library import best, pages
 from model import default_model, read_inputs
@@ -39,12 +39,12 @@ async def read_page(title: str) -> str:
 async def ask_again(state: AgentState, runtime: Any) -> dict[str, Any] | None:
     """An agent whose answer is empty, or a tool call that is not JSON, is not done: it is told so."""
     answer = state["messages"][-1]
-    if getattr(answer, "tool_calls", None) or (
-        answer.text.strip() and not getattr(answer, "invalid_tool_calls", None)
-    ):
+    bad = getattr(answer, "invalid_tool_calls", None) or []
+    if getattr(answer, "tool_calls", None) or (answer.text.strip() and not bad):
         return None
-    again = HumanMessage("That was no answer and no tool call that can be read. Go on.")
-    return {"messages": [again], "jump_to": "model"}
+    # Servers want a result for each call of a message.
+    told = [ToolMessage("Error: the arguments are not JSON.", tool_call_id=call["id"]) for call in bad]
+    return {"messages": told or [HumanMessage("You said nothing. Go on.")], "jump_to": "model"}
 
 
 def build(model: BaseChatModel) -> Any:
