@@ -29,7 +29,7 @@ def unreadable(name: str) -> AIMessage:
 
 
 class CapableModel(BaseChatModel):
-    """Answers correctly, but for what `spoil` makes of an answer: it may give another one, or None to keep it."""
+    """Answers correctly, but for what `spoil` makes of an answer: another one, or None to keep it."""
 
     spoil: Spoil | None = Field(default=None, exclude=True)
     model: str = "capable"
@@ -119,34 +119,54 @@ def judge(prompt: str) -> str:
 # -- code generation -------------------------------------------------------------------------
 
 CODE = {
-    "median": (
-        "def median(numbers):\n    numbers.sort()\n    return numbers[len(numbers) // 2]",
-        "def median(numbers):\n    from statistics import median\n    return median(numbers)",
-    ),
-    "roman": (
-        "def roman(number):\n    return 'I' * number",
-        "def roman(number):\n    text = ''\n"
-        "    for value, sign in zip((1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1),\n"
-        "            'M CM D CD C XC L XL X IX V IV I'.split()):\n"
-        "        text += sign * (number // value)\n        number %= value\n    return text",
-    ),
-    "balanced": (
-        "def balanced(text):\n    return text.count('(') == text.count(')')",
-        "def balanced(text):\n    open = []\n    for sign in text:\n        if sign in '([{':\n"
-        "            open.append(')]}'['([{'.index(sign)])\n        elif sign in ')]}':\n"
-        "            if not open or open.pop() != sign:\n                return False\n    return not open",
-    ),
-    "runs": (
-        "def runs(text)\n    return []",
-        "def runs(text):\n    from itertools import groupby\n"
-        "    return [(sign, len(list(run))) for sign, run in groupby(text)]",
-    ),
+    "median": """
+def median(numbers):
+    numbers.sort()
+    return numbers[len(numbers) // 2]
+# then
+def median(numbers):
+    from statistics import median
+    return median(numbers)
+""",
+    "roman": """
+def roman(number):
+    return "I" * number
+# then
+def roman(number):
+    text = ""
+    values = 1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1
+    for value, sign in zip(values, "M CM D CD C XC L XL X IX V IV I".split()):
+        text += sign * (number // value)
+        number %= value
+    return text
+""",
+    "balanced": """
+def balanced(text):
+    return text.count("(") == text.count(")")
+# then
+def balanced(text):
+    closing = []
+    for sign in text:
+        if sign in "([{":
+            closing.append(")]}"["([{".index(sign)])
+        elif sign in ")]}" and (not closing or closing.pop() != sign):
+            return False
+    return not closing
+""",
+    "runs": """
+def runs(text)
+    return []
+# then
+def runs(text):
+    from itertools import groupby
+    return [(sign, len(list(run))) for sign, run in groupby(text)]
+""",
 }
 """For each function a first attempt, which fails, and one that passes."""
 
 
 def write_code(prompt: str) -> str:
-    first, right = CODE[re.search(r"`def (\w+)", prompt).group(1)]
+    first, right = CODE[re.search(r"`def (\w+)", prompt).group(1)].split("# then\n")
     return f"Here it is:\n```python\n{right if 'Your last attempt failed' in prompt else first}\n```"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from applications.capable import CapableModel, calls, unreadable
@@ -103,12 +104,11 @@ def test_what_it_started_ends_with_it(sandbox, tmp_path):
     )
     assert sandbox.run_python(program).passed
     if pid.exists():
-        status = f"/proc/{pid.read_text()}/stat"
+        status = Path(f"/proc/{pid.read_text()}/stat")
         for _ in range(10_000):
             try:
-                with open(status) as file:
-                    if file.read().rpartition(")")[2].split()[0] == "Z":
-                        break
+                if status.read_text().rpartition(")")[2].split()[0] == "Z":
+                    break
             except OSError:
                 break
         else:

@@ -1,4 +1,4 @@
-"""The two graphs of thoughts: what comes out is right, and wrong answers of the model are mended or survived."""
+"""The two graphs of thoughts: what comes out is right, and wrong answers are mended or survived."""
 
 from __future__ import annotations
 
