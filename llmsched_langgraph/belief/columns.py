@@ -136,7 +136,8 @@ def columns_of(application: Application, outcomes: Sequence[JobOutcome], unit: U
     """
     template = _complete(application, outcomes)
     template = template.unrolled(_common(outcomes))
-    planned = planned_nodes(template) if any(stage.tools for job in outcomes for stage in job.stages) else {}
+    typed = {stage.spot.path for job in outcomes for stage in job.stages if stage.tools}
+    planned = {path: planner for path, planner in planned_nodes(template).items() if path in typed}
     working = _nodes_with(outcomes, unit) - set(planned)
     calling = _nodes_with(outcomes, Unit.TOKENS) - set(planned) if unit is Unit.TOOL_SECONDS else set()
     columns = [Column(Quantity.TOTAL), Column(Quantity.PROMPT)]

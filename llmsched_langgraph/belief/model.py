@@ -69,6 +69,10 @@ class ApplicationModel:
         put(self, "_belief", lru_cache(CACHED)(lambda evidence: Belief(self, evidence)))
         put(self, "_reduction", lru_cache(CACHED)(self._reduced))
 
+    def __repr__(self) -> str:
+        kind = "network" if self.correlated else "marginals"
+        return f"<ApplicationModel {self.fingerprint}: {len(self.stages)} stages, {kind} of {self.jobs} jobs>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         fields = (self.fingerprint, self.unit, self.columns, self.bins, self.network, self.jobs)
         return ApplicationModel, fields
@@ -191,6 +195,9 @@ class Belief:
 
     model: ApplicationModel
     evidence: JobEvidence
+
+    def __repr__(self) -> str:
+        return f"<Belief of {self.model!r} after {len(self.evidence.finished)} stages>"
 
     @cached_property
     def _known(self) -> total.Known:

@@ -233,6 +233,13 @@ def test_a_model_is_kept_as_json(fan, planner, loop):
         assert pickle.loads(pickle.dumps(model)) == model
 
 
+def test_a_model_and_its_beliefs_fit_a_line(fan):
+    assert repr(fan.belief(NOTHING)) == (
+        f"<Belief of <ApplicationModel {fan.fingerprint}: 3 stages, network of 60 jobs> after 0 stages>"
+    )
+    assert hash(fan.belief(NOTHING)) == hash(copy.copy(fan.belief(NOTHING)))
+
+
 def test_an_interval_has_its_ends_among_the_quantiles(fan):
     belief = fan.belief(NOTHING)
     assert belief.interval(0.5) == (belief.quantiles[4], belief.quantiles[14])

@@ -240,3 +240,21 @@ def test_what_is_not_known_changes_nothing(walk):
     w.position.end()
     w.end(1)
     assert Status.RUNNING not in w.position.statuses().values()
+
+
+def test_what_may_be_begun_once_more():
+    """By the edges alone: round a loop while something in it is alive, and what was stopped for a human."""
+    edges = [("think", "act"), ("act", "think"), ("act", "answer")]
+    position = Position(Application.of("a", ["think", "act", "answer"], edges, ["think"]))
+    assert position.coming() == {"think", "act", "answer"}
+    position.move(Revealed(((1, "think"),)))
+    assert position.coming() == {"think", "act", "answer"}
+    position.move(Ended(1, 1.0))
+    position.move(Revealed(((2, "act"),)))
+    position.move(Ended(2, 1.0))
+    position.move(Revealed(((3, "answer"),)))
+    assert position.coming() == set()
+    position.move(Ended(3, 1.0, complete=False, again=True))
+    assert position.coming() == {"answer"}
+    position.end()
+    assert position.coming() == set()
