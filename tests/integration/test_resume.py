@@ -101,6 +101,28 @@ def test_resumed_elsewhere(make_scheduler):
     assert elsewhere.statistics().jobs_ended == 1
 
 
+def test_resumed_elsewhere_it_is_predicted_from_where_it_stands(make_scheduler):
+    """Another process knows nothing of the job's past, but from the first stage on what may still come."""
+    remaining = []
+
+    class Spy:
+        name = "spy"
+
+        def priority(self, job, profile, now):
+            remaining.append(job.position.remaining())
+            return 0.0
+
+    graph = graph_of(PlainModel())
+    here, there = make_scheduler(1), make_scheduler(1, policy=Spy())
+
+    async def main() -> None:
+        await schedule(graph, here).ainvoke({}, THREAD)
+        await schedule(graph, there).ainvoke(Command(resume="yes"), THREAD)
+
+    asyncio.run(main())
+    assert set(remaining) == {("second",)}
+
+
 def test_nothing_is_learned_of_what_cannot_be_resumed(make_scheduler):
     """An interrupted run without a thread is over, and taught nothing."""
     scheduler = make_scheduler(1)
