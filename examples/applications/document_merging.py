@@ -9,7 +9,6 @@ there, and how little of it is said twice. A merge is as good as the harmonic me
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -54,12 +53,11 @@ redundancy (10: nothing is said twice) and for what is retained (10: nothing is 
 </S>"""
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(TypedDict):
     """A merged document; without a readable mark its score is 0."""
 
     text: str
-    score: float | None = None
+    score: float
 
 
 class State(TypedDict, total=False):
@@ -104,7 +102,7 @@ def build(model: BaseChatModel) -> Any:
         answers = await model.abatch([prompt] * times)
         # The same text twice needs no second judgement.
         texts = dict.fromkeys(text_in(answer.text) for answer in answers)
-        return {"drafts": [Draft(text) for text in texts], **known}
+        return {"drafts": [Draft(text=text, score=0.0) for text in texts], **known}
 
     async def merge(state: State) -> State:
         prompt = MERGE.format(count=len(state["documents"]), documents=documents_of(state))
@@ -113,16 +111,16 @@ def build(model: BaseChatModel) -> Any:
     async def score(state: State) -> State:
         drafts, documents = state["drafts"], documents_of(state)
         count = len(state["documents"])
-        prompts = [SCORE.format(count=count, documents=documents, text=draft.text) for draft in drafts]
+        prompts = [SCORE.format(count=count, documents=documents, text=draft["text"]) for draft in drafts]
         answers = await model.abatch([prompt for prompt in prompts for _ in range(JUDGES)])
         scored = []
         for at, draft in enumerate(drafts):
             marks = [score_in(answer.text) for answer in answers[at * JUDGES : (at + 1) * JUDGES]]
             readable = [mark for mark in marks if mark is not None]
-            scored.append(replace(draft, score=fmean(readable) if readable else 0.0))
-        scored.sort(key=lambda draft: -(draft.score or 0.0))
+            scored.append(Draft(text=draft["text"], score=fmean(readable) if readable else 0.0))
+        scored.sort(key=lambda draft: -draft["score"])
         best = state.get("best")
-        if best is None or (scored[0].score or 0.0) > (best.score or 0.0):
+        if best is None or scored[0]["score"] > best["score"]:
             best = scored[0]
         return {"drafts": scored, "best": best}
 
@@ -137,19 +135,19 @@ def build(model: BaseChatModel) -> Any:
 
     def with_attempts(prompt: str, state: State, drafts: list[Draft]) -> str:
         attempts = "\n\n".join(
-            f"<Attempt{at}>\n{draft.text}\n</Attempt{at}>" for at, draft in enumerate(drafts, 1)
+            f"<Attempt{at}>\n{draft['text']}\n</Attempt{at}>" for at, draft in enumerate(drafts, 1)
         )
-        count, score = len(state["documents"]), drafts[0].score or 0.0
+        count, score = len(state["documents"]), drafts[0]["score"]
         return prompt.format(count=count, documents=documents_of(state), attempts=attempts, score=score)
 
     def go_on(state: State) -> Literal["aggregate", "improve", "finish"]:
         if state["step"] == "merge":
             return "aggregate"
-        good = (state["best"].score or 0.0) >= GOOD
+        good = state["best"]["score"] >= GOOD
         return "finish" if good or state["rounds"] >= IMPROVEMENTS else "improve"
 
     def finish(state: State) -> State:
-        return {"merged": state["best"].text, "score": state["best"].score or 0.0}
+        return {"merged": state["best"]["text"], "score": state["best"]["score"]}
 
     builder = StateGraph(State)
     for node in (merge, score, aggregate, improve, finish):

@@ -44,17 +44,12 @@ Results:
 LAST = " There is no time left to try again: answer as well as the results allow."
 
 
-class Call(BaseModel):
+class Call(TypedDict):
     """One tool call; $N in its argument is the result of call N."""
 
-    number: int = Field(ge=1, le=50)
+    number: Annotated[int, Field(ge=1, le=50)]
     tool: Literal["look_up", "calculate"]
     argument: str
-
-    @property
-    def needs(self) -> set[int]:
-        """The calls that it refers to."""
-        return {int(number) for number in re.findall(r"\$(\d{1,3})", self.argument)}
 
 
 class Calls(BaseModel):
@@ -115,38 +110,50 @@ def calculate(expression: str) -> str:
 TOOLS = {"look_up": look_up, "calculate": calculate}
 
 
+def needs(call: Call) -> set[int]:
+    """The calls that it refers to."""
+    return {int(number) for number in re.findall(r"\$(\d{1,3})", call["argument"])}
+
+
 def faults(calls: list[Call], known: dict[int, str]) -> list[str]:
     """Why the plan cannot be run, if it cannot."""
     found, earlier = [], set(known)
     for call in calls:
-        if call.number in earlier:
-            found.append(f"there is a call {call.number} already")
-        lost = sorted(call.needs - earlier)
-        found += [f"call {call.number} refers to ${other}, which does not come before it" for other in lost]
-        earlier.add(call.number)
+        if call["number"] in earlier:
+            found.append(f"there is a call {call['number']} already")
+        lost = sorted(needs(call) - earlier)
+        found += [
+            f"call {call['number']} refers to ${other}, which does not come before it" for other in lost
+        ]
+        earlier.add(call["number"])
     return found
 
 
 def ready(state: State) -> list[Send] | Literal["join"]:
     """All calls whose references are there; the joiner, when there is nothing left to run."""
     results = state.get("results", {})
-    free = [call for call in state["calls"] if call.number not in results and call.needs <= results.keys()]
-    return [Send("run_tool", (call, {n: results[n] for n in call.needs})) for call in free] or "join"
+    free = [
+        call for call in state["calls"] if call["number"] not in results and needs(call) <= results.keys()
+    ]
+    return [Send("run_tool", (call, {n: results[n] for n in needs(call)})) for call in free] or "join"
 
 
 async def run_tool(given: tuple[Call, dict[int, str]]) -> State:
     """Run one call; what it cannot do is a result, too, and reaches the joiner."""
     call, known = given
-    argument = re.sub(r"\$(\d{1,3})", lambda found: known[int(found.group(1))], call.argument)
+    argument = re.sub(r"\$(\d{1,3})", lambda found: known[int(found.group(1))], call["argument"])
     try:
         lost = sorted(number for number, result in known.items() if result.startswith("failed"))
         if lost:
-            argument = call.argument
+            argument = call["argument"]
             raise ValueError(f"there is no ${lost[0]}")
-        result = TOOLS[call.tool](argument)
+        result = TOOLS[call["tool"]](argument)
     except ValueError as error:
         result = f"failed: {error}"
-    return {"results": {call.number: result}, "log": [f"${call.number} = {call.tool}({argument}) = {result}"]}
+    return {
+        "results": {call["number"]: result},
+        "log": [f"${call['number']} = {call['tool']}({argument}) = {result}"],
+    }
 
 
 def known_in(state: State) -> str:

@@ -14,7 +14,6 @@ import json
 import operator
 import re
 from collections import Counter
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -50,23 +49,14 @@ Input: {numbers}
 Incorrectly sorted: {attempt}"""
 
 
-@dataclass(frozen=True)
-class Thought:
+class Thought(TypedDict):
     """A list that should be `given` in order; it stands for the parts from `start` up to `stop`."""
 
     start: int
     stop: int
     given: list[int]
     found: list[int]
-    round: int = 0
-
-    @property
-    def faults(self) -> list[str]:
-        """What is wrong with it, one by one."""
-        there, wanted = Counter(self.found), Counter(self.given)
-        faults = [f"{a} stands before {b}" for a, b in pairwise(self.found) if a > b]
-        faults += [f"{number} is missing" for number in sorted((wanted - there).elements())]
-        return faults + [f"{number} is too much" for number in sorted((there - wanted).elements())]
+    round: int
 
 
 class State(TypedDict, total=False):
@@ -99,27 +89,36 @@ def numbers_in(text: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"-?\d{1,18}", found[-1])] if found else []
 
 
+def faults(thought: Thought) -> list[str]:
+    """What is wrong with it, one by one."""
+    there, wanted = Counter(thought["found"]), Counter(thought["given"])
+    found = [f"{a} stands before {b}" for a, b in pairwise(thought["found"]) if a > b]
+    found += [f"{number} is missing" for number in sorted((wanted - there).elements())]
+    return found + [f"{number} is too much" for number in sorted((there - wanted).elements())]
+
+
 def score(state: State) -> State:
     """Of the thoughts about the same parts the best; then of those the ones that no other contains."""
     best: dict[tuple[int, int], Thought] = {}
     tried: Counter[tuple[int, int]] = Counter()
     for thought in state.get("thoughts", []):
-        span = thought.start, thought.stop
-        tried[span] = max(tried[span], thought.round)
-        if span not in best or len(thought.faults) < len(best[span].faults):
+        span = thought["start"], thought["stop"]
+        tried[span] = max(tried[span], thought["round"])
+        if span not in best or len(faults(thought)) < len(faults(best[span])):
             best[span] = thought
     front: list[Thought] = []
-    for span, thought in sorted(best.items(), key=lambda item: (item[0][0], -item[0][1])):
-        if not front or span[0] >= front[-1].stop:
-            kept = Thought(*span, thought.given, thought.found, tried[span])
-            front.append(kept)
+    for span in sorted(best, key=lambda span: (span[0], -span[1])):
+        if not front or span[0] >= front[-1]["stop"]:
+            front.append(Thought(**{**best[span], "round": tried[span]}))
     return {"best": front}
 
 
 def finish(state: State) -> State:
-    """What all was for."""
-    best = next(iter(state.get("best", [])), Thought(0, 0, [], []))  # of no numbers there is no thought
-    return {"result": best.found, "errors": len(best.faults)}
+    """What all was for; of no numbers there is no thought."""
+    best = state.get("best")
+    return (
+        {"result": best[0]["found"], "errors": len(faults(best[0]))} if best else {"result": [], "errors": 0}
+    )
 
 
 def build(model: BaseChatModel, *, samples: int = 2) -> Any:
@@ -134,30 +133,33 @@ def build(model: BaseChatModel, *, samples: int = 2) -> Any:
         return {"parts": split_in((await model.ainvoke(prompt)).text, numbers, parts)}
 
     def each_part(state: State) -> list[Send] | str:
-        parts = enumerate(state["parts"])
-        blank = [Thought(at, at + 1, part, []) for at, part in parts]
+        blank = [
+            Thought(start=at, stop=at + 1, given=part, found=[], round=0)
+            for at, part in enumerate(state["parts"])
+        ]
         return [Send("sort", thought) for thought in blank for _ in range(samples)] or "finish"
 
     async def sort(thought: Thought) -> State:
-        return await think(thought, SORT.format(numbers=thought.given))
+        return await think(thought, SORT.format(numbers=thought["given"]))
 
     async def merge(pair: tuple[Thought, Thought]) -> State:
         left, right = pair
-        merged = Thought(left.start, right.stop, left.given + right.given, [])
-        return await think(merged, MERGE.format(left=left.found, right=right.found))
+        given = left["given"] + right["given"]
+        merged = Thought(start=left["start"], stop=right["stop"], given=given, found=[], round=0)
+        return await think(merged, MERGE.format(left=left["found"], right=right["found"]))
 
     async def improve(thought: Thought) -> State:
-        faults = "; ".join(thought.faults[:10])
-        again = Thought(thought.start, thought.stop, thought.given, [], thought.round + 1)
-        return await think(again, IMPROVE.format(faults=faults, numbers=thought.given, attempt=thought.found))
+        wrong = "; ".join(faults(thought)[:10])
+        prompt = IMPROVE.format(faults=wrong, numbers=thought["given"], attempt=thought["found"])
+        return await think(Thought(**{**thought, "round": thought["round"] + 1}), prompt)
 
     async def think(thought: Thought, prompt: str) -> State:
         found = numbers_in((await model.ainvoke(prompt)).text)
-        return {"thoughts": [Thought(thought.start, thought.stop, thought.given, found, thought.round)]}
+        return {"thoughts": [Thought(**{**thought, "found": found})]}
 
     def go_on(state: State) -> list[Send] | str:
         best = state["best"]
-        wrong = [thought for thought in best if thought.faults and thought.round < IMPROVEMENTS]
+        wrong = [thought for thought in best if faults(thought) and thought["round"] < IMPROVEMENTS]
         if wrong:
             return [Send("improve", thought) for thought in wrong for _ in range(samples)]
         pairs = list(zip(best[::2], best[1::2], strict=False))

@@ -72,19 +72,13 @@ Results:
 {results}"""
 
 
-class Task(BaseModel):
+class Task(TypedDict):
     """One tool to run."""
 
-    id: int = Field(ge=1, le=20)
+    id: Annotated[int, Field(ge=1, le=20)]
     tool: Literal[tuple(TOOLS)]  # type: ignore[valid-type]
-    input: str = Field(description="a text, or <output-NUMBER>")
-    after: list[int] = Field(default_factory=list, description="numbers of the tasks whose output it needs")
-
-    @property
-    def source(self) -> int | None:
-        """The task whose output is its input."""
-        found = re.fullmatch(r"\s*<output-(\d{1,3})>\s*", self.input)
-        return int(found.group(1)) if found else None
+    input: Annotated[str, Field(description="a text, or <output-NUMBER>")]
+    after: Annotated[list[int], Field(description="numbers of the tasks that must have run")]
 
 
 class Plan(BaseModel):
@@ -105,34 +99,42 @@ class State(TypedDict, total=False):
     answer: str
 
 
+def source(task: Task) -> int | None:
+    """The task whose output is its input."""
+    found = re.fullmatch(r"\s*<output-(\d{1,3})>\s*", task["input"])
+    return int(found.group(1)) if found else None
+
+
+def needs(task: Task) -> set[int]:
+    """The tasks that must have run."""
+    return {*task["after"], source(task)} - {None}
+
+
 def faults(plan: Plan) -> list[str]:
     """Why the plan cannot be run, if it cannot."""
-    found, earlier = [], {}
+    found: list[str] = []
+    gives: dict[int, Type] = {}
     for task in plan.tasks:
-        needed, given = {*task.after, *([task.source] if task.source is not None else [])}, "text"
-        if task.id in earlier:
-            found.append(f"there are two tasks {task.id}")
-        lost = sorted(needed - earlier.keys())
-        found += [f"task {task.id} needs task {other}, which does not come before it" for other in lost]
-        if task.source in earlier:
-            given = TOOLS[earlier[task.source]].gives
-        if task.source is None or task.source in earlier:
-            takes = TOOLS[task.tool].takes
-            if given != takes:
-                found.append(f"task {task.id}: {task.tool} takes {takes}, not {given}")
-        earlier[task.id] = task.tool
+        number, tool, before = task["id"], TOOLS[task["tool"]], source(task)
+        if number in gives:
+            found.append(f"there are two tasks {number}")
+        lost = sorted(needs(task) - gives.keys())
+        found += [f"task {number} needs task {other}, which does not come before it" for other in lost]
+        given = "text" if before is None else gives.get(before, tool.takes)
+        if given != tool.takes:
+            found.append(f"task {number}: {task['tool']} takes {tool.takes}, not {given}")
+        gives[number] = tool.gives
     return found
 
 
 def ready(state: State) -> list[Send] | Literal["answer"]:
     """All tasks whose needs are there; the answer, when there is nothing left to run."""
-    results = state.get("results", {})
-    sends = []
-    for task in state.get("tasks", []):
-        needed = {*task.after, *([task.source] if task.source is not None else [])}
-        if task.id not in results and needed <= results.keys():
-            sends.append(Send("run_tool", (task, state.get("values", {}).get(task.source, task.input))))
-    return sends or "answer"
+    results, values = state.get("results", {}), state.get("values", {})
+    free = [task for task in state["tasks"] if task["id"] not in results and needs(task) <= results.keys()]
+    return [
+        Send("run_tool", (task, task["input"] if (before := source(task)) is None else values[before]))
+        for task in free
+    ] or "answer"
 
 
 async def run_tool(given: tuple[Task, Any]) -> State:
@@ -140,12 +142,12 @@ async def run_tool(given: tuple[Task, Any]) -> State:
     task, value = given
     try:
         if value is None:
-            raise ValueError(f"task {task.source} gave nothing")
-        value = TOOLS[task.tool].run(value)
+            raise ValueError(f"task {source(task)} gave nothing")
+        value = TOOLS[task["tool"]].run(value)
         result = f"{value:g}" if isinstance(value, float) else str(value)
     except Exception as error:  # whatever a tool may raise
         value, result = None, f"failed: {error}"
-    return {"results": {task.id: result}, "values": {task.id: value}}
+    return {"results": {task["id"]: result}, "values": {task["id"]: value}}
 
 
 def build(model: BaseChatModel) -> Any:
@@ -172,7 +174,7 @@ def build(model: BaseChatModel) -> Any:
 
     async def answer(state: State) -> State:
         results, tasks = state.get("results", {}), state["tasks"]
-        told = "\n".join(f"{task.tool}({task.input}) = {results[task.id]}" for task in tasks)
+        told = "\n".join(f"{task['tool']}({task['input']}) = {results[task['id']]}" for task in tasks)
         prompt = ANSWER.format(request=state["request"], results=told or "none: no plan could be made")
         return {"answer": (await model.ainvoke(prompt)).text}
 

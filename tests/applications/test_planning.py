@@ -34,7 +34,7 @@ def run(module, given, spoil=None):
                 output = part
             elif part["type"] == "task" and part["payload"]["name"] == "run_tool":
                 first = part["payload"]["input"][0]
-                steps.setdefault(part["step"], set()).add(getattr(first, "id", None) or first.number)
+                steps.setdefault(part["step"], set()).add(first.get("id") or first["number"])
         return output, [steps[step] for step in sorted(steps)]
 
     output, steps = asyncio.run(all_of_it())

@@ -17,6 +17,8 @@ import openai
 import pytest
 from applications.capable import CapableModel
 from applications.conftest import FOLDER
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from llmsched_langgraph import ConfigurationError, compile_graph, schedule
 
@@ -53,6 +55,20 @@ def test_one_slot_gives_the_same(make_scheduler, name, spoil):
     now = scheduler.statistics()
     assert (now.granted, now.peak, now.over_commitments) == (len(scheduled.prompts), 1, 0)
     assert now.jobs_ended == len(module.inputs())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoints_hold_plain_data(name, caplog):
+    """A checkpointer that takes nothing but plain data saves every step, and gives it back without a word."""
+    module = importlib.import_module(name)
+    graph = module.build(CapableModel())
+    graph.checkpointer = InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+    config = {"configurable": {"thread_id": "1"}}
+    output = asyncio.run(graph.ainvoke(module.inputs()[0], config))
+    last, *_ = history = list(graph.get_state_history(config))
+    assert module.shown(last.values) == module.shown(output)
+    assert len(history) > 3
+    assert caplog.text == ""
 
 
 STAGES = {

@@ -59,7 +59,7 @@ def test_errors_are_given_back(sorting):
     improved = model.asked("The second list")
     assert len(improved) == 3  # two parts and their merge
     assert all("is missing" in prompt for prompt in improved)
-    rounds = {(thought.start, thought.stop): thought.round for thought in output["thoughts"]}
+    rounds = {(thought["start"], thought["stop"]): thought["round"] for thought in output["thoughts"]}
     assert rounds == {(0, 1): 1, (1, 2): 1, (0, 2): 1}
 
 
