@@ -58,9 +58,7 @@ class Job:
         # Taken in when somebody asks: for jobs that make no call, nobody ever does.
         self._moves += moves
 
-    @property
-    def position(self) -> Position:
-        """Where it stands on its application."""
+    def _take_in(self) -> Position:
         position = self._position
         if position is None:
             position = self._position = Position(self.template)
@@ -74,9 +72,14 @@ class Job:
         return position
 
     @property
+    def position(self) -> Position:
+        """Where it stands on its application."""
+        return self._take_in()
+
+    @property
     def stages(self) -> tuple[StageRecord, ...]:
         """Its executions of stages that are over."""
-        self.position  # noqa: B018  # takes in what was not yet
+        self._take_in()
         return tuple(self._stages)
 
     def evidence(self, now: float) -> Evidence:
