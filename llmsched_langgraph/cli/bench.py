@@ -142,22 +142,26 @@ def _read(paths: Sequence[Path]) -> list[TraceJob]:
 
 
 def _halves(jobs: Sequence[TraceJob], seed: int) -> tuple[list[TraceJob], list[TraceJob]]:
-    """Jobs to learn from and jobs to measure; turns of one session (`<session>/<turn>`) stay together."""
+    """Jobs to learn from and jobs to measure; runs of one problem and turns of one session stay together."""
     import numpy as np
 
-    groups: dict[tuple[str, str], list[TraceJob]] = {}
+    from llmsched_langgraph.belief.evaluation import groups_of
+
+    by_app: dict[str, list[TraceJob]] = {}
     for job in jobs:
-        groups.setdefault((job.app, job.id.rpartition("/")[0] or job.id), []).append(job)
-    shuffled = list(groups.values())
-    np.random.default_rng((seed, 1)).shuffle(shuffled)
+        by_app.setdefault(job.app, []).append(job)
     halves: tuple[list[TraceJob], list[TraceJob]] = ([], [])
-    counts: dict[str, list[int]] = {}
-    for group in shuffled:
-        # Application by application, each half gets as many jobs of it as the other.
-        count = counts.setdefault(group[0].app, [0, 0])
-        side = int(count[0] > count[1])
-        halves[side].extend(group)
-        count[side] += len(group)
+    rng = np.random.default_rng((seed, 1))
+    for own in by_app.values():
+        groups: dict[str, list[TraceJob]] = {}
+        for job, name in zip(own, groups_of(own), strict=True):
+            groups.setdefault(name, []).append(job)
+        counts = [0, 0]
+        members = list(groups.values())
+        for at in rng.permutation(len(members)).tolist():
+            side = int(counts[0] > counts[1])
+            halves[side].extend(members[at])
+            counts[side] += len(members[at])
     if not halves[1]:
         raise ConfigurationError("--traces: one job is too few to learn from a part and measure the rest")
     return halves

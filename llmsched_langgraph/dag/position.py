@@ -106,6 +106,7 @@ class Position:
     _times: dict[tuple[int | None, str], int] = field(default_factory=dict)
     _again: dict[str, int] = field(default_factory=dict)
     _fronts: dict[int | None, frozenset[str]] = field(default_factory=dict)
+    _inside: dict[int, list[int]] = field(default_factory=dict)  # stage runs by the one around them
 
     def move(self, move: Move) -> None:
         """Take in what happened. A stage run that is not known (any more) changes nothing."""
@@ -132,6 +133,8 @@ class Position:
                 spot = spots[path] = Spot(path, self._occurrence(path, around, group))
                 self._highest[path] = max(self._highest.get(path, 0), spot.occurrence)
             self._runs[number] = _StageRun(spot, around, running=begun)
+            if around is not None:
+                self._inside.setdefault(around, []).append(number)
             tally = self._tallies.setdefault(spot, _Tally())
             tally.revealed += 1
             tally.running += begun
@@ -159,6 +162,20 @@ class Position:
         else:
             tally.ended += 1
         self._fronts.pop(number, None)  # what went on inside is over with it
+        for left in self._inside.pop(number, ()):
+            self._drop(left)
+
+    def _drop(self, number: int) -> None:
+        """The stage run never ended by itself: its graph was given up, and the stage around it went on."""
+        run = self._runs.pop(number, None)
+        if run is None:
+            return
+        tally = self._tallies[run.spot]
+        tally.running -= run.running
+        tally.revealed -= 1
+        self._fronts.pop(number, None)
+        for left in self._inside.pop(number, ()):
+            self._drop(left)
 
     def end(self) -> None:
         """The job is over."""

@@ -35,7 +35,8 @@ def test_nothing_is_an_error(application, data):
             case "begin" if live:
                 run = data.draw(st.sampled_from(live))
                 position.move(Began(run))
-                if position.spot(run).path in PATHS:
+                spot = position.spot(run)  # None if the one around it is over, and it with that
+                if spot is not None and spot.path in PATHS:
                     assert position.statuses()[position.place(run)] is Status.RUNNING
             case "end" if live:
                 run = live.pop(data.draw(st.integers(0, len(live) - 1)))

@@ -258,3 +258,23 @@ def test_what_may_be_begun_once_more():
     assert position.coming() == {"answer"}
     position.end()
     assert position.coming() == set()
+
+
+def test_what_a_stage_gave_up_is_over_with_it(walk):
+    """A graph inside a node was stopped while stage runs of it were announced: they come no more."""
+    outer = Application.of(
+        "outer", ["try", "try/a", "try/b", "last"], [("try", "try/a"), ("try", "last")], ["try"]
+    )
+    w = walk(outer)
+    (attempt,) = w.reveal("try")
+    w.begin(attempt)
+    inner = w.reveal("try/a", "try/b", around=attempt)
+    w.begin(inner[0])
+    w.reveal("try/b", around=inner[0])
+    w.end(attempt)
+    assert w["try"] == "finished"
+    assert w["try/b"] == "skipped"
+    assert w.position.expanded()["try/a", 1] == (0, 0, 0)
+    assert w.position.remaining() == ("last",)
+    w.step("last")
+    assert w.position.remaining() == ()
