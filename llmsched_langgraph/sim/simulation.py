@@ -84,8 +84,13 @@ class _Running:
     unlocks: list[list[int]]
     calls_left: list[int]
     stages_left: int
-    first_run: int  # stage runs are numbered through, those of one job one after the other
+    first_run: list[int]  # the number of each stage's first run; the others follow it
     began_s: dict[int, float] = field(default_factory=dict)
+
+    def runs(self, index: int) -> range:
+        """The stage runs of a stage: one for each of its calls, which run side by side."""
+        first = self.first_run[index]
+        return range(first, first + max(1, len(self.timed.job.stages[index].calls)))
 
 
 class Simulation:
@@ -126,7 +131,7 @@ class Simulation:
         self._numbers = itertools.count()
         self._runs = 0
         self._tickets = itertools.count(1)
-        self._calls: dict[int, tuple[_Running, int, TraceCall]] = {}  # by ticket, with the stage's index
+        self._calls: dict[int, tuple[_Running, int, int, TraceCall]] = {}  # by ticket: job, stage, run
         self._finished: dict[int, Finished] = {}
         self._grants: list[int] = []
         self._records: list[JobRecord] = []
@@ -172,7 +177,7 @@ class Simulation:
             raise fault.error
         for ticket in settled.granted:
             self._grants.append(ticket)
-            self._server.begin(event.now, ticket, self._calls[ticket][2])
+            self._server.begin(event.now, ticket, self._calls[ticket][3])
 
     def _arrival(self, number: int, timed: TimedJob) -> Callable[[float], None]:
         def arrive(now: float) -> None:
@@ -188,9 +193,11 @@ class Simulation:
                 unlocks,
                 [len(stage.calls) for stage in stages],
                 len(stages),
-                self._runs,
+                [],
             )
-            self._runs += len(stages)
+            for stage in stages:
+                job.first_run.append(self._runs)
+                self._runs += max(1, len(stage.calls))
             name = timed.job.app
             application = self._applications.get(name)
             if application is None:
@@ -206,7 +213,7 @@ class Simulation:
         if not ready:
             return
         stages = job.timed.job.stages
-        runs = tuple((job.first_run + index, stages[index].name) for index in ready)
+        runs = tuple((run, stages[index].name) for index in ready for run in job.runs(index))
         self._move(now, job, Revealed(runs, begun=True))
         for index in ready:
             job.began_s[index] = now
@@ -215,10 +222,9 @@ class Simulation:
                 self._tools_waiting.append((job, index))
             elif not stage.calls:
                 self._at(now, self._stage_end(job, index))
-            for call in stage.calls if stage.kind == "llm" else ():
+            for run, call in zip(job.runs(index), stage.calls, strict=False) if stage.kind == "llm" else ():
                 ticket = next(self._tickets)
-                self._calls[ticket] = (job, index, call)
-                run = job.first_run + index
+                self._calls[ticket] = (job, index, run, call)
                 self._tell(CallRequested(now, ticket, BACKEND, stage.name, job.number, run=run))
         self._run_tools(now)
 
@@ -232,24 +238,29 @@ class Simulation:
     def _tool_end(self, job: _Running, index: int) -> Callable[[float], None]:
         def end(now: float) -> None:
             self._tools_free += 1
+            self._move(now, job, *(Ended(run, now - job.began_s[index]) for run in job.runs(index)))
             self._stage_done(now, job, index)
             self._run_tools(now)
 
         return end
 
     def _stage_end(self, job: _Running, index: int) -> Callable[[float], None]:
-        return lambda now: self._stage_done(now, job, index)
+        def end(now: float) -> None:
+            self._move(now, job, Ended(job.first_run[index], now - job.began_s[index]))
+            self._stage_done(now, job, index)
+
+        return end
 
     def _call_done(self, now: float, ticket: int) -> None:
-        job, index, call = self._calls.pop(ticket)
+        job, index, run, call = self._calls.pop(ticket)
         usage = Usage(call.prompt_tokens, call.output_tokens)
         self._tell(CallReleased(now, ticket, Outcome.FINISHED, usage))
+        self._move(now, job, Ended(run, now - job.began_s[index]))
         job.calls_left[index] -= 1
         if not job.calls_left[index]:
             self._stage_done(now, job, index)
 
     def _stage_done(self, now: float, job: _Running, index: int) -> None:
-        self._move(now, job, Ended(job.first_run + index, now - job.began_s[index]))
         job.stages_left -= 1
         ready = []
         for after in job.unlocks[index]:
