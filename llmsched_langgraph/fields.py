@@ -6,12 +6,15 @@ Does not know files, nor what the values are for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from llmsched_langgraph.errors import InvalidDataError
 
 MOST = 10**12
 """No job has more tokens or lasts for more seconds: a number above is a damaged one."""
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Field:
@@ -44,6 +47,10 @@ class Field:
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         return InvalidDataError(f"{self.field or 'the document'}: must be {wanted}, not {shown}")
 
+    def placed(self, error: InvalidDataError) -> InvalidDataError:
+        """An error that begins with the name of a field in this object, with the way to here before it."""
+        return InvalidDataError(f"{self.field}.{error}" if self.field else str(error))
+
     def __getitem__(self, key: str | int) -> Field:
         if isinstance(key, str):
             if not isinstance(self.value, dict):
@@ -72,31 +79,43 @@ class Field:
             raise self.fault(f"a list of {width}")
         return (Field(value, self, index) for index, value in enumerate(self.value))
 
+    def string(self) -> str:
+        """A string, which may be empty."""
+        if not isinstance(self.value, str):
+            raise self.fault("a string")
+        return self.value
+
     def text(self) -> str:
         """A string that is not empty."""
         if not isinstance(self.value, str) or not self.value:
             raise self.fault("a string that is not empty")
         return self.value
 
-    def count(self, most: int = MOST) -> int:
-        """An integer from 0 to `most`."""
-        if type(self.value) is not int or not 0 <= self.value <= most:
-            raise self.fault(f"an integer, 0 to {most:,}")
+    def choice(self, of: type[_Choice]) -> _Choice:
+        """A member of an enumeration, by its value."""
+        if self.value not in list(of):
+            raise self.fault(f"one of {', '.join(of)}")
+        return of(self.value)
+
+    def count(self, most: int = MOST, *, least: int = 0) -> int:
+        """An integer from `least` to `most`."""
+        if type(self.value) is not int or not least <= self.value <= most:
+            raise self.fault(f"an integer, {least:,} to {most:,}")
         return self.value
 
-    def number(self) -> float:
-        """A number from 0 to `MOST`."""
-        if type(self.value) not in (int, float) or not 0 <= self.value <= MOST:
-            raise self.fault(f"a number, 0 to {MOST:,}")
+    def number(self, most: float = MOST) -> float:
+        """A number from 0 to a finite `most`."""
+        if type(self.value) not in (int, float) or not 0 <= self.value <= most:
+            raise self.fault(f"a number, 0 to {most:,}")
         return float(self.value)
 
     def maybe_text(self) -> str | None:
         """A string, or None for null."""
         return None if self.value is None else self.text()
 
-    def maybe_count(self) -> int | None:
-        """An integer from 0 to `MOST`, or None for null."""
-        return None if self.value is None else self.count()
+    def maybe_count(self, *, least: int = 0) -> int | None:
+        """An integer from `least` to `MOST`, or None for null."""
+        return None if self.value is None else self.count(least=least)
 
     def maybe_number(self) -> float | None:
         """A number from 0 to `MOST`, or None for null."""

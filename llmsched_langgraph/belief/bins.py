@@ -9,13 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite, log, sqrt
+from sys import float_info
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_langgraph.belief import plain
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 ABSENT = 0
 """The state of what does not happen in a job."""
@@ -271,50 +272,43 @@ class Bins:
         return {"absent": self.absent, "bins": bins}
 
     @classmethod
-    def from_json(cls, data: object, at: str = "bins") -> Bins:
-        """The bins that `to_json` wrote; `at` says in errors where the data stood.
+    def from_json(cls, data: Field) -> Bins:
+        """The bins that `to_json` wrote.
 
         Raises:
             InvalidDataError: the data is damaged; the message names the field.
         """
-        absent, given = plain.fields(data, at, "absent", "bins")
         made: list[Bin] = []
-        for i, entry in enumerate(plain.items(given, f"{at}.bins")):
-            own = _bin(entry, f"{at}.bins[{i}]")
+        for given in data["bins"].items():
+            own = _bin(given)
             if made and own.lo <= made[-1].hi:
-                raise InvalidDataError(f"{at}.bins[{i}].lo: {own.lo:g} is not above the bin before it")
+                raise given["lo"].fault("above the bin before it")
             made.append(own)
-        return cls(tuple(made), plain.whole(absent, f"{at}.absent"))
+        return cls(tuple(made), data["absent"].count())
 
 
-def _bin(data: object, at: str) -> Bin:
-    lo, hi, mean, count, points, weights = plain.fields(
-        data, at, "lo", "hi", "mean", "count", "points", "weights"
-    )
+def _bin(data: Field) -> Bin:
+    # A learned amount may be any that a float can be, not only one that a recorded job may have.
+    most = float_info.max
     made = Bin(
-        lo=plain.number(lo, f"{at}.lo"),
-        hi=plain.number(hi, f"{at}.hi"),
-        mean=plain.number(mean, f"{at}.mean"),
-        count=plain.whole(count, f"{at}.count", 1),
-        points=tuple(
-            plain.number(p, f"{at}.points[{i}]") for i, p in enumerate(plain.items(points, f"{at}.points"))
-        ),
-        weights=tuple(
-            plain.whole(w, f"{at}.weights[{i}]", 1)
-            for i, w in enumerate(plain.items(weights, f"{at}.weights"))
-        ),
+        lo=data["lo"].number(most),
+        hi=data["hi"].number(most),
+        mean=data["mean"].number(most),
+        count=data["count"].count(least=1),
+        points=tuple(point.number(most) for point in data["points"].items()),
+        weights=tuple(weight.count(least=1) for weight in data["weights"].items()),
     )
     if not made.lo <= made.mean <= made.hi:
-        raise InvalidDataError(f"{at}.mean: {made.mean:g} is not between lo and hi")
+        raise data["mean"].fault("between lo and hi")
     if (
         list(made.points) != sorted(made.points)
         or not made.points
         or made.points[0] < made.lo
         or made.points[-1] > made.hi
     ):
-        raise InvalidDataError(f"{at}.points: expected ascending numbers between lo and hi")
+        raise data["points"].fault("ascending numbers between lo and hi")
     if len(made.weights) != len(made.points) or sum(made.weights) != made.count:
-        raise InvalidDataError(f"{at}.weights: expected one a point, {made.count} in all")
+        raise data["weights"].fault(f"one a point, {made.count} in all")
     return made
 
 

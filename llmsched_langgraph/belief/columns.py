@@ -11,10 +11,9 @@ from enum import StrEnum
 from math import ceil
 from typing import Any
 
-from llmsched_langgraph.belief import plain
 from llmsched_langgraph.belief.outcome import JobOutcome, StageOutcome, Unit
 from llmsched_langgraph.dag.application import Application, Kind, Node, Stage
-from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 LEAST_JOBS = 5
 """Jobs that must reach an occurrence before it is told apart from the tail, and name a tool to name it."""
@@ -102,26 +101,19 @@ class Column:
         }
 
 
-def column_from_json(data: object, at: str) -> Column:
+def column_from_json(data: Field) -> Column:
     """The column that `to_json` wrote.
 
     Raises:
         InvalidDataError: the data is damaged; the message names the field.
     """
-    quantity, node, first, last, tool = plain.fields(data, at, "quantity", "node", "first", "last", "tool")
-    try:
-        known = Quantity(plain.text(quantity, f"{at}.quantity"))
-    except ValueError as error:
-        if isinstance(error, InvalidDataError):
-            raise
-        raise InvalidDataError(f"{at}.quantity: {quantity!r} is none of {', '.join(Quantity)}") from None
-    made = plain.whole(first, f"{at}.first", 1)
+    first = data["first"].count(least=1)
     return Column(
-        known,
-        plain.text(node, f"{at}.node"),
-        made,
-        None if last is None else plain.whole(last, f"{at}.last", made),
-        plain.text(tool, f"{at}.tool"),
+        data["quantity"].choice(Quantity),
+        data["node"].string(),
+        first,
+        data["last"].maybe_count(least=first),
+        data["tool"].string(),
     )
 
 

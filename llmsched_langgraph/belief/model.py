@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmsched_langgraph.belief import plain, total
+from llmsched_langgraph.belief import total
 from llmsched_langgraph.belief.bins import ABSENT, Bins
 from llmsched_langgraph.belief.columns import Column, column_from_json, tool_name, tools_of
 from llmsched_langgraph.belief.evidence import JobEvidence, known
@@ -22,6 +22,7 @@ from llmsched_langgraph.belief.network import Network
 from llmsched_langgraph.belief.outcome import Unit
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 VERSION = 1
 """Of the form that `to_json` writes."""
@@ -152,34 +153,24 @@ class ApplicationModel:
         }
 
     @classmethod
-    def from_json(cls, data: object, at: str = "model") -> ApplicationModel:
-        """The model that `to_json` wrote; `at` says in errors where the data stood.
+    def from_json(cls, data: object) -> ApplicationModel:
+        """The model that `to_json` wrote.
 
         Raises:
             InvalidDataError: the data is damaged, or of another version; the message names the field.
         """
-        (version,) = plain.fields(data, at, "version")
-        if plain.whole(version, f"{at}.version") != VERSION:
-            raise InvalidDataError(f"{at}.version: {version} cannot be read, only {VERSION}")
-        fingerprint, unit, jobs, columns, bins, network = plain.fields(
-            data, at, "fingerprint", "unit", "jobs", "columns", "bins", "network"
+        given = Field(data)
+        version = given["version"]
+        if version.count() != VERSION:
+            raise version.fault(f"{VERSION}, the only version that can be read")
+        return cls(
+            given["fingerprint"].text(),
+            given["unit"].choice(Unit),
+            tuple(column_from_json(column) for column in given["columns"].items()),
+            tuple(Bins.from_json(own) for own in given["bins"].items()),
+            Network.from_json(given["network"]),
+            given["jobs"].count(),
         )
-        if plain.text(unit, f"{at}.unit") not in set(Unit):
-            raise InvalidDataError(f"{at}.unit: {unit!r} is none of {', '.join(Unit)}")
-        own_columns = tuple(
-            column_from_json(column, f"{at}.columns[{i}]")
-            for i, column in enumerate(plain.items(columns, f"{at}.columns"))
-        )
-        own_bins = tuple(
-            Bins.from_json(own, f"{at}.bins[{i}]") for i, own in enumerate(plain.items(bins, f"{at}.bins"))
-        )
-        of = plain.text(fingerprint, f"{at}.fingerprint")
-        count = plain.whole(jobs, f"{at}.jobs")
-        learned = Network.from_json(network, f"{at}.network")
-        try:
-            return cls(of, Unit(unit), own_columns, own_bins, learned, count)
-        except InvalidDataError as error:
-            raise InvalidDataError(f"{at}.{error}") from None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_langgraph.belief import inference, plain
+from llmsched_langgraph.belief import inference
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 Evidence = Mapping[int, ArrayLike]
 """Likelihoods: for a variable's number, a nonnegative weight for each of its states.
@@ -70,8 +71,13 @@ class Network:
     _tree: tuple[inference.Clique, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = tuple(plain.text(name, f"names[{i}]") for i, name in enumerate(self.names))
-        cards = tuple(plain.whole(card, f"cards[{i}]", 1) for i, card in enumerate(self.cards))
+        names, cards = tuple(self.names), tuple(self.cards)
+        for i, name in enumerate(names):
+            if not isinstance(name, str):
+                raise InvalidDataError(f"names[{i}]: expected a string, got {name!r}")
+        for i, card in enumerate(cards):
+            if type(card) is not int or card < 1:
+                raise InvalidDataError(f"cards[{i}]: expected a whole number >= 1, got {card!r}")
         if len(set(names)) != len(names):
             raise InvalidDataError(f"names: not unique: {sorted({n for n in names if names.count(n) > 1})}")
         for what, got in (("cards", cards), ("parents", self.parents), ("tables", self.tables)):
@@ -82,8 +88,8 @@ class Network:
             _table(table, (*(cards[p] for p in own), card), i)
             for i, (table, own, card) in enumerate(zip(self.tables, parents, cards, strict=True))
         )
-        for name, value in (("names", names), ("cards", cards), ("parents", parents), ("tables", tables)):
-            object.__setattr__(self, name, value)
+        for what, value in (("names", names), ("cards", cards), ("parents", parents), ("tables", tables)):
+            object.__setattr__(self, what, value)
         object.__setattr__(self, "_tree", inference.cliques(cards, parents, tables))
 
     def __eq__(self, other: object) -> bool:
@@ -248,22 +254,20 @@ class Network:
         }
 
     @classmethod
-    def from_json(cls, data: object, at: str = "network") -> Network:
-        """The network that `to_json` wrote; `at` says in errors where the data stood.
+    def from_json(cls, data: Field) -> Network:
+        """The network that `to_json` wrote.
 
         Raises:
             InvalidDataError: the data is damaged; the message names the field.
         """
-        names, cards, parents, tables = plain.fields(data, at, "names", "cards", "parents", "tables")
+        names = tuple(name.string() for name in data["names"].items())
+        cards = tuple(card.count(least=1) for card in data["cards"].items())
+        parents = tuple(tuple(parent.count() for parent in own.items()) for own in data["parents"].items())
+        tables = tuple(np.array([p.number() for p in table.items()]) for table in data["tables"].items())
         try:
-            return cls(
-                tuple(plain.items(names, "names")),
-                tuple(plain.items(cards, "cards")),
-                tuple(plain.items(parents, "parents")),
-                tuple(plain.items(tables, "tables")),
-            )
+            return cls(names, cards, parents, tables)
         except InvalidDataError as error:
-            raise InvalidDataError(f"{at}.{error}") from None
+            raise data.placed(error) from None
 
     def _known(self, variable: int) -> int:
         if not 0 <= variable < len(self):
@@ -328,8 +332,10 @@ def complete_rows(rows: ArrayLike, cards: Sequence[int]) -> NDArray[np.intp]:
 
 
 def _parents(data: Any, i: int) -> tuple[int, ...]:
-    own = tuple(plain.whole(p, f"parents[{i}]") for p in plain.items(data, f"parents[{i}]"))
-    if list(own) != sorted(set(own)) or (own and own[-1] >= i):
+    if not isinstance(data, (list, tuple)) or any(type(parent) is not int for parent in data):
+        raise InvalidDataError(f"parents[{i}]: expected a list of whole numbers, got {data!r}")
+    own = tuple(data)
+    if list(own) != sorted(set(own)) or (own and not 0 <= own[0] <= own[-1] < i):
         raise InvalidDataError(f"parents[{i}]: expected ascending numbers under {i}, got {list(own)}")
     return own
 

@@ -57,20 +57,16 @@ def application_from_json(data: object) -> Application:
     for stage in stages:
         node_of[stage["id"].text()] = stage["node"].text()
     for stage in stages:
-        path, kind, occurrence = stage["node"].text(), stage["kind"], stage["occurrence"]
-        if kind.text() not in set(Kind):
-            raise kind.fault(f"one of {', '.join(Kind)}")
-        if not occurrence.count():
-            raise occurrence.fault("an integer of at least 1")
-        occurrences[path] = max(occurrences.get(path, 0), occurrence.count())
+        path = stage["node"].text()
+        occurrences[path] = max(occurrences.get(path, 0), stage["occurrence"].count(least=1))
         planner = nodes[path].planned_by if path in nodes else None
         named = stage.get("planned_by")
         if named is not None:
             planner = _stage(named, node_of)
         nodes[path] = Node(
             path,
-            Kind(kind.text()),
-            _string(stage["reason"]),
+            stage["kind"].choice(Kind),
+            stage["reason"].string(),
             planner,
             calls_llm=path in marked["calls_llm"],
             deferred=path in marked["deferred"],
@@ -79,7 +75,7 @@ def application_from_json(data: object) -> Application:
     edges = [tuple(_stage(end, node_of) for end in edge.items(2)) for edge in given["edges"].items()]
     try:
         application = Application(
-            _string(given["name"]),
+            given["name"].string(),
             tuple(nodes.values()),
             tuple((source, target) for source, target in edges),
             tuple(_paths(given["entries"])),
@@ -101,9 +97,3 @@ def _stage(field: Field, node_of: Mapping[str, str]) -> str:
 
 def _paths(field: Field | None) -> list[str]:
     return [] if field is None else [item.text() for item in field.items()]
-
-
-def _string(field: Field) -> str:
-    if not isinstance(field.value, str):
-        raise field.fault("a string")
-    return field.value

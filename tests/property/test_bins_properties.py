@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsched_langgraph.belief.bins import Bins
+from llmsched_langgraph.fields import Field
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 
@@ -144,4 +145,4 @@ def test_a_place_points_to_another_bin(values, value):
 def test_json(values):
     """What is written is read, through real JSON text."""
     bins = Bins.fit(values)
-    assert Bins.from_json(json.loads(json.dumps(bins.to_json()))) == bins
+    assert Bins.from_json(Field(json.loads(json.dumps(bins.to_json())))) == bins

@@ -12,6 +12,7 @@ from support.networks import bits, evidence, joint, networks, over
 
 from llmsched_langgraph.belief.network import Network
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 
@@ -118,7 +119,7 @@ def test_without_edges_the_marginals_stay(of):
 @given(networks())
 def test_json(of):
     """What is written is read, to the last bit, through real JSON text."""
-    again = Network.from_json(json.loads(json.dumps(of.to_json())))
+    again = Network.from_json(Field(json.loads(json.dumps(of.to_json()))))
     assert again == of
     assert hash(again) == hash(of)
 
@@ -140,7 +141,7 @@ def test_damage_is_told_by_its_field(of, data):
     at, container, key = data.draw(st.sampled_from(list(places(stored))))
     container[key] = data.draw(st.sampled_from([None, -1, "x", {}, [[]], float("nan"), 1e9, True]))
     try:
-        again = Network.from_json(stored)
+        again = Network.from_json(Field({"network": stored})["network"])
     except InvalidDataError as error:
         told = str(error)
         assert told.startswith("network."), told

@@ -71,7 +71,7 @@ def put(path, value):
         (put(["stages", 0], 3), r"stages\[0\]: must be an object, not 3"),
         (put(["stages", 1, "kind"], "magic"), r"stages\[1\].kind: must be one of regular, llm, dynamic"),
         (put(["stages", 1, "occurrence"], True), r"stages\[1\].occurrence: must be an integer"),
-        (put(["stages", 1, "occurrence"], 0), r"stages\[1\].occurrence: must be an integer of at least 1"),
+        (put(["stages", 1, "occurrence"], 0), r"stages\[1\].occurrence: must be an integer, 1 to .*, not 0"),
         (put(["stages", 1, "planned_by"], "nobody"), r"stages\[1\].planned_by: must be the id of a stage"),
         (put(["stages", 0, "id"], 7), r"stages\[0\].id: must be a string"),
         (put(["edges", 0], ["model#1"]), r"edges\[0\]: must be a list of 2"),

@@ -7,6 +7,7 @@ import pytest
 
 from llmsched_langgraph.belief.bins import POINTS, Bins
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 TWELVE = [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 
@@ -114,18 +115,28 @@ def test_bad_questions():
 
 
 DAMAGE = {
-    r"^b: expected an object, got list$": lambda d: [],
-    r"^b\.bins: missing$": lambda d: {"absent": 0},
-    r"^b\.absent: expected a whole number, got None$": lambda d: {**d, "absent": None},
-    r"^b\.bins: expected a list, got str$": lambda d: {**d, "bins": "x"},
-    r"^b\.bins\[0\]: expected an object, got int$": lambda d: {**d, "bins": [1]},
-    r"^b\.bins\[1\]\.lo: 1 is not above the bin before it$": lambda d: {**d, "bins": [d["bins"][0]] * 2},
-    r"^b\.bins\[0\]\.mean: 99 is not between lo and hi$": lambda d: first(d, mean=99.0),
-    r"^b\.bins\[0\]\.hi: expected a finite number >= 0, got nan$": lambda d: first(d, hi=float("nan")),
-    r"^b\.bins\[0\]\.count: expected a whole number >= 1, got 0$": lambda d: first(d, count=0),
-    r"^b\.bins\[0\]\.points: expected ascending numbers between lo and hi$": lambda d: first(d, points=[9.0]),
-    r"^b\.bins\[0\]\.points\[0\]: expected a number, got bool$": lambda d: first(d, points=[True]),
-    r"^b\.bins\[0\]\.weights: expected one a point, 4 in all$": lambda d: first(d, weights=[1]),
+    r"^b: must be an object, not \[\]$": lambda d: [],
+    r"^b\.bins: is missing$": lambda d: {"absent": 0},
+    r"^b\.absent: must be an integer, 0 to 1,000,000,000,000, not None$": lambda d: {**d, "absent": None},
+    r"^b\.bins: must be a list, not 'x'$": lambda d: {**d, "bins": "x"},
+    r"^b\.bins\[0\]: must be an object, not 1$": lambda d: {**d, "bins": [1]},
+    r"^b\.bins\[1\]\.lo: must be above the bin before it, not 1\.0$": lambda d: {
+        **d,
+        "bins": [d["bins"][0]] * 2,
+    },
+    r"^b\.bins\[0\]\.mean: must be between lo and hi, not 99\.0$": lambda d: first(d, mean=99.0),
+    r"^b\.bins\[0\]\.hi: must be a number, 0 to .*, not nan$": lambda d: first(d, hi=float("nan")),
+    r"^b\.bins\[0\]\.hi: must be a number, 0 to .*, not inf$": lambda d: first(d, hi=float("inf")),
+    r"^b\.bins\[0\]\.lo: must be a number, 0 to .*, not -1$": lambda d: first(d, lo=-1),
+    r"^b\.bins\[0\]\.count: must be an integer, 1 to .*, not 0$": lambda d: first(d, count=0),
+    r"^b\.bins\[0\]\.points: must be ascending numbers between lo and hi, not \[9\.0\]$": lambda d: first(
+        d, points=[9.0]
+    ),
+    r"^b\.bins\[0\]\.points\[0\]: must be a number, 0 to .*, not True$": lambda d: first(d, points=[True]),
+    r"^b\.bins\[0\]\.weights: must be one a point, 4 in all, not \[1\]$": lambda d: first(d, weights=[1]),
+    r"^b\.bins\[0\]\.weights\[0\]: must be an integer, 1 to .*, not True$": lambda d: first(
+        d, weights=[True]
+    ),
 }
 
 
@@ -138,4 +149,10 @@ def first(data, **fields):
 def test_damaged_data(told):
     """One clear error, which names the field."""
     with pytest.raises(InvalidDataError, match=told):
-        Bins.from_json(DAMAGE[told](Bins.fit(TWELVE, 3).to_json()), "b")
+        Bins.from_json(Field({"b": DAMAGE[told](Bins.fit(TWELVE, 3).to_json())})["b"])
+
+
+def test_any_amount_that_can_be_learned_can_be_read():
+    """Also one that is larger than a recorded job may have."""
+    bins = Bins.fit([0.0, 1e13, 1e300, None])
+    assert Bins.from_json(Field(bins.to_json())) == bins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 
@@ -12,6 +13,7 @@ from support.networks import married, network
 from llmsched_langgraph.belief import inference
 from llmsched_langgraph.belief.network import Network, independent
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.fields import Field
 
 COIN = np.array([0.5, 0.5])
 XOR = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
@@ -205,7 +207,20 @@ BAD = {
     "cards: 1 entries for 2 names": (("a", "b"), (1,), ((), ()), ([1.0], [1.0])),
     r"cards\[0\]: expected a whole number >= 1": (("a",), (0,), ((),), ([],)),
     r"parents\[0\]: expected ascending numbers under 0": (("a",), (1,), ((0,),), ([1.0],)),
-    r"parents\[1\]: expected a list": (("a", "b"), (1, 1), ((), 0), ([1.0], [1.0])),
+    r"parents\[1\]: expected a list of whole numbers, got 0": (("a", "b"), (1, 1), ((), 0), ([1.0], [1.0])),
+    r"parents\[1\]: expected a list of whole numbers, got \(False,\)": (
+        ("a", "b"),
+        (1, 1),
+        ((), (False,)),
+        ([1.0], [1.0]),
+    ),
+    r"parents\[1\]: expected ascending numbers under 1, got \[-1\]": (
+        ("a", "b"),
+        (1, 1),
+        ((), (-1,)),
+        ([1.0], [1.0]),
+    ),
+    r"cards\[0\]: expected a whole number >= 1, got True": (("a",), (True,), ((),), ([1.0],)),
     r"tables\[0\]: 3 numbers for a table of shape \(2,\)": (("a",), (2,), ((),), ([0.2, 0.3, 0.5],)),
     r"tables\[0\]: a distribution sums to 0.9, not 1": (("a",), (2,), ((),), ([0.4, 0.5],)),
     r"tables\[0\]: expected probabilities": (("a",), (2,), ((),), ([-0.5, 1.5],)),
@@ -221,15 +236,23 @@ def test_what_fits_nothing_is_refused(told):
 
 
 def test_damaged_data_is_told_with_its_place():
-    """The field within the file, as the caller calls the file."""
+    """The field, with the way to it from the document."""
     stored = xor().to_json()
-    with pytest.raises(InvalidDataError, match=r"^shop\.json: network\.tables: missing$"):
-        Network.from_json({k: v for k, v in stored.items() if k != "tables"}, "shop.json: network")
-    with pytest.raises(InvalidDataError, match=r"^network: expected an object, got list$"):
-        Network.from_json([stored])
-    stored["tables"][1][0] = None
-    with pytest.raises(InvalidDataError, match=r"^network\.tables\[1\]: expected probabilities"):
-        Network.from_json(stored)
+    incomplete = {k: v for k, v in stored.items() if k != "tables"}
+    with pytest.raises(InvalidDataError, match=r"^shop\.network\.tables: is missing$"):
+        Network.from_json(Field({"shop": {"network": incomplete}})["shop"]["network"])
+    with pytest.raises(InvalidDataError, match=r"^network: must be an object, not \[\{"):
+        Network.from_json(Field({"network": [stored]})["network"])
+    for bad in (None, True, "0.5", -0.5, float("nan"), float("inf"), [0.5]):
+        damaged = copy.deepcopy(stored)
+        damaged["tables"][1][0] = bad
+        with pytest.raises(InvalidDataError, match=r"^network\.tables\[1\]\[0\]: must be a number"):
+            Network.from_json(Field({"network": damaged})["network"])
+    stored["tables"][1][0] = 0.4
+    with pytest.raises(InvalidDataError, match=r"^network\.tables\[1\]: a distribution sums to 0\.9, not 1$"):
+        Network.from_json(Field({"network": stored})["network"])
+    with pytest.raises(InvalidDataError, match=r"^tables\[1\]: a distribution sums to 0\.9, not 1$"):
+        Network.from_json(Field(stored))
 
 
 def test_bad_questions():
