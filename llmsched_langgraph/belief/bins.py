@@ -30,6 +30,9 @@ LEAST = 1e-9
 POINTS = 8
 """Points that a bin keeps of the values it was made of, at most."""
 
+STEPS = 4
+"""Steps between two bins' means that are told apart: few, so that jobs can share what was worked out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bin:
@@ -142,6 +145,12 @@ class Bins:
         return np.array([0.0, *(own.mean for own in self.bins)])
 
     @property
+    def mean(self) -> float:
+        """The mean of the amounts seen, where it was not absent; 0 if it always was."""
+        count = sum(own.count for own in self.bins)
+        return sum(own.mean * own.count for own in self.bins) / count if count else 0.0
+
+    @property
     def range(self) -> tuple[float, float]:
         """The smallest and the largest amount seen; 0 counts if it was ever absent."""
         if not self.bins:
@@ -169,9 +178,10 @@ class Bins:
     def place(self, value: float | None) -> tuple[int, float] | None:
         """Where a value lies besides its bin: another bin, and how far towards it, from -1 to 1.
 
-        0 is at its own bin's mean and 1 at the other's, on a log scale. The other bin is the neighbour on
-        the value's side; a value beyond the outermost mean lies away from the inner one, at -1 at most. None
-        if there is nothing to be said: the value is absent or zero, or its bin has no neighbour.
+        0 is at its own bin's mean and 1 at the other's, on a log scale, in steps of 1 / `STEPS`. The other
+        bin is the neighbour on the value's side; a value beyond the outermost mean lies away from the inner
+        one, at -1 at most. None if there is nothing to be said: the value is absent or zero, or its bin has
+        no neighbour.
         """
         state = self.index(value)
         if not value or state == ABSENT or len(self.bins) < 2:
@@ -184,7 +194,7 @@ class Bins:
         gap = log(max(means[other], LEAST)) - own
         if not gap:
             return None
-        return other, min(max((here - own) / gap, -1.0), 1.0)
+        return other, round(STEPS * min(max((here - own) / gap, -1.0), 1.0)) / STEPS
 
     def present(self) -> NDArray[np.float64]:
         """The likelihood of "it happens": 0 for absent, 1 for every bin; shape (states,)."""
@@ -214,6 +224,14 @@ class Bins:
         some = weights > 0.0
         left[some] /= weights[some]
         return AtLeast(np.minimum(weights, 1.0), left)
+
+    def passed(self, amount: float) -> int:
+        """How many points lie under the amount: `at_least` gives the same weights for the same number."""
+        return int(np.searchsorted(self._points, amount, side="left"))
+
+    def points(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The points that are there, ascending, and the probability of each, given that of each state."""
+        return self._points, weights[self._owners] * self._shares
 
     def quantiles(self, weights: ArrayLike, levels: Sequence[float]) -> list[float]:
         """Quantiles of the mixture that gives each state this weight; absent counts as 0.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmsched_langgraph.belief.columns import Quantity, planned_nodes, values_of
-from llmsched_langgraph.belief.evidence import JobEvidence
+from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.outcome import JobOutcome, StageOutcome, Unit, outcome_of_trace, rounds
@@ -174,8 +174,7 @@ def _evidence(
     return JobEvidence(
         prompt,
         tuple(finished),
-        (),
-        tuple((stage.spot, stage.fan_out) for stage in announced),
+        tuple(Begun(stage.spot, stage.fan_out) for stage in announced),
         plan,
         frozenset(position.application.by_path) - position.coming(),
     )

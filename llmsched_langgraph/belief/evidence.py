@@ -26,18 +26,31 @@ DIGITS = 2
 """Digits to which work that goes on is rounded, so that a job asked for often has the same evidence."""
 
 
+ENOUGH = 0.25
+"""The share of a stage's runs whose end settles what the others will take: a few are a fair sample."""
+
+WEIGHT = 2.0
+"""Runs that what is known of a stage beforehand counts for, beside its own runs that are over."""
+
+
 @dataclass(frozen=True, slots=True)
-class Underway:
-    """An occurrence of a stage, or the uses of one tool in it, that has received work and goes on.
+class Begun:
+    """An occurrence of a stage, or the uses of one tool in it, that was announced and is not over.
 
     Attributes:
         spot: the node, and which time it runs.
-        received: how much, in the model's unit: the seconds that its calls have been in their slots.
+        runs: how many side by side were announced.
+        received: the work that they received so far, in the model's unit.
+        ended: how many of them are over.
+        settled: the work of those.
         tool: the tool, where the stage can run several.
     """
 
     spot: Spot
-    received: float
+    runs: int = 1
+    received: float = 0.0
+    ended: int = 0
+    settled: float = 0.0
     tool: str | None = None
 
 
@@ -48,27 +61,22 @@ class JobEvidence:
     Attributes:
         prompt_tokens: size of its input, as in `JobOutcome`; None as long as it is not known.
         finished: the stages that ended, as far as they go.
-        running: those that have received work and go on.
-        revealed: what has been announced and is not over, running or not: how many runs side by side.
+        begun: what has been announced and is not over, whether it has received work or not.
         planned: if a plan has been made, how often it names each tool; None before.
         skipped: paths of the nodes that will not be run any more, or not once.
     """
 
     prompt_tokens: int | None = None
     finished: tuple[StageOutcome, ...] = ()
-    running: tuple[Underway, ...] = ()
-    revealed: tuple[tuple[Spot, int], ...] = ()
+    begun: tuple[Begun, ...] = ()
     planned: tuple[tuple[str, int], ...] | None = None
     skipped: frozenset[str] = frozenset()
 
     def rounded(self) -> JobEvidence:
         """The same, work that goes on rounded to `DIGITS` digits."""
-        if not self.running:
+        if not any(own.received for own in self.begun):
             return self
-        return replace(
-            self,
-            running=tuple(replace(own, received=_rounded(own.received)) for own in self.running),
-        )
+        return replace(self, begun=tuple(replace(own, received=_rounded(own.received)) for own in self.begun))
 
 
 def known(columns: Sequence[Column], bins: Sequence[Bins], unit: Unit, evidence: JobEvidence) -> Known:
@@ -76,26 +84,30 @@ def known(columns: Sequence[Column], bins: Sequence[Bins], unit: Unit, evidence:
 
     What no column stands for is absorbed: it says nothing, but its work is work that the job received.
     """
-    reading = _Reading(columns, unit, evidence)
+    reading = _Reading(columns, bins, unit, evidence)
     values: dict[int, float | None] = {}
+    left: dict[int, float] = {}
     reached: dict[int, float] = {}
     likelihoods: dict[int, Floats] = {}
     for i, (column, own) in enumerate(zip(columns, bins, strict=True)):
         said = reading.of(column)
         if isinstance(said, Settled):
             values[i] = said.value
+            if said.left:
+                left[i] = said.left
         elif isinstance(said, Reached):
             if said.amount > 0.0:
                 reached[i] = said.amount
             else:
                 likelihoods[i] = own.present()
-    return Known(values, reached, likelihoods)
+    return Known(values, reached, likelihoods, left)
 
 
 class Settled(NamedTuple):
-    """It is this much, or None: it does not happen."""
+    """It is this much, or None: it does not happen. `left` of it is still to come."""
 
     value: float | None
+    left: float = 0.0
 
 
 class Reached(NamedTuple):
@@ -107,19 +119,26 @@ class Reached(NamedTuple):
 class _Reading:
     """The evidence, looked at column by column."""
 
-    def __init__(self, columns: Sequence[Column], unit: Unit, evidence: JobEvidence) -> None:
+    def __init__(
+        self, columns: Sequence[Column], bins: Sequence[Bins], unit: Unit, evidence: JobEvidence
+    ) -> None:
         self._unit = unit
         self._evidence = evidence
         self._tools = tools_of(columns)
+        self._each = _each(columns, bins)
         self._plan: Counter[str] | None = None
         if evidence.planned is not None:
             self._plan = Counter()
             for tool, count in evidence.planned:
                 self._plan[tool_name(tool, self._tools)] += count
+        self._finished: dict[str, list[StageOutcome]] = {}
+        self._begun: dict[str, list[Begun]] = {}
+        for stage in evidence.finished:
+            self._finished.setdefault(stage.spot.path, []).append(stage)
+        for own in evidence.begun:
+            self._begun.setdefault(own.spot.path, []).append(own)
         self._highest: dict[str, int] = {}
-        spots = [stage.spot for stage in evidence.finished]
-        spots += [own.spot for own in evidence.running]
-        spots += [spot for spot, _ in evidence.revealed]
+        spots = [stage.spot for stage in evidence.finished] + [own.spot for own in evidence.begun]
         for path, occurrence in spots:
             self._highest[path] = max(self._highest.get(path, 0), occurrence)
 
@@ -144,29 +163,45 @@ class _Reading:
 
     def _received(self) -> float:
         ended = sum(stage.amount(self._unit) or 0.0 for stage in self._evidence.finished)
-        return ended + sum(own.received for own in self._evidence.running)
+        return ended + sum(own.received for own in self._evidence.begun)
 
     def _fan_out(self, column: Column) -> Settled | None:
-        announced = [count for spot, count in self._evidence.revealed if column.covers(*spot)]
-        if announced:
-            return Settled(announced[0])
+        begun = self._now(column)
+        if begun:
+            first = begun[0].spot
+            return Settled(sum(own.runs for own in begun if own.spot == first))
         return self._ended(column) or (Settled(None) if self._missed(column) else None)
 
     def _work(self, column: Column) -> Settled | Reached | None:
         ended = self._ended(column)
-        running = [own.received for own in self._evidence.running if column.covers(*own.spot)]
-        announced = any(column.covers(*spot) for spot, _ in self._evidence.revealed)
+        begun = self._now(column)
         again = column.tail and column.node not in self._evidence.skipped
-        if running or announced or (ended is not None and again):
-            so_far = (ended.value or 0.0 if ended else 0.0) + sum(running)
-            # Seconds of a stage say nothing of its length.
-            return Reached(0.0 if column.quantity is Quantity.LENGTH and not ended else so_far)
+        if begun or (ended is not None and again):
+            if column.quantity is Quantity.LENGTH:
+                # Seconds of a stage say nothing of its length.
+                return Reached(ended.value or 0.0 if ended else 0.0)
+            if not ended and not column.tail and (whole := self._whole(column, begun)) is not None:
+                return Settled(whole, whole - sum(own.received for own in begun))
+            return Reached((ended.value or 0.0 if ended else 0.0) + sum(own.received for own in begun))
         if ended is not None:
             return ended
         return Settled(None) if self._missed(column) else None
 
+    def _whole(self, column: Column, begun: Sequence[Begun]) -> float | None:
+        """What a stage will have received, judged by its runs that are over; None if they are too few."""
+        runs, ended = sum(own.runs for own in begun), sum(own.ended for own in begun)
+        if not 0 < ended >= ENOUGH * runs or runs == 1:
+            return None
+        each = (sum(own.settled for own in begun) + WEIGHT * self._each.get(column, 0.0)) / (ended + WEIGHT)
+        return max(
+            sum(own.settled for own in begun) + (runs - ended) * each, sum(own.received for own in begun)
+        )
+
+    def _now(self, column: Column) -> list[Begun]:
+        return [own for own in self._begun.get(column.node, ()) if column.covers(*own.spot)]
+
     def _ended(self, column: Column) -> Settled | None:
-        own = [stage for stage in self._evidence.finished if column.covers(*stage.spot)]
+        own = [stage for stage in self._finished.get(column.node, ()) if column.covers(*stage.spot)]
         return Settled(stage_value(column.quantity, own, self._unit)) if own else None
 
     def _missed(self, column: Column) -> bool:
@@ -185,7 +220,7 @@ class _Reading:
         ]
         running = [
             own.received
-            for own in self._evidence.running
+            for own in self._evidence.begun
             if own.tool is not None and tool_name(own.tool, self._tools) == column.tool
         ]
         so_far = sum(part.amount(self._unit) or 0.0 for part in ended) + sum(running)
@@ -195,6 +230,20 @@ class _Reading:
         if running or runs < self._plan[column.tool]:
             return Reached(so_far)
         return Settled(so_far if ended else None)
+
+
+def _each(columns: Sequence[Column], bins: Sequence[Bins]) -> dict[Column, float]:
+    """The mean work of one run of each stage whose fan-out varies."""
+    wide = {
+        (column.node, column.first): own.mean
+        for column, own in zip(columns, bins, strict=True)
+        if column.quantity is Quantity.FAN_OUT
+    }
+    return {
+        column: own.mean / max(wide.get((column.node, column.first), 1.0), 1.0)
+        for column, own in zip(columns, bins, strict=True)
+        if column.quantity is Quantity.WORK
+    }
 
 
 def _rounded(amount: float) -> float:

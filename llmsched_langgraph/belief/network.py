@@ -69,6 +69,7 @@ class Network:
     parents: tuple[tuple[int, ...], ...]
     tables: tuple[NDArray[np.float64], ...]
     _tree: tuple[inference.Clique, ...] = field(init=False, repr=False)
+    _adjacent: tuple[frozenset[int], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         names, cards = tuple(self.names), tuple(self.cards)
@@ -90,6 +91,11 @@ class Network:
         )
         for what, value in (("names", names), ("cards", cards), ("parents", parents), ("tables", tables)):
             object.__setattr__(self, what, value)
+        near: list[set[int]] = [set() for _ in names]
+        for i, own in enumerate(parents):
+            for a in (*own, i):
+                near[a].update((*own, i))
+        object.__setattr__(self, "_adjacent", tuple(frozenset(own - {i}) for i, own in enumerate(near)))
         object.__setattr__(self, "_tree", inference.cliques(cards, parents, tables))
 
     def __eq__(self, other: object) -> bool:
@@ -123,6 +129,10 @@ class Network:
             return self.names.index(name)
         except ValueError:
             raise InvalidDataError(f"names: no variable {name!r}") from None
+
+    def adjacent(self, variable: int) -> frozenset[int]:
+        """Its parents, its children, and the other parents of those: all that it depends on by itself."""
+        return self._adjacent[variable]
 
     def descendants(self, variable: int) -> tuple[int, ...]:
         """All variables that a directed path leads to from `variable`, ascending, itself not among them."""

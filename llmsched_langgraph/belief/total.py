@@ -8,8 +8,9 @@ present, E], LLMSched's remaining work. The spread needs the joint posterior, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import exp, log
 
 import numpy as np
@@ -27,6 +28,8 @@ MAX_FACTOR = 4.0
 LEAST = 1e-9
 """Stands for zero where a logarithm is taken."""
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -36,90 +39,162 @@ class Known:
         values: amounts that are settled; None is absent.
         reached: amounts that have come so far and go on. In a sum, only what is still to come counts.
         likelihoods: anything else, as weights over states (`Bins.present()`, for one).
+        left: of settled amounts, what is still to come: in no sum here.
+        scales: amounts that are so many times what their bins say.
     """
 
     values: Mapping[int, float | None] = field(default_factory=dict)
     reached: Mapping[int, float] = field(default_factory=dict)
     likelihoods: Mapping[int, ArrayLike] = field(default_factory=dict)
+    left: Mapping[int, float] = field(default_factory=dict)
+    scales: Mapping[int, float] = field(default_factory=dict)
+
+    def likelihood(self, i: int, bins: Bins) -> Floats | None:
+        """What is known of a variable, as weights over its states; None if nothing is."""
+        if i in self.values:
+            return _one_hot(bins.index(self.values[i]), bins.states)
+        if i in self.reached:
+            return self._at_least(i, bins)[0]
+        given = self.likelihoods.get(i)
+        return None if given is None else np.asarray(given, dtype=np.float64)
+
+    def amounts(self, i: int, bins: Bins) -> Floats:
+        """What is still to come of an amount that is not settled, by its state."""
+        if i in self.reached:
+            return self._at_least(i, bins)[1]
+        return bins.means * self.scales.get(i, 1.0)
+
+    def _at_least(self, i: int, bins: Bins) -> tuple[Floats, Floats]:
+        scale = self.scales.get(i, 1.0)
+        found = bins.at_least(self.reached[i] / scale)
+        return found.weights, found.left * scale
+
+    def drawn(self, i: int, bins: Bins, states: NDArray[np.intp], uniform: Floats) -> Floats:
+        """As `amounts`, as draws from the states' content: one for each state and number in [0, 1)."""
+        scale = self.scales.get(i, 1.0)
+        if i in self.reached:
+            return bins.left(self.reached[i] / scale, states, uniform) * scale
+        return bins.values(states, uniform) * scale
 
 
-def evidence(bins: Sequence[Bins], known: Known) -> dict[int, NDArray[np.float64]]:
-    """The likelihoods for `Network` that say what is known."""
-    made = {i: np.asarray(weights, dtype=np.float64) for i, weights in known.likelihoods.items()}
-    made |= {i: bins[i].at_least(amount).weights for i, amount in known.reached.items()}
-    made |= {i: np.eye(bins[i].states)[bins[i].index(value)] for i, value in known.values.items()}
-    return made
-
-
-def mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known) -> float:
-    """E[sum of the amounts of the variables `of` | known], exact under the network, with interpolation.
+class Posterior:
+    """The sum of the amounts of the variables `of`, given what is known.
 
     A settled value says more than its bin: where it lies between its bin's mean and the next one's, so
     far the mean is moved, on a log scale, from what its bin predicts towards what the other would. That
     costs one more inference for each settled variable that is adjacent to an unsettled one.
 
+    Nothing is computed before it is asked for. Everything but the quantiles is exact under the network.
+
     Raises:
-        InvalidDataError: as `Network.marginals`.
+        InvalidDataError: when something is asked for: as `Network.marginals`.
     """
-    base, factor = _mean(network, bins, of, known)
-    return base * factor
+
+    def __init__(self, network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known) -> None:
+        self._network = network
+        self._bins = bins
+        self._of = tuple(i for i in of if i not in known.values)
+        self._known = known
+        self.taught: dict[int, float] = {}  # uncertainty reductions, by variable, once they were asked for
+
+    @cached_property
+    def likelihoods(self) -> dict[int, Floats]:
+        """What is known, for `Network`."""
+        found = ((i, self._known.likelihood(i, own)) for i, own in enumerate(self._bins))
+        return {i: weights for i, weights in found if weights is not None}
+
+    @cached_property
+    def marginals(self) -> tuple[Floats, ...]:
+        """P(state | E) of every variable."""
+        return self._network.marginals(self.likelihoods)
+
+    @cached_property
+    def _amounts(self) -> dict[int, Floats]:
+        return {i: self._known.amounts(i, self._bins[i]) for i in self._of}
+
+    @cached_property
+    def factor(self) -> float:
+        """How the values' places in their bins move the mean."""
+        base = self._under(self.marginals)
+        if not base > LEAST:
+            return 1.0
+        unsettled = set(range(len(self._network))) - set(self._known.values)
+        shift = 0.0
+        for i, place in places(self._network, self._bins, self._known, unsettled):
+            other, share = place
+            likelihoods = {**self.likelihoods, i: _one_hot(other, self._bins[i].states)}
+            moved = self._under(self._network.marginals(likelihoods))
+            shift += share * log(max(moved, LEAST) / base)
+        return exp(min(max(shift, -log(MAX_FACTOR)), log(MAX_FACTOR)))
+
+    def _under(self, marginals: Sequence[Floats]) -> float:
+        return sum(float(marginals[i] @ amounts) for i, amounts in self._amounts.items())
+
+    @cached_property
+    def by_variable(self) -> dict[int, float]:
+        """What is still to come of each of the variables, settled ones aside."""
+        return {i: float(self.marginals[i] @ amounts) * self.factor for i, amounts in self._amounts.items()}
+
+    @cached_property
+    def mean(self) -> float:
+        """E[sum of what is still to come | known]."""
+        return sum(self.by_variable.values())
+
+    def quantiles(self, levels: Sequence[float], *, draws: int = DRAWS, seed: int = 0) -> tuple[float, ...]:
+        """Quantiles of the sum, read from draws of the joint posterior and of each bin's own content.
+
+        They are moved by the same factor as the mean. The same arguments give the same quantiles.
+        """
+        return tuple(np.quantile(self.draws(draws, seed).sum(axis=0), levels).tolist())
+
+    def draws(self, count: int = DRAWS, seed: int = 0) -> Floats:
+        """What is still to come of each of the variables, settled ones aside: shape (variables, count)."""
+        states = self._network.sample(count, self.likelihoods, seed=seed)
+        uniform = np.random.default_rng((seed, count)).random((len(self._of), count))
+        rows = [
+            self._known.drawn(i, self._bins[i], states[:, i], own)
+            for own, i in zip(uniform, self._of, strict=True)
+        ]
+        return np.array(rows).reshape(len(self._of), count) * self.factor
 
 
-def quantiles(
-    network: Network,
-    bins: Sequence[Bins],
-    of: Sequence[int],
-    known: Known,
-    levels: Sequence[float] = (0.1, 0.9),
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[float, ...]:
-    """Quantiles of the sum, read from draws of the joint posterior and of each bin's own content.
-
-    They are moved by the same factor as the mean. The same arguments give the same quantiles. Errors as
-    in `mean`.
-    """
-    _, factor = _mean(network, bins, of, known)
-    states = network.sample(draws, evidence(bins, known), seed=seed)
-    uniform = np.random.default_rng((seed, draws)).random((len(of), draws))
-    total = np.zeros(draws)
-    for own, i in zip(uniform, of, strict=True):
-        amount = known.reached.get(i)
-        if amount is None:
-            total += bins[i].values(states[:, i], own)
-        else:
-            total += bins[i].left(amount, states[:, i], own)
-    return tuple(float(q) * factor for q in np.quantile(total, levels))
-
-
-def _mean(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known) -> tuple[float, float]:
-    """The mean by bins alone, and the factor by which the values' places in their bins move it."""
-    likelihoods = evidence(bins, known)
-    unsettled = set(range(len(network))) - set(known.values)
-    amounts = {i: _amounts(bins[i], known.reached.get(i)) for i in of}
-
-    def under(given: Mapping[int, ArrayLike]) -> float:
-        posterior = network.marginals(given)
-        return sum(float(posterior[i] @ amounts[i]) for i in of)
-
-    base = under(likelihoods)
-    if not base > LEAST:
-        return base, 1.0
-    shift = 0.0
+def places(
+    network: Network, bins: Sequence[Bins], known: Known, unsettled: set[int]
+) -> list[tuple[int, tuple[int, float]]]:
+    """The settled variables that say something of the others, with their places in their bins."""
+    found = []
     for i, value in sorted(known.values.items()):
         place = bins[i].place(value)
-        if place is None or not _adjacent(network, i, unsettled):
-            continue
-        other, share = place
-        moved = under({**likelihoods, i: np.eye(bins[i].states)[other]})
-        shift += share * log(max(moved, LEAST) / base)
-    return base, exp(min(max(shift, -log(MAX_FACTOR)), log(MAX_FACTOR)))
+        if place is not None and place[1] and unsettled & network.adjacent(i):
+            found.append((i, place))
+    return found
 
 
-def _amounts(bins: Bins, reached: float | None) -> NDArray[np.float64]:
-    return bins.means if reached is None else bins.at_least(reached).left
+def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known) -> Hashable:
+    """What a `Posterior` depends on: the same for jobs whose pasts differ in nothing that matters.
+
+    Of a settled value that is its state and its place; nothing of one that only settled ones are adjacent
+    to, for they separate it from the rest. An amount that only tells of the others, but is not asked for,
+    counts by the states that it leaves.
+    """
+    unsettled, counted = set(range(len(bins))) - set(known.values), set(of)
+    parts: list[Hashable] = []
+    for i, own in enumerate(bins):
+        if i in known.values:
+            value = known.values[i]
+            parts.append((own.index(value), own.place(value)) if unsettled & network.adjacent(i) else None)
+        elif i in known.reached and i in counted:
+            parts.append((known.reached[i], known.scales.get(i)))
+        elif i in known.reached:
+            parts.append(own.passed(known.reached[i]))
+        elif i in known.likelihoods:
+            parts.append((np.asarray(known.likelihoods[i]).tobytes(), known.scales.get(i)))
+        else:
+            parts.append(known.scales.get(i, ()))
+    return tuple(parts)
 
 
-def _adjacent(network: Network, i: int, others: set[int]) -> bool:
-    return bool(others & set(network.parents[i])) or any(i in network.parents[w] for w in others)
+def _one_hot(state: int, states: int) -> Floats:
+    made = np.zeros(states)
+    made[state] = 1.0
+    return made

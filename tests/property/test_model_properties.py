@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.beliefs import ended, mean_of, model_of, posterior
 from support.networks import bits, network, over
 
-from llmsched_langgraph.belief.evidence import JobEvidence, Underway
+from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.dag.position import Spot
 
 AMOUNTS = (1.0, 3.0, 10.0)
@@ -31,7 +31,7 @@ def models(draw):
 def situations(draw):
     """A model, evidence, and what it means: likelihoods, and the amounts still to come by state."""
     model = draw(models())
-    finished, running, revealed, skipped = [], [], [], set()
+    finished, begun, skipped = [], [], set()
     likelihoods, amounts = {}, {}
     for i, bins in enumerate(model.bins):
         name, values = f"s{i}", np.array([own.mean for own in bins.bins])
@@ -46,15 +46,15 @@ def situations(draw):
                 skipped.add(name)
                 likelihoods[i] = np.eye(bins.states)[0]
             case "revealed":
-                revealed.append((Spot(name, 1), 1))
+                begun.append(Begun(Spot(name, 1)))
                 likelihoods[i] = np.array([0.0, *np.ones(len(values))])
                 amounts[i] = [0.0, *values]
             case "running":
                 received = draw(st.sampled_from([x / 2 for x in range(1, int(2 * values[-1]) + 1)]))
-                running.append(Underway(Spot(name, 1), received))
+                begun.append(Begun(Spot(name, 1), received=received))
                 likelihoods[i] = np.array([0.0, *(values >= received)], dtype=float)
                 amounts[i] = [0.0, *np.maximum(values - received, 0.0)]
-    evidence = JobEvidence(None, tuple(finished), tuple(running), tuple(revealed), None, frozenset(skipped))
+    evidence = JobEvidence(None, tuple(finished), tuple(begun), None, frozenset(skipped))
     return model, evidence, likelihoods, amounts
 
 
@@ -88,7 +88,7 @@ def test_uncertainty_reduction_is_equation_6(situation, data):
     """I(X; Y1..YM | E, X present) jointly, times the sum of the ranges, over unfinished descendants."""
     model, evidence, likelihoods, amounts = situation
     x = data.draw(st.integers(0, len(model.columns) - 1))
-    got = model.uncertainty_reduction(Spot(f"s{x}", 1), evidence)
+    got = model.belief(evidence).uncertainty_reduction(Spot(f"s{x}", 1))
     ys = [y for y in model.network.descendants(x) if y in amounts]
     if x not in amounts or not ys:
         assert got == 0.0
@@ -108,11 +108,10 @@ def test_a_stage_that_the_model_does_not_know_is_absorbed(situation):
     more = JobEvidence(
         evidence.prompt_tokens,
         (*evidence.finished, ended("elsewhere", 7.0)),
-        (*evidence.running, Underway(Spot("nowhere", 3), 2.0)),
-        (*evidence.revealed, (Spot("nowhere", 4), 5)),
+        (*evidence.begun, Begun(Spot("nowhere", 3), received=2.0), Begun(Spot("nowhere", 4), 5)),
         (("hammer", 2),),
         evidence.skipped | {"never"},
     )
     assert model.belief(more).mean == before
-    assert model.uncertainty_reduction(Spot("nowhere", 4), more) == 0.0
-    assert model.uncertainty_reduction(Spot("nowhere", 4), more, "hammer") == 0.0
+    assert model.belief(more).uncertainty_reduction(Spot("nowhere", 4)) == 0.0
+    assert model.belief(more).uncertainty_reduction(Spot("nowhere", 4), "hammer") == 0.0

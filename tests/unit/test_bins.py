@@ -75,12 +75,12 @@ def test_a_large_bin_keeps_a_few_points():
 
 
 def test_a_value_has_a_place_in_its_bin():
-    """Between its bin's mean and the next one's, on a log scale; beyond the last, away from the inner."""
+    """Between its bin's mean and the next one's, in quarters, on a log scale; beyond the last, away from the inner."""
     bins = Bins.fit([1.0, 10.0, 100.0], 3)
-    assert bins.place(10.0) == (1, pytest.approx(0.0))
-    assert bins.place(15.0) == (3, pytest.approx(np.log10(1.5)))
-    assert bins.place(5.0) == (1, pytest.approx(np.log10(2.0)))
-    assert bins.place(200.0) == (2, pytest.approx(-np.log10(2.0)))
+    assert bins.place(10.0) == (1, 0.0)
+    assert bins.place(10.0 * 10**0.2) == (3, 0.25)
+    assert bins.place(10.0 / 10**0.3) == (1, 0.25)
+    assert bins.place(100.0 * 10**0.45) == (2, -0.5)
     assert bins.place(1e9) == (2, -1.0)
     assert bins.place(None) is None
     assert bins.place(0.0) is None

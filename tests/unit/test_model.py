@@ -12,7 +12,7 @@ import pytest
 from support.beliefs import ended, fan_job, loop_job, model_of, planned_job
 
 from llmsched_langgraph.belief.columns import Quantity
-from llmsched_langgraph.belief.evidence import JobEvidence, Underway
+from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.learning import PRIOR_CALL, learn
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.outcome import JobOutcome, Unit, outcome_of_trace
@@ -64,8 +64,8 @@ def test_same_entropy_but_not_the_same_information():
     model = two_chains()
     known, moot = Spot("known", 1), Spot("moot", 1)
     assert model.network.entropy([0]) == pytest.approx(model.network.entropy([1])) == pytest.approx(1.0)
-    assert model.uncertainty_reduction(known, NOTHING) == pytest.approx(1.0 * 9.0)
-    assert model.uncertainty_reduction(moot, NOTHING) == pytest.approx(0.0)
+    assert model.belief(NOTHING).uncertainty_reduction(known) == pytest.approx(1.0 * 9.0)
+    assert model.belief(NOTHING).uncertainty_reduction(moot) == pytest.approx(0.0)
 
 
 def test_what_came_later_tells_of_what_came_before():
@@ -84,7 +84,7 @@ def test_the_same_evidence_has_the_same_belief(fan):
     past = JobEvidence(100, (ended("split", 0.63),))
     assert fan.belief(past) is fan.belief(copy.deepcopy(past))
     assert fan.belief(past) != fan.belief(NOTHING)
-    near = [JobEvidence(100, running=(Underway(Spot("split", 1), x),)) for x in (0.101, 0.1014)]
+    near = [JobEvidence(100, begun=(Begun(Spot("split", 1), received=x),)) for x in (0.101, 0.1014)]
     assert fan.belief(near[0]) is fan.belief(near[1])
 
 
@@ -111,7 +111,7 @@ def test_the_first_stage_foretells_the_rest(fan):
 
 def test_a_revealed_fan_out_settles_it(fan):
     """Whatever the stage before was like."""
-    evidence = JobEvidence(100, (ended("split", 0.63),), revealed=((Spot("map", 1), 9),))
+    evidence = JobEvidence(100, (ended("split", 0.63),), begun=(Begun(Spot("map", 1), 9),))
     assert fan.belief(evidence).mean > 1.5 * fan.belief(JobEvidence(100, (ended("split", 0.63),))).mean
 
 
@@ -120,7 +120,7 @@ def test_a_stage_that_runs_has_the_less_left(fan):
     done = (ended("split", 1.83), ended("map", 3.69))
     means = []
     for ran in (0.5, 1.5, 2.5, 5.0, 50.0):
-        evidence = JobEvidence(100, done, running=(Underway(Spot("join", 1), ran),))
+        evidence = JobEvidence(100, done, begun=(Begun(Spot("join", 1), received=ran),))
         means.append(fan.belief(evidence).mean)
     assert means[0] > means[1] > means[2] > 0.0
     assert means[4] > means[3] > means[2]
@@ -147,7 +147,7 @@ def test_a_loop_has_as_many_variables_as_runs_went_round(loop):
     assert loop.belief(is_over).mean == 0.0
     assert not loop.belief(is_over).open
     assert loop.belief(goes_on).mean > 0.1
-    third = JobEvidence(100, twice, revealed=((Spot("think", 3), 1),))
+    third = JobEvidence(100, twice, begun=(Begun(Spot("think", 3)),))
     assert loop.belief(third).mean > loop.belief(goes_on).mean
     assert loop.belief(third).present["think#3"] == pytest.approx(1.0)
 
@@ -171,7 +171,7 @@ def test_long_loops_can_be_asked_everything():
     belief = model.belief(NOTHING)
     assert 0.0 < belief.entropy_bits < 12 * math.log2(7) + 10
     assert belief.interval(0.8)[0] < belief.typical < belief.interval(0.8)[1]
-    assert model.uncertainty_reduction(Spot("think", 1), NOTHING) >= 0.0
+    assert model.belief(NOTHING).uncertainty_reduction(Spot("think", 1)) >= 0.0
 
 
 def test_nodes_that_only_runs_show_are_learned():
@@ -197,7 +197,7 @@ def test_before_there_is_much_to_learn_from_a_prior_serves(jobs):
             assert 0.0 < belief.mean < 10 * PRIOR_CALL[unit]
             assert math.isfinite(belief.entropy_bits)
             assert belief.quantiles[-1] > 0.0
-            assert model.uncertainty_reduction(Spot("a", 1), NOTHING) == 0.0
+            assert model.belief(NOTHING).uncertainty_reduction(Spot("a", 1)) == 0.0
             assert ApplicationModel.from_json(model.to_json()) == model
 
 

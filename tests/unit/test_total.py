@@ -8,12 +8,20 @@ import pytest
 from llmsched_langgraph.belief.bins import Bins
 from llmsched_langgraph.belief.learner import fit
 from llmsched_langgraph.belief.network import Network, independent
-from llmsched_langgraph.belief.total import Known, mean, quantiles
+from llmsched_langgraph.belief.total import Known, Posterior
 
 pytestmark = pytest.mark.timeout(120)
 
 PLAN = Bins.fit([1.0] * 5 + [10.0] * 5)
 WORK = Bins.fit([2.0] * 5 + [20.0] * 4 + [None])
+
+
+def mean(network, bins, of, known):
+    return Posterior(network, bins, of, known).mean
+
+
+def quantiles(network, bins, of, known, levels=(0.1, 0.9), **options):
+    return Posterior(network, bins, of, known).quantiles(levels, **options)
 
 
 def planned():
@@ -46,7 +54,7 @@ def test_a_value_between_two_bins_moves_the_mean():
     half = mean(certain, bins, [1], Known({0: 10**0.5 * 1.0001}))
     assert half == pytest.approx(2.0 * 10**0.5, rel=1e-3)
     # Beyond the last bin's mean as well, but not without bound.
-    assert mean(certain, bins, [1], Known({0: 20.0})) == pytest.approx(40.0)
+    assert mean(certain, bins, [1], Known({0: 10**1.25})) == pytest.approx(20 * 10**0.25)
     assert mean(certain, bins, [1], Known({0: 1e6})) == pytest.approx(80.0)
 
 
@@ -96,7 +104,7 @@ def test_quantiles_move_with_the_mean():
     """By the same factor, so that the mean does not leave its interval."""
     certain = Network(("plan", "work"), (3, 3), ((), (0,)), (np.array([0.0, 0.5, 0.5]), np.eye(3)))
     bins = [PLAN, Bins.fit([2.0, 20.0])]
-    assert quantiles(certain, bins, [1], Known({0: 20.0})) == pytest.approx((40.0, 40.0))
+    assert quantiles(certain, bins, [1], Known({0: 10**1.25})) == pytest.approx((20 * 10**0.25,) * 2)
 
 
 def test_nothing_is_left_of_nothing():

@@ -1,0 +1,248 @@
+"""Knows what a model says of one job that is under way: what is still to come, how surely, and what teaches.
+
+Does not know how the model was learned, which other jobs there are, or what is done with the answers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import exp, log
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmsched_langgraph.belief.bins import ABSENT
+from llmsched_langgraph.belief.evidence import JobEvidence
+from llmsched_langgraph.belief.total import Known, Posterior
+from llmsched_langgraph.dag.position import Spot
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.model import ApplicationModel
+
+LEVELS = tuple(round(step / 20, 6) for step in range(1, 20))
+"""Levels of a belief's quantiles: 5 %, 10 %, ... 95 %."""
+
+WEIGHT = 2.0
+"""Runs that the belief counts for beside a stage's own runs that are over."""
+
+FLOOR = 0.25
+"""The least that is left of a run that goes on, as a share of what one takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What one announced occurrence of a stage will take in all, as the belief has it.
+
+    Attributes:
+        whole: E[work], all of its runs together.
+        runs: how many run side by side.
+        amounts: what it may take, ascending, if it is one run; else empty.
+        chances: for each of them the probability of it or more.
+        sums: for each of them the expectation of it or more: sum of amount times probability.
+        overrun: what is left, at least, once it has taken more than any of them.
+    """
+
+    whole: float
+    runs: int
+    amounts: tuple[float, ...] = ()
+    chances: tuple[float, ...] = ()
+    sums: tuple[float, ...] = ()
+    overrun: float = 0.0
+
+    def left(self, received: float, ended: int = 0, settled: float = 0.0) -> float:
+        """What is still to come, once so much was received and `ended` runs are over with `settled`.
+
+        One run is conditioned on how long it has gone on. Of several, those that are over show what the
+        others will take.
+        """
+        if self.amounts:
+            at = bisect_left(self.amounts, received)
+            if at == len(self.amounts):
+                return max(self.overrun, received - self.amounts[-1])
+            return self.sums[at] / self.chances[at] - received
+        each = self.whole / self.runs
+        if ended:
+            each = (WEIGHT * each + settled) / (WEIGHT + ended)
+        going = self.runs - ended
+        return max(settled + going * each - received, FLOOR * each * going)
+
+
+@dataclass(frozen=True)
+class Belief:
+    """The posterior over what is still to come of one job. Amounts are in `model.unit`.
+
+    Exact under the model's network, but for the quantiles, which are read from draws.
+
+    Attributes:
+        model: whose belief it is.
+        evidence: what it rests on.
+    """
+
+    model: ApplicationModel
+    evidence: JobEvidence
+
+    def __repr__(self) -> str:
+        return f"<Belief of {self.model!r} after {len(self.evidence.finished)} stages>"
+
+    @cached_property
+    def _known(self) -> Known:
+        return self.model.known(self.evidence)
+
+    @cached_property
+    def _posterior(self) -> Posterior:
+        return self.model.posterior(self._known)
+
+    @cached_property
+    def _left(self) -> float:
+        return sum(self._known.left.values())
+
+    @property
+    def open(self) -> bool:
+        """Whether anything may still come."""
+        return bool(self._posterior.by_variable or self._left)
+
+    @cached_property
+    def mean(self) -> float:
+        """E[work still to come | E]: the sum over unfinished stages of P(present | E) E[work | present, E].
+
+        Of a stage that is running, what is expected beyond what it has received. It orders jobs.
+        """
+        return self._posterior.mean + self._left
+
+    @cached_property
+    def after(self) -> float:
+        """The part of `mean` that is not of stages in `expected`."""
+        begun = {self.model.column(spot) for spot in self.expected}
+        return sum(left for i, left in self._posterior.by_variable.items() if i not in begun)
+
+    @cached_property
+    def expected(self) -> Mapping[Spot, Expected]:
+        """What the stages will take in all that have been announced and are not over.
+
+        Those of a tail are not among them, as it sums up any number of times.
+        """
+        runs: dict[Spot, int] = {}
+        received: dict[Spot, float] = {}
+        for own in self.evidence.begun:
+            runs[own.spot] = runs.get(own.spot, 0) + own.runs
+            received[own.spot] = received.get(own.spot, 0.0) + own.received
+        found = {}
+        for spot, count in runs.items():
+            i = self.model.column(spot)
+            if i is None or self.model.columns[i].tail or self.model.columns[i].tool:
+                continue
+            left = self._posterior.by_variable.get(i)
+            if left is None:
+                found[spot] = Expected(self._known.values.get(i) or 0.0, count)
+            elif count > 1:
+                found[spot] = Expected(left + received[spot], count)
+            else:
+                found[spot] = self._single(i, left + received[spot])
+        return found
+
+    def _single(self, i: int, whole: float) -> Expected:
+        own = self.model.bins[i]
+        marginal = self._posterior.marginals[i]
+        scale = self._posterior.factor * self._known.scales.get(i, 1.0)
+        amounts, mass = own.points(marginal)
+        some = mass > 0.0
+        if not some.any():
+            return Expected(whole, 1)
+        amounts, mass = amounts[some] * scale, mass[some]
+        chances = np.cumsum(mass[::-1])[::-1]
+        sums = np.cumsum((mass * amounts)[::-1])[::-1]
+        overrun = max(float(amounts[-1] - amounts[0]), 0.0) / 2
+        return Expected(
+            whole, 1, tuple(amounts.tolist()), tuple(chances.tolist()), tuple(sums.tolist()), overrun
+        )
+
+    @cached_property
+    def quantiles(self) -> tuple[float, ...]:
+        """Quantiles of the work still to come at `LEVELS`, ascending."""
+        if not self._posterior.by_variable:
+            return (self._left,) * len(LEVELS)
+        return tuple(amount + self._left for amount in self._posterior.quantiles(LEVELS))
+
+    @property
+    def median(self) -> float:
+        """The median of the work still to come."""
+        return self.quantiles[len(LEVELS) // 2]
+
+    @property
+    def typical(self) -> float:
+        """The geometric mean of the work still to come in the cases in which any comes.
+
+        The best guess of its logarithm: a mean says more of the few long jobs than of a job.
+        """
+        some = [amount for amount in self.quantiles if amount > 0.0]
+        if not some:
+            # Something comes in fewer cases than any quantile tells of, and so the more in those.
+            return self.mean / (1.0 - LEVELS[-1])
+        return exp(sum(map(log, some)) / len(some))
+
+    def interval(self, share: float = 0.8) -> tuple[float, float]:
+        """The work still to come in the middle `share` of cases: the same share of jobs should end up inside.
+
+        Raises:
+            ValueError: its ends are not among `LEVELS`.
+        """
+        try:
+            low = LEVELS.index(round((1.0 - share) / 2, 6))
+        except ValueError:
+            raise ValueError(f"share: expected 1 - 2 x for an x among {LEVELS}, got {share}") from None
+        return self.quantiles[low], self.quantiles[-1 - low]
+
+    @cached_property
+    def entropy_bits(self) -> float:
+        """Joint Shannon entropy of all that is not settled, in bits: what there is to learn of the job.
+
+        Of works, fan-outs, what a plan will name: of all variables together, because what some of them alone
+        leave open takes tables too large for a long loop.
+        """
+        if not self._posterior.by_variable:
+            return 0.0
+        unsettled = [i for i in range(len(self.model.columns)) if i not in self._known.values]
+        return self.model.network.entropy(unsettled, self._posterior.likelihoods)
+
+    @cached_property
+    def present(self) -> Mapping[str, float]:
+        """For each stage and tool of `model.stages`, the probability that it happens or has happened."""
+        return {
+            column.stage: 1.0 - float(self._posterior.marginals[i][ABSENT])
+            if i not in self._known.values
+            else float(self._known.values[i] is not None)
+            for i, column in enumerate(self.model.columns)
+            if column.counts
+        }
+
+    def uncertainty_reduction(self, stage: Spot, tool: str | None = None) -> float:
+        """How much finishing a ready stage teaches of the rest of its job, in bit-seconds: LLMSched's Eq. 6.
+
+        R(X) = I(X; Y1..YM | E) * sum_m Range(Ym), where Y1..YM are the works of the unfinished stages that
+        directed edges of the network lead to from X's work, I is their joint mutual information, and
+        Range is the width of the amounts seen, in the model's unit. X is taken to be present, since it is
+        ready. Where a joint table would be too large, I is a lower bound (`Network.mutual_information`).
+
+        A stage, or a tool of it, that the model does not know teaches nothing: 0.
+        """
+        x = self.model.column(stage, tool)
+        if x is None or x not in self._posterior.by_variable:
+            return 0.0
+        taught = self._posterior.taught
+        if x not in taught:
+            taught[x] = self._taught(x)
+        return taught[x]
+
+    def _taught(self, x: int) -> float:
+        network, bins = self.model.network, self.model.bins
+        ys = [y for y in network.descendants(x) if y in self._posterior.by_variable]
+        if not ys:
+            return 0.0
+        likelihoods = dict(self._posterior.likelihoods)
+        likelihoods[x] = likelihoods.get(x, 1.0) * bins[x].present()
+        widths = {y: hi - lo for y in ys for lo, hi in (bins[y].range,)}
+        told = network.mutual_information(x, ys, likelihoods, ranges=widths)
+        return told.bits * sum(widths.values())
