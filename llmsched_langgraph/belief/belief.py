@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmsched_langgraph.belief import gittins
 from llmsched_langgraph.belief.bins import ABSENT
 from llmsched_langgraph.belief.evidence import JobEvidence
 from llmsched_langgraph.belief.total import Known, Posterior
@@ -27,6 +28,9 @@ LEVELS = tuple(round(step / 20, 6) for step in range(1, 20))
 
 WEIGHT = 2.0
 """Runs that the belief counts for beside a stage's own runs that are over."""
+
+FUTURES = 256
+"""Draws that an index is computed over."""
 
 FLOOR = 0.25
 """The least that is left of a run that goes on, as a share of what one takes."""
@@ -165,6 +169,18 @@ class Belief:
         if not self._posterior.by_variable:
             return (self._left,) * len(LEVELS)
         return tuple(amount + self._left for amount in self._posterior.quantiles(LEVELS))
+
+    @cached_property
+    def index(self) -> float:
+        """The Gittins index of the job: see `gittins.index`. Never more than `mean`, but for the draws' noise.
+
+        What is left of stages that go on comes first.
+        """
+        amounts, states = self._posterior.futures(FUTURES)
+        if self._left:
+            amounts = np.vstack((np.full(FUTURES, self._left), amounts))
+            states = np.vstack((np.ones(FUTURES, dtype=np.intp), states))
+        return gittins.index(amounts, states)
 
     @property
     def median(self) -> float:

@@ -5,8 +5,9 @@ Does not know how anything is learned from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
@@ -105,6 +106,11 @@ class JobOutcome:
         """The whole job's work, counted in that unit; None if some of it is not known."""
         return _sum(stage.amount(unit) for stage in self.stages)
 
+    @property
+    def work_s(self) -> float:
+        """Slot-seconds of all its calls, as far as they are known."""
+        return sum(part.work_s or 0.0 for stage in self.stages for part in stage.parts)
+
 
 def rounds(job: TraceJob) -> list[tuple[StageOutcome, ...]]:
     """What happened in a recorded job, stages that ran side by side together, in the order of time.
@@ -166,7 +172,8 @@ def outcome_of_record(record: JobRecord) -> JobOutcome:
     """What a job of a live run did, stages in the order in which they asked for calls or ended.
 
     Occurrences are those that the run was watched to have. A call whose stage is not known counts as
-    an occurrence of its own of the name that it went by. Which tools a stage ran is not recorded.
+    an occurrence of its own of the name that it went by. Of calls in a stage that ran several tools it is
+    not known which tool made them, see `by_tool`.
     """
     calls: dict[Spot, list[CallRecord]] = {}
     runs: dict[Spot, list[StageRecord]] = {}
@@ -178,7 +185,7 @@ def outcome_of_record(record: JobRecord) -> JobOutcome:
     return JobOutcome(
         record.application,
         tuple(
-            StageOutcome(spot, (_live(runs.get(spot, []), calls.get(spot, [])),))
+            StageOutcome(spot, _live(runs.get(spot, []), calls.get(spot, [])))
             for spot in dict.fromkeys((*calls, *runs))
         ),
         record.calls[0].prompt_tokens if record.calls else None,
@@ -186,12 +193,12 @@ def outcome_of_record(record: JobRecord) -> JobOutcome:
     )
 
 
-def _live(runs: list[StageRecord], calls: list[CallRecord]) -> Part:
+def _live(runs: list[StageRecord], calls: list[CallRecord]) -> tuple[Part, ...]:
     # A run that failed is tried again as the same one.
-    whole = sum(run.complete for run in runs)
-    return Part(
+    whole = [run for run in runs if run.complete]
+    part = Part(
         None,
-        max(1, whole),
+        max(1, len(whole)),
         len(calls),
         sum(call.work_s for call in calls),
         _whole(call.prompt_tokens for call in calls),
@@ -199,6 +206,41 @@ def _live(runs: list[StageRecord], calls: list[CallRecord]) -> Part:
         # With calls, a run's seconds contain their waiting.
         0.0 if calls else sum(run.seconds for run in runs),
     )
+    used = Counter(run.tool for run in whole if run.tool is not None)
+    if not used:
+        return (part,)
+    seconds = {tool: sum(run.seconds for run in runs if run.tool == tool) for tool in used}
+    return by_tool(part, used, None if calls else seconds)
+
+
+def by_tool(
+    part: Part, used: Mapping[str, int], seconds: Mapping[str, float] | None = None
+) -> tuple[Part, ...]:
+    """A stage's work dealt out to the tools that its runs used: evenly, run by run.
+
+    Args:
+        part: the whole.
+        used: how many runs used each tool.
+        seconds: what each tool took, if that is known.
+    """
+    runs = sum(used.values())
+    return tuple(
+        replace(
+            part,
+            tool=tool,
+            runs=count,
+            calls=round(part.calls * count / runs),
+            work_s=None if part.work_s is None else part.work_s * count / runs,
+            prompt_tokens=_share(part.prompt_tokens, count / runs),
+            output_tokens=_share(part.output_tokens, count / runs),
+            tool_s=seconds[tool] if seconds else (part.tool_s or 0.0) * count / runs,
+        )
+        for tool, count in sorted(used.items())
+    )
+
+
+def _share(amount: int | None, share: float) -> int | None:
+    return None if amount is None else round(amount * share)
 
 
 def _sum(amounts: Iterable[float | None]) -> float | None:

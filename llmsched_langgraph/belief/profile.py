@@ -1,17 +1,27 @@
-"""Knows the running means of every application: work per job, per stage, and what came afterwards.
+"""Knows what earlier runs taught of every application: their outcomes, and the model learned from them.
 
-Does not know correlations between stages, queues, or the clock. A profile is a value: `observe`
-returns a new one. It copies what it changes, so many jobs at once cost much less than one by one.
+Does not know queues or the clock, nor when it is time to learn. A profile is a value: `observe` and
+`learned` return a new one.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from llmsched_langgraph.belief.record import Evidence, JobRecord, Occurrence
+from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.experience import NodeSeen, corrected
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.model import ApplicationModel
+    from llmsched_langgraph.belief.outcome import JobOutcome
+
+HISTORY = 1_000
+"""Jobs of an application that are remembered, the latest ones: what changes is not held up by the past."""
 
 PRIOR_CALL_S = 1.0
 """Work of a call, in seconds, as long as not one call has ever been seen."""
@@ -19,8 +29,8 @@ PRIOR_CALL_S = 1.0
 SHRINKAGE = 2.0
 """How many observations a mean's prior is worth. Two keep one odd run from deciding the order."""
 
-MAX_OCCURRENCES = 200
-"""Occurrences of one stage that are told apart; all later ones share the last one's means."""
+GOES_ON = 0.5
+"""Probability that a loop goes round once more, as long as no run has shown it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,74 +53,81 @@ class Mean:
         return (self.count * self.value + SHRINKAGE * prior) / (self.count + SHRINKAGE)
 
 
-@dataclass(frozen=True, slots=True)
-class OccurrenceMeans:
-    """One occurrence of a stage: its own work, and the work of every call asked for after it."""
+@dataclass(frozen=True)
+class ApplicationProfile:
+    """What runs of one application taught. Work is in slot-seconds.
 
-    work: Mean = Mean()
-    after: Mean = Mean()
+    Attributes:
+        application: the application, as the latest run had it.
+        outcomes: what its latest jobs did, `HISTORY` at most, the newest last.
+        nodes: what each node was seen to do.
+        jobs: how many jobs taught it, those that are forgotten included.
+        call: the mean work of its calls.
+        model: what was learned from its jobs, at some time; None before.
+        modelled: `jobs` at that time.
+    """
 
-
-NEVER_SEEN = OccurrenceMeans()
-UNSEEN = NodeSeen()
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationMeans:
-    """What complete jobs of one application did, on average, in slot-seconds."""
-
-    job: Mean = Mean()
-    call: Mean = Mean()
-    stages: Mapping[str, tuple[OccurrenceMeans, ...]] = field(default_factory=dict)
+    application: Application
+    outcomes: tuple[JobOutcome, ...] = ()
     nodes: Mapping[str, NodeSeen] = field(default_factory=dict)
+    jobs: int = 0
+    call: Mean = Mean()
+    model: ApplicationModel | None = None
+    modelled: int = 0
 
-    def work_s(self, at: Occurrence, prior_s: float) -> float:
-        """Expected work of one call; `prior_s` if nothing is known of its stage."""
-        seen = self.stages.get(at[0])
-        return seen[min(at[1], len(seen)) - 1].work.towards(prior_s) if seen else prior_s
+    @cached_property
+    def template(self) -> Application:
+        """The application as its runs showed it to be."""
+        return corrected(self.application, self.nodes)
 
-    def after_s(self, at: Occurrence, prior_s: float) -> float:
-        """Expected work of all that follows one call; `prior_s` if nothing is known of its stage."""
-        seen = self.stages.get(at[0])
-        return seen[min(at[1], len(seen)) - 1].after.towards(prior_s) if seen else prior_s
+    @cached_property
+    def works_s(self) -> tuple[float, ...]:
+        """The whole work of each remembered job, ascending."""
+        return tuple(sorted(outcome.work_s for outcome in self.outcomes))
 
-    def observe(self, records: Sequence[JobRecord]) -> ApplicationMeans:
-        """The means with more complete jobs."""
-        jobs_s, calls_s = [], []
-        seen: dict[Occurrence, tuple[list[float], list[float]]] = {}  # work, and what came after it
-        for record in records:
-            after_s = record.work_s
-            jobs_s.append(after_s)
-            for done in record.calls:
-                after_s -= done.work_s
-                calls_s.append(done.work_s)
-                at = (done.stage, min(done.occurrence, MAX_OCCURRENCES))
-                works_s, afters_s = seen.setdefault(at, ([], []))
-                works_s.append(done.work_s)
-                afters_s.append(after_s)
-        rows = {stage: list(self.stages.get(stage, ())) for stage, _ in seen}
-        for (stage, occurrence), (works_s, afters_s) in seen.items():
-            row = rows[stage]
-            # A call that was cancelled in the backlog leaves a gap in the count of occurrences.
-            row.extend([NEVER_SEEN] * (occurrence - len(row)))
-            old = row[occurrence - 1]
-            row[occurrence - 1] = OccurrenceMeans(old.work.observe(*works_s), old.after.observe(*afters_s))
-        stages = {**self.stages, **{stage: tuple(row) for stage, row in rows.items()}}
+    @cached_property
+    def mean_s(self) -> float:
+        """Their mean."""
+        return sum(self.works_s) / len(self.works_s) if self.works_s else 0.0
+
+    @cached_property
+    def marginals(self) -> ApplicationModel | None:
+        """The model without any correlation between stages."""
+        return None if self.model is None else self.model.independent()
+
+    def beyond_s(self, received_s: float) -> tuple[float, ...]:
+        """The whole work of each remembered job that needed more than so much, ascending."""
+        return self.works_s[bisect_right(self.works_s, received_s) :]
+
+    def observe(self, records: Sequence[JobRecord]) -> ApplicationProfile:
+        """The same with more jobs; the oldest may be forgotten."""
+        from llmsched_langgraph.belief.outcome import outcome_of_record
+
         nodes = dict(self.nodes)
         for record in records:
-            for path, seen_there in record.nodes().items():
-                nodes[path] = nodes.get(path, UNSEEN) + seen_there
-        return ApplicationMeans(self.job.observe(*jobs_s), self.call.observe(*calls_s), stages, nodes)
+            for path, seen in record.nodes().items():
+                nodes[path] = nodes.get(path, NodeSeen()) + seen
+        return replace(
+            self,
+            application=records[-1].template,
+            outcomes=(*self.outcomes, *map(outcome_of_record, records))[-HISTORY:],
+            nodes=nodes,
+            jobs=self.jobs + len(records),
+            call=self.call.observe(*(call.work_s for record in records for call in record.calls)),
+        )
 
 
-NOTHING = ApplicationMeans()
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Profile:
-    """What earlier runs taught, by application fingerprint. All figures are slot-seconds."""
+    """What earlier runs taught, by application fingerprint. All figures are slot-seconds.
 
-    applications: Mapping[str, ApplicationMeans] = field(default_factory=dict)
+    Attributes:
+        applications: by fingerprint.
+        job: the mean work of all jobs.
+        call: the mean work of all their calls.
+    """
+
+    applications: Mapping[str, ApplicationProfile] = field(default_factory=dict)
     job: Mean = Mean()
     call: Mean = Mean()
 
@@ -122,45 +139,47 @@ class Profile:
         by_application: dict[str, list[JobRecord]] = {}
         for record in known:
             by_application.setdefault(record.application, []).append(record)
-        learned = {
-            application: self.applications.get(application, NOTHING).observe(own)
-            for application, own in by_application.items()
+        seen = {
+            name: (self.applications.get(name) or ApplicationProfile(own[-1].template)).observe(own)
+            for name, own in by_application.items()
         }
         return Profile(
-            {**self.applications, **learned},
+            {**self.applications, **seen},
             self.job.observe(*(record.work_s for record in known)),
             self.call.observe(*(call.work_s for record in known for call in record.calls)),
         )
 
+    def learned(self, application: str, model: ApplicationModel, jobs: int) -> Profile:
+        """The profile with a new model of an application, learned when it had seen so many jobs."""
+        own = replace(self.applications[application], model=model, modelled=jobs)
+        return replace(self, applications={**self.applications, application: own})
+
     def template(self, application: Application) -> Application:
         """The application as its runs showed it to be."""
-        means = self.applications.get(application.fingerprint)
-        return application if means is None else corrected(application, means.nodes)
+        known = self.applications.get(application.fingerprint)
+        return application if known is None else corrected(application, known.nodes)
 
     def jobs(self, application: str) -> int:
-        """How many complete jobs of the application the profile knows."""
-        return self.applications.get(application, NOTHING).job.count
+        """How many jobs of the application taught the profile."""
+        known = self.applications.get(application)
+        return 0 if known is None else known.jobs
 
-    def total_work_s(self, application: str) -> float:
-        """Expected work of a whole job, before anything is known of it."""
-        means = self.applications.get(application, NOTHING)
-        return means.job.towards(self.job.towards(self.call.towards(PRIOR_CALL_S)))
+    @property
+    def call_s(self) -> float:
+        """Expected work of a call of which nothing is known."""
+        return self.call.towards(PRIOR_CALL_S)
 
-    def remaining_work_s(self, application: str, evidence: Evidence) -> float:
-        """Expected work still to come: of the calls asked for, and of those not asked for yet.
+    def total_work_s(self, application: Application) -> float:
+        """Expected work of a whole job, before anything is known of it.
 
-        What comes afterwards is the mean over earlier jobs that reached the same occurrence of the
-        same stage. Past the occurrences ever seen, the last one seen speaks for all later ones.
+        Of an application that never ran, a call for each stage that makes some, as far as its loops are
+        likely to go; of one whose stages are not known either, what jobs need on average.
         """
-        means = self.applications.get(application, NOTHING)
-        total_s = self.total_work_s(application)
-        if evidence.latest is None:
-            return total_s
-        prior_s = means.call.towards(self.call.towards(PRIOR_CALL_S))
-        asked_s = 0.0
-        for at, calls in evidence.waiting:
-            asked_s += calls * means.work_s(at, prior_s)
-        for at, ran_s in evidence.running:
-            asked_s += max(means.work_s(at, prior_s) - ran_s, 0.0)
-        unaccounted_s = max(total_s - evidence.received_s - asked_s, 0.0)
-        return asked_s + means.after_s(evidence.latest, unaccounted_s)
+        known = self.applications.get(application.fingerprint)
+        if known is not None and known.works_s:
+            count = len(known.works_s)
+            return (known.mean_s * count + SHRINKAGE * self.job.towards(self.call_s)) / (count + SHRINKAGE)
+        stages = [stage for stage in application.stages if application.by_path[stage.node].calls_llm]
+        if not stages:
+            return self.job.towards(self.call_s)
+        return sum(self.call_s * GOES_ON ** (stage.occurrence - 1) for stage in stages)

@@ -1,4 +1,4 @@
-"""Knows what there is to learn from: the evidence about a running job, the record of an ended one.
+"""Knows what there is to learn from: the record of an ended job.
 
 Does not know how anything is learned.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.experience import NodeSeen
 
 Occurrence = tuple[str, int]
@@ -15,27 +16,12 @@ Occurrence = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of a job at one moment.
-
-    Attributes:
-        waiting: its calls in the backlog: how many there are of each. Late occurrences may count as one.
-        running: its calls in a slot, each with the seconds it has been there.
-        latest: the call asked for last, or None before the first.
-        received_s: slot-seconds that the job has received, running calls included.
-    """
-
-    waiting: tuple[tuple[Occurrence, int], ...] = ()
-    running: tuple[tuple[Occurrence, float], ...] = ()
-    latest: Occurrence | None = None
-    received_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class CallRecord:
     """One call that held a slot for `work_s` seconds; tokens are None where nobody could tell.
 
     `occurrence` counts the calls of its stage; `spot` is the stage's node and which time it ran, if known.
+    `side_by_side` is how many calls its backend served meanwhile, itself among them: the mean of when it
+    began and when it ended.
     """
 
     stage: str
@@ -44,6 +30,8 @@ class CallRecord:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     spot: Occurrence | None = None
+    backend: str = ""
+    side_by_side: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +43,7 @@ class StageRecord:
         occurrence: which time it ran in its job; those that ran side by side share one.
         place: id of the stage of the application that it was part of; None if nothing is known of it.
         complete: False if it failed, was cancelled or was interrupted.
+        tool: the tool that it used, where a stage can use several and it was announced.
     """
 
     stage: str
@@ -62,6 +51,7 @@ class StageRecord:
     place: str | None
     seconds: float
     complete: bool
+    tool: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +60,7 @@ class JobRecord:
 
     Its stages stand in the order in which they ended, where the runner could be watched.
 
+    `application` is the fingerprint of `template`, which is what is known of its stages.
     `complete` is False for a job that failed or was cancelled: what it would still have done is
     unknown, so nothing is learned of its remaining work. `paused_s` is the part of the time between
     arrival and end in which it was interrupted and waited for a human.
@@ -82,6 +73,7 @@ class JobRecord:
     complete: bool
     stages: tuple[StageRecord, ...] = ()
     paused_s: float = 0.0
+    template: Application = DIRECT
 
     def nodes(self) -> dict[str, NodeSeen]:
         """What each node did in this job, by its path."""

@@ -145,17 +145,22 @@ class Posterior:
 
         They are moved by the same factor as the mean. The same arguments give the same quantiles.
         """
-        return tuple(np.quantile(self.draws(draws, seed).sum(axis=0), levels).tolist())
+        amounts, _ = self.futures(draws, seed)
+        return tuple(np.quantile(amounts.sum(axis=0), levels).tolist())
 
-    def draws(self, count: int = DRAWS, seed: int = 0) -> Floats:
-        """What is still to come of each of the variables, settled ones aside: shape (variables, count)."""
+    def futures(self, count: int = DRAWS, seed: int = 0) -> tuple[Floats, NDArray[np.intp]]:
+        """Draws of what may come: amounts and states, both of shape (variables, count).
+
+        Of those variables whose amounts are summed and not settled, in their order.
+        """
         states = self._network.sample(count, self.likelihoods, seed=seed)
         uniform = np.random.default_rng((seed, count)).random((len(self._of), count))
         rows = [
             self._known.drawn(i, self._bins[i], states[:, i], own)
             for own, i in zip(uniform, self._of, strict=True)
         ]
-        return np.array(rows).reshape(len(self._of), count) * self.factor
+        shape = (len(self._of), count)
+        return np.array(rows).reshape(shape) * self.factor, states[:, list(self._of)].T.reshape(shape)
 
 
 def places(

@@ -6,6 +6,7 @@ Does not know what follows from what: that is the machine. `now` is the driver's
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import JobRecord
@@ -13,6 +14,12 @@ from llmsched_langgraph.core.ledger import Group
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.belief import Belief
+    from llmsched_langgraph.belief.evidence import JobEvidence
+    from llmsched_langgraph.belief.model import ApplicationModel
+    from llmsched_langgraph.core.policies import Needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,23 @@ class CallRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class CallQueued:
+    """No slot was free for the ticket: it waits."""
+
+    now: float
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeliefFormed:
+    """What is still to come of a job has been worked out."""
+
+    now: float
+    arrival: int
+    belief: Belief
+
+
+@dataclass(frozen=True, slots=True)
 class SlotGranted:
     """The ledger gave the ticket a slot."""
 
@@ -112,6 +136,8 @@ Event = (
     | JobPaused
     | StagesMoved
     | CallRequested
+    | CallQueued
+    | BeliefFormed
     | SlotGranted
     | CallReleased
     | CapacityChanged
@@ -169,6 +195,20 @@ class RecordJob:
 
 
 @dataclass(slots=True)
+class FormBelief:
+    """Work out what is still to come of a job, when there is time, and tell it with `BeliefFormed`."""
+
+    arrival: int
+    model: ApplicationModel
+    evidence: JobEvidence
+    needs: Needs
+
+    def belief(self) -> Belief:
+        """The belief. Nothing is worked out yet but what it depends on."""
+        return self.model.belief(self.evidence)
+
+
+@dataclass(slots=True)
 class ReportFault:
     """The policy raised, or gave no number, for this job; it was served in order of arrival instead."""
 
@@ -176,4 +216,4 @@ class ReportFault:
     error: Exception
 
 
-Command = RequestSlot | Reprioritise | ReleaseSlot | ResizeBackend | RecordJob | ReportFault
+Command = RequestSlot | Reprioritise | ReleaseSlot | ResizeBackend | RecordJob | FormBelief | ReportFault

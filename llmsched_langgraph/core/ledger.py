@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-Group = Hashable
-"""Whatever the tickets that share one priority have in common: today their job."""
+Group = int
+"""Whatever the tickets that share one priority have in common: the arrival of their job."""
 
 Key = tuple[float, int, Group]
 """A line's place among the lines: its priority, the arrival of its first ticket, and its group."""
@@ -101,10 +101,27 @@ class SlotLedger:
         """Set the number of slots. Fewer than are held: the surplus drains."""
         self.capacity = capacity
 
-    def grant(self) -> int | None:
-        """Move the first waiting ticket into a free slot; None when there is no such ticket or slot."""
+    @property
+    def grants(self) -> bool:
+        """Whether a slot is free and a ticket waits for it."""
+        return bool(self._waiting) and len(self._holding) < self.capacity
+
+    def grant(self, ticket: int | None = None) -> int | None:
+        """Move a waiting ticket into a free slot; None when there is no such ticket or slot.
+
+        It is the first in line, or the one that is named, if that waits.
+        """
         if not self._waiting or len(self._holding) >= self.capacity:
             return None
+        if ticket is not None:
+            line = self._waiting.pop(ticket, None)
+            if line is None:
+                return None
+            del line.arrivals[ticket]
+            self._holding[ticket] = False
+            self.granted += 1
+            self._rank(line)
+            return ticket
         while True:
             key = heapq.heappop(self._heap)
             line = self._lines.get(key[2])
@@ -132,6 +149,20 @@ class SlotLedger:
         if len(self._heap) > 2 * len(self._lines) + 16:
             self._heap = [line.key for line in self._lines.values() if line.key is not None]
             heapq.heapify(self._heap)
+
+    def line(self, most: int) -> Iterator[int]:
+        """The groups next in line, at most so many. O(most log most), beside what is dead in the heap."""
+        reached = [(self._heap[0], 0)] if self._heap else []
+        found = 0
+        while reached and found < most:
+            key, at = heapq.heappop(reached)
+            line = self._lines.get(key[2])
+            if line is not None and line.key is key:
+                found += 1
+                yield key[2]
+            for below in (2 * at + 1, 2 * at + 2):
+                if below < len(self._heap):
+                    heapq.heappush(reached, (self._heap[below], below))
 
     @property
     def holding(self) -> int:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.events import (
+    BeliefFormed,
+    CallQueued,
     CallReleased,
     CallRequested,
     CapacityChanged,
     Command,
     Event,
+    FormBelief,
     JobArrived,
     JobEnded,
     JobPaused,
@@ -31,7 +35,10 @@ from llmsched_langgraph.core.events import (
     SlotGranted,
     StagesMoved,
 )
-from llmsched_langgraph.core.policies import Job, Policy
+from llmsched_langgraph.core.exploration import LOOKED_AT, Exploration
+from llmsched_langgraph.core.fair_clock import FairClock
+from llmsched_langgraph.core.job import Job
+from llmsched_langgraph.core.policies import Needs, Policy
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import Call, Outcome
 from llmsched_langgraph.errors import InvalidTransitionError
@@ -56,14 +63,23 @@ class _Ticket:
 
 @dataclass(slots=True)
 class SchedulerMachine:
-    """The scheduler as a value. It changes only in `handle`; the same events give the same commands."""
+    """The scheduler as a value. It changes only in `handle`; the same events give the same commands.
+
+    Attributes:
+        policy: the order of service.
+        profile: what earlier runs taught.
+        slots: of each backend.
+    """
 
     policy: Policy
     profile: Profile = field(default_factory=Profile)
+    slots: dict[str, int] = field(default_factory=dict)
     _jobs: dict[int, Job] = field(default_factory=dict)
     _paused: dict[tuple[str, str], Job] = field(default_factory=dict)  # by application and thread
     _templates: dict[str, Application] = field(default_factory=dict)  # as runs have corrected them
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
+    _waiters: dict[int, Job] = field(default_factory=dict)  # jobs with calls, by arrival
+    _fair_clock: FairClock = field(default_factory=FairClock)
     _arrivals: int = 0
     _story: deque[Event] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
 
@@ -87,6 +103,10 @@ class SchedulerMachine:
                 return self._slot_granted(event)
             case CallReleased():
                 return self._call_released(event)
+            case CallQueued():
+                return self._call_queued(event)
+            case BeliefFormed():
+                return self._belief_formed(event)
             case StagesMoved():
                 return self._stages_moved(event)
             case JobArrived():
@@ -96,6 +116,7 @@ class SchedulerMachine:
             case JobEnded():
                 return self._job_ended(event)
             case CapacityChanged():
+                self.slots[event.backend] = event.slots
                 return [ResizeBackend(event.backend, event.slots)]
             case ProfileLearned():
                 return self._profile_learned(event)
@@ -124,12 +145,16 @@ class SchedulerMachine:
                 del self._paused[next(iter(self._paused))]
         return []
 
-    def _new_job(self, name: int, application: Application, now: float) -> Job:
+    def _new_job(self, name: int | None, application: Application, now: float) -> Job:
         self._arrivals += 1
         template = self._templates.get(application.fingerprint)
         if template is None:
             template = self._templates[application.fingerprint] = self.profile.template(application)
-        return Job(name, template, self._arrivals, now)
+        job = Job(name, template, self._arrivals, now)
+        if self.needs is Needs.TAG:
+            work_s = self.profile.total_work_s(template)
+            job.finish_tag_s = self._fair_clock.arrive(now, work_s, sum(self.slots.values()) or 1)
+        return job
 
     def _stages_moved(self, event: StagesMoved) -> list[Command]:
         job = self._jobs.get(event.job)
@@ -170,6 +195,7 @@ class SchedulerMachine:
                     complete=job.outcome is Outcome.FINISHED,
                     stages=job.stages if calls else (),  # without calls it teaches nothing
                     paused_s=job.paused_s,
+                    template=job.template,
                 )
             )
         ]
@@ -179,13 +205,13 @@ class SchedulerMachine:
             raise InvalidTransitionError(f"ticket {event.ticket} was requested twice")
         job = self._jobs.get(event.job) if event.job is not None else None
         if job is None:
-            self._arrivals += 1
-            job = Job(None, DIRECT, self._arrivals, event.now)
+            job = self._new_job(None, DIRECT, event.now)
         others = job.progress.waiting
         spot = None if event.run is None else job.position.spot(event.run)
         call = job.progress.request(event.ticket, event.stage, event.now, spot)
         commands = self._reprioritise(job, event.now, others)
         self._tickets[event.ticket] = _Ticket(job, call, event.backend)
+        self._waiters[job.arrival] = job
         if event.backend not in job.backends:
             job.backends += (event.backend,)
         commands.append(RequestSlot(event.backend, event.ticket, job.arrival, job.priority, event.forced))
@@ -205,7 +231,9 @@ class SchedulerMachine:
         if ticket is None:
             return []
         job = ticket.job
-        job.progress.finish(event.ticket, event.outcome, event.usage, event.now)
+        job.finish(event.ticket, event.outcome, event.usage, event.now)
+        if not job.progress.outstanding:
+            self._waiters.pop(job.arrival, None)
         if job.id is None:
             job.outcome = event.outcome
         release = ReleaseSlot(ticket.backend, event.ticket)
@@ -221,10 +249,35 @@ class SchedulerMachine:
                 commands += self._refresh(job, event.now)
         return commands
 
+    def _call_queued(self, event: CallQueued) -> list[Command]:
+        ticket = self._tickets.get(event.ticket)
+        return [] if ticket is None or not ticket.waiting else self._form_belief(ticket.job, event.now)
+
+    def _form_belief(self, job: Job, now: float) -> list[Command]:
+        """Ask for a belief, if the policy wants one and there is something to base it on."""
+        needs = self.needs
+        if needs in (Needs.NOTHING, Needs.TAG):
+            return []
+        known = self.profile.applications.get(job.application)
+        if known is None or known.model is None or not job.news():
+            return []
+        model = known.marginals if needs is Needs.MARGINALS else known.model
+        return [FormBelief(job.arrival, model, job.evidence(now), needs)] if model is not None else []
+
+    def _belief_formed(self, event: BeliefFormed) -> list[Command]:
+        job = self._waiters.get(event.arrival)
+        if job is None:
+            return []
+        job.belief = event.belief
+        waiting = job.progress.waiting
+        return self._reprioritise(job, event.now, waiting) if waiting else []
+
     def _refresh(self, job: Job, now: float) -> list[Command]:
         """Ask the policy again, if the job has a waiting call that its answer could move."""
         waiting = job.progress.waiting
-        return self._reprioritise(job, now, waiting) if waiting else []
+        if not waiting:
+            return []
+        return [*self._reprioritise(job, now, waiting), *self._form_belief(job, now)]
 
     def _reprioritise(self, job: Job, now: float, backlog: int) -> list[Command]:
         """Ask the policy; if its mind has changed, move the job's calls of which so many are in backlogs.
@@ -248,6 +301,37 @@ class SchedulerMachine:
         except Exception as error:
             return 0.0, [ReportFault(job.arrival, error)]
         return priority, []
+
+    @property
+    def needs(self) -> Needs:
+        """What the policy wants to be worked out beforehand."""
+        needs: Needs = getattr(self.policy, "needs", Needs.NOTHING)
+        return needs
+
+    def explore(
+        self, backend: str, grant: int, line: Callable[[int], Iterable[int]], now: float
+    ) -> int | None:
+        """The ticket that should get the slot for what it teaches; None if the next in line should get it.
+
+        Args:
+            backend: whose slot it is.
+            grant: which grant of the backend this is, counted from 1.
+            line: arrivals of so many jobs that are next in line there.
+            now: the clock.
+        """
+        exploration: Exploration | None = getattr(self.policy, "exploration", None)
+        if exploration is None or not exploration.turn(grant):
+            return None
+        jobs = [self._waiters[arrival] for arrival in line(LOOKED_AT)]
+        chosen = exploration.choose(jobs, now)
+        if chosen is None:
+            return None
+        job, spot = chosen
+        for number, call in job.progress.outstanding.items():
+            if call.granted_s is None and call.place == spot and self._tickets[number].backend == backend:
+                job.explored[spot] = job.explored.get(spot, 0) + 1
+                return number
+        return None
 
     @property
     def jobs(self) -> int:
@@ -275,6 +359,7 @@ class SchedulerMachine:
             assert call is ticket.call, f"ticket {number} is not among its job's calls"
         for job in {ticket.job.arrival: ticket.job for ticket in self._tickets.values()}.values():
             job.progress.check()
+        assert set(self._waiters) == {ticket.job.arrival for ticket in self._tickets.values()}, "lost a job"
         for job in self._jobs.values():
             assert job.outcome is None, f"job {job.id} has ended and is still listed"
             assert job.progress.outstanding.keys() <= self._tickets.keys(), "a call has lost its ticket"

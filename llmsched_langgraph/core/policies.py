@@ -6,95 +6,34 @@ asked again whenever the job changes; so live and simulated runs use the same ob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol, runtime_checkable
 
-from llmsched_langgraph.belief.profile import MAX_OCCURRENCES, Profile
-from llmsched_langgraph.belief.record import Evidence, StageRecord
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Ended, Move, Position
-from llmsched_langgraph.dag.progress import Outcome, Progress
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core.exploration import Exploration
+from llmsched_langgraph.core.job import LEAST_S, Job
 from llmsched_langgraph.errors import ConfigurationError
 
 
-@dataclass(slots=True)
-class Job:
-    """One job as the scheduler sees it.
+class Needs(Enum):
+    """What a policy wants to be worked out of each job that waits, before it is asked."""
 
-    Attributes:
-        id: the driver's name for it.
-        template: its application, as runs have corrected it.
-        arrival: 1 for the first job that the scheduler saw, 2 for the next, ...
-        arrival_s: the clock at its arrival.
-        paused_s: how long it was interrupted, so far.
-        paused_since: when it was interrupted, if it is.
-        outcome: None until the job has ended.
-        priority: what the policy said last; all its waiting calls have it.
-        backends: those that it has asked for slots.
-    """
-
-    id: int | None
-    template: Application
-    arrival: int
-    arrival_s: float
-    progress: Progress = field(default_factory=lambda: Progress(told_apart=MAX_OCCURRENCES))
-    outcome: Outcome | None = None
-    paused_s: float = 0.0
-    paused_since: float | None = None
-    priority: float = 0.0
-    backends: tuple[str, ...] = ()
-    _moves: list[Move] = field(default_factory=list)
-    _position: Position | None = None
-    _stages: list[StageRecord] = field(default_factory=list)
-
-    @property
-    def application(self) -> str:
-        """Fingerprint of its application: the key of what has been learned of it."""
-        return self.template.fingerprint
-
-    def move(self, moves: Iterable[Move]) -> None:
-        """Executions of its stages were announced, began or ended."""
-        # Taken in when somebody asks: for jobs that make no call, nobody ever does.
-        self._moves += moves
-
-    def _take_in(self) -> Position:
-        position = self._position
-        if position is None:
-            position = self._position = Position(self.template)
-        if self._moves:
-            moves, self._moves = self._moves, []
-            for move in moves:
-                if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
-                    place = position.place(move.run)
-                    self._stages.append(StageRecord(*spot, place, move.seconds, move.complete))
-                position.move(move)
-        return position
-
-    @property
-    def position(self) -> Position:
-        """Where it stands on its application."""
-        return self._take_in()
-
-    @property
-    def stages(self) -> tuple[StageRecord, ...]:
-        """Its executions of stages that are over."""
-        self._take_in()
-        return tuple(self._stages)
-
-    def evidence(self, now: float) -> Evidence:
-        """What is known of the job at `now`."""
-        return Evidence(
-            waiting=tuple(self.progress.backlog.items()),
-            running=tuple(((c.stage, c.occurrence), c.work_s(now)) for c in self.progress.running.values()),
-            latest=self.progress.latest,
-            received_s=self.progress.work_s(now),
-        )
+    NOTHING = "nothing"
+    MARGINALS = "marginals"  # what is still to come of it, every stage judged on its own
+    BELIEF = "belief"  # what is still to come, given all that is known of it
+    INDEX = "index"  # and the belief's Gittins index
+    REDUCTION = "reduction"  # and its interval, and what its stages that are ready would teach
+    TAG = "tag"  # its finish tag under fair sharing
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """An order of service. Give any object of this shape to `Scheduler(policy=...)`."""
+    """An order of service. Give any object of this shape to `Scheduler(policy=...)`.
+
+    It may have two more attributes: `needs`, one of `Needs`; and `exploration`, an `Exploration`.
+    """
 
     @property
     def name(self) -> str:
@@ -110,6 +49,8 @@ class NamedPolicy:
 
     name: str
     function: Callable[[Job, Profile, float], float] = field(repr=False)
+    needs: Needs = Needs.NOTHING
+    exploration: Exploration | None = None
 
     def priority(self, job: Job, profile: Profile, now: float) -> float:
         """See `Policy.priority`."""
@@ -133,12 +74,13 @@ def _fair(job: Job, profile: Profile, now: float) -> float:
 
 def _sjf(job: Job, profile: Profile, now: float) -> float:
     """The application's mean total work: Shortest Job First."""
-    return profile.total_work_s(job.application)
+    return profile.total_work_s(job.template)
 
 
 def _srtf(job: Job, profile: Profile, now: float) -> float:
     """Expected remaining work: Shortest Remaining Time First on what is known of the job."""
-    return profile.remaining_work_s(job.application, job.evidence(now))
+    prior_s = profile.total_work_s(job.template) if job.belief is None else 0.0
+    return job.remaining_s(now, prior_s)
 
 
 def _plas(job: Job, profile: Profile, now: float) -> float:
@@ -146,16 +88,78 @@ def _plas(job: Job, profile: Profile, now: float) -> float:
     return job.progress.work_s(now)
 
 
+def _hermes(job: Job, profile: Profile, now: float) -> float:
+    """Gittins rank of the application's distribution of work, cut off at what was received (2506.14851).
+
+    G(D, a) = min over D of E[min(X - a, D) | X > a] / P(X - a <= D | X > a), X the whole work of earlier
+    jobs and `a` what this one has received; the look-ahead D is fixed beforehand.
+    """
+    known = profile.applications.get(job.application)
+    received_s = job.progress.work_s(now)
+    if known is None:
+        return max(profile.total_work_s(job.template) - received_s, LEAST_S)
+    left = known.beyond_s(received_s)
+    if not left:
+        # It has outgrown all that was ever seen: the longer it went on, the longer it may.
+        return max(received_s, LEAST_S)
+    best, sum_s = float("inf"), 0.0
+    for count, whole_s in enumerate(left, 1):
+        ahead_s = whole_s - received_s
+        best = min(best, (sum_s + (len(left) - count + 1) * ahead_s) / count)
+        sum_s += ahead_s
+    return best
+
+
+def _justitia(job: Job, profile: Profile, now: float) -> float:
+    """When the job would end if all jobs shared all slots equally: Justitia (arXiv 2510.17015)."""
+    return job.finish_tag_s
+
+
+def _gittins(job: Job, profile: Profile, now: float) -> float:
+    """Least expected work for each chance to end, over all ways to stop at the end of a call.
+
+    The index that minimises mean response time in an M/G/1 whatever the scheduler learns meanwhile (Scully,
+    Grosof, Harchol-Balter; Aalto and Scully 2022 for jobs of stages); see `belief/gittins.py`.
+    """
+    remaining_s = _srtf(job, profile, now)
+    if job.belief is None or not job.belief.mean > 0.0:
+        return remaining_s
+    # What was received since the belief was formed counts at once, though it was not asked again.
+    return remaining_s * (job.belief.index / job.belief.mean)
+
+
+def llmsched(epsilon: float = 0.1, sample: float = 0.3, seed: int = 0) -> NamedPolicy:
+    """LLMSched's Algorithm 1: shortest expected remaining work, and a share of turns for what teaches most.
+
+    Args:
+        epsilon: the share of grants that explore, 0 to 1.
+        sample: the part of a stage's calls that may be granted to explore it, above 0 and up to 1.
+        seed: of the coin.
+
+    Raises:
+        ConfigurationError: a share is out of range.
+    """
+    name = (
+        "llmsched" if (epsilon, sample) == (0.1, 0.3) else f"llmsched(epsilon={epsilon:g},sample={sample:g})"
+    )
+    return NamedPolicy(name, _srtf, Needs.REDUCTION, Exploration(epsilon, sample, seed))
+
+
 POLICIES: dict[str, Policy] = {
-    name: NamedPolicy(name, function)
-    for name, function in {
-        "fcfs": _fcfs,
-        "app_fifo": _app_fifo,
-        "fair": _fair,
-        "sjf": _sjf,
-        "srtf": _srtf,
-        "plas": _plas,
-    }.items()
+    policy.name: policy
+    for policy in (
+        NamedPolicy("fcfs", _fcfs),
+        NamedPolicy("app_fifo", _app_fifo),
+        NamedPolicy("fair", _fair),
+        NamedPolicy("sjf", _sjf),
+        NamedPolicy("srtf", _srtf, Needs.BELIEF),
+        NamedPolicy("srtf_marginal", _srtf, Needs.MARGINALS),
+        NamedPolicy("plas", _plas),
+        NamedPolicy("hermes", _hermes),
+        NamedPolicy("justitia", _justitia, Needs.TAG),
+        llmsched(),
+        NamedPolicy("gittins", _gittins, Needs.INDEX),
+    )
 }
 
 

@@ -6,7 +6,7 @@ template does not have, or one more time round than was ever seen, is absorbed a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -33,6 +33,7 @@ class Revealed(NamedTuple):
     around: int | None = None
     called: bool = False  # by code of a node, beside the graph's own steps (a `@task`)
     begun: bool = False  # no sooner said than done
+    tools: tuple[str | None, ...] = ()  # which tool each of the runs will use, where that is announced, too
 
 
 class Began(NamedTuple):
@@ -77,6 +78,7 @@ class _StageRun:
     spot: Spot
     around: int | None
     running: bool = False
+    tool: str | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ class _Tally:
     revealed: int = 0
     running: int = 0
     ended: int = 0
+    tools: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -111,8 +114,13 @@ class Position:
     def move(self, move: Move) -> None:
         """Take in what happened. A stage run that is not known (any more) changes nothing."""
         match move:
-            case Revealed(runs, around, called, begun):
+            case Revealed(runs, around, called, begun, tools):
                 self._reveal(runs, around, called, begun)
+                for (number, _), tool in zip(runs, tools, strict=False):
+                    if tool is not None:
+                        self._runs[number].tool = tool
+                        named = self._tallies[self._runs[number].spot].tools
+                        named[tool] = named.get(tool, 0) + 1
             case Began(number):
                 run = self._runs.get(number)
                 if run is not None and not run.running:
@@ -212,6 +220,38 @@ class Position:
         return {
             spot: Runs(tally.revealed, tally.running, tally.ended) for spot, tally in self._tallies.items()
         }
+
+    def runs(self, spot: Spot) -> Runs | None:
+        """The stage runs of one spot; None if it never came up."""
+        tally = self._tallies.get(spot)
+        return None if tally is None else Runs(tally.revealed, tally.running, tally.ended)
+
+    def tool(self, run: int) -> str | None:
+        """The tool that the stage run was announced to use; None if that is not known, or it is over."""
+        found = self._runs.get(run)
+        return None if found is None else found.tool
+
+    def tools(self, spot: Spot) -> Mapping[str, int]:
+        """How many runs of one spot were announced to use which tool."""
+        tally = self._tallies.get(spot)
+        return {} if tally is None else tally.tools
+
+    def planned(self) -> tuple[tuple[str, int], ...] | None:
+        """How often all announcements together name each tool, sorted by name.
+
+        None if none did, and as long as a node that uses tools may come once more: then the plan is not
+        known in full.
+        """
+        named: dict[str, int] = {}
+        coming: frozenset[str] | None = None
+        for spot, tally in self._tallies.items():
+            for tool, count in tally.tools.items():
+                if coming is None:
+                    coming = self.coming()
+                if spot.path in coming:
+                    return None
+                named[tool] = named.get(tool, 0) + count
+        return tuple(sorted(named.items())) if named else None
 
     def statuses(self) -> dict[str, Status]:
         """What has become of every stage of the template, by id."""

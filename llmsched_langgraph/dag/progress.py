@@ -50,6 +50,11 @@ class Call:
     usage: Usage = UNKNOWN_USAGE
     outcome: Outcome | None = None
 
+    @property
+    def place(self) -> Spot:
+        """The occurrence of a stage that it counts for."""
+        return Spot(self.stage, self.occurrence) if self.spot is None else self.spot
+
     def work_s(self, now: float) -> float:
         """Slot-seconds received by `now`."""
         if self.granted_s is None:
@@ -58,24 +63,61 @@ class Call:
 
 
 @dataclass(slots=True)
-class Progress:
-    """The evidence about one job. Everything it does is O(1), however many calls the job has.
+class Work:
+    """The calls of one occurrence of a stage, as far as they have come. Times are the clock's seconds.
 
     Attributes:
-        told_apart: occurrences of one stage that are told apart in the backlog; all later ones are one.
-        outstanding: calls waiting or holding, by ticket, in the order in which they were asked for.
-        backlog: how many of them wait, by stage and occurrence.
-        running: those of them that hold a slot, in the order in which they got it.
-        finished: calls that held a slot and gave it back, in the order in which they ended.
-        latest: stage and occurrence of the call asked for last, or None before the first.
+        calls: how many were asked for, those aside that gave up waiting.
+        running: how many hold a slot.
+        done: how many held one and gave it back.
+        done_s: slot-seconds of those.
+        prompt_tokens: tokens that those sent; None if nobody could tell for one of them.
+        output_tokens: tokens that they were answered, likewise.
     """
 
-    told_apart: int
+    calls: int = 0
+    running: int = 0
+    done: int = 0
+    done_s: float = 0.0
+    prompt_tokens: int | None = 0
+    output_tokens: int | None = 0
+    granted_sum_s: float = 0.0  # of the running calls' `granted_s`
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a slot."""
+        return self.calls - self.done - self.running
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether a call waits or runs."""
+        return self.calls > self.done
+
+    def received_s(self, now: float) -> float:
+        """Slot-seconds by `now`, those of running calls included."""
+        return self.done_s + (self.running * now - self.granted_sum_s)
+
+
+@dataclass(slots=True)
+class Progress:
+    """The calls of one job. Everything it does is O(1), however many calls the job has.
+
+    Attributes:
+        outstanding: calls waiting or holding, by ticket, in the order in which they were asked for.
+        running: those of them that hold a slot, in the order in which they got it.
+        finished: calls that held a slot and gave it back, in the order in which they ended.
+        works: what they came to by occurrence of a stage. Where that is not known, a call is one of its own.
+        latest: stage and occurrence of the call asked for last, or None before the first.
+        prompt_tokens: tokens that the first call sent, once it is over: the size of the job's input.
+    """
+
     outstanding: dict[int, Call] = field(default_factory=dict)
-    backlog: dict[tuple[str, int], int] = field(default_factory=dict)
     running: dict[int, Call] = field(default_factory=dict)
     finished: list[Call] = field(default_factory=list)
+    works: dict[Spot, Work] = field(default_factory=dict)
     latest: tuple[str, int] | None = None
+    prompt_tokens: int | None = None
+    _first: int | None = None
     _occurrences: dict[str, int] = field(default_factory=dict)
     _finished_work_s: float = 0.0
     _granted_sum_s: float = 0.0  # of the running calls' `granted_s`
@@ -86,8 +128,13 @@ class Progress:
         self._occurrences[stage] = occurrence
         call = self.outstanding[ticket] = Call(ticket, stage, occurrence, now, spot)
         self.latest = (stage, occurrence)
-        at = self._at(call)
-        self.backlog[at] = self.backlog.get(at, 0) + 1
+        if self._first is None:
+            self._first = ticket
+        at = call.place
+        work = self.works.get(at)
+        if work is None:
+            work = self.works[at] = Work()
+        work.calls += 1
         return call
 
     def start(self, ticket: int, now: float) -> Call:
@@ -95,33 +142,37 @@ class Progress:
         call = self.running[ticket] = self.outstanding[ticket]
         call.granted_s = now
         self._granted_sum_s += now
-        self._waits_no_more(call)
+        work = self.works[call.place]
+        work.running += 1
+        work.granted_sum_s += now
         return call
 
     def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
         """The call is over. One that never held a slot leaves no trace: it did no work."""
         call = self.outstanding.pop(ticket)
         call.outcome, call.usage, call.released_s = outcome, usage, now
+        work = self.works[call.place]
         if call.granted_s is not None:
             del self.running[ticket]
             # Nothing runs: start from nought again, so that rounding errors cannot add up for ever.
             self._granted_sum_s = self._granted_sum_s - call.granted_s if self.running else 0.0
             self._finished_work_s += call.work_s(now)
             self.finished.append(call)
+            work.running -= 1
+            work.granted_sum_s = work.granted_sum_s - call.granted_s if work.running else 0.0
+            work.done += 1
+            work.done_s += call.work_s(now)
+            work.prompt_tokens = _plus(work.prompt_tokens, usage.prompt_tokens)
+            work.output_tokens = _plus(work.output_tokens, usage.output_tokens)
+            if ticket == self._first:
+                self.prompt_tokens = usage.prompt_tokens
         else:
-            self._waits_no_more(call)
+            if ticket == self._first:
+                self._first = None  # the next one asked for counts as the first
+            work.calls -= 1
+            if not work.calls:
+                del self.works[call.place]
         return call
-
-    def _at(self, call: Call) -> tuple[str, int]:
-        return call.stage, min(call.occurrence, self.told_apart)
-
-    def _waits_no_more(self, call: Call) -> None:
-        at = self._at(call)
-        left = self.backlog[at] - 1
-        if left:
-            self.backlog[at] = left
-        else:
-            del self.backlog[at]
 
     @property
     def holding(self) -> int:
@@ -141,7 +192,14 @@ class Progress:
         """Raise AssertionError unless what is kept at hand agrees with the calls that it is about."""
         running = {ticket: call for ticket, call in self.outstanding.items() if call.granted_s is not None}
         assert self.running == running, "what runs and which calls were granted differ"
-        waiting = Counter(self._at(call) for call in self.outstanding.values() if call.granted_s is None)
-        assert self.backlog == waiting, "the backlog and which calls wait differ"
+        waiting = Counter(call.place for call in self.outstanding.values() if call.granted_s is None)
+        listed = {at: work.waiting for at, work in self.works.items() if work.waiting}
+        assert listed == waiting, "which calls wait and what is kept of their stages differ"
+        done = Counter(call.place for call in self.finished)
+        assert {at: work.done for at, work in self.works.items() if work.done} == done, "calls were lost"
         granted_s = sum(call.granted_s or 0.0 for call in running.values())
         assert math.isclose(self._granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"
+
+
+def _plus(sum_: int | None, more: int | None) -> int | None:
+    return None if sum_ is None or more is None else sum_ + more

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.core.policies import as_policy
+from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads.arrivals import Arrivals, TimedJob, arrive
@@ -65,13 +68,21 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
         InvalidDataError: nobody recorded how long a call takes.
         ConfigurationError: there is no such policy, or the load cannot be.
     """
-    profile = learned_from(cell.train)
+    applications = templates_of(cell.train)
+    profile = learned_from(cell.train, applications)
     timed = arrive(cell.test, cell.arrivals, load=cell.load, slots=cell.slots, seed=cell.seed)
     bound_s = lower_bound_s(timed, cell.slots)
     rows = []
     for name in dict.fromkeys((*cell.policies, ORACLE)):
         policy = Clairvoyant(timed) if name == ORACLE else as_policy(name)
-        done = Simulation(timed, slots=cell.slots, policy=policy, profile=profile, stopwatch=stopwatch).run()
+        done = Simulation(
+            timed,
+            slots=cell.slots,
+            policy=policy,
+            profile=profile,
+            applications=applications,
+            stopwatch=stopwatch,
+        ).run()
         jct_s = np.array([job.jct_s for job in done.jobs])
         p50, p95, p99 = np.percentile(jct_s, [50, 95, 99]).tolist()
         decision_us = np.percentile(np.array(done.decisions_s or (0.0,)) * 1e6, [50, 99]).tolist()
@@ -98,11 +109,23 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
     return rows
 
 
-def learned_from(jobs: Sequence[TraceJob]) -> Profile:
+def templates_of(jobs: Sequence[TraceJob]) -> dict[str, Application]:
+    """The applications that these jobs show, by name."""
+    by_app: dict[str, list[TraceJob]] = {}
+    for job in jobs:
+        by_app.setdefault(job.app, []).append(job)
+    return {name: template_of(name, own) for name, own in by_app.items()}
+
+
+def learned_from(jobs: Sequence[TraceJob], applications: Mapping[str, Application]) -> Profile:
     """What a scheduler would have learned, had each job run alone."""
     alone = [TimedJob(number * APART_S, job) for number, job in enumerate(jobs)]
     slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
-    return Profile().observe(*Simulation(alone, slots=slots, policy=as_policy("fcfs")).run().records)
+    run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications)
+    profile = Profile().observe(*run.run().records)
+    for name, own in profile.applications.items():
+        profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)
+    return profile
 
 
 def slowdowns(jobs: Sequence[Any]) -> list[float]:

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Sequence
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.policies import Job
+from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.sim.workloads.arrivals import TimedJob
 from llmsched_langgraph.traces.job import TraceJob

@@ -122,7 +122,7 @@ class Simulation:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
         self._machine = SchedulerMachine(policy, profile or Profile())
-        self._dispatcher = Dispatcher(self._machine, {BACKEND: SlotLedger(slots)})
+        self._dispatcher = Dispatcher(self._machine, {BACKEND: SlotLedger(slots)}, at_once=True)
         self._server = SlotServer() if server is None else server
         self._tools_free = inf if tools is None else tools
         self._tools_waiting: deque[tuple[_Running, int]] = deque()
@@ -214,7 +214,8 @@ class Simulation:
             return
         stages = job.timed.job.stages
         runs = tuple((run, stages[index].name) for index in ready for run in job.runs(index))
-        self._move(now, job, Revealed(runs, begun=True))
+        tools = tuple(stages[index].tool for index in ready for _ in job.runs(index))
+        self._move(now, job, Revealed(runs, begun=True, tools=tools if any(tools) else ()))
         for index in ready:
             job.began_s[index] = now
             stage = stages[index]
