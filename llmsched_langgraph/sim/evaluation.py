@@ -1,7 +1,7 @@
 """Knows how policies are compared: the same jobs and arrivals under each, over several seeds, as figures.
 
-Does not know where jobs come from, and prints nothing. A cell is one workload, load and seed under all
-policies; cells are independent, so that they can be simulated side by side.
+Does not know where jobs come from, and prints nothing. A cell is one workload, load, number of jobs and seed
+under all policies; cells are independent, so that they can be simulated side by side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.core.policies import as_policy
+from llmsched_langgraph.core.policies import Policy, as_policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.sim.simulation import Simulation
@@ -33,6 +33,8 @@ _T95: tuple[float, ...] = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.30
 _T95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
 """Two-sided 95 % quantiles of Student's t, for 1 degree of freedom, 2, ...; beyond them, 1.96."""
 
+_AVERAGED = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "decision_us_p50", "decision_us_p99")
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -46,7 +48,8 @@ class Cell:
         load: slot-seconds offered for each that there is.
         slots: of the backend.
         seed: of the arrivals.
-        policies: their names; the clairvoyant reference is always measured.
+        policies: by name, or as objects whose own names tell them apart (one policy with other parameters
+            is one more of them); the clairvoyant reference is always measured.
     """
 
     workload: str
@@ -56,7 +59,7 @@ class Cell:
     load: float
     slots: int
     seed: int
-    policies: Sequence[str]
+    policies: Sequence[str | Policy]
 
 
 def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[dict[str, Any]]:
@@ -72,9 +75,11 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
     profile = learned_from(cell.train, applications)
     timed = arrive(cell.test, cell.arrivals, load=cell.load, slots=cell.slots, seed=cell.seed)
     bound_s = lower_bound_s(timed, cell.slots)
+    policies = [
+        Clairvoyant(timed) if given == ORACLE else as_policy(given) for given in (*cell.policies, ORACLE)
+    ]
     rows = []
-    for name in dict.fromkeys((*cell.policies, ORACLE)):
-        policy = Clairvoyant(timed) if name == ORACLE else as_policy(name)
+    for name, policy in {policy.name: policy for policy in policies}.items():
         done = Simulation(
             timed,
             slots=cell.slots,
@@ -139,41 +144,43 @@ def slowdowns(jobs: Sequence[Any]) -> list[float]:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each workload, load, number of slots and policy, over all seeds.
+    """One entry for each workload, load, number of slots, number of jobs and policy, over all seeds.
 
     Comparisons are paired: each seed's jobs and arrivals under the one policy against the same under the
-    other; `vs` has the share by which the mean JCT is lower than under each other policy. `ci95_s` is half
-    the width of the 95 % interval of the mean over seeds, None with one seed.
+    other; `vs` has the share by which the mean JCT is lower than under each other policy. `ci95_s` and
+    `vs_ci95` are half the width of the 95 % interval of the mean over seeds, None with one seed.
     """
     groups: dict[tuple[Any, ...], dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     for row in rows:
-        key = (row["workload"], row["load"], row["slots"])
+        key = (row["workload"], row["load"], row["slots"], row["jobs"])
         groups[key][row["policy"]][row["seed"]] = row
     found = []
-    for (workload, load, slots), policies in groups.items():
+    for (workload, load, slots, jobs), policies in groups.items():
         for policy, own in policies.items():
-            means = [row["mean_jct_s"] for row in own.values()]
-
-            def against(other: Mapping[int, Mapping[str, Any]], own: Any = own) -> float:
-                return statistics.fmean(
-                    row["mean_jct_s"] / other[seed]["mean_jct_s"] for seed, row in own.items()
-                )
-
+            saved = {
+                name: [1 - row["mean_jct_s"] / other[seed]["mean_jct_s"] for seed, row in own.items()]
+                for name, other in policies.items()
+            }
+            tenths = zip(*(row["slowdown_by_size"] for row in own.values()), strict=True)
             found.append(
                 {
                     "workload": workload,
                     "load": load,
                     "slots": slots,
+                    "jobs": jobs,
                     "policy": policy,
-                    "mean_jct_s": statistics.fmean(means),
-                    "ci95_s": half_width(means),
-                    "vs_clairvoyant": against(policies[ORACLE]) if ORACLE in policies else None,
+                    "seeds": len(own),
+                    **{name: statistics.fmean(row[name] for row in own.values()) for name in _AVERAGED},
+                    "ci95_s": half_width([row["mean_jct_s"] for row in own.values()]),
+                    "vs_clairvoyant": 1 - statistics.fmean(saved[ORACLE]) if ORACLE in saved else None,
                     "vs_lower_bound": statistics.fmean(
                         row["mean_jct_s"] / row["lower_bound_s"] for row in own.values()
                     ),
-                    "vs": {name: 1 - against(other) for name, other in policies.items() if name != policy},
+                    "vs": {name: statistics.fmean(by) for name, by in saved.items() if name != policy},
+                    "vs_ci95": {name: half_width(by) for name, by in saved.items() if name != policy},
+                    "slowdown_by_size": [statistics.fmean(tenth) for tenth in tenths],
                 }
             )
     return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from support.comparisons import row_of
 
-from llmsched_langgraph.core.policies import POLICIES
+from llmsched_langgraph.core.policies import POLICIES, NamedPolicy
 from llmsched_langgraph.sim.evaluation import Cell, half_width, learned_from, measure, summary
 from llmsched_langgraph.sim.workloads import Poisson, generate
 
@@ -52,18 +53,57 @@ def test_the_stopwatch_changes_nothing_else():
 
 def test_summary_is_paired():
     """Ratios are of the same seed, then averaged; the reduction against oneself is not listed."""
-
-    def row(policy, seed, mean):
-        about = {"workload": "w", "load": 0.9, "slots": 2}
-        return {**about, "policy": policy, "seed": seed, "mean_jct_s": mean, "lower_bound_s": 5.0}
-
-    rows = [row("fcfs", 0, 20.0), row("fcfs", 1, 40.0), row("oracle", 0, 10.0), row("oracle", 1, 10.0)]
+    rows = [
+        row_of("fcfs", 0, 20.0),
+        row_of("fcfs", 1, 40.0),
+        row_of("oracle", 0, 10.0),
+        row_of("oracle", 1, 10.0),
+    ]
     fcfs, oracle = summary(rows)
     assert (fcfs["mean_jct_s"], fcfs["vs_clairvoyant"], fcfs["vs_lower_bound"]) == (30.0, 3.0, 6.0)
     assert fcfs["ci95_s"] == pytest.approx(12.71 * 14.142 / 2**0.5, rel=1e-3)
     assert oracle["vs"] == {"fcfs": pytest.approx(1 - (10 / 20 + 10 / 40) / 2)}
     assert oracle["ci95_s"] == 0
     assert half_width([3.0]) is None
+
+
+def test_reductions_have_paired_intervals():
+    """Of each seed's reduction, not of the means: where all seeds agree, there is no doubt."""
+    rows = [row_of("a", seed, mean) for seed, mean in enumerate((10.0, 100.0, 55.0))]
+    rows += [row_of("b", seed, mean / 2) for seed, mean in enumerate((10.0, 100.0, 55.0))]
+    rows += [row_of("c", seed, mean) for seed, mean in enumerate((9.0, 80.0, 55.0))]
+    a, b, c = summary(rows)
+    assert a["seeds"] == 3
+    assert a["vs_clairvoyant"] is None
+    assert (b["vs"]["a"], b["vs_ci95"]["a"]) == (0.5, 0)
+    # Reductions of 10, 20 and 0 %: mean 10, deviation 10, Student's t for 2 degrees of freedom 4.303.
+    assert c["vs"]["a"] == pytest.approx(0.1)
+    assert c["vs_ci95"]["a"] == pytest.approx(4.303 * 0.1 / 3**0.5)
+    assert summary(rows[::3])[1]["vs_ci95"] == {"a": None, "c": None}
+    assert a["slowdown_by_size"] == pytest.approx([1.5, 3.0, 11.0])
+
+
+def test_numbers_of_jobs_do_not_mix():
+    """Nor do loads: each has its own entry."""
+    rows = [
+        row_of("a", 0, 10.0),
+        row_of("a", 0, 30.0, jobs=9),
+        row_of("a", 1, 50.0, jobs=9),
+        row_of("a", 0, 7.0, load=1),
+    ]
+    assert [(e["jobs"], e["load"], e["mean_jct_s"]) for e in summary(rows)] == [
+        (3, 0.9, 10.0),
+        (9, 0.9, 40.0),
+        (3, 1, 7.0),
+    ]
+
+
+def test_a_variant_is_one_more_policy():
+    """A policy object is told apart by its name; one that decides the same has the same figures."""
+    variant = NamedPolicy("srtf(variant=2)", POLICIES["srtf"].priority)
+    fcfs, srtf, other, oracle = measure(cell(policies=("fcfs", "srtf", variant)))
+    assert (other["policy"], oracle["policy"]) == ("srtf(variant=2)", "oracle")
+    assert other["mean_jct_s"] == srtf["mean_jct_s"] < fcfs["mean_jct_s"]
 
 
 def test_what_is_learned_orders_jobs():
