@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched bench`, spreads the cells over the cores, and shows table and JSON.
+"""Knows the options of `llmsched bench`, spreads the cells over the cores, and shows what came of them.
 
-Does not know how anything is simulated.
+Does not know how anything is simulated, nor what tables and plots look like.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--policies", metavar="A,B", help="by name (default: all)")
     parser.add_argument("--load", metavar="X,Y", default="0.9", help="offered load (default %(default)s)")
     parser.add_argument("--slots", type=int, metavar="K", default=8, help="calls served at once (default 8)")
-    parser.add_argument("--jobs", type=int, metavar="N", default=1000, help="jobs a cell (default 1000)")
+    parser.add_argument(
+        "--jobs", metavar="N,M", default="1000", help="how many are measured (default %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds, from 0 (default 3)")
     parser.add_argument("--burstiness", type=float, metavar="CV", help="of the arrivals (default: Poisson)")
+    parser.add_argument(
+        "--focus",
+        metavar="POLICY",
+        help="what the others are compared with (default: llmsched, else srtf, else the last)",
+    )
+    parser.add_argument("--deciles", action="store_true", help="also the slowdown of small and large jobs")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="as data, to a file or printed")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw it, into PNG and SVG files")
     parser.set_defaults(run=run)
 
 
@@ -65,39 +75,94 @@ def run(options: argparse.Namespace) -> int:
     """
     from llmsched_langgraph.core.policies import POLICIES, as_policy
     from llmsched_langgraph.sim.evaluation import summary
+    from llmsched_langgraph.views.bench_table import tables
 
-    for name in ("slots", "jobs", "seeds"):
+    for name in ("slots", "seeds"):
         if getattr(options, name) < 1:
             raise ConfigurationError(f"--{name} must be at least 1, not {getattr(options, name)}")
     policies = options.policies.split(",") if options.policies else list(POLICIES)
-    for policy in policies:
-        as_policy(policy)
-    cells = list(_cells(options, policies, _loads(options.load)))
+    labels = list(dict.fromkeys(as_policy(policy).name for policy in policies))
+    loads, counts, focus = _loads(options.load), _counts(options.jobs), _focus(options.focus, labels)
+    draw = None if options.plots is None else _plots_into(options.plots)
+    cells = list(_cells(options, policies, loads, counts))
     began_s = time.perf_counter()
     rows = _measured(cells)
-    entries = summary(rows)
     result = {
         "meta": {
             "version": __version__,
-            "policies": policies,
+            "policies": labels,
+            "focus": focus,
             "slots": options.slots,
-            "jobs": options.jobs,
+            "loads": loads,
+            "jobs": counts,
             "seeds": options.seeds,
             "seconds": time.perf_counter() - began_s,
         },
         "rows": rows,
-        "summary": entries,
+        "summary": summary(rows),
     }
-    if options.json == "-":
+    printed = options.json == "-"
+    if printed:
         print(json.dumps(result))
-        return 0
-    if options.json:
-        try:
-            Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"--json {options.json}: {error.strerror}") from None
-    _print_table(entries, rows)
+    elif options.json:
+        with _told("--json", path := Path(options.json)):
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if not printed:
+        print(tables(result, deciles=options.deciles))
+    if draw is not None:
+        names = draw(result)
+        if not printed:
+            print(f"\n{len(names)} plots in {options.plots}, each as .png and .svg")
     return 0
+
+
+def _plots_into(folder: Path) -> Callable[[Mapping[str, Any]], list[str]]:
+    """What draws a result there; whether it can is known before anything is measured."""
+    try:
+        from llmsched_langgraph.views.bench_plots import write_figures
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ConfigurationError(
+            "--plots needs matplotlib: pip install 'llmsched-langgraph[plots]'"
+        ) from None
+    with _told("--plots", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(result: Mapping[str, Any]) -> list[str]:
+        with _told("--plots", folder):
+            return write_figures(result, folder)
+
+    return draw
+
+
+@contextmanager
+def _told(option: str, path: Path) -> Generator[None]:
+    """What cannot be written is an error of the option that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(f"{option} {path}: {error.strerror}") from None
+
+
+def _focus(asked: str | None, labels: Sequence[str]) -> str:
+    """The policy that the others are compared with; one with parameters goes by the name before them."""
+    if asked is not None:
+        if asked not in labels:
+            raise ConfigurationError(f"--focus must be one of {', '.join(labels)}, not {asked!r}")
+        return asked
+    first = {label.partition("(")[0]: label for label in reversed(labels)}
+    return first.get("llmsched") or first.get("srtf") or labels[-1]
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(f"--jobs must be whole numbers such as 100,300, not {text!r}") from None
+    if min(counts) < 1:
+        raise ConfigurationError(f"--jobs must be at least 1, not {min(counts)}")
+    return list(dict.fromkeys(counts))
 
 
 def _loads(text: str) -> list[float]:
@@ -107,32 +172,36 @@ def _loads(text: str) -> list[float]:
         loads = []
     if not loads or not all(0 < load < 100 for load in loads):
         raise ConfigurationError(f"--load must be numbers above 0 such as 0.7,0.9, not {text!r}")
-    return loads
+    return list(dict.fromkeys(loads))
 
 
-def _cells(options: argparse.Namespace, policies: Sequence[str], loads: Sequence[float]) -> Iterator[Cell]:
+def _cells(
+    options: argparse.Namespace, policies: Sequence[str], loads: Sequence[float], counts: Sequence[int]
+) -> Iterator[Cell]:
     from llmsched_langgraph.sim.evaluation import Cell
     from llmsched_langgraph.sim.workloads import MIXES, Bursty, Poisson, generate, resample
 
     arrivals = Poisson() if options.burstiness is None else Bursty(options.burstiness)
     recorded = None if options.traces is None else _read(options.traces)
     train = None if options.train is None else _read(options.train)
+    most = max(counts)  # fewer jobs are the first of them, and all are learned from alike
     for seed in range(options.seeds):
         if recorded is not None:
             learn, rest = (train, recorded) if train is not None else _halves(recorded, seed)
-            parts = {"traces": (learn, resample(rest, options.jobs, seed))}
+            parts = {"traces": (learn, resample(rest, most, seed))}
         else:
             # Seeds of what is learned from lie where no seed of what is measured can be.
             parts = {
                 name: (
-                    train if train is not None else generate(name, options.jobs, 1_000_000 + seed),
-                    generate(name, options.jobs, seed),
+                    train if train is not None else generate(name, most, 1_000_000 + seed),
+                    generate(name, most, seed),
                 )
                 for name in options.workload or MIXES
             }
         for name, (learn, test) in parts.items():
             for load in loads:
-                yield Cell(name, learn, test, arrivals, load, options.slots, seed, policies)
+                for jobs in counts:
+                    yield Cell(name, learn, test[:jobs], arrivals, load, options.slots, seed, policies)
 
 
 def _read(paths: Sequence[Path]) -> list[TraceJob]:
@@ -174,7 +243,9 @@ def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     workers = min(len(cells), os.cpu_count() or 1)
     found: dict[int, list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(workers) as pool:
-        futures = {pool.submit(measure, cell, time.perf_counter): n for n, cell in enumerate(cells)}
+        # The longest first, so that no core is left with one of them while the others have nothing to do.
+        numbers = sorted(range(len(cells)), key=lambda n: -len(cells[n].test))
+        futures = {pool.submit(measure, cells[n], time.perf_counter): n for n in numbers}
         for done, future in enumerate(as_completed(futures), 1):
             found[futures[future]] = future.result()
             if shown:
@@ -182,30 +253,3 @@ def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     if shown:
         print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
     return [row for number in sorted(found) for row in found[number]]
-
-
-def _print_table(entries: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
-    import statistics
-
-    def mean(entry: dict[str, Any], field: str) -> float:
-        keys = ("workload", "load", "policy")
-        return statistics.fmean(row[field] for row in rows if all(row[key] == entry[key] for key in keys))
-
-    columns = ("mean JCT", "+-", "p50", "p95", "p99", "/clairvoyant", "/bound", "us/decision")
-    before = None
-    for entry in entries:
-        about = f"{entry['workload']}, load {entry['load']:g}, {entry['slots']} slots"
-        if about != before:
-            print(
-                f"{'' if before is None else chr(10)}{about}\n{'policy':15}", *(f"{c:>12}" for c in columns)
-            )
-            before = about
-        cells = [
-            f"{entry['mean_jct_s']:.1f} s",
-            "-" if entry["ci95_s"] is None else f"{entry['ci95_s']:.1f}",
-            *(f"{mean(entry, f'p{n}_jct_s'):.1f}" for n in (50, 95, 99)),
-            f"{entry['vs_clairvoyant']:.2f}",
-            f"{entry['vs_lower_bound']:.2f}",
-            f"{mean(entry, 'decision_us_p50'):.0f}",
-        ]
-        print(f"{entry['policy']:15}", *(f"{cell:>12}" for cell in cells))

@@ -1,8 +1,9 @@
-"""`llmsched bench`: generated and recorded jobs, as a table and as data; errors on one line."""
+"""`llmsched bench`: generated and recorded jobs, as tables, data and plots; errors on one line."""
 
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -54,9 +55,58 @@ def test_recorded_jobs_as_a_table(capsys, tmp_path):
     out = tmp_path / "result.json"
     table = shown(capsys, "--traces", str(tmp_path), *SMALL, "--slots", "4", "--json", str(out))
     assert table.startswith("traces, load 0.9, 4 slots\npolicy")
-    assert [line.split()[0] for line in table.splitlines()[2:]] == ["fcfs", "srtf", "oracle"]
+    policies, saved = table.split("\n\n")
+    assert [line.split()[0] for line in policies.splitlines()[2:]] == ["fcfs", "srtf", "oracle"]
+    assert saved.startswith("reduction of the mean JCT by srtf\nagainst")
+    assert [line.split()[0] for line in saved.splitlines()[2:]] == ["fcfs"]
     assert len(json.loads(out.read_text())["rows"]) == 6
     shown(capsys, "--traces", str(tmp_path / "a.jsonl"), "--train", str(tmp_path / "b.jsonl.gz"), *SMALL)
+
+
+def test_numbers_of_jobs(capsys):
+    """Each is a comparison of its own, learned from the same jobs; the fewer are the first of the more."""
+    arguments = ["--workload", "chain", "--seeds", "1", "--policies", "fcfs,plas"]
+    result = json.loads(shown(capsys, *arguments, "--jobs", "20,40", "--json"))
+    assert [entry["jobs"] for entry in result["summary"]] == [20] * 3 + [40] * 3
+    assert result["meta"]["focus"] == "plas"
+    alone = json.loads(shown(capsys, *arguments, "--jobs", "40", "--json"))
+    assert [row["mean_jct_s"] for row in alone["rows"]] == [row["mean_jct_s"] for row in result["rows"][3:]]
+    tables = shown(capsys, *arguments, "--jobs", "20,40", "--deciles", "--focus", "fcfs")
+    assert "chain, load 0.9, 8 slots, 20 jobs\n" in tables
+    assert "chain, load 0.9, 8 slots, 40 jobs\n" in tables
+    assert tables.count("reduction of the mean JCT by fcfs\n") == 2
+    assert tables.count("slowdown (JCT / critical path)") == 2
+
+
+def test_plots(capsys, tmp_path):
+    """PNG and SVG files, in a folder that is made."""
+    folder = tmp_path / "new" / "folder"
+    out = shown(capsys, "--workload", "chain", *SMALL, "--plots", str(folder))
+    assert out.endswith(f"5 plots in {folder}, each as .png and .svg\n")
+    files = sorted(folder.iterdir())
+    assert {path.stem for path in files if path.suffix == ".png"} == {
+        "mean-jct",
+        "reduction",
+        "jct-quantiles",
+        "slowdown-by-size",
+        "decision-time",
+    }
+    assert len(files) == 10
+    for path in files:
+        head = path.read_bytes()[:8]
+        assert head == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else head.startswith(b"<?xml")
+
+
+def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
+    """One line that names the cure, before anything is simulated."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "llmsched_langgraph.views.bench_plots", raising=False)
+    monkeypatch.setattr("llmsched_langgraph.sim.evaluation.measure", None)
+    assert main(["bench", *SMALL, "--plots", str(tmp_path)]) == 2
+    cure = "llmsched: --plots needs matplotlib: pip install 'llmsched-langgraph[plots]'\n"
+    assert capsys.readouterr() == ("", cure)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +116,9 @@ def test_recorded_jobs_as_a_table(capsys, tmp_path):
         (["--load", "much"], "--load must be numbers above 0 such as 0.7,0.9, not 'much'"),
         (["--load", "0"], "--load must be numbers above 0"),
         (["--jobs", "0"], "--jobs must be at least 1, not 0"),
+        (["--jobs", "10,many"], "--jobs must be whole numbers such as 100,300, not '10,many'"),
+        (["--focus", "magic", "--policies", "fcfs"], "--focus must be one of fcfs, not 'magic'"),
+        (["--plots", __file__], f"--plots {__file__}: File exists"),
         (["--workload", "magic"], "none is called 'magic'; choose one of "),
         (["--traces", "nowhere"], "nowhere"),
         (["--burstiness", "-1", *SMALL], "coefficient of variation must be above 0"),

@@ -9,7 +9,18 @@ import pytest
 
 import llmsched_langgraph
 
-HEAVY = ["pgmpy", "pandas", "scipy", "sklearn", "tiktoken", "openai", "starlette", "uvicorn", "redis"]
+HEAVY = [
+    "pgmpy",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "tiktoken",
+    "openai",
+    "starlette",
+    "uvicorn",
+    "redis",
+    "matplotlib",
+]
 
 
 @pytest.mark.parametrize(
