@@ -172,7 +172,7 @@ class Belief:
 
     @cached_property
     def index(self) -> float:
-        """The Gittins index of the job: see `gittins.index`. Never more than `mean`, but for the draws' noise.
+        """The Gittins index of the job, see `gittins.index`: never more than `mean`, but for noise of draws.
 
         What is left of stages that go on comes first.
         """

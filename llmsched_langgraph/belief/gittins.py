@@ -16,7 +16,7 @@ SLACK = 1e-6
 
 
 def index(amounts: NDArray[np.float64], states: NDArray[np.intp]) -> float:
-    """The Gittins index of a job: min over stopping rules of E[work until stop] / P(the job has ended by then).
+    """The Gittins index: min over stopping rules of E[work until stop] / P(the job has ended by then).
 
     A rule may stop at the end of each stage, and sees in which state that stage ended: so an index is low
     where a little work decides that little is left. It may not see more: what earlier stages were is

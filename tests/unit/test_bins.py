@@ -75,7 +75,7 @@ def test_a_large_bin_keeps_a_few_points():
 
 
 def test_a_value_has_a_place_in_its_bin():
-    """Between its bin's mean and the next one's, in quarters, on a log scale; beyond the last, away from the inner."""
+    """Between its bin's mean and the next one's, in quarters, on a log scale; past the last, backwards."""
     bins = Bins.fit([1.0, 10.0, 100.0], 3)
     assert bins.place(10.0) == (1, 0.0)
     assert bins.place(10.0 * 10**0.2) == (3, 0.25)
