@@ -27,7 +27,7 @@ from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.slot import Slot
 
 DEFAULT_SLOTS = 8
-DEFAULT_POLICY = "srtf"
+DEFAULT_POLICY = "llmsched"
 
 
 @dataclass(frozen=True, slots=True)
