@@ -256,6 +256,7 @@ class SchedulerMachine:
         commands: list[Command] = []
         for job in self._jobs.values():
             if job.application in event.applications:
+                job.outdated = True
                 commands += self._refresh(job, event.now)
         return commands
 
@@ -269,7 +270,7 @@ class SchedulerMachine:
         if needs in (Needs.NOTHING, Needs.TAG):
             return []
         known = self.profile.applications.get(job.application)
-        if known is None or known.model is None or not job.news():
+        if known is None or known.model is None or not job.ask():
             return []
         model = known.marginals if needs is Needs.MARGINALS else known.model
         return [FormBelief(job.arrival, model, job.evidence(now), needs)] if model is not None else []

@@ -267,6 +267,12 @@ class Driver:
         if taken:
             self._handle(StagesMoved(self._clock(), job, taken), None, outbox)
 
+    def learn(self) -> None:
+        """Learn from all jobs that have ended, here and now."""
+        with self.looking():
+            pass  # what was put by is told now
+        self._learner.catch_up()
+
     def _count(self, record: JobRecord) -> None:
         self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
         self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.calls)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
 from llmsched_langgraph.belief.record import JobRecord
@@ -81,6 +81,19 @@ class Learner:
         left = self._due[record.application] = self._due.get(record.application, 1) - 1
         if left <= 0 or len(self._batch) >= BATCH:
             self._background.there_is_work()
+
+    def catch_up(self) -> None:
+        """Learn from all jobs so far, here and now. Takes milliseconds to seconds."""
+        from llmsched_langgraph.belief.learning import learn
+
+        profile = self.profile
+        for name, own in profile.applications.items():
+            if own.modelled < own.jobs or own.model is None:
+                whole = len(own.outcomes) >= NETWORK_JOBS
+                how: Literal["choose", False] = "choose" if whole else False
+                self._take_over(own, learn(own.template, own.outcomes, correlated=how, call=profile.call_s))
+                if whole:
+                    self._networks[name] = own.jobs
 
     def stop(self) -> None:
         """Learn no more. What was not looked at yet still counts in `profile`."""

@@ -274,6 +274,15 @@ class Scheduler:
         """What it has learned so far: a value, to keep or to give to another scheduler."""
         return self._driver.profile
 
+    def learn(self) -> None:
+        """Learn from all runs that have ended, here and now.
+
+        It happens by itself in the background. Call this where nothing else goes on, before you read
+        `profile` or keep it: it takes milliseconds an application, and seconds once there is enough to learn
+        how its stages hang together.
+        """
+        self._driver.learn()
+
     def check(self) -> None:
         """Raise AssertionError unless every slot and every waiting call is accounted for. For tests."""
         self._driver.check()
