@@ -24,14 +24,19 @@ class Forecaster:
 
     Args:
         tell: takes a job's arrival and its belief; called in the background.
+        background: makes what works in the background.
     """
 
-    def __init__(self, tell: Callable[[int, Belief], None]) -> None:
+    def __init__(
+        self,
+        tell: Callable[[int, Belief], None],
+        background: Callable[[str, Callable[[], bool]], Background] = Background,
+    ) -> None:
         self._tell = tell
         # Without a lock: a finaliser may ask in the middle of an asking.
         self._wanted: dict[int, FormBelief] = {}
         self._order: deque[int] = deque()
-        self._background = Background("llmsched-beliefs", self._form_one)
+        self._background = background("llmsched-beliefs", self._form_one)
 
     def want(self, command: FormBelief) -> None:
         """Form this belief when there is time."""

@@ -47,9 +47,15 @@ class Learner:
         profile: to go on from.
         publish: takes a new profile and the applications of which it says something new; called in the
             background.
+        background: makes what works in the background.
     """
 
-    def __init__(self, profile: Profile, publish: Callable[[Profile, frozenset[str]], None]) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        publish: Callable[[Profile, frozenset[str]], None],
+        background: Callable[[str, Callable[[], bool]], Background] = Background,
+    ) -> None:
         self._profile = profile
         self._publish = publish
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
@@ -58,8 +64,8 @@ class Learner:
         self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
         self._elsewhere_s = -APART_S
         self._lock = threading.Lock()
-        self._background = Background("llmsched-learning", self._learn)
-        self._helper = Background("llmsched-networks", self._learn_networks)
+        self._background = background("llmsched-learning", self._learn)
+        self._helper = background("llmsched-networks", self._learn_networks)
 
     @property
     def profile(self) -> Profile:
