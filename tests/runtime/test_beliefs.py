@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 
 import pytest
@@ -227,12 +228,11 @@ def test_where_there_can_be_no_process_it_is_done_here(monkeypatch, executable):
 
 def test_a_helper_that_fails_costs_the_correlations_only(monkeypatch, caplog):
     """It is said, and the stages are judged on their own until it works."""
-    monkeypatch.setattr("llmsched_langgraph.runtime.helper.main.__module__", "x", raising=False)
     made, _ = learner()
     for record in TOLD[: learning.NETWORK_JOBS]:
         made.observe(record)
     made._background.do()
-    monkeypatch.setenv("PYTHONHOME", "/there/is/no/such/folder")
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
     with caplog.at_level(logging.WARNING, "llmsched_langgraph"):
         made._helper.do()
     (record,) = caplog.records
@@ -243,16 +243,14 @@ def test_a_helper_that_fails_costs_the_correlations_only(monkeypatch, caplog):
 def test_when_runs_change_the_past_is_forgotten(caplog):
     """With a note in the log, and a model of the new kind of runs at once."""
     made, _ = learner()
-    for record in [job(1.0, 2.0 + n / 100) for n in range(60)] + [
-        job(1.0, 40.0 + n / 100) for n in range(30)
-    ]:
-        made.observe(record)
+    for work_s in [2.0 + n / 100 for n in range(60)] + [40.0 + n / 100 for n in range(30)]:
+        made.observe(job(1.0, work_s))
     with caplog.at_level(logging.WARNING, "llmsched_langgraph"):
         made._background.do()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "runs of 'two' need another amount of work than before: the 60 jobs before the last 30 are forgotten, "
-        "and the rest is learned anew"
+        "runs of 'two' need another amount of work than before: the 60 jobs before the last 30 are "
+        "forgotten, and the rest is learned anew"
     )
     own = made.profile.applications[APPLICATION.fingerprint]
     assert len(own.outcomes) == 30

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +53,6 @@ def test_a_backend_does_not_get_faster_for_being_asked_for_more():
 def test_the_curve_never_falls(pace):
     curve = [token_s for _, token_s in measured(pace).curve()]
     assert len(curve) == len(pace)
-    assert all(a <= b * (1 + 1e-12) for a, b in zip(curve, curve[1:], strict=False))
+    assert all(a <= b * (1 + 1e-12) for a, b in pairwise(curve))
     assert min(pace.values()) * (1 - 1e-9) <= curve[0]
     assert curve[-1] <= max(pace.values()) * (1 + 1e-9)
