@@ -59,9 +59,8 @@ class ApplicationModel:
             raise InvalidDataError("network.names: they are not those of the columns")
         if self.network.cards != tuple(own.states for own in self.bins):
             raise InvalidDataError("network.cards: they are not as many states as the bins have")
-        put = object.__setattr__
-        put(self, "_belief", lru_cache(CACHED)(lambda evidence: Belief(self, evidence)))
-        put(self, "_posteriors", {})
+        object.__setattr__(self, "_posteriors", {})
+        self.forget()
 
     def __repr__(self) -> str:
         kind = "network" if self.correlated else "marginals"
@@ -105,6 +104,11 @@ class ApplicationModel:
             if len(self._posteriors) > CACHED:
                 del self._posteriors[next(iter(self._posteriors))]
         return found
+
+    def forget(self) -> None:
+        """Keep no belief at hand: what is asked for next is worked out anew. For measurements."""
+        self._posteriors.clear()
+        object.__setattr__(self, "_belief", lru_cache(CACHED)(lambda evidence: Belief(self, evidence)))
 
     @cached_property
     def _counted(self) -> tuple[int, ...]:
