@@ -175,8 +175,10 @@ class Job:
         for spot, expected in belief.expected.items():
             work = self.progress.works.get(spot)
             runs = self.position.runs(spot)
-            if work is None or (runs is not None and runs.ended >= runs.revealed):
-                left_s += 0.0 if runs is not None and runs.ended >= runs.revealed else expected.whole
+            if runs is not None and runs.ended >= runs.revealed:
+                continue
+            if work is None:
+                left_s += expected.left(0.0, 0 if runs is None else runs.ended)
             else:
                 ended = work.done if runs is None else runs.ended
                 left_s += expected.left(work.received_s(now), ended, work.done_s if ended else 0.0)
