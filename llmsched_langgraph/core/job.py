@@ -74,7 +74,7 @@ class Job:
     def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
         """A call of it is over."""
         call = self.progress.finish(ticket, outcome, usage, now)
-        self._news = self._news or call.granted_s is not None
+        self._news = True
         return call
 
     def _take_in(self) -> Position:
