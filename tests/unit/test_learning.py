@@ -50,18 +50,18 @@ def test_jobs_without_calls_are_not_published(record):
     assert published(learner, [record("app")] * 5) == []
 
 
-def test_the_newest_profile_is_kept_whether_published_or_not(record, learned):
+def test_the_newest_profile_is_kept_whether_published_or_not(record, observed):
     """Learning never waits for a publication."""
     learner = Learner(Profile())
     jobs = [("app", ("s", float(n))) for n in range(30)]
     for job in jobs:
         learner.observe(record(*job))
-    assert learner.profile == learned(*jobs)
+    assert learner.profile == observed(*jobs)
 
 
-def test_a_profile_that_is_handed_on_starts_a_new_schedule(record, learned):
+def test_a_profile_that_is_handed_on_starts_a_new_schedule(record, observed):
     """Jobs known from elsewhere count: after the first new one, an eighth of all must come."""
-    numbers = published(Learner(learned(*[("app", ("s", 1.0))] * 80)), [record("app", ("s", 1.0))] * 30)
+    numbers = published(Learner(observed(*[("app", ("s", 1.0))] * 80)), [record("app", ("s", 1.0))] * 30)
     assert numbers == [1, 11, 22]
 
 
