@@ -14,7 +14,7 @@ from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import ConfigurationError
 
 _PRIME = 67_108_859
-"""The largest under 2^26: squares stay under 2^52. 3 does not divide it less 1, so cubes are a permutation."""
+"""The largest under 2^26: squares stay under 2^52. 3 does not divide it less 1, so no cube comes twice."""
 
 LOOKED_AT = 64
 """Jobs next in line among which the one to explore is looked for. It bounds what a turn costs."""

@@ -146,11 +146,9 @@ def test_what_settled_stages_hide_is_not_in_the_key(seed, data):
 
 
 def test_a_state_is_no_amount():
-    """A stage that is over in its one bin, number 1, and one that goes on and has received 1 s, are two things."""
+    """A stage that is over in its one bin, number 1, and one that goes on after 1 s, are two things."""
     bins = [Bins.fit([None, 2.0]), Bins.fit([None, 2.0])]
-    net = Network(
-        ("a", "b"), (2, 2), ((), (0,)), (np.array([0.5, 0.5]), np.array([[0.9, 0.1], [0.1, 0.9]]))
-    )
+    net = Network(("a", "b"), (2, 2), ((), (0,)), (np.array([0.5, 0.5]), np.array([[0.9, 0.1], [0.1, 0.9]])))
     over, goes_on = Known({0: 2.0}), Known(reached={0: 1.0})
     assert total.key(net, bins, [0, 1], over) != total.key(net, bins, [0, 1], goes_on)
     model = model_of(["a", "b"], [(2.0,), (2.0,)], ((), (0,)), net.tables)
@@ -245,9 +243,9 @@ def brute_left(model, evidence, i, received):
     table = posterior(model, weights)
     amounts = [0.0]
     for own in model.bins[i].bins:
-        over = [
-            (p - received, w) for p, w in zip(own.points, own.weights, strict=True) if p >= received
-        ] or [(0.0, 1)]
+        over = [(p - received, w) for p, w in zip(own.points, own.weights, strict=True) if p >= received] or [
+            (0.0, 1)
+        ]
         amounts.append(sum(left * w for left, w in over) / sum(w for _, w in over))
     return mean_of(model, table, {i: amounts})
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.sharing import ends
 
 from llmsched_langgraph.core.fair_clock import FairClock
 
@@ -14,32 +15,6 @@ QUIET = settings(deadline=None, database=None, max_examples=200)
 
 ARRIVALS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 15)), min_size=1, max_size=9)
 """Time since the arrival before, and work, in quarters."""
-
-
-def ends(arrivals, slots):
-    """When each job ends if all that are there share all slots equally, from one event to the next.
-
-    By way of exact fractions: at each step everybody receives the same until somebody ends or arrives.
-    """
-    left, end = {}, {}
-    now = Fraction(0)
-    coming = [(Fraction(at), n, Fraction(work)) for n, (at, work) in enumerate(arrivals)]
-    while coming or left:
-        if coming and (not left or coming[0][0] <= now):
-            now = max(now, coming[0][0])
-            _, n, work = coming.pop(0)
-            left[n] = work
-        else:
-            pace = Fraction(slots, len(left))
-            step = min(left.values()) / pace
-            if coming:
-                step = min(step, coming[0][0] - now)
-            left = {n: work - step * pace for n, work in left.items()}
-            now += step
-        for n in [n for n, work in left.items() if work <= 0]:
-            del left[n]
-            end[n] = now
-    return end
 
 
 @QUIET

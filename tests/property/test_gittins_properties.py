@@ -21,8 +21,8 @@ QUIET = settings(deadline=None, database=None, max_examples=200)
 def futures(tree):
     """Every way through a tree, as often as its chances have it: amounts and states, one column a future.
 
-    A tree is a list of stages, each a list of (amount, state) by state, and for each state of the stage before
-    how often, of as many as there are parts, it leads to each of them.
+    A tree is a list of stages: the amount of each state, and for each state of the stage before how often it
+    leads to each of them.
     """
     columns = [[]]
     for amounts, chances in tree:
@@ -59,7 +59,7 @@ def trees(draw, least=0):
 
 
 def least(amounts, states):
-    """The least of E[work until stop] / P(the job has ended by then), over every rule; None if no rule ends one.
+    """The least of E[work until stop] / P(the job has ended by then) over every rule.
 
     A rule says for each stage but the last, and each state of it, whether to go on. An end is that of the
     last stage with work.
@@ -114,7 +114,7 @@ def test_the_index_of_a_job_that_may_be_over(tree):
     )
 )
 def test_the_index_is_that_of_a_rule_and_at_most_the_mean(drawn):
-    """Of any futures at all, whatever states have to do with amounts: never too low, and never above the mean."""
+    """Of any futures at all, whatever states have to do with amounts: not too low, and at most the mean."""
     amounts = np.array([[amount for amount, _ in column] for column in drawn], dtype=float).T
     states = np.array([[state for _, state in column] for column in drawn], dtype=np.intp).T
     found = index(amounts, states)

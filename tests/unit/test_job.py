@@ -1,4 +1,4 @@
-"""One job: its evidence as runs and calls come in, and the work that it is expected to need still, by hand."""
+"""One job: its evidence as runs and calls come in, and the work that is expected still, by hand."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_anything_hashable_is_a_group(group):
 
 
 def test_the_line_is_that_of_the_groups():
-    """Each group once, where its first ticket stands; as many as are asked for, and no more than there are."""
+    """Each group once, where its first ticket stands; as many as are asked for, if there are."""
     ledger = SlotLedger(0)
     for ticket, group, priority in ((1, 7, 2.0), (2, 8, 1.0), (3, 7, 2.0), (4, 9, 1.0), (5, 6, 5.0)):
         ledger.request(ticket, group, priority)
