@@ -115,7 +115,7 @@ def test_check_finds_machine_and_ledger_out_of_step(desk):
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_beliefs_are_formed_at_once_or_by_somebody_else(desk, learned, at_once):
-    """The same order in the end: of those that wait, whose beliefs are there, who has least left goes first."""
+    """The same order in the end: who has least left, as is believed, goes first."""
     d = desk(
         "srtf", profile=learned(*[("x", ("a", 1.0), ("b", 9.0)), ("y", ("s", 8.0))] * 60), at_once=at_once
     )
