@@ -37,6 +37,10 @@ from llmsched_langgraph.runtime.slot import outcome_of
 logger = logging.getLogger("llmsched_langgraph")
 
 
+PUSH = "__pregel_push"
+"""First part of the path of a stage run that a `Send` asked for."""
+
+
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -158,7 +162,9 @@ def _begin(run: Run, task: Any) -> StageRun:
         return stage
     stage = _stage_run(task)
     around = None if stage.around is None else stage.around.number
-    run.seen.moves.append(Revealed(((stage.number, stage.name),), around, _called(task), begun=True))
+    tool = _tool(task)
+    runs, tools = ((stage.number, stage.name),), () if tool is None else (tool,)
+    run.seen.moves.append(Revealed(runs, around, _called(task), begun=True, tools=tools))
     return stage
 
 
@@ -203,6 +209,24 @@ def _called(task: Any) -> bool:
     return len(task.path) == 4 and task.path[3] is True
 
 
+def _tool(task: Any) -> str | None:
+    """The tool that a stage run was sent to use; None if its input does not say.
+
+    That is a tool call, alone, in a list or with the state around it, as `ToolNode` takes them; and any
+    `Send` of a dictionary that has the tool's name under "tool".
+    """
+    if task.path[0] != PUSH or not isinstance(task.input, dict | list):
+        return None
+    given = task.input[0] if isinstance(task.input, list) and len(task.input) == 1 else task.input
+    if not isinstance(given, dict):
+        return None
+    call = given.get("tool_call", given)
+    if isinstance(call, dict) and "args" in call and isinstance(call.get("name"), str):
+        return str(call["name"])
+    tool = given.get("tool")
+    return tool if isinstance(tool, str) else None
+
+
 def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
     """Tell the scheduler which stage runs come next, side by side; none of them has begun."""
     run = current_run()
@@ -212,7 +236,10 @@ def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
     run.seen.coming.update((task.id, stage) for task, stage in zip(tasks, stages, strict=True))
     around = stages[0].around
     runs = tuple([(stage.number, stage.name) for stage in stages])
-    run.seen.moves.append(Revealed(runs, None if around is None else around.number))
+    tools = tuple([_tool(task) for task in tasks])
+    if not any(tools):
+        tools = ()
+    run.seen.moves.append(Revealed(runs, None if around is None else around.number, tools=tools))
     if len(stages) > 1:
         run.scheduler.tell(run)
     return stages

@@ -96,6 +96,7 @@ class Bins:
     _points: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _shares: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _owners: NDArray[np.intp] = field(init=False, repr=False, compare=False)
+    _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)  # of the bins' means
 
     def __post_init__(self) -> None:
         cuts = [_between(a.hi, b.lo) for a, b in pairwise(self.bins)]
@@ -105,6 +106,7 @@ class Bins:
         object.__setattr__(self, "_shares", np.array(shares))
         owners = [i for i, own in enumerate(self.bins, 1) for _ in own.points]
         object.__setattr__(self, "_owners", np.array(owners, dtype=np.intp))
+        object.__setattr__(self, "_logs", tuple(log(max(own.mean, LEAST)) for own in self.bins))
 
     @classmethod
     def fit(cls, values: Iterable[float | None], most: int = BINS, least_count: int = 1) -> Bins:
@@ -186,12 +188,11 @@ class Bins:
         state = self.index(value)
         if not value or state == ABSENT or len(self.bins) < 2:
             return None
-        means = self.means
-        own, here = log(max(means[state], LEAST)), log(max(value, LEAST))
+        own, here = self._logs[state - 1], log(max(value, LEAST))
         other = state + 1 if here > own else state - 1
         if not 1 <= other <= len(self.bins):
             other = 2 * state - other
-        gap = log(max(means[other], LEAST)) - own
+        gap = self._logs[other - 1] - own
         if not gap:
             return None
         return other, round(STEPS * min(max((here - own) / gap, -1.0), 1.0)) / STEPS

@@ -79,28 +79,45 @@ class JobEvidence:
         return replace(self, begun=tuple(replace(own, received=_rounded(own.received)) for own in self.begun))
 
 
-def known(columns: Sequence[Column], bins: Sequence[Bins], unit: Unit, evidence: JobEvidence) -> Known:
-    """What the evidence says of each column, by number.
+class Vocabulary:
+    """What a model's variables stand for, laid out so that evidence can be read by them.
 
-    What no column stands for is absorbed: it says nothing, but its work is work that the job received.
+    Args:
+        columns: the variables.
+        bins: their states.
+        unit: what work is counted in.
     """
-    reading = _Reading(columns, bins, unit, evidence)
-    values: dict[int, float | None] = {}
-    left: dict[int, float] = {}
-    reached: dict[int, float] = {}
-    likelihoods: dict[int, Floats] = {}
-    for i, (column, own) in enumerate(zip(columns, bins, strict=True)):
-        said = reading.of(column)
-        if isinstance(said, Settled):
-            values[i] = said.value
-            if said.left:
-                left[i] = said.left
-        elif isinstance(said, Reached):
-            if said.amount > 0.0:
-                reached[i] = said.amount
-            else:
-                likelihoods[i] = own.present()
-    return Known(values, reached, likelihoods, left)
+
+    def __init__(self, columns: Sequence[Column], bins: Sequence[Bins], unit: Unit) -> None:
+        self.columns = tuple(columns)
+        self.bins = tuple(bins)
+        self.unit = unit
+        self.tools = tools_of(columns)
+        self.each = _each(columns, bins)
+        self.nodes = frozenset(column.node for column in columns if column.node)
+
+    def known(self, evidence: JobEvidence) -> Known:
+        """What the evidence says of each column, by number.
+
+        What no column stands for is absorbed: it says nothing, but its work is work that the job received.
+        """
+        reading = _Reading(self, evidence)
+        values: dict[int, float | None] = {}
+        left: dict[int, float] = {}
+        reached: dict[int, float] = {}
+        likelihoods: dict[int, Floats] = {}
+        for i, column in enumerate(self.columns):
+            said = reading.of(column)
+            if isinstance(said, Settled):
+                values[i] = said.value
+                if said.left:
+                    left[i] = said.left
+            elif isinstance(said, Reached):
+                if said.amount > 0.0:
+                    reached[i] = said.amount
+                else:
+                    likelihoods[i] = self.bins[i].present()
+        return Known(values, reached, likelihoods, left)
 
 
 class Settled(NamedTuple):
@@ -119,13 +136,11 @@ class Reached(NamedTuple):
 class _Reading:
     """The evidence, looked at column by column."""
 
-    def __init__(
-        self, columns: Sequence[Column], bins: Sequence[Bins], unit: Unit, evidence: JobEvidence
-    ) -> None:
-        self._unit = unit
+    def __init__(self, vocabulary: Vocabulary, evidence: JobEvidence) -> None:
+        self._unit = vocabulary.unit
         self._evidence = evidence
-        self._tools = tools_of(columns)
-        self._each = _each(columns, bins)
+        self._tools = vocabulary.tools
+        self._each = vocabulary.each
         self._plan: Counter[str] | None = None
         if evidence.planned is not None:
             self._plan = Counter()
@@ -133,14 +148,17 @@ class _Reading:
                 self._plan[tool_name(tool, self._tools)] += count
         self._finished: dict[str, list[StageOutcome]] = {}
         self._begun: dict[str, list[Begun]] = {}
-        for stage in evidence.finished:
-            self._finished.setdefault(stage.spot.path, []).append(stage)
-        for own in evidence.begun:
-            self._begun.setdefault(own.spot.path, []).append(own)
         self._highest: dict[str, int] = {}
-        spots = [stage.spot for stage in evidence.finished] + [own.spot for own in evidence.begun]
-        for path, occurrence in spots:
-            self._highest[path] = max(self._highest.get(path, 0), occurrence)
+        for stage in evidence.finished:
+            path, occurrence = stage.spot
+            if path in vocabulary.nodes:
+                self._finished.setdefault(path, []).append(stage)
+                self._highest[path] = max(self._highest.get(path, 0), occurrence)
+        for own in evidence.begun:
+            path, occurrence = own.spot
+            if path in vocabulary.nodes:
+                self._begun.setdefault(path, []).append(own)
+                self._highest[path] = max(self._highest.get(path, 0), occurrence)
 
     def of(self, column: Column) -> Settled | Reached | None:
         """What is known of a column; None if it is nothing."""

@@ -41,6 +41,7 @@ def learn(
     unit: Unit = Unit.SECONDS,
     seed: int = 0,
     correlated: Literal["choose"] | bool = "choose",
+    call: float | None = None,
 ) -> ApplicationModel:
     """The model that jobs of an application teach. The same arguments give the same model.
 
@@ -54,10 +55,11 @@ def learn(
         unit: what work is counted in.
         seed: deals the jobs into those to learn from and those to choose by.
         correlated: True takes the network anyway, False the marginals.
+        call: work of a call, as far as other applications show it: a guess where no job has shown a stage.
     """
     usable = [job for job in outcomes if job.complete and job.amount(unit) is not None]
     if len(usable) < LEAST_JOBS:
-        return _prior(application, usable, unit)
+        return _prior(application, usable, unit, PRIOR_CALL[unit] if call is None else call)
     columns = columns_of(application, usable, unit)
     values = values_of(columns, usable, unit)
     bins = [Bins.fit([row[i] for row in values], BINS, LEAST_COUNT) for i in range(len(columns))]
@@ -71,8 +73,10 @@ def learn(
     return ApplicationModel(application.fingerprint, unit, columns, tuple(bins), network, len(usable))
 
 
-def _prior(application: Application, outcomes: Sequence[JobOutcome], unit: Unit) -> ApplicationModel:
-    """A model without correlations: every stage that may have work has `PRIOR_CALL` of it.
+def _prior(
+    application: Application, outcomes: Sequence[JobOutcome], unit: Unit, call: float
+) -> ApplicationModel:
+    """A model without correlations: every stage that may have work has so much of it as a call.
 
     Those are the nodes that call a model, or where it is seconds of tools the others; if none is
     known, all; if there are none at all, one that never ends being expected.
@@ -98,12 +102,12 @@ def _prior(application: Application, outcomes: Sequence[JobOutcome], unit: Unit)
         happens = PRIOR_GOES_ON ** (column.first - 1)
         shared = max(1, len(PRIOR_SPREAD) // PRIOR_JOBS)
         shown = [row[i] for row in seen for _ in range(shared)]
-        own = Bins.fit([*(PRIOR_CALL[unit] * share for share in PRIOR_SPREAD), *shown], BINS)
+        own = Bins.fit([*(call * share for share in PRIOR_SPREAD), *shown], BINS)
         weights = np.array([SMOOTHING / own.states] * own.states)
         for value in shown:
             weights[own.index(value)] += 1.0
         for share in PRIOR_SPREAD:
-            weights[own.index(PRIOR_CALL[unit] * share)] += happens
+            weights[own.index(call * share)] += happens
         weights[0] += len(PRIOR_SPREAD) * (1.0 - happens)
         bins.append(own)
         tables.append(weights / weights.sum())

@@ -13,8 +13,8 @@ from typing import Any
 from llmsched_langgraph.belief import total
 from llmsched_langgraph.belief.belief import Belief
 from llmsched_langgraph.belief.bins import Bins
-from llmsched_langgraph.belief.columns import Column, Quantity, column_from_json, tool_name, tools_of
-from llmsched_langgraph.belief.evidence import JobEvidence, known
+from llmsched_langgraph.belief.columns import Column, Quantity, column_from_json, tool_name
+from llmsched_langgraph.belief.evidence import JobEvidence, Vocabulary
 from llmsched_langgraph.belief.network import Network
 from llmsched_langgraph.belief.outcome import Unit
 from llmsched_langgraph.belief.total import Known, Posterior
@@ -112,12 +112,21 @@ class ApplicationModel:
 
     def column(self, stage: Spot, tool: str | None = None) -> int | None:
         """The number of the column of a stage's work, or of its tool's; None if there is none."""
-        name = None if tool is None else tool_name(tool, tools_of(self.columns))
-        for i in self._counted:
-            column = self.columns[i]
-            if column.covers(*stage) or (name is not None and column.tool == name):
+        for i in self._works.get(stage.path, ()):
+            if self.columns[i].covers(*stage):
                 return i
-        return None
+        return None if tool is None else self._tools.get(tool_name(tool, self._vocabulary.tools))
+
+    @cached_property
+    def _works(self) -> dict[str, list[int]]:
+        works: dict[str, list[int]] = {}
+        for i in self._counted:
+            works.setdefault(self.columns[i].node, []).append(i)
+        return works
+
+    @cached_property
+    def _tools(self) -> dict[str, int]:
+        return {self.columns[i].tool: i for i in self._counted if self.columns[i].tool}
 
     def known(self, evidence: JobEvidence) -> Known:
         """What the evidence says of each column, by number.
@@ -125,13 +134,17 @@ class ApplicationModel:
         Where nothing tells of a stage's work, a fan-out that has been announced does: twice as many runs as
         usual are twice the work.
         """
-        found = known(self.columns, self.bins, self.unit, evidence)
+        found = self._vocabulary.known(evidence)
         scales = {
             i: runs / self.bins[wide].mean
             for i, wide in self._alone
             if i not in found.values and (runs := found.values.get(wide))
         }
         return replace(found, scales=scales) if scales else found
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.columns, self.bins, self.unit)
 
     @cached_property
     def _alone(self) -> tuple[tuple[int, int], ...]:

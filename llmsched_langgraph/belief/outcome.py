@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from llmsched_langgraph.belief.calibration import Calibration
 from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.traces.job import TraceJob, TraceStage
@@ -24,6 +25,9 @@ class Unit(StrEnum):
     """Output tokens of LLM calls: for records that know no seconds."""
     TOOL_SECONDS = "tool_seconds"
     """Seconds of tools, which take no slot."""
+
+
+NO_PACES: Mapping[str, Calibration] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +172,20 @@ def _parts(stages: Iterable[TraceStage]) -> Iterator[Part]:
         )
 
 
-def outcome_of_record(record: JobRecord) -> JobOutcome:
+def outcome_of_record(record: JobRecord, paces: Mapping[str, Calibration] = NO_PACES) -> JobOutcome:
     """What a job of a live run did, stages in the order in which they asked for calls or ended.
 
     Occurrences are those that the run was watched to have. A call whose stage is not known counts as
     an occurrence of its own of the name that it went by. Of calls in a stage that ran several tools it is
-    not known which tool made them, see `by_tool`.
+    not known which tool made them, see `by_tool`. Seconds of calls are those that they would have taken on
+    a busy backend, as far as `paces` tells of it (`Calibration.at_capacity`).
     """
     calls: dict[Spot, list[CallRecord]] = {}
     runs: dict[Spot, list[StageRecord]] = {}
     for call in record.calls:
         spot = Spot(*(call.spot or (call.stage, call.occurrence)))
+        if (pace := paces.get(call.backend)) is not None:
+            call = replace(call, work_s=call.work_s * pace.at_capacity(call.side_by_side))
         calls.setdefault(spot, []).append(call)
     for run in record.stages:
         runs.setdefault(Spot(run.stage, run.occurrence), []).append(run)

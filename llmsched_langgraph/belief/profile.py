@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph.belief.calibration import Calibration
+from llmsched_langgraph.belief.drift import RECENT, drifted
 from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.experience import NodeSeen, corrected
@@ -99,8 +101,17 @@ class ApplicationProfile:
         """The whole work of each remembered job that needed more than so much, ascending."""
         return self.works_s[bisect_right(self.works_s, received_s) :]
 
-    def observe(self, records: Sequence[JobRecord]) -> ApplicationProfile:
-        """The same with more jobs; the oldest may be forgotten."""
+    @property
+    def drifted(self) -> bool:
+        """Whether its latest jobs are of another kind than those before."""
+        return drifted([outcome.work_s for outcome in self.outcomes])
+
+    def forgetting(self) -> ApplicationProfile:
+        """The same without all that came before the latest `drift.RECENT` jobs."""
+        return replace(self, outcomes=self.outcomes[-RECENT:])
+
+    def observe(self, records: Sequence[JobRecord], paces: Mapping[str, Calibration]) -> ApplicationProfile:
+        """The same with more jobs; the oldest may be forgotten. `paces` as in `outcome_of_record`."""
         from llmsched_langgraph.belief.outcome import outcome_of_record
 
         nodes = dict(self.nodes)
@@ -110,7 +121,7 @@ class ApplicationProfile:
         return replace(
             self,
             application=records[-1].template,
-            outcomes=(*self.outcomes, *map(outcome_of_record, records))[-HISTORY:],
+            outcomes=(*self.outcomes, *(outcome_of_record(record, paces) for record in records))[-HISTORY:],
             nodes=nodes,
             jobs=self.jobs + len(records),
             call=self.call.observe(*(call.work_s for record in records for call in record.calls)),
@@ -125,34 +136,47 @@ class Profile:
         applications: by fingerprint.
         job: the mean work of all jobs.
         call: the mean work of all their calls.
+        paces: how the backends slow down when they are busy, by name.
     """
 
     applications: Mapping[str, ApplicationProfile] = field(default_factory=dict)
     job: Mean = Mean()
     call: Mean = Mean()
+    paces: Mapping[str, Calibration] = field(default_factory=dict)
 
     def observe(self, *records: JobRecord) -> Profile:
         """The profile with more jobs; those that were incomplete or made no call teach nothing."""
         known = [record for record in records if record.teaches]
         if not known:
             return self
+        paces = dict(self.paces)
+        by_backend: dict[str, list[tuple[float, float, int | None]]] = {}
+        for call in (call for record in known for call in record.calls):
+            measured = (call.side_by_side, call.work_s, call.output_tokens)
+            by_backend.setdefault(call.backend, []).append(measured)
+        for backend, calls in by_backend.items():
+            paces[backend] = (paces.get(backend) or Calibration()).observe(calls)
         by_application: dict[str, list[JobRecord]] = {}
         for record in known:
             by_application.setdefault(record.application, []).append(record)
         seen = {
-            name: (self.applications.get(name) or ApplicationProfile(own[-1].template)).observe(own)
+            name: (self.applications.get(name) or ApplicationProfile(own[-1].template)).observe(own, paces)
             for name, own in by_application.items()
         }
         return Profile(
             {**self.applications, **seen},
             self.job.observe(*(record.work_s for record in known)),
             self.call.observe(*(call.work_s for record in known for call in record.calls)),
+            paces,
         )
 
     def learned(self, application: str, model: ApplicationModel, jobs: int) -> Profile:
         """The profile with a new model of an application, learned when it had seen so many jobs."""
-        own = replace(self.applications[application], model=model, modelled=jobs)
-        return replace(self, applications={**self.applications, application: own})
+        return self.having(replace(self.applications[application], model=model, modelled=jobs))
+
+    def having(self, own: ApplicationProfile) -> Profile:
+        """The profile with what is known of one application replaced."""
+        return replace(self, applications={**self.applications, own.application.fingerprint: own})
 
     def template(self, application: Application) -> Application:
         """The application as its runs showed it to be."""

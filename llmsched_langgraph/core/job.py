@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmsched_langgraph.belief.record import StageRecord
 from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Began, Ended, Move, Position, Runs, Spot
+from llmsched_langgraph.dag.position import Ended, Move, Position, Revealed, Runs, Spot
 from llmsched_langgraph.dag.progress import Call, Outcome, Progress, Usage
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Job:
         belief: what is still to come of it, as it was when somebody last had the time to work that out.
         finish_tag_s: when it would end, on the clock of `FairClock`, if all jobs shared all slots equally.
         explored: calls that got their slots to learn from, by stage.
+        outdated: whether something happened since the belief was asked for that it could rest on.
     """
 
     id: int | None
@@ -55,7 +56,7 @@ class Job:
     belief: Belief | None = None
     finish_tag_s: float = 0.0
     explored: dict[Spot, int] = field(default_factory=dict)
-    _news: bool = True
+    outdated: bool = True
     _moves: list[Move] = field(default_factory=list)
     _position: Position | None = None
     _stages: list[StageRecord] = field(default_factory=list)
@@ -74,7 +75,12 @@ class Job:
     def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
         """A call of it is over."""
         call = self.progress.finish(ticket, outcome, usage, now)
-        self._news = True
+        work = self.progress.works.get(call.place)
+        if call.granted_s is not None and work is not None and _tells(work.done, work.calls):
+            self.outdated = True
+        elif not self.progress.outstanding:
+            # It gave up waiting, and a belief that was asked for meanwhile finds nobody to take it.
+            self.outdated = True
         return call
 
     def _take_in(self) -> Position:
@@ -87,8 +93,13 @@ class Job:
                 if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
                     place, tool = position.place(move.run), position.tool(move.run)
                     self._stages.append(StageRecord(*spot, place, move.seconds, move.complete, tool))
-                position.move(move)
-                self._news = self._news or not isinstance(move, Began)
+                    position.move(move)
+                    runs = position.runs(spot)
+                    if runs is None or _tells(runs.ended, runs.revealed):
+                        self.outdated = True
+                else:
+                    position.move(move)
+                    self.outdated = self.outdated or isinstance(move, Revealed)
         return position
 
     @property
@@ -102,11 +113,11 @@ class Job:
         self._take_in()
         return tuple(self._stages)
 
-    def news(self) -> bool:
-        """Whether something happened, since the last time this was asked, that a belief can rest on."""
+    def ask(self) -> bool:
+        """Whether its belief should be formed anew; whoever asks is taken to see to that."""
         self._take_in()
-        news, self._news = self._news, False
-        return news
+        asked, self.outdated = self.outdated, False
+        return asked
 
     def evidence(self, now: float) -> JobEvidence:
         """What is known of it at `now`. O(stages that it has run)."""
@@ -183,3 +194,8 @@ class Job:
                 ended = work.done if runs is None else runs.ended
                 left_s += expected.left(work.received_s(now), ended, work.done_s if ended else 0.0)
         return max(left_s, LEAST_S)
+
+
+def _tells(done: int, of: int) -> bool:
+    """Whether a belief should hear that so many are done: of many alike, each doubling, and the last."""
+    return done >= of or not done & (done - 1)

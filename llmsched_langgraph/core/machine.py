@@ -79,6 +79,7 @@ class SchedulerMachine:
     _templates: dict[str, Application] = field(default_factory=dict)  # as runs have corrected them
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
     _waiters: dict[int, Job] = field(default_factory=dict)  # jobs with calls, by arrival
+    _serving: dict[str, int] = field(default_factory=dict)  # calls in a slot, by backend
     _fair_clock: FairClock = field(default_factory=FairClock)
     _arrivals: int = 0
     _story: deque[Event] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
@@ -187,6 +188,8 @@ class SchedulerMachine:
                             call.usage.prompt_tokens,
                             call.usage.output_tokens,
                             call.spot,
+                            call.backend,
+                            call.side_by_side,
                         )
                         for call in calls
                     ),
@@ -209,6 +212,7 @@ class SchedulerMachine:
         others = job.progress.waiting
         spot = None if event.run is None else job.position.spot(event.run)
         call = job.progress.request(event.ticket, event.stage, event.now, spot)
+        call.backend = event.backend
         commands = self._reprioritise(job, event.now, others)
         self._tickets[event.ticket] = _Ticket(job, call, event.backend)
         self._waiters[job.arrival] = job
@@ -224,6 +228,8 @@ class SchedulerMachine:
         if not ticket.waiting:
             raise InvalidTransitionError(f"ticket {event.ticket} was granted twice")
         ticket.job.progress.start(event.ticket, event.now)
+        serving = self._serving[ticket.backend] = self._serving.get(ticket.backend, 0) + 1
+        ticket.call.side_by_side = serving
         return self._refresh(ticket.job, event.now)
 
     def _call_released(self, event: CallReleased) -> list[Command]:
@@ -231,6 +237,10 @@ class SchedulerMachine:
         if ticket is None:
             return []
         job = ticket.job
+        if not ticket.waiting:
+            serving = self._serving[ticket.backend]
+            ticket.call.side_by_side = (ticket.call.side_by_side + serving) / 2
+            self._serving[ticket.backend] = serving - 1
         job.finish(event.ticket, event.outcome, event.usage, event.now)
         if not job.progress.outstanding:
             self._waiters.pop(job.arrival, None)
@@ -246,6 +256,7 @@ class SchedulerMachine:
         commands: list[Command] = []
         for job in self._jobs.values():
             if job.application in event.applications:
+                job.outdated = True
                 commands += self._refresh(job, event.now)
         return commands
 
@@ -259,7 +270,7 @@ class SchedulerMachine:
         if needs in (Needs.NOTHING, Needs.TAG):
             return []
         known = self.profile.applications.get(job.application)
-        if known is None or known.model is None or not job.news():
+        if known is None or known.model is None or not job.ask():
             return []
         model = known.marginals if needs is Needs.MARGINALS else known.model
         return [FormBelief(job.arrival, model, job.evidence(now), needs)] if model is not None else []

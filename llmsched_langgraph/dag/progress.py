@@ -37,7 +37,8 @@ class Call:
     """One LLM request of a job: asked for at `requested_s`, in its slot from `granted_s` on.
 
     `occurrence` counts the calls of one stage in one job, from 1. `spot` is the time that the stage was
-    run, if that is known: more than one call may be made in it. Times are the clock's seconds.
+    run, if that is known: more than one call may be made in it. `side_by_side` is how many calls its backend
+    served meanwhile. Times are the clock's seconds.
     """
 
     ticket: int
@@ -49,6 +50,8 @@ class Call:
     released_s: float | None = None
     usage: Usage = UNKNOWN_USAGE
     outcome: Outcome | None = None
+    side_by_side: float = 1.0
+    backend: str = ""
 
     @property
     def place(self) -> Spot:

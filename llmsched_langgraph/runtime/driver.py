@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
+    BeliefFormed,
     CallReleased,
     CallRequested,
     CapacityChanged,
     Event,
+    FormBelief,
     JobArrived,
     JobEnded,
     JobPaused,
@@ -37,8 +40,12 @@ from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
+from llmsched_langgraph.runtime.forecasting import Forecaster
 from llmsched_langgraph.runtime.learning import Learner
 from llmsched_langgraph.runtime.waiter import Waiter
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.belief import Belief
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -61,6 +68,8 @@ class _Outbox:
 
     woken: list[tuple[int, Waiter, Exception | None]] = field(default_factory=list)
     faults: list[ReportFault] = field(default_factory=list)
+    wanted: list[FormBelief] = field(default_factory=list)
+    records: list[JobRecord] = field(default_factory=list)
 
 
 PUT_BY = 64
@@ -85,7 +94,8 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._learner = Learner(profile or Profile())
+        self._learner = Learner(profile or Profile(), self._learned)
+        self._forecaster = Forecaster(self._believed)
         self._dispatcher = Dispatcher(
             SchedulerMachine(policy, self._learner.profile),
             {backend: SlotLedger(capacity) for backend, capacity in slots.items()},
@@ -186,6 +196,8 @@ class Driver:
         self._closed = True
         self._inbox.append(self._send_all_away)
         self._drain()
+        self._learner.stop()
+        self._forecaster.stop()
 
     @property
     def closed(self) -> bool:
@@ -239,8 +251,10 @@ class Driver:
             outbox.woken.append((ticket, granted, None))
             self._counts.waited_s += event.now - asked_s
         outbox.faults += settled.faults
+        outbox.wanted += settled.wanted
         for record in settled.records:
-            self._learn(record, event.now)
+            self._count(record)
+            outbox.records.append(record)
         if settled.granted:
             if isinstance(event, CallRequested) and event.forced:
                 self._counts.over_commitments += 1
@@ -253,13 +267,25 @@ class Driver:
         if taken:
             self._handle(StagesMoved(self._clock(), job, taken), None, outbox)
 
-    def _learn(self, record: JobRecord, now: float) -> None:
+    def learn(self) -> None:
+        """Learn from all jobs that have ended, here and now."""
+        with self.looking():
+            pass  # what was put by is told now
+        self._learner.catch_up()
+
+    def _count(self, record: JobRecord) -> None:
         self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
         self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.calls)
-        applications = self._learner.observe(record)
-        if applications:
-            learned = ProfileLearned(now, self._learner.profile, applications)
-            self._inbox.appendleft(partial(self._handle, learned, None))  # before the next decision
+
+    def _learned(self, profile: Profile, applications: frozenset[str]) -> None:
+        """There is a newer profile. In the background."""
+        if not self._closed:
+            self._post(ProfileLearned(self._clock(), profile, applications))
+
+    def _believed(self, arrival: int, belief: Belief) -> None:
+        """What is still to come of a job was worked out. In the background."""
+        if not self._closed:
+            self._post(BeliefFormed(self._clock(), arrival, belief))
 
     def _send_all_away(self, outbox: _Outbox) -> None:
         """Wake all that wait: the scheduler was closed. Each with its own error, as each will raise it."""
@@ -279,6 +305,10 @@ class Driver:
                 # Its event loop is closed: nobody is left there to give the slot back.
                 event = CallReleased(self._clock(), ticket, Outcome.CANCELLED)
                 self._inbox.append(partial(self._handle, event, None))
+        for command in outbox.wanted:
+            self._forecaster.want(command)
+        for record in outbox.records:
+            self._learner.observe(record)
         for fault in outbox.faults:
             if not self._faulted:
                 self._faulted = True
@@ -308,7 +338,8 @@ class Driver:
     def profile(self) -> Profile:
         """What has been learned so far."""
         with self.looking():
-            return self._learner.profile
+            pass  # what was put by is told now
+        return self._learner.profile
 
     @property
     def jobs(self) -> int:

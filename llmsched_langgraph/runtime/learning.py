@@ -1,59 +1,182 @@
-"""Knows when what a finished job taught is worth telling the machine.
+"""Knows when it is time to learn from ended jobs, and has it done beside the calls.
 
-Does not know what is learned: that is `Profile.observe`, a pure function.
+Does not know what is learned: that is `Profile.observe` and `learn`, pure functions.
 """
 
 from __future__ import annotations
 
-from llmsched_langgraph.belief.profile import Profile
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
 from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.errors import LLMSchedError
+from llmsched_langgraph.runtime.background import Background
+from llmsched_langgraph.runtime.helper import learned_elsewhere
 
-NOTHING: frozenset[str] = frozenset()
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.model import ApplicationModel
 
+logger = logging.getLogger("llmsched_langgraph")
 
-BATCH_CALLS = 256
-"""Calls after which a batch of jobs is learned from, whether somebody wants to know or not."""
+NETWORK_JOBS = 20
+"""Jobs of an application from which on the stages are learned together; before, each on its own."""
+
+BATCH = 256
+"""Jobs after which they are taken in, whether an application is due or not."""
+
+APART_S = 30.0
+"""Seconds from one start of the helper process to the next, at least."""
 
 
 class Learner:
-    """Keeps the newest profile, and publishes an application's means while they still move.
+    """Keeps the newest profile, and learns a new model of an application while its jobs still teach some.
 
-    Publishing makes the machine ask the policy again for every job of the application, so it
-    happens after each of the first eight jobs and then each time their number grew by an eighth:
-    a total of O(log n) times, while a mean can hardly move in between.
+    That makes the machine look again at every job of the application, so it happens after each of the
+    first eight jobs, and then each time their number has grown by an eighth: O(log n) times in all. A model
+    of stages on their own takes milliseconds and is made in a background thread. Correlations need pgmpy,
+    which takes seconds to import and much memory, so they are learned in a helper process that ends
+    afterwards; where none can be started, in the thread.
 
-    Nobody sees the profile between two publications, unless by `profile`. So jobs are put by until
-    then, and learned from together, in order: the profile is what it would have been one by one.
+    Args:
+        profile: to go on from.
+        publish: takes a new profile and the applications of which it says something new; called in the
+            background.
+        background: makes what works in the background.
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        publish: Callable[[Profile, frozenset[str]], None],
+        background: Callable[[str, Callable[[], bool]], Background] = Background,
+    ) -> None:
         self._profile = profile
-        self._batch: list[JobRecord] = []
-        self._batch_calls = 0
-        self._due: dict[str, int] = {}  # jobs of the application until its means are published
+        self._publish = publish
+        # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
+        self._batch: deque[JobRecord] = deque()
+        self._due: dict[str, int] = {}  # jobs of the application until it is learned again
+        self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
+        self._elsewhere_s = -APART_S
+        self._lock = threading.Lock()
+        self._background = background("llmsched-learning", self._learn)
+        self._helper = background("llmsched-networks", self._learn_networks)
 
     @property
     def profile(self) -> Profile:
         """What has been learned of all jobs so far."""
-        return self._take_in()
+        with self._lock:
+            return self._take_in()
 
     def _take_in(self) -> Profile:
-        if self._batch:
-            batch, self._batch, self._batch_calls = self._batch, [], 0
+        batch = [self._batch.popleft() for _ in range(len(self._batch))]
+        if batch:
             self._profile = self._profile.observe(*batch)
         return self._profile
 
-    def observe(self, record: JobRecord) -> frozenset[str]:
-        """Learn from one job; the applications whose means should be published now."""
+    def observe(self, record: JobRecord) -> None:
+        """Learn from one job, when there is time. O(1)."""
         if not record.teaches:
-            return NOTHING
+            return
         self._batch.append(record)
-        self._batch_calls += len(record.calls)
-        due = self._due.get(record.application, 1) - 1
-        if due:
-            self._due[record.application] = due
-            if self._batch_calls >= BATCH_CALLS:
-                self._take_in()
-            return NOTHING
-        self._due[record.application] = max(self._take_in().jobs(record.application) // 8, 1)
-        return frozenset([record.application])
+        left = self._due[record.application] = self._due.get(record.application, 1) - 1
+        if left <= 0 or len(self._batch) >= BATCH:
+            self._background.there_is_work()
+
+    def catch_up(self) -> None:
+        """Learn from all jobs so far, here and now. Takes milliseconds to seconds."""
+        from llmsched_langgraph.belief.learning import learn
+
+        profile = self.profile
+        for name, own in profile.applications.items():
+            if own.modelled < own.jobs or own.model is None:
+                whole = len(own.outcomes) >= NETWORK_JOBS
+                how: Literal["choose", False] = "choose" if whole else False
+                self._take_over(own, learn(own.template, own.outcomes, correlated=how, call=profile.call_s))
+                if whole:
+                    self._networks[name] = own.jobs
+
+    def stop(self) -> None:
+        """Learn no more. What was not looked at yet still counts in `profile`."""
+        self._background.stop()
+        self._helper.stop()
+
+    def _learn(self) -> bool:
+        """Learn the applications that are due, stage by stage; whether there were any."""
+        profile = self.profile
+        ripe = sorted(name for name, left in tuple(self._due.items()) if left <= 0)
+        for name in ripe:
+            self._due[name] = max(profile.jobs(name) // 8, 1)
+        for name in ripe:
+            self._learn_one(profile.applications[name])
+        return bool(ripe)
+
+    def _learn_one(self, own: ApplicationProfile) -> None:
+        from llmsched_langgraph.belief.learning import learn
+
+        name = own.application.fingerprint
+        if fresh := own.drifted:
+            own = self._forget(own)
+        enough = len(own.outcomes) >= NETWORK_JOBS
+        if fresh or not enough or own.model is None:
+            call_s = self._profile.call_s
+            self._take_over(own, learn(own.template, own.outcomes, correlated=False, call=call_s))
+        if enough and own.jobs >= self._networks.get(name, 0) * 5 // 4:
+            self._helper.there_is_work()
+
+    def _forget(self, own: ApplicationProfile) -> ApplicationProfile:
+        fresh = own.forgetting()
+        logger.warning(
+            "runs of %r need another amount of work than before: the %d jobs before the last %d are "
+            "forgotten, and the rest is learned anew",
+            own.application.name,
+            len(own.outcomes) - len(fresh.outcomes),
+            len(fresh.outcomes),
+        )
+        with self._lock:
+            now = self._take_in()
+            kept = now.applications[own.application.fingerprint]
+            newer = kept.jobs - own.jobs
+            fresh = replace(kept, outcomes=(*fresh.outcomes, *kept.outcomes[len(kept.outcomes) - newer :]))
+            self._profile = now.having(fresh)
+            self._networks.pop(own.application.fingerprint, None)
+        return fresh
+
+    def _learn_networks(self) -> bool:
+        """Learn the correlations of the applications that are due for it; whether there were any."""
+        profile = self.profile
+        due = [
+            own
+            for name, own in profile.applications.items()
+            if len(own.outcomes) >= NETWORK_JOBS and own.jobs >= max(self._networks.get(name, 0) * 5 // 4, 1)
+        ]
+        if not due:
+            return False
+        wait_s = self._elsewhere_s + APART_S - time.monotonic()
+        if wait_s > 0 and self._helper.stopped(wait_s):
+            return False
+        self._elsewhere_s = time.monotonic()
+        for own in due:
+            self._networks[own.application.fingerprint] = own.jobs
+        try:
+            models = learned_elsewhere([(own.template, own.outcomes) for own in due])
+        except LLMSchedError as error:
+            logger.warning("correlations between stages could not be learned (tried again later): %s", error)
+            return False
+        for own, model in zip(due, models, strict=True):
+            self._take_over(own, model)
+        return True
+
+    def _take_over(self, own: ApplicationProfile, model: ApplicationModel) -> None:
+        name = own.application.fingerprint
+        with self._lock:
+            profile = self._take_in()
+            if profile.applications[name].modelled > own.jobs:
+                return  # a newer one is there already
+            profile = self._profile = profile.learned(name, model, own.jobs)
+        self._publish(profile, frozenset([name]))

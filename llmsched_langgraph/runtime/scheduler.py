@@ -27,7 +27,7 @@ from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.slot import Slot
 
 DEFAULT_SLOTS = 8
-DEFAULT_POLICY = "srtf"
+DEFAULT_POLICY = "llmsched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +273,15 @@ class Scheduler:
     def profile(self) -> Profile:
         """What it has learned so far: a value, to keep or to give to another scheduler."""
         return self._driver.profile
+
+    def learn(self) -> None:
+        """Learn from all runs that have ended, here and now.
+
+        It happens by itself in the background. Call this where nothing else goes on, before you read
+        `profile` or keep it: it takes milliseconds an application, and seconds once there is enough to learn
+        how its stages hang together.
+        """
+        self._driver.learn()
 
     def check(self) -> None:
         """Raise AssertionError unless every slot and every waiting call is accounted for. For tests."""

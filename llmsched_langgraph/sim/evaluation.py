@@ -122,8 +122,14 @@ def templates_of(jobs: Sequence[TraceJob]) -> dict[str, Application]:
     return {name: template_of(name, own) for name, own in by_app.items()}
 
 
-def learned_from(jobs: Sequence[TraceJob], applications: Mapping[str, Application]) -> Profile:
-    """What a scheduler would have learned, had each job run alone."""
+def learned_from(jobs: Sequence[TraceJob], applications: Mapping[str, Application] | None = None) -> Profile:
+    """What a scheduler would have learned, had each job run alone.
+
+    Args:
+        jobs: to learn from.
+        applications: their templates by name; None for those that the jobs show.
+    """
+    applications = templates_of(jobs) if applications is None else applications
     alone = [TimedJob(number * APART_S, job) for number, job in enumerate(jobs)]
     slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
     run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications)

@@ -244,6 +244,7 @@ def test_runs_correct_the_template(make_scheduler):
     application = compile_graph(graph)
     assert application.by_path["ask"].kind == "regular"
     graph.invoke({}, {"configurable": {"model": PlainModel()}})
+    scheduler.learn()
     corrected = scheduler.profile.template(application)
     assert corrected.by_path["ask"].kind == "llm"
     assert scheduler._driver._dispatcher.machine._templates[application.fingerprint] == corrected

@@ -193,8 +193,8 @@ def test_inside_a_scheduled_graph(backend, make_scheduler):
     asyncio.run(main())
     assert scheduler.statistics().granted == 6
     assert default_scheduler().statistics().granted == 1
-    (means,) = scheduler.profile.applications.values()
-    assert list(means.stages) == ["raw"]
+    (learned,) = scheduler.profile.applications.values()
+    assert {stage.spot.path for outcome in learned.outcomes for stage in outcome.stages} == {"raw"}
     assert backend.statistics()["peak_in_flight"] <= 2
 
 

@@ -241,12 +241,12 @@ def test_a_job_is_learned_from_when_its_last_call_is_back(make_scheduler):
         assert scheduler.statistics().jobs_running == 0
         assert scheduler.statistics().jobs_ended == 0
     assert scheduler.statistics().jobs_ended == 1
-    means = scheduler.profile.applications[APPLICATION.fingerprint]
-    assert (means.job.count, means.job.value) == (1, 4.0)
+    learned = scheduler.profile.applications[APPLICATION.fingerprint]
+    assert (learned.jobs, learned.mean_s) == (1, 4.0)
 
 
 def test_the_machine_is_told_what_was_learned(make_scheduler):
-    """What a job taught is known to the policy at the next decision."""
+    """What jobs taught is known to the policy at the next decision."""
     seen = []
 
     class Spy:
@@ -262,6 +262,7 @@ def test_the_machine_is_told_what_was_learned(make_scheduler):
         with inside(run), scheduler.slot():
             pass
         scheduler.end_job(run, Outcome.FINISHED)
+        scheduler.learn()
     assert seen == [0, 1, 2]
 
 

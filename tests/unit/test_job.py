@@ -134,7 +134,7 @@ def test_a_plan_is_known_when_it_is_announced():
 def test_news_is_what_a_belief_can_rest_on():
     """Ends and announcements; not that something has begun. Told once."""
     job = Job(1, app("x"), 1, 0.0)
-    assert [job.news(), job.news()] == [True, False]
+    assert [job.ask(), job.ask()] == [True, False]
     for moves, news in (
         ([Revealed(((1, "a"),))], True),
         ([Began(1)], False),
@@ -142,7 +142,22 @@ def test_news_is_what_a_belief_can_rest_on():
         ([], False),
     ):
         job.move(moves)
-        assert [job.news(), job.news()] == [news, False]
+        assert [job.ask(), job.ask()] == [news, False]
+
+
+def test_of_many_runs_alike_not_every_end_is_news():
+    """Each doubling of those that are over, and the last: the first few tell most of what the others take."""
+    story = Story(app("x"))
+    story.job.move([Revealed(tuple((n, "map") for n in range(20)))])
+    tickets = [story.call("map", run=n) for n in range(20)]
+    told = []
+    for n, ticket in enumerate(tickets, 1):
+        story.job.ask()
+        story.over(ticket, 1.0)
+        story.job.move([Ended(n - 1, 1.0)])
+        if story.job.ask():
+            told.append(n)
+    assert told == [1, 2, 4, 8, 16, 20]
 
 
 def test_stage_records_in_the_order_of_their_ends():

@@ -128,7 +128,9 @@ def test_a_call_without_a_running_job_is_a_job_of_its_own(job):
     m.handle(SlotGranted(2, 5))
     assert m.handle(CallReleased(4, 5, usage=Usage(7, 9))) == [
         ReleaseSlot("b", 5),
-        RecordJob(JobRecord(DIRECT.fingerprint, (CallRecord("s", 1, 2, 7, 9),), 1, 4, complete=True)),
+        RecordJob(
+            JobRecord(DIRECT.fingerprint, (CallRecord("s", 1, 2, 7, 9, backend="b"),), 1, 4, complete=True)
+        ),
     ]
 
 
@@ -167,7 +169,7 @@ def test_a_job_is_recorded_after_its_last_release():
         RecordJob(
             JobRecord(
                 "app",
-                (CallRecord("s", 1, 5), CallRecord("s", 2, 2)),
+                (CallRecord("s", 1, 5, backend="b"), CallRecord("s", 2, 2, backend="b", side_by_side=2.0)),
                 0,
                 8,
                 complete=True,
@@ -190,6 +192,23 @@ def test_a_record_lists_calls_as_they_were_asked_for():
         ("x", 1, 3),
         ("y", 1, 2),
         ("x", 2, 1),
+    ]
+
+
+def test_calls_side_by_side_are_counted():
+    """Those that its backend served when it began and when it ended, on average, itself among them."""
+    m = machine()
+    m.handle(JobArrived(0, 1, app("app")))
+    for ticket, backend in ((1, "b"), (2, "b"), (3, "c"), (4, "b")):
+        m.handle(CallRequested(0, ticket, backend, "s", 1), SlotGranted(0, ticket))
+    for ticket in (1, 3, 4, 2):
+        m.handle(CallReleased(1, ticket))
+    (command,) = m.handle(JobEnded(4, 1, Outcome.FINISHED))
+    assert [(call.backend, call.side_by_side) for call in command.record.calls] == [
+        ("b", 2.0),  # alone at first, three at its end
+        ("b", 1.5),
+        ("c", 1.0),
+        ("b", 2.5),
     ]
 
 
@@ -407,7 +426,7 @@ def test_nobody_asks_for_who_does_not_wait(learned, event):
     """A ticket that is gone, or has its slot meanwhile, asks for nothing."""
     m = believing(learned(*[("app", ("s", 1.0))] * 6))
     m.handle(CallRequested(0, 2, "b", "s", 1), SlotGranted(0, 2))
-    m._jobs[1]._news = True
+    m._jobs[1].outdated = True
     assert m.handle(event) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 from support.applications import app
 
 from llmsched_langgraph.belief import profile as profile_module
+from llmsched_langgraph.belief.drift import RECENT
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.outcome import outcome_of_record
 from llmsched_langgraph.belief.profile import Mean, Profile
@@ -92,6 +93,21 @@ def test_the_oldest_jobs_are_forgotten(monkeypatch, observed):
     assert [outcome.work_s for outcome in own.outcomes] == [8.0, 9.0, 10.0, 11.0, 12.0]
     assert own.mean_s == 10.0
     assert own.jobs == 12
+
+
+def test_what_was_before_a_change_can_be_forgotten(observed):
+    """All but the latest jobs; how many taught it, its means and its model stay."""
+    works = [*[1.0 + n / 100 for n in range(60)], *[50.0] * RECENT]
+    profile = observed(*[("x", ("s", work_s)) for work_s in works], CHAIN)
+    own = profile.applications["x"]
+    assert own.drifted
+    assert not profile.applications["chain"].drifted
+    new = profile.having(own.forgetting())
+    assert new.applications["x"].works_s == (50.0,) * RECENT
+    assert (new.applications["x"].jobs, new.applications["x"].call) == (own.jobs, own.call)
+    assert not new.applications["x"].drifted
+    assert new.applications["chain"] is profile.applications["chain"]
+    assert profile.applications["x"] is own
 
 
 @pytest.mark.parametrize(

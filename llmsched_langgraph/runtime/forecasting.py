@@ -1,0 +1,71 @@
+"""Knows how beliefs are formed while the scheduler goes on: in the background, the newest evidence first.
+
+Does not know what a belief is used for, nor how jobs are ordered. No grant ever waits for a belief.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph.core.events import FormBelief
+from llmsched_langgraph.core.policies import Needs
+from llmsched_langgraph.runtime.background import Background
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.belief import Belief
+
+
+class Forecaster:
+    """Forms the beliefs that the machine asks for, one job after the other.
+
+    A job that is asked for again before its turn has come is looked at once, with its newest evidence.
+
+    Args:
+        tell: takes a job's arrival and its belief; called in the background.
+        background: makes what works in the background.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[int, Belief], None],
+        background: Callable[[str, Callable[[], bool]], Background] = Background,
+    ) -> None:
+        self._tell = tell
+        # Without a lock: a finaliser may ask in the middle of an asking.
+        self._wanted: dict[int, FormBelief] = {}
+        self._order: deque[int] = deque()
+        self._background = background("llmsched-beliefs", self._form_one)
+
+    def want(self, command: FormBelief) -> None:
+        """Form this belief when there is time."""
+        self._wanted[command.arrival] = command
+        self._order.append(command.arrival)
+        self._background.there_is_work()
+
+    def stop(self) -> None:
+        """Form no more beliefs."""
+        self._background.stop()
+
+    def _form_one(self) -> bool:
+        if not self._order:
+            return False
+        arrival = self._order.popleft()
+        command = self._wanted.pop(arrival, None)
+        if command is not None:
+            self._tell(arrival, worked_out(command))
+        return True
+
+
+def worked_out(command: FormBelief) -> Belief:
+    """The belief, with all that the policy will ask of it: a decision leaves nothing to work out."""
+    belief = command.belief()
+    _ = belief.mean, belief.after, belief.expected
+    if command.needs is Needs.INDEX:
+        _ = belief.index
+    if command.needs is Needs.REDUCTION:
+        _ = belief.quantiles
+        for spot in belief.expected:
+            belief.uncertainty_reduction(spot)
+    return belief

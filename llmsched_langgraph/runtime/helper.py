@@ -1,0 +1,75 @@
+"""Knows how correlations between stages are learned in a process of their own.
+
+Does not know when, or what becomes of the models. The process is this same Python with this same package;
+what goes through the pipes comes from ourselves, and is pickled.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph.errors import LLMSchedError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.model import ApplicationModel
+    from llmsched_langgraph.belief.outcome import JobOutcome
+    from llmsched_langgraph.dag.application import Application
+
+Lessons = Sequence[tuple["Application", Sequence["JobOutcome"]]]
+
+LIMIT_S = 300.0
+"""Seconds after which the helper is given up."""
+
+NICENESS = 10
+"""How far the helper stands back behind the program that it helps."""
+
+
+def learned_elsewhere(lessons: Lessons) -> list[ApplicationModel]:
+    """The models of these applications, learned in a helper process, or here if there cannot be one.
+
+    Raises:
+        LLMSchedError: the helper failed; the message ends with what it said last.
+    """
+    command = [sys.executable, "-c", f"import {__name__} as helper; helper.main()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    try:
+        if not sys.executable:
+            raise OSError("this Python does not know its own executable")
+        done = subprocess.run(
+            command,
+            input=pickle.dumps(lessons),
+            capture_output=True,
+            env=environment,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except OSError:
+        return _learned(lessons)
+    except subprocess.TimeoutExpired:
+        raise LLMSchedError(f"the helper process took more than {LIMIT_S:g} s") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise LLMSchedError(f"the helper process ended with {done.returncode}: {said[-1]}")
+    models: list[ApplicationModel] = pickle.loads(done.stdout)  # noqa: S301 (our own)
+    return models
+
+
+def main() -> None:
+    """Read lessons from the standard input, and write the models to the standard output."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    # Whatever a library prints must not get among the models.
+    out, sys.stdout = sys.stdout.buffer, sys.stderr
+    out.write(pickle.dumps(_learned(pickle.load(sys.stdin.buffer))))  # noqa: S301 (our own)
+    out.flush()
+
+
+def _learned(lessons: Lessons) -> list[ApplicationModel]:
+    from llmsched_langgraph.belief.learning import learn
+
+    return [learn(application, outcomes) for application, outcomes in lessons]

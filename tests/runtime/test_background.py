@@ -1,0 +1,121 @@
+"""Work beside the calls: it is done, once, in a thread that goes when there is none left."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from llmsched_langgraph.runtime import background
+from llmsched_langgraph.runtime.background import Background
+
+PATIENCE_S = 20
+
+
+def test_all_that_was_brought_is_done():
+    """Piece by piece, in a daemon thread of that name."""
+    left, done, names = [3], threading.Event(), set()
+
+    def work():
+        if not left[0]:
+            done.set()
+            return False
+        left[0] -= 1
+        names.add((threading.current_thread().name, threading.current_thread().daemon))
+        return True
+
+    beside = Background("helper", work)
+    beside.there_is_work()
+    assert done.wait(PATIENCE_S)
+    assert left == [0]
+    assert names == {("helper", True)}
+    beside.stop()
+    assert beside.join(PATIENCE_S)
+
+
+def test_it_ends_by_itself_and_begins_again(monkeypatch):
+    """Without work there is no thread, and nobody has to say so."""
+    monkeypatch.setattr(background, "IDLE_S", 0.01)
+    done: list[threading.Thread] = []
+    turn = threading.Semaphore(0)
+
+    def work():
+        done.append(threading.current_thread())
+        turn.release()
+        return False
+
+    beside = Background("helper", work)
+    for times in (1, 2, 3):
+        beside.there_is_work()
+        assert turn.acquire(timeout=PATIENCE_S)
+        done[-1].join(PATIENCE_S)
+        assert not done[-1].is_alive()
+        assert len(done) == times
+
+
+def test_no_sign_is_lost(monkeypatch):
+    """However it falls together with the thread's end: what was brought is done in the end."""
+    monkeypatch.setattr(background, "IDLE_S", 0.0)
+    brought, done = [0], threading.Event()
+    seen = [0]
+
+    def work():
+        seen[0] = brought[0]
+        if brought[0] == 300:
+            done.set()
+        return False
+
+    beside = Background("helper", work)
+    for _ in range(300):
+        brought[0] += 1
+        beside.there_is_work()
+    assert done.wait(PATIENCE_S)
+    assert seen == [300]
+
+
+def test_a_failure_is_told_and_ends_nothing(caplog):
+    """Whatever is wrong with the work, scheduling goes on, and so does the next piece."""
+    outcomes = iter((ValueError("my bug"), None))
+    done = threading.Semaphore(0)
+
+    def work():
+        try:
+            if (error := next(outcomes)) is not None:
+                raise error
+        finally:
+            done.release()
+        return False
+
+    beside = Background("helper", work)
+    with caplog.at_level(logging.ERROR, "llmsched_langgraph"):
+        beside.there_is_work()
+        assert done.acquire(timeout=PATIENCE_S)
+        beside.there_is_work()
+        assert done.acquire(timeout=PATIENCE_S)
+    beside.stop()
+    assert beside.join(PATIENCE_S)
+    (record,) = caplog.records
+    assert "helper failed; scheduling goes on without it" in record.getMessage()
+    assert record.exc_info is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread")])
+def test_where_there_can_be_no_thread_there_is_none(monkeypatch, error):
+    """An interpreter that goes down has no threads to give; nobody is told off for it."""
+
+    def refuse(self):
+        raise error
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    beside = Background("helper", lambda: False)
+    beside.there_is_work()
+    assert beside.join()
+
+
+def test_after_the_end_nothing_is_begun():
+    """Stopped is stopped."""
+    beside = Background("helper", lambda: pytest.fail("it was stopped"))
+    beside.stop()
+    beside.there_is_work()
+    assert beside.join(PATIENCE_S)

@@ -1,0 +1,291 @@
+"""Beliefs and learning beside the calls: what they lead to, and that no grant ever waits for them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+
+import pytest
+
+from llmsched_langgraph.belief.learning import learn
+from llmsched_langgraph.belief.model import ApplicationModel
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
+from llmsched_langgraph.core.policies import POLICIES, Needs
+from llmsched_langgraph.dag.application import Application, Node
+from llmsched_langgraph.dag.position import Ended, Revealed
+from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.runtime import learning
+from llmsched_langgraph.runtime.driver import Driver
+from llmsched_langgraph.runtime.helper import learned_elsewhere
+from llmsched_langgraph.runtime.learning import Learner
+
+PATIENCE_S = 20
+APPLICATION = Application.of(
+    "two", (Node("plan", calls_llm=True), Node("work", calls_llm=True)), (("plan", "work"),)
+)
+BELIEVING = [name for name, policy in POLICIES.items() if policy.needs not in (Needs.NOTHING, Needs.TAG)]
+
+
+class Beside:
+    """Work that is done when the test says so."""
+
+    def __init__(self, name, work):
+        self.name, self.work, self.asked = name, work, 0
+
+    def there_is_work(self):
+        self.asked += 1
+
+    def do(self):
+        while self.asked and self.work():
+            pass
+        self.asked = 0
+
+    def stop(self):
+        self.asked = 0
+
+    def stopped(self, within_s):
+        return False
+
+
+class Waiting:
+    """Whoever waits: notes that it was woken."""
+
+    def __init__(self, log, ticket):
+        self.log, self.ticket = log, ticket
+
+    def wake(self, error):
+        assert error is None
+        self.log.append(self.ticket)
+        return True
+
+
+def job(plan_s, work_s, application=APPLICATION, **changes):
+    """A job that planned so long, and worked so long."""
+    fields = {
+        "application": application.fingerprint,
+        "calls": (
+            CallRecord("plan", 1, plan_s, 10, 10, ("plan", 1)),
+            CallRecord("work", 1, work_s, 10, 10, ("work", 1)),
+        ),
+        "arrival_s": 0.0,
+        "ended_s": plan_s + work_s,
+        "complete": True,
+        "stages": (
+            StageRecord("plan", 1, "plan", plan_s, complete=True),
+            StageRecord("work", 1, "work", work_s, complete=True),
+        ),
+        "template": application,
+    }
+    return JobRecord(**{**fields, **changes})
+
+
+def profiled(*records):
+    """A profile with models."""
+    profile = Profile().observe(*records)
+    for name, own in profile.applications.items():
+        profile = profile.learned(name, learn(own.template, own.outcomes, correlated=True), own.jobs)
+    return profile
+
+
+TOLD = [job(plan_s, 10.0 * plan_s) for plan_s in (1.0, 1.1, 3.0, 3.1)] * 10
+
+
+@pytest.mark.parametrize("policy", BELIEVING)
+def test_no_grant_waits_for_an_inference(monkeypatch, policy):
+    """With a thousand jobs in flight and inference that never ends, calls come and go as fast as ever."""
+    stuck, entered = threading.Event(), threading.Event()
+
+    def endless(self, evidence):
+        entered.set()
+        stuck.wait()
+        raise AssertionError("nobody waits for this")
+
+    profile = profiled(*TOLD)
+    monkeypatch.setattr(ApplicationModel, "belief", endless)
+    log: list[int] = []
+    driver = Driver({"b": 4}, POLICIES[policy], profile=profile)
+    jobs = [driver.start_job(APPLICATION) for _ in range(1_000)]
+    tickets = [driver.new_ticket() for _ in jobs]
+    for number, ticket in zip(jobs, tickets, strict=True):
+        driver.request(ticket, Waiting(log, ticket), "b", job=number, stage="plan")
+    assert entered.wait(PATIENCE_S), "no belief was asked for"
+    assert log == tickets[:4]
+    for ticket in tickets:
+        driver.release(ticket)
+    assert sorted(log) == tickets
+    driver.check()
+    stuck.set()
+    driver.close()
+
+
+def test_a_belief_moves_its_job():
+    """What a plan took tells what is left: of two jobs alike but for that, the shorter one goes first."""
+    log: list[int] = []
+    now = [0.0]
+    driver = Driver({"b": 1}, POLICIES["srtf"], profile=profiled(*TOLD), clock=lambda: now[0])
+    beside = Beside("beliefs", driver._forecaster._form_one)
+    driver._forecaster._background = beside
+    jobs = []
+    for number, plan_s in enumerate((3.0, 1.0)):
+        name = driver.start_job(APPLICATION)
+        jobs.append(name)
+        ticket, run = driver.new_ticket(), number + 1
+        driver._post(_moved(now, name, Revealed(((run, "plan"),), begun=True)))
+        driver.request(ticket, Waiting(log, ticket), "b", job=name, stage="plan", run=run)
+        now[0] += plan_s
+        driver.release(ticket)
+        driver._post(_moved(now, name, Ended(run, plan_s)))
+    held = driver.new_ticket()
+    driver.request(held, Waiting(log, held), "b", job=None, stage="other")
+    waiting = []
+    for number, name in enumerate(jobs):
+        ticket, run = driver.new_ticket(), 10 + number
+        driver._post(_moved(now, name, Revealed(((run, "work"),), begun=True)))
+        driver.request(ticket, Waiting(log, ticket), "b", job=name, stage="work", run=run)
+        waiting.append(ticket)
+    assert list(driver.ledgers["b"].backlog()) == waiting
+    beside.do()
+    assert list(driver.ledgers["b"].backlog()) == waiting[::-1]
+    driver.release(held)
+    assert log[-1] == waiting[1]
+    for ticket in waiting:
+        driver.release(ticket)
+    driver.check()
+
+
+def _moved(now, job, *moves):
+    from llmsched_langgraph.core.events import StagesMoved
+
+    return StagesMoved(now[0], job, moves)
+
+
+def learner(profile=None):
+    """A learner whose background is the test, and what it published."""
+    published: list[tuple[Profile, frozenset[str]]] = []
+    made = Learner(profile or Profile(), lambda *news: published.append(news), Beside)
+    return made, published
+
+
+def test_each_of_the_first_jobs_is_learned_from_then_each_eighth():
+    """O(log n) models for n jobs, and none is lost on the way."""
+    made, published = learner()
+    learned = []
+    for number in range(1, 19):
+        made.observe(job(1.0, 2.0))
+        before = len(published)
+        made._background.do()
+        if len(published) > before:
+            learned.append(number)
+    assert learned == [*range(1, 17), 18]
+    assert made.profile.jobs(APPLICATION.fingerprint) == 18
+
+
+def test_jobs_that_teach_nothing_are_not_learned_from():
+    """A run that failed, or made no call."""
+    made, published = learner()
+    made.observe(job(1.0, 2.0, complete=False))
+    made.observe(job(1.0, 2.0, calls=()))
+    assert made._background.asked == 0
+    assert made.profile == Profile()
+    assert published == []
+
+
+def test_the_profile_has_every_job():
+    """Whether something was learned from it or not."""
+    made, _ = learner()
+    for number in range(1, 40):
+        made.observe(job(1.0, float(number)))
+        assert made.profile.jobs(APPLICATION.fingerprint) == number
+
+
+def test_correlations_are_learned_in_another_process(monkeypatch):
+    """As soon as there are enough jobs; what it says then is published."""
+    made, published = learner()
+    for record in TOLD[: learning.NETWORK_JOBS]:
+        made.observe(record)
+        made._background.do()
+    own = made.profile.applications[APPLICATION.fingerprint]
+    assert own.model is not None
+    assert not own.model.correlated
+    assert made._helper.asked
+    made._helper.do()
+    own = made.profile.applications[APPLICATION.fingerprint]
+    assert own.model.correlated
+    assert own.model == learn(own.template, own.outcomes)
+    assert published[-1] == (made.profile, frozenset([APPLICATION.fingerprint]))
+
+
+@pytest.mark.parametrize("executable", ["", "/there/is/no/such/python"])
+def test_where_there_can_be_no_process_it_is_done_here(monkeypatch, executable):
+    """An embedded Python does not know where it is; a container may allow no children."""
+    monkeypatch.setattr("sys.executable", executable)
+    own = Profile().observe(*TOLD).applications[APPLICATION.fingerprint]
+    (model,) = learned_elsewhere([(own.template, own.outcomes)])
+    assert model == learn(own.template, own.outcomes)
+
+
+def test_a_helper_that_fails_costs_the_correlations_only(monkeypatch, caplog):
+    """It is said, and the stages are judged on their own until it works."""
+    made, _ = learner()
+    for record in TOLD[: learning.NETWORK_JOBS]:
+        made.observe(record)
+    made._background.do()
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    with caplog.at_level(logging.WARNING, "llmsched_langgraph"):
+        made._helper.do()
+    (record,) = caplog.records
+    assert "correlations between stages could not be learned (tried again later)" in record.getMessage()
+    assert made.profile.applications[APPLICATION.fingerprint].model is not None
+
+
+def test_when_runs_change_the_past_is_forgotten(caplog):
+    """With a note in the log, and a model of the new kind of runs at once."""
+    made, _ = learner()
+    for work_s in [2.0 + n / 100 for n in range(60)] + [40.0 + n / 100 for n in range(30)]:
+        made.observe(job(1.0, work_s))
+    with caplog.at_level(logging.WARNING, "llmsched_langgraph"):
+        made._background.do()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "runs of 'two' need another amount of work than before: the 60 jobs before the last 30 are "
+        "forgotten, and the rest is learned anew"
+    )
+    own = made.profile.applications[APPLICATION.fingerprint]
+    assert len(own.outcomes) == 30
+    assert own.jobs == 90
+    from llmsched_langgraph.belief.evidence import JobEvidence
+
+    assert own.model.belief(JobEvidence()).mean == pytest.approx(41.0, rel=0.02)
+
+
+def test_learning_here_and_now():
+    """For whoever reads or keeps the profile: everything that has ended is in the models."""
+    made, published = learner()
+    for record in TOLD:
+        made.observe(record)
+    made.catch_up()
+    own = made.profile.applications[APPLICATION.fingerprint]
+    assert (own.modelled, own.model.correlated) == (40, True)
+    assert len(published) == 1
+    made.catch_up()
+    assert len(published) == 1
+
+
+def test_a_scheduler_learns_by_itself(make_scheduler):
+    """From runs to beliefs, in the background, until it is closed."""
+    scheduler = make_scheduler(1)
+    told = threading.Event()
+    publish = scheduler._driver._learned
+    scheduler._driver._learner._publish = lambda *news: (publish(*news), told.set())
+    run = scheduler.start_job(APPLICATION)
+    from llmsched_langgraph.runtime.scheduler import inside
+
+    with inside(run), scheduler.slot(stage="plan"):
+        pass
+    scheduler.end_job(run, Outcome.FINISHED)
+    scheduler.statistics()  # what was put by is told
+    assert told.wait(PATIENCE_S)
+    assert scheduler.profile.applications[APPLICATION.fingerprint].model is not None
+    scheduler.close()
