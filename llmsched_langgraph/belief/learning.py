@@ -22,10 +22,10 @@ LEAST_COUNT = 5
 """Values that each bin is made of, at least."""
 
 PRIOR_CALL = {Unit.SECONDS: 1.0, Unit.TOKENS: 100.0, Unit.TOOL_SECONDS: 1.0}
-"""Work of a stage that no job has shown: its median."""
+"""Work of a stage that no job has shown: its mean."""
 
-PRIOR_SPREAD = (0.2, 0.4, 0.7, 1.0, 1.0, 1.4, 2.5, 5.0)
-"""How it spreads about that: eight jobs that nobody ran."""
+PRIOR_SPREAD = (0.125, 0.25, 0.5, 0.625, 0.75, 1.0, 1.75, 3.0)
+"""How it spreads about that, with a mean of 1: eight jobs that nobody ran."""
 
 PRIOR_GOES_ON = 0.5
 """Probability that a loop goes round once more, as long as no job has shown it."""
@@ -76,7 +76,7 @@ def learn(
 def _prior(
     application: Application, outcomes: Sequence[JobOutcome], unit: Unit, call: float
 ) -> ApplicationModel:
-    """A model without correlations: every stage that may have work has so much of it as a call.
+    """A model without correlations: every stage has the work that jobs show, or that of a call.
 
     Those are the nodes that call a model, or where it is seconds of tools the others; if none is
     known, all; if there are none at all, one that never ends being expected.
@@ -102,12 +102,15 @@ def _prior(
         happens = PRIOR_GOES_ON ** (column.first - 1)
         shared = max(1, len(PRIOR_SPREAD) // PRIOR_JOBS)
         shown = [row[i] for row in seen for _ in range(shared)]
-        own = Bins.fit([*(call * share for share in PRIOR_SPREAD), *shown], BINS)
+        seen_here = [value for value in shown if value]
+        # What a few jobs show is where it lies; how far it spreads about that, they cannot show.
+        about = sum(seen_here) / len(seen_here) if seen_here else call
+        own = Bins.fit([*(about * share for share in PRIOR_SPREAD), *shown], BINS)
         weights = np.array([SMOOTHING / own.states] * own.states)
         for value in shown:
             weights[own.index(value)] += 1.0
         for share in PRIOR_SPREAD:
-            weights[own.index(call * share)] += happens
+            weights[own.index(about * share)] += happens
         weights[0] += len(PRIOR_SPREAD) * (1.0 - happens)
         bins.append(own)
         tables.append(weights / weights.sum())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph.belief.calibration import Calibration
+from llmsched_langgraph.belief.calibration import Calibration, Served
 from llmsched_langgraph.belief.drift import RECENT, drifted
 from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.dag.application import Application
@@ -150,10 +150,12 @@ class Profile:
         if not known:
             return self
         paces = dict(self.paces)
-        by_backend: dict[str, list[tuple[float, float, int | None]]] = {}
-        for call in (call for record in known for call in record.calls):
-            measured = (call.side_by_side, call.work_s, call.output_tokens)
-            by_backend.setdefault(call.backend, []).append(measured)
+        by_backend: dict[str, list[Served]] = {}
+        for record in known:
+            for call in record.calls:
+                stage = f"{record.application}/{call.stage}"
+                served = Served(stage, call.side_by_side, call.work_s, call.output_tokens)
+                by_backend.setdefault(call.backend, []).append(served)
         for backend, calls in by_backend.items():
             paces[backend] = (paces.get(backend) or Calibration()).observe(calls)
         by_application: dict[str, list[JobRecord]] = {}

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from llmsched_langgraph import __version__
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from llmsched_langgraph.core.policies import Policy
     from llmsched_langgraph.sim.evaluation import Cell
     from llmsched_langgraph.traces import TraceJob
 
@@ -36,7 +37,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--traces", nargs="+", type=Path, metavar="PATH", help="recorded jobs: files or folders of them"
+        "--traces",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="recorded jobs: files or folders of them; of several, equal parts",
     )
     what.add_argument(
         "--workload",
@@ -48,6 +53,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--train", nargs="+", type=Path, metavar="PATH", help="learn from these recorded jobs"
     )
     parser.add_argument("--policies", metavar="A,B", help="by name (default: all)")
+    parser.add_argument(
+        "--epsilon", metavar="X,Y", help="llmsched: the share of grants that explore (default 0.1)"
+    )
+    parser.add_argument(
+        "--sample", metavar="X,Y", help="llmsched: the part of a stage that is run to explore (default 0.3)"
+    )
     parser.add_argument("--load", metavar="X,Y", default="0.9", help="offered load (default %(default)s)")
     parser.add_argument("--slots", type=int, metavar="K", default=8, help="calls served at once (default 8)")
     parser.add_argument(
@@ -73,18 +84,18 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: an option cannot work.
         InvalidDataError: recorded jobs cannot be read.
     """
-    from llmsched_langgraph.core.policies import POLICIES, as_policy
+    from llmsched_langgraph.core.policies import as_policy
     from llmsched_langgraph.sim.evaluation import summary
     from llmsched_langgraph.views.bench_table import tables
 
     for name in ("slots", "seeds"):
         if getattr(options, name) < 1:
             raise ConfigurationError(f"--{name} must be at least 1, not {getattr(options, name)}")
-    policies = options.policies.split(",") if options.policies else list(POLICIES)
+    policies = _policies(options)
     labels = list(dict.fromkeys(as_policy(policy).name for policy in policies))
     loads, counts, focus = _loads(options.load), _counts(options.jobs), _focus(options.focus, labels)
     draw = None if options.plots is None else _plots_into(options.plots)
-    cells = list(_cells(options, policies, loads, counts))
+    cells = _cells(options, policies, loads, counts)
     began_s = time.perf_counter()
     rows = _measured(cells)
     result = {
@@ -165,75 +176,57 @@ def _counts(text: str) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def _loads(text: str) -> list[float]:
+def _numbers(option: str, text: str, such: str) -> list[float]:
     try:
-        loads = [float(part) for part in text.split(",")]
+        return list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
-        loads = []
-    if not loads or not all(0 < load < 100 for load in loads):
-        raise ConfigurationError(f"--load must be numbers above 0 such as 0.7,0.9, not {text!r}")
-    return list(dict.fromkeys(loads))
+        raise ConfigurationError(f"{option} must be numbers such as {such}, not {text!r}") from None
+
+
+def _loads(text: str) -> list[float]:
+    loads = _numbers("--load", text, "0.7,0.9")
+    if not all(0 < load < 100 for load in loads):
+        raise ConfigurationError(f"--load must be above 0, and no more than 100, not {text!r}")
+    return loads
 
 
 def _cells(
-    options: argparse.Namespace, policies: Sequence[str], loads: Sequence[float], counts: Sequence[int]
-) -> Iterator[Cell]:
-    from llmsched_langgraph.sim.evaluation import Cell
-    from llmsched_langgraph.sim.workloads import MIXES, Bursty, Poisson, generate, resample
+    options: argparse.Namespace,
+    policies: Sequence[str | Policy],
+    loads: Sequence[float],
+    counts: Sequence[int],
+) -> list[Cell]:
+    from llmsched_langgraph.sim.cells import Grid
+    from llmsched_langgraph.sim.workloads import MIXES, Bursty, Poisson
 
     arrivals = Poisson() if options.burstiness is None else Bursty(options.burstiness)
-    recorded = None if options.traces is None else _read(options.traces)
-    train = None if options.train is None else _read(options.train)
-    most = max(counts)  # fewer jobs are the first of them, and all are learned from alike
-    for seed in range(options.seeds):
-        if recorded is not None:
-            learn, rest = (train, recorded) if train is not None else _halves(recorded, seed)
-            parts = {"traces": (learn, resample(rest, most, seed))}
-        else:
-            # Seeds of what is learned from lie where no seed of what is measured can be.
-            parts = {
-                name: (
-                    train if train is not None else generate(name, most, 1_000_000 + seed),
-                    generate(name, most, seed),
-                )
-                for name in options.workload or MIXES
-            }
-        for name, (learn, test) in parts.items():
-            for load in loads:
-                for jobs in counts:
-                    yield Cell(name, learn, test[:jobs], arrivals, load, options.slots, seed, policies)
+    grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds)
+    train = None if options.train is None else [job for path in options.train for job in _read(path)]
+    if options.traces is not None:
+        return list(grid.recorded([_read(path) for path in options.traces], train))
+    return list(grid.generated(options.workload or list(MIXES), train))
 
 
-def _read(paths: Sequence[Path]) -> list[TraceJob]:
+def _read(path: Path) -> list[TraceJob]:
     from llmsched_langgraph.traces import MEASURED_SPEED, fill_seconds, read_jobs
 
-    return [fill_seconds(job, MEASURED_SPEED) for job in read_jobs(paths)]
+    return [fill_seconds(job, MEASURED_SPEED) for job in read_jobs([path])]
 
 
-def _halves(jobs: Sequence[TraceJob], seed: int) -> tuple[list[TraceJob], list[TraceJob]]:
-    """Jobs to learn from and jobs to measure; runs of one problem and turns of one session stay together."""
-    import numpy as np
+def _policies(options: argparse.Namespace) -> list[str | Policy]:
+    """The policies that were asked for, `llmsched` once for each epsilon and sample."""
+    from llmsched_langgraph.core.policies import POLICIES, as_policy, llmsched
 
-    from llmsched_langgraph.belief.evaluation import groups_of
-
-    by_app: dict[str, list[TraceJob]] = {}
-    for job in jobs:
-        by_app.setdefault(job.app, []).append(job)
-    halves: tuple[list[TraceJob], list[TraceJob]] = ([], [])
-    rng = np.random.default_rng((seed, 1))
-    for own in by_app.values():
-        groups: dict[str, list[TraceJob]] = {}
-        for job, name in zip(own, groups_of(own), strict=True):
-            groups.setdefault(name, []).append(job)
-        counts = [0, 0]
-        members = list(groups.values())
-        for at in rng.permutation(len(members)).tolist():
-            side = int(counts[0] > counts[1])
-            halves[side].extend(members[at])
-            counts[side] += len(members[at])
-    if not halves[1]:
-        raise ConfigurationError("--traces: one job is too few to learn from a part and measure the rest")
-    return halves
+    given: list[str | Policy] = []
+    for name in options.policies.split(",") if options.policies else POLICIES:
+        as_policy(name)
+        if name == "llmsched" and (options.epsilon or options.sample):
+            epsilons = _numbers("--epsilon", options.epsilon or "0.1", "0.1,0.3")
+            samples = _numbers("--sample", options.sample or "0.3", "0.3,1")
+            given += [llmsched(epsilon, sample) for epsilon in epsilons for sample in samples]
+        else:
+            given.append(name)
+    return given
 
 
 def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,12 @@ def learned_from(jobs: Sequence[TraceJob], applications: Mapping[str, Applicatio
     alone = [TimedJob(number * APART_S, job) for number, job in enumerate(jobs)]
     slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
     run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications)
-    profile = Profile().observe(*run.run().records)
+    # Calls take here what they were recorded to take, whatever is served beside them.
+    records = [
+        replace(record, calls=tuple(replace(call, side_by_side=1.0) for call in record.calls))
+        for record in run.run().records
+    ]
+    profile = Profile().observe(*records)
     for name, own in profile.applications.items():
         profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)
     return profile

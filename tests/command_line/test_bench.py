@@ -113,8 +113,8 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (["--policies", "fcfs,magic"], "unknown policy 'magic'; choose one of: "),
-        (["--load", "much"], "--load must be numbers above 0 such as 0.7,0.9, not 'much'"),
-        (["--load", "0"], "--load must be numbers above 0"),
+        (["--load", "much"], "--load must be numbers such as 0.7,0.9, not 'much'"),
+        (["--load", "0"], "--load must be above 0"),
         (["--jobs", "0"], "--jobs must be at least 1, not 0"),
         (["--jobs", "10,many"], "--jobs must be whole numbers such as 100,300, not '10,many'"),
         (["--focus", "magic", "--policies", "fcfs"], "--focus must be one of fcfs, not 'magic'"),

@@ -2,57 +2,93 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph.belief.calibration import LEAST_OUTPUT, LEAST_TOKENS, Calibration
+from llmsched_langgraph.belief.calibration import Calibration, Served, Tally
+
+MANY = 20_000
+"""Calls that outweigh the prior."""
 
 
-def measured(pace):
-    """Calls of a hundred tokens at each number of calls side by side, enough of each."""
-    count = LEAST_TOKENS // 100
-    return Calibration().observe((b, 100 * token_s, 100) for b, token_s in pace.items() for _ in range(count))
+def measured(pace, stage="s", own=1.0, prompt_s=0.7, times=MANY // 4):
+    """Calls of one stage with 50 to 200 tokens at each number of calls side by side, and a prompt each."""
+    found = Calibration()
+    for b, token_s in pace.items():
+        lengths = (50, 80, 140, 200)
+        found = found.observe(Served(stage, b, prompt_s + n * own * token_s, n) for n in lengths)
+    return Calibration({at: Tally(*(times * x for x in tally)) for at, tally in found.seen.items()})
 
 
 def test_nothing_is_known_at_first():
     """And then work counts as it was measured."""
-    assert Calibration().token_s(3) is None
+    assert Calibration().pace(3) == 1.0
     assert Calibration().at_capacity(3) == 1.0
+    assert measured({4: 0.03}).at_capacity(1) == 1.0
 
 
 def test_between_measured_points_lies_a_line():
     """Beyond them it is level."""
-    pace = measured({1: 0.01, 5: 0.03})
-    assert pace.curve() == ((1, pytest.approx(0.01)), (5, pytest.approx(0.03)))
-    assert [pace.token_s(b) for b in (0.5, 1, 2, 5, 50)] == pytest.approx([0.01, 0.01, 0.015, 0.03, 0.03])
+    found = measured({1: 0.01, 5: 0.03})
+    assert [found.pace(b) for b in (0.5, 1, 2, 5, 50)] == pytest.approx([1, 1, 1.5, 3, 3], rel=1e-2)
 
 
 def test_work_is_counted_as_on_a_busy_backend():
     """A call that had the backend for itself would take three times as long among five."""
-    pace = measured({1: 0.01, 5: 0.03})
-    assert pace.at_capacity(1) == pytest.approx(3.0)
-    assert pace.at_capacity(5) == pytest.approx(1.0)
+    found = measured({1: 0.01, 5: 0.03})
+    assert found.at_capacity(1) == pytest.approx(3.0, rel=1e-2)
+    assert found.at_capacity(5) == pytest.approx(1.0)
 
 
-def test_what_says_little_of_decoding_is_left_out():
-    """Short answers, calls whose tokens nobody counted, and too few of anything."""
-    assert Calibration().observe([(1, 5.0, None), (1, 5.0, LEAST_OUTPUT - 1)]).seen == {}
-    assert Calibration().observe([(1, 5.0, 100)]).curve() == ()
+def test_stages_are_compared_with_themselves_only():
+    """A slow stage that is always served among many says nothing of how many were served."""
+    slow = measured({8: 0.5}, "slow")
+    quick = measured({1: 0.01, 2: 0.01}, "quick")
+    found = Calibration({**slow.seen, **quick.seen})
+    assert found.at_capacity(1) == pytest.approx(1.0)
+    both = Calibration(
+        {**measured({1: 0.01, 8: 0.02}, "a").seen, **measured({2: 0.03, 8: 0.04}, "b", own=7.0).seen}
+    )
+    assert [both.pace(b) for b in (1, 2, 8)] == pytest.approx([1, 1.5, 2], rel=2e-2)
+
+
+def test_what_a_prompt_takes_is_no_pace():
+    """Short answers take longer for each token, wherever they are served among many."""
+    short = [Served("s", 8, 1.0 + n * 0.01, n) for n in (10, 12, 14, 16)]
+    long = [Served("s", 1, 1.0 + n * 0.01, n) for n in (500, 600, 700, 800)]
+    assert Calibration().observe(short + long).at_capacity(1) == pytest.approx(1.0)
+
+
+def test_what_says_nothing_is_left_out():
+    """Calls whose tokens nobody counted, too few, all of one length, or faster the longer."""
+    assert Calibration().observe([Served("s", 1, 5.0, None)]).seen == {}
+    for calls in ([(1.0, 50)] * 2, [(1.0, 50)] * 9, [(9.0, 50), (5.0, 90), (1.0, 150)]):
+        tallies = Calibration().observe(Served("s", 1, *call) for call in calls).seen.values()
+        assert [tally.token_s() for tally in tallies] == [None]
+
+
+def test_a_few_calls_change_little():
+    """Chance is no slow-down."""
+    deal = random.Random(0)
+    lengths = [deal.randrange(50, 200) for _ in range(40)]
+    calls = [Served("s", 1 + n % 4, t * deal.lognormvariate(0.0, 0.2), t) for n, t in enumerate(lengths)]
+    assert 1.0 <= Calibration().observe(calls).at_capacity(1) < 1.2
 
 
 def test_a_backend_does_not_get_faster_for_being_asked_for_more():
     """Where measurements say so, their mean is taken."""
-    pace = measured({1: 0.02, 2: 0.01, 4: 0.05})
-    assert [token_s for _, token_s in pace.curve()] == pytest.approx([0.015, 0.015, 0.05])
+    found = measured({1: 0.02, 2: 0.01, 4: 0.05})
+    assert found.pace(1) == found.pace(2) < found.pace(4)
 
 
-@given(st.dictionaries(st.integers(1, 12), st.floats(0.001, 1.0), min_size=1))
+@given(st.dictionaries(st.integers(1, 12), st.floats(0.001, 1.0), min_size=2))
 def test_the_curve_never_falls(pace):
-    curve = [token_s for _, token_s in measured(pace).curve()]
+    curve = [value for _, value in measured(pace).curve]
     assert len(curve) == len(pace)
+    assert curve[0] == 1.0
     assert all(a <= b * (1 + 1e-12) for a, b in pairwise(curve))
-    assert min(pace.values()) * (1 - 1e-9) <= curve[0]
-    assert curve[-1] <= max(pace.values()) * (1 + 1e-9)
+    assert curve[-1] <= max(pace.values()) / min(pace.values()) * (1 + 1e-9)

@@ -1,0 +1,103 @@
+"""Knows which jobs a comparison learns from and which it measures, cell by cell.
+
+Does not know how jobs are simulated, nor where files lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmsched_langgraph.belief.evaluation import groups_of
+from llmsched_langgraph.core.policies import Policy
+from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.sim.evaluation import Cell
+from llmsched_langgraph.sim.workloads import Arrivals, generate, resample
+from llmsched_langgraph.traces.job import TraceJob
+
+_SPLIT, _MIXED = 1, 2
+_LEARNED = 1_000_000
+"""Seeds of what is learned from begin here, where no seed of what is measured can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The settings of a comparison: every combination of them is a cell.
+
+    Attributes:
+        policies: by name or as objects.
+        arrivals: when jobs come.
+        loads: slot-seconds offered for each that there is.
+        jobs: how many are measured; fewer are the first of more, and all are learned from alike.
+        slots: of the backend.
+        seeds: how many, from 0.
+    """
+
+    policies: Sequence[str | Policy]
+    arrivals: Arrivals
+    loads: Sequence[float]
+    jobs: Sequence[int]
+    slots: int
+    seeds: int
+
+    def generated(self, names: Sequence[str], train: Sequence[TraceJob] | None = None) -> Iterator[Cell]:
+        """Generated jobs of mixes and applications; without `train`, as many others are learned from."""
+        most = max(self.jobs)
+        for seed in range(self.seeds):
+            for name in names:
+                learn = generate(name, most, _LEARNED + seed) if train is None else train
+                yield from self._cells(name, learn, generate(name, most, seed), seed)
+
+    def recorded(
+        self, sources: Sequence[Sequence[TraceJob]], train: Sequence[TraceJob] | None = None
+    ) -> Iterator[Cell]:
+        """Recorded jobs, as many from each source; without `train`, one half of each is learned from."""
+        most = max(self.jobs)
+        for seed in range(self.seeds):
+            learn: list[TraceJob] = []
+            test: list[TraceJob] = []
+            for number, source in enumerate(sources):
+                own, rest = ([], source) if train is not None else halves(source, seed)
+                learn += own
+                test += resample(rest, most * (number + 1) // len(sources) - len(test), seed)
+            if len(sources) > 1:
+                order = np.random.default_rng((seed, _MIXED)).permutation(len(test))
+                test = [test[at] for at in order.tolist()]
+            yield from self._cells("traces", learn if train is None else train, test, seed)
+
+    def _cells(
+        self, name: str, learn: Sequence[TraceJob], test: Sequence[TraceJob], seed: int
+    ) -> Iterator[Cell]:
+        for load in self.loads:
+            for jobs in self.jobs:
+                yield Cell(
+                    name, learn, test[:jobs], self.arrivals, load, self.slots, seed, tuple(self.policies)
+                )
+
+
+def halves(jobs: Sequence[TraceJob], seed: int) -> tuple[list[TraceJob], list[TraceJob]]:
+    """Jobs to learn from and jobs to measure; runs of one problem and turns of one session stay together.
+
+    Raises:
+        ConfigurationError: there are too few to part them.
+    """
+    by_app: dict[str, list[TraceJob]] = {}
+    for job in jobs:
+        by_app.setdefault(job.app, []).append(job)
+    parts: tuple[list[TraceJob], list[TraceJob]] = ([], [])
+    rng = np.random.default_rng((seed, _SPLIT))
+    for own in by_app.values():
+        groups: dict[str, list[TraceJob]] = {}
+        for job, name in zip(own, groups_of(own), strict=True):
+            groups.setdefault(name, []).append(job)
+        counts = [0, 0]
+        members = list(groups.values())
+        for at in rng.permutation(len(members)).tolist():
+            side = int(counts[0] > counts[1])
+            parts[side].extend(members[at])
+            counts[side] += len(members[at])
+    if not parts[1]:
+        raise ConfigurationError("--traces: one job is too few to learn from a part and measure the rest")
+    return parts
