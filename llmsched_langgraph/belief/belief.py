@@ -16,7 +16,7 @@ import numpy as np
 
 from llmsched_langgraph.belief import gittins
 from llmsched_langgraph.belief.bins import ABSENT
-from llmsched_langgraph.belief.evidence import JobEvidence
+from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.total import Known, Posterior
 from llmsched_langgraph.dag.position import Spot
 
@@ -41,7 +41,7 @@ class Expected:
     """What one announced occurrence of a stage will take in all, as the belief has it.
 
     Attributes:
-        whole: E[work], all of its runs together.
+        whole: E[work], all of its runs together, apart from what those that are over tell.
         runs: how many run side by side.
         amounts: what it may take, ascending, if it is one run; else empty.
         chances: for each of them the probability of it or more.
@@ -120,45 +120,64 @@ class Belief:
     def after(self) -> float:
         """The part of `mean` that is not of stages in `expected`."""
         begun = {self.model.column(spot) for spot in self.expected}
-        return sum(left for i, left in self._posterior.by_variable.items() if i not in begun)
+        still = (*self._posterior.by_variable.items(), *self._known.left.items())
+        return sum(left for i, left in still if i not in begun)
 
     @cached_property
     def expected(self) -> Mapping[Spot, Expected]:
         """What the stages will take in all that have been announced and are not over.
 
-        Those of a tail are not among them, as it sums up any number of times.
+        Right after the belief was formed, what is left of them is what the belief says, but for the least
+        that is left of several runs. Stages whose variable sums up several occurrences are not among them:
+        a tail, and what ran once more than it was ever seen to.
         """
-        runs: dict[Spot, int] = {}
-        received: dict[Spot, float] = {}
+        found: dict[int, list[Begun]] = {}
         for own in self.evidence.begun:
-            runs[own.spot] = runs.get(own.spot, 0) + own.runs
-            received[own.spot] = received.get(own.spot, 0.0) + own.received
-        found = {}
-        for spot, count in runs.items():
-            i = self.model.column(spot)
-            if i is None or self.model.columns[i].tail or self.model.columns[i].tool:
-                continue
-            left = self._posterior.by_variable.get(i)
-            if left is None:
-                found[spot] = Expected(self._known.values.get(i) or 0.0, count)
-            elif count > 1:
-                found[spot] = Expected(left + received[spot], count)
-            else:
-                found[spot] = self._single(i, left + received[spot])
-        return found
+            i = self.model.column(own.spot)
+            if i is not None and not self.model.columns[i].tail and not self.model.columns[i].tool:
+                found.setdefault(i, []).append(own)
+        return {
+            own[0].spot: self._expected(i, own)
+            for i, own in found.items()
+            if all(part.spot == (own[0].spot.path, self.model.columns[i].first) for part in own)
+        }
 
-    def _single(self, i: int, whole: float) -> Expected:
-        own = self.model.bins[i]
+    def _expected(self, i: int, begun: list[Begun]) -> Expected:
+        left = self._posterior.by_variable.get(i)
+        if left is None:
+            left = self._known.left.get(i, 0.0)
+        received = sum(own.received for own in begun)
+        runs, ended = sum(own.runs for own in begun), sum(own.ended for own in begun)
+        if runs == 1:
+            return self._single(i, left, received)
+        settled = sum(own.settled for own in begun)
+        if not 0 < ended < runs:
+            return Expected(left + received, runs)
+        # What is left was told by the runs that are over, too: `whole` is without them, or they count twice.
+        each = (left + received - settled) / (runs - ended)
+        return Expected((each * (WEIGHT + ended) - settled) / WEIGHT * runs, runs)
+
+    def _single(self, i: int, left: float, received: float) -> Expected:
+        own, factor = self.model.bins[i], self._posterior.factor
+        scale = self._known.scales.get(i, 1.0)
         marginal = self._posterior.marginals[i]
-        scale = self._posterior.factor * self._known.scales.get(i, 1.0)
+        if received:
+            # The posterior is of states that it may have reached; of their points, only those count.
+            weights = np.asarray(self._known.likelihood(i, own))
+            marginal = np.divide(marginal, weights, out=np.zeros_like(marginal), where=weights > 0.0)
         amounts, mass = own.points(marginal)
         some = mass > 0.0
         if not some.any():
-            return Expected(whole, 1)
-        amounts, mass = amounts[some] * scale, mass[some]
+            return Expected(left + received, 1)
+        overrun = float(amounts[some][-1] - amounts[some][0]) * scale * factor / 2
+        some &= amounts >= received / scale
+        if not some.any():
+            last = max(own.bins[-1].hi * scale, received - left)
+            return Expected(left + received, 1, (last,), (1.0,), (last,), left)
+        amounts, mass = received + (amounts[some] * scale - received) * factor, mass[some]
         chances = np.cumsum(mass[::-1])[::-1]
         sums = np.cumsum((mass * amounts)[::-1])[::-1]
-        overrun = max(float(amounts[-1] - amounts[0]), 0.0) / 2
+        whole = left + received
         return Expected(
             whole, 1, tuple(amounts.tolist()), tuple(chances.tolist()), tuple(sums.tolist()), overrun
         )

@@ -185,17 +185,19 @@ def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known)
     unsettled, counted = set(range(len(bins))) - set(known.values), set(of)
     parts: list[Hashable] = []
     for i, own in enumerate(bins):
+        # Named by what is known, or a state could pass for an amount.
         if i in known.values:
             value = known.values[i]
-            parts.append((own.index(value), own.place(value)) if unsettled & network.adjacent(i) else None)
+            told = (own.index(value), own.place(value)) if unsettled & network.adjacent(i) else None
+            parts.append(("is", told))
         elif i in known.reached and i in counted:
-            parts.append((known.reached[i], known.scales.get(i)))
+            parts.append(("reached", known.reached[i], known.scales.get(i)))
         elif i in known.reached:
-            parts.append(own.passed(known.reached[i]))
+            parts.append(("passed", own.passed(known.reached[i])))
         elif i in known.likelihoods:
-            parts.append((np.asarray(known.likelihoods[i]).tobytes(), known.scales.get(i)))
+            parts.append(("likely", np.asarray(known.likelihoods[i]).tobytes(), known.scales.get(i)))
         else:
-            parts.append(known.scales.get(i, ()))
+            parts.append(known.scales.get(i))
     return tuple(parts)
 
 

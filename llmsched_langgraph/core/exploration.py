@@ -13,8 +13,8 @@ from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import ConfigurationError
 
-_PRIME = 2**31 - 1
-_FACTOR = 48_271
+_PRIME = 67_108_859
+"""The largest under 2^26: squares stay under 2^52. 3 does not divide it less 1, so no cube comes twice."""
 
 LOOKED_AT = 64
 """Jobs next in line among which the one to explore is looked for. It bounds what a turn costs."""
@@ -46,10 +46,12 @@ class Exploration:
 
     def turn(self, number: int) -> bool:
         """Whether the grant of this number explores. The coin depends on seed and number alone."""
-        # Whole numbers under 2^53 all the way, so that any language draws the same.
-        state = (self.seed * 69_621 + number * 16_807 + 1) % _PRIME
+        # Whole numbers under 2^53 all the way, so that any language draws the same. Cubes, for sums and
+        # multiples of the number alone would come round again and again.
+        state = (self.seed % _PRIME * 69_621 + 1) % _PRIME
+        state = (state * state % _PRIME * state + number) % _PRIME
         for _ in range(3):
-            state = (state * _FACTOR + 11) % _PRIME
+            state = (state * state % _PRIME * state + 11) % _PRIME
         return state < self.epsilon * _PRIME
 
     def choose(self, jobs: Iterable[Job], now: float) -> tuple[Job, Spot] | None:

@@ -78,6 +78,9 @@ class Job:
         work = self.progress.works.get(call.place)
         if call.granted_s is not None and work is not None and _tells(work.done, work.calls):
             self.outdated = True
+        elif not self.progress.outstanding:
+            # It gave up waiting, and a belief that was asked for meanwhile finds nobody to take it.
+            self.outdated = True
         return call
 
     def _take_in(self) -> Position:
@@ -183,8 +186,10 @@ class Job:
         for spot, expected in belief.expected.items():
             work = self.progress.works.get(spot)
             runs = self.position.runs(spot)
-            if work is None or (runs is not None and runs.ended >= runs.revealed):
-                left_s += 0.0 if runs is not None and runs.ended >= runs.revealed else expected.whole
+            if runs is not None and runs.ended >= runs.revealed:
+                continue
+            if work is None:
+                left_s += expected.left(0.0, 0 if runs is None else runs.ended)
             else:
                 ended = work.done if runs is None else runs.ended
                 left_s += expected.left(work.received_s(now), ended, work.done_s if ended else 0.0)

@@ -29,6 +29,7 @@ PRIORITIES = st.one_of(
     st.sampled_from([math.inf, -math.inf, 0.0, -0.0]),
 )
 GROUPS = st.one_of(st.integers(0, 4), st.integers(0, 200))
+PICKS = st.lists(st.integers(0, 200), max_size=4)
 MOVES = st.lists(st.tuples(GROUPS, PRIORITIES), max_size=4)
 
 
@@ -54,12 +55,29 @@ class LedgerMachine(RuleBasedStateMachine):
             if entry[3] == group:
                 entry[0] = priority
 
-    def _settle(self, moves=()):
-        """Grant until nothing can be granted, moving a group between any two grants."""
-        moves = list(moves)
+    def _settle(self, moves=(), picks=()):
+        """Grant until nothing can be granted, moving a group between any two grants.
+
+        Some of the grants are of a ticket that is named: of any that waits, it is that one; of a ticket that
+        does not wait, of none at all.
+        """
+        moves, picks = list(moves), list(picks)
         while True:
+            free = bool(self.waiting) and len(self.holding) < self.capacity
+            assert self.ledger.grants == free
+            if picks:
+                named = picks.pop()
+                # Every other number is of a ticket that waits, the others may be of any.
+                waits = [entry[2] for entry in self.waiting]
+                named = waits[named // 2 % len(waits)] if waits and named % 2 else self._ticket(named)
+                granted = free and named in waits
+                assert self.ledger.grant(named) == (named if granted else None)
+                if granted:
+                    self.waiting = [entry for entry in self.waiting if entry[2] != named]
+                    self.holding.append((named, False))
+                continue
             expected = None
-            if self.waiting and len(self.holding) < self.capacity:
+            if free:
                 first = min(self.waiting, key=lambda entry: (entry[0], entry[1]))
                 self.waiting.remove(first)
                 expected = first[2]
@@ -119,8 +137,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 self._move(group, float(priority))
         self._settle()
 
-    @rule(choice=st.integers(0, 200), moves=MOVES)
-    def release(self, choice, moves):
+    @rule(choice=st.integers(0, 200), moves=MOVES, picks=PICKS)
+    def release(self, choice, moves, picks=()):
         ticket = self._ticket(choice)
         held = any(holder == ticket for holder, _ in self.holding)
         before = self.ledger.released
@@ -128,18 +146,18 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.released - before == held
         self.holding = [holder for holder in self.holding if holder[0] != ticket]
         self.waiting = [entry for entry in self.waiting if entry[2] != ticket]
-        self._settle(moves)
+        self._settle(moves, picks)
 
     @rule(count=st.integers(1, 30))
     def release_holders(self, count):
         for ticket, _ in self.holding[:count]:
             self.release(ticket, ())
 
-    @rule(capacity=st.integers(1, 40), moves=MOVES)
-    def resize(self, capacity, moves):
+    @rule(capacity=st.integers(1, 40), moves=MOVES, picks=PICKS)
+    def resize(self, capacity, moves, picks):
         self.capacity = capacity
         self.ledger.resize(capacity)
-        self._settle(moves)
+        self._settle(moves, picks)
 
     @invariant()
     def sound(self):
@@ -151,6 +169,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert list(self.ledger.holders()) == [ticket for ticket, _ in self.holding]
         assert list(self.ledger.backlog()) == [entry[2] for entry in sorted(self.waiting)]
         assert (self.ledger.holding, self.ledger.waiting) == (len(self.holding), len(self.waiting))
+        line = list(dict.fromkeys(entry[3] for entry in sorted(self.waiting)))
+        for most in (0, 1, 2, 5, len(line), len(line) + 3):
+            assert list(self.ledger.line(most)) == line[:most]
 
     def teardown(self):
         """Every ticket ends released, whatever happened to it before."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.applications import app
 
+from llmsched_langgraph.belief.outcome import outcome_of_record
 from llmsched_langgraph.belief.profile import Mean, Profile
-from llmsched_langgraph.belief.record import CallRecord, Evidence, JobRecord
+from llmsched_langgraph.belief.record import CallRecord, JobRecord
 
 QUIET = settings(deadline=None, database=None, max_examples=100)
 
 WORK_S = st.floats(0.0, 1e4)
-OCCURRENCES = st.tuples(st.sampled_from("abc"), st.integers(1, 9))
 
 
 @st.composite
@@ -24,7 +27,8 @@ def records(draw, applications="xyz"):
     for stage, work_s in draw(st.lists(st.tuples(st.sampled_from("abc"), WORK_S), max_size=8)):
         seen[stage] = seen.get(stage, 0) + 1
         calls.append(CallRecord(stage, seen[stage], work_s))
-    return JobRecord(draw(st.sampled_from(applications)), tuple(calls), 0.0, 1.0, draw(st.booleans()))
+    name = draw(st.sampled_from(applications))
+    return JobRecord(name, tuple(calls), 0.0, 1.0, draw(st.booleans()), template=app(name))
 
 
 def observed(jobs):
@@ -48,31 +52,28 @@ def test_a_running_mean_is_the_mean(values):
     for value in values:
         mean = mean.observe(value)
     same(mean, values)
+    assert Mean().observe(*values) == mean
 
 
 @QUIET
-@given(st.lists(records(), max_size=25))
-def test_all_means_are_those_of_the_complete_jobs(jobs):
-    """Jobs, calls, occurrences and what came after them: each mean is numpy's over the complete jobs."""
+@given(st.lists(records(), max_size=25), st.floats(0.0, 2e4))
+def test_everything_known_is_of_the_complete_jobs(jobs, received_s):
+    """Means of jobs and calls are numpy's over the complete jobs; outcomes are what those did, in order."""
     profile = observed(jobs)
     known = [job for job in jobs if job.complete and job.calls]
     same(profile.job, [job.work_s for job in known])
     same(profile.call, [call.work_s for job in known for call in job.calls])
     assert profile.applications.keys() == {job.application for job in known}
-    for name, means in profile.applications.items():
+    for name, learned in profile.applications.items():
         own = [job for job in known if job.application == name]
-        same(means.job, [job.work_s for job in own])
-        same(means.call, [call.work_s for job in own for call in job.calls])
-        for stage, row in means.stages.items():
-            for occurrence, seen in enumerate(row, 1):
-                at = [
-                    (call.work_s, sum(later.work_s for later in job.calls[n + 1 :]))
-                    for job in own
-                    for n, call in enumerate(job.calls)
-                    if (call.stage, call.occurrence) == (stage, occurrence)
-                ]
-                same(seen.work, [work_s for work_s, _ in at])
-                same(seen.after, [after_s for _, after_s in at])
+        works = sorted(job.work_s for job in own)
+        assert learned.outcomes == tuple(map(outcome_of_record, own))
+        assert learned.jobs == profile.jobs(name) == len(own)
+        same(learned.call, [call.work_s for job in own for call in job.calls])
+        assert learned.works_s == pytest.approx(works)
+        assert learned.mean_s == pytest.approx(np.mean(works))
+        assert learned.beyond_s(received_s) == learned.works_s[bisect_right(learned.works_s, received_s) :]
+    assert profile.jobs("never ran") == 0
 
 
 @QUIET
@@ -112,17 +113,11 @@ def test_jobs_observed_together_are_jobs_observed_one_by_one(jobs, sizes):
 
 
 @QUIET
-@given(
-    st.lists(records(), max_size=12),
-    st.sampled_from("xyzw"),
-    st.lists(st.tuples(OCCURRENCES, st.integers(1, 9)), max_size=4),
-    st.lists(st.tuples(OCCURRENCES, WORK_S), max_size=4),
-    st.floats(0.0, 1e5),
-)
-def test_remaining_work_is_a_finite_number_of_seconds(jobs, application, waiting, running, received_s):
-    """Whatever the evidence, what is left is finite and, but for rounding, never less than nothing."""
-    latest = waiting[-1][0] if waiting else running[-1][0] if running else None
-    evidence = Evidence(tuple(waiting), tuple(running), latest, received_s)
-    remaining_s = observed(jobs).remaining_work_s(application, evidence)
-    assert np.isfinite(remaining_s)
-    assert remaining_s >= -1e-6
+@given(st.lists(records(), max_size=25), st.sampled_from("xyzw"))
+def test_total_work_is_a_finite_number_of_seconds(jobs, application):
+    """Between the least and the most that anything known of jobs or calls, or the prior, would say."""
+    profile = observed(jobs)
+    total_s = profile.total_work_s(app(application))
+    known = [job for job in jobs if job.complete and job.calls]
+    figures = [1.0, *(job.work_s for job in known), *(call.work_s for job in known for call in job.calls)]
+    assert min(figures) - 1e-9 <= total_s <= max(figures) * (1 + 1e-9)

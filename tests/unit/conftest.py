@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from support.applications import app
 
+from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher, Settled
 from llmsched_langgraph.core.events import (
+    BeliefFormed,
     CallReleased,
     CallRequested,
     CapacityChanged,
@@ -16,6 +18,7 @@ from llmsched_langgraph.core.events import (
     JobArrived,
     JobEnded,
     ProfileLearned,
+    StagesMoved,
 )
 from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
@@ -34,12 +37,15 @@ class Clock:
 
 
 class Desk:
-    """A dispatcher with one verb for each event; it remembers what was granted, recorded and reported."""
+    """A dispatcher with one verb for each event; it remembers what was granted, recorded and reported.
 
-    def __init__(self, policy, *, slots=1, profile=None, backends=("b",)):
+    Beliefs are formed at once, unless they are to be `wanted` from it.
+    """
+
+    def __init__(self, policy, *, slots=1, profile=None, backends=("b",), at_once=True):
         machine = SchedulerMachine(as_policy(policy), profile or Profile())
-        self.dispatcher = Dispatcher(machine, {name: SlotLedger(slots) for name in backends})
-        self.granted, self.records, self.faults = [], [], []
+        self.dispatcher = Dispatcher(machine, {name: SlotLedger(slots) for name in backends}, at_once)
+        self.granted, self.records, self.faults, self.wanted = [], [], [], []
 
     def _handle(self, event: Event) -> Settled:
         held = sum(ledger.holding for ledger in self.dispatcher.ledgers.values())
@@ -48,13 +54,24 @@ class Desk:
         self.granted += settled.granted
         self.records += settled.records
         self.faults += settled.faults
+        self.wanted += settled.wanted
         return settled
 
     def arrive(self, now, job, application="app"):
-        return self._handle(JobArrived(now, job, app(application)))
+        given = app(application) if isinstance(application, str) else application
+        return self._handle(JobArrived(now, job, given))
 
-    def call(self, now, ticket, job=None, stage="s", *, backend="b", forced=False):
-        return self._handle(CallRequested(now, ticket, backend, stage, job, forced))
+    def call(self, now, ticket, job=None, stage="s", *, backend="b", forced=False, run=None):
+        return self._handle(CallRequested(now, ticket, backend, stage, job, forced, run))
+
+    def move(self, now, job, *moves):
+        return self._handle(StagesMoved(now, job, moves))
+
+    def form(self, now):
+        """Form all beliefs that were wanted so far."""
+        wanted, self.wanted = self.wanted, []
+        for command in wanted:
+            self._handle(BeliefFormed(now, command.arrival, command.belief()))
 
     def release(self, now, ticket, outcome=Outcome.FINISHED):
         return self._handle(CallReleased(now, ticket, outcome))
@@ -95,19 +112,29 @@ def record():
         for stage, work_s in calls:
             seen[stage] = seen.get(stage, 0) + 1
             done.append(CallRecord(stage, seen[stage], work_s))
-        return JobRecord(application, tuple(done), 0.0, 100.0, complete)
+        return JobRecord(application, tuple(done), 0.0, 100.0, complete, template=app(application))
 
     return make
 
 
 @pytest.fixture
-def learned(record):
-    """A profile from jobs, each an application followed by its (stage, work) pairs."""
+def observed(record):
+    """A profile from jobs, each an application followed by its (stage, work) pairs; without any model."""
 
     def make(*jobs):
-        profile = Profile()
-        for application, *calls in jobs:
-            profile = profile.observe(record(application, *calls))
+        return Profile().observe(*(record(application, *calls) for application, *calls in jobs))
+
+    return make
+
+
+@pytest.fixture
+def learned(observed):
+    """The same with what those jobs teach: a model of each application."""
+
+    def make(*jobs):
+        profile = observed(*jobs)
+        for name, own in profile.applications.items():
+            profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)
         return profile
 
     return make

@@ -29,7 +29,7 @@ def fresh(monkeypatch):
 def test_defaults():
     """Without variables it has eight slots and the documented policy."""
     statistics = default_scheduler().statistics()
-    assert (statistics.slots, statistics.policy) == (8, "srtf")
+    assert (statistics.slots, statistics.policy) == (8, "llmsched")
 
 
 def test_one_for_all():

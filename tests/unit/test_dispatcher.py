@@ -111,3 +111,36 @@ def test_check_finds_machine_and_ledger_out_of_step(desk):
     d.dispatcher.ledgers["b"].release(1)
     with pytest.raises(AssertionError):
         d.dispatcher.check()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_beliefs_are_formed_at_once_or_by_somebody_else(desk, learned, at_once):
+    """The same order in the end: who has least left, as is believed, goes first."""
+    d = desk(
+        "srtf", profile=learned(*[("x", ("a", 1.0), ("b", 9.0)), ("y", ("s", 8.0))] * 60), at_once=at_once
+    )
+    d.arrive(0, 1, "x")
+    d.call(0, 1, 1, "a")
+    d.release(1, 1)
+    d.call(1, 2)
+    d.arrive(1, 2, "y")
+    d.arrive(1, 3, "x")
+    for ticket, job, stage in ((3, 1, "b"), (4, 2, "s"), (5, 3, "b")):
+        d.call(1, ticket, job, stage)
+    assert [command.arrival for command in d.wanted] == ([] if at_once else [1, 3, 4])
+    d.form(2)
+    assert d.wanted == []
+    assert list(d.dispatcher.ledgers["b"].backlog()) == [4, 3, 5]
+
+
+def test_who_finds_a_slot_asks_for_no_belief(desk, learned):
+    """Nobody waits for it, so nobody works anything out: an idle backend costs no inference."""
+    d = desk("llmsched", slots=2, profile=learned(*[("x", ("a", 1.0))] * 6), at_once=False)
+    d.arrive(0, 1, "x")
+    d.call(0, 1, 1, "a")
+    d.release(1, 1)
+    d.call(1, 2, 1, "a")
+    d.call(1, 3, 1, "a")
+    assert d.wanted == []
+    d.call(1, 4, 1, "a")
+    assert len(d.wanted) == 1

@@ -76,6 +76,36 @@ def test_the_score_is_k2():
         assert score(2, tuple((p, False) for p in family[:-1])) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_score_is_pgmpys_bdeu_of_one_row_a_cell(seed):
+    """On random rows, of any parents, whole or by their absence alone; combinations no row has count too."""
+    import pandas as pd
+    from pgmpy.structure_score import BDeu
+
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 5))
+    cards = [int(card) for card in random.integers(2, 7, count)]
+    many = int(random.integers(1, 120))
+    rows = np.stack([random.integers(0, card, many) for card in cards], axis=1)
+    score = learner._k2(rows, cards)
+    for _ in range(6):
+        i = int(random.integers(0, count))
+        parents = sorted(random.permutation([p for p in range(count) if p != i])[: random.integers(0, 3)])
+        family = tuple((int(p), bool(random.integers(0, 2))) for p in parents)
+        levels = {"x": cards[i]} | {f"p{p}": 2 if coarse else cards[p] for p, coarse in family}
+        columns = {"x": rows[:, i]} | {
+            f"p{p}": np.minimum(rows[:, p], 1) if coarse else rows[:, p] for p, coarse in family
+        }
+        frame = pd.DataFrame(
+            {name: pd.Categorical(own, categories=range(levels[name])) for name, own in columns.items()}
+        )
+        cells = int(np.prod(list(levels.values())))
+        states = {name: list(range(card)) for name, card in levels.items()}
+        bdeu = BDeu(frame, equivalent_sample_size=cells, state_names=states)
+        expected = bdeu.local_score("x", tuple(name for name in levels if name != "x"))
+        assert score(i, family) == pytest.approx(expected, rel=1e-9)
+
+
 def test_of_a_parent_it_may_matter_only_whether_it_is_absent():
     """A second time round that comes only after a first, and takes as long whatever the first took."""
     random = np.random.default_rng(3)

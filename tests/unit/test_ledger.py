@@ -211,6 +211,56 @@ def test_anything_hashable_is_a_group(group):
     assert granted(ledger) == [1, 2]
 
 
+def test_the_line_is_that_of_the_groups():
+    """Each group once, where its first ticket stands; as many as are asked for, if there are."""
+    ledger = SlotLedger(0)
+    for ticket, group, priority in ((1, 7, 2.0), (2, 8, 1.0), (3, 7, 2.0), (4, 9, 1.0), (5, 6, 5.0)):
+        ledger.request(ticket, group, priority)
+    assert [list(ledger.line(most)) for most in range(6)] == [
+        [],
+        [8],
+        [8, 9],
+        [8, 9, 7],
+        [8, 9, 7, 6],
+        [8, 9, 7, 6],
+    ]
+    ledger.reprioritise(6, 0.0)
+    ledger.release(2)
+    assert list(ledger.line(9)) == [6, 9, 7]
+    assert list(SlotLedger(3).line(9)) == []
+
+
+def test_a_named_ticket_is_granted():
+    """Out of its turn, and even out of the order in its group; the others stay where they are."""
+    ledger = SlotLedger(0)
+    for ticket, group, priority in ((1, 7, 2.0), (2, 8, 1.0), (3, 7, 2.0), (4, 7, 2.0)):
+        ledger.request(ticket, group, priority)
+    assert ledger.grant(3) is None
+    ledger.resize(2)
+    assert ledger.grant(3) == 3
+    assert list(ledger.backlog()) == [2, 1, 4]
+    assert ledger.grant(1) == 1
+    assert list(ledger.line(9)) == [8, 7]
+    assert ledger.grants is False
+    ledger.resize(4)
+    ledger.release(2)
+    assert ledger.grant(4) == 4
+    assert (list(ledger.line(9)), list(ledger.holders())) == ([], [3, 1, 4])
+    assert ledger.granted == 3
+    ledger.check()
+
+
+@pytest.mark.parametrize("ticket", [1, 9], ids=["holds", "unknown"])
+def test_who_does_not_wait_is_not_granted(ticket):
+    """By its name: nothing is granted, and nobody else takes its place."""
+    ledger = ledger_with(2, t1=0.0, t2=0.0, t3=0.0)
+    granted(ledger)
+    ledger.release(2)
+    assert ledger.grant(ticket) is None
+    assert (list(ledger.holders()), list(ledger.backlog())) == ([1], [3])
+    assert ledger.grant() == 3
+
+
 def test_a_groups_line_is_gone_with_its_last_ticket():
     """Groups come and go; of one that does not wait nothing is kept."""
     ledger = ledger_with(1, t1=0.0, t2=0.0)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 from support.applications import app
+from support.beliefs import model_of
 
+from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.events import (
+    BeliefFormed,
+    CallQueued,
     CallReleased,
     CallRequested,
     CapacityChanged,
+    FormBelief,
     JobArrived,
     JobEnded,
     ProfileLearned,
@@ -24,10 +30,12 @@ from llmsched_langgraph.core.events import (
     RequestSlot,
     ResizeBackend,
     SlotGranted,
+    StagesMoved,
 )
 from llmsched_langgraph.core.machine import STORY_LENGTH, SchedulerMachine
-from llmsched_langgraph.core.policies import POLICIES
+from llmsched_langgraph.core.policies import POLICIES, Needs
 from llmsched_langgraph.dag.application import DIRECT
+from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
 from llmsched_langgraph.dag.progress import Outcome, Usage
 from llmsched_langgraph.errors import InvalidTransitionError
 
@@ -120,7 +128,9 @@ def test_a_call_without_a_running_job_is_a_job_of_its_own(job):
     m.handle(SlotGranted(2, 5))
     assert m.handle(CallReleased(4, 5, usage=Usage(7, 9))) == [
         ReleaseSlot("b", 5),
-        RecordJob(JobRecord(DIRECT.fingerprint, (CallRecord("s", 1, 2, 7, 9),), 1, 4, complete=True)),
+        RecordJob(
+            JobRecord(DIRECT.fingerprint, (CallRecord("s", 1, 2, 7, 9, backend="b"),), 1, 4, complete=True)
+        ),
     ]
 
 
@@ -156,7 +166,16 @@ def test_a_job_is_recorded_after_its_last_release():
     assert m.handle(CallReleased(7, 3, Outcome.CANCELLED)) == [ReleaseSlot("b", 3)]
     assert m.handle(CallReleased(8, 1)) == [
         ReleaseSlot("b", 1),
-        RecordJob(JobRecord("app", (CallRecord("s", 1, 5), CallRecord("s", 2, 2)), 0, 8, complete=True)),
+        RecordJob(
+            JobRecord(
+                "app",
+                (CallRecord("s", 1, 5, backend="b"), CallRecord("s", 2, 2, backend="b", side_by_side=2.0)),
+                0,
+                8,
+                complete=True,
+                template=app("app"),
+            )
+        ),
     ]
     m.check()
 
@@ -176,13 +195,31 @@ def test_a_record_lists_calls_as_they_were_asked_for():
     ]
 
 
+def test_calls_side_by_side_are_counted():
+    """Those that its backend served when it began and when it ended, on average, itself among them."""
+    m = machine()
+    m.handle(JobArrived(0, 1, app("app")))
+    for ticket, backend in ((1, "b"), (2, "b"), (3, "c"), (4, "b")):
+        m.handle(CallRequested(0, ticket, backend, "s", 1), SlotGranted(0, ticket))
+    for ticket in (1, 3, 4, 2):
+        m.handle(CallReleased(1, ticket))
+    (command,) = m.handle(JobEnded(4, 1, Outcome.FINISHED))
+    assert [(call.backend, call.side_by_side) for call in command.record.calls] == [
+        ("b", 2.0),  # alone at first, three at its end
+        ("b", 1.5),
+        ("c", 1.0),
+        ("b", 2.5),
+    ]
+
+
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_only_a_finished_job_is_complete(outcome):
     """A job that failed or was cancelled is recorded as incomplete, and no job is recorded twice."""
     m = machine()
     m.handle(JobArrived(0, 1, app("app")))
     (command,) = m.handle(JobEnded(2, 1, outcome))
-    assert command == RecordJob(JobRecord("app", (), 0, 2, complete=outcome is Outcome.FINISHED))
+    complete = outcome is Outcome.FINISHED
+    assert command == RecordJob(JobRecord("app", (), 0, 2, complete=complete, template=app("app")))
     assert m.handle(JobEnded(3, 1, outcome)) == []
 
 
@@ -298,6 +335,115 @@ def test_the_report_carries_the_policys_own_error():
     assert request == RequestSlot("b", 1, 1, 0.0, forced=False)
 
 
+# -- beliefs ----------------------------------------------------------------------------
+
+
+def believing(profile, policy="srtf"):
+    """A machine that knows the profile; job 1 of `app` waits with its first call."""
+    m = SchedulerMachine(POLICIES[policy], profile)
+    m.handle(JobArrived(0, 1, app("app")), CallRequested(0, 1, "b", "s", 1))
+    return m
+
+
+def asked(commands):
+    """The beliefs that were asked for."""
+    return [command for command in commands if isinstance(command, FormBelief)]
+
+
+def test_a_belief_is_asked_for_once_the_call_waits(learned):
+    """By whoever has no slot: until there is news there is nothing more to ask, however many calls wait."""
+    profile = learned(*[("app", ("s", 1.0), ("t", 2.0))] * 6)
+    m = believing(profile)
+    (command,) = m.handle(CallQueued(0, 1))
+    assert (command.arrival, command.needs) == (1, Needs.BELIEF)
+    assert command.model is profile.applications["app"].model
+    assert command.evidence.begun == (Begun(Spot("s", 1)),)
+    assert command.belief() is command.model.belief(command.evidence)
+    assert m.handle(CallQueued(0, 1)) == []
+    m.handle(CallRequested(0, 2, "b", "t", 1))
+    assert m.handle(CallQueued(0, 2)) == []
+
+
+def test_a_belief_moves_the_job(learned):
+    """What was believed beforehand counts until it is there, and then what it says."""
+    m = believing(learned(*[("app", ("s", 1.0), ("t", 2.0))] * 60))
+    (command,) = m.handle(CallQueued(0, 1))
+    (moved,) = m.handle(BeliefFormed(1, 1, command.belief()))
+    assert moved == Reprioritise("b", 1, pytest.approx(3.0, rel=0.01))
+
+
+def test_the_end_of_a_call_is_news(learned):
+    """A job whose other calls wait is asked about again when one of them is over."""
+    m = believing(learned(*[("app", ("s", 1.0), ("t", 2.0))] * 6))
+    m.handle(CallQueued(0, 1), CallRequested(0, 2, "b", "t", 1), CallQueued(0, 2))
+    assert asked(m.handle(SlotGranted(1, 1))) == []
+    (command,) = asked(m.handle(CallReleased(3, 1)))
+    assert [(stage.spot, stage.amount(command.model.unit)) for stage in command.evidence.finished] == [
+        (Spot("s", 1), 2.0)
+    ]
+
+
+def test_what_was_announced_is_news(learned):
+    """A fan-out is evidence as soon as it is revealed; that a stage run has begun is none."""
+    m = believing(learned(*[("app", ("s", 1.0), ("t", 2.0))] * 6))
+    m.handle(CallQueued(0, 1))
+    (command,) = asked(m.handle(StagesMoved(1, 1, (Revealed(((5, "t"), (6, "t"))),))))
+    assert Begun(Spot("t", 1), 2) in command.evidence.begun
+    assert asked(m.handle(StagesMoved(1, 1, (Began(5),)))) == []
+    assert len(asked(m.handle(StagesMoved(1, 1, (Ended(5, 1.0),))))) == 1
+
+
+def test_a_call_that_gave_up_takes_its_belief_with_it(learned):
+    """If nobody was there to take it when it was formed, the next call that waits has it formed anew."""
+    m = believing(learned(*[("app", ("s", 1.0))] * 6))
+    (command,) = m.handle(CallQueued(0, 1))
+    m.handle(CallReleased(1, 1, Outcome.CANCELLED))
+    assert m.handle(BeliefFormed(1, 1, command.belief())) == []
+    m.handle(CallRequested(2, 2, "b", "s", 1))
+    assert len(m.handle(CallQueued(2, 2))) == 1
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_asks_for_beliefs(observed, learned, policy):
+    """Policies that need none never ask; nobody asks before there is a model, and all of them after that."""
+    needs = POLICIES[policy].needs
+    job = ("app", ("s", 1.0))
+    m = believing(observed(*[job] * 6), policy)
+    assert m.handle(CallQueued(0, 1)) == []
+    profile = learned(*[job] * 6)
+    commands = asked(m.handle(ProfileLearned(1, profile, frozenset({"app"}))))
+    if needs in (Needs.NOTHING, Needs.TAG):
+        assert commands == []
+        return
+    (command,) = commands
+    own = profile.applications["app"]
+    assert command.needs is needs
+    assert command.model is (own.marginals if needs is Needs.MARGINALS else own.model)
+
+
+@pytest.mark.parametrize("event", [CallQueued(1, 9), CallQueued(1, 2)], ids=["unknown", "granted"])
+def test_nobody_asks_for_who_does_not_wait(learned, event):
+    """A ticket that is gone, or has its slot meanwhile, asks for nothing."""
+    m = believing(learned(*[("app", ("s", 1.0))] * 6))
+    m.handle(CallRequested(0, 2, "b", "s", 1), SlotGranted(0, 2))
+    m._jobs[1].outdated = True
+    assert m.handle(event) == []
+
+
+def test_a_belief_of_a_job_without_calls_is_let_go(learned):
+    """Who does not wait is in no line; and of a job that nobody knows there is nothing to move."""
+    m = believing(learned(*[("app", ("s", 1.0))] * 6))
+    (command,) = m.handle(CallQueued(0, 1))
+    belief = command.belief()
+    assert m.handle(BeliefFormed(1, 99, belief)) == []
+    m.handle(SlotGranted(1, 1))
+    assert m.handle(BeliefFormed(1, 1, belief)) == []
+    assert m._jobs[1].belief is belief
+    m.handle(CallReleased(2, 1))
+    assert m.handle(BeliefFormed(3, 1, belief)) == []
+    m.check()
+
+
 # -- story and replay -------------------------------------------------------------------
 
 STORY = (
@@ -309,6 +455,8 @@ STORY = (
     CallRequested(2, 3, "c", "t", 2, forced=True),
     SlotGranted(2, 3),
     CapacityChanged(3, "b", 4),
+    CallQueued(3, 2),
+    BeliefFormed(3, 1, model_of(["s"], [(7.0,)], ((),), (np.array([0.5, 0.5]),)).belief(JobEvidence())),
     ProfileLearned(4, Profile(), frozenset({"app"})),
     CallReleased(5, 1, Outcome.FAILED, Usage(1, 2)),
     SlotGranted(5, 2),
@@ -335,7 +483,7 @@ def test_story_by_ticket():
     m.handle(*STORY)
     assert m.story() == list(STORY)
     assert m.story(3) == [e for e in STORY if getattr(e, "ticket", None) == 3]
-    assert len(m.story(1, 2)) == 6
+    assert len(m.story(1, 2)) == 7
     assert m.story(77) == []
 
 
@@ -346,4 +494,6 @@ def test_the_story_is_bounded():
         m.handle(CallRequested(n, n, "b"), CallReleased(n, n))
     assert len(m.story()) == STORY_LENGTH
     assert m.story()[-1] == CallReleased(STORY_LENGTH - 1, STORY_LENGTH - 1)
-    assert m == SchedulerMachine(m.policy, m.profile, _arrivals=m._arrivals, _story=m._story)
+    assert m._templates.keys() == {DIRECT.fingerprint}
+    kept = {"_templates": m._templates, "_arrivals": m._arrivals, "_story": m._story}
+    assert m == SchedulerMachine(m.policy, m.profile, **kept)

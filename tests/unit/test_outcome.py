@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.beliefs import call, fan_job, loop_job, planned_job
 
-from llmsched_langgraph.belief.outcome import Unit, outcome_of_record, outcome_of_trace, rounds
+from llmsched_langgraph.belief.outcome import Part, Unit, by_tool, outcome_of_record, outcome_of_trace, rounds
 from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.application import Application, Kind
@@ -163,3 +163,30 @@ def test_who_plans_tools_is_seen_in_the_records():
     ]
     agent = template_of("agent", [TraceJob("j", "agent", None, tuple(steps))])
     assert agent.by_path["use"].planned_by is None
+
+
+def test_work_is_dealt_out_to_tools_run_by_run():
+    """By how many runs used each; seconds as they are known, or evenly. Nothing is made up."""
+    whole = Part(None, 4, 8, 12.0, 400, None, 0.0)
+    assert by_tool(whole, {"saw": 3, "drill": 1}) == (
+        Part("drill", 1, 2, 3.0, 100, None, 0.0),
+        Part("saw", 3, 6, 9.0, 300, None, 0.0),
+    )
+    idle = Part(None, 4, 0, 0.0, 0, 0, 10.0)
+    assert [part.tool_s for part in by_tool(idle, {"saw": 3, "drill": 1})] == [2.5, 7.5]
+    told = by_tool(idle, {"saw": 3, "drill": 1}, {"saw": 1.0, "drill": 9.0})
+    assert [part.tool_s for part in told] == [9.0, 1.0]
+    unknown = by_tool(Part(work_s=None, tool_s=None), {"saw": 1})
+    assert [(part.work_s, part.tool_s) for part in unknown] == [(None, 0.0)]
+
+
+def test_calls_of_a_stage_of_several_tools_are_dealt_out():
+    """Of a live run: which tool made a call is not known, so each of its runs made as many."""
+    calls = tuple(CallRecord("use", n, 3.0, 100, 10, ("use", 1)) for n in (1, 2))
+    runs = tuple(StageRecord("use", 1, "use", 5.0, True, tool) for tool in ("saw", "drill"))
+    (stage,) = outcome_of_record(JobRecord("x", calls, 0.0, 9.0, True, runs)).stages
+    assert [(part.tool, part.runs, part.calls, part.work_s) for part in stage.parts] == [
+        ("drill", 1, 1, 3.0),
+        ("saw", 1, 1, 3.0),
+    ]
+    assert (stage.fan_out, stage.calls, stage.tools) == (2, 2, True)

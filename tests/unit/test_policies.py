@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from support.applications import app
+from support.sharing import ends
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.core.policies import POLICIES, Job, NamedPolicy, Policy, as_policy
+from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.errors import ConfigurationError
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0), ("c", 4.0))
@@ -111,6 +113,72 @@ def test_plas_counts_the_running_call(desk):
     assert d.release(6, 2).granted == [4]
 
 
+def test_hermes_serves_the_least_rank(desk, observed):
+    """Of jobs that mostly end soon one is tried first, until it has outlived those: then it goes last."""
+    history = [*[("risky", ("s", 1.0))] * 9, ("risky", ("s", 50.0)), *[("safe", ("s", 4.0))] * 10]
+    d = desk("hermes", profile=observed(*history))
+    d.call(0, 1)
+    for job, application in ((1, "safe"), (2, "risky"), (3, "risky")):
+        d.arrive(0, job, application)
+        d.call(0, 10 + job, job, "s")
+    assert d.release(0, 1).granted == [12]  # (9 x 1 + 1 x 1) / 9 of rank, and 4
+    d.call(2, 22, 2, "s")  # after 2 s only the one of 50 s is left to compare with: 48
+    assert d.release(2, 12).granted == [13]
+    assert d.serve(2)[3:] == [11, 22]
+
+
+def test_justitia_serves_as_fair_sharing_would_end(desk, observed):
+    """Short ones that come later overtake a long job, but only those that would end before it."""
+    profile = observed(*[("short", ("s", 2.0)), ("long", ("s", 8.0))] * 200)
+    d = desk("justitia", slots=2, profile=profile)
+    works = [profile.total_work_s(DIRECT)] * 2  # who holds the slots meanwhile
+    d.call(0, 0)
+    d.call(0, 1)
+    came = [(0, "long"), *((3 * n, "short") for n in range(1, 12))]
+    for job, (at, application) in enumerate(came, 2):
+        d.arrive(at, job, application)
+        d.call(at, job, job)
+        works.append(profile.total_work_s(app(application)))
+    end = ends(list(zip([0, 0, *(at for at, _ in came)], works, strict=True)), slots=2)
+    assert d.serve(40) == [0, 1, *sorted(range(2, 14), key=end.__getitem__)]
+    assert 4 < d.granted.index(2) < 11
+
+
+def test_gittins_serves_who_may_end_soon(desk, learned):
+    """Of jobs of one mean, that whose first stage decides how long it is; srtf goes by the mean."""
+    tried = [("tried", ("a", 1.0), ("b", 3.0)), ("tried", ("a", 2.0), ("b", 40.0))]
+    history = learned(*[*tried, ("sure", ("s", 22.9))] * 60)
+    first = {}
+    for policy in ("gittins", "srtf"):
+        d = desk(policy, profile=history)
+        d.call(0, 1)
+        d.arrive(0, 1, "sure")
+        d.call(0, 11, 1, "s")
+        d.arrive(0, 2, "tried")
+        d.call(0, 12, 2, "a")
+        first[policy] = d.release(0, 1).granted
+    assert first == {"gittins": [12], "srtf": [11]}
+
+
+def test_srtf_marginal_judges_every_stage_on_its_own(desk, learned):
+    """What a stage tells of the next is known to srtf alone."""
+    history = learned(
+        *[("x", ("a", 1.0), ("b", 1.0)), ("x", ("a", 9.0), ("b", 40.0)), ("y", ("s", 10.0))] * 60
+    )
+    first = {}
+    for policy in ("srtf", "srtf_marginal"):
+        d = desk(policy, profile=history)
+        d.arrive(0, 1, "x")
+        d.call(0, 1, 1, "a")
+        d.release(1, 1)  # a short one: so b is short
+        d.call(1, 2)
+        d.arrive(1, 2, "y")
+        d.call(1, 3, 2, "s")
+        d.call(1, 4, 1, "b")
+        first[policy] = d.release(2, 2).granted
+    assert first == {"srtf": [4], "srtf_marginal": [3]}
+
+
 def test_a_new_profile_changes_the_order_of_those_who_wait(desk, learned):
     """When a profile is published, waiting jobs of its applications are looked at again."""
     d = desk("srtf")
@@ -161,7 +229,7 @@ def test_policies_by_name(name):
     policy = as_policy(name)
     assert isinstance(policy, Policy)
     assert policy.name == name
-    assert repr(policy) == f"NamedPolicy(name={name!r})"
+    assert repr(policy).startswith(f"NamedPolicy(name={name!r}, needs=<Needs.")
 
 
 def test_policy_objects_pass_through():
@@ -179,7 +247,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
     with pytest.raises(ConfigurationError) as caught:
         as_policy(name)
     assert str(caught.value) == (
-        f"unknown policy {name!r}; choose one of: fcfs, app_fifo, fair, sjf, srtf, plas"
+        f"unknown policy {name!r}; choose one of: fcfs, app_fifo, fair, sjf, srtf, "
+        "srtf_marginal, plas, hermes, justitia, llmsched, gittins"
     )
 
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from llmsched_langgraph.dag.application import Application, Kind, Node
-from llmsched_langgraph.dag.position import Began, Ended, Position, Revealed, Status
+from llmsched_langgraph.dag.position import Began, Ended, Position, Revealed, Runs, Spot, Status
 
 AGENT = Application.of(
     "agent",
@@ -278,3 +278,90 @@ def test_what_a_stage_gave_up_is_over_with_it(walk):
     assert w.position.remaining() == ("last",)
     w.step("last")
     assert w.position.remaining() == ()
+
+
+# -- stage runs, tools and plans --------------------------------------------------------
+
+PLANNER = Application.of(
+    "planner",
+    [Node("plan", Kind.LLM, calls_llm=True), Node("use", Kind.DYNAMIC, planned_by="plan"), "sum"],
+    [("plan", "use"), ("use", "sum")],
+    ["plan"],
+)
+REACT = Application.of(
+    "react",
+    [Node("think", Kind.LLM, calls_llm=True), Node("use", Kind.DYNAMIC, planned_by="think")],
+    [("think", "use"), ("use", "think")],
+    ["think"],
+)
+
+
+def test_runs_of_one_spot(walk):
+    """How many were announced, run now, and are over; one that is to be run again is none of them."""
+    w = walk(AGENT)
+    spot = Spot("tools", 1)
+    assert w.position.runs(spot) is None
+    w.step("model")
+    one, two, three = w.reveal("tools", "tools", "tools")
+    assert w.position.runs(spot) == Runs(3, 0, 0)
+    w.begin(one, two)
+    w.end(one)
+    assert w.position.runs(spot) == Runs(3, 1, 1)
+    w.end(two, again=True)
+    assert w.position.runs(spot) == Runs(2, 0, 1)
+    w.end(three)
+    assert w.position.runs(spot) == Runs(2, 0, 2)
+    assert w.position.runs(Spot("tools", 2)) is None
+    assert w.position.runs(spot) == w.position.expanded()[spot]
+
+
+def use(position, *tools, first=100, path="use"):
+    """Announce runs that use these tools; None for one of which that is not known."""
+    position.move(Revealed(tuple((first + n, path) for n in range(len(tools))), tools=tools))
+
+
+def test_tools_of_a_stage():
+    """As they were announced, for as long as anybody may ask; those of one run until it is over."""
+    position = Position(PLANNER)
+    assert position.tools(Spot("use", 1)) == {}
+    use(position, "saw", None, "saw", "drill")
+    assert position.tools(Spot("use", 1)) == {"saw": 2, "drill": 1}
+    assert [position.tool(run) for run in (100, 101, 102, 103, 104)] == ["saw", None, "saw", "drill", None]
+    position.move(Began(100))
+    position.move(Ended(100, 1.0))
+    assert position.tool(100) is None
+    assert position.tools(Spot("use", 1)) == {"saw": 2, "drill": 1}
+
+
+def test_a_plan_is_known_once_it_cannot_grow():
+    """All that was announced, by name; nothing before it was."""
+    position = Position(PLANNER)
+    position.move(Revealed(((1, "plan"),)))
+    assert position.planned() is None
+    position.move(Ended(1, 1.0))
+    assert position.planned() is None
+    use(position, "saw", "drill", "saw")
+    assert position.planned() == (("drill", 1), ("saw", 2))
+    for run in (100, 101, 102):
+        position.move(Ended(run, 1.0))
+    assert position.planned() == (("drill", 1), ("saw", 2))
+
+
+def test_a_plan_that_may_grow_is_not_known():
+    """An agent that may use tools once more, after it has seen what came of these; until it is over."""
+    position = Position(REACT)
+    position.move(Revealed(((1, "think"),)))
+    position.move(Ended(1, 1.0))
+    use(position, "saw")
+    assert position.planned() is None
+    position.move(Ended(100, 1.0))
+    assert position.planned() is None
+    position.end()
+    assert position.planned() == (("saw", 1),)
+
+
+def test_tools_without_names_are_no_plan():
+    position = Position(PLANNER)
+    use(position, None, None)
+    assert position.planned() is None
+    assert position.runs(Spot("use", 1)) == Runs(2, 0, 0)

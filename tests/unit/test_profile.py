@@ -1,30 +1,31 @@
-"""Profiles: running means, and remaining work computed by hand."""
+"""Profiles: outcomes and models by application, running means, and the work of whole jobs by hand."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
 import pytest
+from support.applications import app
 
 from llmsched_langgraph.belief import profile as profile_module
-from llmsched_langgraph.belief.profile import MAX_OCCURRENCES, Mean, OccurrenceMeans, Profile
-from llmsched_langgraph.belief.record import CallRecord, Evidence, JobRecord
+from llmsched_langgraph.belief.drift import RECENT
+from llmsched_langgraph.belief.learning import learn
+from llmsched_langgraph.belief.outcome import outcome_of_record
+from llmsched_langgraph.belief.profile import Mean, Profile
+from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
+from llmsched_langgraph.dag.application import Application, Kind, Node
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
 LOOP_ONCE = ("loop", ("think", 1.0))
 LOOP_THRICE = ("loop", ("think", 1.0), ("think", 1.0), ("think", 1.0))
 FAN_OUT = ("fan", ("plan", 1.0), ("work", 2.0), ("work", 2.0), ("work", 2.0))
 
-
-@pytest.fixture
-def trusting(monkeypatch):
-    """Priors that weigh next to nothing, so that expected values are plain means."""
-    monkeypatch.setattr(profile_module, "SHRINKAGE", 1e-12)
-
-
-def asked(stage, occurrence=1, **more):
-    """Evidence of a job whose latest call, still waiting, is this one."""
-    return Evidence(waiting=(((stage, occurrence), 1),), latest=(stage, occurrence), **more)
+AGENT = Application.of(
+    "agent",
+    [Node("think", Kind.LLM, calls_llm=True), "act"],
+    [("think", "act"), ("act", "think")],
+    ["think"],
+)
 
 
 # -- means ------------------------------------------------------------------------------
@@ -34,6 +35,7 @@ def test_mean_of_observations():
     """A mean is the average of what was observed, and observing gives a new one."""
     empty = Mean()
     assert empty.observe(3.0).observe(5.0) == Mean(2, 4.0)
+    assert empty.observe(3.0, 5.0) == Mean(2, 4.0)
     assert empty == Mean(0, 0.0)
 
 
@@ -47,10 +49,10 @@ def test_shrinkage_counts_the_prior_as_two_observations():
 # -- observe ----------------------------------------------------------------------------
 
 
-def test_observe_leaves_the_old_profile_alone(record, learned):
+def test_observe_leaves_the_old_profile_alone(record, observed):
     """A profile is a value: observing returns another one and changes nothing of the old."""
-    old = learned(CHAIN, FAN_OUT)
-    expected = learned(CHAIN, FAN_OUT)
+    old = observed(CHAIN, FAN_OUT)
+    expected = observed(CHAIN, FAN_OUT)
     new = old.observe(record(*CHAIN))
     assert old == expected
     assert new != old
@@ -64,37 +66,106 @@ def test_nothing_is_learned_of_a_job_without_calls(record, complete):
     assert profile.observe(record("app", complete=complete)) is profile
 
 
-def test_nothing_is_learned_of_an_incomplete_job(record, learned):
+def test_nothing_is_learned_of_an_incomplete_job(record, observed):
     """A failed or cancelled job is ignored: what it would still have done is unknown."""
-    profile = learned(CHAIN)
+    profile = observed(CHAIN)
     assert profile.observe(record("chain", ("a", 50.0), complete=False)) is profile
     assert profile.observe(record("other", ("a", 50.0), complete=False)) is profile
 
 
-def test_work_and_what_comes_after_by_occurrence(learned):
-    """Each occurrence keeps its own work and the mean work of all calls asked for after it."""
-    means = learned(LOOP_ONCE, ("loop", ("think", 3.0), ("think", 5.0))).applications["loop"]
-    assert means.job == Mean(2, 4.5)
-    assert means.call == Mean(3, 3.0)
-    assert means.stages["think"] == (
-        OccurrenceMeans(work=Mean(2, 2.0), after=Mean(2, 2.5)),
-        OccurrenceMeans(work=Mean(1, 5.0), after=Mean(1, 0.0)),
+def test_an_application_keeps_what_its_jobs_did(record, observed):
+    """One outcome a job, the newest last, and the means of calls and jobs."""
+    own = observed(LOOP_ONCE, CHAIN, ("loop", ("think", 3.0), ("think", 5.0))).applications["loop"]
+    assert own.outcomes == tuple(
+        outcome_of_record(record("loop", *calls))
+        for calls in ([("think", 1.0)], [("think", 3.0), ("think", 5.0)])
     )
+    assert own.call == Mean(3, 3.0)
+    assert own.works_s == (1.0, 8.0)
+    assert own.mean_s == 4.5
+    assert (own.jobs, own.model, own.modelled) == (2, None, 0)
 
 
-def test_a_gap_in_the_occurrences_stays_empty():
-    """An occurrence that was never served has no observation, and the later ones keep their place."""
-    calls = (CallRecord("s", 1, 1.0), CallRecord("s", 3, 2.0))
-    row = Profile().observe(JobRecord("app", calls, 0.0, 9.0, True)).applications["app"].stages["s"]
-    assert [(means.work.count, means.work.value) for means in row] == [(1, 1.0), (0, 0.0), (1, 2.0)]
+def test_the_oldest_jobs_are_forgotten(monkeypatch, observed):
+    """What is remembered is bounded: an application that changed is known as it is now."""
+    monkeypatch.setattr(profile_module, "HISTORY", 5)
+    own = observed(*[("x", ("s", float(n))) for n in range(1, 13)]).applications["x"]
+    assert [outcome.work_s for outcome in own.outcomes] == [8.0, 9.0, 10.0, 11.0, 12.0]
+    assert own.mean_s == 10.0
+    assert own.jobs == 12
 
 
-def test_occurrences_are_told_apart_up_to_a_cap(learned):
-    """However long a loop, a profile keeps at most the stated number of occurrences of its stage."""
-    row = learned(("loop", *[("s", 1.0)] * (MAX_OCCURRENCES + 50))).applications["loop"].stages["s"]
-    assert len(row) == MAX_OCCURRENCES
-    assert row[-1].work.count == 51
-    assert row[-2].work.count == 1
+def test_what_was_before_a_change_can_be_forgotten(observed):
+    """All but the latest jobs; how many taught it, its means and its model stay."""
+    works = [*[1.0 + n / 100 for n in range(60)], *[50.0] * RECENT]
+    profile = observed(*[("x", ("s", work_s)) for work_s in works], CHAIN)
+    own = profile.applications["x"]
+    assert own.drifted
+    assert not profile.applications["chain"].drifted
+    new = profile.having(own.forgetting())
+    assert new.applications["x"].works_s == (50.0,) * RECENT
+    assert (new.applications["x"].jobs, new.applications["x"].call) == (own.jobs, own.call)
+    assert not new.applications["x"].drifted
+    assert new.applications["chain"] is profile.applications["chain"]
+    assert profile.applications["x"] is own
+
+
+@pytest.mark.parametrize(
+    ("received_s", "beyond_s"),
+    [(0.0, (1.0, 6.0, 6.0, 9.0)), (1.0, (6.0, 6.0, 9.0)), (6.0, (9.0,)), (8.9, (9.0,)), (9.0, ())],
+)
+def test_jobs_that_needed_more(observed, received_s, beyond_s):
+    """Strictly more: one that needs no more than was received would have ended."""
+    own = observed(*[("x", ("s", work_s)) for work_s in (6.0, 1.0, 9.0, 6.0)]).applications["x"]
+    assert own.beyond_s(received_s) == beyond_s
+
+
+def test_the_template_is_what_runs_showed(observed):
+    """How often a loop went round, and what a node called, is known for the next job's template."""
+    stages = tuple(
+        StageRecord(path, occurrence, f"{path}#{occurrence}", 1.0, True)
+        for occurrence in range(1, 6)
+        for path in ("think", "act")
+    )
+    calls = tuple(CallRecord("think", n, 1.0, spot=("think", n)) for n in range(1, 6))
+    record = JobRecord(AGENT.fingerprint, calls, 0.0, 9.0, True, stages, template=AGENT)
+    profile = Profile().observe(record)
+    assert AGENT.occurrences("think") < 5
+    assert profile.template(AGENT).occurrences("think") >= 5
+    assert profile.applications[AGENT.fingerprint].template == profile.template(AGENT)
+    assert profile.template(AGENT).fingerprint == AGENT.fingerprint
+    other = Application.of("other")
+    assert profile.template(other) is other
+
+
+# -- models -----------------------------------------------------------------------------
+
+
+def test_a_model_is_kept_until_the_next_one(record, observed):
+    """With the number of jobs that taught it; more jobs change neither, nor any other application."""
+    profile = observed(CHAIN, CHAIN, FAN_OUT)
+    own = profile.applications["chain"]
+    model = learn(own.template, own.outcomes)
+    with_model = profile.learned("chain", model, own.jobs)
+    assert profile.applications["chain"].model is None
+    assert with_model.applications["chain"].model is model
+    assert with_model.applications["chain"].modelled == 2
+    assert with_model.applications["fan"] is profile.applications["fan"]
+    more = with_model.observe(record(*CHAIN)).applications["chain"]
+    assert (more.model, more.modelled, more.jobs) == (model, 2, 3)
+
+
+def test_marginals_are_the_model_without_correlations(observed):
+    """The same variables, each on its own; without a model there are none."""
+    profile = observed(*[("x", ("a", 1.0 + n % 2), ("b", 1.0 + n % 2)) for n in range(40)])
+    own = profile.applications["x"]
+    assert own.marginals is None
+    own = profile.learned("x", learn(own.template, own.outcomes), 40).applications["x"]
+    assert own.model.correlated
+    assert not own.marginals.correlated
+    assert own.marginals is own.marginals
+    assert own.marginals.columns == own.model.columns
+    assert own.marginals.bins == own.model.bins
 
 
 # -- total work -------------------------------------------------------------------------
@@ -102,113 +173,33 @@ def test_occurrences_are_told_apart_up_to_a_cap(learned):
 
 def test_total_work_without_any_knowledge_is_the_prior():
     """A scheduler that has seen nothing expects one second of any application."""
-    assert Profile().total_work_s("unknown") == 1.0
+    assert Profile().total_work_s(app("unknown")) == 1.0
 
 
-def test_total_work_shrinks_towards_all_jobs_and_all_calls(learned):
+def test_total_work_shrinks_towards_all_jobs_and_all_calls(observed):
     """Application towards all jobs, all jobs towards all calls, all calls towards one second."""
-    profile = learned(CHAIN, CHAIN, LOOP_ONCE)
+    profile = observed(CHAIN, CHAIN, LOOP_ONCE)
     calls = (5 * Fraction(13, 5) + 2 * 1) / 7  # 2 + 4 + 2 + 4 + 1 over five calls
     jobs = (3 * Fraction(13, 3) + 2 * calls) / 5  # 6 + 6 + 1 over three jobs
-    assert profile.total_work_s("chain") == pytest.approx(float((2 * 6 + 2 * jobs) / 4))
-    assert profile.total_work_s("loop") == pytest.approx(float((1 * 1 + 2 * jobs) / 3))
-    assert profile.total_work_s("unknown") == pytest.approx(float(jobs))
+    assert profile.call_s == pytest.approx(float(calls))
+    assert profile.total_work_s(app("chain")) == pytest.approx(float((2 * 6 + 2 * jobs) / 4))
+    assert profile.total_work_s(app("loop")) == pytest.approx(float((1 * 1 + 2 * jobs) / 3))
+    assert profile.total_work_s(app("unknown")) == pytest.approx(float(jobs))
 
 
-# -- remaining work ---------------------------------------------------------------------
+def test_total_work_of_an_application_that_never_ran(observed):
+    """A call for each stage that makes some; each further time round a loop is half as likely."""
+    thrice = AGENT.unrolled({"think": 3, "act": 3})
+    stages = [stage for stage in thrice.stages if stage.node == "think"]
+    shares = sum(Fraction(1, 2) ** (stage.occurrence - 1) for stage in stages)
+    assert Profile().total_work_s(thrice) == pytest.approx(float(shares))
+    profile = observed(*[CHAIN] * 4)
+    assert profile.total_work_s(thrice) == pytest.approx(profile.call_s * float(shares))
 
 
-@pytest.mark.usefixtures("trusting")
-class TestRemainingWork:
-    """Expected remaining work where the means count and the priors do not."""
-
-    @pytest.mark.parametrize(
-        ("evidence", "remaining_s"),
-        [
-            (Evidence(), 6.0),
-            (asked("a"), 6.0),
-            (Evidence(running=((("a", 1), 0.5),), latest=("a", 1), received_s=0.5), 5.5),
-            (Evidence(running=((("a", 1), 3.0),), latest=("a", 1), received_s=3.0), 4.0),
-            (Evidence(latest=("a", 1), received_s=2.0), 4.0),
-            (asked("b", received_s=2.0), 4.0),
-            (Evidence(running=((("b", 1), 1.0),), latest=("b", 1), received_s=3.0), 3.0),
-            (Evidence(latest=("b", 1), received_s=6.0), 0.0),
-        ],
-        ids=["unstarted", "a-waits", "a-runs", "a-runs-late", "a-done", "b-waits", "b-runs", "b-done"],
-    )
-    def test_chain(self, learned, evidence, remaining_s):
-        """In a fixed chain it is what is left of the running call and all that follows."""
-        assert learned(CHAIN, CHAIN).remaining_work_s("chain", evidence) == pytest.approx(remaining_s)
-
-    @pytest.mark.parametrize(("occurrence", "remaining_s"), [(1, 2.0), (2, 2.0), (3, 1.0)])
-    def test_loop(self, learned, occurrence, remaining_s):
-        """In a loop it depends on the round: half of the jobs end after one, the others after three."""
-        profile = learned(LOOP_ONCE, LOOP_THRICE)
-        assert profile.remaining_work_s("loop", asked("think", occurrence)) == pytest.approx(remaining_s)
-
-    @pytest.mark.parametrize("occurrence", [4, 7, 10_000])
-    def test_beyond_the_occurrences_seen(self, learned, occurrence):
-        """Past the last occurrence seen, that one speaks: its own work, and nothing after it."""
-        profile = learned(LOOP_ONCE, LOOP_THRICE)
-        assert profile.remaining_work_s("loop", asked("think", occurrence)) == pytest.approx(1.0)
-
-    def test_fan_out(self, learned):
-        """All calls of a fan-out count when asked for, a running one by what is left of it."""
-        profile = learned(FAN_OUT)
-        workers = (("work", 1), ("work", 2), ("work", 3))
-        each = tuple((worker, 1) for worker in workers)
-        planning = Evidence(latest=("plan", 1), received_s=1.0)
-        waiting = Evidence(waiting=each, latest=workers[-1], received_s=1.0)
-        running = Evidence(waiting=each[1:], running=((workers[0], 0.5),), latest=workers[-1], received_s=1.5)
-        assert profile.remaining_work_s("fan", planning) == pytest.approx(6.0)
-        assert profile.remaining_work_s("fan", waiting) == pytest.approx(6.0)
-        assert profile.remaining_work_s("fan", running) == pytest.approx(5.5)
-
-    @pytest.mark.parametrize("calls", [1, 2, 9_000])
-    def test_late_occurrences_that_count_as_one(self, learned, calls):
-        """Calls of one occurrence count as often as there are of it."""
-        at = ("work", 3)
-        evidence = Evidence(waiting=((at, calls),), latest=at, received_s=1.0)
-        assert learned(FAN_OUT).remaining_work_s("fan", evidence) == pytest.approx(2.0 * calls)
-
-    def test_fan_out_half_revealed(self, learned):
-        """Calls of a fan-out that are still to be asked for are expected after the latest one."""
-        evidence = Evidence(waiting=((("work", 1), 1),), latest=("work", 1), received_s=1.0)
-        assert learned(FAN_OUT).remaining_work_s("fan", evidence) == pytest.approx(2.0 + 4.0)
-
-    def test_unknown_application(self, learned):
-        """Of an unknown application it expects an average job, less what the job has had and asks for."""
-        profile = learned(CHAIN)  # an average job is 6 s, an average call 3 s
-        assert profile.remaining_work_s("new", Evidence()) == pytest.approx(6.0)
-        assert profile.remaining_work_s("new", asked("x", received_s=2.0)) == pytest.approx(3.0 + 1.0)
-
-    def test_unknown_application_that_overstays(self, learned):
-        """A job past the average is expected to end with what it asks for: never less than nothing."""
-        profile = learned(CHAIN)
-        assert profile.remaining_work_s("new", asked("x", received_s=50.0)) == pytest.approx(3.0)
-        assert profile.remaining_work_s("new", Evidence(latest=("x", 1), received_s=50.0)) == 0.0
-
-    def test_unknown_stage_of_a_known_application(self, learned):
-        """A stage never seen costs the application's average call, and what is left of an average job."""
-        profile = learned(CHAIN, LOOP_ONCE)  # chain: calls of 3 s on average, jobs of 6 s
-        assert profile.remaining_work_s("chain", asked("new", received_s=1.0)) == pytest.approx(3.0 + 2.0)
-
-
-def test_remaining_work_with_shrinkage(learned):
-    """The chain of 2 s and 4 s, seen twice, with every prior in its place."""
-    profile = learned(CHAIN, CHAIN)
-    calls = (4 * Fraction(3) + 2 * 1) / 6  # all calls towards one second
-    jobs = (2 * Fraction(6) + 2 * calls) / 4  # all jobs towards all calls
-    total = (2 * Fraction(6) + 2 * jobs) / 4
-    call = (4 * Fraction(3) + 2 * calls) / 6  # the application's calls towards all calls
-    work = (2 * Fraction(2) + 2 * call) / 4
-    after = (2 * Fraction(4) + 2 * (total - work)) / 4
-    assert profile.remaining_work_s("chain", asked("a")) == pytest.approx(float(work + after))
-
-
-def test_remaining_work_without_any_knowledge():
-    """With nothing learned at all a job is one second of work, in one call."""
-    assert Profile().remaining_work_s("new", Evidence()) == 1.0
-    assert Profile().remaining_work_s("new", asked("s")) == 1.0
-    running = Evidence(running=((("s", 1), 0.25),), latest=("s", 1), received_s=0.25)
-    assert Profile().remaining_work_s("new", running) == 0.75
+def test_the_whole_history_is_in_the_mean(monkeypatch, observed):
+    """Total work is that of the jobs that are remembered."""
+    monkeypatch.setattr(profile_module, "SHRINKAGE", 1e-12)
+    monkeypatch.setattr(profile_module, "HISTORY", 2)
+    profile = observed(("x", ("s", 50.0)), ("x", ("s", 2.0)), ("x", ("s", 4.0)))
+    assert profile.total_work_s(app("x")) == pytest.approx(3.0)

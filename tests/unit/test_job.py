@@ -1,0 +1,308 @@
+"""One job: its evidence as runs and calls come in, and the work that is expected still, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.applications import app
+
+from llmsched_langgraph.belief.evidence import Begun
+from llmsched_langgraph.belief.learning import learn
+from llmsched_langgraph.belief.outcome import Part, StageOutcome
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core.job import LEAST_S, Job
+from llmsched_langgraph.dag.application import Application, Kind, Node
+from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+
+CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
+LOOP = Application.of("loop", [Node("think", Kind.LLM, calls_llm=True)], [("think", "think")], ["think"])
+LOOPS = [("loop", ("think", 1.0)), ("loop", *[("think", 1.0)] * 3)]
+FAN_OUT = ("fan", ("plan", 1.0), ("work", 2.0), ("work", 2.0), ("work", 2.0))
+
+
+class Story:
+    """A job and the verbs by which it goes on; every call is a ticket."""
+
+    def __init__(self, application, profile=None):
+        self.job = Job(1, application, 1, 0.0)
+        self.model = profile.applications[application.fingerprint].model if profile else None
+        self._tickets = 0
+
+    def call(self, stage, now=0.0, *, run=None, starts=True):
+        self._tickets += 1
+        spot = None if run is None else self.job.position.spot(run)
+        self.job.progress.request(self._tickets, stage, now, spot)
+        if starts:
+            self.job.progress.start(self._tickets, now)
+        return self._tickets
+
+    def over(self, ticket, now, usage=UNKNOWN_USAGE, outcome=Outcome.FINISHED):
+        self.job.finish(ticket, outcome, usage, now)
+
+    def do(self, stage, seconds, now=0.0):
+        """A whole call of `stage`, begun at `now`; the time at which it is over."""
+        self.over(self.call(stage, now), now + seconds)
+        return now + seconds
+
+    def believe(self, now):
+        self.job.belief = self.model.belief(self.job.evidence(now))
+        return self.job.belief
+
+    def remaining_s(self, now, formed=None):
+        """What is left by a belief formed at `formed`, or at once."""
+        self.believe(now if formed is None else formed)
+        return self.job.remaining_s(now, 99.0)
+
+
+# -- evidence ---------------------------------------------------------------------------
+
+
+def test_a_new_job_has_no_evidence():
+    """Nothing has begun, nothing is over, anything may come."""
+    evidence = Story(app("new")).job.evidence(9.0)
+    assert (evidence.prompt_tokens, evidence.finished, evidence.begun) == (None, (), ())
+    assert (evidence.planned, evidence.skipped) == (None, frozenset())
+
+
+def test_calls_of_stages_that_nobody_watches():
+    """Each call stands for one time that its stage ran: waiting, running, or over with what it took."""
+    story = Story(app("x"))
+    first = story.call("a")
+    story.over(first, 3.0, Usage(70, 9))
+    story.call("a", 4.0)
+    story.call("b", 4.0, starts=False)
+    evidence = story.job.evidence(6.0)
+    assert evidence.prompt_tokens == 70
+    assert evidence.finished == (StageOutcome(Spot("a", 1), (Part(None, 1, 1, 3.0, 70, 9),)),)
+    assert evidence.begun == (Begun(Spot("a", 2), 1, 2.0), Begun(Spot("b", 1)))
+
+
+def test_stage_runs_side_by_side_are_one_stage():
+    """Announced together; those that are over tell what they took, and the stage is over with the last."""
+    story = Story(app("x"))
+    story.job.move([Revealed(((1, "map"), (2, "map"), (3, "map")))])
+    assert story.job.evidence(0.0).begun == (Begun(Spot("map", 1), 3),)
+    story.job.move([Began(1), Began(2)])
+    one, two = story.call("map", 0.0, run=1), story.call("map", 1.0, run=2)
+    assert story.job.evidence(4.0).begun == (Begun(Spot("map", 1), 3, 7.0),)
+    story.over(one, 5.0)
+    story.job.move([Ended(1, 5.0)])
+    assert story.job.evidence(5.0).begun == (Begun(Spot("map", 1), 3, 9.0, 1, 5.0),)
+    story.over(two, 6.0)
+    story.job.move([Ended(2, 5.0), Ended(3, 0.5)])
+    evidence = story.job.evidence(9.0)
+    assert evidence.begun == ()
+    assert evidence.finished == (StageOutcome(Spot("map", 1), (Part(None, 3, 2, 10.0, None, None),)),)
+    assert story.job.evidence(10.0).finished[0] is evidence.finished[0]
+
+
+def test_what_can_come_no_more_is_skipped():
+    """As the template's edges tell; what runs is not skipped, whatever they tell."""
+    route = Application.of("route", ["in", "left", "right"], [("in", "left"), ("in", "right")], ["in"])
+    story = Story(route)
+    assert story.job.evidence(0.0).skipped == frozenset()
+    story.job.move([Revealed(((1, "in"),)), Began(1), Ended(1, 1.0), Revealed(((2, "left"),))])
+    assert story.job.evidence(0.0).skipped == {"in", "right"}
+    story.job.move([Began(2), Ended(2, 1.0)])
+    assert story.job.evidence(0.0).skipped == {"in", "left", "right"}
+    story.call("right", starts=False)
+    assert story.job.evidence(0.0).skipped == {"in", "left"}
+
+
+def test_a_plan_is_known_when_it_is_announced():
+    """Which tools, and how often; of a stage of several tools its work is dealt out to them."""
+    template = Application.of(
+        "planner",
+        [Node("plan", Kind.LLM, calls_llm=True), Node("use", Kind.DYNAMIC, planned_by="plan")],
+        [("plan", "use")],
+        ["plan"],
+    )
+    story = Story(template)
+    story.job.move([Revealed(((1, "plan"),)), Began(1), Ended(1, 1.0)])
+    assert story.job.evidence(0.0).planned is None
+    named = ("b", "a", "b")
+    story.job.move([Revealed(((2, "use"), (3, "use"), (4, "use")), tools=named)])
+    assert story.job.evidence(0.0).planned == (("a", 1), ("b", 2))
+    story.over(story.call("use", 0.0, run=2), 6.0)
+    story.job.move([Ended(run, 1.0) for run in (2, 3, 4)])
+    use = story.job.evidence(6.0).finished[-1]
+    assert [(part.tool, part.runs, part.work_s) for part in use.parts] == [("a", 1, 2.0), ("b", 2, 4.0)]
+
+
+def test_news_is_what_a_belief_can_rest_on():
+    """Ends and announcements; not that something has begun. Told once."""
+    job = Job(1, app("x"), 1, 0.0)
+    assert [job.ask(), job.ask()] == [True, False]
+    for moves, news in (
+        ([Revealed(((1, "a"),))], True),
+        ([Began(1)], False),
+        ([Ended(1, 1.0)], True),
+        ([], False),
+    ):
+        job.move(moves)
+        assert [job.ask(), job.ask()] == [news, False]
+
+
+def test_of_many_runs_alike_not_every_end_is_news():
+    """Each doubling of those that are over, and the last: the first few tell most of what the others take."""
+    story = Story(app("x"))
+    story.job.move([Revealed(tuple((n, "map") for n in range(20)))])
+    tickets = [story.call("map", run=n) for n in range(20)]
+    told = []
+    for n, ticket in enumerate(tickets, 1):
+        story.job.ask()
+        story.over(ticket, 1.0)
+        story.job.move([Ended(n - 1, 1.0)])
+        if story.job.ask():
+            told.append(n)
+    assert told == [1, 2, 4, 8, 16, 20]
+
+
+def test_stage_records_in_the_order_of_their_ends():
+    """With the stage that each was part of, and the tool that it was announced to use."""
+    template = Application.of("t", ["a", "b"], [("a", "b")], ["a"])
+    job = Job(1, template, 1, 0.0)
+    job.move([Revealed(((1, "a"), (2, "b")), tools=(None, "saw")), Began(1), Began(2), Ended(2, 3.0)])
+    job.move([Ended(1, 4.0, complete=False)])
+    assert [(r.stage, r.occurrence, r.place, r.seconds, r.complete, r.tool) for r in job.stages] == [
+        ("b", 1, "b", 3.0, True, "saw"),
+        ("a", 1, "a", 4.0, False, None),
+    ]
+
+
+# -- remaining work ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("received_s", "left_s"), [(0.0, 6.0), (2.5, 3.5), (5.99, LEAST_S), (6.0, LEAST_S), (50.0, LEAST_S)]
+)
+def test_without_a_belief_it_is_the_prior_less_what_was_received(received_s, left_s):
+    """And as long as the job goes on never nothing."""
+    story = Story(app("new"))
+    story.call("x")
+    assert story.job.remaining_s(received_s, 6.0) == pytest.approx(left_s)
+
+
+class TestChain:
+    """In a fixed chain it is what is left of the running call and all that follows."""
+
+    @pytest.fixture
+    def story(self, learned):
+        return Story(app("chain"), learned(*[CHAIN] * 200))
+
+    def test_unstarted(self, story):
+        assert story.remaining_s(0.0) == pytest.approx(6.0, rel=0.01)
+
+    def test_the_first_call_waits(self, story):
+        story.call("a", starts=False)
+        assert story.remaining_s(5.0) == pytest.approx(6.0, rel=0.01)
+
+    @pytest.mark.parametrize("formed", [0.0, 0.25, 0.5])
+    def test_the_first_call_runs(self, story, formed):
+        """Whether the belief is of now or from before, the time in the slot counts up to now."""
+        story.call("a")
+        assert story.remaining_s(0.5, formed) == pytest.approx(5.5, rel=0.01)
+
+    @pytest.mark.parametrize("formed", [0.0, 2.0, 3.0])
+    def test_the_first_call_runs_late(self, story, formed):
+        """Of a call that has outrun all that were ever seen, as much is left as it is late."""
+        story.call("a")
+        assert story.remaining_s(3.0, formed) == pytest.approx(1.0 + 4.0, rel=0.01)
+
+    def test_the_first_call_is_over(self, story):
+        assert story.remaining_s(story.do("a", 2.0)) == pytest.approx(4.0, rel=0.01)
+
+    def test_the_second_call(self, story):
+        now = story.do("a", 2.0)
+        story.call("b", now)
+        assert story.remaining_s(now) == pytest.approx(4.0)
+        assert story.remaining_s(now + 1.0, now) == pytest.approx(3.0)
+        assert story.remaining_s(now + 1.0) == pytest.approx(3.0)
+
+    def test_all_is_done(self, story):
+        """Nothing is left, but for the least that a job that goes on may be believed to need."""
+        assert story.remaining_s(story.do("b", 4.0, story.do("a", 2.0))) == LEAST_S
+
+    def test_a_stage_never_seen(self, story):
+        """It is absorbed: its work is no more than the rest of what was expected."""
+        now = story.do("a", 2.0)
+        story.call("new", now)
+        assert story.remaining_s(now + 7.0) == pytest.approx(4.0, rel=0.01)
+
+
+@pytest.fixture
+def loop(record):
+    """A profile of a loop: half of the jobs end after one round, the others after three."""
+    jobs = [replace(record(*calls), application=LOOP.fingerprint, template=LOOP) for calls in LOOPS]
+    profile = Profile().observe(*jobs * 200)
+    own = profile.applications[LOOP.fingerprint]
+    return profile.learned(LOOP.fingerprint, learn(own.template, own.outcomes), own.jobs)
+
+
+@pytest.mark.parametrize(("occurrence", "remaining_s"), [(1, 2.0), (2, 2.0), (3, 1.0)])
+def test_loop(loop, occurrence, remaining_s):
+    """In a loop it depends on the round: who comes to a second one comes to a third."""
+    story = Story(LOOP, loop)
+    now = 0.0
+    for _ in range(occurrence - 1):
+        now = story.do("think", 1.0, now)
+    story.call("think", now, starts=False)
+    assert story.remaining_s(now) == pytest.approx(remaining_s, rel=0.02)
+
+
+@pytest.mark.parametrize("occurrence", [4, 7, 60])
+def test_beyond_the_occurrences_seen(loop, occurrence):
+    """Rounds that no job ever went are absorbed: the job is believed to be as good as over."""
+    story = Story(LOOP, loop)
+    now = 0.0
+    for _ in range(occurrence - 1):
+        now = story.do("think", 1.0, now)
+    story.call("think", now, starts=False)
+    assert story.remaining_s(now) == LEAST_S
+
+
+def test_a_stage_that_runs_once_more_than_it_should(learned):
+    """Its variable is of all its times together: what goes on is judged by what all of them received."""
+    story = Story(app("chain"), learned(*[CHAIN] * 200))
+    now = story.do("a", 2.0)
+    story.call("a", now)
+    assert story.remaining_s(now) == pytest.approx(4.0, rel=0.01)
+    assert story.remaining_s(now + 1.0) == pytest.approx(1.0 + 4.0, rel=0.01)
+
+
+def test_fan_out(learned):
+    """All calls of a fan-out count when asked for, a running one by what is left of it."""
+    story = Story(app("fan"), learned(*[FAN_OUT] * 200))
+    now = story.do("plan", 1.0)
+    assert story.remaining_s(now) == pytest.approx(6.0, rel=0.01)
+    first, _, third = (story.call("work", now, starts=False) for _ in range(3))
+    assert story.remaining_s(now) == pytest.approx(6.0)
+    story.job.progress.start(first, now)
+    assert story.remaining_s(now + 0.5) == pytest.approx(5.5)
+    story.job.progress.start(third, now + 0.5)
+    assert story.remaining_s(now + 1.5) == pytest.approx(3.5)
+
+
+def test_a_fan_out_of_stage_runs(record, learned):
+    """Of runs side by side the work is that of all of them; those that are over count no more."""
+    story = Story(app("fan"), learned(*[("fan", ("plan", 1.0), ("work", 6.0))] * 200))
+    now = story.do("plan", 1.0)
+    story.job.move([Revealed(((1, "work"), (2, "work"), (3, "work")))])
+    assert story.remaining_s(now) == pytest.approx(6.0)
+    story.call("work", now, run=1)
+    assert story.remaining_s(now + 1.0) == pytest.approx(5.0)
+    assert story.remaining_s(now + 1.0, now) == pytest.approx(5.0)
+
+
+def test_a_stage_that_has_ended_since_has_nothing_left(learned):
+    """A belief from before its end still holds for the rest."""
+    story = Story(app("chain"), learned(*[CHAIN] * 200))
+    story.job.move([Revealed(((1, "a"),)), Began(1)])
+    ticket = story.call("a", run=1)
+    story.believe(0.0)
+    story.over(ticket, 1.0)
+    assert story.job.remaining_s(1.0, 99.0) == pytest.approx(5.0, rel=0.01)  # the run may call again
+    story.job.move([Ended(1, 1.0)])
+    assert story.job.remaining_s(1.0, 99.0) == pytest.approx(4.0, rel=0.01)
