@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,46 +90,62 @@ def cliques(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collected:
-    """The way up: each clique's table times its evidence, the message it sent, and log2 P(E)."""
+    """The way up, for several evidences at once: the first axis of everything goes over them, or is 1.
+
+    Attributes:
+        tables: each clique's table times its evidence.
+        messages: what it sent up; None where it had nothing to say.
+        bits: log2 P(E) of each evidence, shape (evidences,).
+    """
 
     tables: tuple[Floats, ...]
     messages: tuple[Floats | None, ...]
-    bits: float
+    bits: Floats
 
 
 def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
     """Passes evidence from the last variable to the first. Messages are scaled, so nothing underflows.
 
+    Args:
+        tree: the network's.
+        likelihoods: for a variable, weights over its states: one evidence, or one a row for several. What
+            several have in common need not be repeated.
+
     Raises:
-        InvalidDataError: the evidence has probability zero.
+        InvalidDataError: an evidence has probability zero.
     """
     count = len(tree)
-    tables: list[Floats] = [clique.table for clique in tree]
+    tables: list[Floats] = [clique.table[None] for clique in tree]
     messages: list[Floats | None] = [None] * count
-    bits = 0.0
+    bits: Any = np.zeros(1)
     touched = [False] * count
-    for i in likelihoods:
-        tables[i] = tables[i] * likelihoods[i]
+    for i, given in likelihoods.items():
+        rows = given if given.ndim == 2 else given[None]
+        middle = (1,) * (tree[i].table.ndim - 1)
+        tables[i] = tables[i] * rows.reshape(len(rows), *middle, -1)
         touched[i] = True
     for i in range(count - 1, -1, -1):
         if not touched[i]:
             continue  # nothing was seen at it or below it, so it has nothing to say
         clique = tree[i]
         message = np.add.reduce(tables[i], axis=-1)
-        scale = float(message.max())
-        if not scale > 0.0:
+        scale = message.reshape(len(message), -1).max(axis=1)
+        if not scale.min() > 0.0:
             raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
-        bits += float(np.log2(scale))
-        message = message / scale
+        bits = bits + np.log2(scale)
+        message = message / scale.reshape(-1, *(1,) * (message.ndim - 1))
         messages[i] = message
         if clique.up >= 0:
-            tables[clique.up] = tables[clique.up] * message.reshape(clique.shape_up)
+            tables[clique.up] = tables[clique.up] * message.reshape(len(message), *clique.shape_up)
             touched[clique.up] = True
     return Collected(tuple(tables), tuple(messages), bits)
 
 
 def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...]:
-    """P(variable | E) of every variable, each summing to 1: the way down after `collect`."""
+    """P(variable | E) of every variable, each row summing to 1: the way down after `collect`.
+
+    Shape (evidences, card) each, or (1, card) where all evidences say the same.
+    """
     made: list[Floats] = []
     whole: list[Floats | None] = []
     for i, clique in enumerate(tree):
@@ -142,26 +159,28 @@ def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...
             else:
                 above = whole[clique.up]
                 assert above is not None
-                weight = np.add.reduce(above, axis=clique.rest) if clique.rest else above
+                rest = tuple(axis + 1 for axis in clique.rest)
+                weight = np.add.reduce(above, axis=rest) if rest else above
             if message is not None:
                 # Where the message is zero, so is the weight.
                 weight = weight / np.where(message > 0.0, message, 1.0)
-            marginal = weight.reshape(-1) @ table.reshape(-1, table.shape[-1])
+            flat = table.reshape(len(table), -1, table.shape[-1])
+            marginal = (weight.reshape(len(weight), 1, -1) @ flat)[:, 0]
             belief = table * weight[..., None] if clique.wide else table
-        total = marginal.sum()
+        total = marginal.sum(axis=-1, keepdims=True)
         made.append(marginal / total)
-        whole.append(belief / total if clique.wide else None)
+        whole.append(belief / total.reshape(-1, *(1,) * (belief.ndim - 1)) if clique.wide else None)
     return tuple(made)
 
 
 def draw(
     tree: Sequence[Clique], collected: Collected, count: int, generator: np.random.Generator
 ) -> NDArray[np.intp]:
-    """`count` independent joint states from P(all | E), one a row: each variable given its separator."""
+    """`count` joint states from P(all | E), one a row: each variable given its separator. Of one evidence."""
     states = np.empty((count, len(tree)), dtype=np.intp)
     uniform = generator.random((len(tree), count))
     for i, clique in enumerate(tree):
-        cumulative = np.add.accumulate(collected.tables[i], axis=-1)
+        cumulative = np.add.accumulate(collected.tables[i][0], axis=-1)
         chosen = cumulative[tuple(states[:, p] for p in clique.separator)]
         level = uniform[i] * chosen[..., -1]
         # Strictly above the level: a state of weight zero is never drawn, even at level 0.

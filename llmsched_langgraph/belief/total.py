@@ -104,9 +104,19 @@ class Posterior:
         return {i: weights for i, weights in found if weights is not None}
 
     @cached_property
+    def _places(self) -> list[tuple[int, tuple[int, float]]]:
+        unsettled = set(range(len(self._network))) - set(self._known.values)
+        return places(self._network, self._bins, self._known, unsettled) if self._of else []
+
+    @cached_property
+    def _variants(self) -> list[tuple[Floats, ...]]:
+        """The marginals, and what they would be for each of `_places` if it were the other bin."""
+        return self._network.variants(self.likelihoods, [(i, other) for i, (other, _) in self._places])
+
+    @property
     def marginals(self) -> tuple[Floats, ...]:
         """P(state | E) of every variable."""
-        return self._network.marginals(self.likelihoods)
+        return self._variants[0]
 
     @cached_property
     def _amounts(self) -> dict[int, Floats]:
@@ -115,16 +125,12 @@ class Posterior:
     @cached_property
     def factor(self) -> float:
         """How the values' places in their bins move the mean."""
-        base = self._under(self.marginals)
+        base, *moved = map(self._under, self._variants)
         if not base > LEAST:
             return 1.0
-        unsettled = set(range(len(self._network))) - set(self._known.values)
         shift = 0.0
-        for i, place in places(self._network, self._bins, self._known, unsettled):
-            other, share = place
-            likelihoods = {**self.likelihoods, i: _one_hot(other, self._bins[i].states)}
-            moved = self._under(self._network.marginals(likelihoods))
-            shift += share * log(max(moved, LEAST) / base)
+        for (_, (_, share)), there in zip(self._places, moved, strict=True):
+            shift += share * log(max(there, LEAST) / base)
         return exp(min(max(shift, -log(MAX_FACTOR)), log(MAX_FACTOR)))
 
     def _under(self, marginals: Sequence[Floats]) -> float:
