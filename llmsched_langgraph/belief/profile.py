@@ -67,6 +67,7 @@ class ApplicationProfile:
         call: the mean work of its calls.
         model: what was learned from its jobs, at some time; None before.
         modelled: `jobs` at that time.
+        forgotten_before: jobs that ended before this are not remembered any more, in wall-clock seconds.
     """
 
     application: Application
@@ -76,6 +77,7 @@ class ApplicationProfile:
     call: Mean = Mean()
     model: ApplicationModel | None = None
     modelled: int = 0
+    forgotten_before: float = 0.0
 
     @cached_property
     def template(self) -> Application:
