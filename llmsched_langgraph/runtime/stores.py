@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,11 @@ NAMESPACE = ("llmsched", "profiles")
 PAGE = 1_000
 """Profiles that are asked for at once; more only come in several pages."""
 
-TRIES = 5
-"""Times that a profile is written again because another worker wrote at the same moment."""
+TRIES = 10
+"""Times that a profile is merged anew because another worker wrote at the same moment."""
+
+PAUSE_S = 0.05
+"""Between writing and looking what is stored: longer than a worker takes from its last look to its write."""
 
 
 class Loaded(NamedTuple):
@@ -132,9 +136,9 @@ class DirectoryStore:
 class BaseStoreProfiles:
     """Profiles in a LangGraph `BaseStore`: in memory, in SQLite, in Postgres, under `NAMESPACE`.
 
-    Such a store cannot lock what it is about to change. So a save looks whether what it wrote is what is
-    stored, and if another worker came between, merges again. Two that save in the very same moment can still
-    miss each other: then what one of them has in memory is stored with its next save.
+    Such a store cannot lock what it is about to change. So a save looks right before it writes and again
+    `PAUSE_S` later, and if another worker came between, merges again. What a worker that is held up for
+    longer than that overwrites is stored with the other one's next save.
 
     Args:
         store: the store; it must answer synchronously in the thread that loads and saves.
@@ -169,11 +173,13 @@ class BaseStoreProfiles:
                 if value is not None:
                     profile = merged(_read(_at(fingerprint), fingerprint, value), profile)
                 made = application_profile_to_json(profile)
-                if value != made:
-                    self.store.put(NAMESPACE, fingerprint, made, index=False)
-                    value = self._value(fingerprint)
                 if value == made:
                     break
+                before, value = value, self._value(fingerprint)
+                if value == before:
+                    self.store.put(NAMESPACE, fingerprint, made, index=False)
+                    time.sleep(PAUSE_S)
+                    value = self._value(fingerprint)
         return profile
 
     def _value(self, fingerprint: str) -> Any:
