@@ -173,13 +173,13 @@ class BaseStoreProfiles:
                 if value is not None:
                     profile = merged(_read(_at(fingerprint), fingerprint, value), profile)
                 made = application_profile_to_json(profile)
-                if value == made:
-                    break
                 before, value = value, self._value(fingerprint)
-                if value == before:
+                if value == before != made:
                     self.store.put(NAMESPACE, fingerprint, made, index=False)
                     time.sleep(PAUSE_S)
                     value = self._value(fingerprint)
+                if value == made:
+                    break
         return profile
 
     def _value(self, fingerprint: str) -> Any:
