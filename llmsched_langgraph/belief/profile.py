@@ -110,7 +110,9 @@ class ApplicationProfile:
 
     def forgetting(self) -> ApplicationProfile:
         """The same without all that came before the latest `drift.RECENT` jobs."""
-        return replace(self, outcomes=self.outcomes[-RECENT:])
+        kept = self.outcomes[-RECENT:]
+        since = min((outcome.ended_at for outcome in kept), default=0.0)
+        return replace(self, outcomes=kept, forgotten_before=max(self.forgotten_before, since))
 
     def observe(self, records: Sequence[JobRecord], paces: Mapping[str, Calibration]) -> ApplicationProfile:
         """The same with more jobs; the oldest may be forgotten. `paces` as in `outcome_of_record`."""

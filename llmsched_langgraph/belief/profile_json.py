@@ -7,8 +7,10 @@ many: all names in them stand once, in `names`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from sys import float_info
 from typing import Any
 
+from llmsched_langgraph.belief.calibration import Calibration, Tally
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.outcome import JobOutcome, Part, StageOutcome
 from llmsched_langgraph.belief.profile import ApplicationProfile, Mean, Profile
@@ -82,12 +84,19 @@ def application_profile_from_json(data: object) -> ApplicationProfile:
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
-    """Plain JSON data of all applications; `profile_from_json` of it is equal to this profile."""
+    """Plain JSON data of all applications; `profile_from_json` of it is equal to this profile.
+
+    What was seen of a backend is `[stage, b, *Tally]`.
+    """
     return {
         "format": ALL,
         "version": VERSION,
         "job": [profile.job.count, profile.job.value],
         "call": [profile.call.count, profile.call.value],
+        "paces": [
+            {"backend": backend, "seen": [[*at, *tally] for at, tally in pace.seen.items()]}
+            for backend, pace in profile.paces.items()
+        ],
         "applications": [application_profile_to_json(own) for own in profile.applications.values()],
     }
 
@@ -106,7 +115,8 @@ def profile_from_json(data: object) -> Profile:
         if own.application.fingerprint in applications:
             raise field["application"]["fingerprint"].fault("another one than those before it")
         applications[own.application.fingerprint] = own
-    return Profile(applications, _mean(given["job"]), _mean(given["call"]))
+    paces = {pace["backend"].string(): _pace(pace["seen"]) for pace in given["paces"].items()}
+    return Profile(applications, _mean(given["job"]), _mean(given["call"]), paces)
 
 
 def profiles_from_json(data: object) -> list[ApplicationProfile]:
@@ -203,6 +213,16 @@ def _name(place: Field, names: Sequence[str]) -> str:
 def _node(data: Field) -> tuple[str, NodeSeen]:
     path, runs, calls, side_by_side, occurrences = data.items(5)
     return path.string(), NodeSeen(runs.count(), calls.count(), side_by_side.count(), occurrences.count())
+
+
+def _pace(data: Field) -> Calibration:
+    seen = {}
+    for row in data.items():
+        stage, b, calls, *sums = row.items(2 + len(Tally._fields))
+        seen[stage.string(), b.count(least=1)] = Tally(
+            calls.count(), *(x.number(float_info.max) for x in sums)
+        )
+    return Calibration(seen)
 
 
 def _mean(data: Field) -> Mean:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.profiles import TEMPLATE, ids, job, profile
 
 from llmsched_langgraph.belief import merging
+from llmsched_langgraph.belief.drift import RECENT
 from llmsched_langgraph.belief.merging import merged, taught_by
 from llmsched_langgraph.belief.outcome import JobOutcome
 
@@ -136,6 +137,17 @@ def test_what_is_forgotten_stays_forgotten():
     drifted = replace(profile(range(4, 6)), forgotten_before=4.0)
     both = merged(profile(range(6)), drifted)
     assert (ids(both), both.forgotten_before, both.jobs) == (["4", "5"], 4.0, 6)
+
+
+def test_what_drift_made_one_worker_forget_all_forget():
+    """A profile that forgets says since when."""
+    own = replace(
+        profile([]), outcomes=tuple(job(n) for n in range(RECENT + 7)), jobs=RECENT + 7
+    ).forgetting()
+    assert own.forgotten_before == 7.0
+    assert ids(merged(profile([5, 6, 7]), profile([6]))) == ["5", "6", "7"]
+    assert not {"5", "6"} & set(ids(merged(profile([5, 6, 7]), replace(own, outcomes=own.outcomes[:1]))))
+    assert profile([]).forgetting().forgotten_before == 0.0
 
 
 def test_the_same_job_told_twice_is_one():

@@ -10,6 +10,7 @@ import pytest
 from support.beliefs import planned_job
 from support.profiles import TEMPLATE, ids, profile
 
+from llmsched_langgraph.belief.calibration import Calibration, Served
 from llmsched_langgraph.belief.merging import profile_of, taught_by
 from llmsched_langgraph.belief.outcome import JobOutcome, Part, StageOutcome, outcome_of_trace
 from llmsched_langgraph.belief.profile import ApplicationProfile
@@ -58,7 +59,8 @@ def test_read_back_it_is_the_same(own):
 
 def test_a_whole_profile_is_read_back_too():
     """With the means of all jobs and calls; either form gives its applications."""
-    whole = profile_of([profile(range(5)), planned()])
+    pace = Calibration().observe(Served("a", b, 0.5 * b, 10 * b) for b in range(1, 5))
+    whole = replace(profile_of([profile(range(5)), planned()]), paces={"gpu": pace, "": Calibration()})
     data = through_text(profile_to_json(whole))
     assert profile_from_json(data) == whole
     assert profiles_from_json(data) == list(whole.applications.values())
