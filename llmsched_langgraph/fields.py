@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from llmsched_langgraph.errors import InvalidDataError
 
@@ -30,6 +30,11 @@ class Field:
         self.value = value
         self._above = above
         self._key = key
+
+    @classmethod
+    def of(cls, data: object) -> Field:
+        """The data itself if it is part of a document already, else the document that it is."""
+        return data if isinstance(data, Field) else cls(data)
 
     @property
     def field(self) -> str:
@@ -120,3 +125,12 @@ class Field:
     def maybe_number(self) -> float | None:
         """A number from 0 to `MOST`, or None for null."""
         return None if self.value is None else self.number()
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """What to do about NaN and Infinity, which Python's JSON would let pass: its `parse_constant`.
+
+    Raises:
+        InvalidDataError: always.
+    """
+    raise InvalidDataError(f"{name} is no JSON; write null for what is not known")

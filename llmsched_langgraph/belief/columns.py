@@ -84,6 +84,28 @@ class Column:
         """Unique among the columns of a model."""
         return f"{self.quantity.value}:{self.stage}" if self.node or self.tool else self.quantity.value
 
+    @property
+    def words(self) -> str:
+        """What it stands for, for people."""
+        what = self.tool if self.tool != OTHER else "other tools"
+        match self.quantity:
+            case Quantity.TOTAL:
+                return "the whole job's work"
+            case Quantity.PROMPT:
+                return "tokens of the first prompt"
+            case Quantity.TASKS:
+                return "number of tools planned"
+            case Quantity.PLANNED:
+                return f"planned uses of {what}"
+            case Quantity.TOOL:
+                return f"work of {what}"
+            case Quantity.FAN_OUT:
+                return f"runs of {self.stage}"
+            case Quantity.LENGTH:
+                return f"tokens of {self.stage}"
+            case Quantity.WORK:
+                return f"work of {self.stage or 'all calls'}"
+
     def covers(self, node: str, occurrence: int) -> bool:
         """Whether this occurrence of a node is one that it stands for."""
         return (

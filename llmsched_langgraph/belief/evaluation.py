@@ -6,9 +6,9 @@ Does not know files, nor how results are shown.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import log
+from math import exp, log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +105,28 @@ class Moment(NamedTuple):
     remaining: float
 
 
+class Guess(NamedTuple):
+    """The work that was still to come of a job, and the best guess of it.
+
+    Attributes:
+        finished: how many of its stages had ended.
+        remaining: what was still to come, in the unit of the work.
+        predicted: what was predicted then.
+    """
+
+    finished: int
+    remaining: float
+    predicted: float
+
+
+class Guesses(NamedTuple):
+    """The guesses of one application's jobs, and what work was counted in."""
+
+    app: str
+    unit: Unit
+    guesses: tuple[Guess, ...]
+
+
 def unit_of(jobs: Sequence[TraceJob]) -> Unit:
     """What the work of recorded jobs can be counted in: the first of these that half of them know.
 
@@ -140,7 +162,7 @@ def moments(job: TraceJob, application: Application, unit: Unit) -> Iterator[Mom
     first = next(job.llm_calls(), None)
     prompt = None if first is None else first.prompt_tokens
     steps = rounds(job)
-    planned = tuple(sorted(_tools_of(steps).items()))
+    planned = tools_in(stage for step in steps for stage in step)
     left = outcome_of_trace(job).amount(unit) or 0.0
     finished: list[StageOutcome] = []
     plan: tuple[tuple[str, int], ...] | None = None
@@ -180,13 +202,14 @@ def _evidence(
     )
 
 
-def _tools_of(steps: Sequence[Sequence[StageOutcome]]) -> Counter[str]:
+def tools_in(stages: Iterable[StageOutcome]) -> tuple[tuple[str, int], ...]:
+    """How often each tool was used in a whole job: what its plan named, if it had one."""
     named: Counter[str] = Counter()
-    for stage in (stage for step in steps for stage in step):
+    for stage in stages:
         for part in stage.parts:
             if part.tool is not None:
                 named[part.tool] += part.runs
-    return named
+    return tuple(sorted(named.items()))
 
 
 def evaluate(
@@ -201,6 +224,29 @@ def evaluate(
     Raises:
         InvalidDataError: fewer than `LEAST_JOBS` jobs to learn from or to measure.
     """
+    tally, unit = _measured(app, jobs, train, seed)
+    return tally.result(app, unit)
+
+
+def guesses(
+    app: str, jobs: Sequence[TraceJob], train: Sequence[TraceJob] | None = None, *, seed: int = 0
+) -> Guesses:
+    """What `evaluate` compares, moment by moment. Arguments and errors are the same."""
+    tally, unit = _measured(app, jobs, train, seed)
+    return Guesses(
+        app,
+        unit,
+        tuple(
+            Guess(finished, exp(true), exp(predicted))
+            for finished, rows in sorted(tally.logs.items())
+            for true, predicted, _ in rows
+        ),
+    )
+
+
+def _measured(
+    app: str, jobs: Sequence[TraceJob], train: Sequence[TraceJob] | None, seed: int
+) -> tuple[_Tally, Unit]:
     unit = unit_of(jobs if train is None else [*jobs, *train])
     usable = [job for job in jobs if outcome_of_trace(job).amount(unit)]
     tally = _Tally()
@@ -225,7 +271,7 @@ def evaluate(
             rest = [job for job, own in zip(usable, part, strict=True) if own != number]
             if held and rest and tally.jobs < ENOUGH:
                 tally.measure(app, rest, held, unit, seed)
-    return tally.result(app, unit)
+    return tally, unit
 
 
 def dealt(jobs: Sequence[TraceJob], seed: int) -> list[int]:

@@ -182,11 +182,11 @@ class ApplicationModel:
         Raises:
             InvalidDataError: the data is damaged, or of another version; the message names the field.
         """
-        given = Field(data)
+        given = Field.of(data)
         version = given["version"]
         if version.count() != VERSION:
             raise version.fault(f"{VERSION}, the only version that can be read")
-        return cls(
+        parts = (
             given["fingerprint"].text(),
             given["unit"].choice(Unit),
             tuple(column_from_json(column) for column in given["columns"].items()),
@@ -194,3 +194,7 @@ class ApplicationModel:
             Network.from_json(given["network"]),
             given["jobs"].count(),
         )
+        try:
+            return cls(*parts)
+        except InvalidDataError as error:
+            raise given.placed(error) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from llmsched_langgraph.belief.calibration import Calibration
@@ -92,19 +92,23 @@ class StageOutcome:
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """One ended job.
+    """One ended job. Two that did the same are equal, whichever jobs they were.
 
     Attributes:
         application: whose run it was: the name in a trace, the fingerprint in a live run.
         stages: what happened, each stage behind those that it waited for.
         prompt_tokens: tokens that its first call sent: the size of its input. None if nobody could tell.
         complete: whether it went to its end.
+        id: which job it was, among all jobs of the application, in all processes; empty if nobody knows.
+        ended_at: when it ended, in seconds of wall-clock time; 0 if nobody knows.
     """
 
     application: str
     stages: tuple[StageOutcome, ...]
     prompt_tokens: int | None = None
     complete: bool = True
+    id: str = field(default="", compare=False)
+    ended_at: float = field(default=0.0, compare=False)
 
     def amount(self, unit: Unit) -> float | None:
         """The whole job's work, counted in that unit; None if some of it is not known."""
@@ -151,6 +155,7 @@ def outcome_of_trace(job: TraceJob) -> JobOutcome:
         job.app,
         tuple(stage for together in rounds(job) for stage in together),
         None if first is None else first.prompt_tokens,
+        id=job.id,
     )
 
 
@@ -197,6 +202,8 @@ def outcome_of_record(record: JobRecord, paces: Mapping[str, Calibration] = NO_P
         ),
         record.calls[0].prompt_tokens if record.calls else None,
         record.complete,
+        record.id,
+        record.ended_at,
     )
 
 

@@ -67,6 +67,7 @@ class ApplicationProfile:
         call: the mean work of its calls.
         model: what was learned from its jobs, at some time; None before.
         modelled: `jobs` at that time.
+        forgotten_before: jobs that ended before this are not remembered any more, in wall-clock seconds.
     """
 
     application: Application
@@ -76,6 +77,7 @@ class ApplicationProfile:
     call: Mean = Mean()
     model: ApplicationModel | None = None
     modelled: int = 0
+    forgotten_before: float = 0.0
 
     @cached_property
     def template(self) -> Application:
@@ -108,7 +110,9 @@ class ApplicationProfile:
 
     def forgetting(self) -> ApplicationProfile:
         """The same without all that came before the latest `drift.RECENT` jobs."""
-        return replace(self, outcomes=self.outcomes[-RECENT:])
+        kept = self.outcomes[-RECENT:]
+        since = min((outcome.ended_at for outcome in kept), default=0.0)
+        return replace(self, outcomes=kept, forgotten_before=max(self.forgotten_before, since))
 
     def observe(self, records: Sequence[JobRecord], paces: Mapping[str, Calibration]) -> ApplicationProfile:
         """The same with more jobs; the oldest may be forgotten. `paces` as in `outcome_of_record`."""

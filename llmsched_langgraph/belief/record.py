@@ -63,7 +63,8 @@ class JobRecord:
     `application` is the fingerprint of `template`, which is what is known of its stages.
     `complete` is False for a job that failed or was cancelled: what it would still have done is
     unknown, so nothing is learned of its remaining work. `paused_s` is the part of the time between
-    arrival and end in which it was interrupted and waited for a human.
+    arrival and end in which it was interrupted and waited for a human. `id` tells it from all other jobs, and
+    `ended_at` is when it ended by the wall clock, in seconds, if the recorder says so.
     """
 
     application: str
@@ -74,6 +75,8 @@ class JobRecord:
     stages: tuple[StageRecord, ...] = ()
     paused_s: float = 0.0
     template: Application = DIRECT
+    id: str = ""
+    ended_at: float = 0.0
 
     def nodes(self) -> dict[str, NodeSeen]:
         """What each node did in this job, by its path."""

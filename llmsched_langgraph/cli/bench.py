@@ -10,13 +10,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph import __version__
+from llmsched_langgraph.cli.complaints import needs_matplotlib, written
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     if printed:
         print(json.dumps(result))
     elif options.json:
-        with _told("--json", path := Path(options.json)):
+        with written("--json", path := Path(options.json)):
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if not printed:
         print(tables(result, deciles=options.deciles))
@@ -129,31 +129,16 @@ def run(options: argparse.Namespace) -> int:
 
 def _plots_into(folder: Path) -> Callable[[Mapping[str, Any]], list[str]]:
     """What draws a result there; whether it can is known before anything is measured."""
-    try:
+    with needs_matplotlib("--plots"):
         from llmsched_langgraph.views.bench_plots import write_figures
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ConfigurationError(
-            "--plots needs matplotlib: pip install 'llmsched-langgraph[plots]'"
-        ) from None
-    with _told("--plots", folder):
+    with written("--plots", folder):
         folder.mkdir(parents=True, exist_ok=True)
 
     def draw(result: Mapping[str, Any]) -> list[str]:
-        with _told("--plots", folder):
+        with written("--plots", folder):
             return write_figures(result, folder)
 
     return draw
-
-
-@contextmanager
-def _told(option: str, path: Path) -> Generator[None]:
-    """What cannot be written is an error of the option that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigurationError(f"{option} {path}: {error.strerror}") from None
 
 
 def _focus(asked: str | None, labels: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched profile`, and how its results are printed.
+"""Knows the options of `llmsched profile evaluate` and `plot`, which measure, and how that is shown.
 
-Does not know how anything is learned or measured.
+Does not know how anything is learned or measured, nor the other actions of `llmsched profile`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from llmsched_langgraph.belief.evaluation import Evaluation, evaluate
-from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.traces import TraceJob, read_jobs
+from llmsched_langgraph.belief.evaluation import Evaluation, evaluate, guesses
+from llmsched_langgraph.cli import profiles
+from llmsched_langgraph.cli.complaints import needs_matplotlib, written
+from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
+from llmsched_langgraph.traces import by_app, read_jobs
+
+_Result = TypeVar("_Result")
 
 SHOWN = 4
 """Figures of R2 in the table: after no, one, two, three finished stages."""
@@ -49,6 +54,22 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     measure.add_argument("--seed", metavar="S", type=_seed, default=0, help="deals the jobs (default: 0)")
     measure.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     measure.set_defaults(run=run_evaluate)
+    plot = actions.add_parser(
+        "plot",
+        help="draw predicted against real remaining work of recorded jobs",
+        description=(
+            "Learns and predicts as `llmsched profile evaluate` does, and draws each prediction against what "
+            "came: a panel for each application, coloured by finished stages. Needs the extra `plots`."
+        ),
+    )
+    plot.add_argument(
+        "traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of recorded jobs"
+    )
+    plot.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .png or .svg")
+    plot.add_argument("--train", metavar="PATH", type=Path, help="learn from these jobs, and draw TRACES")
+    plot.add_argument("--seed", metavar="S", type=_seed, default=0, help="deals the jobs (default: 0)")
+    plot.set_defaults(run=run_plot)
+    profiles.register(actions)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -57,18 +78,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     Raises:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.
     """
-    apps = _by_app(read_jobs(options.traces))
-    train = None if options.train is None else _by_app(read_jobs(options.train))
-    results: list[Evaluation] = []
-    for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
-        print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
-        learn_from = None if train is None else train.get(app, [])
-        try:
-            results.append(evaluate(app, jobs, learn_from, seed=options.seed))
-        except InvalidDataError as error:
-            print(f"    left out: {error}", file=sys.stderr)
-    if not results:
-        raise InvalidDataError("no application has enough recorded jobs to be measured")
+    results = _measured(options, evaluate)
     if options.json:
         print(json.dumps([result.to_json() for result in results], indent=2))
     else:
@@ -76,11 +86,41 @@ def run_evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _by_app(jobs: Iterable[TraceJob]) -> dict[str, list[TraceJob]]:
-    apps: dict[str, list[TraceJob]] = {}
-    for job in jobs:
-        apps.setdefault(job.app, []).append(job)
-    return apps
+def run_plot(options: argparse.Namespace) -> int:
+    """Draw each prediction against what came.
+
+    Raises:
+        InvalidDataError: the jobs cannot be read, or no application has enough of them.
+        ConfigurationError: the file cannot be written, or matplotlib is missing.
+    """
+    out: Path = options.out
+    if out.suffix.lower() not in (".png", ".svg"):
+        raise ConfigurationError(f"OUT {out}: name a file that ends in .png or .svg")
+    with needs_matplotlib("profile plot"):
+        from llmsched_langgraph.views.profile_plots import write_guesses
+
+    found = _measured(options, guesses)
+    with written("OUT", out):
+        write_guesses(found, out)
+    print(f"{len(found)} application{'s' * (len(found) != 1)} drawn into {out}")
+    return 0
+
+
+def _measured(options: argparse.Namespace, measure: Callable[..., _Result]) -> list[_Result]:
+    """What `measure` gives for each application that has enough jobs; the others are told."""
+    apps = by_app(read_jobs(options.traces))
+    train = None if options.train is None else by_app(read_jobs(options.train))
+    results: list[_Result] = []
+    for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
+        print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
+        learn_from = None if train is None else train.get(app, [])
+        try:
+            results.append(measure(app, jobs, learn_from, seed=options.seed))
+        except InvalidDataError as error:
+            print(f"    left out: {error}", file=sys.stderr)
+    if not results:
+        raise InvalidDataError("no application has enough recorded jobs to be measured")
+    return results
 
 
 def _table(results: list[Evaluation]) -> list[str]:

@@ -48,7 +48,7 @@ def application_from_json(data: object) -> Application:
     Raises:
         InvalidDataError: naming the field that is missing or wrong.
     """
-    given = Field(data)
+    given = Field.of(data)
     nodes: dict[str, Node] = {}
     node_of: dict[str, str] = {}
     occurrences: dict[str, int] = {}
@@ -81,7 +81,7 @@ def application_from_json(data: object) -> Application:
             tuple(_paths(given["entries"])),
         ).unrolled({path: count - 1 for path, count in occurrences.items()})
     except ValueError as error:
-        raise InvalidDataError(f"the application does not fit together: {error}") from None
+        raise InvalidDataError(f"{given.field or 'the application'} does not fit together: {error}") from None
     fingerprint = given["fingerprint"]
     if application.fingerprint != fingerprint.value:
         raise fingerprint.fault(f"{application.fingerprint!r}, for that is what name, nodes and edges give")

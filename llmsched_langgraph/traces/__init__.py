@@ -5,7 +5,7 @@ Knows no scheduler and no clock. `read_jobs` and `write_jobs` are what others ne
 
 from llmsched_langgraph.traces.arrivals import read_gaps
 from llmsched_langgraph.traces.files import write_jobs
-from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage, by_app
 from llmsched_langgraph.traces.reading import Paths, read_jobs
 from llmsched_langgraph.traces.speed import MEASURED_SPEED, TokenSpeed, fill_seconds
 
@@ -17,6 +17,7 @@ __all__ = [
     "TraceCall",
     "TraceJob",
     "TraceStage",
+    "by_app",
     "fill_seconds",
     "read_gaps",
     "read_jobs",

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field
+from llmsched_langgraph.fields import Field, refuse_constant
 from llmsched_langgraph.traces.job import Derived, Kind, TraceCall, TraceJob, TraceStage
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
@@ -53,10 +53,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InvalidDataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidDataError(f"{name} is no JSON; write null for what is not known")
-
-
 def parse_line(path: Path, number: int, line: str) -> Field:
     """One line as a JSON object.
 
@@ -64,7 +60,7 @@ def parse_line(path: Path, number: int, line: str) -> Field:
         InvalidDataError: It is none; the message names file and line.
     """
     try:
-        value = json.loads(line, parse_constant=_refuse_constant)
+        value = json.loads(line, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         end = "" if line.endswith("\n") else "; the file may be truncated"
         raise InvalidDataError(

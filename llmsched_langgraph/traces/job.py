@@ -5,7 +5,7 @@ Does not know files, nor where a job comes from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Flag, auto
 from math import inf
@@ -146,3 +146,11 @@ class TraceJob:
                 return None
             ends.append(max((ends[dep] for dep in stage.deps), default=0.0) + seconds)
         return max(ends, default=0.0)
+
+
+def by_app(jobs: Iterable[TraceJob]) -> dict[str, list[TraceJob]]:
+    """The jobs of each application, by its name."""
+    apps: dict[str, list[TraceJob]] = {}
+    for job in jobs:
+        apps.setdefault(job.app, []).append(job)
+    return apps

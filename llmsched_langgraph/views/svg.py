@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from html import escape
-from itertools import pairwise
 
 from llmsched_langgraph.dag.application import Application, Kind, Stage
 from llmsched_langgraph.views.layout import Layout, Place, layered
 from llmsched_langgraph.views.palette import FILL, STROKE
+from llmsched_langgraph.views.picture import svg_arrow, svg_box, svg_opening, svg_text
 
 HEIGHT, ROW, GAP, MARGIN = 40, 74, 64, 36
 CHAR = 7.3  # width of a character of the labels, in pixels
@@ -72,16 +72,10 @@ class _Sheet:
         self._top = 76.0 + 18 * frames
         height = self._top + ROW * max(self._layout.rows, 1) + 54
         width = max(self._right, 720)
-        yield (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-            f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="Helvetica, Arial, sans-serif">'
-        )
-        yield '<defs><marker id="tip" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" markerHeight="7" '
-        yield 'orient="auto-start-reverse"><path d="M0,0 L8,4 L0,8 z" fill="context-stroke"/></marker></defs>'
-        yield f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>'
-        yield _text(MARGIN, 34, application.name, size=18, weight="bold")
+        yield from svg_opening(width, height)
+        yield svg_text(MARGIN, 34, application.name, size=18, weight="bold")
         loops = len(application.loops)
-        yield _text(
+        yield svg_text(
             MARGIN,
             54,
             f"{len(application.nodes)} nodes, {len(application.stages)} stages, "
@@ -102,27 +96,23 @@ class _Sheet:
         radius = {Kind.REGULAR: 3, Kind.LLM: HEIGHT // 2, Kind.DYNAMIC: 8}[stage.kind]
         yield f"<g><title>{escape(f'{stage.id}: {stage.kind.value}. {stage.reason}')}</title>"
         for back in (8, 4) if stage.kind is Kind.DYNAMIC else ():
-            yield _box(left + back, top - back, width, radius, look)
+            yield svg_box(left + back, top - back, width, radius, look, HEIGHT)
         dashes = ' stroke-dasharray="6 3"' if stage.kind is Kind.DYNAMIC else ""
-        yield _box(left, top, width, radius, look + dashes + ' stroke-width="1.6"')
+        yield svg_box(left, top, width, radius, look + dashes + ' stroke-width="1.6"', HEIGHT)
         if stage.tail:
             inner = f'fill="none" stroke="{STROKE[stage.kind]}"'
-            yield _box(left + 4, top + 4, width - 8, max(radius - 4, 1), inner, HEIGHT - 8)
+            yield svg_box(left + 4, top + 4, width - 8, max(radius - 4, 1), inner, HEIGHT - 8)
         if inside:
             yield f'<rect x="{left + 14:.1f}" y="{y + 13:.1f}" width="{width - 28:.1f}" {_INSIDE}/>'
-        yield _text(x, y + 4.5, _label(stage), anchor="middle") + "</g>"
+        yield svg_text(x, y + 4.5, _label(stage), anchor="middle") + "</g>"
 
     def edge(self, way: tuple[Place, ...], *, plan: bool) -> str:
         points = [self._centre(place) for place in way]
         (x, y), (last_x, last_y) = points[0], points[-1]
         points[0] = (x + self._width[way[0][0]] / 2, y)
         points[-1] = (last_x - self._width[way[-1][0]] / 2 - 1, last_y)
-        path = f"M{points[0][0]:.1f},{points[0][1]:.1f}"
-        for (x0, y0), (x1, y1) in pairwise(points):
-            middle = (x0 + x1) / 2
-            path += f" C{middle:.1f},{y0:.1f} {middle:.1f},{y1:.1f} {x1:.1f},{y1:.1f}"
         look = f'stroke="{STROKE[Kind.DYNAMIC]}" stroke-dasharray="5 4"' if plan else 'stroke="#90a4ae"'
-        return f'<path d="{path}" fill="none" {look} stroke-width="1.4" marker-end="url(#tip)"/>'
+        return svg_arrow(points, look)
 
     def frame(self, number: int, caption: str, colour: str, members: list[str]) -> str:
         places = [self._layout.places[member] for member in members]
@@ -138,7 +128,7 @@ class _Sheet:
         return (
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
             f'rx="10" fill="{colour}" fill-opacity="0.07" stroke="{colour}" stroke-dasharray="2 4"/>'
-            + _text(left + 10, top + 13, caption, size=10, color="#546e7a")
+            + svg_text(left + 10, top + 13, caption, size=10, color="#546e7a")
         )
 
     def legend(self) -> Iterator[str]:
@@ -151,32 +141,12 @@ class _Sheet:
         ):
             dashes = ' stroke-dasharray="6 3"' if kind is Kind.DYNAMIC else ""
             look = f'fill="{FILL[kind]}" stroke="{STROKE[kind]}"{dashes}'
-            yield _box(x, y - 9, 26, 9 if kind is Kind.LLM else 3, look, 18)
-            yield _text(x + 34, y + 4, words, size=11, color="#455a64")
+            yield svg_box(x, y - 9, 26, 9 if kind is Kind.LLM else 3, look, 18)
+            yield svg_text(x + 34, y + 4, words, size=11, color="#455a64")
             x += 60 + len(words) * 6.2
         yield f'<rect x="{x:.1f}" y="{y - 1:.1f}" width="26" {_INSIDE}/>'
-        yield _text(x + 34, y + 4, "runs inside a dynamic stage", size=11, color="#455a64")
+        yield svg_text(x + 34, y + 4, "runs inside a dynamic stage", size=11, color="#455a64")
 
 
 def _label(stage: Stage) -> str:
     return stage.id if len(stage.id) <= MAX_LABEL else "…" + stage.id[1 - MAX_LABEL :]
-
-
-def _box(left: float, top: float, width: float, radius: float, look: str, height: float = HEIGHT) -> str:
-    return f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height}" rx="{radius}" {look}/>'
-
-
-def _text(
-    x: float,
-    y: float,
-    words: str,
-    *,
-    size: int = 13,
-    color: str = "#111",
-    anchor: str = "start",
-    weight: str = "normal",
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{color}" text-anchor="{anchor}" '
-        f'font-weight="{weight}">{escape(words)}</text>'
-    )

@@ -1,0 +1,227 @@
+"""Knows the actions of `llmsched profile` that show, move, make and draw what was learned.
+
+Does not know how anything is learned, stored or drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph.cli.complaints import needs_matplotlib, written
+from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.profile import ApplicationProfile
+
+_PATH = "the folder of a store, or a file that `export` or `fit` wrote"
+
+
+def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the actions to those of `llmsched profile`."""
+    show = _action(actions, "show", run_show, "print what was learned of applications")
+    show.add_argument("path", metavar="PATH", type=Path, help=_PATH)
+    show.add_argument("app", metavar="APP", nargs="?", help="only this one, by name or fingerprint")
+    show.add_argument("--json", action="store_true", help="print one JSON list")
+
+    export = _action(actions, "export", run_export, "write all profiles of a store into one file")
+    export.add_argument("path", metavar="PATH", type=Path, help=_PATH)
+    export.add_argument("out", metavar="OUT", type=Path, help="the file")
+
+    take = _action(actions, "import", run_import, "merge the profiles in a file into a store")
+    take.add_argument("file", metavar="FILE", type=Path, help="a file that `export` or `fit` wrote")
+    take.add_argument("path", metavar="PATH", type=Path, help="the store's folder; it is made if need be")
+
+    fit = _action(
+        actions,
+        "fit",
+        run_fit,
+        "learn profiles from recorded jobs",
+        " LLM calls whose seconds nobody recorded take those of the server that `llmsched bench` simulates.",
+    )
+    fit.add_argument("traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of them")
+    fit.add_argument("out", metavar="OUT", type=Path, help="the file")
+
+    draw = _action(actions, "draw", run_draw, "draw the learned network of an application")
+    draw.add_argument("path", metavar="PATH", type=Path, help=_PATH)
+    draw.add_argument("app", metavar="APP", help="which, by name or fingerprint")
+    draw.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .svg or .png")
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    words: str,
+    more: str = "",
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.{more}")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Print the summary of each profile.
+
+    Raises:
+        InvalidDataError: there is none, or none that can be read.
+    """
+    from llmsched_langgraph.belief.summary import summary_of
+    from llmsched_langgraph.views.profile_text import profile_text
+
+    profiles = _read(options.path)
+    summaries = [summary_of(own) for own in (profiles if options.app is None else _named(profiles, options))]
+    if options.json:
+        print(json.dumps([summary.to_json() for summary in summaries], indent=2))
+    else:
+        print("\n\n".join(map(profile_text, summaries)))
+    return 0
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write all profiles of a store into one file.
+
+    Raises:
+        InvalidDataError: there is none, or none that can be read.
+        ConfigurationError: the file cannot be written.
+    """
+    profiles = _read(options.path)
+    _write(profiles, options.out)
+    print(f"{_count(profiles)} written to {options.out}")
+    return 0
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Merge a file into a store.
+
+    Raises:
+        InvalidDataError: the file, or what is stored of one of its applications, cannot be read.
+        ConfigurationError: the store cannot be written.
+    """
+    from llmsched_langgraph.runtime.stores import DirectoryStore
+
+    profiles = _read(options.file)
+    store = DirectoryStore(options.path)
+    with written("PATH", options.path):
+        for own in profiles:
+            now = store.save(own)
+            print(f"{own.application.name}: {own.jobs:,} jobs taken in, {now.jobs:,} in {options.path}")
+    return 0
+
+
+def run_fit(options: argparse.Namespace) -> int:
+    """Learn a profile from the recorded jobs of each application.
+
+    Raises:
+        InvalidDataError: the jobs cannot be read.
+        ConfigurationError: the file cannot be written.
+    """
+    from llmsched_langgraph.belief.learning import learn
+    from llmsched_langgraph.belief.merging import taught_by
+    from llmsched_langgraph.belief.outcome import outcome_of_trace
+    from llmsched_langgraph.belief.template import template_of
+    from llmsched_langgraph.traces import MEASURED_SPEED, by_app, fill_seconds, read_jobs
+
+    _check_file(options.out)
+    apps = by_app(fill_seconds(job, MEASURED_SPEED) for job in read_jobs(options.traces))
+    profiles = []
+    for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
+        print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
+        outcomes = [outcome_of_trace(job) for job in jobs]
+        own = taught_by(template_of(app, jobs), outcomes)
+        profiles.append(replace(own, model=learn(own.template, outcomes), modelled=own.jobs))
+    if not profiles:
+        raise InvalidDataError(f"{options.traces[0]}: there are no jobs in it")
+    _write(profiles, options.out)
+    print(f"{_count(profiles)} written to {options.out}")
+    return 0
+
+
+def run_draw(options: argparse.Namespace) -> int:
+    """Draw the network of one application.
+
+    Raises:
+        InvalidDataError: there is no such profile, or nothing was learned yet.
+        ConfigurationError: the file cannot be written, or matplotlib is missing and needed.
+    """
+    from llmsched_langgraph.views.network_picture import network_picture
+    from llmsched_langgraph.views.picture import write_svg
+
+    out: Path = options.out
+    if out.suffix.lower() == ".svg":
+        write = write_svg
+    elif out.suffix.lower() == ".png":
+        with needs_matplotlib(f"OUT {out}"):
+            from llmsched_langgraph.views.picture_png import write_png as write
+    else:
+        raise ConfigurationError(f"OUT {out}: name a file that ends in .svg or .png")
+    found = _named(_read(options.path), options)
+    if len(found) > 1:
+        keys = ", ".join(own.application.fingerprint for own in found)
+        raise InvalidDataError(f"several applications are called {options.app}; name one of {keys}")
+    (own,) = found
+    if own.model is None:
+        raise InvalidDataError(f"{own.application.name}: no model was learned of its {own.jobs} jobs yet")
+    with written("OUT", out):
+        write(network_picture(own.template, own.model), out)
+    print(f"{own.application.name}: network of {own.model.jobs} jobs drawn into {out}")
+    return 0
+
+
+def _read(path: Path) -> list[ApplicationProfile]:
+    """The profiles of a store or a file; what a store has besides is told."""
+    from llmsched_langgraph.belief.profile_json import profiles_from_json
+    from llmsched_langgraph.runtime.stores import DirectoryStore, read_json
+
+    if path.is_dir():
+        profile, errors = DirectoryStore(path).load()
+        for error in errors if profile.applications else ():
+            print(f"left out: {error}", file=sys.stderr)
+        if not profile.applications:
+            raise errors[0] if errors else InvalidDataError(f"{path}: there are no profiles in the folder")
+        return sorted(profile.applications.values(), key=lambda own: own.application.name)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InvalidDataError(f"{path}: cannot be read: {error.strerror}") from None
+    data = read_json(text, str(path))
+    try:
+        return profiles_from_json(data)
+    except InvalidDataError as error:
+        raise InvalidDataError(f"{path}: {error}") from None
+
+
+def _named(profiles: list[ApplicationProfile], options: argparse.Namespace) -> list[ApplicationProfile]:
+    """Those of the application that was asked for."""
+    found = [own for own in profiles if options.app in (own.application.name, own.application.fingerprint)]
+    if not found:
+        known = ", ".join(sorted({own.application.name for own in profiles}))
+        raise InvalidDataError(f"{options.path}: has no application {options.app!r}; it has: {known}")
+    return found
+
+
+def _check_file(out: Path) -> None:
+    if out.is_dir():
+        raise ConfigurationError(
+            f"OUT {out} is a folder: name a file; `llmsched profile import FILE {out}` merges it into a store"
+        )
+
+
+def _write(profiles: list[ApplicationProfile], out: Path) -> None:
+    from llmsched_langgraph.belief.merging import profile_of
+    from llmsched_langgraph.belief.profile_json import profile_to_json
+    from llmsched_langgraph.runtime.stores import write_json
+
+    _check_file(out)
+    with written("OUT", out):
+        write_json(profile_to_json(profile_of(profiles)), out)
+
+
+def _count(profiles: list[ApplicationProfile]) -> str:
+    jobs = sum(own.jobs for own in profiles)
+    return f"{len(profiles)} application{'s' * (len(profiles) != 1)} of {jobs:,} jobs"
