@@ -50,6 +50,13 @@ class Mean:
             value += (x - value) / count
         return Mean(count, value)
 
+    def plus(self, other: Mean) -> Mean:
+        """The mean of both."""
+        count = self.count + other.count
+        if not count:
+            return self
+        return Mean(count, (self.count * self.value + other.count * other.value) / count)
+
     def towards(self, prior: float) -> float:
         """The mean shrunk towards `prior`, which counts as `SHRINKAGE` observations."""
         return (self.count * self.value + SHRINKAGE * prior) / (self.count + SHRINKAGE)
@@ -93,6 +100,11 @@ class ApplicationProfile:
     def mean_s(self) -> float:
         """Their mean."""
         return sum(self.works_s) / len(self.works_s) if self.works_s else 0.0
+
+    @property
+    def job(self) -> Mean:
+        """The mean work of its remembered jobs."""
+        return Mean(len(self.works_s), self.mean_s)
 
     @cached_property
     def marginals(self) -> ApplicationModel | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import secrets
 import threading
 import time
 from collections import deque
@@ -42,6 +44,7 @@ from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
 from llmsched_langgraph.runtime.forecasting import Forecaster
 from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.stores import ProfileStore
 from llmsched_langgraph.runtime.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -91,10 +94,13 @@ class Driver:
         policy: Policy,
         *,
         profile: Profile | None = None,
+        store: ProfileStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._learner = Learner(profile or Profile(), self._learned)
+        self._name = secrets.token_hex(6)
+        self._recorded = itertools.count(1)
+        self._learner = Learner(profile or Profile(), self._learned, store=store)
         self._forecaster = Forecaster(self._believed)
         self._dispatcher = Dispatcher(
             SchedulerMachine(policy, self._learner.profile),
@@ -254,7 +260,7 @@ class Driver:
         outbox.wanted += settled.wanted
         for record in settled.records:
             self._count(record)
-            outbox.records.append(record)
+            outbox.records.append(self._named(record))
         if settled.granted:
             if isinstance(event, CallRequested) and event.forced:
                 self._counts.over_commitments += 1
@@ -276,6 +282,12 @@ class Driver:
     def _count(self, record: JobRecord) -> None:
         self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
         self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.calls)
+
+    def _named(self, record: JobRecord) -> JobRecord:
+        """The same job, told from all others in all processes, with the time of day."""
+        # A forked process goes on with the name and the number of the one that it was.
+        name = f"{self._name}-{os.getpid()}-{next(self._recorded)}"
+        return replace(record, id=name, ended_at=time.time())
 
     def _learned(self, profile: Profile, applications: frozenset[str]) -> None:
         """There is a newer profile. In the background."""

@@ -18,6 +18,8 @@ from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.errors import LLMSchedError
 from llmsched_langgraph.runtime.background import Background
 from llmsched_langgraph.runtime.helper import learned_elsewhere
+from llmsched_langgraph.runtime.keeping import Keeper
+from llmsched_langgraph.runtime.stores import ProfileStore
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.model import ApplicationModel
@@ -48,6 +50,7 @@ class Learner:
         publish: takes a new profile and the applications of which it says something new; called in the
             background.
         background: makes what works in the background.
+        store: where profiles are kept; what it holds is learned from, too, as soon as it has been read.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Learner:
         profile: Profile,
         publish: Callable[[Profile, frozenset[str]], None],
         background: Callable[[str, Callable[[], bool]], Background] = Background,
+        store: ProfileStore | None = None,
     ) -> None:
         self._profile = profile
         self._publish = publish
@@ -66,6 +70,11 @@ class Learner:
         self._lock = threading.Lock()
         self._background = background("llmsched-learning", self._learn)
         self._helper = background("llmsched-networks", self._learn_networks)
+        self._unread = store is not None
+        self._keeper: Keeper | None = None
+        if store is not None:
+            self._keeper = Keeper(store, lambda: self.profile, self._adopt, background)
+            self._background.there_is_work()
 
     @property
     def profile(self) -> Profile:
@@ -89,9 +98,10 @@ class Learner:
             self._background.there_is_work()
 
     def catch_up(self) -> None:
-        """Learn from all jobs so far, here and now. Takes milliseconds to seconds."""
+        """Learn from all jobs so far, and keep that, here and now. Takes milliseconds to seconds."""
         from llmsched_langgraph.belief.learning import learn
 
+        self._read()
         profile = self.profile
         for name, own in profile.applications.items():
             if own.modelled < own.jobs or own.model is None:
@@ -100,14 +110,19 @@ class Learner:
                 self._take_over(own, learn(own.template, own.outcomes, correlated=how, call=profile.call_s))
                 if whole:
                     self._networks[name] = own.jobs
+        if self._keeper is not None:
+            self._keeper.save()
 
     def stop(self) -> None:
         """Learn no more. What was not looked at yet still counts in `profile`."""
         self._background.stop()
         self._helper.stop()
+        if self._keeper is not None:
+            self._keeper.stop()
 
     def _learn(self) -> bool:
         """Learn the applications that are due, stage by stage; whether there were any."""
+        self._read()
         profile = self.profile
         ripe = sorted(name for name, left in tuple(self._due.items()) if left <= 0)
         for name in ripe:
@@ -115,6 +130,37 @@ class Learner:
         for name in ripe:
             self._learn_one(profile.applications[name])
         return bool(ripe)
+
+    def _read(self) -> None:
+        """Take over what is stored, the first time."""
+        if not self._unread or self._keeper is None:
+            return
+        self._unread = False
+        for own in self._keeper.load().applications.values():
+            self._adopt(own)
+
+    def _adopt(self, own: ApplicationProfile) -> None:
+        """What is stored of an application, and what is known of it here, are one from now on."""
+        from llmsched_langgraph.belief.merging import merged
+
+        name = own.application.fingerprint
+        with self._lock:
+            profile = self._take_in()
+            mine = profile.applications.get(name)
+            both = own if mine is None else merged(mine, own)
+            if mine is not None and mine.model is both.model and mine.outcomes == both.outcomes:
+                return
+            if mine is None:
+                profile = Profile(
+                    profile.applications,
+                    profile.job.plus(both.job),
+                    profile.call.plus(both.call),
+                    profile.paces,
+                )
+            profile = self._profile = profile.having(both)
+            self._networks[name] = max(self._networks.get(name, 0), both.modelled)
+        if both.model is not None:
+            self._publish(profile, frozenset([name]))
 
     def _learn_one(self, own: ApplicationProfile) -> None:
         from llmsched_langgraph.belief.learning import learn
@@ -180,3 +226,5 @@ class Learner:
                 return  # a newer one is there already
             profile = self._profile = profile.learned(name, model, own.jobs)
         self._publish(profile, frozenset([name]))
+        if self._keeper is not None:
+            self._keeper.there_is_news()

@@ -25,6 +25,7 @@ from llmsched_langgraph.runtime.context import StageRun
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.slot import Slot
+from llmsched_langgraph.runtime.stores import as_store
 
 DEFAULT_SLOTS = 8
 DEFAULT_POLICY = "llmsched"
@@ -135,6 +136,9 @@ class Scheduler:
         policy: the order of service, by name or as an object with `name` and `priority(...)`.
         queue_timeout_s: how long a call may wait for a slot, in seconds; None for as long as it takes.
         profile: what earlier runs taught; it goes on learning from there.
+        profiles: where what is learned is kept, and shared with other workers: a folder, or any LangGraph store.
+            It is read and written in the background; what is left is written when the scheduler is closed
+            or the process ends.
         clock: seconds as a float that never go back.
 
     Raises:
@@ -149,6 +153,7 @@ class Scheduler:
         policy: str | Policy = DEFAULT_POLICY,
         queue_timeout_s: float | None = None,
         profile: Profile | None = None,
+        profiles: object = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
@@ -160,7 +165,11 @@ class Scheduler:
         self._models = _models(pools)
         self._queue_timeout_s = _check_timeout(queue_timeout_s)
         self._driver = Driver(
-            {pool.name: pool.slots for pool in pools}, as_policy(policy), profile=profile, clock=clock
+            {pool.name: pool.slots for pool in pools},
+            as_policy(policy),
+            profile=profile,
+            store=None if profiles is None else as_store(profiles),
+            clock=clock,
         )
 
     def slot(self, model: str | None = None, *, stage: str = "") -> Slot:
