@@ -5,8 +5,10 @@ Does not know what the work is. Nobody waits for it, and it never runs on an eve
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
@@ -15,12 +17,17 @@ logger = logging.getLogger("llmsched_langgraph")
 IDLE_S = 2.0
 """Seconds without work after which the thread ends; the next piece of work starts another."""
 
+END_S = 10.0
+"""Seconds that the end of the process waits for pieces of work that are being done."""
+
+_running: weakref.WeakSet[Background] = weakref.WeakSet()
+
 
 class Background:
     """A thread that does pieces of work as long as there are any.
 
-    It keeps nothing alive: without work it ends, and a process that exits does not wait for it. After a
-    fork, the child's first piece of work starts a thread of its own.
+    It keeps nothing alive: without work it ends, and a process that exits waits for the piece that is being
+    done, but for none after it. After a fork, the child's first piece of work starts a thread of its own.
 
     Args:
         name: the thread's.
@@ -49,6 +56,7 @@ class Background:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread
+                _running.add(self)
         except RuntimeError as error:
             # No thread can be had, for one because the interpreter is going down. It is work that can wait.
             logger.debug("%s: no thread: %s", self._name, error)
@@ -99,3 +107,13 @@ class Background:
         except Exception:
             logger.exception("%s failed; scheduling goes on without it", self._name)
             return False
+
+
+@atexit.register
+def _end() -> None:
+    # A thread that is in the middle of a C extension when the interpreter goes down can abort the process.
+    running = list(_running)
+    for background in running:
+        background.stop()
+    for background in running:
+        background.join(END_S)

@@ -5,12 +5,14 @@ Does not know LangGraph, what a call is, or the order of service.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import os
 import secrets
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -100,10 +102,8 @@ class Driver:
         self._clock = clock
         self._name = secrets.token_hex(6)
         self._recorded = itertools.count(1)
-        self._learner = Learner(profile or Profile(), self._learned, store=store)
-        self._forecaster = Forecaster(self._believed)
         self._dispatcher = Dispatcher(
-            SchedulerMachine(policy, self._learner.profile),
+            SchedulerMachine(policy, profile or Profile()),
             {backend: SlotLedger(capacity) for backend, capacity in slots.items()},
         )
         self._lock = threading.Lock()
@@ -115,6 +115,12 @@ class Driver:
         self._decider: int | None = None  # the thread that is handling the inbox
         self._faulted = False
         self._counts = Counts()
+        # Last, as they may have something to tell at once.
+        self._learner = Learner(profile or Profile(), self._learned, store=store)
+        self._forecaster = Forecaster(self._believed)
+        self._at_end = _at_exit(weakref.ref(self))
+        if store is not None:
+            atexit.register(self._at_end)
 
     # -- what happens ------------------------------------------------------------------
 
@@ -203,6 +209,7 @@ class Driver:
         self._inbox.append(self._send_all_away)
         self._drain()
         self._learner.stop()
+        atexit.unregister(self._at_end)
         self._forecaster.stop()
 
     @property
@@ -278,6 +285,12 @@ class Driver:
         with self.looking():
             pass  # what was put by is told now
         self._learner.catch_up()
+
+    def keep(self) -> None:
+        """Save what was learned, here and now."""
+        with self.looking():
+            pass  # what was put by is told now
+        self._learner.keep()
 
     def _count(self, record: JobRecord) -> None:
         self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
@@ -402,6 +415,17 @@ class Driver:
                     self._decider = None
         finally:
             self._drain()
+
+
+def _at_exit(driver: weakref.ref[Driver]) -> Callable[[], None]:
+    """Keeps what was learned when the process ends, and keeps nothing alive until then."""
+
+    def keep() -> None:
+        alive = driver()
+        if alive is not None:
+            alive.keep()
+
+    return keep
 
 
 def _closed_while_waiting() -> SchedulerClosedError:

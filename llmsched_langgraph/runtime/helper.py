@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph.errors import LLMSchedError
@@ -25,12 +25,21 @@ Lessons = Sequence[tuple["Application", Sequence["JobOutcome"]]]
 LIMIT_S = 300.0
 """Seconds after which the helper is given up."""
 
+LOOK_S = 0.25
+"""Seconds from one look whether it is needed still to the next."""
+
 NICENESS = 10
 """How far the helper stands back behind the program that it helps."""
 
 
-def learned_elsewhere(lessons: Lessons) -> list[ApplicationModel]:
+def learned_elsewhere(
+    lessons: Lessons, given_up: Callable[[], bool] = lambda: False
+) -> list[ApplicationModel] | None:
     """The models of these applications, learned in a helper process, or here if there cannot be one.
+
+    Args:
+        lessons: the applications, and what their jobs did.
+        given_up: whether nobody needs the models any more; then the helper is ended, and the result is None.
 
     Raises:
         LLMSchedError: the helper failed; the message ends with what it said last.
@@ -40,23 +49,39 @@ def learned_elsewhere(lessons: Lessons) -> list[ApplicationModel]:
     try:
         if not sys.executable:
             raise OSError("this Python does not know its own executable")
-        done = subprocess.run(
-            command,
-            input=pickle.dumps(lessons),
-            capture_output=True,
-            env=environment,
-            timeout=LIMIT_S,
-            check=False,
-        )
+        pipe = subprocess.PIPE
+        helper = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     except OSError:
         return _learned(lessons)
-    except subprocess.TimeoutExpired:
-        raise LLMSchedError(f"the helper process took more than {LIMIT_S:g} s") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise LLMSchedError(f"the helper process ended with {done.returncode}: {said[-1]}")
-    models: list[ApplicationModel] = pickle.loads(done.stdout)  # noqa: S301 (our own)
+    with helper:
+        try:
+            out, err = _answer(helper, pickle.dumps(lessons), given_up)
+        except subprocess.TimeoutExpired:
+            if given_up():
+                return None
+            raise LLMSchedError(f"the helper process took more than {LIMIT_S:g} s") from None
+        finally:
+            helper.kill()  # which does nothing to one that has ended
+    if helper.returncode:
+        said = err.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise LLMSchedError(f"the helper process ended with {helper.returncode}: {said[-1]}")
+    models: list[ApplicationModel] = pickle.loads(out)  # noqa: S301 (our own)
     return models
+
+
+def _answer(
+    helper: subprocess.Popen[bytes], question: bytes, given_up: Callable[[], bool]
+) -> tuple[bytes, bytes]:
+    """What the helper writes, until it ends, takes too long, or nobody needs it any more."""
+    asked: bytes | None = question
+    for _ in range(round(LIMIT_S / LOOK_S)):
+        try:
+            return helper.communicate(asked, timeout=LOOK_S)
+        except subprocess.TimeoutExpired:
+            if given_up():
+                raise
+            asked = None  # it has the question
+    raise subprocess.TimeoutExpired(helper.args, LIMIT_S)
 
 
 def main() -> None:

@@ -5,11 +5,9 @@ Does not know how anything is stored, merged or learned.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable
 
 from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
@@ -51,8 +49,6 @@ class Keeper:
         self._last_s = -APART_S
         self._saving = threading.Lock()
         self._background = background("llmsched-keeping", self._round)
-        self._at_end = _at_exit(weakref.ref(self))
-        atexit.register(self._at_end)
 
     def load(self) -> Profile:
         """What is stored, as far as it can be read."""
@@ -73,7 +69,6 @@ class Keeper:
     def stop(self) -> None:
         """Save what is left, and no more after that. Nobody has to wait for it but the end of the process."""
         self._background.stop()
-        atexit.unregister(self._at_end)
         if self._unsaved():
             threading.Thread(target=self.save, name="llmsched-keeping", daemon=False).start()
 
@@ -113,14 +108,3 @@ class Keeper:
         logger.warning(
             "a profile could not be %s, and scheduling goes on without it (said once): %s", what, said
         )
-
-
-def _at_exit(keeper: weakref.ref[Keeper]) -> Callable[[], None]:
-    """Saves what is left when the process ends, without keeping anything alive until then."""
-
-    def save() -> None:
-        alive = keeper()
-        if alive is not None:
-            alive.save()
-
-    return save

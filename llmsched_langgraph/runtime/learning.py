@@ -71,6 +71,7 @@ class Learner:
         self._background = background("llmsched-learning", self._learn)
         self._helper = background("llmsched-networks", self._learn_networks)
         self._unread = store is not None
+        self._reading = threading.Lock()
         self._keeper: Keeper | None = None
         if store is not None:
             self._keeper = Keeper(store, lambda: self.profile, self._adopt, background)
@@ -101,7 +102,7 @@ class Learner:
         """Learn from all jobs so far, and keep that, here and now. Takes milliseconds to seconds."""
         from llmsched_langgraph.belief.learning import learn
 
-        self._read()
+        self._read(again=True)
         profile = self.profile
         for name, own in profile.applications.items():
             if own.modelled < own.jobs or own.model is None:
@@ -110,6 +111,10 @@ class Learner:
                 self._take_over(own, learn(own.template, own.outcomes, correlated=how, call=profile.call_s))
                 if whole:
                     self._networks[name] = own.jobs
+        self.keep()
+
+    def keep(self) -> None:
+        """Save what is new, here and now."""
         if self._keeper is not None:
             self._keeper.save()
 
@@ -131,13 +136,15 @@ class Learner:
             self._learn_one(profile.applications[name])
         return bool(ripe)
 
-    def _read(self) -> None:
-        """Take over what is stored, the first time."""
-        if not self._unread or self._keeper is None:
+    def _read(self, *, again: bool = False) -> None:
+        """Take over what is stored, the first time or again."""
+        if self._keeper is None:
             return
-        self._unread = False
-        for own in self._keeper.load().applications.values():
-            self._adopt(own)
+        with self._reading:
+            if self._unread or again:
+                for own in self._keeper.load().applications.values():
+                    self._adopt(own)
+                self._unread = False
 
     def _adopt(self, own: ApplicationProfile) -> None:
         """What is stored of an application, and what is known of it here, are one from now on."""
@@ -151,12 +158,8 @@ class Learner:
             if mine is not None and mine.model is both.model and mine.outcomes == both.outcomes:
                 return
             if mine is None:
-                profile = Profile(
-                    profile.applications,
-                    profile.job.plus(both.job),
-                    profile.call.plus(both.call),
-                    profile.paces,
-                )
+                job, call = profile.job.plus(both.job), profile.call.plus(both.call)
+                profile = replace(profile, job=job, call=call)
             profile = self._profile = profile.having(both)
             self._networks[name] = max(self._networks.get(name, 0), both.modelled)
         if both.model is not None:
@@ -210,11 +213,12 @@ class Learner:
         for own in due:
             self._networks[own.application.fingerprint] = own.jobs
         try:
-            models = learned_elsewhere([(own.template, own.outcomes) for own in due])
+            lessons = [(own.template, own.outcomes) for own in due]
+            models = learned_elsewhere(lessons, lambda: self._helper.stopped(0.0))
         except LLMSchedError as error:
             logger.warning("correlations between stages could not be learned (tried again later): %s", error)
             return False
-        for own, model in zip(due, models, strict=True):
+        for own, model in zip(due, models or (), strict=models is not None):
             self._take_over(own, model)
         return True
 

@@ -136,9 +136,9 @@ class Scheduler:
         policy: the order of service, by name or as an object with `name` and `priority(...)`.
         queue_timeout_s: how long a call may wait for a slot, in seconds; None for as long as it takes.
         profile: what earlier runs taught; it goes on learning from there.
-        profiles: where what is learned is kept, and shared with other workers: a folder, or any LangGraph store.
-            It is read and written in the background; what is left is written when the scheduler is closed
-            or the process ends.
+        profiles: where what is learned is kept, and shared with other workers: a folder, or any LangGraph
+            store. It is read and written in the background; what is left is written when the scheduler is
+            closed or the process ends.
         clock: seconds as a float that never go back.
 
     Raises:
