@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph import __version__
 from llmsched_langgraph.cli.complaints import needs_matplotlib, written
+from llmsched_langgraph.cli.paper import studies
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="append",
         metavar="NAME",
         help="generated jobs: a mix or an application (repeatable)",
+    )
+    what.add_argument(
+        "--paper",
+        type=Path,
+        metavar="DIR",
+        help="the paper's evaluation on its four mixes, into tables, files and plots (extra plots)",
     )
     parser.add_argument(
         "--train", nargs="+", type=Path, metavar="PATH", help="learn from these recorded jobs"
@@ -84,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: an option cannot work.
         InvalidDataError: recorded jobs cannot be read.
     """
+    if options.paper is not None:
+        return studies(options, run)
     from llmsched_langgraph.core.policies import as_policy
     from llmsched_langgraph.sim.evaluation import summary
     from llmsched_langgraph.views.bench_table import tables

@@ -132,3 +132,17 @@ def test_errors_are_one_line(capsys, arguments, words):
     assert err.startswith("llmsched: ")
     assert err.count("\n") == 1
     assert words in err
+
+
+@pytest.mark.timeout(300)
+def test_the_papers_evaluation_is_one_command(capsys, monkeypatch, tmp_path):
+    """Workloads, numbers of jobs, sensitivity: a table, a file and a folder of plots each."""
+    views = pytest.importorskip("llmsched_langgraph.views.bench_plots", exc_type=ImportError)
+    drawn = []
+    monkeypatch.setattr(views, "write_figures", lambda result, folder: drawn.append(folder.name) or drawn)
+    out = shown(capsys, "--paper", str(tmp_path), "--seeds", "1", "--jobs", "10", "--slots", "2")
+    assert drawn == ["workloads", "jobs", "sensitivity"]
+    for name, entries in (("workloads", 4 * 3 * 12), ("jobs", 4 * 3 * 10), ("sensitivity", 4 * 14)):
+        data = json.loads((tmp_path / f"{name}.json").read_text())
+        assert len(data["summary"]) == entries
+        assert f"== {name}: " in out
