@@ -26,6 +26,12 @@ _SHORT, _LONG = 16, 144
 _REPEATS = 3
 """How many times prompts are sent to time their prefill; the median counts."""
 
+_DECODED = 32
+"""Output tokens, at least, by which the step of a request that is alone is timed."""
+
+_LEAST_S = 1e-6
+"""Seconds of a step, at least, whatever the clock says."""
+
 _CALLS_EACH = 2
 """Calls that each of the parallel requests makes, one after the other."""
 
@@ -99,8 +105,9 @@ async def measured(
 ) -> LatencyModel:
     """How fast the endpoint is, with as many parallel requests as there are slots and fewer.
 
-    Prefill is timed alone. A decode step with b requests is what is left of a call, by its output tokens,
-    while b requests come one after the other each: with what the others' prefills cost it, and all else.
+    Prefill, and a decode step without company, are timed alone. A decode step with b requests is what is
+    left of a call, by its output tokens, while b callers make one call after the other: with what the
+    others' prefills cost it, and all else.
 
     Args:
         endpoint: what is measured; nobody else should use it meanwhile.
@@ -118,33 +125,33 @@ async def measured(
         text = lengths.prompt(prompt, f"{prompt_tokens}:{output_tokens}:{made}:{time.time_ns()}")
         return await endpoint.call(text, output, lengths.body(output))
 
+    async def repeated(prompt: int, output: int) -> tuple[float, float, float]:
+        """The median of the seconds, and the mean tokens, of calls that are alone."""
+        calls = [await call(prompt, output) for _ in range(_REPEATS)]
+        took_s, prompts, outputs = zip(*calls, strict=True)
+        return median(took_s), fmean(prompts), fmean(outputs)
+
     await call(prompt_tokens, output_tokens)  # whatever a server does on its first call is done
     few = max(1, prompt_tokens // 8)
-    short = [await call(few, 1) for _ in range(_REPEATS)]
-    long = [await call(prompt_tokens, 1) for _ in range(_REPEATS)]
-    more = fmean(n for _, n, _ in long) - fmean(n for _, n, _ in short)
-    slope_s = (median(s for s, _, _ in long) - median(s for s, _, _ in short)) / more if more > 0 else 0.0
-    slope_s = max(slope_s, 0.0)
-    first_s = median(s for s, _, _ in short) - slope_s * fmean(n for _, n, _ in short)
+    few_s, few_tokens, _ = await repeated(few, 1)
+    many_s, many_tokens, _ = await repeated(prompt_tokens, 1)
+    more_s, _, more_tokens = await repeated(few, max(output_tokens, _DECODED))
+    step_s = max((more_s - few_s) / max(more_tokens - 1, 1), _LEAST_S)
+    slope_s = max((many_s - few_s) / max(many_tokens - few_tokens, 1), 0.0)
+    # A call of one token takes its prefill and a step.
+    base_s = max(few_s - few_tokens * slope_s - step_s, 0.0)
 
     async def one_after_the_other() -> list[tuple[float, int, int]]:
         return [await call(prompt_tokens, output_tokens) for _ in range(_CALLS_EACH)]
 
     steps: list[tuple[int, float]] = []
-    base_s = 0.0
     for batch in batches(slots):
-        calls = [
-            done
-            for part in await asyncio.gather(*(one_after_the_other() for _ in range(batch)))
-            for done in part
-        ]
+        together = await asyncio.gather(*(one_after_the_other() for _ in range(batch)))
+        calls = [done for part in together for done in part]
         call_s, prompt, output = (fmean(column) for column in zip(*calls, strict=True))
-        if not steps and output > 1:
-            # A call of one token takes `first_s` and its prompt; the others a step more for each further one.
-            alone_s = (call_s - first_s - slope_s * prompt) / (output - 1)
-            base_s = max(first_s - max(alone_s, 0.0), 0.0)
-        step_s = (call_s - base_s - slope_s * prompt) / output
-        steps.append((batch, max(step_s, steps[-1][1] if steps else 1e-6)))
+        # It is never faster in company than alone.
+        step_s = max((call_s - base_s - slope_s * prompt) / output, step_s)
+        steps.append((batch, step_s))
         on_finish()
     return LatencyModel(
         name="measured",
