@@ -184,7 +184,10 @@ def _on_site(work: Workload, settings: Settings, use: Callable[[_Site], Awaitabl
         try:
             return asyncio.run(main(url))
         except (openai.OpenAIError, BaseExceptionGroup) as error:
-            raise _told(error, url) from error
+            told = _told(error, url)
+            if told is error:
+                raise
+            raise told from error
 
 
 @asynccontextmanager
