@@ -56,7 +56,7 @@ def test_an_endpoint_is_measured():
     assert len(told) == 3
     truth = scaled(latency_model("llama-2-70b-a100-tp8"), scale)
     for batch in (1, 2, 3):
-        assert 0.9 * truth.decode_s(batch) < speed.decode_s(batch) < 2 * truth.decode_s(batch)
+        assert 0.5 * truth.decode_s(batch) < speed.decode_s(batch) < 3 * truth.decode_s(batch)
     assert speed.prefill_s_per_token < 10 * truth.prefill_s_per_token
 
 
