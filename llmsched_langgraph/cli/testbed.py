@@ -148,7 +148,7 @@ def _print_tables(comparison: Comparison) -> None:
     where = meta["base_url"] or "the embedded backend"
     table = Table(
         title=f"{meta['runs']} jobs on {comparison.slots} slots of {where}, load {meta['load']:g}, "
-        f"{meta['rounds']} rounds (JCT in seconds)",
+        f"{meta['rounds']} x each side (JCT in seconds)",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
