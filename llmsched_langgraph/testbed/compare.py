@@ -219,6 +219,7 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
     if warmup:
         with Scheduler(slots, policy=settings.policy) as scheduler:
             await _pass(site, graphs, warmup, scheduler, WARMUP, on_finish)
+            scheduler.learn()
             profile = scheduler.profile
     sides: dict[str, list[Side]] = {name: [] for name in SIDES}
     for number in range(settings.rounds):

@@ -70,7 +70,8 @@ def _begin(state: Replay) -> list[Send]:
 
 
 def _sends(turns: list[Turn]) -> list[Send]:
-    return [Send(turn.stage.name, {"replay:turn": turn}) for turn in turns]
+    # The scheduler learns from what a stage run is sent to use, where its input has that under "tool".
+    return [Send(turn.stage.name, {"replay:turn": turn, "tool": turn.stage.tool}) for turn in turns]
 
 
 def _model_stage(calls: Calls) -> _Stage:
