@@ -88,6 +88,16 @@ def test_the_scheduler_sees_the_recorded_stages(backend, make_scheduler):
     assert set(known.nodes) == {"think", "use_tool"}
 
 
+def test_the_scheduler_is_told_the_tools(backend, make_scheduler):
+    """Every tool that was recorded is in what it learns, and no other."""
+    scheduler = make_scheduler(4)
+    jobs = small("task_automation", 2)
+    replayed(backend, jobs, scheduler)
+    (known,) = scheduler.profile.applications.values()
+    seen = [part for outcome in known.outcomes for stage in outcome.stages for part in stage.parts]
+    assert {part.tool for part in seen} == {stage.tool for job in jobs for stage in job.stages}
+
+
 @pytest.mark.parametrize("app", APPLICATIONS)
 def test_one_template_for_all_jobs(app):
     """The graph shows the scheduler the template of the recorded jobs, whichever of them it will run."""
