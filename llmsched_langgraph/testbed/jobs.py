@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
-from llmsched_langgraph.sim.latency import LatencyModel
 from llmsched_langgraph.sim.cells import halves
+from llmsched_langgraph.sim.latency import LatencyModel
 from llmsched_langgraph.sim.workloads import APPLICATIONS, generate, resample
 from llmsched_langgraph.traces import Paths, fill_seconds, read_jobs
 from llmsched_langgraph.traces.job import TraceCall, TraceJob, TraceStage
@@ -100,11 +100,6 @@ def _recorded(paths: Paths, apps: Sequence[str] | None, runs: int, warmup: int, 
     if not warmup:
         return Workload((), tuple(resample(read, runs, seed)))
     learn, rest = halves(read, seed)
-    if not rest:
-        raise ConfigurationError(
-            "--traces: one job is too few to learn from a part and measure the rest; "
-            "with --warmup 0 nothing is learned"
-        )
     return Workload(tuple(resample(learn, warmup, _WARMUP_SEED + seed)), tuple(resample(rest, runs, seed)))
 
 
