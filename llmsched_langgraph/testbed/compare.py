@@ -10,7 +10,8 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from secrets import token_hex
 from statistics import fmean
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -117,6 +118,8 @@ class _Site:
     lengths: Lengths
     latency: LatencyModel | None
     time_scale: float
+    nonce: str = field(default_factory=lambda: token_hex(8))
+    """What tells its prompts from those of earlier runs, which the endpoint may have kept."""
 
     async def measured(self, on_finish: Callable[[str], None]) -> LatencyModel:
         """How fast it is for the calls of these jobs."""
@@ -298,7 +301,7 @@ async def _pass(
 
     async def one(timed: TimedJob) -> Replayed:
         await asyncio.sleep(max(begin_s + timed.arrival_s - time.monotonic(), 0))
-        made = await replay(graphs[timed.job.app], Script.of(timed.job, f"{site.settings.seed}/{name}"))
+        made = await replay(graphs[timed.job.app], Script.of(timed.job, f"{site.nonce}/{name}"))
         on_finish(name)
         return Replayed(timed.job.app, timed.arrival_s, time.monotonic() - begin_s, tuple(made))
 
