@@ -7,43 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import SecretStr
 
 from llmsched_langgraph.adapter.graph import schedule
 from llmsched_langgraph.adapter.openai_client import wrap_openai
+from llmsched_langgraph.demo.backend import LATENCY, MODEL, backend, counts, reset
 from llmsched_langgraph.demo.graphs import chain, planner, react_agent
+from llmsched_langgraph.demo.passes import Pass
 from llmsched_langgraph.demo.workload import BURST, DemoRun, workload
-from llmsched_langgraph.errors import LLMSchedError
 from llmsched_langgraph.runtime.scheduler import Scheduler, check_slots
 from llmsched_langgraph.sim.latency import latency_model
 
-MODEL = "sim-model"
-LATENCY = "llama-2-70b-a100-tp8"
 SECONDS_PER_RUN = 0.2
 """The backend's time is scaled so that a pass takes this long for each of its runs, if the backend is
 never idle: fast enough to watch, slow enough that the client's own work does not count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass: job completion times in seconds, and the most requests the backend had at once."""
-
-    mean_jct_s: float
-    p50_jct_s: float
-    p95_jct_s: float
-    makespan_s: float
-    backend_peak: int
 
 
 _Outcome = tuple[Pass, list[list[str]]]
@@ -134,8 +118,7 @@ async def _run(
 ) -> _Outcome:
     # The backend is on loopback: no proxy of the environment stands in between.
     async with DefaultAsyncHttpxClient(trust_env=False) as http:
-        control = url.removesuffix("/v1") + "/sim"
-        (await http.post(f"{control}/reset")).raise_for_status()
+        await reset(http, url)
         graphs = _graphs(url, http, scheduler)
         begin = time.monotonic()
 
@@ -148,15 +131,8 @@ async def _run(
             return arrival, end, _texts(state)
 
         done = await asyncio.gather(*(one(job) for job in jobs))
-        peak = (await http.get(f"{control}/statistics")).json()["peak_in_flight"]
-    jcts = np.array([end - arrival for arrival, end, _ in done])
-    return Pass(
-        mean_jct_s=float(jcts.mean()),
-        p50_jct_s=float(np.percentile(jcts, 50)),
-        p95_jct_s=float(np.percentile(jcts, 95)),
-        makespan_s=max(end for _, end, _ in done) - min(arrival for arrival, _, _ in done),
-        backend_peak=peak,
-    ), [texts for _, _, texts in done]
+        peak = (await counts(http, url))["peak_in_flight"]
+    return Pass.of([(arrival, end) for arrival, end, _ in done], peak), [texts for _, _, texts in done]
 
 
 def _graphs(url: str, http: Any, scheduler: Scheduler | None) -> Mapping[str, Any]:
@@ -179,23 +155,3 @@ def _texts(state: Mapping[str, Any]) -> list[str]:
     messages = [f"{message.type}: {message.text}" for message in state.get("messages", ())]
     written = ("notes", "summary", "text", "title")
     return messages + [json.dumps(state[key]) for key in written if key in state]
-
-
-@contextmanager
-def backend(slots: int, seed: int, time_scale: float) -> Iterator[str]:
-    """The embedded backend in a process of its own, so that both have a core; gives its base URL."""
-    command = [sys.executable, "-m", "llmsched_langgraph", "serve-sim", "--json", "--port", "0"]
-    command += ["--slots", str(slots), "--seed", str(seed), "--time-scale", str(time_scale)]
-    command += ["--model", MODEL, "--latency", LATENCY]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise LLMSchedError(f"the embedded backend did not start (exit status {process.wait()})")
-        yield json.loads(line)["base_url"]
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()

@@ -5,7 +5,7 @@ Does not know what the passes do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,8 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress(runs: int) -> Iterator[Callable[[str], None]]:
-    """Show progress while the block runs; call what it gives with a pass's name as each run finishes."""
+def progress(runs: int, others: Mapping[str, int] | None = None) -> Iterator[Callable[[str], None]]:
+    """Show progress while the block runs; call what it gives with a pass's name as each run finishes.
+
+    Args:
+        runs: how many runs a pass has.
+        others: passes that have another number of them, by name.
+    """
+    totals = dict(others or {})
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
@@ -22,7 +28,7 @@ def progress(runs: int) -> Iterator[Callable[[str], None]]:
 
         def on_finish(name: str) -> None:
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=runs)
+                tasks[name] = bars.add_task(name, total=totals.get(name, runs))
             bars.advance(tasks[name])  # type: ignore[arg-type]
 
         yield on_finish

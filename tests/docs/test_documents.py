@@ -38,8 +38,8 @@ def test_commands_exist():
     """Every `llmsched` command that the README names is one, with the options it is given there."""
     from llmsched_langgraph.cli.main import main
 
-    commands = set(re.findall(r"llmsched (demo|inspect|bench|[a-z]+-[a-z]+)", README))
-    assert commands >= {"demo", "inspect", "bench", "serve-sim"}
+    commands = set(re.findall(r"llmsched (demo|inspect|bench|testbed|[a-z]+-[a-z]+)", README))
+    assert commands >= {"demo", "inspect", "bench", "testbed", "serve-sim"}
     for command in commands:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])

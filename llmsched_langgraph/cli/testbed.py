@@ -1,0 +1,190 @@
+"""Knows the options of `llmsched testbed` and how its result is shown: tables, or one JSON object.
+
+Does not know how the jobs are run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.sim.latency import LatencyModel
+    from llmsched_langgraph.testbed.result import Comparison
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = subparsers.add_parser(
+        "testbed",
+        help="recorded or generated jobs as real LangGraph graphs on a real endpoint, stock and scheduled",
+        description=(
+            "Replays jobs as LangGraph graphs whose model calls have the recorded lengths, on an "
+            "OpenAI-compatible endpoint, first on the stock runner, then scheduled, with the same arrivals; "
+            "and says what the simulator foretold. Without --base-url it starts an embedded backend."
+        ),
+    )
+    parser.add_argument("--base-url", metavar="URL", help="of the endpoint (default: an embedded backend)")
+    parser.add_argument("--model", metavar="M", help="to ask it for (default: the first that it names)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--mix", metavar="NAME", help="a mix or application to generate (default: mixed)")
+    what.add_argument(
+        "--traces", nargs="+", type=Path, metavar="PATH", help="recorded jobs: files or folders of them"
+    )
+    parser.add_argument("--apps", metavar="A,B", help="generate, or take of the traces, these applications")
+    parser.add_argument("--runs", type=int, default=40, metavar="N", help="that are measured (default 40)")
+    parser.add_argument(
+        "--warmup", type=int, default=40, metavar="N", help="scheduled runs before, to learn (default 40)"
+    )
+    parser.add_argument("--slots", type=int, default=8, metavar="K", help="calls served at once (default 8)")
+    parser.add_argument("--load", type=float, default=0.9, metavar="L", help="offered load (default 0.9)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default 0)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="R", help="of both sides (default 1)")
+    parser.add_argument("--policy", default="srtf", help="of the scheduled side (default %(default)s)")
+    parser.add_argument(
+        "--time-scale",
+        type=float,
+        metavar="X",
+        help="X times as fast: the embedded backend itself; on an endpoint, calls have X times fewer tokens; "
+        "tools take X times less (default: what suits the embedded backend; 1 on an endpoint)",
+    )
+    parser.add_argument(
+        "--ignore-eos",
+        action="store_true",
+        help="ask for answers of the full length in the words of llama.cpp and vLLM",
+    )
+    parser.add_argument(
+        "--latency",
+        metavar="NAME|FILE",
+        help="how fast the endpoint is: a model's name, or a file of --calibrate (default: it is measured)",
+    )
+    parser.add_argument(
+        "--calibrate", action="store_true", help="only measure how fast the endpoint is, and print that"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run both sides and print the comparison; 1 if a pass broke a promise.
+
+    Raises:
+        ConfigurationError: an option cannot work.
+        InvalidDataError: recorded jobs cannot be read or replayed.
+        LLMSchedError: the endpoint cannot be reached, or refuses a call.
+    """
+    for name, least in (("runs", 1), ("warmup", 0), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise ConfigurationError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+    if options.apps is not None and options.mix is not None:
+        raise ConfigurationError("give either --apps or --mix")
+    try:
+        from llmsched_langgraph.demo.progress import progress
+        from llmsched_langgraph.testbed.compare import Settings, calibrate, compare, totals
+    except ImportError as error:
+        raise ConfigurationError(
+            f'the testbed needs {error.name}: pip install "llmsched-langgraph[demo]"'
+        ) from None
+    from llmsched_langgraph.testbed.jobs import workload
+
+    settings = Settings(
+        slots=options.slots,
+        load=options.load,
+        seed=options.seed,
+        rounds=options.rounds,
+        policy=options.policy,
+        base_url=options.base_url,
+        model=options.model,
+        time_scale=options.time_scale,
+        latency=options.latency,
+        ignore_eos=options.ignore_eos,
+    )
+    work = workload(
+        runs=options.runs,
+        warmup=options.warmup,
+        seed=options.seed,
+        mix=options.mix or "mixed",
+        apps=None if options.apps is None else [app for app in options.apps.split(",") if app],
+        traces=options.traces,
+    )
+    with progress(options.runs, totals(work, settings)) as on_finish:
+        if options.calibrate:
+            _print_speed(calibrate(work, settings, on_finish), as_data=options.json)
+            return 0
+        comparison = compare(work, settings, on_finish)
+    if options.json:
+        print(json.dumps(comparison.as_json()))
+    else:
+        _print_tables(comparison)
+    broken = comparison.broken_promises()
+    for promise in broken:
+        print(f"llmsched: {promise}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _print_speed(latency: LatencyModel, *, as_data: bool) -> None:
+    from llmsched_langgraph.testbed.speed import as_json
+
+    if as_data:
+        print(json.dumps({"latency": as_json(latency)}))
+        return
+    print(f"{latency.source}, in seconds")
+    print(f"prefill {latency.prefill_base_s:.4f} + {latency.prefill_s_per_token:.6f} for each prompt token")
+    for batch, step_s in latency.decode_step_s:
+        print(f"a decode step with {batch} at once {step_s:.5f}, {batch / step_s:.0f} tokens/s in all")
+
+
+def _print_tables(comparison: Comparison) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    meta, console = comparison.meta, Console()
+    where = meta["base_url"] or "the embedded backend"
+    table = Table(
+        title=f"{meta['runs']} jobs on {comparison.slots} slots of {where}, load {meta['load']:g}, "
+        f"{meta['rounds']} x each side (JCT in seconds)",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for column in ("mean", "p50", "p95", "makespan", "peak", "reduction", "predicted"):
+        table.add_column(column, justify="right", no_wrap=True)
+    foretold = comparison.predicted
+    for name, reduction, mean_s in (
+        ("stock", "", foretold.stock_mean_jct_s),
+        ("scheduled", f"{comparison.reduction():.0%}", foretold.scheduled_mean_jct_s),
+    ):
+        part = comparison.figures(name)
+        table.add_row(
+            name,
+            *(f"{x:.2f}" for x in (part.mean_jct_s, part.p50_jct_s, part.p95_jct_s, part.makespan_s)),
+            str(part.backend_peak),
+            reduction,
+            f"{mean_s:.2f}",
+        )
+    console.print(table)
+    each = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    each.add_column("mean JCT by application")
+    for column in ("runs", "stock", "scheduled", "reduction"):
+        each.add_column(column, justify="right", no_wrap=True)
+    for app, runs in comparison.apps.items():
+        means = [comparison.figures(name, app).mean_jct_s for name in ("stock", "scheduled")]
+        each.add_row(app, str(runs), *(f"{x:.2f}" for x in means), f"{comparison.reduction(app):.0%}")
+    console.print(each)
+    made = comparison.scheduled[0].lengths
+    console.print(
+        f"JCT is job completion time, waiting included; predicted is the mean JCT of the simulator "
+        f"(reduction {foretold.mean_jct_reduction:.0%}). {made['calls']} calls in a pass: "
+        f"{_share(made, 'prompt_tokens')} of the prompt tokens and {_share(made, 'output_tokens')} of the "
+        f"output tokens that were asked for. Time scale {meta['time_scale']:.3g}."
+    )
+
+
+def _share(made: dict[str, int], what: str) -> str:
+    return f"{made[what] / max(made[f'{what}_asked'], 1):.0%}"

@@ -1,0 +1,1 @@
+"""What `llmsched testbed` runs: recorded or generated jobs, as real LangGraph graphs, on any endpoint."""

@@ -1,0 +1,123 @@
+"""`llmsched testbed`: both sides on the embedded backend and on an endpoint; its data, its errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from llmsched_langgraph.cli.main import main
+from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
+from llmsched_langgraph.sim.workloads import generate
+from llmsched_langgraph.traces import write_jobs
+
+PASS_KEYS = {"mean_jct_s", "p50_jct_s", "p95_jct_s", "makespan_s", "backend_peak"}
+SMALL = ["--runs", "6", "--warmup", "4", "--slots", "2", "--load", "2"]
+
+
+def shown(capsys, *arguments):
+    status = main(["testbed", *arguments])
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    return out
+
+
+def test_embedded(capsys):
+    """The agreed keys; the lengths exact; the backend within its slots; the rounds and the applications."""
+    arguments = ["--apps", "code_generation,web_search", "--rounds", "2", "--time-scale", "300", *SMALL]
+    result = json.loads(shown(capsys, *arguments, "--json"))
+    assert (result["runs"], result["warmup"], result["slots"], result["rounds"]) == (6, 4, 2, 2)
+    assert set(result["stock"]) == set(result["scheduled"]) == PASS_KEYS
+    assert result["scheduled"]["backend_peak"] <= 2 < result["stock"]["backend_peak"]
+    for side in ("stock", "scheduled"):
+        assert len(result["by_round"]) == 2
+        mean = sum(each[side]["mean_jct_s"] for each in result["by_round"]) / 2
+        assert result[side]["mean_jct_s"] == pytest.approx(mean)
+        lengths = result["lengths"][side]
+        assert lengths["prompt_tokens"] == lengths["prompt_tokens_asked"] > 0
+        assert lengths["output_tokens"] == lengths["output_tokens_asked"] > 0
+        assert all(seen["peak_running"] <= 2 for seen in result["engine"][side])
+    expected = 1 - result["scheduled"]["mean_jct_s"] / result["stock"]["mean_jct_s"]
+    assert result["mean_jct_reduction"] == pytest.approx(expected)
+    assert sum(app["runs"] for app in result["per_app"].values()) == 6
+    assert set(result["per_app"]) <= {"code_generation", "web_search"}
+    for app in result["per_app"].values():
+        assert set(app) == {"runs", "stock_mean_jct_s", "scheduled_mean_jct_s", "mean_jct_reduction"}
+    assert set(result["predicted"]) == {"stock_mean_jct_s", "scheduled_mean_jct_s", "mean_jct_reduction"}
+    assert result["predicted"]["scheduled_mean_jct_s"] > 0
+    assert (result["held_after"], result["waiting_after"]) == (0, 0)
+
+
+def test_endpoint(capsys, tmp_path):
+    """Any server: recorded jobs, made shorter; its speed measured, kept, and used; a table for people."""
+    write_jobs(generate("chain", 12, 0), tmp_path / "jobs.jsonl")
+    speed = tmp_path / "speed.json"
+    with running_backend(SimulatedBackend(slots=2, time_scale=40)) as backend:
+        where = ["--base-url", backend.base_url, "--time-scale", "20", "--ignore-eos", *SMALL]
+        where += ["--traces", str(tmp_path / "jobs.jsonl")]
+        speed.write_text(shown(capsys, *where, "--calibrate", "--json"))
+        steps = json.loads(speed.read_text())["latency"]["decode_step_s"]
+        assert [batch for batch, _ in steps] == [1, 2]
+        assert "a decode step with 2 at once " in shown(capsys, *where, "--calibrate")
+        table = shown(capsys, *where, "--latency", str(speed))
+    for word in ("stock", "scheduled", "predicted", "web_search", "of the output tokens"):
+        assert word in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--runs", "0"], "--runs must be at least 1, not 0"),
+        (["--warmup", "-1"], "--warmup must be at least 0, not -1"),
+        (["--slots", "0"], "--slots must be a whole number of at least 1"),
+        (["--load", "0"], "--load must be above 0, such as 0.9, not 0.0"),
+        (["--rounds", "0"], "--rounds must be at least 1, not 0"),
+        (["--time-scale", "0"], "--time-scale must be above 0, such as 20, not 0.0"),
+        (["--policy", "magic"], "unknown policy 'magic'; choose one of: "),
+        (["--mix", "magic"], "none is called 'magic'; choose one of "),
+        (["--apps", "magic"], "--apps: no application is called 'magic'; choose from "),
+        (["--apps", ","], "--apps: name one of "),
+        (["--apps", "web_search", "--mix", "chain"], "give either --apps or --mix"),
+        (["--traces", "nowhere"], "nowhere"),
+        (["--model", "m"], "--model is for an endpoint: say which with --base-url"),
+        (["--base-url", "localhost:1"], "--base-url must be a URL such as http://127.0.0.1:8080/v1"),
+        (
+            ["--base-url", "http://127.0.0.1:9/v1", "--model", "m"],
+            "no server answers at http://127.0.0.1:9/v1",
+        ),
+        (["--latency", "magic"], "--latency magic: no model of that name (llama-3.1-8b-h100, "),
+    ],
+)
+def test_errors_are_one_line(capsys, arguments, words):
+    """What is wrong and what to do, exit status 2."""
+    assert main(["testbed", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("llmsched: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_a_refusal_is_one_line(capsys):
+    """What the endpoint said, and what to do."""
+    with running_backend(SimulatedBackend()) as backend:
+        where = ["--base-url", backend.base_url, "--model", "nonsense", *SMALL]
+        assert main(["testbed", *where]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"{backend.base_url} answered 404: " in err
+    assert "The model 'nonsense' does not exist" in err
+
+
+def test_without_the_extra(capsys, monkeypatch):
+    """One line that names the cure."""
+    for name in [
+        name for name in sys.modules if name.startswith(("llmsched_langgraph.testbed", "langchain_openai"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "langchain_openai", None)
+    assert main(["testbed", *SMALL]) == 2
+    assert capsys.readouterr().err == (
+        'llmsched: the testbed needs langchain_openai: pip install "llmsched-langgraph[demo]"\n'
+    )
