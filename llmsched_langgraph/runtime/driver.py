@@ -5,26 +5,20 @@ Does not know LangGraph, what a call is, or the order of service.
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import logging
-import os
-import secrets
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
-    BeliefFormed,
     CallReleased,
     CallRequested,
     CapacityChanged,
@@ -33,7 +27,6 @@ from llmsched_langgraph.core.events import (
     JobArrived,
     JobEnded,
     JobPaused,
-    ProfileLearned,
     ReportFault,
     StagesMoved,
 )
@@ -44,13 +37,9 @@ from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
-from llmsched_langgraph.runtime.forecasting import Forecaster
-from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.mind import Mind
 from llmsched_langgraph.runtime.stores import ProfileStore
 from llmsched_langgraph.runtime.waiter import Waiter
-
-if TYPE_CHECKING:
-    from llmsched_langgraph.belief.belief import Belief
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -100,8 +89,6 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._name = secrets.token_hex(6)
-        self._recorded = itertools.count(1)
         self._dispatcher = Dispatcher(
             SchedulerMachine(policy, profile or Profile()),
             {backend: SlotLedger(capacity) for backend, capacity in slots.items()},
@@ -115,12 +102,8 @@ class Driver:
         self._decider: int | None = None  # the thread that is handling the inbox
         self._faulted = False
         self._counts = Counts()
-        # Last, as they may have something to tell at once.
-        self._learner = Learner(profile or Profile(), self._learned, store=store)
-        self._forecaster = Forecaster(self._believed)
-        self._at_end = _at_exit(weakref.ref(self))
-        if store is not None:
-            atexit.register(self._at_end)
+        # Last, as it may have something to tell at once.
+        self._mind = Mind(self._post, self._look, clock, profile or Profile(), store)
 
     # -- what happens ------------------------------------------------------------------
 
@@ -208,9 +191,7 @@ class Driver:
         self._closed = True
         self._inbox.append(self._send_all_away)
         self._drain()
-        self._learner.stop()
-        atexit.unregister(self._at_end)
-        self._forecaster.stop()
+        self._mind.stop()
 
     @property
     def closed(self) -> bool:
@@ -267,7 +248,7 @@ class Driver:
         outbox.wanted += settled.wanted
         for record in settled.records:
             self._count(record)
-            outbox.records.append(self._named(record))
+            outbox.records.append(record)
         if settled.granted:
             if isinstance(event, CallRequested) and event.forced:
                 self._counts.over_commitments += 1
@@ -282,35 +263,11 @@ class Driver:
 
     def learn(self) -> None:
         """Learn from all jobs that have ended, here and now."""
-        with self.looking():
-            pass  # what was put by is told now
-        self._learner.catch_up()
-
-    def keep(self) -> None:
-        """Save what was learned, here and now."""
-        with self.looking():
-            pass  # what was put by is told now
-        self._learner.keep()
+        self._mind.learn()
 
     def _count(self, record: JobRecord) -> None:
         self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
         self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.calls)
-
-    def _named(self, record: JobRecord) -> JobRecord:
-        """The same job, told from all others in all processes, with the time of day."""
-        # A forked process goes on with the name and the number of the one that it was.
-        name = f"{self._name}-{os.getpid()}-{next(self._recorded)}"
-        return replace(record, id=name, ended_at=time.time())
-
-    def _learned(self, profile: Profile, applications: frozenset[str]) -> None:
-        """There is a newer profile. In the background."""
-        if not self._closed:
-            self._post(ProfileLearned(self._clock(), profile, applications))
-
-    def _believed(self, arrival: int, belief: Belief) -> None:
-        """What is still to come of a job was worked out. In the background."""
-        if not self._closed:
-            self._post(BeliefFormed(self._clock(), arrival, belief))
 
     def _send_all_away(self, outbox: _Outbox) -> None:
         """Wake all that wait: the scheduler was closed. Each with its own error, as each will raise it."""
@@ -330,10 +287,8 @@ class Driver:
                 # Its event loop is closed: nobody is left there to give the slot back.
                 event = CallReleased(self._clock(), ticket, Outcome.CANCELLED)
                 self._inbox.append(partial(self._handle, event, None))
-        for command in outbox.wanted:
-            self._forecaster.want(command)
-        for record in outbox.records:
-            self._learner.observe(record)
+        if outbox.wanted or outbox.records:
+            self._mind.take(outbox.records, outbox.wanted)
         for fault in outbox.faults:
             if not self._faulted:
                 self._faulted = True
@@ -362,9 +317,7 @@ class Driver:
     @property
     def profile(self) -> Profile:
         """What has been learned so far."""
-        with self.looking():
-            pass  # what was put by is told now
-        return self._learner.profile
+        return self._mind.profile
 
     @property
     def jobs(self) -> int:
@@ -396,6 +349,11 @@ class Driver:
             self._dispatcher.check(held_before=held_before)
             assert self._waiters.keys() == self._dispatcher.machine.waiting(), "wakers and tickets differ"
 
+    def _look(self) -> None:
+        """Handle what was put by."""
+        with self.looking():
+            pass
+
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Hold still to be looked at; what is posted meanwhile is handled right after.
@@ -415,17 +373,6 @@ class Driver:
                     self._decider = None
         finally:
             self._drain()
-
-
-def _at_exit(driver: weakref.ref[Driver]) -> Callable[[], None]:
-    """Keeps what was learned when the process ends, and keeps nothing alive until then."""
-
-    def keep() -> None:
-        alive = driver()
-        if alive is not None:
-            alive.keep()
-
-    return keep
 
 
 def _closed_while_waiting() -> SchedulerClosedError:

@@ -16,7 +16,7 @@ def recorded(fixture, run, how):
     """The job's record, from a run through the scheduler."""
     records = []
     with Scheduler(slots=2) as scheduler:
-        scheduler._driver._learner.observe = lambda record: records.append(record) or frozenset()
+        scheduler._driver._mind.learner.observe = lambda record: records.append(record) or frozenset()
         graph = schedule(fixture.build(), scheduler)
         if how == "loop":
 

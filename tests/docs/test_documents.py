@@ -24,7 +24,7 @@ def test_python_blocks_run():
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    scheduler = "<Scheduler srtf | 0 jobs | gpu 0/16 +0 | api 0/50 +0>"
+    scheduler = "<Scheduler llmsched | 0 jobs | gpu 0/16 +0 | api 0/50 +0>"
     assert done.stdout.splitlines() == ["100 Paris.", scheduler, "0"]
 
 

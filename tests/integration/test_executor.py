@@ -59,7 +59,7 @@ def test_a_dynamic_stage_is_revealed_before_it_runs(make_scheduler):
 def test_stages_are_recorded_as_they_end(make_scheduler):
     """Every execution of a stage is told to the scheduler, with how it ended, before the job's end."""
     scheduler, records = make_scheduler(1), []
-    scheduler._driver._learner.observe = lambda record: records.append(record) or frozenset()
+    scheduler._driver._mind.learner.observe = lambda record: records.append(record) or frozenset()
     model = PlainModel()
     model.meter.fail_with = ZeroDivisionError()
     asyncio.run(schedule(planner(PlainModel()), scheduler).ainvoke({}))

@@ -125,8 +125,8 @@ def test_a_belief_moves_its_job():
     log: list[int] = []
     now = [0.0]
     driver = Driver({"b": 1}, POLICIES["srtf"], profile=profiled(*TOLD), clock=lambda: now[0])
-    beside = Beside("beliefs", driver._forecaster._form_one)
-    driver._forecaster._background = beside
+    beside = Beside("beliefs", driver._mind.forecaster._form_one)
+    driver._mind.forecaster._background = beside
     jobs = []
     for number, plan_s in enumerate((3.0, 1.0)):
         name = driver.start_job(APPLICATION)
@@ -277,8 +277,8 @@ def test_a_scheduler_learns_by_itself(make_scheduler):
     """From runs to beliefs, in the background, until it is closed."""
     scheduler = make_scheduler(1)
     told = threading.Event()
-    publish = scheduler._driver._learned
-    scheduler._driver._learner._publish = lambda *news: (publish(*news), told.set())
+    publish = scheduler._driver._mind._learned
+    scheduler._driver._mind.learner._publish = lambda *news: (publish(*news), told.set())
     run = scheduler.start_job(APPLICATION)
     from llmsched_langgraph.runtime.scheduler import inside
 

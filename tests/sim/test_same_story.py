@@ -37,7 +37,7 @@ def test_the_same_story(policy, seed):
     assert len(story) < 2_000, "the story has lost its beginning"
     now, log = [0.0], []
     driver = Driver({BACKEND: 2}, as_policy(policy), profile=profile, clock=lambda: now[0])
-    driver._learner.observe = lambda record: None  # the simulation's profile stays as it is, too
+    driver._mind.learner.observe = lambda record: None  # the simulation's profile stays as it is, too
     driver._dispatcher.at_once = True  # a manual clock has no background
     for event in story:
         if not isinstance(event, SlotGranted | CallQueued | BeliefFormed):

@@ -1,0 +1,109 @@
+"""Knows what is thought of beside the calls: beliefs, learning, keeping, and what is told of them.
+
+Does not know how any of it is done, nor who is served.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.core.events import BeliefFormed, Event, FormBelief, ProfileLearned
+from llmsched_langgraph.runtime.forecasting import Forecaster
+from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.stores import ProfileStore
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.belief import Belief
+
+
+class Mind:
+    """Forms beliefs and learns, in the background, and tells the driver by events.
+
+    Args:
+        tell: takes an event; called in the background.
+        catch_up: sees to it that all that happened so far has been brought here.
+        clock: the driver's.
+        profile: what earlier runs taught.
+        store: where profiles are kept, if anywhere.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[Event], None],
+        catch_up: Callable[[], None],
+        clock: Callable[[], float],
+        profile: Profile,
+        store: ProfileStore | None,
+    ) -> None:
+        self._tell = tell
+        self._catch_up = catch_up
+        self._clock = clock
+        self._name = secrets.token_hex(6)
+        self._jobs = itertools.count(1)
+        self._stopped = False
+        self._at_end = _at_exit(weakref.ref(self))
+        if store is not None:
+            atexit.register(self._at_end)
+        self.forecaster = Forecaster(self._believed)
+        self.learner = Learner(profile, self._learned, store=store)
+
+    def take(self, records: Iterable[JobRecord], wanted: Iterable[FormBelief]) -> None:
+        """Learn from these jobs, and form these beliefs, when there is time. Legal from anywhere."""
+        for command in wanted:
+            self.forecaster.want(command)
+        for record in records:
+            # A forked process goes on with the name and the number of the one that it was.
+            name = f"{self._name}-{os.getpid()}-{next(self._jobs)}"
+            self.learner.observe(replace(record, id=name, ended_at=time.time()))
+
+    @property
+    def profile(self) -> Profile:
+        """What has been learned so far."""
+        self._catch_up()
+        return self.learner.profile
+
+    def learn(self) -> None:
+        """Learn from all jobs that have ended, and keep that, here and now."""
+        self._catch_up()
+        self.learner.catch_up()
+
+    def keep(self) -> None:
+        """Save what was learned, here and now."""
+        self._catch_up()
+        self.learner.keep()
+
+    def stop(self) -> None:
+        """Think no more; what was learned is kept."""
+        self._stopped = True
+        self.learner.stop()
+        self.forecaster.stop()
+        atexit.unregister(self._at_end)
+
+    def _learned(self, profile: Profile, applications: frozenset[str]) -> None:
+        if not self._stopped:
+            self._tell(ProfileLearned(self._clock(), profile, applications))
+
+    def _believed(self, arrival: int, belief: Belief) -> None:
+        if not self._stopped:
+            self._tell(BeliefFormed(self._clock(), arrival, belief))
+
+
+def _at_exit(mind: weakref.ref[Mind]) -> Callable[[], None]:
+    """Keeps what was learned when the process ends, and keeps nothing alive until then."""
+
+    def keep() -> None:
+        alive = mind()
+        if alive is not None:
+            alive.keep()
+
+    return keep
