@@ -32,8 +32,10 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
 from llmsched_langgraph import Scheduler, schedule
+from llmsched_langgraph.belief import model, profile
 
 THREADS = LOOPS = 3
+HISTORY, CACHED = 30, 32
 WIDTH = 8
 CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
 LIMITS = {
@@ -240,6 +242,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     random.seed(options.seed)
+    # What is remembered of earlier jobs is bounded. Here it is full after the first tenth, or it would grow.
+    profile.HISTORY = HISTORY
+    model.CACHED = CACHED
     scheduler = Scheduler(options.slots)
     asynchronous, synchronous = graphs(scheduler)
     footprints: list[Footprint] = []

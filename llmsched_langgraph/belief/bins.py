@@ -88,6 +88,8 @@ class Bins:
     Attributes:
         bins: the bins; their ranges do not overlap. None at all if the quantity never happened.
         absent: how often it was absent.
+        means: E[quantity | state], shape (states,); 0 for absent.
+        variances: Var[quantity | state], shape (states,); 0 for absent.
     """
 
     bins: tuple[Bin, ...]
@@ -97,6 +99,8 @@ class Bins:
     _shares: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _owners: NDArray[np.intp] = field(init=False, repr=False, compare=False)
     _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)  # of the bins' means
+    means: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    variances: NDArray[np.float64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         cuts = [_between(a.hi, b.lo) for a, b in pairwise(self.bins)]
@@ -107,6 +111,12 @@ class Bins:
         owners = [i for i, own in enumerate(self.bins, 1) for _ in own.points]
         object.__setattr__(self, "_owners", np.array(owners, dtype=np.intp))
         object.__setattr__(self, "_logs", tuple(log(max(own.mean, LEAST)) for own in self.bins))
+        object.__setattr__(self, "means", np.array([0.0, *(own.mean for own in self.bins)]))
+        spreads = (
+            sum(w * (p - own.mean) ** 2 for p, w in zip(own.points, own.weights, strict=True)) / own.count
+            for own in self.bins
+        )
+        object.__setattr__(self, "variances", np.array([0.0, *spreads]))
 
     @classmethod
     def fit(cls, values: Iterable[float | None], most: int = BINS, least_count: int = 1) -> Bins:
@@ -140,11 +150,6 @@ class Bins:
     def states(self) -> int:
         """How many states there are, absence included."""
         return len(self.bins) + 1
-
-    @property
-    def means(self) -> NDArray[np.float64]:
-        """E[quantity | state], shape (states,); 0 for absent."""
-        return np.array([0.0, *(own.mean for own in self.bins)])
 
     @property
     def mean(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import sqrt
+from statistics import median
 
 RECENT = 30
 """Jobs that are compared with all before them."""
@@ -16,15 +17,26 @@ CERTAIN = 5.0
 """Standard errors of the rank sum that are no chance: once in two million looks, if nothing changed."""
 
 
+FACTOR = 1.25
+"""How far the medians must lie apart to matter."""
+
+LEAST = 0.01
+"""Amounts under this, in seconds, order no jobs, whatever they do."""
+
+
 def drifted(works: Sequence[float]) -> bool:
     """Whether the last `RECENT` of these amounts, given in the order of time, are larger or smaller.
 
     Mann and Whitney's rank test in its normal form with ties: it asks nothing of the distribution. As many
-    again must have come before, or there is nothing to compare with.
+    again must have come before, or there is nothing to compare with; and the medians must lie far enough
+    apart to matter, since of a thousand jobs a test sees differences that change no order.
     """
     if len(works) < 2 * RECENT:
         return False
     before, recent = sorted(works[:-RECENT]), works[-RECENT:]
+    low, high = sorted((median(before), median(recent)))
+    if high < LEAST or high < FACTOR * low:
+        return False
     wins = sum(bisect_left(before, x) + bisect_right(before, x) for x in recent) / 2
     counts: dict[float, int] = {}
     for x in works:

@@ -329,11 +329,12 @@ def joint_entropy_bits(cards: Sequence[int], factors: Sequence[Factor]) -> float
         if normaliser is None:
             normaliser = bits + float(np.log2(mass))
         positive = weights > 0.0
-        total -= float(np.dot(weights[positive], np.log2(values[positive]))) / mass
+        total -= float((weights[positive] * np.log2(values[positive])).sum()) / mass
     return max(0.0, total + (normaliser or 0.0))
 
 
 def entropy_bits(weights: Floats) -> float:
     """Shannon entropy, in bits, of a distribution given by nonnegative weights that sum to 1."""
     positive = weights[weights > 0.0]
-    return max(0.0, -float(np.dot(positive, np.log2(positive))))
+    # Not a dot product: of large tables BLAS would make one with all cores, and let them spin afterwards.
+    return max(0.0, -float((positive * np.log2(positive)).sum()))

@@ -16,7 +16,7 @@ from llmsched_langgraph.errors import ConfigurationError
 _PRIME = 67_108_859
 """The largest under 2^26: squares stay under 2^52. 3 does not divide it less 1, so no cube comes twice."""
 
-LOOKED_AT = 64
+LOOKED_AT = 32
 """Jobs next in line among which the one to explore is looked for. It bounds what a turn costs."""
 
 
@@ -64,9 +64,9 @@ class Exploration:
         found: list[tuple[float, float, Job]] = []
         for job in jobs:
             if job.belief is not None:
-                lo, hi = job.belief.interval()
+                lo, hi = job.belief.bounds
                 # What it has received since then is not to come any more.
-                less = min(max(job.belief.mean - job.remaining_s(now, 0.0), 0.0), lo)
+                less = min(max(job.progress.work_s(now) - job.believed_at_s, 0.0), lo)
                 found.append((lo - less, hi - less, job))
         found.sort(key=lambda own: (own[0], own[2].arrival))
         best: tuple[Job, Spot] | None = None

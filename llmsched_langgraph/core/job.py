@@ -38,6 +38,7 @@ class Job:
         priority: what the policy said last; all its waiting calls have it.
         backends: those that it has asked for slots.
         belief: what is still to come of it, as it was when somebody last had the time to work that out.
+        believed_at_s: slot-seconds that it had received when that was asked for.
         finish_tag_s: when it would end, on the clock of `FairClock`, if all jobs shared all slots equally.
         explored: calls that got their slots to learn from, by stage.
         outdated: whether something happened since the belief was asked for that it could rest on.
@@ -54,9 +55,11 @@ class Job:
     priority: float = 0.0
     backends: tuple[str, ...] = ()
     belief: Belief | None = None
+    believed_at_s: float = 0.0
     finish_tag_s: float = 0.0
     explored: dict[Spot, int] = field(default_factory=dict)
     outdated: bool = True
+    _asked_at_s: float = 0.0
     _moves: list[Move] = field(default_factory=list)
     _position: Position | None = None
     _stages: list[StageRecord] = field(default_factory=list)
@@ -119,11 +122,16 @@ class Job:
         asked, self.outdated = self.outdated, False
         return asked
 
+    def believe(self, belief: Belief) -> None:
+        """Take over a belief that was formed on the latest evidence that was asked for."""
+        self.belief, self.believed_at_s = belief, self._asked_at_s
+
     def evidence(self, now: float) -> JobEvidence:
         """What is known of it at `now`. O(stages that it has run)."""
         from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 
         position, works = self._take_in(), self.progress.works
+        self._asked_at_s = self.progress.work_s(now)
         expanded = position.expanded()
         finished, begun, active = [], [], set()
         for spot, runs in expanded.items():

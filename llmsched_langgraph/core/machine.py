@@ -279,7 +279,7 @@ class SchedulerMachine:
         job = self._waiters.get(event.arrival)
         if job is None:
             return []
-        job.belief = event.belief
+        job.believe(event.belief)
         waiting = job.progress.waiting
         return self._reprioritise(job, event.now, waiting) if waiting else []
 

@@ -65,7 +65,7 @@ def worked_out(command: FormBelief) -> Belief:
     if command.needs is Needs.INDEX:
         _ = belief.index
     if command.needs is Needs.REDUCTION:
-        _ = belief.quantiles
+        _ = belief.bounds
         for spot in belief.expected:
             belief.uncertainty_reduction(spot)
     return belief

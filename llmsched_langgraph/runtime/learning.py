@@ -180,7 +180,7 @@ class Learner:
 
     def _forget(self, own: ApplicationProfile) -> ApplicationProfile:
         fresh = own.forgetting()
-        logger.warning(
+        logger.info(
             "runs of %r need another amount of work than before: the %d jobs before the last %d are "
             "forgotten, and the rest is learned anew",
             own.application.name,

@@ -109,6 +109,7 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
                 "decision_us_p99": decision_us[1],
                 "lower_bound_s": bound_s,
                 "slowdown_by_size": slowdowns(done.jobs),
+                "worst_slowdown": worst_slowdown(done.jobs),
             }
         )
     return rows
@@ -154,6 +155,12 @@ def slowdowns(jobs: Sequence[Any]) -> list[float]:
     return found
 
 
+def worst_slowdown(jobs: Sequence[Any]) -> float:
+    """JCT over critical path of the job that fared worst."""
+    paths_s = ((done.jct_s, done.job.critical_path_s) for done in jobs)
+    return max((jct_s / path_s for jct_s, path_s in paths_s if path_s), default=1.0)
+
+
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One entry for each workload, load, number of slots, number of jobs and policy, over all seeds.
 
@@ -192,6 +199,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "vs": {name: statistics.fmean(by) for name, by in saved.items() if name != policy},
                     "vs_ci95": {name: half_width(by) for name, by in saved.items() if name != policy},
                     "slowdown_by_size": [statistics.fmean(tenth) for tenth in tenths],
+                    "worst_slowdown": max(row["worst_slowdown"] for row in own.values()),
                 }
             )
     return found

@@ -69,7 +69,13 @@ def _saved(entries: Sequence[Entry], focus: str, policies: Sequence[str], width:
 
 
 def _tenths(entries: Sequence[Entry], width: int) -> Iterator[str]:
-    yield "\nslowdown (JCT / critical path) of each tenth of the jobs, from the least work to the most"
-    yield _row(width, "policy", [str(n) for n, _ in enumerate(entries[0]["slowdown_by_size"], 1)], 7)
+    yield "\nslowdown (JCT / critical path) of each tenth of the jobs, from least to most work, and the worst"
+    heads = [str(n) for n, _ in enumerate(entries[0]["slowdown_by_size"], 1)]
+    yield _row(width, "policy", [*heads, "worst"], 8)
     for entry in entries:
-        yield _row(width, entry["policy"], [f"{x:.2f}" for x in entry["slowdown_by_size"]], 7)
+        yield _row(
+            width,
+            entry["policy"],
+            [f"{x:.2f}" for x in (*entry["slowdown_by_size"], entry["worst_slowdown"])],
+            8,
+        )

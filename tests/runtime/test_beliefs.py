@@ -245,7 +245,7 @@ def test_when_runs_change_the_past_is_forgotten(caplog):
     made, _ = learner()
     for work_s in [2.0 + n / 100 for n in range(60)] + [40.0 + n / 100 for n in range(30)]:
         made.observe(job(1.0, work_s))
-    with caplog.at_level(logging.WARNING, "llmsched_langgraph"):
+    with caplog.at_level(logging.INFO, "llmsched_langgraph"):
         made._background.do()
     (record,) = caplog.records
     assert record.getMessage() == (

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.core.policies import POLICIES, as_policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.sim.latency import LATENCY_MODELS
 from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.sim.servers import BatchingReplicas
@@ -158,16 +158,16 @@ def test_one_application_of_one_size():
     timed = arrive(
         [chain(1.0, 2.0, 3.0, named=f"j{n}") for n in range(60)], Poisson(), load=0.9, slots=2, seed=3
     )
-    alone = [TimedJob(1e4 * n, at.job) for n, at in enumerate(timed)]
-    records = Simulation(alone, slots=1, policy=FCFS).run().records
-    profile = Profile().observe(*records)
+    jobs = [at.job for at in timed]
+    profile, templates = learned_from(jobs), templates_of(jobs)
     best = jcts(timed, Clairvoyant(timed), slots=2)
-    for policy in ("srtf", "sjf"):
-        mean = sum(jcts(timed, as_policy(policy), slots=2, profile=profile)) / len(timed)
-        if policy == "srtf":
-            assert mean == pytest.approx(sum(best) / len(best))
-        else:
-            assert mean >= sum(best) / len(best) - 1e-9
+    for policy in ("srtf", "srtf_marginal", "llmsched", "gittins", "hermes"):
+        done = Simulation(
+            timed, slots=2, policy=as_policy(policy), profile=profile, applications=templates
+        ).run()
+        mean = sum(job.jct_s for job in done.jobs) / len(timed)
+        assert mean == pytest.approx(sum(best) / len(best)), policy
+    assert sum(jcts(timed, as_policy("sjf"), slots=2, profile=profile)) >= sum(best) - 1e-9
 
 
 def test_records_know_stages_and_places():

@@ -25,8 +25,8 @@ def choice(jobs, sample, now, explored):
     ends = {}
     for job in jobs:
         if job.belief is not None:
-            lo, hi = job.belief.interval(0.8)
-            less = min(max(job.belief.mean - job.remaining_s(now, 0.0), 0.0), lo)
+            lo, hi = job.belief.bounds
+            less = min(max(job.progress.work_s(now) - job.believed_at_s, 0.0), lo)
             ends[job.arrival] = (lo - less, hi - less)
     by_arrival = {job.arrival: job for job in jobs}
     for together in _sets(ends):

@@ -26,6 +26,15 @@ def test_a_change_is_noticed_within_the_latest_jobs():
         assert not drifted(before + after[:3])
 
 
+def test_what_changes_no_order_is_no_drift():
+    """However sure it is: a tenth more work, or a thousandth of a second that has become two."""
+    deal = random.Random(2)
+    before = [deal.lognormvariate(2.0, 0.02) for _ in range(900)]
+    assert not drifted(before + [1.1 * x for x in before[:RECENT]])
+    assert drifted(before + [1.3 * x for x in before[:RECENT]])
+    assert not drifted([x / 10_000 for x in before] + [x / 5_000 for x in before[:RECENT]])
+
+
 def test_there_must_be_something_to_compare_with():
     """A few jobs are no past."""
     assert not drifted([1.0] * (RECENT - 1) + [100.0] * RECENT)

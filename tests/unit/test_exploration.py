@@ -112,8 +112,8 @@ class Said:
     def __post_init__(self):
         self.mean = self.after = (self.lo + self.hi) / 2
 
-    def interval(self, share=0.8):
-        assert share == 0.8
+    @property
+    def bounds(self):
         return self.lo, self.hi
 
     def uncertainty_reduction(self, stage, tool=None):
@@ -212,9 +212,9 @@ def test_what_was_received_since_is_not_to_come():
     own = job(1, 4.0, 6.0, s=1.0)
     other = job(2, 0.5, 1.5, s=0.5)
     assert chosen(own, other) == (2, "s")
-    own.belief.after = 2.0  # three seconds of the mean of five have come: it is from 1 to 3 now
+    own.believed_at_s = -3.0  # three seconds have come since: it is from 1 to 3 now
     assert chosen(own, other) == (1, "s")
-    own.belief.after = 0.0  # all of the mean, but its lower end is at nought at least
+    own.believed_at_s = -5.0  # more than its lower end, which is at nought at least
     assert chosen(own, job(2, 2.5, 3.0, s=8.0)) == (1, "s")
     assert chosen(own, job(2, 1.5, 3.0, s=8.0)) == (2, "s")
 

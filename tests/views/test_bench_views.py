@@ -38,7 +38,7 @@ def test_text():
         ["fcfs", "50.0", "%", "50.0", "to", "50.0"],
         ["llmsched(epsilon=0.2)", "20.0", "%", "20.0", "to", "20.0"],
     ]
-    assert blocks[2].splitlines()[2].split() == ["fcfs", "1.50", "2.50", "6.00"]
+    assert blocks[2].splitlines()[2].split() == ["fcfs", "1.50", "2.50", "6.00", "8.00"]
     one_seed = tables(compared(seeds=1, jobs=(3,), loads=(0.5,)))
     assert ["fcfs", "50.0", "%", "-"] in [line.split() for line in one_seed.splitlines()]
     assert "reduction" not in tables(
