@@ -93,7 +93,7 @@ class Vocabulary:
         self.bins = tuple(bins)
         self.unit = unit
         self.tools = tools_of(columns)
-        self.each = _each(columns, bins)
+        self.usual = _usual(columns, bins)
         self.nodes = frozenset(column.node for column in columns if column.node)
 
     def known(self, evidence: JobEvidence) -> Known:
@@ -140,7 +140,7 @@ class _Reading:
         self._unit = vocabulary.unit
         self._evidence = evidence
         self._tools = vocabulary.tools
-        self._each = vocabulary.each
+        self._usual = vocabulary.usual
         self._plan: Counter[str] | None = None
         if evidence.planned is not None:
             self._plan = Counter()
@@ -210,7 +210,10 @@ class _Reading:
         runs, ended = sum(own.runs for own in begun), sum(own.ended for own in begun)
         if not 0 < ended >= ENOUGH * runs or runs == 1:
             return None
-        each = (sum(own.settled for own in begun) + WEIGHT * self._each.get(column, 0.0)) / (ended + WEIGHT)
+        work, fan_out = self._usual.get(column, (0.0, None))
+        each = (sum(own.settled for own in begun) + WEIGHT * work / max(fan_out or runs, 1.0)) / (
+            ended + WEIGHT
+        )
         return max(
             sum(own.settled for own in begun) + (runs - ended) * each, sum(own.received for own in begun)
         )
@@ -250,15 +253,15 @@ class _Reading:
         return Settled(so_far if ended else None)
 
 
-def _each(columns: Sequence[Column], bins: Sequence[Bins]) -> dict[Column, float]:
-    """The mean work of one run of each stage whose fan-out varies."""
+def _usual(columns: Sequence[Column], bins: Sequence[Bins]) -> dict[Column, tuple[float, float | None]]:
+    """The mean work of each stage, and its mean fan-out; None where that is always the same."""
     wide = {
         (column.node, column.first): own.mean
         for column, own in zip(columns, bins, strict=True)
         if column.quantity is Quantity.FAN_OUT
     }
     return {
-        column: own.mean / max(wide.get((column.node, column.first), 1.0), 1.0)
+        column: (own.mean, wide.get((column.node, column.first)))
         for column, own in zip(columns, bins, strict=True)
         if column.quantity is Quantity.WORK
     }

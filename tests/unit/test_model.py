@@ -9,7 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
-from support.beliefs import ended, fan_job, loop_job, model_of, planned_job
+from support.beliefs import call, ended, fan_job, loop_job, model_of, planned_job
 
 from llmsched_langgraph.belief.columns import Quantity
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
@@ -20,6 +20,7 @@ from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.application import DIRECT, Application, Kind, Node
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.traces import TraceJob, TraceStage
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
@@ -297,3 +298,22 @@ def test_columns_stand_in_the_order_of_the_template(planner):
     kinds = [column.quantity for column in planner.columns]
     assert kinds[0] is Quantity.TOTAL
     assert kinds.index(Quantity.TASKS) < kinds.index(Quantity.PLANNED) < kinds.index(Quantity.TOOL)
+
+
+def test_a_wide_stage_is_judged_by_its_runs_that_are_over():
+    """Also where its width never changes, so that no variable stands for it."""
+
+    def wide(number):
+        each = 2.0 + number % 7
+        runs = TraceStage("many", "llm", (), tuple(call(10, each) for _ in range(8)))
+        return TraceJob(f"wide/{number}", "wide", None, (runs,))
+
+    model = learned([wide(n) for n in range(60)])
+    assert Quantity.FAN_OUT not in {column.quantity for column in model.columns}
+    for each in (2.0, 8.0):
+        begun = Begun(Spot("many", 1), 8, 4 * each, 4, 4 * each)
+        belief = model.belief(JobEvidence(80, begun=(begun,)))
+        assert belief.mean == pytest.approx(4 * each, rel=0.35)
+        assert belief.expected[Spot("many", 1)].left(5 * each, 5, 5 * each) == pytest.approx(
+            3 * each, rel=0.35
+        )
