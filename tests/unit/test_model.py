@@ -313,7 +313,6 @@ def test_a_wide_stage_is_judged_by_its_runs_that_are_over():
     for each in (2.0, 8.0):
         begun = Begun(Spot("many", 1), 8, 4 * each, 4, 4 * each)
         belief = model.belief(JobEvidence(80, begun=(begun,)))
-        assert belief.mean == pytest.approx(4 * each, rel=0.35)
-        assert belief.expected[Spot("many", 1)].left(5 * each, 5, 5 * each) == pytest.approx(
-            3 * each, rel=0.35
-        )
+        assert belief.mean == pytest.approx(4 * each, rel=0.5)  # two runs of five count beside the four
+        left = belief.expected[Spot("many", 1)].left(6 * each, 6, 6 * each)
+        assert left == pytest.approx(2 * each, rel=0.5)
