@@ -288,9 +288,11 @@ class Belief:
         """How much finishing a ready stage teaches of the rest of its job, in bit-seconds: LLMSched's Eq. 6.
 
         R(X) = I(X; Y1..YM | E) * sum_m Range(Ym), where Y1..YM are the works of the unfinished stages that
-        directed edges of the network lead to from X's work, I is their joint mutual information, and
-        Range is the width of the amounts seen, in the model's unit. X is taken to be present, since it is
-        ready. Where a joint table would be too large, I is a lower bound (`Network.mutual_information`).
+        are correlated with X, I is their joint mutual information, and Range is the width of the amounts
+        seen, in the model's unit. Correlated are those that directed edges lead to from X's work; and, where
+        they lead to X from the whole job's work, all that they lead to from there, because that variable only
+        stands for what stages have in common. X is taken to be present, since it is ready. Where a joint
+        table would be too large, I is a lower bound (`Network.mutual_information`).
 
         A stage, or a tool of it, that the model does not know teaches nothing: 0.
         """
@@ -304,7 +306,9 @@ class Belief:
 
     def _taught(self, x: int) -> float:
         network, bins = self.model.network, self.model.bins
-        ys = [y for y in network.descendants(x) if y in self._posterior.by_variable]
+        common = [i for i in self.model.totals if x in network.descendants(i)]
+        correlated = {y for i in (x, *common) for y in network.descendants(i)} - {x}
+        ys = sorted(y for y in correlated if y in self._posterior.by_variable)
         if not ys:
             return 0.0
         likelihoods = dict(self._posterior.likelihoods)

@@ -111,6 +111,11 @@ class ApplicationModel:
         object.__setattr__(self, "_belief", lru_cache(CACHED)(lambda evidence: Belief(self, evidence)))
 
     @cached_property
+    def totals(self) -> tuple[int, ...]:
+        """The numbers of the variables that stand for the whole job's work: one, or none in a prior."""
+        return tuple(i for i, column in enumerate(self.columns) if column.quantity is Quantity.TOTAL)
+
+    @cached_property
     def _counted(self) -> tuple[int, ...]:
         return tuple(i for i, column in enumerate(self.columns) if column.counts)
 
