@@ -99,7 +99,7 @@ class ApplicationModel:
         key = total.key(self.network, self.bins, counted, known)
         found = self._posteriors.get(key)
         if found is None:
-            found = Posterior(self.network, self.bins, counted, known)
+            found = Posterior(self.network, self.bins, counted, known, self._rounds)
             self._posteriors[key] = found
             if len(self._posteriors) > CACHED:
                 del self._posteriors[next(iter(self._posteriors))]
@@ -109,6 +109,13 @@ class ApplicationModel:
         """Keep no belief at hand: what is asked for next is worked out anew. For measurements."""
         self._posteriors.clear()
         object.__setattr__(self, "_belief", lru_cache(CACHED)(lambda evidence: Belief(self, evidence)))
+
+    @cached_property
+    def _rounds(self) -> tuple[int, ...]:
+        """Works of rounds of loops, where nothing else says that a loop that ended does not go on."""
+        if self.correlated:
+            return ()
+        return tuple(i for i in self._counted if self.columns[i].tail or self.columns[i].last is not None)
 
     @cached_property
     def totals(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from math import exp, log, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_langgraph.belief.bins import Bins
+from llmsched_langgraph.belief.bins import ABSENT, Bins
 from llmsched_langgraph.belief.network import Network
 
 DRAWS = 256
@@ -85,16 +85,25 @@ class Posterior:
     costs one more inference for each settled variable that is adjacent to an unsettled one.
 
     Nothing is computed before it is asked for. Everything but the quantiles is exact under the network.
+    `rounds` are variables that stand for rounds of loops, where the network knows nothing of what that means.
 
     Raises:
         InvalidDataError: when something is asked for: as `Network.marginals`.
     """
 
-    def __init__(self, network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known) -> None:
+    def __init__(
+        self,
+        network: Network,
+        bins: Sequence[Bins],
+        of: Sequence[int],
+        known: Known,
+        rounds: Sequence[int] = (),
+    ) -> None:
         self._network = network
         self._bins = bins
         self._of = tuple(i for i in of if i not in known.values)
         self._known = known
+        self._rounds = rounds
         self.taught: dict[int, float] = {}  # uncertainty reductions, by variable, once they were asked for
 
     @cached_property
@@ -174,6 +183,7 @@ class Posterior:
         Of those variables whose amounts are summed and not settled, in their order.
         """
         states = self._network.sample(count, self.likelihoods, seed=seed)
+        self._end_together(states, seed)
         uniform = np.random.default_rng((seed, count)).random((len(self._of), count))
         rows = [
             self._known.drawn(i, self._bins[i], states[:, i], own)
@@ -181,6 +191,22 @@ class Posterior:
         ]
         shape = (len(self._of), count)
         return np.array(rows).reshape(shape) * self.factor, states[:, list(self._of)].T.reshape(shape)
+
+    def _end_together(self, states: NDArray[np.intp], seed: int) -> None:
+        """Draw the rounds of loops anew, so that all of one future end at the same time: in place.
+
+        One number of each future says how long its loops go on. Each round is there as often as before, but
+        a later one only where the earlier ones are.
+        """
+        generator = np.random.default_rng((seed, len(states), 1))
+        how_long = generator.random(len(states))
+        for i in self._rounds:
+            if i not in self._known.values:
+                posterior = self.marginals[i]
+                levels = np.cumsum(posterior[1:])
+                drawn = 1 + np.searchsorted(levels, generator.random(len(states)) * levels[-1], side="right")
+                there = how_long < levels[-1]
+                states[:, i] = np.where(there, np.minimum(drawn, len(levels)), ABSENT)
 
 
 def places(

@@ -114,3 +114,17 @@ def test_nothing_is_left_of_nothing():
     gone = Known({0: 9.0}, likelihoods={1: [1.0, 0.0, 0.0]})
     assert mean(planned(), bins, [1], gone) == 0.0
     assert quantiles(planned(), bins, [1], gone) == (0.0, 0.0)
+
+
+def test_rounds_of_a_loop_end_together():
+    """Each is there as often as before, but never without the one before it; so its ends spread further."""
+    bins = [Bins.fit([None] * 4 + [1.0] * 4)] * 3
+    loose = independent(["a", "b", "c"], [np.array([0.5, 0.5])] * 3)
+    rounds = Posterior(loose, bins, [0, 1, 2], Known(), rounds=(0, 1, 2))
+    amounts, states = rounds.futures(4096)
+    assert (states[0] == states[1]).all()
+    assert (states[1] == states[2]).all()
+    assert (states > 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert rounds.mean == pytest.approx(1.5)
+    assert set(amounts.sum(axis=0).tolist()) == {0.0, 3.0}
+    assert rounds.quantiles((0.1, 0.9)) == (0.0, 3.0)
