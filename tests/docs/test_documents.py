@@ -17,11 +17,15 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_python_blocks_run():
+def test_python_blocks_run(tmp_path):
     """The Python blocks run top to bottom as one program, and print what they should."""
     program = "\n".join(blocks("python"))
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
     scheduler = "<Scheduler llmsched | 0 jobs | gpu 0/16 +0 | api 0/50 +0>"
