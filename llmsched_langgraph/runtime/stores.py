@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from llmsched_langgraph.belief.merging import merged, profile_of
 from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
-from llmsched_langgraph.belief.profile_json import application_profile_from_json, application_profile_to_json
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 from llmsched_langgraph.fields import refuse_constant
 
@@ -126,6 +125,8 @@ class DirectoryStore:
         with _locked(self.path / f".{fingerprint}.lock"):
             stored = self.load_one(fingerprint)
             result = profile if stored is None else merged(stored, profile)
+            from llmsched_langgraph.belief.profile_json import application_profile_to_json  # late: numpy
+
             write_json(application_profile_to_json(result), self._file(fingerprint))
         return result
 
@@ -172,6 +173,8 @@ class BaseStoreProfiles:
             for _ in range(TRIES):
                 if value is not None:
                     profile = merged(_read(_at(fingerprint), fingerprint, value), profile)
+                from llmsched_langgraph.belief.profile_json import application_profile_to_json  # late: numpy
+
                 made = application_profile_to_json(profile)
                 before, value = value, self._value(fingerprint)
                 if value == before != made:
@@ -258,6 +261,8 @@ def _loaded(names: Iterable[str], load_one: Callable[[str], ApplicationProfile |
 
 def _read(place: str, fingerprint: str, data: object) -> ApplicationProfile:
     try:
+        from llmsched_langgraph.belief.profile_json import application_profile_from_json  # late: numpy
+
         profile = application_profile_from_json(data)
     except InvalidDataError as error:
         raise InvalidDataError(f"{place}: {error}") from None
