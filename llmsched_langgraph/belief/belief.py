@@ -16,7 +16,7 @@ import numpy as np
 
 from llmsched_langgraph.belief import gittins
 from llmsched_langgraph.belief.bins import ABSENT
-from llmsched_langgraph.belief.evidence import Begun, JobEvidence
+from llmsched_langgraph.belief.evidence import WEIGHT, Begun, JobEvidence
 from llmsched_langgraph.belief.total import Known, Posterior
 from llmsched_langgraph.dag.position import Spot
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 LEVELS = tuple(round(step / 20, 6) for step in range(1, 20))
 """Levels of a belief's quantiles: 5 %, 10 %, ... 95 %."""
-
-WEIGHT = 2.0
-"""Runs that the belief counts for beside a stage's own runs that are over."""
 
 NORMAL_80 = 1.2816
 """Standard deviations from the mean between which 80 % of a normal distribution lie."""

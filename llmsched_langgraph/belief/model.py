@@ -80,8 +80,9 @@ class ApplicationModel:
         """The stages and tools whose work it predicts, by the ids that an `Application` gives them."""
         return tuple(column.stage for column in self.columns if column.counts)
 
-    def independent(self) -> ApplicationModel:
-        """The same without any correlation: every stage on its own."""
+    @cached_property
+    def marginals(self) -> ApplicationModel:
+        """The same without any correlation: every stage on its own. An inference, the first time."""
         return replace(self, network=self.network.independent())
 
     def belief(self, evidence: JobEvidence) -> Belief:

@@ -106,11 +106,6 @@ class ApplicationProfile:
         """The mean work of its remembered jobs."""
         return Mean(len(self.works_s), self.mean_s)
 
-    @cached_property
-    def marginals(self) -> ApplicationModel | None:
-        """The model without any correlation between stages."""
-        return None if self.model is None else self.model.independent()
-
     def beyond_s(self, received_s: float) -> tuple[float, ...]:
         """The whole work of each remembered job that needed more than so much, ascending."""
         return self.works_s[bisect_right(self.works_s, received_s) :]

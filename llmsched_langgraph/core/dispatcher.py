@@ -68,16 +68,22 @@ class Dispatcher:
             commands = self.machine.handle(event)
             for backend in self._execute(commands, event.now, settled) if commands else ():
                 # One at a time: a grant may change the priorities by which the next is chosen.
-                while (ticket := self._next(backend, event.now)) is not None:
+                while (ticket := self._next(backend, event.now, settled)) is not None:
                     self._seat(ticket, event.now, settled)
         return settled
 
-    def _next(self, backend: str, now: float) -> int | None:
+    def _next(self, backend: str, now: float, settled: Settled) -> int | None:
         """Give a slot to whoever is to have it; None if there is nobody, or no slot."""
         ledger = self.ledgers[backend]
         if not ledger.grants:
             return None
-        return ledger.grant(self.machine.explore(backend, ledger.granted + 1, ledger.line, now))
+        try:
+            explored = self.machine.explore(backend, ledger.granted + 1, ledger.line, now)
+        except Exception as error:
+            # A policy may be anybody's object. Its bug must cost this turn's exploration, never the slot.
+            settled.faults.append(ReportFault(None, error))
+            explored = None
+        return ledger.grant(explored)
 
     def _seat(self, ticket: int, now: float, settled: Settled) -> None:
         """The ticket has its slot: the machine is told, and may have something to say to it."""

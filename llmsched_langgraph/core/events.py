@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.ledger import Group
+from llmsched_langgraph.core.policies import Needs
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from llmsched_langgraph.belief.belief import Belief
     from llmsched_langgraph.belief.evidence import JobEvidence
     from llmsched_langgraph.belief.model import ApplicationModel
-    from llmsched_langgraph.core.policies import Needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +205,18 @@ class FormBelief:
 
     def belief(self) -> Belief:
         """The belief. Nothing is worked out yet but what it depends on."""
-        return self.model.belief(self.evidence)
+        model = self.model.marginals if self.needs is Needs.MARGINALS else self.model
+        return model.belief(self.evidence)
 
 
 @dataclass(slots=True)
 class ReportFault:
-    """The policy raised, or gave no number, for this job; it was served in order of arrival instead."""
+    """The policy raised, or gave no number, for this job: it was served in order of arrival instead.
 
-    job: int
+    Without a job, it was its exploration that raised: the turn went to whoever was next in line.
+    """
+
+    job: int | None
     error: Exception
 
 

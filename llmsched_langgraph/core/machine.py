@@ -272,8 +272,7 @@ class SchedulerMachine:
         known = self.profile.applications.get(job.application)
         if known is None or known.model is None or not job.ask():
             return []
-        model = known.marginals if needs is Needs.MARGINALS else known.model
-        return [FormBelief(job.arrival, model, job.evidence(now), needs)] if model is not None else []
+        return [FormBelief(job.arrival, known.model, job.evidence(now), needs)]
 
     def _belief_formed(self, event: BeliefFormed) -> list[Command]:
         job = self._waiters.get(event.arrival)
@@ -333,8 +332,7 @@ class SchedulerMachine:
         exploration: Exploration | None = getattr(self.policy, "exploration", None)
         if exploration is None or not exploration.turn(grant):
             return None
-        jobs = [self._waiters[arrival] for arrival in line(LOOKED_AT)]
-        chosen = exploration.choose(jobs, now)
+        chosen = exploration.choose([self._waiters[arrival] for arrival in line(LOOKED_AT)], now)
         if chosen is None:
             return None
         job, spot = chosen

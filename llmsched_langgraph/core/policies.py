@@ -180,4 +180,14 @@ def as_policy(policy: str | Policy) -> Policy:
         raise ConfigurationError(
             f"policy must be a name or an object with `name` and `priority(job, profile, now)`, not {what}"
         )
+    for attribute, kind, default in (
+        ("needs", Needs, Needs.NOTHING),
+        ("exploration", Exploration | None, None),
+    ):
+        value = getattr(policy, attribute, default)
+        if not isinstance(value, kind):
+            wanted = "one of `Needs`" if kind is Needs else "an `Exploration` or None"
+            raise ConfigurationError(
+                f"policy {policy.name!r}: its `{attribute}` must be {wanted}, not {value!r}"
+            )
     return policy

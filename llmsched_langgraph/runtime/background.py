@@ -42,6 +42,7 @@ class Background:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._working = threading.Lock()
 
     def there_is_work(self) -> None:
         """See to it that the work is done. Never blocks; legal from any thread and any loop."""
@@ -103,7 +104,9 @@ class Background:
 
     def _piece(self) -> bool:
         try:
-            return self._work()
+            # One thread that is about to end and one that was just started may both have seen a sign.
+            with self._working:
+                return self._work()
         except Exception:
             logger.exception("%s failed; scheduling goes on without it", self._name)
             return False

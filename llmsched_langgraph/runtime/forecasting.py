@@ -1,4 +1,4 @@
-"""Knows how beliefs are formed while the scheduler goes on: in the background, the newest evidence first.
+"""Knows how beliefs are formed while the scheduler goes on: in the background, one job after the other.
 
 Does not know what a belief is used for, nor how jobs are ordered. No grant ever waits for a belief.
 """

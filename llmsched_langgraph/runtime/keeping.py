@@ -69,17 +69,25 @@ class Keeper:
     def stop(self) -> None:
         """Save what is left, and no more after that. Nobody has to wait for it but the end of the process."""
         self._background.stop()
-        if self._unsaved():
+        if not self._unsaved():
+            return
+        try:
             threading.Thread(target=self.save, name="llmsched-keeping", daemon=False).start()
+        except RuntimeError:
+            self.save()  # the interpreter is going down and gives no threads any more
 
     def save(self) -> None:
         """Save all that is new, here and now."""
         with self._saving:
             for own in self._unsaved():
                 name = own.application.fingerprint
-                self._saved[name] = own.jobs
                 try:
                     kept = self._store.save(own)
+                except InvalidDataError as error:
+                    # What is stored cannot be read and is left alone: trying again changes nothing.
+                    self._saved[name] = own.jobs
+                    self._tell(name, "saved", error)
+                    continue
                 except Exception as error:
                     self._tell(name, "saved", error)
                     continue

@@ -40,7 +40,7 @@ class Learner:
     """Keeps the newest profile, and learns a new model of an application while its jobs still teach some.
 
     That makes the machine look again at every job of the application, so it happens after each of the
-    first eight jobs, and then each time their number has grown by an eighth: O(log n) times in all. A model
+    first sixteen jobs, and then each time their number has grown by an eighth: O(log n) times in all. A model
     of stages on their own takes milliseconds and is made in a background thread. Correlations need pgmpy,
     which takes seconds to import and much memory, so they are learned in a helper process that ends
     afterwards; where none can be started, in the thread.
@@ -191,7 +191,8 @@ class Learner:
             now = self._take_in()
             kept = now.applications[own.application.fingerprint]
             newer = kept.jobs - own.jobs
-            fresh = replace(kept, outcomes=(*fresh.outcomes, *kept.outcomes[len(kept.outcomes) - newer :]))
+            outcomes = (*fresh.outcomes, *kept.outcomes[len(kept.outcomes) - newer :])
+            fresh = replace(kept, outcomes=outcomes, forgotten_before=fresh.forgotten_before)
             self._profile = now.having(fresh)
             self._networks.pop(own.application.fingerprint, None)
         return fresh

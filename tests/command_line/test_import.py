@@ -10,6 +10,7 @@ import pytest
 import llmsched_langgraph
 
 HEAVY = [
+    "numpy",
     "pgmpy",
     "pandas",
     "scipy",

@@ -113,6 +113,32 @@ def test_where_there_can_be_no_thread_there_is_none(monkeypatch, error):
     assert beside.join()
 
 
+def test_pieces_never_overlap():
+    """Not even if a thread that was about to end has seen a sign of work, as well as the one begun since."""
+    inside, turn, go = [0], threading.Semaphore(0), threading.Semaphore(0)
+    most = [0]
+
+    def work():
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        turn.release()
+        assert go.acquire(timeout=PATIENCE_S)
+        inside[0] -= 1
+        return False
+
+    beside = Background("helper", work)
+    beside.there_is_work()
+    assert turn.acquire(timeout=PATIENCE_S)
+    beside._thread = None  # as a thread leaves it that found nothing to do
+    beside.there_is_work()
+    assert not turn.acquire(timeout=0.05)
+    go.release(2)
+    assert turn.acquire(timeout=PATIENCE_S)
+    assert most == [1]
+    beside.stop()
+    assert beside.join(PATIENCE_S)
+
+
 def test_after_the_end_nothing_is_begun():
     """Stopped is stopped."""
     beside = Background("helper", lambda: pytest.fail("it was stopped"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +22,7 @@ from llmsched_langgraph.runtime import learning
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.helper import learned_elsewhere
 from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.stores import DirectoryStore
 
 PATIENCE_S = 20
 APPLICATION = Application.of(
@@ -258,6 +261,21 @@ def test_when_runs_change_the_past_is_forgotten(caplog):
     from llmsched_langgraph.belief.evidence import JobEvidence
 
     assert own.model.belief(JobEvidence()).mean == pytest.approx(41.0, rel=0.02)
+
+
+def test_what_was_forgotten_does_not_come_back_from_the_store(tmp_path):
+    """When runs have changed, the old ones are gone for all workers, and for whoever comes later."""
+    store, moment = DirectoryStore(tmp_path), itertools.count(1)
+    for works_s in ([2.0 + n / 100 for n in range(60)], [40.0 + n / 100 for n in range(30)]):
+        made = Learner(Profile(), lambda profile, names: None, Beside, store)
+        made._background.do()
+        for work_s, at in zip(works_s, moment, strict=False):
+            made.observe(replace(job(1.0, work_s), id=f"job-{at}", ended_at=float(at)))
+        made._background.do()
+        made.keep()
+    own = store.load().profile.applications[APPLICATION.fingerprint]
+    assert len(own.outcomes) == 30
+    assert min(outcome.work_s for outcome in own.outcomes) > 40.0
 
 
 def test_learning_here_and_now():

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 from langgraph.store.memory import InMemoryStore
@@ -15,6 +16,7 @@ from llmsched_langgraph import ConfigurationError, Scheduler
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime.scheduler import inside
+from llmsched_langgraph.runtime.stores import DirectoryStore
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 
@@ -116,6 +118,46 @@ def test_a_store_that_fails_costs_nothing_else(make_scheduler, caplog):
         "ConnectionError('no database')"
         for what in ("read", "saved")
     ]
+
+
+def test_what_could_not_be_kept_is_kept_the_next_time(tmp_path, make_scheduler):
+    """A database that is away for a minute costs nothing once it is back."""
+    profiles = DirectoryStore(tmp_path)
+    away = [True]
+
+    class Moody:
+        load, load_one = profiles.load, profiles.load_one
+
+        def save(self, profile):
+            if away[0]:
+                raise ConnectionError("no database")
+            return profiles.save(profile)
+
+    scheduler = make_scheduler(2, profiles=Moody())
+    run(scheduler, 3)
+    scheduler.learn()
+    assert profiles.load().profile.applications == {}
+    away[0] = False
+    scheduler.learn()
+    assert profiles.load().profile.jobs(APPLICATION.fingerprint) == 3
+    scheduler.close()
+
+
+def test_where_there_is_no_thread_to_be_had_it_is_kept_in_place(tmp_path, make_scheduler, monkeypatch):
+    """An interpreter that goes down has none to give."""
+    scheduler = make_scheduler(2, profiles=tmp_path)
+    run(scheduler, 3)
+    assert jobs(scheduler) == 3
+    keeper = scheduler._driver._mind.learner._keeper
+
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    keeper.stop()
+    assert DirectoryStore(tmp_path).load().profile.jobs(APPLICATION.fingerprint) == 3
+    monkeypatch.undo()
+    scheduler.close()
 
 
 @pytest.mark.parametrize("closes", [True, False])

@@ -32,8 +32,9 @@ from llmsched_langgraph.core.events import (
     SlotGranted,
     StagesMoved,
 )
+from llmsched_langgraph.core.exploration import Exploration
 from llmsched_langgraph.core.machine import STORY_LENGTH, SchedulerMachine
-from llmsched_langgraph.core.policies import POLICIES, Needs
+from llmsched_langgraph.core.policies import POLICIES, NamedPolicy, Needs
 from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
 from llmsched_langgraph.dag.progress import Outcome, Usage
@@ -326,6 +327,20 @@ def test_a_failing_policy_costs_the_order_never_a_slot(desk, answer):
     assert all(isinstance(fault.error, Exception) for fault in d.faults)
 
 
+def test_a_failing_exploration_costs_its_turn_never_a_slot(desk):
+    """It is reported, and the slot goes to whoever is next in line."""
+
+    class Lost(Exploration):
+        def choose(self, jobs, now):
+            raise KeyError("my bug")
+
+    d = desk(NamedPolicy("lost", lambda job, profile, now: 0.0, exploration=Lost(epsilon=1.0)))
+    for ticket in (1, 2, 3):
+        d.call(0, ticket)
+    assert d.serve(1) == [1, 2, 3]
+    assert {(fault.job, repr(fault.error)) for fault in d.faults} == {(None, "KeyError('my bug')")}
+
+
 def test_the_report_carries_the_policys_own_error():
     """Who wrote the policy sees the error that it raised, and for NaN the policy's name."""
     error = ValueError("my bug")
@@ -416,9 +431,9 @@ def test_who_asks_for_beliefs(observed, learned, policy):
         assert commands == []
         return
     (command,) = commands
-    own = profile.applications["app"]
-    assert command.needs is needs
-    assert command.model is (own.marginals if needs is Needs.MARGINALS else own.model)
+    model = profile.applications["app"].model
+    assert (command.needs, command.model) == (needs, model)
+    assert command.belief().model is (model.marginals if needs is Needs.MARGINALS else model)
 
 
 @pytest.mark.parametrize("event", [CallQueued(1, 9), CallQueued(1, 2)], ids=["unknown", "granted"])

@@ -96,7 +96,7 @@ def test_learning_is_a_function(fan):
     assert fan.correlated
     assert fan.jobs == 60
     assert not learned(jobs, correlated=False).correlated
-    assert not fan.independent().correlated
+    assert not fan.marginals.correlated
 
 
 def test_the_first_stage_foretells_the_rest(fan):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.applications import app
 from support.sharing import ends
@@ -257,6 +259,18 @@ def test_an_object_that_is_no_policy_is_refused(thing):
     """The error says what a policy needs and what was given."""
     with pytest.raises(ConfigurationError, match=r"`name` and `priority\(job, profile, now\)`"):
         as_policy(thing)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "wanted"),
+    [("needs", "belief", "one of `Needs`"), ("exploration", 0.1, "an `Exploration` or None")],
+)
+def test_what_a_policy_asks_for_is_checked_at_the_edge(attribute, value, wanted):
+    """Where it is given, not at the first grant."""
+    policy = type("Own", (ByTicket,), {attribute: value})()
+    message = f"policy {policy.name!r}: its `{attribute}` must be {wanted}, not {value!r}"
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        as_policy(policy)
 
 
 def test_a_class_is_no_policy():

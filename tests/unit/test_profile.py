@@ -156,16 +156,14 @@ def test_a_model_is_kept_until_the_next_one(record, observed):
 
 
 def test_marginals_are_the_model_without_correlations(observed):
-    """The same variables, each on its own; without a model there are none."""
-    profile = observed(*[("x", ("a", 1.0 + n % 2), ("b", 1.0 + n % 2)) for n in range(40)])
-    own = profile.applications["x"]
-    assert own.marginals is None
-    own = profile.learned("x", learn(own.template, own.outcomes), 40).applications["x"]
-    assert own.model.correlated
-    assert not own.marginals.correlated
-    assert own.marginals is own.marginals
-    assert own.marginals.columns == own.model.columns
-    assert own.marginals.bins == own.model.bins
+    """The same variables, each on its own."""
+    own = observed(*[("x", ("a", 1.0 + n % 2), ("b", 1.0 + n % 2)) for n in range(40)]).applications["x"]
+    model = learn(own.template, own.outcomes)
+    assert model.correlated
+    assert not model.marginals.correlated
+    assert model.marginals is model.marginals
+    assert model.marginals.columns == model.columns
+    assert model.marginals.bins == model.bins
 
 
 # -- total work -------------------------------------------------------------------------
