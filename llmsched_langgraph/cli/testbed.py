@@ -45,7 +45,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--load", type=float, default=0.9, metavar="L", help="offered load (default 0.9)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default 0)")
     parser.add_argument("--rounds", type=int, default=1, metavar="R", help="of both sides (default 1)")
-    parser.add_argument("--policy", default="srtf", help="of the scheduled side (default %(default)s)")
+    parser.add_argument("--policy", default="llmsched", help="of the scheduled side (default %(default)s)")
     parser.add_argument(
         "--time-scale",
         type=float,
@@ -134,7 +134,9 @@ def _print_speed(latency: LatencyModel, *, as_data: bool) -> None:
         print(json.dumps({"latency": as_json(latency)}))
         return
     print(f"{latency.source}, in seconds")
-    print(f"prefill {latency.prefill_base_s:.4f} + {latency.prefill_s_per_token:.6f} for each prompt token")
+    stalls = ", one after the other, while nobody decodes" if latency.prefill_stalls else ""
+    per_token_s = latency.prefill_s_per_token
+    print(f"prefill {latency.prefill_base_s:.4f} + {per_token_s:.6f} for each prompt token{stalls}")
     for batch, step_s in latency.decode_step_s:
         print(f"a decode step with {batch} at once {step_s:.5f}, {batch / step_s:.0f} tokens/s in all")
 

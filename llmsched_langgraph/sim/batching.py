@@ -67,7 +67,8 @@ class BatchingServer:
 
     Requests are admitted first come, first served. A running request is in prefill for
     `latency.prefill_s(prompt_tokens)` and then decodes at one token per `latency.decode_s(running)`; the rate
-    of all changes whenever the number of running requests does. Events carry their exact times, and those do
+    of all changes whenever the number of running requests does. Where `latency.prefill_stalls`, requests
+    prefill one after the other, and nobody decodes meanwhile. Events carry their exact times, and those do
     not depend on how often, or at which instants in between, `advance` is called.
 
     All decoding requests have the same rate, so one number describes them: the *decoding line*, the tokens
@@ -98,6 +99,7 @@ class BatchingServer:
             raise ConfigurationError(f"slots must be 1 or more, not {slots}")
         self.slots = slots
         self._latency = latency
+        self._stalls = latency.prefill_stalls
         self._step_by_batch = [inf, *(latency.decode_s(batch) for batch in range(1, slots + 1))]
         self._now_s = 0.0
         self._number = 0
@@ -187,10 +189,13 @@ class BatchingServer:
         if self._waiting.pop(request_id, None) is not None:
             return
         # The heaps hold at most `slots` entries, so a scan is cheap and leaves no stale ones to be counted.
+        line = self._line_at(now)
         heap = self._prefilling if request.begun_at == inf else self._decoding
+        if self._stalls and heap is self._prefilling:
+            self._move_up_behind(request, now)
         heap[:] = [entry for entry in heap if entry[2] is not request]
         heapify(heap)
-        self._turn_anchor(now, self._line_at(now))
+        self._turn_anchor(now, line)
         self._fill_slots(now)
 
     def advance(self, now: float) -> list[Event]:
@@ -217,14 +222,16 @@ class BatchingServer:
         """When a slot will be free if nobody else takes it and the decoding rate stays as it is."""
         if self.running < self.slots:
             return self._now_s
-        step_s = self._step_s
+        step_s = self._step_by_batch[self.running]
         line = self._line_at(self._now_s)
+        prefilled_s = self._prefilled_s(self._now_s)
         decoding = (
-            self._now_s + (request.begun_at + request.output_tokens - line) * step_s
+            prefilled_s + (request.begun_at + request.output_tokens - line) * step_s
             for _, _, request in self._decoding
         )
         prefilling = (
-            request.prefilled_s + request.output_tokens * step_s for _, _, request in self._prefilling
+            max(request.prefilled_s, prefilled_s) + request.output_tokens * step_s
+            for _, _, request in self._prefilling
         )
         return max(self._now_s, min((*decoding, *prefilling)))
 
@@ -268,7 +275,10 @@ class BatchingServer:
         if not self._decoding:
             return inf
         # Rounding may put a milestone a hair before the anchor; events never go back in time.
-        return self._anchor_s + max(0.0, self._decoding[0][0] - self._anchor_at) * self._step_s
+        left = max(0.0, self._decoding[0][0] - self._anchor_at)
+        if self._step_s == inf:
+            return self._anchor_s if left < 1e-9 else inf  # reached as the prefill began, or after its end
+        return self._anchor_s + left * self._step_s
 
     def _line_at(self, at_s: float) -> float:
         return self._anchor_at + (at_s - self._anchor_s) / self._step_s
@@ -276,14 +286,31 @@ class BatchingServer:
     def _turn_anchor(self, at_s: float, line: float) -> None:
         """The number of running requests has changed: from here on, the decoding line has another slope."""
         self._anchor_s, self._anchor_at = at_s, line
-        self._step_s = self._step_by_batch[self.running]
+        stalled = self._stalls and self._prefilling
+        self._step_s = inf if stalled else self._step_by_batch[self.running]
+
+    def _prefilled_s(self, at_s: float) -> float:
+        """When a prefill that is asked for now can begin, and decoding goes on if none is."""
+        if not self._stalls:
+            return at_s
+        return max([at_s, *(prefilled_s for prefilled_s, _, _ in self._prefilling)])
+
+    def _move_up_behind(self, request: _Request, now: float) -> None:
+        """A request will not prefill, or no further: those behind it do so earlier."""
+        before = [end_s for end_s, number, _ in self._prefilling if number < request.number]
+        saved_s = request.prefilled_s - max([now, *before])
+        for at, (end_s, number, other) in enumerate(self._prefilling):
+            if number > request.number:
+                other.prefilled_s = end_s - saved_s
+                self._prefilling[at] = (other.prefilled_s, number, other)
 
     def _fill_slots(self, at_s: float) -> None:
         """Admit the first of the queue while there is a slot."""
         while self._waiting and self.running < self.slots:
             line = self._line_at(at_s)
             _, request = self._waiting.popitem(last=False)
-            request.prefilled_s = at_s + self._latency.prefill_s(request.prompt_tokens)
+            begin_s = self._prefilled_s(at_s)
+            request.prefilled_s = begin_s + self._latency.prefill_s(request.prompt_tokens)
             heappush(self._prefilling, (request.prefilled_s, request.number, request))
             self._turn_anchor(at_s, line)
             self.peak_running = max(self.peak_running, self.running)
@@ -298,6 +325,8 @@ class BatchingServer:
             self._anchor_s, self._anchor_at = at_s, 0.0
         request.begun_at = self._line_at(at_s)
         heappush(self._decoding, (request.begun_at + request.milestone, number, request))
+        if self._stalls:
+            self._turn_anchor(at_s, request.begun_at)
 
     def _reach_milestone(self, at_s: float) -> None:
         line, number, request = heappop(self._decoding)

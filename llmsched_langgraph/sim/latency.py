@@ -29,6 +29,8 @@ class LatencyModel:
             more than the decode step that yields the first token.
         prefill_s_per_token: Seconds of prefill for each prompt token.
         source: Where the figures come from, and under which licence.
+        prefill_stalls: Whether prefills take turns and all decoding stands still meanwhile, as on a CPU; if
+            not, each delays its own request alone, and what it costs the others is in the decode steps.
 
     Raises:
         ConfigurationError: The points are empty, out of order, not positive, or fall with the batch.
@@ -39,6 +41,7 @@ class LatencyModel:
     prefill_base_s: float
     prefill_s_per_token: float
     source: str
+    prefill_stalls: bool = False
 
     def __post_init__(self) -> None:
         """Refuse figures that no server can have."""
@@ -74,6 +77,11 @@ class LatencyModel:
     def prefill_s(self, prompt_tokens: int) -> float:
         """Seconds from a request's admission until it starts to decode."""
         return self.prefill_base_s + prompt_tokens * self.prefill_s_per_token
+
+    def call_s(self, prompt_tokens: int, output_tokens: int, batch: int) -> float:
+        """Seconds of a call that is always one of `batch` of its kind, each begun when another ends."""
+        prefills = batch if self.prefill_stalls else 1
+        return prefills * self.prefill_s(prompt_tokens) + output_tokens * self.decode_s(batch)
 
 
 _LLAMA_2_70B = LatencyModel(

@@ -148,11 +148,10 @@ def timed(job: TraceJob, latency: LatencyModel, slots: int, time_scale: float) -
         slots: calls that it serves at once.
         time_scale: by how much tools are faster than they were.
     """
-    step_s = latency.decode_s(slots)
 
     def call_s(call: TraceCall) -> TraceCall:
-        prefill_s = latency.prefill_s(max(call.prompt_tokens or 0, 1))
-        return replace(call, seconds=prefill_s + max(call.output_tokens or 0, 1) * step_s)
+        prompt, output = max(call.prompt_tokens or 0, 1), max(call.output_tokens or 0, 1)
+        return replace(call, seconds=latency.call_s(prompt, output, slots))
 
     def tool_s(call: TraceCall) -> TraceCall:
         return replace(call, seconds=(call.seconds or 0.0) / time_scale)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -105,9 +105,10 @@ async def measured(
 ) -> LatencyModel:
     """How fast the endpoint is, with as many parallel requests as there are slots and fewer.
 
-    Prefill, and a decode step without company, are timed alone. A decode step with b requests is what is
-    left of a call, by its output tokens, while b callers make one call after the other: with what the
-    others' prefills cost it, and all else.
+    Prefill, and a decode step without company, are timed alone. If as many prefills as there are slots take
+    more than half as long together as one after the other, prefills stall (`LatencyModel.prefill_stalls`).
+    A decode step with b requests is what is left of a call, by its output tokens, while b callers make one
+    call after the other: with all that company costs it.
 
     Args:
         endpoint: what is measured; nobody else should use it meanwhile.
@@ -141,6 +142,14 @@ async def measured(
     # A call of one token takes its prefill and a step.
     base_s = max(few_s - few_tokens * slope_s - step_s, 0.0)
 
+    async def together_s() -> float:
+        """Seconds until as many prompts are read as there are slots, if all come at once."""
+        began_s = endpoint.clock()
+        await asyncio.gather(*(call(prompt_tokens, 1) for _ in range(slots)))
+        return endpoint.clock() - began_s
+
+    stalls = slots > 1 and min([await together_s() for _ in range(_REPEATS)]) > many_s * (1 + slots) / 2
+
     async def one_after_the_other() -> list[tuple[float, int, int]]:
         return [await call(prompt_tokens, output_tokens) for _ in range(_CALLS_EACH)]
 
@@ -155,7 +164,8 @@ async def measured(
     for batch in batches(slots):
         call_s, prompt, output = min([await in_company(batch) for _ in range(_REPEATS)])
         # It is never faster in company than alone.
-        step_s = max((call_s - base_s - slope_s * prompt) / output, step_s)
+        prefills = batch if stalls else 1
+        step_s = max((call_s - prefills * (base_s + slope_s * prompt)) / output, step_s)
         steps.append((batch, step_s))
         on_finish()
     return LatencyModel(
@@ -163,6 +173,7 @@ async def measured(
         decode_step_s=tuple(steps),
         prefill_base_s=base_s,
         prefill_s_per_token=slope_s,
+        prefill_stalls=stalls,
         source=f"measured on {endpoint.client.base_url} with {prompt_tokens} prompt and {output_tokens} "
         "output tokens",
     )
@@ -178,12 +189,11 @@ def batches(slots: int) -> list[int]:
 
 def scaled(latency: LatencyModel, times: float) -> LatencyModel:
     """The same server that many times as fast."""
-    return LatencyModel(
-        name=latency.name,
+    return replace(
+        latency,
         decode_step_s=tuple((batch, step_s / times) for batch, step_s in latency.decode_step_s),
         prefill_base_s=latency.prefill_base_s / times,
         prefill_s_per_token=latency.prefill_s_per_token / times,
-        source=latency.source,
     )
 
 
@@ -194,6 +204,7 @@ def as_json(latency: LatencyModel) -> dict[str, Any]:
         "decode_step_s": [list(point) for point in latency.decode_step_s],
         "prefill_base_s": latency.prefill_base_s,
         "prefill_s_per_token": latency.prefill_s_per_token,
+        "prefill_stalls": latency.prefill_stalls,
         "source": latency.source,
     }
 
@@ -221,6 +232,7 @@ def speed_of(given: str) -> LatencyModel:
             decode_step_s=tuple((int(batch), float(step_s)) for batch, step_s in found["decode_step_s"]),
             prefill_base_s=float(found["prefill_base_s"]),
             prefill_s_per_token=float(found["prefill_s_per_token"]),
+            prefill_stalls=bool(found["prefill_stalls"]),
             source=str(found.get("source", given)),
         )
     except (ValueError, KeyError, TypeError):

@@ -183,3 +183,31 @@ def test_thousands_waiting_for_64_slots_take_no_time() -> None:
         server.submit(number, 500, 1 + number % 200, 0.0)
     assert len(server.advance(1e9)) == 3 * 20_000
     assert (server.served, server.peak_running, server.peak_in_flight) == (20_000, 64, 20_000)
+
+
+STALLING = LatencyModel("stalling", ((1, 1.0), (2, 2.0)), 1.0, 0.125, "made up", prefill_stalls=True)
+
+
+def test_a_prefill_stalls_those_that_decode_and_waits_for_its_turn() -> None:
+    """On a machine whose prefills take all of it."""
+    server = BatchingServer(3, STALLING)
+    server.submit("first", 8, 4, 0.0, stride=4)  # prefills until 2, alone until 3: a token
+    server.submit("second", 8, 1, 3.0)  # prefills until 5
+    server.submit("third", 24, 1, 4.0)  # prefills until 9; then a step takes 3 s for three
+    finished = {
+        event.request_id: event.at_s for event in server.advance(100.0) if isinstance(event, Finished)
+    }
+    # The second and the third token in common end all but the first, which has two left, alone.
+    assert finished == {"second": 12.0, "third": 12.0, "first": 14.0}
+
+
+def test_a_prefill_that_is_cancelled_moves_up_those_behind_it() -> None:
+    """By what it would still have taken, whether it had begun or not."""
+    for cancelled_s in (0.0, 1.0, 2.5):
+        server = BatchingServer(3, STALLING)
+        for name, prompt in (("first", 16), ("gone", 8), ("second", 8)):
+            server.submit(name, prompt, 1, 0.0)
+        server.cancel("gone", 0.0)
+        server.cancel("first", cancelled_s)
+        (seen,) = (event for event in server.advance(100.0) if isinstance(event, Finished))
+        assert (seen.request_id, seen.at_s) == ("second", cancelled_s + 2.0 + 1.0)

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from llmsched_langgraph.sim.batching import Admitted, BatchingServer, Decoded, Event, Finished
 from llmsched_langgraph.sim.latency import LatencyModel
 
-LATENCY = LatencyModel("test", ((1, 0.3), (2, 0.35), (4, 0.7)), 0.2, 0.05, "made up")
+LATENCIES = st.sampled_from(
+    [
+        LatencyModel("test", ((1, 0.3), (2, 0.35), (4, 0.7)), 0.2, 0.05, "made up", stalls)
+        for stalls in (False, True)
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,11 @@ def check(server: BatchingServer) -> None:
     assert server.peak_in_flight >= server.in_flight
 
 
-def tell(slots: int, story: list[Step], cuts: int) -> tuple[BatchingServer, list[Event], set[int]]:
+def tell(
+    slots: int, story: list[Step], cuts: int, latency: LatencyModel
+) -> tuple[BatchingServer, list[Event], set[int]]:
     """Run a story, calling `advance` `cuts` times between its steps; gives the cancelled requests too."""
-    server = BatchingServer(slots, LATENCY)
+    server = BatchingServer(slots, latency)
     events: list[Event] = []
     cancelled: set[int] = set()
     now = 0.0
@@ -73,14 +80,18 @@ def tell(slots: int, story: list[Step], cuts: int) -> tuple[BatchingServer, list
     return server, events, cancelled
 
 
-@given(SLOTS, STORIES)
-def test_cutting_time_differently_changes_nothing(slots: int, story: list[Step]) -> None:
-    assert tell(slots, story, cuts=0)[1] == tell(slots, story, cuts=3)[1]
+@given(SLOTS, STORIES, LATENCIES)
+def test_cutting_time_differently_changes_nothing(
+    slots: int, story: list[Step], latency: LatencyModel
+) -> None:
+    assert tell(slots, story, cuts=0, latency=latency)[1] == tell(slots, story, cuts=3, latency=latency)[1]
 
 
-@given(SLOTS, STORIES)
-def test_every_request_is_served_or_cancelled_and_nothing_is_left(slots: int, story: list[Step]) -> None:
-    server, events, cancelled = tell(slots, story, cuts=1)
+@given(SLOTS, STORIES, LATENCIES)
+def test_every_request_is_served_or_cancelled_and_nothing_is_left(
+    slots: int, story: list[Step], latency: LatencyModel
+) -> None:
+    server, events, cancelled = tell(slots, story, cuts=1, latency=latency)
     submitted = {number for number, step in enumerate(story) if step.cancels is None}
     finished = {event.request_id for event in events if isinstance(event, Finished)}
     assert finished == submitted - cancelled
@@ -88,18 +99,20 @@ def test_every_request_is_served_or_cancelled_and_nothing_is_left(slots: int, st
     assert (server.in_flight, server.next_event_s()) == (0, None)
 
 
-@given(SLOTS, STORIES)
-def test_events_come_in_order_and_admission_is_first_come_first_served(slots: int, story: list[Step]) -> None:
-    _, events, _ = tell(slots, story, cuts=1)
+@given(SLOTS, STORIES, LATENCIES)
+def test_events_come_in_order_and_admission_is_first_come_first_served(
+    slots: int, story: list[Step], latency: LatencyModel
+) -> None:
+    _, events, _ = tell(slots, story, cuts=1, latency=latency)
     times = [event.at_s for event in events]
     assert times == sorted(times)
     admitted = [event.request_id for event in events if isinstance(event, Admitted)]
     assert admitted == sorted(admitted, key=lambda number: int(str(number)))
 
 
-@given(SLOTS, STORIES)
-def test_progress_is_reported_by_stride(slots: int, story: list[Step]) -> None:
-    _, events, cancelled = tell(slots, story, cuts=0)
+@given(SLOTS, STORIES, LATENCIES)
+def test_progress_is_reported_by_stride(slots: int, story: list[Step], latency: LatencyModel) -> None:
+    _, events, cancelled = tell(slots, story, cuts=0, latency=latency)
     for number, step in enumerate(story):
         if step.cancels is not None or number in cancelled:
             continue
@@ -108,13 +121,13 @@ def test_progress_is_reported_by_stride(slots: int, story: list[Step]) -> None:
 
 
 @settings(max_examples=200)
-@given(SLOTS, STORIES)
+@given(SLOTS, STORIES, LATENCIES)
 def test_it_agrees_with_a_plain_simulation_that_keeps_the_remaining_work(
-    slots: int, story: list[Step]
+    slots: int, story: list[Step], latency: LatencyModel
 ) -> None:
-    _, events, _ = tell(slots, story, cuts=0)
+    _, events, _ = tell(slots, story, cuts=0, latency=latency)
     ours = {int(str(event.request_id)): event.at_s for event in events if isinstance(event, Finished)}
-    plain = plainly(slots, story)
+    plain = plainly(slots, story, latency)
     for number in ours.keys() & plain.keys():
         assert abs(ours[number] - plain[number]) < 1e-6
     # Where one finishes at the very instant of its cancellation, rounding may decide either way.
@@ -124,7 +137,7 @@ def test_it_agrees_with_a_plain_simulation_that_keeps_the_remaining_work(
         assert min(abs((ours | plain)[number] - at_s) for at_s in cancels) < 1e-6
 
 
-def plainly(slots: int, story: list[Step]) -> dict[int, float]:
+def plainly(slots: int, story: list[Step], latency: LatencyModel) -> dict[int, float]:
     """When each request finishes, by moving all remaining work from one change to the next."""
     waiting: list[int] = []
     prefill_s: dict[int, float] = {}
@@ -135,21 +148,26 @@ def plainly(slots: int, story: list[Step]) -> dict[int, float]:
     def fill() -> None:
         while waiting and len(prefill_s) + len(tokens) < slots:
             number = waiting.pop(0)
-            prefill_s[number] = LATENCY.prefill_s(story[number].prompt_tokens)
+            prefill_s[number] = latency.prefill_s(story[number].prompt_tokens)
 
     def run_until(end_s: float) -> None:
         nonlocal now
         while prefill_s or tokens:
-            step_s = LATENCY.decode_s(len(prefill_s) + len(tokens))
-            change_s = min([*prefill_s.values(), *(left * step_s for left in tokens.values())])
+            step_s = latency.decode_s(len(prefill_s) + len(tokens))
+            stalled = latency.prefill_stalls and bool(prefill_s)
+            under_way = list(prefill_s)[:1] if stalled else list(prefill_s)
+            decoding = [] if stalled else list(tokens)
+            change_s = min(
+                [prefill_s[number] for number in under_way] + [tokens[number] * step_s for number in decoding]
+            )
             passed_s = min(change_s, end_s - now)
             now += passed_s
-            for number in list(tokens):
+            for number in decoding:
                 tokens[number] -= passed_s / step_s
                 if tokens[number] < 1e-9:
                     del tokens[number]
                     finished[number] = now
-            for number in list(prefill_s):
+            for number in under_way:
                 prefill_s[number] -= passed_s
                 if prefill_s[number] < 1e-9:
                     del prefill_s[number]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmsched_langgraph.errors import ConfigurationError
@@ -63,3 +65,9 @@ def test_impossible_figures_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match="bad"):
         LatencyModel("bad", points, base, per_token, "made up")
+
+
+@pytest.mark.parametrize(("stalls", "seconds"), [(False, 0.75 + 3 * 2.0), (True, 4 * 0.75 + 3 * 2.0)])
+def test_a_call_in_company(stalls, seconds):
+    """Where prefills stall, it waits for the others' as well as for its own."""
+    assert replace(MODEL, prefill_stalls=stalls).call_s(1, 3, 4) == seconds

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from openai import AsyncOpenAI
 
 from llmsched_langgraph import ConfigurationError, InvalidDataError
+from llmsched_langgraph.serve_sim.requests import CHARACTERS_PER_TOKEN
 from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
-from llmsched_langgraph.sim.latency import latency_model
+from llmsched_langgraph.sim.batching import BatchingServer, Finished
+from llmsched_langgraph.sim.latency import LatencyModel, latency_model
 from llmsched_langgraph.sim.workloads import generate
 from llmsched_langgraph.testbed.calls import CountingClient, EmbeddedLengths, WordLengths
 from llmsched_langgraph.testbed.engine import Peaks
@@ -60,6 +64,49 @@ def test_an_endpoint_is_measured():
     assert speed.prefill_s_per_token < 10 * truth.prefill_s_per_token
 
 
+class Virtual:
+    """An endpoint of known speed, in a time of its own: it moves on once nobody has anything to ask."""
+
+    def __init__(self, slots, latency):
+        self.client = SimpleNamespace(base_url="virtual")
+        self.now, self.calls, self.server = 0.0, {}, BatchingServer(slots, latency)
+
+    def clock(self):
+        return self.now
+
+    async def call(self, prompt, output_tokens, body):
+        began_s, number = self.now, object()
+        tokens = len(prompt) // CHARACTERS_PER_TOKEN
+        self.calls[number] = asyncio.get_running_loop().create_future()
+        self.server.submit(number, tokens, output_tokens, self.now)
+        if len(self.calls) == 1:
+            asyncio.get_running_loop().call_soon(self.move_on)
+        await self.calls[number]
+        return self.now - began_s, tokens, output_tokens
+
+    def move_on(self):
+        self.now = self.server.next_event_s()
+        for event in self.server.advance(self.now):
+            if isinstance(event, Finished):
+                self.calls.pop(event.request_id).set_result(None)
+        if self.calls:
+            asyncio.get_running_loop().call_later(0.001, self.move_on)  # callers first
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_speed_is_measured_exactly_where_nothing_disturbs(slots, stalls):
+    """Also whether prefills stall; a server of one slot shows no difference."""
+    truth = LatencyModel("truth", ((1, 0.02), (2, 0.03), (4, 0.05)), 0.4, 0.01, "made up", stalls)
+    endpoint = Virtual(slots, truth)
+    found = asyncio.run(measured(endpoint, EmbeddedLengths(), slots, 200, 40, lambda: None))
+    assert found.prefill_stalls is (stalls and slots > 1)
+    assert found.decode_step_s == tuple(
+        (batch, pytest.approx(truth.decode_s(batch))) for batch in batches(slots)
+    )
+    assert (found.prefill_base_s, found.prefill_s_per_token) == pytest.approx((0.4, 0.01))
+
+
 def test_prompts_come_close():
     """Prompts begin like no other, and have the words that were counted to be that long."""
     lengths = WordLengths(30.0, 1.25)
@@ -80,7 +127,7 @@ def test_batches(slots, expected):
 
 def test_a_measured_speed_is_kept(tmp_path):
     """What `--calibrate --json` prints is read again; other files are told in a line."""
-    speed = scaled(latency_model("opt-13b-a100"), 2.0)
+    speed = replace(scaled(latency_model("opt-13b-a100"), 2.0), prefill_stalls=True)
     path = tmp_path / "speed.json"
     path.write_text(json.dumps({"latency": as_json(speed)}))
     assert speed_of(str(path)) == speed
