@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import operator
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -24,7 +23,6 @@ import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -33,11 +31,9 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send
+from marked import table, write
 
 from llmsched_langgraph import Scheduler, schedule
-
-README = Path(__file__).resolve().parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- max_concurrency: .*? -->\n).*?(<!-- /max_concurrency -->)", re.DOTALL)
 
 CALL_S = 0.05
 """What a call takes: long enough that all calls that may be in flight together are."""
@@ -293,17 +289,16 @@ def _number(cell: str) -> int:
     return -1 if cell == DEADLOCK else int(cell)
 
 
-def table() -> str:
+def limits() -> str:
     stock = f"LangGraph {version('langgraph')} with `max_concurrency`"
-    rows = [["", "limit", stock, "`schedule(graph, Scheduler(limit))`"]]
-    rows.append(["---", "---:", "---:", "---:"])
+    rows = []
     for row, case in enumerate(CASES):
         measured = [in_process(row, way) if case.threads else measure(case, way) for way in WAYS]
         limit = "none" if case.limit is None else str(case.limit)
         # In bold what is not what was asked for.
         cells = [cell if case.limit in (None, _number(cell)) else f"**{cell}**" for cell in measured]
         rows.append([case.title, limit, *cells])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    return table(["", "limit", stock, "`schedule(graph, Scheduler(limit))`"], rows)
 
 
 def main() -> None:
@@ -316,13 +311,10 @@ def main() -> None:
         row, way = options.cell
         print(measure(CASES[int(row)], way), flush=True)
         os._exit(0)  # the interpreter would wait for threads that wait for ever
-    text = table()
+    text = limits()
     print(text, end="")
     if options.write:
-        before = README.read_text()
-        if not MARKED.search(before):
-            sys.exit(f"{README} has no marks for the table")
-        README.write_text(MARKED.sub(lambda found: found[1] + text + found[2], before))
+        write("max_concurrency", text)
 
 
 if __name__ == "__main__":

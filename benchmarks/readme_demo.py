@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- demo: .*? -->\n).*?(<!-- /demo -->)", re.DOTALL)
+from marked import table, write
 
 
 def demo(seed: int) -> dict[str, object]:
@@ -24,7 +21,7 @@ def demo(seed: int) -> dict[str, object]:
     return result
 
 
-def table(seeds: list[int]) -> str:
+def demos(seeds: list[int]) -> str:
     columns = ("mean JCT", "p50 JCT", "p95 JCT", "makespan", "backend peak", "mean JCT reduced by")
     rows = []
     for seed in seeds:
@@ -36,8 +33,7 @@ def table(seeds: list[int]) -> str:
             reduction = f"**{result['mean_jct_reduction']:.0%}**" if name == "scheduled" else ""
             rows.append([f"seed {seed}, {name}", *figures, str(part["backend_peak"]), reduction])
     title = f"`llmsched demo`: {result['runs']} runs, {result['slots']} slots"
-    lines = [[title, *columns], ["---"] + ["---:"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return table([title, *columns], rows)
 
 
 def main() -> None:
@@ -45,11 +41,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dry-run", action="store_true", help="print the table and leave the README alone")
     options = parser.parse_args()
-    text = table(options.seeds)
+    text = demos(options.seeds)
     if options.dry_run:
         print(text)
-        return
-    README.write_text(MARKED.sub(lambda found: found[1] + text + found[2], README.read_text()))
+    else:
+        write("demo", text)
 
 
 if __name__ == "__main__":
