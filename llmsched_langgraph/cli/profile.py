@@ -1,27 +1,13 @@
-"""Knows the options of `llmsched profile evaluate` and `plot`, which measure, and how that is shown.
+"""Knows that `llmsched profile` has actions: those that measure predictions, and those on files of profiles.
 
-Does not know how anything is learned or measured, nor the other actions of `llmsched profile`.
+Does not know what any of them does.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
 
-from llmsched_langgraph.belief.evaluation import Evaluation, evaluate, guesses
-from llmsched_langgraph.cli import profiles
-from llmsched_langgraph.cli.complaints import needs_matplotlib, written
-from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
-from llmsched_langgraph.traces import by_app, read_jobs
-
-_Result = TypeVar("_Result")
-
-SHOWN = 4
-"""Figures of R2 in the table: after no, one, two, three finished stages."""
+from llmsched_langgraph.cli import profile_files, profile_measure
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,136 +18,5 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="What is learned of applications from their runs.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    measure = actions.add_parser(
-        "evaluate",
-        help="learn from some recorded jobs and measure the prediction of others",
-        description=(
-            "For each application in TRACES: learns from some jobs, predicts the work still to come of "
-            "others after each stage that ended, and compares. Without --train, jobs are dealt into five "
-            "parts, and each part (until 200 jobs are measured) is predicted by what the other four "
-            "taught. Jobs that belong together go into one part: ids are taken apart at '/', and the part "
-            "with the most different values names the problem or the session. Work is counted in the "
-            "seconds of LLM calls if half of the jobs have them recorded, else in seconds of tools, else "
-            "in output tokens."
-        ),
-    )
-    measure.add_argument(
-        "traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of recorded jobs"
-    )
-    measure.add_argument(
-        "--train", metavar="PATH", type=Path, help="learn from these jobs, and measure all in TRACES"
-    )
-    measure.add_argument("--seed", metavar="S", type=_seed, default=0, help="deals the jobs (default: 0)")
-    measure.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
-    measure.set_defaults(run=run_evaluate)
-    plot = actions.add_parser(
-        "plot",
-        help="draw predicted against real remaining work of recorded jobs",
-        description=(
-            "Learns and predicts as `llmsched profile evaluate` does, and draws each prediction against what "
-            "came: a panel for each application, coloured by finished stages. Needs the extra `plots`."
-        ),
-    )
-    plot.add_argument(
-        "traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of recorded jobs"
-    )
-    plot.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .png or .svg")
-    plot.add_argument("--train", metavar="PATH", type=Path, help="learn from these jobs, and draw TRACES")
-    plot.add_argument("--seed", metavar="S", type=_seed, default=0, help="deals the jobs (default: 0)")
-    plot.set_defaults(run=run_plot)
-    profiles.register(actions)
-
-
-def run_evaluate(options: argparse.Namespace) -> int:
-    """Measure every application, and print what came out.
-
-    Raises:
-        InvalidDataError: the jobs cannot be read, or no application has enough of them.
-    """
-    results = _measured(options, evaluate)
-    if options.json:
-        print(json.dumps([result.to_json() for result in results], indent=2))
-    else:
-        print("\n".join(_table(results)))
-    return 0
-
-
-def run_plot(options: argparse.Namespace) -> int:
-    """Draw each prediction against what came.
-
-    Raises:
-        InvalidDataError: the jobs cannot be read, or no application has enough of them.
-        ConfigurationError: the file cannot be written, or matplotlib is missing.
-    """
-    out: Path = options.out
-    if out.suffix.lower() not in (".png", ".svg"):
-        raise ConfigurationError(f"OUT {out}: name a file that ends in .png or .svg")
-    with needs_matplotlib("profile plot"):
-        from llmsched_langgraph.views.profile_plots import write_guesses
-
-    found = _measured(options, guesses)
-    with written("OUT", out):
-        write_guesses(found, out)
-    print(f"{len(found)} application{'s' * (len(found) != 1)} drawn into {out}")
-    return 0
-
-
-def _measured(options: argparse.Namespace, measure: Callable[..., _Result]) -> list[_Result]:
-    """What `measure` gives for each application that has enough jobs; the others are told."""
-    apps = by_app(read_jobs(options.traces))
-    train = None if options.train is None else by_app(read_jobs(options.train))
-    results: list[_Result] = []
-    for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
-        print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
-        learn_from = None if train is None else train.get(app, [])
-        try:
-            results.append(measure(app, jobs, learn_from, seed=options.seed))
-        except InvalidDataError as error:
-            print(f"    left out: {error}", file=sys.stderr)
-    if not results:
-        raise InvalidDataError("no application has enough recorded jobs to be measured")
-    return results
-
-
-def _table(results: list[Evaluation]) -> list[str]:
-    head = ["application", "jobs", "stages", "unit", "bits/job", "alone", "used", "R2", "R2 alone", "in 80 %"]
-    rows = [
-        head,
-        *(
-            [
-                one.app,
-                str(one.jobs),
-                str(one.stages),
-                one.unit.value,
-                f"{one.logloss_network:.2f}",
-                f"{one.logloss_marginals:.2f}",
-                one.used,
-                _figures(one.r2_log_remaining),
-                _figures(one.r2_log_remaining_marginals),
-                f"{100 * one.coverage80:.0f}",
-            ]
-            for one in results
-        ),
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return [
-        *lines,
-        "",
-        "bits/job: -log2 of the probability of a job that was not learned from. R2: of the logarithm of",
-        f"the work still to come after 0 to {SHOWN - 1} finished stages. alone: the independent marginals.",
-    ]
-
-
-def _figures(r2: tuple[float | None, ...]) -> str:
-    return " ".join(f"{'-' if x is None else format(x, '.2f'):>5}" for x in r2[:SHOWN])
-
-
-def _seed(text: str) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if seed < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
-    return seed
+    profile_measure.register(actions)
+    profile_files.register(actions)
