@@ -10,12 +10,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from llmsched_langgraph.belief.evaluation import Evaluation, evaluate, guesses
 from llmsched_langgraph.cli.complaints import needs_matplotlib, written
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 from llmsched_langgraph.traces import by_app, read_jobs
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.evaluation import Evaluation
 
 _Result = TypeVar("_Result")
 
@@ -70,6 +72,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     Raises:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.
     """
+    from llmsched_langgraph.belief.evaluation import evaluate
+
     results = _measured(options, evaluate)
     if options.json:
         print(json.dumps([result.to_json() for result in results], indent=2))
@@ -85,6 +89,8 @@ def run_plot(options: argparse.Namespace) -> int:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.
         ConfigurationError: the file cannot be written, or matplotlib is missing.
     """
+    from llmsched_langgraph.belief.evaluation import guesses
+
     out: Path = options.out
     if out.suffix.lower() not in (".png", ".svg"):
         raise ConfigurationError(f"OUT {out}: name a file that ends in .png or .svg")

@@ -29,6 +29,7 @@ HEAVY = [
     [
         "import llmsched_langgraph",
         "from llmsched_langgraph import schedule, Scheduler, wrap_openai, Backend, Profile",
+        "import llmsched_langgraph.cli.main",
     ],
 )
 def test_import_is_light(statement):
