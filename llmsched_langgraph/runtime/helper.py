@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,24 @@ LOOK_S = 0.25
 NICENESS = 10
 """How far the helper stands back behind the program that it helps."""
 
+_one_at_a_time = threading.Lock()
+
+
+def _forked() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()  # whoever held the other is not there in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 def learned_elsewhere(
     lessons: Lessons, given_up: Callable[[], bool] = lambda: False
 ) -> list[ApplicationModel] | None:
     """The models of these applications, learned in a helper process, or here if there cannot be one.
+
+    However many schedulers a process has, it has one helper at a time.
 
     Args:
         lessons: the applications, and what their jobs did.
@@ -44,6 +58,17 @@ def learned_elsewhere(
     Raises:
         LLMSchedError: the helper failed; the message ends with what it said last.
     """
+    turn = _one_at_a_time
+    while not turn.acquire(timeout=LOOK_S):
+        if given_up():
+            return None
+    try:
+        return _models(lessons, given_up)
+    finally:
+        turn.release()
+
+
+def _models(lessons: Lessons, given_up: Callable[[], bool]) -> list[ApplicationModel] | None:
     command = [sys.executable, "-c", f"import {__name__} as helper; helper.main()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:

@@ -18,7 +18,7 @@ from llmsched_langgraph.core.policies import POLICIES, Needs
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.position import Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime import learning
+from llmsched_langgraph.runtime import helper, learning
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.helper import learned_elsewhere
 from llmsched_langgraph.runtime.learning import Learner
@@ -91,6 +91,8 @@ def profiled(*records):
         profile = profile.learned(name, learn(own.template, own.outcomes, correlated=True), own.jobs)
     return profile
 
+
+PATIENCE_S = 20
 
 TOLD = [job(plan_s, 10.0 * plan_s) for plan_s in (1.0, 1.1, 3.0, 3.1)] * 10
 
@@ -227,6 +229,27 @@ def test_where_there_can_be_no_process_it_is_done_here(monkeypatch, executable):
     own = Profile().observe(*TOLD).applications[APPLICATION.fingerprint]
     (model,) = learned_elsewhere([(own.template, own.outcomes)])
     assert model == learn(own.template, own.outcomes)
+
+
+def test_one_helper_at_a_time(monkeypatch):
+    """However many schedulers there are; who waits for a turn that nobody needs any more goes away."""
+    began, go = threading.Event(), threading.Event()
+
+    def slow(lessons, given_up):
+        began.set()
+        assert go.wait(PATIENCE_S)
+        return []
+
+    monkeypatch.setattr(helper, "LOOK_S", 0.01)
+    monkeypatch.setattr(helper, "_models", slow)
+    one = threading.Thread(target=helper.learned_elsewhere, args=([],))
+    one.start()
+    assert began.wait(PATIENCE_S)
+    looks = iter([False, False, True])
+    assert learned_elsewhere([], lambda: next(looks)) is None
+    go.set()
+    one.join(PATIENCE_S)
+    assert learned_elsewhere([]) == []
 
 
 def test_a_helper_that_fails_costs_the_correlations_only(monkeypatch, caplog):
