@@ -172,7 +172,10 @@ def test_jobs_come_before_the_error_of_a_later_line(write):
         (changed("app", to=...), "line 2: app: is missing"),
         (changed("jct", to="3"), "line 2: jct: must be a number, 0 to 1,000,000,000,000, not '3'"),
         (changed("jct", to=-1), "line 2: jct: must be a number, 0 to 1,000,000,000,000, not -1"),
-        (changed("arrival", to="9:30"), "line 2: arrival: must be a number, 0 to 1,000,000,000,000, not '9:30'"),
+        (
+            changed("arrival", to="9:30"),
+            "line 2: arrival: must be a number, 0 to 1,000,000,000,000, not '9:30'",
+        ),
         (changed("arrival", to=-1), "line 2: arrival: must be a number, 0 to 1,000,000,000,000, not -1"),
         (changed("arrival", to=True), "line 2: arrival: must be a number, 0 to 1,000,000,000,000, not True"),
         (changed("stages", to={}), "line 2: stages: must be a list, not {}"),
