@@ -6,6 +6,7 @@ Does not know LangGraph, nor how anything is decided.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 from llmsched_langgraph.runtime.context import StageRun
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
+from llmsched_langgraph.runtime.recording import Recorder
 from llmsched_langgraph.runtime.slot import Slot, check_timeout
 from llmsched_langgraph.runtime.stores import as_store
 
@@ -138,6 +140,9 @@ class Scheduler:
         profiles: where what is learned is kept, and shared with other workers: a folder, or any LangGraph
             store. It is read and written in the background; what is left is written when the scheduler is
             closed or the process ends.
+        record: a file to which each run that went to its end is appended, as `llmsched replay` reads it.
+            Written in the background; what is left when the scheduler is closed or the process ends is
+            written then.
         clock: seconds as a float that never go back.
 
     Raises:
@@ -153,6 +158,7 @@ class Scheduler:
         queue_timeout_s: float | None = None,
         profile: Profile | None = None,
         profiles: object = None,
+        record: str | os.PathLike[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
@@ -169,6 +175,7 @@ class Scheduler:
             as_policy(policy),
             profile=profile,
             store=None if profiles is None else as_store(profiles),
+            recorder=None if record is None else Recorder(record),
             clock=clock,
         )
 
