@@ -100,7 +100,7 @@ def test_a_program_that_a_signal_ends(capfd, program, tmp_path):
         import os, signal
         asyncio.run(ask("one", 2))
         while not os.path.exists({str(file)!r}) or open({str(file)!r}).read().count("\\n") < 2:
-            pass
+            pass  # in the background, it takes some milliseconds
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     status, _, err = record(capfd, file, "--", *command)
@@ -112,10 +112,12 @@ def test_a_program_that_a_signal_ends(capfd, program, tmp_path):
 def test_who_stops_it_stops_the_program(program, tmp_path, number, status):
     """A supervisor asks the one that it started, a terminal asks both."""
     file = tmp_path / "jobs.jsonl"
-    command = program("""
-        import signal, threading
+    command = program(f"""
+        import os, signal, threading
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         asyncio.run(ask("one", 1))
+        while not (os.path.exists({str(file)!r}) and os.path.getsize({str(file)!r})):
+            pass
         print("ready", flush=True)
         threading.Event().wait(50)
     """)
