@@ -46,7 +46,9 @@ class Recorder:
         path: str | os.PathLike[str],
         background: Callable[[str, Callable[[], bool]], Background] = Background,
     ) -> None:
-        self.path = recordable(path).absolute()  # wherever the program goes
+        self.path = recordable(path)
+        if not _on_event_loop():  # which nobody may hold up by asking where it is
+            self.path = self.path.absolute()  # wherever the program goes from here
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
         self._jobs: deque[tuple[int, JobRecord]] = deque()
         self._writing = threading.Lock()
@@ -117,7 +119,7 @@ class Recorder:
 
 
 def recordable(path: object) -> Path:
-    """The path, if jobs can be appended to a file there.
+    """The path, if jobs can be appended to a file there; on an event loop, as far as its name tells.
 
     Raises:
         ConfigurationError: it is none, is a folder, or names a compressed file.
@@ -130,7 +132,7 @@ def recordable(path: object) -> Path:
             f"record: {file} cannot be compressed, for several processes may append to it; name it "
             f"{file.with_suffix('')}, and gzip it afterwards"
         )
-    if file.is_dir():
+    if not _on_event_loop() and file.is_dir():
         raise ConfigurationError(f"record: {file} is a folder; name a file in it, e.g. {file / 'jobs.jsonl'}")
     return file
 

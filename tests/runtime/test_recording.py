@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from llmsched_langgraph import ConfigurationError
+from llmsched_langgraph import ConfigurationError, default_scheduler
 from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.progress import Outcome
@@ -150,6 +150,29 @@ def test_nothing_is_written_on_an_event_loop(make_scheduler, tmp_path, monkeypat
             thread.join(20)
     assert set(writers) == {"llmsched-recording"}
     assert len(list(read_jobs(tmp_path / "jobs.jsonl"))) == 3
+
+
+@pytest.mark.parametrize("given", ["absolute", "relative"])
+def test_no_file_is_touched_on_an_event_loop(tmp_path, monkeypatch, given):
+    """Not even to look whether it is there: Agent Server stops whoever does."""
+    ctx = pytest.importorskip("blockbuster").blockbuster_ctx
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "jobs.jsonl" if given == "absolute" else "jobs.jsonl"
+    monkeypatch.setenv("LLMSCHED_RECORD", str(path))
+
+    async def main():
+        with ctx(scanned_modules=["llmsched_langgraph"]):
+            scheduler = default_scheduler()
+            job = scheduler.start_job(APPLICATION)
+            with inside(job):
+                async with scheduler.slot(stage="ask"):
+                    pass
+            scheduler.end_job(job, Outcome.FINISHED)
+            scheduler.close()
+
+    asyncio.run(main())
+    default_scheduler().close()
+    assert len(list(read_jobs(tmp_path / "jobs.jsonl"))) == 1
 
 
 def test_a_slow_disk_holds_nobody_up(make_scheduler, tmp_path, monkeypatch):
