@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import textwrap
 import pytest
 
 from llmsched_langgraph.cli.main import main
+from llmsched_langgraph.testbed.jobs import workload
 from llmsched_langgraph.traces import read_jobs
 
 PROGRAM = """
@@ -68,6 +70,24 @@ def test_a_program_is_recorded(capfd, program, tmp_path):
     status, _, err = record(capfd, file, *program("asyncio.run(ask('one', 1))"))  # without --
     assert (status, err) == (0, f"llmsched: 1 job recorded in {file}: one 1\n")
     assert len(list(read_jobs(file))) == 9
+
+
+@pytest.mark.timeout(120)  # pgmpy takes seconds to import
+def test_what_was_recorded_is_replayed(capfd, program, tmp_path):
+    """By `llmsched replay` as it came; by bench at a load of one's own, and the testbed takes it, too."""
+    file = tmp_path / "jobs.jsonl"
+    command = program("asyncio.run(ask('small', 4))\nasyncio.run(ask('large', 8))")
+    assert record(capfd, file, "--", *command)[0] == 0
+    policies = ["--policies", "fcfs,srtf"]
+    assert main(["replay", str(file), "--slots", "1", *policies, "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert (result["meta"]["learned"], result["meta"]["jobs"]) == (6, [6])
+    assert [row["policy"] for row in result["rows"]] == ["fcfs", "srtf", "oracle"]
+    assert all(row["mean_jct_s"] > 0 for row in result["rows"])
+    assert main(["bench", "--traces", str(file), *policies, "--jobs", "20", "--seeds", "1"]) == 0
+    assert capfd.readouterr().out.startswith("traces, load 0.9, 8 slots\n")
+    taken = workload(runs=5, warmup=5, seed=0, traces=file)
+    assert {stage.name for job in taken.jobs for stage in job.stages} == {"answer"}
 
 
 def test_a_file_is_found_wherever_the_program_goes(capfd, program, tmp_path):
