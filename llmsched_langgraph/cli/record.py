@@ -19,7 +19,6 @@ from typing import Any
 
 from llmsched_langgraph.cli.complaints import written
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.runtime.recording import VARIABLE, recordable
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,8 +28,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         usage="llmsched record [-h] FILE -- COMMAND [ARGUMENT ...]",
         help="run a program whose scheduler writes down every run, for `llmsched replay`",
         description=(
-            f"Runs a program with {VARIABLE}=FILE in its environment, which makes the process-wide scheduler "
-            "of every process in it append each run that called a model and went to its end to the file."
+            "Runs a program whose process-wide scheduler, in every process of it, appends each run that "
+            "called a model and went to its end to the file. An environment variable asks it to."
         ),
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="to append to")
@@ -44,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: there is no such program, or the file cannot be written.
     """
+    from llmsched_langgraph.runtime.recording import VARIABLE, recordable
+
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise ConfigurationError(
