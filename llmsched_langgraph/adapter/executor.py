@@ -16,7 +16,6 @@ import functools
 import importlib
 import logging
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -125,7 +124,7 @@ def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = current_run()
     if run is None or task.name == START:
         return stock.run_with_retry(task, *args, **kwargs)
-    stage, began_s, ending = _begin(run, task), time.monotonic(), None
+    stage, began_s, ending = _begin(run, task), run.scheduler.clock(), None
     try:
         with inside_stage(stage):
             return stock.run_with_retry(task, *args, **kwargs)
@@ -140,7 +139,7 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = current_run()
     if run is None or task.name == START:
         return await stock.arun_with_retry(task, *args, **kwargs)
-    stage, began_s, ending = _begin(run, task), time.monotonic(), None
+    stage, began_s, ending = _begin(run, task), run.scheduler.clock(), None
     mark = STAGE.set(stage)
     try:
         return await stock.arun_with_retry(task, *args, **kwargs)
@@ -169,15 +168,16 @@ def _begin(run: Run, task: Any) -> StageRun:
 
 
 def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
-    seconds = time.monotonic() - began_s
+    now = run.scheduler.clock()
     if error is None:
-        run.seen.moves.append(Ended(stage.number, seconds))
+        run.seen.moves.append(Ended(stage.number, now - began_s, at_s=now))
         return
     interrupted = isinstance(error, GraphInterrupt)
     if interrupted and stage.around is None:
         run.seen.interrupted = True
     # A command for the graph around its own leaves a node as an error, and is none.
-    run.seen.moves.append(Ended(stage.number, seconds, isinstance(error, ParentCommand), interrupted))
+    complete = isinstance(error, ParentCommand)
+    run.seen.moves.append(Ended(stage.number, now - began_s, complete, interrupted, now))
 
 
 def _stage_run(task: Any) -> StageRun:

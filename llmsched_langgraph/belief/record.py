@@ -6,7 +6,8 @@ Does not know how anything is learned.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.experience import NodeSeen
@@ -15,13 +16,30 @@ Occurrence = tuple[str, int]
 """A stage and which time it runs in its job, counted from 1."""
 
 
+class Span(NamedTuple):
+    """From when to when something went on in its job.
+
+    `first` and `last` number its begin and its end among all that happened in the job: what had ended before
+    another thing began may have been waited for by it, which the clock's seconds are too coarse to tell.
+    """
+
+    first: int = 0
+    last: int = 0
+    since_s: float = 0.0
+    until_s: float = 0.0
+
+
+UNKNOWN_SPAN = Span()
+
+
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """One call that held a slot for `work_s` seconds; tokens are None where nobody could tell.
 
     `occurrence` counts the calls of its stage; `spot` is the stage's node and which time it ran, if known.
     `side_by_side` is how many calls its backend served meanwhile, itself among them: the mean of when it
-    began and when it ended.
+    began and when it ended. `run` is the number of the stage run that made it, if known, and `span` goes from
+    when it was asked for to when it was over; two calls that did the same at other times are equal.
     """
 
     stage: str
@@ -32,6 +50,8 @@ class CallRecord:
     spot: Occurrence | None = None
     backend: str = ""
     side_by_side: float = 1.0
+    run: int | None = field(default=None, compare=False)
+    span: Span = field(default=UNKNOWN_SPAN, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +64,11 @@ class StageRecord:
         place: id of the stage of the application that it was part of; None if nothing is known of it.
         complete: False if it failed, was cancelled or was interrupted.
         tool: the tool that it used, where a stage can use several and it was announced.
+        run: its number, by which calls and other stage runs name it. When and within what it ran is not
+            compared.
+        around: number of the stage run that it was part of, if any.
+        span: from when it was announced to when it was over. It may have waited for a thread at first: its
+            `seconds` are the last ones.
     """
 
     stage: str
@@ -52,6 +77,9 @@ class StageRecord:
     seconds: float
     complete: bool
     tool: str | None = None
+    run: int = field(default=0, compare=False)
+    around: int | None = field(default=None, compare=False)
+    span: Span = field(default=UNKNOWN_SPAN, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,22 @@
-"""Knows the options of `llmsched bench`, spreads the cells over the cores, and shows what came of them.
+"""Knows the options of `llmsched bench`: which jobs, policies and loads make up its cells.
 
-Does not know how anything is simulated, nor what tables and plots look like.
+Does not know how they are simulated, nor how the result is shown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmsched_langgraph import __version__
-from llmsched_langgraph.cli.complaints import needs_matplotlib, written
+from llmsched_langgraph.cli.comparing import add_output, compare, focus_of, names_of, plots_into, read, show
 from llmsched_langgraph.cli.paper import studies
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from llmsched_langgraph.core.policies import Policy
     from llmsched_langgraph.sim.evaluation import Cell
-    from llmsched_langgraph.traces import TraceJob
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,14 +66,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds, from 0 (default 3)")
     parser.add_argument("--burstiness", type=float, metavar="CV", help="of the arrivals (default: Poisson)")
-    parser.add_argument(
-        "--focus",
-        metavar="POLICY",
-        help="what the others are compared with (default: llmsched, else srtf, else the last)",
-    )
-    parser.add_argument("--deciles", action="store_true", help="also the slowdown of small and large jobs")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="as data, to a file or printed")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw it, into PNG and SVG files")
+    add_output(parser)
     parser.set_defaults(run=run)
 
 
@@ -93,71 +79,23 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.paper is not None:
         return studies(options, run)
-    from llmsched_langgraph.core.policies import as_policy
-    from llmsched_langgraph.sim.evaluation import summary
-    from llmsched_langgraph.views.bench_table import tables
-
     for name in ("slots", "seeds"):
         if getattr(options, name) < 1:
             raise ConfigurationError(f"--{name} must be at least 1, not {getattr(options, name)}")
     policies = _policies(options)
-    labels = list(dict.fromkeys(as_policy(policy).name for policy in policies))
-    loads, counts, focus = _loads(options.load), _counts(options.jobs), _focus(options.focus, labels)
-    draw = None if options.plots is None else _plots_into(options.plots)
-    cells = _cells(options, policies, loads, counts)
-    began_s = time.perf_counter()
-    rows = _measured(cells)
-    result = {
-        "meta": {
-            "version": __version__,
-            "policies": labels,
-            "focus": focus,
-            "slots": options.slots,
-            "loads": loads,
-            "jobs": counts,
-            "seeds": options.seeds,
-            "seconds": time.perf_counter() - began_s,
-        },
-        "rows": rows,
-        "summary": summary(rows),
+    labels = names_of(policies)
+    loads, counts, focus = _loads(options.load), _counts(options.jobs), focus_of(options.focus, labels)
+    draw = plots_into(options.plots)
+    about = {
+        "policies": labels,
+        "focus": focus,
+        "slots": options.slots,
+        "loads": loads,
+        "jobs": counts,
+        "seeds": options.seeds,
     }
-    printed = options.json == "-"
-    if printed:
-        print(json.dumps(result))
-    elif options.json:
-        with written("--json", path := Path(options.json)):
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if not printed:
-        print(tables(result, deciles=options.deciles))
-    if draw is not None:
-        names = draw(result)
-        if not printed:
-            print(f"\n{len(names)} plots in {options.plots}, each as .png and .svg")
+    show(compare(_cells(options, policies, loads, counts), about), options, draw)
     return 0
-
-
-def _plots_into(folder: Path) -> Callable[[Mapping[str, Any]], list[str]]:
-    """What draws a result there; whether it can is known before anything is measured."""
-    with needs_matplotlib("--plots"):
-        from llmsched_langgraph.views.bench_plots import write_figures
-    with written("--plots", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def draw(result: Mapping[str, Any]) -> list[str]:
-        with written("--plots", folder):
-            return write_figures(result, folder)
-
-    return draw
-
-
-def _focus(asked: str | None, labels: Sequence[str]) -> str:
-    """The policy that the others are compared with; one with parameters goes by the name before them."""
-    if asked is not None:
-        if asked not in labels:
-            raise ConfigurationError(f"--focus must be one of {', '.join(labels)}, not {asked!r}")
-        return asked
-    first = {label.partition("(")[0]: label for label in reversed(labels)}
-    return first.get("llmsched") or first.get("srtf") or labels[-1]
 
 
 def _counts(text: str) -> list[int]:
@@ -195,16 +133,10 @@ def _cells(
 
     arrivals = Poisson() if options.burstiness is None else Bursty(options.burstiness)
     grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds)
-    train = None if options.train is None else [job for path in options.train for job in _read(path)]
+    train = None if options.train is None else [job for path in options.train for job in read(path)]
     if options.traces is not None:
-        return list(grid.recorded([_read(path) for path in options.traces], train))
+        return list(grid.recorded([read(path) for path in options.traces], train))
     return list(grid.generated(options.workload or list(MIXES), train))
-
-
-def _read(path: Path) -> list[TraceJob]:
-    from llmsched_langgraph.traces import MEASURED_SPEED, fill_seconds, read_jobs
-
-    return [fill_seconds(job, MEASURED_SPEED) for job in read_jobs([path])]
 
 
 def _policies(options: argparse.Namespace) -> list[str | Policy]:
@@ -221,22 +153,3 @@ def _policies(options: argparse.Namespace) -> list[str | Policy]:
         else:
             given.append(name)
     return given
-
-
-def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    from llmsched_langgraph.sim.evaluation import measure
-
-    shown = sys.stderr.isatty()
-    workers = min(len(cells), os.cpu_count() or 1)
-    found: dict[int, list[dict[str, Any]]] = {}
-    with ProcessPoolExecutor(workers) as pool:
-        # The longest first, so that no core is left with one of them while the others have nothing to do.
-        numbers = sorted(range(len(cells)), key=lambda n: -len(cells[n].test))
-        futures = {pool.submit(measure, cells[n], time.perf_counter): n for n in numbers}
-        for done, future in enumerate(as_completed(futures), 1):
-            found[futures[future]] = future.result()
-            if shown:
-                print(f"\r{done} of {len(cells)} cells", end="", file=sys.stderr, flush=True)
-    if shown:
-        print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
-    return [row for number in sorted(found) for row in found[number]]

@@ -5,11 +5,11 @@ Does not know other jobs, slots, or the order of service.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph.belief.record import StageRecord
+from llmsched_langgraph.belief.record import Span, StageRecord
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Ended, Move, Position, Revealed, Runs, Spot
 from llmsched_langgraph.dag.progress import Call, Outcome, Progress, Usage
@@ -60,9 +60,11 @@ class Job:
     explored: dict[Spot, int] = field(default_factory=dict)
     outdated: bool = True
     _asked_at_s: float = 0.0
-    _moves: list[Move] = field(default_factory=list)
+    _moves: list[tuple[int, float, Sequence[Move]]] = field(default_factory=list)
+    _ticks: int = 0
     _position: Position | None = None
     _stages: list[StageRecord] = field(default_factory=list)
+    _revealed: dict[int, tuple[int, float, int | None]] = field(default_factory=dict)  # until they end
     _ended: dict[Spot, tuple[int, int, StageOutcome]] = field(default_factory=dict)
 
     @property
@@ -70,14 +72,21 @@ class Job:
         """Fingerprint of its application: the key of what has been learned of it."""
         return self.template.fingerprint
 
-    def move(self, moves: Iterable[Move]) -> None:
-        """Executions of its stages were announced, began or ended."""
+    def tick(self) -> int:
+        """The number of the next thing that happens in it, counted from 1."""
+        self._ticks += 1
+        return self._ticks
+
+    def move(self, moves: Sequence[Move], now: float) -> None:
+        """Executions of its stages were announced, began or ended; it is heard of at `now`."""
         # Taken in when somebody asks: for jobs that make no call, nobody ever does.
-        self._moves += moves
+        self._moves.append((self._ticks + 1, now, moves))
+        self._ticks += len(moves)
 
     def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
         """A call of it is over."""
         call = self.progress.finish(ticket, outcome, usage, now)
+        call.last = self.tick()
         work = self.progress.works.get(call.place)
         if call.granted_s is not None and work is not None and _tells(work.done, work.calls):
             self.outdated = True
@@ -91,19 +100,43 @@ class Job:
         if position is None:
             position = self._position = Position(self.template)
         if self._moves:
-            moves, self._moves = self._moves, []
-            for move in moves:
-                if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
-                    place, tool = position.place(move.run), position.tool(move.run)
-                    self._stages.append(StageRecord(*spot, place, move.seconds, move.complete, tool))
-                    position.move(move)
-                    runs = position.runs(spot)
-                    if runs is None or _tells(runs.ended, runs.revealed):
-                        self.outdated = True
-                else:
-                    position.move(move)
-                    self.outdated = self.outdated or isinstance(move, Revealed)
+            told, self._moves = self._moves, []
+            for first, now, moves in told:
+                for number, move in enumerate(moves, first):
+                    self._take(position, number, now, move)
         return position
+
+    def _take(self, position: Position, number: int, now: float, move: Move) -> None:
+        if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
+            self._stages.append(self._stage_record(position, spot, number, now, move))
+            position.move(move)
+            runs = position.runs(spot)
+            if runs is None or _tells(runs.ended, runs.revealed):
+                self.outdated = True
+            return
+        position.move(move)
+        if isinstance(move, Revealed):
+            self.outdated = True
+            for run, _ in move.runs:
+                self._revealed[run] = (number, now, move.around)
+
+    def _stage_record(
+        self, position: Position, spot: Spot, number: int, now: float, move: Ended
+    ) -> StageRecord:
+        first, heard_s, around = self._revealed.pop(move.run)
+        until_s = now if move.at_s is None else move.at_s
+        # One that was alone in its step is heard of only later.
+        since_s = min(heard_s, until_s - move.seconds)
+        return StageRecord(
+            *spot,
+            position.place(move.run),
+            move.seconds,
+            move.complete,
+            position.tool(move.run),
+            move.run,
+            around,
+            Span(first, number, since_s, until_s),
+        )
 
     @property
     def position(self) -> Position:

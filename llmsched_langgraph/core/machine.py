@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
+from llmsched_langgraph.belief.record import CallRecord, JobRecord, Span
 from llmsched_langgraph.core.events import (
     BeliefFormed,
     CallQueued,
@@ -161,7 +161,7 @@ class SchedulerMachine:
         job = self._jobs.get(event.job)
         if job is None:
             return []
-        job.move(event.moves)
+        job.move(event.moves, event.now)
         return self._refresh(job, event.now)
 
     def _job_ended(self, event: JobEnded) -> list[Command]:
@@ -190,6 +190,13 @@ class SchedulerMachine:
                             call.spot,
                             call.backend,
                             call.side_by_side,
+                            call.run,
+                            Span(
+                                call.first,
+                                call.last,
+                                call.requested_s,
+                                now if call.released_s is None else call.released_s,
+                            ),
                         )
                         for call in calls
                     ),
@@ -213,6 +220,7 @@ class SchedulerMachine:
         spot = None if event.run is None else job.position.spot(event.run)
         call = job.progress.request(event.ticket, event.stage, event.now, spot)
         call.backend = event.backend
+        call.first, call.run = job.tick(), None if spot is None else event.run
         commands = self._reprioritise(job, event.now, others)
         self._tickets[event.ticket] = _Ticket(job, call, event.backend)
         self._waiters[job.arrival] = job

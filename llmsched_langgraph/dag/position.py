@@ -46,13 +46,15 @@ class Ended(NamedTuple):
     """The stage run is over after `seconds`, waiting for slots included.
 
     `complete` is False if it failed, was cancelled or was interrupted; `again` is True if it stopped
-    for a human, so that the same one will be run once more.
+    for a human, so that the same one will be run once more. `at_s` is when it ended by the scheduler's
+    clock, if not when the scheduler hears of it.
     """
 
     run: int
     seconds: float
     complete: bool = True
     again: bool = False
+    at_s: float | None = None
 
 
 Move = Revealed | Began | Ended
@@ -126,7 +128,7 @@ class Position:
                 if run is not None and not run.running:
                     run.running = True
                     self._tallies[run.spot].running += 1
-            case Ended(number, _, _, again):
+            case Ended(number, _, _, again, _):
                 self._end(number, again)
 
     def _reveal(

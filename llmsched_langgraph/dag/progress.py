@@ -37,8 +37,9 @@ class Call:
     """One LLM request of a job: asked for at `requested_s`, in its slot from `granted_s` on.
 
     `occurrence` counts the calls of one stage in one job, from 1. `spot` is the time that the stage was
-    run, if that is known: more than one call may be made in it. `side_by_side` is how many calls its backend
-    served meanwhile. Times are the clock's seconds.
+    run, if that is known: more than one call may be made in it; `run` is the number of that stage run.
+    `side_by_side` is how many calls its backend served meanwhile. `first` and `last` number its request and
+    its end among all that happened in the job. Times are the clock's seconds.
     """
 
     ticket: int
@@ -52,6 +53,9 @@ class Call:
     outcome: Outcome | None = None
     side_by_side: float = 1.0
     backend: str = ""
+    run: int | None = None
+    first: int = 0
+    last: int = 0
 
     @property
     def place(self) -> Spot:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 from llmsched_langgraph.core.policies import POLICIES
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.runtime.recording import VARIABLE, recordable
 from llmsched_langgraph.runtime.scheduler import DEFAULT_POLICY, DEFAULT_SLOTS, Scheduler
 
 _lock = threading.Lock()
@@ -19,7 +21,8 @@ _default: Scheduler | None = None
 def default_scheduler() -> Scheduler:
     """The process-wide scheduler.
 
-    Made on first use from `LLMSCHED_SLOTS` (default 8) and `LLMSCHED_POLICY` (default srtf).
+    Made on first use from `LLMSCHED_SLOTS` (default 8), `LLMSCHED_POLICY` (default llmsched) and
+    `LLMSCHED_RECORD` (a file to record to; default none).
 
     Raises:
         ConfigurationError: one of these variables is set to something that cannot work.
@@ -30,7 +33,7 @@ def default_scheduler() -> Scheduler:
         return scheduler
     with _lock:
         if _default is None:
-            _default = Scheduler(_slots(), policy=_policy())
+            _default = Scheduler(_slots(), policy=_policy(), record=_record())
         return _default
 
 
@@ -62,6 +65,16 @@ def _slots() -> int:
             f"the calls that the backend serves at once"
         )
     return slots
+
+
+def _record() -> Path | None:
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    try:
+        return recordable(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{VARIABLE}={text!r} in the environment: {error}") from None
 
 
 def _policy() -> str:

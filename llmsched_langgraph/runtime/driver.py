@@ -38,6 +38,7 @@ from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
 from llmsched_langgraph.runtime.mind import Mind
+from llmsched_langgraph.runtime.recording import Recorder
 from llmsched_langgraph.runtime.stores import ProfileStore
 from llmsched_langgraph.runtime.waiter import Waiter
 
@@ -86,6 +87,7 @@ class Driver:
         *,
         profile: Profile | None = None,
         store: ProfileStore | None = None,
+        recorder: Recorder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -102,8 +104,10 @@ class Driver:
         self._decider: int | None = None  # the thread that is handling the inbox
         self._faulted = False
         self._counts = Counts()
+        # What is recorded is written as it happens: the process may be killed any time.
+        self._end = self._put_by if recorder is None else self._post
         # Last, as it may have something to tell at once.
-        self._mind = Mind(self._post, self._look, clock, profile or Profile(), store)
+        self._mind = Mind(self._post, self._look, clock, profile or Profile(), store, recorder)
 
     # -- what happens ------------------------------------------------------------------
 
@@ -121,7 +125,7 @@ class Driver:
     def end_job(self, job: int, outcome: Outcome, moves: deque[Move]) -> None:
         """The run is over, however it ended; `moves` as in `move_stages`."""
         self._inbox.append(partial(self._take_moves, job, moves))
-        self._put_by(JobEnded(self._clock(), job, outcome))
+        self._end(JobEnded(self._clock(), job, outcome))
 
     def pause_job(self, job: int, thread: str, moves: deque[Move]) -> None:
         """The run was interrupted, and may be resumed on `thread`; `moves` as in `move_stages`."""

@@ -1,4 +1,4 @@
-"""Knows what is thought of beside the calls: beliefs, learning, keeping, and what is told of them.
+"""Knows what is done beside the calls: beliefs, learning, keeping, recording, and what is told of them.
 
 Does not know how any of it is done, nor who is served.
 """
@@ -20,6 +20,7 @@ from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.events import BeliefFormed, Event, FormBelief, ProfileLearned
 from llmsched_langgraph.runtime.forecasting import Forecaster
 from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.recording import Recorder
 from llmsched_langgraph.runtime.stores import ProfileStore
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Mind:
-    """Forms beliefs and learns, in the background, and tells the driver by events.
+    """Forms beliefs, learns and records, in the background, and tells the driver by events.
 
     Args:
         tell: takes an event; called in the background.
@@ -35,6 +36,7 @@ class Mind:
         clock: the driver's.
         profile: what earlier runs taught.
         store: where profiles are kept, if anywhere.
+        recorder: where jobs are recorded, if anywhere.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Mind:
         clock: Callable[[], float],
         profile: Profile,
         store: ProfileStore | None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._tell = tell
         self._catch_up = catch_up
@@ -52,19 +55,28 @@ class Mind:
         self._jobs = itertools.count(1)
         self._stopped = False
         self._at_end = _at_exit(weakref.ref(self))
-        if store is not None:
+        if store is not None or recorder is not None:
             atexit.register(self._at_end)
+        self._recorder = recorder
         self.forecaster = Forecaster(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
 
     def take(self, records: Iterable[JobRecord], wanted: Iterable[FormBelief]) -> None:
-        """Learn from these jobs, and form these beliefs, when there is time. Legal from anywhere."""
+        """Learn from these jobs, record them, and form these beliefs, when there is time.
+
+        Legal from anywhere.
+        """
         for command in wanted:
             self.forecaster.want(command)
         for record in records:
             # A forked process goes on with the name and the number of the one that it was.
             name = f"{self._name}-{os.getpid()}-{next(self._jobs)}"
-            self.learner.observe(replace(record, id=name, ended_at=time.time()))
+            # It may have lain in the inbox for a while.
+            ended_at = time.time() - (self._clock() - record.ended_s)
+            record = replace(record, id=name, ended_at=ended_at)
+            self.learner.observe(record)
+            if self._recorder is not None:
+                self._recorder.note(record)
 
     @property
     def profile(self) -> Profile:
@@ -78,16 +90,21 @@ class Mind:
         self.learner.catch_up()
 
     def keep(self) -> None:
-        """Save what was learned, here and now."""
+        """Save what was learned, and write what was recorded, here and now."""
         self._catch_up()
         self.learner.keep()
+        if self._recorder is not None:
+            self._recorder.flush()
 
     def stop(self) -> None:
-        """Think no more; what was learned is kept."""
+        """Think no more; what was learned is kept, and what was recorded is written."""
         self._stopped = True
         self.learner.stop()
         self.forecaster.stop()
-        atexit.unregister(self._at_end)
+        if self._recorder is None:
+            atexit.unregister(self._at_end)
+        else:  # calls in a slot go on, and the jobs that end with them are recorded, too
+            self._recorder.finish()
 
     def _learned(self, profile: Profile, applications: frozenset[str]) -> None:
         if not self._stopped:

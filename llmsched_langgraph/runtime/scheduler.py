@@ -6,7 +6,7 @@ Does not know LangGraph, nor how anything is decided.
 from __future__ import annotations
 
 import asyncio
-import threading
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,7 +24,8 @@ from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 from llmsched_langgraph.runtime.context import StageRun
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
-from llmsched_langgraph.runtime.slot import Slot
+from llmsched_langgraph.runtime.recording import Recorder
+from llmsched_langgraph.runtime.slot import Slot, check_timeout
 from llmsched_langgraph.runtime.stores import as_store
 
 DEFAULT_SLOTS = 8
@@ -139,6 +140,9 @@ class Scheduler:
         profiles: where what is learned is kept, and shared with other workers: a folder, or any LangGraph
             store. It is read and written in the background; what is left is written when the scheduler is
             closed or the process ends.
+        record: a file to which each run that went to its end is appended, as `llmsched replay` reads it.
+            Written in the background; what is left when the scheduler is closed or the process ends is
+            written then.
         clock: seconds as a float that never go back.
 
     Raises:
@@ -154,6 +158,7 @@ class Scheduler:
         queue_timeout_s: float | None = None,
         profile: Profile | None = None,
         profiles: object = None,
+        record: str | os.PathLike[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
@@ -162,13 +167,15 @@ class Scheduler:
             raise ConfigurationError("give either slots or backends: each Backend has its own slots")
         else:
             pools = list(backends)
+        self.clock = clock
         self._models = _models(pools)
-        self._queue_timeout_s = _check_timeout(queue_timeout_s)
+        self._queue_timeout_s = check_timeout(queue_timeout_s)
         self._driver = Driver(
             {pool.name: pool.slots for pool in pools},
             as_policy(policy),
             profile=profile,
             store=None if profiles is None else as_store(profiles),
+            recorder=None if record is None else Recorder(record),
             clock=clock,
         )
 
@@ -361,18 +368,6 @@ def current_run() -> Run | None:
 def inside(run: Run) -> Mark[Run | None]:
     """Mark the code in the block, and every task and thread it starts, as part of `run`."""
     return Mark(RUN, run)
-
-
-def _check_timeout(timeout_s: object) -> float | None:
-    if timeout_s is None:
-        return None
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-        raise ConfigurationError(
-            f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
-            f"not {timeout_s!r}"
-        )
-    # Threads cannot be told to wait any longer than this, which is some centuries.
-    return timeout_s if timeout_s < threading.TIMEOUT_MAX else None
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:

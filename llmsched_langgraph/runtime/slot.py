@@ -18,7 +18,7 @@ from typing import NoReturn, Self
 
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph.errors import CallCancelledError
+from llmsched_langgraph.errors import CallCancelledError, ConfigurationError
 from llmsched_langgraph.runtime.context import StageRun, current_stage_run
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
@@ -333,6 +333,23 @@ def _me() -> object:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:
         return threading.get_ident()
+
+
+def check_timeout(timeout_s: object) -> float | None:
+    """`timeout_s` if calls can wait that long; None for ever.
+
+    Raises:
+        ConfigurationError: it is no positive number of seconds.
+    """
+    if timeout_s is None:
+        return None
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ConfigurationError(
+            f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
+            f"not {timeout_s!r}"
+        )
+    # Threads cannot be told to wait any longer than this, which is some centuries.
+    return timeout_s if timeout_s < threading.TIMEOUT_MAX else None
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

@@ -14,7 +14,7 @@ from llmsched_langgraph.belief.evaluation import groups_of
 from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.sim.evaluation import Cell
-from llmsched_langgraph.sim.workloads import Arrivals, generate, resample
+from llmsched_langgraph.sim.workloads import Arrivals, Recorded, generate, resample
 from llmsched_langgraph.traces.job import TraceJob
 
 _SPLIT, _MIXED = 1, 2
@@ -75,6 +75,70 @@ class Grid:
                 yield Cell(
                     name, learn, test[:jobs], self.arrivals, load, self.slots, seed, tuple(self.policies)
                 )
+
+
+def replayed(
+    jobs: Sequence[TraceJob],
+    policies: Sequence[str | Policy],
+    slots: int,
+    *,
+    rate: float = 1.0,
+    train: Sequence[TraceJob] | None = None,
+) -> Cell:
+    """Recorded jobs as they came; without `train`, the later half of them, and the earlier is learned from.
+
+    Args:
+        jobs: with their arrivals, in any order.
+        policies: by name or as objects.
+        slots: of the backend.
+        rate: by how much faster one job follows the other than it did.
+        train: jobs to learn from.
+
+    Raises:
+        ConfigurationError: the arrival of a job is not known, a job is there twice, or there are too few.
+    """
+    for job in jobs:
+        if job.arrival_s is None:
+            raise ConfigurationError(
+                f"job {job.id!r} has no time of arrival, so it cannot be replayed as it came; "
+                f"`llmsched bench --traces` lets recorded jobs arrive at a load of your choice"
+            )
+    _check_apart(jobs, train or ())
+    ordered = sorted(jobs, key=_arrival_s)
+    learn, test = (
+        (ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :])
+        if train is None
+        else (
+            train,
+            ordered,
+        )
+    )
+    if not learn or len({job.arrival_s for job in test}) < 2:
+        raise ConfigurationError(
+            f"{len(jobs)} recorded jobs are too few: some must be there to learn from, and two others that "
+            f"arrived at different times to replay"
+        )
+    arrivals = Recorded(tuple(map(_arrival_s, test)))
+    load = arrivals.offered(test, slots) * rate
+    return Cell("replay", learn, test, arrivals, load, slots, 0, tuple(policies))
+
+
+def _arrival_s(job: TraceJob) -> float:
+    return job.arrival_s or 0.0
+
+
+def _check_apart(jobs: Sequence[TraceJob], train: Sequence[TraceJob]) -> None:
+    """No job may be replayed twice, nor be both learned from and replayed."""
+    seen: set[TraceJob] = set()
+    for job in jobs:
+        if job in seen:
+            raise ConfigurationError(f"job {job.id!r} is there twice; name each file of recorded jobs once")
+        seen.add(job)
+    for job in train:
+        if job in seen:
+            raise ConfigurationError(
+                f"--train: job {job.id!r} is also among those to replay; learn from others"
+            )
 
 
 def halves(jobs: Sequence[TraceJob], seed: int) -> tuple[list[TraceJob], list[TraceJob]]:

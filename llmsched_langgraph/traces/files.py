@@ -98,12 +98,13 @@ def job_from_node(node: Field) -> TraceJob:
     Raises:
         InvalidDataError: A field is missing or wrong; the message names it.
     """
-    jct = node.get("jct")
+    jct, arrival = node.get("jct"), node.get("arrival")
     return TraceJob(
         node["id"].text(),
         node["app"].text(),
         None if jct is None else jct.number(),
         tuple(_stage(stage) for stage in node["stages"].items()),
+        None if arrival is None else arrival.number(),
     )
 
 
@@ -153,12 +154,16 @@ def _flags(node: Field) -> Derived:
 
 def node_from_job(job: TraceJob) -> dict[str, Any]:
     """The JSON object that stands for a job in the trace format."""
-    return {
-        "id": job.id,
-        "app": job.app,
-        "jct": job.jct_s,
-        "stages": [_stage_object(stage) for stage in job.stages],
-    }
+    made: dict[str, Any] = {"id": job.id, "app": job.app, "jct": job.jct_s}
+    if job.arrival_s is not None:
+        made["arrival"] = job.arrival_s
+    made["stages"] = [_stage_object(stage) for stage in job.stages]
+    return made
+
+
+def line_of_job(job: TraceJob) -> str:
+    """The line that stands for a job in the trace format, its end included."""
+    return json.dumps(node_from_job(job), separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _stage_object(stage: TraceStage) -> dict[str, Any]:
@@ -196,8 +201,7 @@ def write_jobs(jobs: Iterable[TraceJob], path: str | PathLike[str]) -> int:
                 data = stack.enter_context(gzip.GzipFile("", "wb", fileobj=data, mtime=0))
             text = stack.enter_context(io.TextIOWrapper(data, encoding="utf-8", newline="\n"))
             for job in jobs:
-                text.write(json.dumps(node_from_job(job), separators=(",", ":"), allow_nan=False))
-                text.write("\n")
+                text.write(line_of_job(job))
                 count += 1
         beside.replace(path)
     finally:

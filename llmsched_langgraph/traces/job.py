@@ -102,18 +102,23 @@ class TraceJob:
         app: The application that it is a run of.
         jct_s: Seconds from arrival to end when it was recorded, waiting included; None if nobody noted it.
         stages: In an order in which each stands behind those it depends on.
+        arrival_s: When it arrived, by the wall clock, in seconds since the epoch; None if nobody noted it.
 
     Raises:
-        InvalidDataError: A stage depends on itself, on a later one, or on one that there is not.
+        InvalidDataError: A stage depends on itself, on a later one, or on one that there is not; or the
+            arrival is negative or not finite.
     """
 
     id: str
     app: str
     jct_s: float | None
     stages: tuple[TraceStage, ...]
+    arrival_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no directed acyclic graph in order."""
+        """Refuse what is no directed acyclic graph in order, and times that cannot be."""
+        if self.arrival_s is not None and not 0 <= self.arrival_s < inf:
+            raise InvalidDataError(f"arrival: must be 0 or more, not {self.arrival_s}")
         for index, stage in enumerate(self.stages):
             for dep in stage.deps:
                 if not 0 <= dep < index:

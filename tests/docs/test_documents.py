@@ -29,7 +29,7 @@ def test_python_blocks_run(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     scheduler = "<Scheduler llmsched | 0 jobs | gpu 0/16 +0 | api 0/50 +0>"
-    assert done.stdout.splitlines() == ["100 Paris.", scheduler, "0"]
+    assert done.stdout.splitlines() == ["100 Paris.", scheduler, "0", "['answer'] [2]"]
 
 
 def test_ci_runs_the_same_test_command():
@@ -42,8 +42,8 @@ def test_commands_exist():
     """Every `llmsched` command that the README names is one, with the options it is given there."""
     from llmsched_langgraph.cli.main import main
 
-    commands = set(re.findall(r"llmsched (demo|inspect|bench|testbed|[a-z]+-[a-z]+)", README))
-    assert commands >= {"demo", "inspect", "bench", "testbed", "serve-sim"}
+    commands = set(re.findall(r"llmsched (demo|inspect|bench|record|replay|testbed|[a-z]+-[a-z]+)", README))
+    assert commands >= {"demo", "inspect", "bench", "record", "replay", "testbed", "serve-sim"}
     for command in commands:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])

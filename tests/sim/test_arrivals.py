@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.sim.workloads import Bursty, Poisson, Traced, arrive, generate
+from llmsched_langgraph.sim.workloads import Bursty, Poisson, Recorded, Traced, arrive, generate
 from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
 
 PATTERNS = [Poisson(), Bursty(0.3), Bursty(3.0), Bursty(13.2), Traced((0.0, 1.0, 0.2, 5.0))]
@@ -89,6 +89,34 @@ def test_recorded_times_come_in_their_order_from_a_random_place():
         float(gaps(arrive([job(1.0)] * 3, Traced(recorded), load=1.0, slots=1, seed=s))[0]) for s in range(20)
     }
     assert len(starts) == 3
+
+
+@given(st.lists(st.floats(0, 1e5), min_size=2, max_size=30), st.integers(1, 9), st.floats(0.1, 10))
+def test_jobs_come_again_as_they_came(times, slots, rate):
+    """At the load that they came to, at their very times; at a multiple of it, so much faster."""
+    at_s = tuple(1.7e9 + time for time in sorted(times))
+    assume(at_s[-1] - at_s[0] > 1e-3)
+    jobs, recorded = JOBS[: len(at_s)], Recorded(at_s)
+    load = recorded.offered(jobs, slots)
+    timed = arrive(jobs, recorded, load=load * rate, slots=slots, seed=7)
+    assert [each.job for each in timed] == jobs
+    since = [(at - at_s[0]) / rate for at in at_s]
+    assert [each.arrival_s for each in timed] == pytest.approx(since, abs=1e-6)
+    assert load == pytest.approx(sum(job.work_s for job in jobs) / (slots * (at_s[-1] - at_s[0])))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ((2.0, 1.0), "recorded times must not go back"),
+        ((1.0, 1.0), "two different times or more"),
+        ((1.0,), "two different times or more"),
+        ((), "two different times or more"),
+    ],
+)
+def test_no_jobs_came_at_such_times(wrong, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Recorded(wrong)
 
 
 def test_arrivals_do_not_depend_on_how_the_jobs_were_drawn():

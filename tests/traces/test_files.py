@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,17 @@ def test_what_is_written_is_the_documented_format(tmp_path, name):
     assert text.count("\n") == 1
     assert json.loads(text) == JOB
     assert list(read_jobs(path)) == [READ]
+
+
+def test_a_time_of_arrival_is_written_where_there_is_one(tmp_path):
+    """In seconds since the epoch, between what the job is and what it did."""
+    job = replace(READ, arrival_s=1785412800.25)
+    write_jobs([job, READ], tmp_path / "jobs.jsonl")
+    first, second = map(json.loads, (tmp_path / "jobs.jsonl").read_text().splitlines())
+    assert first == {**JOB, "arrival": 1785412800.25}
+    assert list(first) == ["id", "app", "jct", "arrival", "stages"]
+    assert second == JOB
+    assert list(read_jobs(tmp_path / "jobs.jsonl")) == [job, READ]
 
 
 def test_the_same_jobs_give_the_same_bytes(tmp_path):
@@ -160,6 +172,12 @@ def test_jobs_come_before_the_error_of_a_later_line(write):
         (changed("app", to=...), "line 2: app: is missing"),
         (changed("jct", to="3"), "line 2: jct: must be a number, 0 to 1,000,000,000,000, not '3'"),
         (changed("jct", to=-1), "line 2: jct: must be a number, 0 to 1,000,000,000,000, not -1"),
+        (
+            changed("arrival", to="9:30"),
+            "line 2: arrival: must be a number, 0 to 1,000,000,000,000, not '9:30'",
+        ),
+        (changed("arrival", to=-1), "line 2: arrival: must be a number, 0 to 1,000,000,000,000, not -1"),
+        (changed("arrival", to=True), "line 2: arrival: must be a number, 0 to 1,000,000,000,000, not True"),
         (changed("stages", to={}), "line 2: stages: must be a list, not {}"),
         (changed("stages", 0, to=[]), "line 2: stages[0]: must be an object, not []"),
         (changed("stages", 1, "n", to=...), "line 2: stages[1].n: is missing"),

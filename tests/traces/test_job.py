@@ -87,6 +87,12 @@ def test_impossible_calls_are_refused(numbers, message):
         TraceCall(*numbers)
 
 
+@pytest.mark.parametrize("arrival_s", [-1.0, float("nan"), float("inf")])
+def test_impossible_arrivals_are_refused(arrival_s):
+    with pytest.raises(InvalidDataError, match=f"arrival: must be 0 or more, not {arrival_s}"):
+        TraceJob("j", "app", None, (), arrival_s)
+
+
 def test_unknown_kinds_are_refused():
     with pytest.raises(InvalidDataError, match="must be 'llm' or 'tool', not 'gpu'"):
         stage(kind="gpu")

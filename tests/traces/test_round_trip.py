@@ -45,7 +45,7 @@ def jobs(draw):
         kind = draw(st.sampled_from(["llm", "tool"]))
         made = tuple(draw(st.lists(calls(), max_size=4)))
         stages.append(TraceStage(draw(TEXT), kind, tuple(sorted(deps)), made, draw(st.none() | TEXT)))
-    return TraceJob(draw(TEXT), draw(TEXT), draw(SECONDS), tuple(stages))
+    return TraceJob(draw(TEXT), draw(TEXT), draw(SECONDS), tuple(stages), draw(SECONDS))
 
 
 def read_or_named(path):

@@ -19,7 +19,7 @@ from llmsched_langgraph.core.policies import POLICIES
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No default scheduler and no variables, before and after."""
-    for variable in ("LLMSCHED_SLOTS", "LLMSCHED_POLICY"):
+    for variable in ("LLMSCHED_SLOTS", "LLMSCHED_POLICY", "LLMSCHED_RECORD"):
         monkeypatch.delenv(variable, raising=False)
     reset_default_scheduler()
     yield
@@ -75,6 +75,23 @@ def test_bad_policy(monkeypatch, policy):
     with pytest.raises(ConfigurationError, match=f"LLMSCHED_POLICY='{policy}'") as caught:
         default_scheduler()
     assert str(caught.value).endswith(", ".join(POLICIES))
+
+
+def test_it_records_where_the_environment_says(monkeypatch, tmp_path):
+    """Nowhere, if the variable is not set or empty."""
+    for value, recorded in (("", False), (str(tmp_path / "jobs.jsonl"), True)):
+        monkeypatch.setenv("LLMSCHED_RECORD", value)
+        reset_default_scheduler()
+        with default_scheduler() as scheduler, scheduler.slot():
+            pass
+        assert (tmp_path / "jobs.jsonl").exists() == recorded
+
+
+def test_bad_record(monkeypatch, tmp_path):
+    """A file that cannot be is an error that names the variable and the cure."""
+    monkeypatch.setenv("LLMSCHED_RECORD", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"LLMSCHED_RECORD=.*is a folder; name a file in it"):
+        default_scheduler()
 
 
 def test_a_mended_environment_works(monkeypatch):

@@ -82,16 +82,16 @@ def test_calls_of_stages_that_nobody_watches():
 def test_stage_runs_side_by_side_are_one_stage():
     """Announced together; those that are over tell what they took, and the stage is over with the last."""
     story = Story(app("x"))
-    story.job.move([Revealed(((1, "map"), (2, "map"), (3, "map")))])
+    story.job.move([Revealed(((1, "map"), (2, "map"), (3, "map")))], 0.0)
     assert story.job.evidence(0.0).begun == (Begun(Spot("map", 1), 3),)
-    story.job.move([Began(1), Began(2)])
+    story.job.move([Began(1), Began(2)], 0.0)
     one, two = story.call("map", 0.0, run=1), story.call("map", 1.0, run=2)
     assert story.job.evidence(4.0).begun == (Begun(Spot("map", 1), 3, 7.0),)
     story.over(one, 5.0)
-    story.job.move([Ended(1, 5.0)])
+    story.job.move([Ended(1, 5.0)], 0.0)
     assert story.job.evidence(5.0).begun == (Begun(Spot("map", 1), 3, 9.0, 1, 5.0),)
     story.over(two, 6.0)
-    story.job.move([Ended(2, 5.0), Ended(3, 0.5)])
+    story.job.move([Ended(2, 5.0), Ended(3, 0.5)], 0.0)
     evidence = story.job.evidence(9.0)
     assert evidence.begun == ()
     assert evidence.finished == (StageOutcome(Spot("map", 1), (Part(None, 3, 2, 10.0, None, None),)),)
@@ -103,9 +103,9 @@ def test_what_can_come_no_more_is_skipped():
     route = Application.of("route", ["in", "left", "right"], [("in", "left"), ("in", "right")], ["in"])
     story = Story(route)
     assert story.job.evidence(0.0).skipped == frozenset()
-    story.job.move([Revealed(((1, "in"),)), Began(1), Ended(1, 1.0), Revealed(((2, "left"),))])
+    story.job.move([Revealed(((1, "in"),)), Began(1), Ended(1, 1.0), Revealed(((2, "left"),))], 0.0)
     assert story.job.evidence(0.0).skipped == {"in", "right"}
-    story.job.move([Began(2), Ended(2, 1.0)])
+    story.job.move([Began(2), Ended(2, 1.0)], 0.0)
     assert story.job.evidence(0.0).skipped == {"in", "left", "right"}
     story.call("right", starts=False)
     assert story.job.evidence(0.0).skipped == {"in", "left"}
@@ -120,13 +120,13 @@ def test_a_plan_is_known_when_it_is_announced():
         ["plan"],
     )
     story = Story(template)
-    story.job.move([Revealed(((1, "plan"),)), Began(1), Ended(1, 1.0)])
+    story.job.move([Revealed(((1, "plan"),)), Began(1), Ended(1, 1.0)], 0.0)
     assert story.job.evidence(0.0).planned is None
     named = ("b", "a", "b")
-    story.job.move([Revealed(((2, "use"), (3, "use"), (4, "use")), tools=named)])
+    story.job.move([Revealed(((2, "use"), (3, "use"), (4, "use")), tools=named)], 0.0)
     assert story.job.evidence(0.0).planned == (("a", 1), ("b", 2))
     story.over(story.call("use", 0.0, run=2), 6.0)
-    story.job.move([Ended(run, 1.0) for run in (2, 3, 4)])
+    story.job.move([Ended(run, 1.0) for run in (2, 3, 4)], 0.0)
     use = story.job.evidence(6.0).finished[-1]
     assert [(part.tool, part.runs, part.work_s) for part in use.parts] == [("a", 1, 2.0), ("b", 2, 4.0)]
 
@@ -141,20 +141,20 @@ def test_news_is_what_a_belief_can_rest_on():
         ([Ended(1, 1.0)], True),
         ([], False),
     ):
-        job.move(moves)
+        job.move(moves, 0.0)
         assert [job.ask(), job.ask()] == [news, False]
 
 
 def test_of_many_runs_alike_not_every_end_is_news():
     """Each doubling of those that are over, and the last: the first few tell most of what the others take."""
     story = Story(app("x"))
-    story.job.move([Revealed(tuple((n, "map") for n in range(20)))])
+    story.job.move([Revealed(tuple((n, "map") for n in range(20)))], 0.0)
     tickets = [story.call("map", run=n) for n in range(20)]
     told = []
     for n, ticket in enumerate(tickets, 1):
         story.job.ask()
         story.over(ticket, 1.0)
-        story.job.move([Ended(n - 1, 1.0)])
+        story.job.move([Ended(n - 1, 1.0)], 0.0)
         if story.job.ask():
             told.append(n)
     assert told == [1, 2, 4, 8, 16, 20]
@@ -164,8 +164,8 @@ def test_stage_records_in_the_order_of_their_ends():
     """With the stage that each was part of, and the tool that it was announced to use."""
     template = Application.of("t", ["a", "b"], [("a", "b")], ["a"])
     job = Job(1, template, 1, 0.0)
-    job.move([Revealed(((1, "a"), (2, "b")), tools=(None, "saw")), Began(1), Began(2), Ended(2, 3.0)])
-    job.move([Ended(1, 4.0, complete=False)])
+    job.move([Revealed(((1, "a"), (2, "b")), tools=(None, "saw")), Began(1), Began(2), Ended(2, 3.0)], 0.0)
+    job.move([Ended(1, 4.0, complete=False)], 0.0)
     assert [(r.stage, r.occurrence, r.place, r.seconds, r.complete, r.tool) for r in job.stages] == [
         ("b", 1, "b", 3.0, True, "saw"),
         ("a", 1, "a", 4.0, False, None),
@@ -289,7 +289,7 @@ def test_a_fan_out_of_stage_runs(record, learned):
     """Of runs side by side the work is that of all of them; those that are over count no more."""
     story = Story(app("fan"), learned(*[("fan", ("plan", 1.0), ("work", 6.0))] * 200))
     now = story.do("plan", 1.0)
-    story.job.move([Revealed(((1, "work"), (2, "work"), (3, "work")))])
+    story.job.move([Revealed(((1, "work"), (2, "work"), (3, "work")))], 0.0)
     assert story.remaining_s(now) == pytest.approx(6.0)
     story.call("work", now, run=1)
     assert story.remaining_s(now + 1.0) == pytest.approx(5.0)
@@ -299,10 +299,10 @@ def test_a_fan_out_of_stage_runs(record, learned):
 def test_a_stage_that_has_ended_since_has_nothing_left(learned):
     """A belief from before its end still holds for the rest."""
     story = Story(app("chain"), learned(*[CHAIN] * 200))
-    story.job.move([Revealed(((1, "a"),)), Began(1)])
+    story.job.move([Revealed(((1, "a"),)), Began(1)], 0.0)
     ticket = story.call("a", run=1)
     story.believe(0.0)
     story.over(ticket, 1.0)
     assert story.job.remaining_s(1.0, 99.0) == pytest.approx(5.0, rel=0.01)  # the run may call again
-    story.job.move([Ended(1, 1.0)])
+    story.job.move([Ended(1, 1.0)], 0.0)
     assert story.job.remaining_s(1.0, 99.0) == pytest.approx(4.0, rel=0.01)

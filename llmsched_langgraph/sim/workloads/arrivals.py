@@ -1,4 +1,4 @@
-"""Knows when jobs arrive: independently, in bursts, or as in a recorded trace, at a stated load.
+"""Knows when jobs arrive: independently, in bursts, as in a recorded trace, at a stated load, or as they did.
 
 Does not know how jobs are made or run.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import inf, isfinite
 from typing import Protocol
 
@@ -91,6 +91,44 @@ class Traced:
         """The recorded times, in their order."""
         start = int(rng.integers(len(self.recorded)))
         return [self.recorded[(start + at) % len(self.recorded)] for at in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The very times at which jobs arrived, one after the other; `offered` is the load at which they stay.
+
+    Attributes:
+        at_s: When each arrived, in seconds since any moment.
+
+    Raises:
+        ConfigurationError: They go back, or all are the same.
+    """
+
+    at_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what has no load."""
+        if any(after < before for before, after in pairwise(self.at_s)):
+            raise ConfigurationError("arrivals: recorded times must not go back; sort the jobs by them")
+        if not self.span_s > 0:
+            raise ConfigurationError("arrivals: needs jobs that arrived at two different times or more")
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first to the last."""
+        return self.at_s[-1] - self.at_s[0] if self.at_s else 0.0
+
+    def gaps(self, count: int, rng: np.random.Generator) -> Sequence[float]:
+        """The recorded times, of so many jobs; the first is at 0."""
+        return [0.0, *(after - before for before, after in pairwise(self.at_s[:count]))]
+
+    def offered(self, jobs: Sequence[TraceJob], slots: int) -> float:
+        """The load that these jobs came to: slot-seconds for each that there was.
+
+        Raises:
+            ConfigurationError: A job's work is not known, or is none for all of them.
+        """
+        return _total_work_s(jobs) / (slots * self.span_s)
 
 
 def arrive(

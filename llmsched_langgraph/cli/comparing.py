@@ -1,0 +1,143 @@
+"""Knows what commands that compare policies have in common: options, cells spread over the cores, the result.
+
+Does not know where the jobs come from, how anything is simulated, nor what tables and plots look like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmsched_langgraph import __version__
+from llmsched_langgraph.cli.complaints import needs_matplotlib, written
+from llmsched_langgraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.core.policies import Policy
+    from llmsched_langgraph.sim.evaluation import Cell
+    from llmsched_langgraph.traces import TraceJob
+
+Draw = Callable[[Mapping[str, Any]], list[str]]
+"""Draws a result into files; gives their names."""
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options about what is shown, and how."""
+    parser.add_argument(
+        "--focus",
+        metavar="POLICY",
+        help="what the others are compared with (default: llmsched, else srtf, else the last)",
+    )
+    parser.add_argument("--deciles", action="store_true", help="also the slowdown of small and large jobs")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="as data, to a file or printed")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw it, into PNG and SVG files")
+
+
+def names_of(policies: Sequence[str | Policy]) -> list[str]:
+    """What policies are called in the result; one with parameters is another one."""
+    from llmsched_langgraph.core.policies import as_policy
+
+    return list(dict.fromkeys(as_policy(policy).name for policy in policies))
+
+
+def focus_of(asked: str | None, labels: Sequence[str]) -> str:
+    """The policy that the others are compared with; one with parameters goes by the name before them.
+
+    Raises:
+        ConfigurationError: it is not among them.
+    """
+    if asked is not None:
+        if asked not in labels:
+            raise ConfigurationError(f"--focus must be one of {', '.join(labels)}, not {asked!r}")
+        return asked
+    first = {label.partition("(")[0]: label for label in reversed(labels)}
+    return first.get("llmsched") or first.get("srtf") or labels[-1]
+
+
+def plots_into(folder: Path | None) -> Draw | None:
+    """What draws a result there, if anything; whether it can is known before anything is measured.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if folder is None:
+        return None
+    with needs_matplotlib("--plots"):
+        from llmsched_langgraph.views.bench_plots import write_figures
+    with written("--plots", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(result: Mapping[str, Any]) -> list[str]:
+        with written("--plots", folder):
+            return write_figures(result, folder)
+
+    return draw
+
+
+def read(path: Path) -> list[TraceJob]:
+    """Recorded jobs, with seconds for the calls that nobody timed.
+
+    Raises:
+        InvalidDataError: they cannot be read.
+    """
+    from llmsched_langgraph.traces import MEASURED_SPEED, fill_seconds, read_jobs
+
+    return [fill_seconds(job, MEASURED_SPEED) for job in read_jobs([path])]
+
+
+def compare(cells: Sequence[Cell], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Simulate all cells; the result as `--json` has it, with this about it."""
+    from llmsched_langgraph.sim.evaluation import summary
+
+    began_s = time.perf_counter()
+    rows = _measured(cells)
+    seconds = time.perf_counter() - began_s
+    return {
+        "meta": {"version": __version__, **meta, "seconds": seconds},
+        "rows": rows,
+        "summary": summary(rows),
+    }
+
+
+def show(result: Mapping[str, Any], options: argparse.Namespace, draw: Draw | None, about: str = "") -> None:
+    """Print the result, write it, draw it: whatever the options ask for; `about` stands above the tables."""
+    from llmsched_langgraph.views.bench_table import tables
+
+    printed = options.json == "-"
+    if printed:
+        print(json.dumps(result))
+    elif options.json:
+        with written("--json", path := Path(options.json)):
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if not printed:
+        print(about + tables(result, deciles=options.deciles))
+    if draw is not None:
+        names = draw(result)
+        if not printed:
+            print(f"\n{len(names)} plots in {options.plots}, each as .png and .svg")
+
+
+def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    from llmsched_langgraph.sim.evaluation import measure
+
+    shown = sys.stderr.isatty()
+    workers = min(len(cells), os.cpu_count() or 1)
+    found: dict[int, list[dict[str, Any]]] = {}
+    with ProcessPoolExecutor(workers) as pool:
+        # The longest first, so that no core is left with one of them while the others have nothing to do.
+        numbers = sorted(range(len(cells)), key=lambda n: -len(cells[n].test))
+        futures = {pool.submit(measure, cells[n], time.perf_counter): n for n in numbers}
+        for done, future in enumerate(as_completed(futures), 1):
+            found[futures[future]] = future.result()
+            if shown:
+                print(f"\r{done} of {len(cells)} cells", end="", file=sys.stderr, flush=True)
+    if shown:
+        print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
+    return [row for number in sorted(found) for row in found[number]]

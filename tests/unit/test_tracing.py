@@ -1,0 +1,255 @@
+"""The record of a job becomes a job in the trace format: what it did, and what waited for what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmsched_langgraph.belief.outcome import outcome_of_record, outcome_of_trace
+from llmsched_langgraph.belief.tracing import CODE_S, trace_of
+from llmsched_langgraph.core.events import CallReleased
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.position import Began, Ended, Revealed
+from llmsched_langgraph.dag.progress import Outcome, Usage
+
+
+class Run:
+    """One job on a desk whose slots suffice, told as a driver would; `trace` is what becomes of it."""
+
+    def __init__(self, desk, slots=9):
+        self.desk, self.tickets = desk("fcfs", slots=slots), 0
+        self.desk.arrive(100.0, 1, "app")
+
+    def move(self, now, *moves):
+        self.desk.move(now, 1, *moves)
+
+    def ask(self, now, run=None, stage="s"):
+        self.tickets += 1
+        self.desk.call(now, self.tickets, 1, stage, run=run)
+        return self.tickets
+
+    def answer(self, now, ticket, prompt=10, output=5):
+        usage = Usage(prompt, output)
+        self.desk._handle(CallReleased(now, ticket, Outcome.FINISHED, usage))
+
+    def call(self, since, until, run=None, stage="s"):
+        self.answer(until, self.ask(since, run, stage))
+
+    def record(self, now):
+        self.desk.end(now, 1)
+        (record,) = self.desk.records
+        return replace(record, id="j", ended_at=1_000_000.0 + now)
+
+    def trace(self, now):
+        return trace_of(self.record(now))
+
+
+@pytest.fixture
+def run(desk):
+    return Run(desk)
+
+
+def shape(job):
+    """Name, what it waited for and seconds of each stage."""
+    return [(s.name, s.kind, s.deps, [call.seconds for call in s.calls]) for s in job.stages]
+
+
+def test_a_fan_out_a_loop_and_a_tool(run):
+    """Stages of a superstep wait for all of the one before; the i-th time round is one more stage."""
+    run.move(100.0, Revealed(((1, "plan"),)), Began(1))
+    run.call(100.0, 102.0, 1)
+    run.move(102.0, Ended(1, 2.0), Revealed(((2, "work"), (3, "work")), tools=("saw", "drill")))
+    run.move(102.0, Began(2), Began(3))
+    two, three = run.ask(102.0, 2), run.ask(102.0, 3)
+    run.answer(103.0, two)
+    run.move(103.0, Ended(2, 1.0))
+    run.answer(105.0, three)
+    for now, number in ((105.0, 4), (107.0, 6)):
+        run.move(now, Ended(number - 1, 0.0), Revealed(((number, "look"),)), Began(number))
+        run.move(now + 1.5, Ended(number, 1.5), Revealed(((number + 1, "check"),)), Began(number + 1))
+        run.call(now + 1.5, now + 2.0, number + 1)
+    run.move(109.0, Ended(7, 0.5))
+    job = run.trace(110.0)
+    assert shape(job) == [
+        ("plan", "llm", (), [2.0]),
+        ("work", "llm", (0,), [1.0]),
+        ("work", "llm", (0,), [3.0]),
+        ("look", "tool", (1, 2), [1.5]),
+        ("check", "llm", (3,), [0.5]),
+        ("look", "tool", (4,), [1.5]),
+        ("check", "llm", (5,), [0.5]),
+    ]
+    assert [stage.tool for stage in job.stages[:4]] == [None, "saw", "drill", None]
+    assert job.stages[0].calls[0].prompt_tokens == 10
+    assert job.stages[0].calls[0].output_tokens == 5
+    assert (job.id, job.app, job.jct_s, job.arrival_s) == ("j", "app", 10.0, 1_000_100.0)
+
+
+def test_the_wait_for_a_slot_is_not_in_it(desk):
+    """Replay waits anew, under another policy."""
+    run = Run(desk, slots=1)
+    run.move(100.0, Revealed(((1, "a"), (2, "b"))), Began(1), Began(2))
+    first, second = run.ask(100.0, 1), run.ask(100.0, 2)
+    run.answer(103.0, first)
+    run.answer(107.0, second)
+    run.move(107.0, Ended(1, 3.0, at_s=103.0), Ended(2, 7.0))
+    job = run.trace(107.0)
+    assert shape(job) == [("a", "llm", (), [3.0]), ("b", "llm", (), [4.0])]
+    assert job.jct_s == 7.0
+
+
+def test_calls_in_one_node_wait_for_those_that_were_over(run):
+    """Three at once, then one: two stages, however long each of the three took."""
+    run.move(100.0, Revealed(((1, "ask"),)), Began(1))
+    asked = [run.ask(100.0, 1) for _ in range(3)]
+    for ticket, now in zip(asked, (101.0, 103.0, 102.0), strict=True):
+        run.answer(now, ticket)
+    run.call(103.0, 104.0, 1)
+    run.move(104.0, Ended(1, 4.0))
+    assert shape(run.trace(104.0)) == [("ask", "llm", (), [1.0, 3.0, 2.0]), ("ask", "llm", (0,), [1.0])]
+
+
+def test_two_chains_of_calls_in_one_node_stay_two(run):
+    """What had not ended was not waited for."""
+    run.move(100.0, Revealed(((1, "ask"),)), Began(1))
+    a, b = run.ask(100.0, 1), run.ask(100.0, 1)
+    run.answer(101.0, a)
+    a = run.ask(101.0, 1)
+    run.answer(103.0, b)
+    run.answer(105.0, a)
+    run.move(105.0, Ended(1, 5.0))
+    assert shape(run.trace(105.0)) == [
+        ("ask", "llm", (), [1.0]),
+        ("ask", "llm", (), [3.0]),
+        ("ask", "llm", (0,), [4.0]),
+    ]
+
+
+def test_what_a_node_does_beside_its_calls_is_a_stage_if_it_takes_long(run):
+    """Before, between and after; a moment is not."""
+    run.move(100.0, Revealed(((1, "agent"),)), Began(1))
+    run.call(102.0, 103.0, 1)
+    run.call(103.0 + CODE_S / 2, 104.0, 1)
+    run.call(107.0, 108.0, 1)
+    run.move(109.5, Ended(1, 9.5))
+    assert shape(run.trace(110.0)) == [
+        ("agent (code)", "tool", (), [2.0]),
+        ("agent", "llm", (0,), [1.0]),
+        ("agent", "llm", (1,), [pytest.approx(1.0 - CODE_S / 2)]),
+        ("agent (code)", "tool", (2,), [3.0]),
+        ("agent", "llm", (3,), [1.0]),
+        ("agent (code)", "tool", (4,), [1.5]),
+    ]
+
+
+def test_code_before_the_calls_of_a_fan_out_is_in_all_of_them_or_in_none(run):
+    """So calls that belong together stand at one depth: they are one occurrence of their stage."""
+    run.move(100.0, Revealed(((1, "work"), (2, "work"))), Began(1), Began(2))
+    quick = run.ask(100.0, 1)
+    slow = run.ask(102.0, 2)
+    for ticket in (quick, slow):
+        run.answer(104.0, ticket)
+    run.move(104.0, Ended(1, 4.0), Ended(2, 4.0))
+    job = run.trace(104.0)
+    assert shape(job) == [
+        ("work (code)", "tool", (), [0.0]),
+        ("work", "llm", (0,), [4.0]),
+        ("work (code)", "tool", (), [2.0]),
+        ("work", "llm", (2,), [2.0]),
+    ]
+    assert [(stage.spot.path, stage.fan_out) for stage in outcome_of_trace(job).stages] == [
+        ("work (code)", 2),
+        ("work", 2),
+    ]
+
+
+def test_the_wait_for_a_thread_is_no_code(run):
+    """A stage run takes its seconds from when it has begun, not from when it was announced."""
+    run.move(100.0, Revealed(((1, "work"), (2, "work"))), Began(1))
+    run.call(100.0, 103.0, 1)
+    run.move(103.0, Ended(1, 3.0), Began(2))
+    run.call(103.0, 104.0, 2)
+    run.move(104.0, Ended(2, 1.0))
+    assert shape(run.trace(104.0)) == [("work", "llm", (), [3.0]), ("work", "llm", (), [1.0])]
+
+
+def test_a_graph_in_a_node_stands_in_its_place(run):
+    """What comes after the node waits for the last of its graph; two of them side by side know nothing
+    of each other."""
+    run.move(100.0, Revealed(((1, "team"), (2, "team"))), Began(1), Began(2))
+    run.move(100.0, Revealed(((3, "team/ask"),), 1, begun=True), Revealed(((4, "team/ask"),), 2, begun=True))
+    one, two = run.ask(100.0, 3), run.ask(100.0, 4)
+    run.answer(101.0, one)
+    run.move(101.0, Ended(3, 1.0), Revealed(((5, "team/look"),), 1, begun=True))
+    run.answer(102.0, two)
+    run.move(102.0, Ended(4, 2.0), Revealed(((6, "team/look"),), 2, begun=True))
+    run.move(104.0, Ended(5, 3.0), Ended(6, 2.0), Ended(1, 4.0), Ended(2, 4.0))
+    run.move(104.0, Revealed(((7, "end"),)), Began(7), Ended(7, 0.0))
+    assert shape(run.trace(104.0)) == [
+        ("team/ask", "llm", (), [1.0]),
+        ("team/look", "tool", (0,), [3.0]),
+        ("team/ask", "llm", (), [2.0]),
+        ("team/look", "tool", (2,), [2.0]),
+        ("end", "tool", (1, 3), [0.0]),
+    ]
+
+
+def test_an_interrupted_job_is_without_the_humans_time(run):
+    """From arrival to end, less the pause; where it stopped and went on stand one behind the other."""
+    job = run.desk.dispatcher.machine._jobs[1]
+    run.move(100.0, Revealed(((1, "ask"),)), Began(1))
+    run.call(100.0, 101.0, 1)
+    run.move(101.0, Ended(1, 1.0, complete=False, again=True))
+    job.paused_s = 3600.0
+    run.move(3701.0, Revealed(((2, "ask"),)), Began(2))
+    run.call(3701.0, 3703.0, 2)
+    run.move(3703.0, Ended(2, 2.0))
+    made = run.trace(3703.0)
+    assert shape(made) == [("ask", "llm", (), [1.0]), ("ask", "llm", (0,), [2.0])]
+    assert (made.jct_s, made.arrival_s) == (3.0, 1_000_100.0)
+
+
+def test_calls_whose_stage_nobody_saw_stand_by_their_own_names(run):
+    """One after the other, or side by side, as they were made; and one outside any graph is a job."""
+    run.call(100.0, 101.0, stage="draft")
+    one, two = run.ask(101.0, stage="check"), run.ask(101.0, stage="title")
+    run.answer(102.0, one)
+    run.answer(102.0, two)
+    assert shape(run.trace(102.0)) == [
+        ("draft", "llm", (), [1.0]),
+        ("check", "llm", (0,), [1.0]),
+        ("title", "llm", (0,), [1.0]),
+    ]
+    run.desk.call(200.0, 9, None, "")
+    run.desk.release(202.0, 9)
+    direct = trace_of(replace(run.desk.records[-1], id="d", ended_at=5_000.0))
+    assert (direct.app, direct.arrival_s, shape(direct)) == ("direct", 4998.0, [("call", "llm", (), [2.0])])
+    assert direct.stages[0].calls[0].output_tokens is None
+
+
+def test_graphs_without_a_name_are_told_apart(run):
+    """By their fingerprints; others go by the names that their authors gave."""
+    record = run.record(101.0)
+    names = set()
+    for node in ("a", "b"):
+        application = Application.of("LangGraph", [node])
+        renamed = replace(record, application=application.fingerprint, template=application)
+        names.add(trace_of(renamed).app)
+        assert trace_of(renamed).app == f"LangGraph-{application.fingerprint[:8]}"
+    assert len(names) == 2
+
+
+def test_it_teaches_what_the_record_does(run):
+    """To learn from a trace is to learn from the run, where calls in a node go side by side."""
+    run.move(100.0, Revealed(((1, "plan"),)), Began(1))
+    run.call(100.0, 102.0, 1, "plan")
+    run.move(102.0, Ended(1, 2.0), Revealed(((2, "work"), (3, "work")), tools=("saw", "drill")))
+    run.move(102.0, Began(2), Began(3), Ended(2, 1.0, at_s=103.0), Ended(3, 2.5, at_s=104.5))
+    run.move(104.5, Revealed(((4, "join"),)), Began(4))
+    run.call(104.5, 106.0, 4, "join")
+    run.move(106.0, Ended(4, 1.5))
+    record = run.record(106.0)
+    of_trace, of_record = outcome_of_trace(trace_of(record)), outcome_of_record(record)
+    by_spot = {stage.spot: set(stage.parts) for stage in of_record.stages}
+    assert {stage.spot: set(stage.parts) for stage in of_trace.stages} == by_spot
