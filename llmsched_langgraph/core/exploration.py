@@ -58,8 +58,8 @@ class Exploration:
         """The job and the stage of it whose call should go next, for what it teaches; None if none does.
 
         Jobs whose intervals of remaining work overlap are of one set: their order is not certain. Of the
-        first set in which a stage teaches anything, it is the stage that teaches most. A stage is out of
-        the question once `sample` of its calls were granted so.
+        first set, it is the stage that teaches most; later sets come later, whatever they would teach. A
+        stage is out of the question once `sample` of its calls were granted so.
         """
         found: list[tuple[float, float, Job]] = []
         for job in jobs:
@@ -70,9 +70,9 @@ class Exploration:
                 found.append((lo - less, hi - less, job))
         found.sort(key=lambda own: (own[0], own[2].arrival))
         best: tuple[Job, Spot] | None = None
-        most, reach = 0.0, -inf
+        most, reach = 0.0, found[0][1] if found else -inf
         for lo, hi, job in found:
-            if lo > reach and best is not None:
+            if lo > reach:
                 break
             reach = max(reach, hi)
             for spot, taught in self._ready(job):

@@ -18,7 +18,7 @@ def coin(seed, number, epsilon):
 
 
 def choice(jobs, sample, now, explored):
-    """Arrival of a job and the stage of it that teaches most, in the first set in which any does; or None.
+    """Arrival of a job and the stage of it that teaches most, in the first set of jobs; or None if none teaches.
 
     `explored` counts the calls that were granted to learn from, by arrival and stage.
     """
@@ -29,19 +29,18 @@ def choice(jobs, sample, now, explored):
             less = min(max(job.progress.work_s(now) - job.believed_at_s, 0.0), lo)
             ends[job.arrival] = (lo - less, hi - less)
     by_arrival = {job.arrival: job for job in jobs}
-    for together in _sets(ends):
-        ready = []
-        for arrival in together:
-            job = by_arrival[arrival]
-            for place, (spot, work) in enumerate(job.progress.works.items()):
-                taught = job.belief.uncertainty_reduction(spot)
-                enough = ceil(sample * work.calls)
-                if work.waiting and explored.get((arrival, spot), 0) < enough and taught > 0.0:
-                    ready.append((-taught, ends[arrival][0], arrival, place, spot))
-        if ready:
-            _, _, arrival, _, spot = min(ready)
-            return arrival, spot
-    return None
+    ready = []
+    for arrival in next(iter(_sets(ends)), ()):
+        job = by_arrival[arrival]
+        for place, (spot, work) in enumerate(job.progress.works.items()):
+            taught = job.belief.uncertainty_reduction(spot)
+            enough = ceil(sample * work.calls)
+            if work.waiting and explored.get((arrival, spot), 0) < enough and taught > 0.0:
+                ready.append((-taught, ends[arrival][0], arrival, place, spot))
+    if not ready:
+        return None
+    _, _, arrival, _, spot = min(ready)
+    return arrival, spot
 
 
 def _sets(ends):

@@ -152,6 +152,7 @@ def test_the_stage_that_teaches_most_in_the_first_set():
     """Whichever of the overlapping jobs it is of, and however late that job came."""
     assert chosen(job(1, 1, 5, s=2.0), job(2, 4, 9, s=3.0), job(3, 8, 20, s=2.5)) == (2, "s")
     assert chosen(job(1, 1, 5, s=2.0), job(2, 4, 9, s=1.0), job(3, 8, 20, s=2.5)) == (3, "s")
+    assert chosen(job(1, 1, 5), job(2, 4, 9, s=1.0), job(3, 10, 20, s=2.5)) == (2, "s")
     both = job(1, 1, 5, waits=("a", "b"), a=1.0, b=9.0)
     assert chosen(both, job(2, 4, 9, s=8.0)) == (1, "b")
 
@@ -162,10 +163,12 @@ def test_a_later_set_is_not_touched():
     assert chosen(job(1, 50, 60, s=500.0), job(2, 1, 3, s=0.001)) == (2, "s")
 
 
-def test_sets_without_a_stage_that_teaches_are_passed_over():
-    """Of the first one that has any: each of the sets before it is left as it is."""
-    assert chosen(job(1, 1, 3), job(2, 4, 6), job(3, 5, 8, s=1.0), job(4, 9, 12, s=7.0)) == (3, "s")
-    assert chosen(job(1, 1, 3), job(2, 4, 6, waits=(), s=9.0), job(3, 7, 8, s=1.0)) == (3, "s")
+def test_a_first_set_that_teaches_nothing_is_not_passed_over():
+    """It comes first for certain, so nothing that a later one teaches is worth its waiting."""
+    assert chosen(job(1, 1, 3), job(2, 4, 6, s=9.0)) is None
+    spent = job(1, 1, 3, s=9.0)
+    spent.explored[Spot("s", 1)] = 1
+    assert chosen(spent, job(2, 4, 6, s=9.0)) is None
 
 
 def test_intervals_that_touch_overlap():
@@ -175,8 +178,6 @@ def test_intervals_that_touch_overlap():
 def test_a_set_reaches_as_far_as_its_longest_interval():
     """A short interval inside a long one does not end the set."""
     assert chosen(job(1, 1, 50, s=1.0), job(2, 2, 3), job(3, 40, 60, s=2.0)) == (3, "s")
-    # And a set that was passed over does not reach into the next.
-    assert chosen(job(1, 1, 5), job(2, 6, 7, s=1.0), job(3, 8, 9, s=2.0)) == (2, "s")
 
 
 def test_of_stages_that_teach_as_much_the_sooner():
