@@ -18,7 +18,7 @@ def coin(seed, number, epsilon):
 
 
 def choice(jobs, sample, now, explored):
-    """Arrival of a job and the stage of it that teaches most, in the first set of jobs; or None if none teaches.
+    """Arrival of a job of the first set and the stage of it that teaches most, or None if none teaches.
 
     `explored` counts the calls that were granted to learn from, by arrival and stage.
     """
