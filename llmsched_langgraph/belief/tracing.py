@@ -20,6 +20,9 @@ CODE_S = 0.1
 """Seconds for which a stage run that calls models must do something else at a time for that to count: what is
 shorter is the work of Python, LangChain and the event loop."""
 
+_CODE = " (code)"
+"""Ends the name of a stage that is a node's own code."""
+
 _DIGITS = 6
 """Of seconds: microseconds are as much as anybody measured."""
 
@@ -45,6 +48,24 @@ def trace_of(record: JobRecord) -> TraceJob:
         layout.stages(),
         round(max(record.ended_at - lasted_s, 0.0), _DIGITS),
     )
+
+
+def without_code(job: TraceJob) -> TraceJob:
+    """The job without stages of nodes' own code, as a live scheduler learns from it, which sees nodes.
+
+    What waited for such a stage waits for what that had waited for. Those stages need no slots, and whether a
+    run has them depends on how busy the machine was: they tell nothing of the application.
+    """
+    kept: list[TraceStage] = []
+    ends: list[tuple[int, ...]] = []
+    for stage in job.stages:
+        deps = _union(ends[dep] for dep in stage.deps)
+        if stage.kind == "tool" and stage.name.endswith(_CODE):
+            ends.append(deps)
+        else:
+            ends.append((len(kept),))
+            kept.append(replace(stage, deps=deps))
+    return replace(job, stages=tuple(kept))
 
 
 def _app(record: JobRecord) -> str:
@@ -100,7 +121,7 @@ def _long_starts(runs: Iterable[StageRecord], within: _Within) -> frozenset[tupl
 
 def _with_code(run: StageRecord, items: Sequence[_Item], *, at_first: bool) -> list[_Item]:
     """The items, and between them the times in which nothing but the stage run's own code can have run."""
-    name = f"{run.stage} (code)"
+    name = run.stage + _CODE
     found = list(items)
 
     def code(since_s: float, until_s: float, after: float) -> None:

@@ -125,10 +125,12 @@ def run_fit(options: argparse.Namespace) -> int:
     from llmsched_langgraph.belief.merging import taught_by
     from llmsched_langgraph.belief.outcome import outcome_of_trace
     from llmsched_langgraph.belief.template import template_of
+    from llmsched_langgraph.belief.tracing import without_code
     from llmsched_langgraph.traces import MEASURED_SPEED, by_app, fill_seconds, read_jobs
 
     _check_file(options.out)
-    apps = by_app(fill_seconds(job, MEASURED_SPEED) for job in read_jobs(options.traces))
+    # A profile is found by what its graph looks like, and to a live scheduler that is nodes.
+    apps = by_app(without_code(fill_seconds(job, MEASURED_SPEED)) for job in read_jobs(options.traces))
     profiles = []
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from llmsched_langgraph.belief.outcome import outcome_of_record, outcome_of_trace
-from llmsched_langgraph.belief.tracing import CODE_S, trace_of
+from llmsched_langgraph.belief.template import template_of
+from llmsched_langgraph.belief.tracing import CODE_S, trace_of, without_code
 from llmsched_langgraph.core.events import CallReleased
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
@@ -141,6 +142,30 @@ def test_what_a_node_does_beside_its_calls_is_a_stage_if_it_takes_long(run):
         ("agent", "llm", (3,), [1.0]),
         ("agent (code)", "tool", (4,), [1.5]),
     ]
+
+
+def test_without_code_it_is_the_same_application_however_busy_the_machine_was(desk):
+    """What came after the code comes after what came before it, and times and arrival stay."""
+
+    def loop(pause_s):
+        run, now = Run(desk), 100.0
+        for turn in range(2):
+            for number, node in ((2 * turn, "model"), (2 * turn + 1, "tools")):
+                run.move(now, Revealed(((number, node),)), Began(number))
+                if node == "model":
+                    run.call(now + pause_s, now + pause_s + 1.0, number)
+                run.move(now + 2 * pause_s + 1.0, Ended(number, 2 * pause_s + 1.0))
+                now += 2 * pause_s + 1.0
+        return run.trace(now)
+
+    quick, slow = loop(0.0), loop(3.0)
+    assert [stage.name for stage in slow.stages].count("model (code)") == 4
+    assert shape(without_code(slow))[:2] == [("model", "llm", (), [1.0]), ("tools", "tool", (0,), [7.0])]
+    assert [stage.deps for stage in without_code(slow).stages] == [stage.deps for stage in quick.stages]
+    assert (without_code(slow).jct_s, without_code(slow).arrival_s) == (slow.jct_s, slow.arrival_s)
+    assert without_code(quick) == quick
+    assert template_of("app", [without_code(slow)]) == template_of("app", [quick])
+    assert template_of("app", [slow]) != template_of("app", [quick])
 
 
 def test_code_before_the_calls_of_a_fan_out_is_in_all_of_them_or_in_none(run):
