@@ -6,6 +6,7 @@ Does not know what a command does.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,10 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
     except LLMSchedError as error:
         print(f"llmsched: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("llmsched: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does; what is left of it must not fail at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return status
