@@ -105,7 +105,8 @@ def test_what_it_started_ends_with_it(sandbox, tmp_path):
     assert sandbox.run_python(program).passed
     if pid.exists():
         status = Path(f"/proc/{pid.read_text()}/stat")
-        for _ in range(10_000):
+        patience_s = time.monotonic() + 20
+        while time.monotonic() < patience_s:
             try:
                 if status.read_text().rpartition(")")[2].split()[0] == "Z":
                     break
