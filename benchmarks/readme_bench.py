@@ -1,6 +1,6 @@
 """Writes the README's tables of policies from what `llmsched bench` measured.
 
-llmsched bench --paper paper --jobs 300 --seeds 10
+llmsched bench --paper paper --jobs 300 --seeds 6
 llmsched bench --traces TRACES --slots 4 --load 0.9 --seeds 5 --json traces.json
 python benchmarks/readme_bench.py paper "recorded applications"=traces.json [WHAT=FILE ...]
 
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from marked import table, write
+
+from llmsched_langgraph.core.policies import llmsched
 
 POLICIES = (
     "fcfs",
@@ -99,7 +101,10 @@ def tails(found: list[Setting]) -> str:
 def parameters(found: list[Setting]) -> str:
     """The mean JCT of llmsched by epsilon and sampling ratio, as times that of srtf."""
     names = [name for name in found[0].entries if name not in ("srtf", "oracle")]
-    shown = {name: name.partition("(")[2].rstrip(")") or "epsilon=0.1,sample=0.3" for name in names}
+    usual = llmsched().exploration
+    assert usual is not None
+    plain = f"epsilon={usual.epsilon:g},sample={usual.sample:g}"
+    shown = {name: name.partition("(")[2].rstrip(")") or plain for name in names}
     cells = {name: dict(part.split("=") for part in text.split(",")) for name, text in shown.items()}
     ratios = list(dict.fromkeys(cell["sample"] for cell in cells.values()))
     rows = []

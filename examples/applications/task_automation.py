@@ -76,7 +76,7 @@ class Task(TypedDict):
     """One tool to run."""
 
     id: Annotated[int, Field(ge=1, le=20)]
-    tool: Literal[tuple(TOOLS)]  # type: ignore[valid-type]
+    tool: Literal[tuple(TOOLS)]  # type: ignore[valid-type]  # known only when it runs
     input: Annotated[str, Field(description="a text, or <output-NUMBER>")]
     after: Annotated[list[int], Field(description="numbers of the tasks that must have run")]
 

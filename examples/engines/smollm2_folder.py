@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     folder = parser.parse_args(arguments).folder
     try:
         packaged = packaged_model()
-        import accelerate  # noqa: F401
-        import gguf  # noqa: F401
+        import accelerate  # noqa: F401 (transformers needs it, and would not say how to get it)
+        import gguf  # noqa: F401 (likewise)
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except (NotInstalledError, ModuleNotFoundError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -81,6 +82,10 @@ class Background:
         thread.join(timeout_s)
         return not thread.is_alive()
 
+    def forked(self) -> None:
+        """This process is a child: whoever held a lock is not there any more."""
+        self._starting, self._working = threading.Lock(), threading.Lock()
+
     def _run(self) -> None:
         while not self._stopped.is_set():
             if not self._woken(IDLE_S):
@@ -110,6 +115,15 @@ class Background:
         except Exception:
             logger.exception("%s failed; scheduling goes on without it", self._name)
             return False
+
+
+def _forked() -> None:
+    for background in _running:
+        background.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @atexit.register

@@ -70,10 +70,14 @@ class Recorder:
     def finish(self) -> None:
         """Write what is left: before this returns, or right after it if an event loop would wait for it."""
         if _on_event_loop():
-            # The end of the process waits for this one.
-            threading.Thread(target=self.flush, name="llmsched-recording", daemon=False).start()
-        else:
-            self.flush()
+            try:
+                # The end of the process waits for this one.
+                threading.Thread(target=self.flush, name="llmsched-recording", daemon=False).start()
+            except RuntimeError:
+                pass  # the interpreter is going down and gives no threads any more: written in place
+            else:
+                return
+        self.flush()
 
     def _write(self) -> bool:
         """Write all that is there; whether there was any."""

@@ -121,12 +121,12 @@ class DirectoryStore:
             OSError: the file cannot be written.
         """
         fingerprint = profile.application.fingerprint
+        from llmsched_langgraph.belief.profile_json import application_profile_to_json  # late: numpy
+
         self.path.mkdir(parents=True, exist_ok=True)
         with _locked(self.path / f".{fingerprint}.lock"):
             stored = self.load_one(fingerprint)
             result = profile if stored is None else merged(stored, profile)
-            from llmsched_langgraph.belief.profile_json import application_profile_to_json  # late: numpy
-
             write_json(application_profile_to_json(result), self._file(fingerprint))
         return result
 
@@ -167,14 +167,14 @@ class BaseStoreProfiles:
 
     def save(self, profile: ApplicationProfile) -> ApplicationProfile:
         """Merge a profile into the value under its key, see `ProfileStore.save`."""
+        from llmsched_langgraph.belief.profile_json import application_profile_to_json  # late: numpy
+
         fingerprint = profile.application.fingerprint
         with _SAVING:
             value = self._value(fingerprint)
             for _ in range(TRIES):
                 if value is not None:
                     profile = merged(_read(_at(fingerprint), fingerprint, value), profile)
-                from llmsched_langgraph.belief.profile_json import application_profile_to_json  # late: numpy
-
                 made = application_profile_to_json(profile)
                 before, value = value, self._value(fingerprint)
                 if value == before != made:
@@ -260,9 +260,9 @@ def _loaded(names: Iterable[str], load_one: Callable[[str], ApplicationProfile |
 
 
 def _read(place: str, fingerprint: str, data: object) -> ApplicationProfile:
-    try:
-        from llmsched_langgraph.belief.profile_json import application_profile_from_json  # late: numpy
+    from llmsched_langgraph.belief.profile_json import application_profile_from_json  # late: numpy
 
+    try:
         profile = application_profile_from_json(data)
     except InvalidDataError as error:
         raise InvalidDataError(f"{place}: {error}") from None

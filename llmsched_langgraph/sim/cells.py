@@ -105,14 +105,8 @@ def replayed(
             )
     _check_apart(jobs, train or ())
     ordered = sorted(jobs, key=_arrival_s)
-    learn, test = (
-        (ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :])
-        if train is None
-        else (
-            train,
-            ordered,
-        )
-    )
+    half = len(ordered) // 2 if train is None else 0
+    learn, test = train or ordered[:half], ordered[half:]
     if not learn or len({job.arrival_s for job in test}) < 2:
         raise ConfigurationError(
             f"{len(jobs)} recorded jobs are too few: some must be there to learn from, and two others that "

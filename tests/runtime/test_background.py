@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -137,6 +141,38 @@ def test_pieces_never_overlap():
     assert most == [1]
     beside.stop()
     assert beside.join(PATIENCE_S)
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no forks here")
+def test_a_forked_process_does_work_though_the_fork_came_in_the_middle_of_a_piece():
+    """As under a server that forks its workers: the thread that works stays behind, and its lock with it."""
+    program = """
+        import os, threading, warnings
+        from llmsched_langgraph.runtime.background import Background
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks while there are threads: so it is
+        parent, began, go = os.getpid(), threading.Event(), threading.Event()
+        done = threading.Event()
+
+        def work():
+            if os.getpid() == parent:
+                began.set()
+                go.wait(20)
+            else:
+                done.set()
+            return False
+
+        beside = Background("helper", work)
+        beside.there_is_work()
+        assert began.wait(20)
+        child = os.fork()
+        if not child:
+            beside.there_is_work()
+            os._exit(0 if done.wait(10) else 3)
+        go.set()
+        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=50)
 
 
 def test_after_the_end_nothing_is_begun():
