@@ -83,7 +83,7 @@ class Background:
         return not thread.is_alive()
 
     def forked(self) -> None:
-        """This process is a child: whoever held a lock is not there any more."""
+        """Go on in a child process: whoever held a lock is not there any more."""
         self._starting, self._working = threading.Lock(), threading.Lock()
 
     def _run(self) -> None:
