@@ -39,7 +39,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--apps", metavar="A,B", help="generate, or take of the traces, these applications")
     parser.add_argument("--runs", type=int, default=40, metavar="N", help="that are measured (default 40)")
     parser.add_argument(
-        "--warmup", type=int, default=40, metavar="N", help="scheduled runs before, to learn (default 40)"
+        "--warmup",
+        type=int,
+        default=40,
+        metavar="N",
+        help="before, on both sides, to learn and to fit (default 40)",
     )
     parser.add_argument("--slots", type=int, default=8, metavar="K", help="calls served at once (default 8)")
     parser.add_argument("--load", type=float, default=0.9, metavar="L", help="offered load (default 0.9)")
@@ -184,7 +188,9 @@ def _print_tables(comparison: Comparison) -> None:
         f"JCT is job completion time, waiting included; predicted is the mean JCT of the simulator "
         f"(reduction {foretold.mean_jct_reduction:.0%}). {made['calls']} calls in a pass: "
         f"{_share(made, 'prompt_tokens')} of the prompt tokens and {_share(made, 'output_tokens')} of the "
-        f"output tokens that were asked for. Time scale {meta['time_scale']:.3g}."
+        f"output tokens that were asked for. Time scale {meta['time_scale']:.3g}; the warm-up was "
+        f"{foretold.fit.speed:.2f} times as fast as measured, with handovers of "
+        f"{foretold.fit.handover_s * 1000:.0f} ms."
     )
 
 

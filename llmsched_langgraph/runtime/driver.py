@@ -102,7 +102,7 @@ class Driver:
         self._jobs = itertools.count(1)
         self._closed = False
         self._decider: int | None = None  # the thread that is handling the inbox
-        self._faulted = False
+        self._told: set[str] = set()  # what was said of a policy that fails
         self._counts = Counts()
         # What is recorded is written as it happens: the process may be killed any time.
         self._end = self._put_by if recorder is None else self._post
@@ -294,13 +294,13 @@ class Driver:
         if outbox.wanted or outbox.records:
             self._mind.take(outbox.records, outbox.wanted)
         for fault in outbox.faults:
-            if not self._faulted:
-                self._faulted = True
-                logger.error(
-                    "policy %r failed; the jobs it fails for go in order of arrival (said once): %r",
-                    self.policy.name,
-                    fault.error,
-                )
+            instead = "turns to explore go to the next in line"
+            if fault.job is not None:
+                instead = "the jobs it fails for go in order of arrival"
+            if instead not in self._told:
+                self._told.add(instead)
+                name = self.policy.name
+                logger.error("policy %r failed; %s (said once): %r", name, instead, fault.error)
 
     # -- what can be seen --------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
 from types import MappingProxyType
@@ -82,6 +82,15 @@ class LatencyModel:
         """Seconds of a call that is always one of `batch` of its kind, each begun when another ends."""
         prefills = batch if self.prefill_stalls else 1
         return prefills * self.prefill_s(prompt_tokens) + output_tokens * self.decode_s(batch)
+
+    def times(self, speed: float) -> LatencyModel:
+        """The same server that many times as fast."""
+        return replace(
+            self,
+            decode_step_s=tuple((batch, step_s / speed) for batch, step_s in self.decode_step_s),
+            prefill_base_s=self.prefill_base_s / speed,
+            prefill_s_per_token=self.prefill_s_per_token / speed,
+        )
 
 
 _LLAMA_2_70B = LatencyModel(

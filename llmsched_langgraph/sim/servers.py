@@ -6,6 +6,7 @@ Does not know jobs, policies or who waits.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
@@ -57,6 +58,40 @@ class SlotServer:
         while self._ends and self._ends[0][0] <= now:
             done.append(heapq.heappop(self._ends)[2])
         return done
+
+
+class Handover:
+    """A server that every call reaches some seconds after it was given its slot.
+
+    What passes on the way there and back, in the client, and until the server's next decode step lies in
+    these seconds: the call has its slot, and the server works for others or for nobody.
+
+    Args:
+        server: what is reached.
+        seconds: for each call, 0 or more.
+    """
+
+    def __init__(self, server: Server, seconds: float) -> None:
+        self._server = server
+        self._seconds = seconds
+        self._under_way: deque[tuple[float, int, TraceCall]] = deque()  # when each is there, in order
+
+    def begin(self, now: float, ticket: int, call: TraceCall) -> None:
+        """See `Server.begin`."""
+        self._under_way.append((now + self._seconds, ticket, call))
+
+    def next_s(self) -> float:
+        """See `Server.next_s`; it may be the time at which a call is only there."""
+        return min(self._under_way[0][0] if self._under_way else inf, self._server.next_s())
+
+    def advance(self, now: float) -> list[int]:
+        """See `Server.advance`."""
+        done = []
+        while self._under_way and self._under_way[0][0] <= now:
+            there_s, ticket, call = self._under_way.popleft()
+            done += self._server.advance(there_s)
+            self._server.begin(there_s, ticket, call)
+        return done + self._server.advance(now)
 
 
 class BatchingReplicas:

@@ -11,8 +11,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from secrets import token_hex
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -34,7 +36,7 @@ from llmsched_langgraph.testbed.calls import Calls, CountingClient, EmbeddedLeng
 from llmsched_langgraph.testbed.engine import Peaks, watched
 from llmsched_langgraph.testbed.graphs import graph_of, replay
 from llmsched_langgraph.testbed.jobs import Workload, shortened, speed_up, timed
-from llmsched_langgraph.testbed.predict import predicted
+from llmsched_langgraph.testbed.predict import Fit, Foreteller
 from llmsched_langgraph.testbed.result import SIDES, Comparison, Replayed, Side
 from llmsched_langgraph.testbed.script import Script
 from llmsched_langgraph.testbed.speed import (
@@ -43,9 +45,9 @@ from llmsched_langgraph.testbed.speed import (
     counted,
     first_model,
     measured,
-    scaled,
     speed_of,
 )
+from llmsched_langgraph.traces import read_jobs
 
 CALL_S = 0.03
 """The embedded backend's time is scaled so that a pass makes a call this often: fast enough to watch, slow
@@ -158,7 +160,7 @@ def calibrate(work: Workload, settings: Settings, on_finish: Callable[[str], Non
 
 def totals(work: Workload, settings: Settings) -> dict[str, int]:
     """How many ends `on_finish` hears of, by name, where they are not the number of measured jobs."""
-    return {WARMUP: len(work.warmup), CALIBRATION: len(batches(settings.slots))}
+    return {WARMUP: 2 * len(work.warmup), CALIBRATION: len(batches(settings.slots))}
 
 
 def _on_site(work: Workload, settings: Settings, use: Callable[[_Site], Awaitable[T]]) -> T:
@@ -172,7 +174,7 @@ def _on_site(work: Workload, settings: Settings, use: Callable[[_Site], Awaitabl
             )
         preset = given or latency_model(LATENCY)
         scale = settings.time_scale or speed_up(work.jobs, preset, settings.slots, settings.load, CALL_S)
-        known: LatencyModel | None = scaled(preset, scale)
+        known: LatencyModel | None = preset.times(scale)
         process = backend(settings.slots, settings.seed, scale, preset.name)
     else:
         known, scale = given, settings.time_scale or 1.0
@@ -218,12 +220,22 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
         arrive(part, Poisson(), load=settings.load, slots=slots, seed=settings.seed)
         for part in (work.warmup, work.measured)
     )
+    foreteller = Foreteller(
+        {name: application_of(graph) for name, graph in graphs.items()}, slots, settings.policy, latency
+    )
     profile: Profile | None = None
-    if warmup:
-        with Scheduler(slots, policy=settings.policy) as scheduler:
-            await _pass(site, graphs, warmup, scheduler, WARMUP, on_finish)
-            scheduler.learn()
-            profile = scheduler.profile
+    fit = Fit()
+    if any(True for one in warmup for _ in one.job.llm_calls()):
+        stock = await _pass(site, graphs, warmup, None, WARMUP, on_finish)
+        with TemporaryDirectory() as folder:
+            record = Path(folder, "warm-up.jsonl")
+            with Scheduler(slots, policy=settings.policy, record=record) as scheduler:
+                await _pass(site, graphs, warmup, scheduler, WARMUP, on_finish)
+                scheduler.learn()
+                profile = scheduler.profile
+                await asyncio.to_thread(scheduler.close)  # which writes what is left, as no loop waits for it
+            held_s = fmean(call.seconds or 0.0 for job in read_jobs([record]) for call in job.llm_calls())
+        fit = foreteller.fitted(warmup, stock.as_pass().mean_jct_s, held_s)
     sides: dict[str, list[Side]] = {name: [] for name in SIDES}
     for number in range(settings.rounds):
         # Each side goes first in every other round, and with every other seed.
@@ -255,14 +267,7 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
         stock=tuple(sides["stock"]),
         scheduled=tuple(sides["scheduled"]),
         latency=latency,
-        predicted=predicted(
-            work.warmup,
-            jobs,
-            {name: application_of(graph) for name, graph in graphs.items()},
-            slots=slots,
-            policy=settings.policy,
-            latency=latency,
-        ),
+        predicted=foreteller.prediction(warmup, jobs, fit),
     )
 
 

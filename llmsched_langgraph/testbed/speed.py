@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,7 +32,7 @@ _DECODED = 32
 _LEAST_S = 1e-6
 """Seconds of a step, at least, whatever the clock says."""
 
-_CALLS_EACH = 2
+_CALLS_EACH = 3
 """Calls that each of the parallel requests makes, one after the other."""
 
 
@@ -108,7 +108,8 @@ async def measured(
     Prefill, and a decode step without company, are timed alone. If as many prefills as there are slots take
     more than half as long together as one after the other, prefills stall (`LatencyModel.prefill_stalls`).
     A decode step with b requests is what is left of a call, by its output tokens, while b callers make one
-    call after the other: with all that company costs it.
+    call after the other: with all that company costs it. For all slots there are twice as many callers, so
+    that a slot never waits for one of them; a call is the time from one end to the next in its slot.
 
     Args:
         endpoint: what is measured; nobody else should use it meanwhile.
@@ -151,14 +152,21 @@ async def measured(
     stalls = slots > 1 and min([await together_s() for _ in range(_REPEATS)]) > many_s * (1 + slots) / 2
 
     async def one_after_the_other() -> list[tuple[float, int, int]]:
-        return [await call(prompt_tokens, output_tokens) for _ in range(_CALLS_EACH)]
+        """When each call was over, and its tokens."""
+        done = []
+        for _ in range(_CALLS_EACH):
+            _, prompt, output = await call(prompt_tokens, output_tokens)
+            done.append((endpoint.clock(), prompt, output))
+        return done
 
     async def in_company(batch: int) -> tuple[float, float, float]:
-        """The mean seconds and tokens of the calls of so many callers."""
-        together = await asyncio.gather(*(one_after_the_other() for _ in range(batch)))
-        calls = [done for part in together for done in part]
-        call_s, prompt, output = (fmean(column) for column in zip(*calls, strict=True))
-        return call_s, prompt, output
+        """The seconds of a call in its slot and the mean tokens, while so many slots are taken."""
+        callers = 2 * batch if batch == slots else batch
+        together = await asyncio.gather(*(one_after_the_other() for _ in range(callers)))
+        ends, prompts, outputs = zip(*sorted(done for part in together for done in part), strict=True)
+        # From when each slot had its first call behind it.
+        call_s = (ends[-1] - ends[batch - 1]) * batch / (len(ends) - batch)
+        return call_s, fmean(prompts), fmean(outputs)
 
     steps: list[tuple[int, float]] = []
     for batch in batches(slots):
@@ -185,16 +193,6 @@ def batches(slots: int) -> list[int]:
     while powers[-1] * 2 < slots:
         powers.append(powers[-1] * 2)
     return sorted({*powers, slots})
-
-
-def scaled(latency: LatencyModel, times: float) -> LatencyModel:
-    """The same server that many times as fast."""
-    return replace(
-        latency,
-        decode_step_s=tuple((batch, step_s / times) for batch, step_s in latency.decode_step_s),
-        prefill_base_s=latency.prefill_base_s / times,
-        prefill_s_per_token=latency.prefill_s_per_token / times,
-    )
 
 
 def as_json(latency: LatencyModel) -> dict[str, Any]:

@@ -44,8 +44,14 @@ def test_embedded(capsys):
     assert set(result["per_app"]) <= {"code_generation", "web_search"}
     for app in result["per_app"].values():
         assert set(app) == {"runs", "stock_mean_jct_s", "scheduled_mean_jct_s", "mean_jct_reduction"}
-    assert set(result["predicted"]) == {"stock_mean_jct_s", "scheduled_mean_jct_s", "mean_jct_reduction"}
+    assert set(result["predicted"]) == {
+        "stock_mean_jct_s",
+        "scheduled_mean_jct_s",
+        "mean_jct_reduction",
+        "fit",
+    }
     assert result["predicted"]["scheduled_mean_jct_s"] > 0
+    assert set(result["predicted"]["fit"]) == {"speed", "handover_s"}
     assert (result["held_after"], result["waiting_after"]) == (0, 0)
 
 

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from llmsched_langgraph.core.exploration import Exploration
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.runtime.driver import PUT_BY
@@ -211,22 +212,32 @@ def test_a_waiter_that_is_gone_hands_on_its_slot(make_scheduler):
 
 
 def test_a_failing_policy_is_logged_once(make_scheduler, caplog):
-    """The first error of a policy is logged with its name; every call is served all the same."""
+    """The first error of each kind is logged with the policy's name; every call is served all the same."""
+
+    class Lost(Exploration):
+        def choose(self, jobs, now):
+            raise KeyError("another bug")
 
     class Failing:
         name = "failing"
+        exploration = Lost(epsilon=1.0)
 
         def priority(self, job, profile, now):
             raise ZeroDivisionError("my bug")
 
     scheduler = make_scheduler(1, policy=Failing())
     with caplog.at_level(logging.ERROR, logger="llmsched_langgraph"):
-        for _ in range(3):
-            with scheduler.slot():
-                pass
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert "policy 'failing' failed" in message
-    assert "my bug" in message
+        for ticket in (1, 2, 3):  # one at once, two that wait
+            scheduler._driver.request(ticket, Waiter(), "default", job=None, stage="s")
+        for ticket in (1, 2, 3):
+            scheduler._driver.release(ticket)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"policy 'failing' failed; {instead} (said once): {error}"
+        for instead, error in (
+            ("the jobs it fails for go in order of arrival", "ZeroDivisionError('my bug')"),
+            ("turns to explore go to the next in line", "KeyError('another bug')"),
+        )
+    ]
     assert scheduler.statistics().granted == 3
 
 

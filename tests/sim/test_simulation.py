@@ -12,9 +12,9 @@ from llmsched_langgraph.core.policies import POLICIES, as_policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.sim.evaluation import learned_from, templates_of
-from llmsched_langgraph.sim.latency import LATENCY_MODELS
+from llmsched_langgraph.sim.latency import LATENCY_MODELS, LatencyModel
 from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
-from llmsched_langgraph.sim.servers import BatchingReplicas
+from llmsched_langgraph.sim.servers import BatchingReplicas, Handover, SlotServer
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads import Poisson, TimedJob, arrive, generate
 from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
@@ -210,6 +210,33 @@ def test_batching_servers_share_the_calls():
     assert alone.jobs[0].jct_s == pytest.approx(expected_s)
     assert [done.jct_s for done in spread.jobs] == pytest.approx([expected_s] * 4)
     assert all(done.jct_s >= expected_s - 1e-9 for done in crowded.jobs)
+
+
+def test_a_handover_takes_the_slot_or_the_queue_of_the_server():
+    """Where the scheduler keeps the slots nobody has one meanwhile; a server's own queue goes on."""
+    latency = LatencyModel("plain", ((1, 0.1),), 0.0, 0.0, "made up")
+    timed = [TimedJob(0.0, job(llm("s", None), named=f"j{n}")) for n in range(3)]  # a second's work each
+
+    def served(slots):
+        return jcts(timed, FCFS, slots=slots, server=Handover(BatchingReplicas(1, 1, latency), 0.25))
+
+    assert served(1) == pytest.approx([1.25, 2.5, 3.75])
+    assert served(3) == pytest.approx([1.25, 2.25, 3.25])
+
+
+@given(st.integers(0, 100), st.sampled_from(["fcfs", "srtf"]))
+@settings(max_examples=20, deadline=None)
+def test_no_handover_changes_nothing(seed, policy):
+    """A server that is reached at once is that server."""
+    latency = next(iter(LATENCY_MODELS.values()))
+    timed = arrive(generate("chain", 8, seed), Poisson(), load=1.5, slots=3, seed=seed)
+
+    def run(server):
+        done = Simulation(timed, slots=3, policy=as_policy(policy), server=server).run()
+        return done.grants, [one.end_s for one in done.jobs]
+
+    assert run(Handover(SlotServer(), 0.0)) == run(SlotServer())
+    assert run(Handover(BatchingReplicas(2, 2, latency), 0.0)) == run(BatchingReplicas(2, 2, latency))
 
 
 def test_a_policys_own_error_is_raised():

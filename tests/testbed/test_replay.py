@@ -17,11 +17,11 @@ from llmsched_langgraph.testbed.calls import Calls, CountingClient, EmbeddedLeng
 from llmsched_langgraph.testbed.graphs import graph_of, replay
 from llmsched_langgraph.testbed.jobs import node_name, replayable, timed
 from llmsched_langgraph.testbed.script import Script, in_supersteps, levels_of, turns_of
-from llmsched_langgraph.testbed.speed import scaled, speed_of
+from llmsched_langgraph.testbed.speed import speed_of
 from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
 
 FAST = 20_000.0
-SPEED = scaled(speed_of("llama-3.1-8b-h100"), FAST)
+SPEED = speed_of("llama-3.1-8b-h100").times(FAST)
 
 
 @pytest.fixture(scope="module")

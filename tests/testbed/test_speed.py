@@ -14,8 +14,8 @@ from openai import AsyncOpenAI
 from llmsched_langgraph import ConfigurationError, InvalidDataError
 from llmsched_langgraph.serve_sim.requests import CHARACTERS_PER_TOKEN
 from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
-from llmsched_langgraph.sim.batching import BatchingServer, Finished
 from llmsched_langgraph.sim.latency import LatencyModel, latency_model
+from llmsched_langgraph.sim.servers import BatchingReplicas, Handover
 from llmsched_langgraph.sim.workloads import generate
 from llmsched_langgraph.testbed.calls import CountingClient, EmbeddedLengths, WordLengths
 from llmsched_langgraph.testbed.engine import Peaks
@@ -27,10 +27,9 @@ from llmsched_langgraph.testbed.speed import (
     counted,
     first_model,
     measured,
-    scaled,
     speed_of,
 )
-from llmsched_langgraph.traces import write_jobs
+from llmsched_langgraph.traces import TraceCall, write_jobs
 
 
 def on_backend(function, **settings):
@@ -58,7 +57,7 @@ def test_an_endpoint_is_measured():
     assert lengths.word_tokens == pytest.approx(5.3 / 4, rel=0.2)
     assert [batch for batch, _ in speed.decode_step_s] == batches(slots) == [1, 2, 3]
     assert len(told) == 3
-    truth = scaled(latency_model("llama-2-70b-a100-tp8"), scale)
+    truth = latency_model("llama-2-70b-a100-tp8").times(scale)
     for batch in (1, 2, 3):
         assert 0.5 * truth.decode_s(batch) < speed.decode_s(batch) < 3 * truth.decode_s(batch)
     assert speed.prefill_s_per_token < 10 * truth.prefill_s_per_token
@@ -67,28 +66,28 @@ def test_an_endpoint_is_measured():
 class Virtual:
     """An endpoint of known speed, in a time of its own: it moves on once nobody has anything to ask."""
 
-    def __init__(self, slots, latency):
+    def __init__(self, slots, latency, away_s=0.0):
         self.client = SimpleNamespace(base_url="virtual")
-        self.now, self.calls, self.server = 0.0, {}, BatchingServer(slots, latency)
+        self.server = Handover(BatchingReplicas(1, slots, latency), away_s)
+        self.now, self.calls, self.numbers = 0.0, {}, itertools.count()
 
     def clock(self):
         return self.now
 
     async def call(self, prompt, output_tokens, body):
-        began_s, number = self.now, object()
+        began_s, number = self.now, next(self.numbers)
         tokens = len(prompt) // CHARACTERS_PER_TOKEN
         self.calls[number] = asyncio.get_running_loop().create_future()
-        self.server.submit(number, tokens, output_tokens, self.now)
+        self.server.begin(self.now, number, TraceCall(tokens, output_tokens, None))
         if len(self.calls) == 1:
             asyncio.get_running_loop().call_soon(self.move_on)
         await self.calls[number]
         return self.now - began_s, tokens, output_tokens
 
     def move_on(self):
-        self.now = self.server.next_event_s()
-        for event in self.server.advance(self.now):
-            if isinstance(event, Finished):
-                self.calls.pop(event.request_id).set_result(None)
+        self.now = self.server.next_s()
+        for number in self.server.advance(self.now):
+            self.calls.pop(number).set_result(None)
         if self.calls:
             asyncio.get_running_loop().call_later(0.001, self.move_on)  # callers first
 
@@ -105,6 +104,15 @@ def test_a_speed_is_measured_exactly_where_nothing_disturbs(slots, stalls):
         (batch, pytest.approx(truth.decode_s(batch))) for batch in batches(slots)
     )
     assert (found.prefill_base_s, found.prefill_s_per_token) == pytest.approx((0.4, 0.01))
+
+
+def test_the_way_to_an_endpoint_takes_no_slot():
+    """A server with a queue is as fast as it is, however far away; only callers that are too few wait."""
+    truth = LatencyModel("truth", ((1, 0.02), (4, 0.05)), 0.0, 0.01, "made up")
+    endpoint = Virtual(4, truth, away_s=0.5)
+    found = asyncio.run(measured(endpoint, EmbeddedLengths(), 4, 200, 40, lambda: None))
+    assert found.call_s(200, 40, 4) == pytest.approx(truth.call_s(200, 40, 4))
+    assert found.call_s(200, 40, 1) == pytest.approx(truth.call_s(200, 40, 1) + 0.5)
 
 
 def test_prompts_come_close():
@@ -127,7 +135,7 @@ def test_batches(slots, expected):
 
 def test_a_measured_speed_is_kept(tmp_path):
     """What `--calibrate --json` prints is read again; other files are told in a line."""
-    speed = replace(scaled(latency_model("opt-13b-a100"), 2.0), prefill_stalls=True)
+    speed = replace(latency_model("opt-13b-a100").times(2.0), prefill_stalls=True)
     path = tmp_path / "speed.json"
     path.write_text(json.dumps({"latency": as_json(speed)}))
     assert speed_of(str(path)) == speed
