@@ -124,14 +124,9 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
         (["--burstiness", "-1", *SMALL], "coefficient of variation must be above 0"),
     ],
 )
-def test_errors_are_one_line(capsys, arguments, words):
+def test_errors_are_one_line(refuses, arguments, words):
     """What is wrong and what to do, exit status 2."""
-    assert main(["bench", *arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("llmsched: ")
-    assert err.count("\n") == 1
-    assert words in err
+    refuses(["bench", *arguments], words)
 
 
 @pytest.mark.timeout(300)

@@ -145,15 +145,10 @@ def test_what_names_a_graph(capsys, module, name):
         ),
     ],
 )
-def test_errors_are_one_line(capsys, module, arguments, words):
+def test_errors_are_one_line(refuses, module, arguments, words):
     """What is wrong and what to do, exit status 2, no traceback."""
     path = module(GRAPHS)
-    assert main(["inspect", *(argument.format(file=path) for argument in arguments)]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("llmsched: ")
-    assert err.count("\n") == 1
-    assert words in err
+    refuses(["inspect", *(argument.format(file=path) for argument in arguments)], words)
 
 
 @pytest.mark.parametrize(

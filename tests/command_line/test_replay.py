@@ -123,15 +123,10 @@ def test_without_times_of_arrival(capsys, tmp_path):
         (["SELF"], "is there twice; name each file of recorded jobs once"),
     ],
 )
-def test_errors_are_one_line(capsys, recorded, arguments, words):
+def test_errors_are_one_line(refuses, recorded, arguments, words):
     """What is wrong and what to do, exit status 2."""
     given = [str(recorded) if word == "SELF" else word for word in arguments]
-    assert main(["replay", str(recorded), *given]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("llmsched: ")
-    assert err.count("\n") == 1
-    assert words in err
+    refuses(["replay", str(recorded), *given], words)
 
 
 @pytest.mark.parametrize(

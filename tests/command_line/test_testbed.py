@@ -95,14 +95,9 @@ def test_endpoint(capsys, tmp_path):
         (["--latency", "magic"], "--latency magic: no model of that name (llama-3.1-8b-h100, "),
     ],
 )
-def test_errors_are_one_line(capsys, arguments, words):
+def test_errors_are_one_line(refuses, arguments, words):
     """What is wrong and what to do, exit status 2."""
-    assert main(["testbed", *arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("llmsched: ")
-    assert err.count("\n") == 1
-    assert words in err
+    refuses(["testbed", *arguments], words)
 
 
 def test_a_refusal_is_one_line(capsys):
