@@ -188,9 +188,17 @@ def _print_tables(comparison: Comparison) -> None:
         f"JCT is job completion time, waiting included; predicted is the mean JCT of the simulator "
         f"(reduction {foretold.mean_jct_reduction:.0%}). {made['calls']} calls in a pass: "
         f"{_share(made, 'prompt_tokens')} of the prompt tokens and {_share(made, 'output_tokens')} of the "
-        f"output tokens that were asked for. Time scale {meta['time_scale']:.3g}; the warm-up was "
-        f"{foretold.fit.speed:.2f} times as fast as measured, with handovers of "
-        f"{foretold.fit.handover_s * 1000:.0f} ms."
+        f"output tokens that were asked for. Time scale {meta['time_scale']:.3g}{_fitted(comparison)}."
+    )
+
+
+def _fitted(comparison: Comparison) -> str:
+    fit = comparison.predicted.fit
+    if not comparison.meta["warmup"]:
+        return ""
+    return (
+        f"; the server was {fit.speed:.2f} times as fast in the warm-up as its latency model says, "
+        f"a handover took {fit.handover_s * 1000:.0f} ms"
     )
 
 

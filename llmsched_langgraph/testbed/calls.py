@@ -40,6 +40,9 @@ class Made:
 class Lengths(Protocol):
     """How an endpoint is made to take a prompt, and give an answer, of so many tokens."""
 
+    def nearest(self, tokens: int) -> int:
+        """The length nearest to that which a prompt can have."""
+
     def prompt(self, tokens: int, salt: str) -> str:
         """A prompt of that length; it begins like no other, so that no cache knows it."""
 
@@ -49,6 +52,10 @@ class Lengths(Protocol):
 
 class EmbeddedLengths:
     """The lengths of the embedded backend, which are exact."""
+
+    def nearest(self, tokens: int) -> int:
+        """See `Lengths.nearest`."""
+        return tokens
 
     def prompt(self, tokens: int, salt: str) -> str:
         """See `Lengths.prompt`."""
@@ -73,9 +80,16 @@ class WordLengths:
     word_tokens: float
     ignore_eos: bool = False
 
+    def nearest(self, tokens: int) -> int:
+        """See `Lengths.nearest`."""
+        return round(self.base_tokens + self._words(tokens) * self.word_tokens)
+
     def prompt(self, tokens: int, salt: str) -> str:
         """See `Lengths.prompt`."""
-        return _words(max(1, round((tokens - self.base_tokens) / self.word_tokens)), salt)
+        return _words(self._words(tokens), salt)
+
+    def _words(self, tokens: int) -> int:
+        return max(1, round((tokens - self.base_tokens) / self.word_tokens))
 
     def body(self, tokens: int) -> dict[str, Any]:
         """See `Lengths.body`."""

@@ -35,7 +35,7 @@ from llmsched_langgraph.sim.workloads import Poisson, TimedJob, arrive
 from llmsched_langgraph.testbed.calls import Calls, CountingClient, EmbeddedLengths, Lengths
 from llmsched_langgraph.testbed.engine import Peaks, watched
 from llmsched_langgraph.testbed.graphs import graph_of, replay
-from llmsched_langgraph.testbed.jobs import Workload, shortened, speed_up, timed
+from llmsched_langgraph.testbed.jobs import Workload, prompted, shortened, speed_up, timed
 from llmsched_langgraph.testbed.predict import Fit, Foreteller
 from llmsched_langgraph.testbed.result import SIDES, Comparison, Replayed, Side
 from llmsched_langgraph.testbed.script import Script
@@ -208,6 +208,7 @@ async def _site(
         if settings.base_url is not None:
             model = settings.model or await first_model(client)
             lengths = await counted(Endpoint(client, model), ignore_eos=settings.ignore_eos)
+            work = work.changed(lambda job: prompted(job, lengths.nearest))
         yield _Site(settings, work, url, http, watch, client, model, lengths, known, scale)
 
 

@@ -139,6 +139,15 @@ def shortened(job: TraceJob, times: float) -> TraceJob:
     return _with_calls(job, "llm", change)
 
 
+def prompted(job: TraceJob, nearest: Callable[[int], int]) -> TraceJob:
+    """The job with prompts of lengths that they can have on the endpoint, which adds words of its own."""
+
+    def change(call: TraceCall) -> TraceCall:
+        return replace(call, prompt_tokens=nearest(max(call.prompt_tokens or 0, 1)))
+
+    return _with_calls(job, "llm", change)
+
+
 def timed(job: TraceJob, latency: LatencyModel, slots: int, time_scale: float) -> TraceJob:
     """The job with the seconds that it takes on this server when all slots are taken.
 

@@ -23,7 +23,7 @@ from llmsched_langgraph.testbed.calls import Lengths, WordLengths
 _SHORT, _LONG = 16, 144
 """Words of the two prompts by which tokens are counted."""
 
-_REPEATS = 3
+_REPEATS = 5
 """How many times everything is timed. The fastest counts: what else a machine does only makes it slower."""
 
 _DECODED = 32
@@ -106,7 +106,8 @@ async def measured(
     """How fast the endpoint is, with as many parallel requests as there are slots and fewer.
 
     Prefill, and a decode step without company, are timed alone. If as many prefills as there are slots take
-    more than half as long together as one after the other, prefills stall (`LatencyModel.prefill_stalls`).
+    longer together than a third of them one after the other, prefills stall (`LatencyModel.prefill_stalls`):
+    on the way to the server, which is part of what is timed, they do not wait for each other.
     A decode step with b requests is what is left of a call, by its output tokens, while b callers make one
     call after the other: with all that company costs it. For all slots there are twice as many callers, so
     that a slot never waits for one of them; a call is the time from one end to the next in its slot.
@@ -149,7 +150,8 @@ async def measured(
         await asyncio.gather(*(call(prompt_tokens, 1) for _ in range(slots)))
         return endpoint.clock() - began_s
 
-    stalls = slots > 1 and min([await together_s() for _ in range(_REPEATS)]) > many_s * (1 + slots) / 2
+    least_s = min([await together_s() for _ in range(_REPEATS)])
+    stalls = slots > 1 and least_s > many_s * (1 + (slots - 1) / 3)
 
     async def one_after_the_other() -> list[tuple[float, int, int]]:
         """When each call was over, and its tokens."""

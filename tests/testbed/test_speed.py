@@ -122,6 +122,8 @@ def test_prompts_come_close():
     assert len(one.split()) == len(other.split()) == 100
     assert one.split()[:12] != other.split()[:12]
     assert len(lengths.prompt(3, "short").split()) == 1
+    assert [lengths.nearest(tokens) for tokens in (1, 31, 155, 156)] == [31, 31, 155, 156]
+    assert all(lengths.prompt(lengths.nearest(n), "x") == lengths.prompt(n, "x") for n in range(1, 300))
     assert lengths.body(7) == {}
     assert WordLengths(0.0, 1.0, ignore_eos=True).body(7) == {"ignore_eos": True, "min_tokens": 7}
     assert [len(EmbeddedLengths().prompt(n, "x")) for n in (1, 9, 1000)] == [4, 36, 4000]
