@@ -224,19 +224,7 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
     foreteller = Foreteller(
         {name: application_of(graph) for name, graph in graphs.items()}, slots, settings.policy, latency
     )
-    profile: Profile | None = None
-    fit = Fit()
-    if any(True for one in warmup for _ in one.job.llm_calls()):
-        stock = await _pass(site, graphs, warmup, None, WARMUP, on_finish)
-        with TemporaryDirectory() as folder:
-            record = Path(folder, "warm-up.jsonl")
-            with Scheduler(slots, policy=settings.policy, record=record) as scheduler:
-                await _pass(site, graphs, warmup, scheduler, WARMUP, on_finish)
-                scheduler.learn()
-                profile = scheduler.profile
-                await asyncio.to_thread(scheduler.close)  # which writes what is left, as no loop waits for it
-            held_s = fmean(call.seconds or 0.0 for job in read_jobs([record]) for call in job.llm_calls())
-        fit = foreteller.fitted(warmup, stock.as_pass().mean_jct_s, held_s)
+    profile, fit = await _warmed_up(site, graphs, warmup, foreteller, on_finish)
     sides: dict[str, list[Side]] = {name: [] for name in SIDES}
     for number in range(settings.rounds):
         # Each side goes first in every other round, and with every other seed.
@@ -270,6 +258,27 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
         latency=latency,
         predicted=foreteller.prediction(warmup, jobs, fit),
     )
+
+
+async def _warmed_up(
+    site: _Site,
+    graphs: Mapping[str, Any],
+    warmup: list[TimedJob],
+    foreteller: Foreteller,
+    on_finish: Callable[[str], None],
+) -> tuple[Profile | None, Fit]:
+    """What the warm-up teaches: of the jobs to a scheduler, and of the endpoint to the simulator."""
+    if not any(True for one in warmup for _ in one.job.llm_calls()):
+        return None, Fit()
+    stock = await _pass(site, graphs, warmup, None, WARMUP, on_finish)
+    with TemporaryDirectory() as folder:
+        record = Path(folder, "warm-up.jsonl")
+        with Scheduler(site.settings.slots, policy=site.settings.policy, record=record) as scheduler:
+            await _pass(site, graphs, warmup, scheduler, WARMUP, on_finish)
+            scheduler.learn()
+            await asyncio.to_thread(scheduler.close)  # which writes what is left, as no loop waits for it
+        held_s = fmean(call.seconds or 0.0 for job in read_jobs([record]) for call in job.llm_calls())
+    return scheduler.profile, foreteller.fitted(warmup, stock.as_pass().mean_jct_s, held_s)
 
 
 def _graphs(site: _Site, work: Workload) -> Mapping[str, Any]:

@@ -113,7 +113,7 @@ class Foreteller:
     def _stock(self, jobs: Sequence[TimedJob], fit: Fit) -> Simulated:
         """Nobody keeps slots: there are some for all calls at once, and the server has a queue of its own."""
         calls = sum(1 for timed in jobs for _ in timed.job.llm_calls())
-        return self._simulated(jobs, "fcfs", Profile(), fit, slots=calls)
+        return self._simulated(jobs, "fcfs", Profile(), fit, slots=max(calls, 1))
 
     def _scheduled(self, jobs: Sequence[TimedJob], profile: Profile, fit: Fit) -> Simulated:
         return self._simulated(jobs, self.policy, profile, fit, slots=self.slots)
