@@ -23,7 +23,7 @@ from llmsched_langgraph.testbed.calls import Lengths, WordLengths
 _SHORT, _LONG = 16, 144
 """Words of the two prompts by which tokens are counted."""
 
-_REPEATS = 5
+_REPEATS = 3
 """How many times everything is timed. The fastest counts: what else a machine does only makes it slower."""
 
 _DECODED = 32
