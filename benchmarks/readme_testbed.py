@@ -1,6 +1,10 @@
-"""Writes what `llmsched testbed --json` found on a real engine into the README.
+"""Writes what `llmsched testbed --json` found into the README.
 
 python benchmarks/readme_testbed.py SEED0.json SEED1.json ... [--dry-run]
+python benchmarks/readme_testbed.py --embedded MIX.json ... [--dry-run]
+
+The first is for a real engine, a table of its seeds; the second for the embedded backend, a table of mixes,
+whose names are those of the files.
 """
 
 from __future__ import annotations
@@ -24,7 +28,11 @@ COLUMNS = (
 )
 
 
-def rows_of(result: dict[str, Any]) -> list[list[str]]:
+EMBEDDED_COLUMNS = ("calls", "stock", "foretold", "scheduled", "foretold", "mean JCT reduced by", "foretold")
+
+
+def rows_of_engine(result: dict[str, Any]) -> list[list[str]]:
+    """One for each side."""
     rows = []
     for name in ("stock", "scheduled"):
         part, engine = result[name], result["engine"][name][0]
@@ -37,20 +45,40 @@ def rows_of(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def row_of_mix(name: str, result: dict[str, Any]) -> list[str]:
+    """Its mean job completion times, each beside what was foretold."""
+    foretold = result["predicted"]
+    seconds = [
+        f"{part[key]:.2f} s"
+        for side in ("stock", "scheduled")
+        for part, key in ((result[side], "mean_jct_s"), (foretold, f"{side}_mean_jct_s"))
+    ]
+    calls = result["lengths"]["stock"]["calls"]
+    reductions = [f"**{result['mean_jct_reduction']:.0%}**", f"{foretold['mean_jct_reduction']:.0%}"]
+    return [f"`{name}`", f"{calls:,}", *seconds, *reductions]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--embedded", action="store_true", help="the files are of the embedded backend")
     parser.add_argument("--dry-run", action="store_true", help="print the table and leave the README alone")
     options = parser.parse_args()
     results = [json.loads(file.read_text()) for file in options.files]
     (runs,) = {result["runs"] for result in results}
     (load,) = {result["load"] for result in results}
-    title = f"`llmsched testbed`: {runs} runs, load {load:g}"
-    text = table([title, *COLUMNS], [row for result in results for row in rows_of(result)])
+    title = f"`llmsched testbed`: {runs:,} runs, load {load:g}"
+    if options.embedded:
+        mark = "embedded"
+        rows = [row_of_mix(file.stem, result) for file, result in zip(options.files, results, strict=True)]
+        text = table([title, *EMBEDDED_COLUMNS], rows)
+    else:
+        mark = "testbed"
+        text = table([title, *COLUMNS], [row for result in results for row in rows_of_engine(result)])
     if options.dry_run:
         print(text)
     else:
-        write("testbed", text)
+        write(mark, text)
 
 
 if __name__ == "__main__":

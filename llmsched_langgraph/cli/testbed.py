@@ -46,6 +46,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="before, on both sides, to learn and to fit (default 40)",
     )
     parser.add_argument("--slots", type=int, default=8, metavar="K", help="calls served at once (default 8)")
+    parser.add_argument(
+        "--ahead",
+        type=int,
+        default=0,
+        metavar="N",
+        help="calls more that the scheduler lets go to the server, which has the next one ready then when a "
+        "slot of its own is free (default 0)",
+    )
     parser.add_argument("--load", type=float, default=0.9, metavar="L", help="offered load (default 0.9)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default 0)")
     parser.add_argument("--rounds", type=int, default=1, metavar="R", help="of both sides (default 1)")
@@ -98,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
     settings = Settings(
         slots=options.slots,
+        ahead=options.ahead,
         load=options.load,
         seed=options.seed,
         rounds=options.rounds,

@@ -64,7 +64,8 @@ class Settings:
     """How the jobs are run.
 
     Attributes:
-        slots: calls that the endpoint serves at once, and the scheduler.
+        slots: calls that the endpoint serves at once.
+        ahead: how many more the scheduler lets go there, so that the next is ready when one is done.
         load: the share of them that the jobs need.
         seed: of the arrivals.
         rounds: how often each side is run.
@@ -78,6 +79,7 @@ class Settings:
     """
 
     slots: int = 8
+    ahead: int = 0
     load: float = 0.9
     seed: int = 0
     rounds: int = 1
@@ -91,6 +93,8 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         check_slots(self.slots, "--slots")
+        if self.ahead < 0:
+            raise ConfigurationError(f"--ahead must be at least 0, not {self.ahead}")
         as_policy(self.policy)
         if not 0 < self.load < 100:
             raise ConfigurationError(f"--load must be above 0, such as 0.9, not {self.load}")
@@ -222,7 +226,11 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
         for part in (work.warmup, work.measured)
     )
     foreteller = Foreteller(
-        {name: application_of(graph) for name, graph in graphs.items()}, slots, settings.policy, latency
+        {name: application_of(graph) for name, graph in graphs.items()},
+        slots,
+        settings.policy,
+        latency,
+        settings.ahead,
     )
     profile, fit = await _warmed_up(site, graphs, warmup, foreteller, on_finish)
     sides: dict[str, list[Side]] = {name: [] for name in SIDES}
@@ -234,7 +242,7 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
                 side = await _pass(site, graphs, jobs, None, shown, on_finish)
             else:
                 # What it learns of the jobs that are measured is forgotten after each round.
-                with Scheduler(slots, policy=settings.policy, profile=profile) as scheduler:
+                with _scheduler(settings, profile=profile) as scheduler:
                     side = await _pass(site, graphs, jobs, scheduler, shown, on_finish)
                     after = scheduler.statistics()
                 side = replace(side, held_after=after.holding, waiting_after=after.waiting)
@@ -244,6 +252,7 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
             "runs": len(jobs),
             "warmup": len(warmup),
             "rounds": settings.rounds,
+            "ahead": settings.ahead,
             "seed": settings.seed,
             "load": settings.load,
             "policy": settings.policy,
@@ -273,12 +282,16 @@ async def _warmed_up(
     stock = await _pass(site, graphs, warmup, None, WARMUP, on_finish)
     with TemporaryDirectory() as folder:
         record = Path(folder, "warm-up.jsonl")
-        with Scheduler(site.settings.slots, policy=site.settings.policy, record=record) as scheduler:
+        with _scheduler(site.settings, record=record) as scheduler:
             await _pass(site, graphs, warmup, scheduler, WARMUP, on_finish)
             scheduler.learn()
             await asyncio.to_thread(scheduler.close)  # which writes what is left, as no loop waits for it
         held_s = fmean(call.seconds or 0.0 for job in read_jobs([record]) for call in job.llm_calls())
     return scheduler.profile, foreteller.fitted(warmup, stock.as_pass().mean_jct_s, held_s)
+
+
+def _scheduler(settings: Settings, **more: Any) -> Scheduler:
+    return Scheduler(settings.slots + settings.ahead, policy=settings.policy, **more)
 
 
 def _graphs(site: _Site, work: Workload) -> Mapping[str, Any]:

@@ -66,12 +66,14 @@ class Foreteller:
         slots: of the server.
         policy: of the scheduled side; the stock one is served in the order of calls.
         latency: of the server, in seconds of the wall.
+        ahead: how many slots more than the server the scheduler has.
     """
 
     applications: Mapping[str, Application]
     slots: int
     policy: str | Policy
     latency: LatencyModel
+    ahead: int = 0
 
     def fitted(self, warmup: Sequence[TimedJob], mean_jct_s: float, held_s: float) -> Fit:
         """The speed and handover with which the simulator finds what the warm-up was.
@@ -116,7 +118,7 @@ class Foreteller:
         return self._simulated(jobs, "fcfs", Profile(), fit, slots=max(calls, 1))
 
     def _scheduled(self, jobs: Sequence[TimedJob], profile: Profile, fit: Fit) -> Simulated:
-        return self._simulated(jobs, self.policy, profile, fit, slots=self.slots)
+        return self._simulated(jobs, self.policy, profile, fit, slots=self.slots + self.ahead)
 
     def _simulated(
         self, jobs: Sequence[TimedJob], policy: str | Policy, profile: Profile, fit: Fit, *, slots: int

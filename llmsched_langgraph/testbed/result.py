@@ -152,8 +152,9 @@ class Comparison:
         """What must never happen and did, in words."""
         broken = []
         peak = max(side.backend_peak for side in self.scheduled)
-        if peak > self.slots:
-            broken.append(f"the endpoint had {peak} scheduled requests at once, over {self.slots} slots")
+        limit = self.slots + int(self.meta["ahead"])
+        if peak > limit:
+            broken.append(f"the endpoint had {peak} scheduled requests at once, over {limit}")
         for name in SIDES:
             broken += [
                 f"a {name} pass made {made} calls, not the {self.calls} that were recorded"

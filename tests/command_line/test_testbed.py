@@ -23,13 +23,15 @@ def shown(capsys, *arguments):
     return out
 
 
-def test_embedded(capsys):
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_embedded(capsys, ahead):
     """The agreed keys; the lengths exact; the backend within its slots; the rounds and the applications."""
     arguments = ["--apps", "code_generation,web_search", "--rounds", "2", "--time-scale", "300", *SMALL]
-    result = json.loads(shown(capsys, *arguments, "--json"))
+    result = json.loads(shown(capsys, *arguments, "--ahead", str(ahead), "--json"))
     assert (result["runs"], result["warmup"], result["slots"], result["rounds"]) == (6, 4, 2, 2)
     assert set(result["stock"]) == set(result["scheduled"]) == PASS_KEYS
-    assert result["scheduled"]["backend_peak"] <= 2 < result["stock"]["backend_peak"]
+    assert result["scheduled"]["backend_peak"] <= 2 + ahead < result["stock"]["backend_peak"]
+    assert all(seen["peak_waiting"] <= ahead for seen in result["engine"]["scheduled"])
     for side in ("stock", "scheduled"):
         assert len(result["by_round"]) == 2
         mean = sum(each[side]["mean_jct_s"] for each in result["by_round"]) / 2
@@ -77,6 +79,7 @@ def test_endpoint(capsys, tmp_path):
         (["--runs", "0"], "--runs must be at least 1, not 0"),
         (["--warmup", "-1"], "--warmup must be at least 0, not -1"),
         (["--slots", "0"], "--slots must be a whole number of at least 1"),
+        (["--ahead", "-1"], "--ahead must be at least 0, not -1"),
         (["--load", "0"], "--load must be above 0, such as 0.9, not 0.0"),
         (["--rounds", "0"], "--rounds must be at least 1, not 0"),
         (["--time-scale", "0"], "--time-scale must be above 0, such as 20, not 0.0"),

@@ -20,9 +20,9 @@ from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
 LATENCY = LatencyModel("made", ((1, 0.02), (4, 0.05)), 0.1, 0.0, "made up", prefill_stalls=True)
 
 
-def foreteller(slots, policy="srtf", jobs=()):
+def foreteller(slots, policy="srtf", jobs=(), ahead=0):
     applications = {app: template_of(app, jobs) for app in {job.app for job in jobs}}
-    return Foreteller(applications, slots, policy, LATENCY)
+    return Foreteller(applications, slots, policy, LATENCY, ahead)
 
 
 def jobs_of(seed, load):
@@ -30,7 +30,7 @@ def jobs_of(seed, load):
     return made, arrive(made, Poisson(), load=load, slots=4, seed=seed)
 
 
-def seen(jobs, fit):
+def seen(jobs, fit, ahead=0):
     """The mean JCT stock, and seconds in a slot scheduled, on an endpoint as `fit` says."""
 
     def run(policy, slots):
@@ -38,18 +38,19 @@ def seen(jobs, fit):
         as_run = [TimedJob(one.arrival_s, in_supersteps(one.job)) for one in jobs]
         return Simulation(as_run, slots=slots, policy=as_policy(policy), server=server).run()
 
-    held = [call.work_s for record in run("srtf", 4).records for call in record.calls]
+    held = [call.work_s for record in run("srtf", 4 + ahead).records for call in record.calls]
     return fmean(job.jct_s for job in run("fcfs", 1_000).jobs), fmean(held)
 
 
 @pytest.mark.parametrize("load", [0.5, 0.9, 1.5])
 @pytest.mark.parametrize("truth", [Fit(), Fit(0.7), Fit(1.4), Fit(1.0, 0.3), Fit(0.8, 0.1), Fit(1.2, 0.5)])
-def test_what_is_fitted_foretells_other_jobs(truth, load):
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_what_is_fitted_foretells_other_jobs(truth, load, ahead):
     """From the mean JCT stock and the mean time in a slot of the warm-up alone."""
     made, warmup = jobs_of(3, load)
     _, others = jobs_of(4, load)
-    foreteller_ = foreteller(4, jobs=made)
-    found = foreteller_.fitted(warmup, *seen(warmup, truth))
+    foreteller_ = foreteller(4, jobs=made, ahead=ahead)
+    found = foreteller_.fitted(warmup, *seen(warmup, truth, ahead))
     foretold, true = (foreteller_.prediction(warmup, others, fit) for fit in (found, truth))
     assert foretold.stock_mean_jct_s == pytest.approx(true.stock_mean_jct_s, rel=0.1)
     assert foretold.scheduled_mean_jct_s == pytest.approx(true.scheduled_mean_jct_s, rel=0.1)
@@ -78,3 +79,19 @@ def test_who_waits_where():
     # None is known to be shorter: one application, and so in turn.
     assert done.scheduled_mean_jct_s == pytest.approx(fmean([1.25, 3.5 - 0.001, 4.25 - 0.002]))
     assert done.mean_jct_reduction == 1 - done.scheduled_mean_jct_s / done.stock_mean_jct_s
+
+
+def test_a_call_ahead_hides_the_handover():
+    """It is at the server when the slot there is free: nothing is empty, as stock."""
+
+    def job(number):
+        calls = (TraceCall(1, 45, 1.0),)
+        return TimedJob(0.0, TraceJob(f"j{number}", "app", None, (TraceStage("s", "llm", (), calls),)))
+
+    jobs = [job(number) for number in range(4)]
+    for ahead, expected in ((0, [1.25, 2.5, 3.75, 5.0]), (1, [1.25, 2.25, 3.25, 4.25])):
+        told = foreteller(1, "fcfs", [one.job for one in jobs], ahead).prediction(
+            jobs, jobs, Fit(handover_s=0.25)
+        )
+        assert told.scheduled_mean_jct_s == pytest.approx(fmean(expected))
+        assert told.stock_mean_jct_s == pytest.approx(fmean([1.25, 2.25, 3.25, 4.25]))
