@@ -82,7 +82,7 @@ def look_up(what: str) -> str:
     if found is None:
         near = ", ".join(best(what, dict.fromkeys(facts(), ""), 4)) or "nothing like it"
         raise ValueError(f"the table has no {what!r}; it has {near}")
-    return f"{found:g}" if isinstance(found, float) else str(found)
+    return f"{found:.15g}" if isinstance(found, float) else str(found)
 
 
 def calculate(expression: str) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.runnables import Runnable
@@ -21,11 +22,25 @@ SERVE_SIM = "http://127.0.0.1:8000/v1"
 Data = TypeVar("Data", bound=BaseModel)
 
 
-def default_model(base_url: str | None = None) -> ChatOpenAI:
-    """The model that the environment names; without a word there, `llmsched serve-sim` on its usual port."""
+def base_url(asked: str | None = None) -> str:
+    """Where the model is: as asked, as the environment says, or `llmsched serve-sim` on its usual port."""
+    return asked or os.environ.get("OPENAI_BASE_URL") or SERVE_SIM
+
+
+def is_url(text: str) -> bool:
+    """Whether a server can be there: a scheme, a host, and a number if there is a port."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def default_model(at: str | None = None) -> ChatOpenAI:
+    """The model that the environment names, at this base URL or that of the environment."""
     return ChatOpenAI(
         model=os.environ.get("OPENAI_MODEL") or "sim-model",
-        base_url=base_url or os.environ.get("OPENAI_BASE_URL") or SERVE_SIM,
+        base_url=base_url(at),
         api_key=os.environ.get("OPENAI_API_KEY") or "none",
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 from langgraph.errors import GraphRecursionError
-from model import SERVE_SIM, default_model
+from model import SERVE_SIM, base_url, default_model, is_url
 
 from llmsched_langgraph import LLMSchedError, Scheduler, schedule
 
@@ -83,6 +83,8 @@ def fault_in(error: BaseException, url: str) -> str | None:
         return f"no server answers at {url}: start `llmsched serve-sim`, or name another with --base-url"
     if isinstance(error, openai.APIStatusError):
         return f"{url} answered {error.status_code}: {' '.join(str(error.message).split())[:300]}"
+    if isinstance(error, ValueError) and "Unexpected response" in str(error):
+        return f"no OpenAI-compatible server is at {url}: is it the right URL, with its /v1?"
     if isinstance(error, LLMSchedError | GraphRecursionError | openai.OpenAIError):
         return " ".join(str(error).split())[:300]
     return None
@@ -92,6 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run; the exit status is 0, or 1 for a fault that is told in one line."""
     options = options_of(arguments)
     scheduled = options.scheduled or options.slots is not None
+    url = base_url(options.base_url)
+    if not is_url(url):
+        print(f"run.py: write a URL such as {SERVE_SIM}, not {url!r}", file=sys.stderr)
+        return 1
     try:
         scheduler = Scheduler(options.slots or 4) if scheduled else None
         took = asyncio.run(run_all(options, scheduler))
@@ -99,7 +105,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("run.py: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        url = str(default_model(options.base_url).openai_api_base)
         fault = fault_in(error, url)
         if fault is None:
             raise

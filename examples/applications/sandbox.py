@@ -1,6 +1,7 @@
 """Knows how to run a Python program that nobody has read, within limits of time, memory and output.
 
-It is no jail: the program may read what its user may read, and may use the network. It needs POSIX.
+It is no jail: the program may read what its user may read, and may use the network. It needs POSIX. Root may
+start processes without limit, on Linux, and one that leaves its session outlives the run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if sys.platform != "darwin":  # there memory cannot be limited
     limits["RLIMIT_AS"] = %(memory)d
 for name, limit in limits.items():
     resource.setrlimit(getattr(resource, name), (limit, limit))
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 with open("program.py", encoding="utf-8") as file:
     program = compile(file.read(), "program.py", "exec")
 exec(program, {"__name__": "__main__"})
@@ -69,7 +72,7 @@ def run_python(program: str, limits: Limits | None = None) -> Outcome:
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", start],
             cwd=folder,
-            env={"PYTHONIOENCODING": "utf-8:backslashreplace"},
+            env={},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,

@@ -144,7 +144,7 @@ async def run_tool(given: tuple[Task, Any]) -> State:
         if value is None:
             raise ValueError(f"task {source(task)} gave nothing")
         value = TOOLS[task["tool"]].run(value)
-        result = f"{value:g}" if isinstance(value, float) else str(value)
+        result = f"{value:.15g}" if isinstance(value, float) else str(value)
     except Exception as error:  # whatever a tool may raise
         value, result = None, f"failed: {error}"
     return {"results": {task["id"]: result}, "values": {task["id"]: value}}

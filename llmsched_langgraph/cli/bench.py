@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph.cli.comparing import add_output, compare, focus_of, names_of, plots_into, read, show
+from llmsched_langgraph.cli.comparing import (
+    add_output,
+    check_json,
+    compare,
+    focus_of,
+    names_of,
+    plots_into,
+    read,
+    show,
+)
 from llmsched_langgraph.cli.paper import studies
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -59,7 +68,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--sample", metavar="X,Y", help="llmsched: the part of a stage that is run to explore (default 0.3)"
     )
-    parser.add_argument("--load", metavar="X,Y", default="0.9", help="offered load (default %(default)s)")
+    parser.add_argument("--load", metavar="X,Y", help="offered load (default 0.9)")
     parser.add_argument("--slots", type=int, metavar="K", default=8, help="calls served at once (default 8)")
     parser.add_argument(
         "--jobs", metavar="N,M", default="1000", help="how many are measured (default %(default)s)"
@@ -84,8 +93,9 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigurationError(f"--{name} must be at least 1, not {getattr(options, name)}")
     policies = _policies(options)
     labels = names_of(policies)
-    loads, counts, focus = _loads(options.load), _counts(options.jobs), focus_of(options.focus, labels)
-    draw = plots_into(options.plots)
+    loads, counts = _loads(options.load or "0.9"), _counts(options.jobs)
+    focus, draw = focus_of(options.focus, labels), plots_into(options.plots)
+    check_json(options)
     about = {
         "policies": labels,
         "focus": focus,

@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph import __version__
 from llmsched_langgraph.cli.complaints import needs_matplotlib, written
-from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.errors import ConfigurationError, InvalidDataError, LLMSchedError
 
 if TYPE_CHECKING:
     from llmsched_langgraph.core.policies import Policy
@@ -81,15 +82,37 @@ def plots_into(folder: Path | None) -> Draw | None:
     return draw
 
 
+def check_json(options: argparse.Namespace) -> None:
+    """Whether the data can be written is known before anything is measured.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if options.json in (None, "-"):
+        return
+    with written("--json", path := Path(options.json)):
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
+
+
 def read(path: Path) -> list[TraceJob]:
     """Recorded jobs, with seconds for the calls that nobody timed.
 
     Raises:
-        InvalidDataError: they cannot be read.
+        InvalidDataError: they cannot be read, or nobody can tell how long a call takes.
     """
     from llmsched_langgraph.traces import MEASURED_SPEED, fill_seconds, read_jobs
 
-    return [fill_seconds(job, MEASURED_SPEED) for job in read_jobs([path])]
+    jobs = [fill_seconds(job, MEASURED_SPEED) for job in read_jobs([path])]
+    for job in jobs:
+        if any(call.seconds is None for call in job.llm_calls()):
+            raise InvalidDataError(
+                f"{path}: job {job.id!r} has an LLM call with neither seconds nor output tokens: nobody can "
+                "tell how long it takes, so leave the job out"
+            )
+    return jobs
 
 
 def compare(cells: Sequence[Cell], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,11 +136,11 @@ def show(result: Mapping[str, Any], options: argparse.Namespace, draw: Draw | No
     printed = options.json == "-"
     if printed:
         print(json.dumps(result))
-    elif options.json:
+    else:
+        print(about + tables(result, deciles=options.deciles))
+    if options.json and not printed:
         with written("--json", path := Path(options.json)):
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if not printed:
-        print(about + tables(result, deciles=options.deciles))
     if draw is not None:
         names = draw(result)
         if not printed:
@@ -133,11 +156,19 @@ def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     with ProcessPoolExecutor(workers) as pool:
         # The longest first, so that no core is left with one of them while the others have nothing to do.
         numbers = sorted(range(len(cells)), key=lambda n: -len(cells[n].test))
-        futures = {pool.submit(measure, cells[n], time.perf_counter): n for n in numbers}
-        for done, future in enumerate(as_completed(futures), 1):
-            found[futures[future]] = future.result()
-            if shown:
-                print(f"\r{done} of {len(cells)} cells", end="", file=sys.stderr, flush=True)
+        try:
+            futures = {pool.submit(measure, cells[n], time.perf_counter): n for n in numbers}
+            for done, future in enumerate(as_completed(futures), 1):
+                found[futures[future]] = future.result()
+                if shown:
+                    print(f"\r{done} of {len(cells)} cells", end="", file=sys.stderr, flush=True)
+        except BrokenProcessPool:
+            raise LLMSchedError(
+                "a process that simulates was killed, for want of memory perhaps: try fewer --jobs"
+            ) from None
+        finally:
+            # After a fault or Ctrl-C nothing more is begun, so that there is little left to wait for.
+            pool.shutdown(wait=False, cancel_futures=True)
     if shown:
         print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
     return [row for number in sorted(found) for row in found[number]]

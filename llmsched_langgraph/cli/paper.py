@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmsched_langgraph.cli.complaints import written
+from llmsched_langgraph.errors import ConfigurationError
 
 STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
     "workloads": (
@@ -37,9 +38,20 @@ STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
 """By name, what each one shows, and the options that it sets; `jobs_over` are parts of the number of jobs."""
 
 
+FIXED = ("load", "policies", "epsilon", "sample", "focus", "json", "plots")
+"""Options that the studies set themselves."""
+
+
 def studies(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
-    """Carry them out one after the other, each into a file and a folder of its name."""
+    """Carry them out one after the other, each into a file and a folder of its name.
+
+    Raises:
+        ConfigurationError: an option cannot work; one that the studies set was given.
+    """
     folder: Path = options.paper
+    for name in FIXED:
+        if getattr(options, name) is not None:
+            raise ConfigurationError(f"--{name}: the studies of --paper choose their own; leave it out")
     with written("--paper", folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, (what, one) in _studies(options):

@@ -11,7 +11,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from llmsched_langgraph.cli.comparing import add_output, compare, focus_of, names_of, plots_into, read, show
+from llmsched_langgraph.cli.comparing import (
+    add_output,
+    check_json,
+    compare,
+    focus_of,
+    names_of,
+    plots_into,
+    read,
+    show,
+)
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
     policies = options.policies.split(",") if options.policies else list(POLICIES)
     labels = names_of(policies)
     focus, draw = focus_of(options.focus, labels), plots_into(options.plots)
+    check_json(options)
     cell = replayed(
         [job for path in options.files for job in read(path)],
         policies,

@@ -127,9 +127,13 @@ def run(options: argparse.Namespace) -> int:
     )
     with progress(options.runs, totals(work, settings)) as on_finish:
         if options.calibrate:
-            _print_speed(calibrate(work, settings, on_finish), as_data=options.json)
-            return 0
-        comparison = compare(work, settings, on_finish)
+            speed = calibrate(work, settings, on_finish)
+        else:
+            comparison = compare(work, settings, on_finish)
+    # Nothing is printed before the bars are gone: while they are there, the terminal is theirs.
+    if options.calibrate:
+        _print_speed(speed, as_data=options.json)
+        return 0
     if options.json:
         print(json.dumps(comparison.as_json()))
     else:

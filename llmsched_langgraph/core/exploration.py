@@ -5,7 +5,7 @@ Does not know slots or clocks, nor what a call teaches: that is a belief's `unce
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil, inf
 
@@ -54,12 +54,14 @@ class Exploration:
             state = (state * state % _PRIME * state + 11) % _PRIME
         return state < self.epsilon * _PRIME
 
-    def choose(self, jobs: Iterable[Job], now: float) -> tuple[Job, Spot] | None:
+    def choose(
+        self, jobs: Iterable[Job], now: float, *, grantable: Callable[[Job, Spot], bool]
+    ) -> tuple[Job, Spot] | None:
         """The job and the stage of it whose call should go next, for what it teaches; None if none does.
 
         Jobs whose intervals of remaining work overlap are of one set: their order is not certain. Of the
         first set, it is the stage that teaches most; later sets come later, whatever they would teach. A
-        stage is out of the question once `sample` of its calls were granted so.
+        stage is out of the question once `sample` of its calls were granted so, or if none is `grantable`.
         """
         found: list[tuple[float, float, Job]] = []
         for job in jobs:
@@ -76,7 +78,7 @@ class Exploration:
                 break
             reach = max(reach, hi)
             for spot, taught in self._ready(job):
-                if taught > most:
+                if taught > most and grantable(job, spot):
                     most, best = taught, (job, spot)
         return best
 

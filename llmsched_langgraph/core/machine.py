@@ -40,6 +40,7 @@ from llmsched_langgraph.core.fair_clock import FairClock
 from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.core.policies import Needs, Policy
 from llmsched_langgraph.dag.application import DIRECT, Application
+from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.dag.progress import Call, Outcome
 from llmsched_langgraph.errors import InvalidTransitionError
 
@@ -340,15 +341,24 @@ class SchedulerMachine:
         exploration: Exploration | None = getattr(self.policy, "exploration", None)
         if exploration is None or not exploration.turn(grant):
             return None
-        chosen = exploration.choose([self._waiters[arrival] for arrival in line(LOOKED_AT)], now)
+
+        def waiting(job: Job, spot: Spot) -> int | None:
+            """The first call of the stage that waits for this backend."""
+            for number, call in job.progress.outstanding.items():
+                if call.granted_s is None and call.place == spot and self._tickets[number].backend == backend:
+                    return number
+            return None
+
+        chosen = exploration.choose(
+            [self._waiters[arrival] for arrival in line(LOOKED_AT)],
+            now,
+            grantable=lambda job, spot: waiting(job, spot) is not None,
+        )
         if chosen is None:
             return None
         job, spot = chosen
-        for number, call in job.progress.outstanding.items():
-            if call.granted_s is None and call.place == spot and self._tickets[number].backend == backend:
-                job.explored[spot] = job.explored.get(spot, 0) + 1
-                return number
-        return None
+        job.explored[spot] = job.explored.get(spot, 0) + 1
+        return waiting(job, spot)
 
     @property
     def jobs(self) -> int:

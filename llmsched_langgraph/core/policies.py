@@ -116,7 +116,7 @@ def _justitia(job: Job, profile: Profile, now: float) -> float:
 
 
 def _gittins(job: Job, profile: Profile, now: float) -> float:
-    """Least expected work for each chance to end, over all ways to stop at the end of a call.
+    """Least expected work for each chance to end, over all ways to stop at the end of a stage.
 
     The index that minimises mean response time in an M/G/1 whatever the scheduler learns meanwhile (Scully,
     Grosof, Harchol-Balter; Aalto and Scully 2022 for jobs of stages); see `belief/gittins.py`.

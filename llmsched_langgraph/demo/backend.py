@@ -6,8 +6,10 @@ Does not know what is sent to it.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,23 +21,41 @@ LATENCY = "llama-2-70b-a100-tp8"
 
 
 @contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does, so that nothing is left running."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def backend(slots: int, seed: int, time_scale: float, latency: str = LATENCY) -> Iterator[str]:
     """The embedded backend in a process of its own, so that both have a core; gives its base URL."""
     command = [sys.executable, "-m", "llmsched_langgraph", "serve-sim", "--json", "--port", "0"]
     command += ["--slots", str(slots), "--seed", str(seed), "--time-scale", str(time_scale)]
     command += ["--model", MODEL, "--latency", latency]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise LLMSchedError(f"the embedded backend did not start (exit status {process.wait()})")
-        yield json.loads(line)["base_url"]
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    with _terminable():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise LLMSchedError(f"the embedded backend did not start (exit status {process.wait()})")
+            yield json.loads(line)["base_url"]
+        finally:
+            process.terminate()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 async def reset(http: Any, url: str) -> None:

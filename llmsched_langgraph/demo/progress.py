@@ -23,7 +23,8 @@ def progress(runs: int, others: Mapping[str, int] | None = None) -> Iterator[Cal
     totals = dict(others or {})
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    shown = Progress(*columns, console=console, disable=not console.is_terminal, redirect_stdout=False)
+    with shown as bars:
         tasks: dict[str, object] = {}
 
         def on_finish(name: str) -> None:

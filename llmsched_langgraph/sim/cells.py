@@ -6,6 +6,7 @@ Does not know how jobs are simulated, nor where files lie.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,13 @@ class Grid:
     def recorded(
         self, sources: Sequence[Sequence[TraceJob]], train: Sequence[TraceJob] | None = None
     ) -> Iterator[Cell]:
-        """Recorded jobs, as many from each source; without `train`, one half of each is learned from."""
+        """Recorded jobs, as many from each source; without `train`, one half of each is learned from.
+
+        Raises:
+            ConfigurationError: a job is in `train` and in a source, or there are too few.
+        """
+        if train is not None:
+            _check_apart({job for source in sources for job in source}, train, "measure")
         most = max(self.jobs)
         for seed in range(self.seeds):
             learn: list[TraceJob] = []
@@ -103,7 +110,12 @@ def replayed(
                 f"job {job.id!r} has no time of arrival, so it cannot be replayed as it came; "
                 f"`llmsched bench --traces` lets recorded jobs arrive at a load of your choice"
             )
-    _check_apart(jobs, train or ())
+    seen: set[TraceJob] = set()
+    for job in jobs:
+        if job in seen:
+            raise ConfigurationError(f"job {job.id!r} is there twice; name each file of recorded jobs once")
+        seen.add(job)
+    _check_apart(seen, train or (), "replay")
     ordered = sorted(jobs, key=_arrival_s)
     half = len(ordered) // 2 if train is None else 0
     learn, test = train or ordered[:half], ordered[half:]
@@ -121,17 +133,12 @@ def _arrival_s(job: TraceJob) -> float:
     return job.arrival_s or 0.0
 
 
-def _check_apart(jobs: Sequence[TraceJob], train: Sequence[TraceJob]) -> None:
-    """No job may be replayed twice, nor be both learned from and replayed."""
-    seen: set[TraceJob] = set()
-    for job in jobs:
-        if job in seen:
-            raise ConfigurationError(f"job {job.id!r} is there twice; name each file of recorded jobs once")
-        seen.add(job)
+def _check_apart(jobs: AbstractSet[TraceJob], train: Sequence[TraceJob], use: str) -> None:
+    """What is learned from is not measured."""
     for job in train:
-        if job in seen:
+        if job in jobs:
             raise ConfigurationError(
-                f"--train: job {job.id!r} is also among those to replay; learn from others"
+                f"--train: job {job.id!r} is also among those to {use}; learn from others"
             )
 
 

@@ -31,8 +31,9 @@ APART_S = 1e7
 
 _T95: tuple[float, ...] = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _T95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-"""Two-sided 95 % quantiles of Student's t, for 1 degree of freedom, 2, ...; beyond them, 1.96."""
+"""Two-sided 95 % quantiles of Student's t, for 1 degree of freedom, 2, ...; see `_t95` for more."""
 
+_TAILS = (50, 95, 99)
 _AVERAGED = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "decision_us_p50", "decision_us_p99")
 
 
@@ -192,6 +193,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "seeds": len(own),
                     **{name: statistics.fmean(row[name] for row in own.values()) for name in _AVERAGED},
                     "ci95_s": half_width([row["mean_jct_s"] for row in own.values()]),
+                    **{
+                        f"p{n}_ci95_s": half_width([row[f"p{n}_jct_s"] for row in own.values()])
+                        for n in _TAILS
+                    },
                     "vs_clairvoyant": 1 - statistics.fmean(saved[ORACLE]) if ORACLE in saved else None,
                     "vs_lower_bound": statistics.fmean(
                         row["mean_jct_s"] / row["lower_bound_s"] for row in own.values()
@@ -210,5 +215,11 @@ def half_width(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
     degrees = len(values) - 1
-    t = _T95[degrees - 1] if degrees <= len(_T95) else 1.96
-    return t * statistics.stdev(values) / math.sqrt(len(values))
+    return _t95(degrees) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _t95(degrees: int) -> float:
+    if degrees <= len(_T95):
+        return _T95[degrees - 1]
+    z = 1.959964  # the expansion at infinity, to a thousandth (Abramowitz and Stegun, 26.7.5)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

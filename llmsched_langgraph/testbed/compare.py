@@ -104,7 +104,7 @@ class Settings:
             raise ConfigurationError(f"--time-scale must be above 0, such as 20, not {self.time_scale}")
         if self.base_url is None and self.model is not None:
             raise ConfigurationError("--model is for an endpoint: say which with --base-url")
-        if self.base_url is not None and urlsplit(self.base_url).scheme not in ("http", "https"):
+        if self.base_url is not None and not _is_url(self.base_url):
             raise ConfigurationError(
                 f"--base-url must be a URL such as http://127.0.0.1:8080/v1, not {self.base_url!r}"
             )
@@ -325,11 +325,12 @@ async def _pass(
     if embedded:
         await reset(site.http, site.url)
     site.http.restart()
+    salt = f"{site.nonce}/{name}/{'stock' if scheduler is None else 'scheduled'}"
     begin_s = time.monotonic()
 
     async def one(timed: TimedJob) -> Replayed:
         await asyncio.sleep(max(begin_s + timed.arrival_s - time.monotonic(), 0))
-        made = await replay(graphs[timed.job.app], Script.of(timed.job, f"{site.nonce}/{name}"))
+        made = await replay(graphs[timed.job.app], Script.of(timed.job, salt))
         on_finish(name)
         return Replayed(timed.job.app, timed.arrival_s, time.monotonic() - begin_s, tuple(made))
 
@@ -342,6 +343,14 @@ async def _pass(
         peak = seen["peak_in_flight"]
         engine = Peaks(seen["peak_running"], max(peak - site.settings.slots, 0), 1)
     return Side(tuple(task.result() for task in tasks), peak, engine)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _key() -> str:

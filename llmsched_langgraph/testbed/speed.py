@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
 
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError, LLMSchedError
 from llmsched_langgraph.sim.latency import LATENCY_MODELS, LatencyModel
@@ -48,16 +49,18 @@ class Endpoint:
         """Seconds, prompt tokens and output tokens of one call.
 
         Raises:
-            LLMSchedError: the endpoint does not say how many tokens it took.
+            LLMSchedError: the endpoint does not say how many tokens it took, or is none.
         """
         began_s = self.clock()
-        answer = await self.client.chat.completions.create(
+        answer: object = await self.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": prompt}],
             max_completion_tokens=output_tokens,
             extra_body=dict(body),
         )
         took_s = self.clock() - began_s
+        if not isinstance(answer, ChatCompletion):
+            raise _not_openai(self.client)
         if answer.usage is None:
             raise LLMSchedError(
                 f"{self.client.base_url} does not say how many tokens a call took (no `usage`): "
@@ -71,10 +74,20 @@ async def first_model(client: AsyncOpenAI) -> str:
 
     Raises:
         ConfigurationError: it names none.
+        LLMSchedError: its answers are those of something else.
     """
-    async for model in client.models.list():
-        return model.id
+    try:
+        async for model in client.models.list():
+            return model.id
+    except AttributeError:  # what openai raises of a page of HTML
+        raise _not_openai(client) from None
     raise ConfigurationError(f"--model: {client.base_url} names no model, so say which one to use")
+
+
+def _not_openai(client: AsyncOpenAI) -> LLMSchedError:
+    return LLMSchedError(
+        f"{client.base_url} answers, but not as an OpenAI-compatible server does; does the URL lack its /v1?"
+    )
 
 
 async def counted(endpoint: Endpoint, *, ignore_eos: bool) -> WordLengths:
@@ -219,14 +232,14 @@ def speed_of(given: str) -> LatencyModel:
     if given in LATENCY_MODELS:
         return LATENCY_MODELS[given]
     try:
-        text = Path(given).read_text(encoding="utf-8")
+        data = Path(given).read_bytes()
     except OSError as error:
         raise ConfigurationError(
             f"--latency {given}: no model of that name ({', '.join(LATENCY_MODELS)}), and no file: "
             f"{error.strerror}"
         ) from None
     try:
-        found = json.loads(text)["latency"]
+        found = json.loads(data)["latency"]
         return LatencyModel(
             name=str(found["name"]),
             decode_step_s=tuple((int(batch), float(step_s)) for batch, step_s in found["decode_step_s"]),

@@ -93,6 +93,12 @@ def test_limits_stop_what_does_not_stop(sandbox, program, fault):
     assert time.monotonic() - began < 15
 
 
+def test_what_cannot_be_printed_is_printed_as_it_can(sandbox):
+    """Whatever the surroundings say of encodings."""
+    outcome = sandbox.run_python("print('\\u00fc', chr(0xd800))")
+    assert (outcome.passed, outcome.output) == (True, "\u00fc \\ud800\n")
+
+
 def test_what_it_started_ends_with_it(sandbox, tmp_path):
     """A child that the program leaves behind is stopped, too; nothing but its output is left."""
     pid = tmp_path / "pid"

@@ -115,6 +115,14 @@ def test_a_tool_that_fails_is_told(automation):
     assert (output["results"][3], output["results"][4]) == ("ON", "['Ada']")
 
 
+@pytest.mark.parametrize(
+    ("values", "result"), [([10250.75, 1999.5], "12250.25"), ([1200000.0, 34567.0], "1234567")]
+)
+def test_what_a_tool_computed_is_told_in_full(automation, values, result):
+    task = {"id": 1, "tool": "total", "input": values}
+    assert asyncio.run(automation.run_tool((task, values)))["results"] == {1: result}
+
+
 def test_what_follows_a_failure_fails(automation):
     """A task whose input never came says whose it was."""
     plan = [

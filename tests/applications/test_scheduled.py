@@ -246,6 +246,15 @@ def test_without_a_server_it_says_so(unused_port):
     assert "llmsched serve-sim" in err
 
 
+def test_what_is_no_url_is_told():
+    """One line, no matter who finds out."""
+    status, out, err = start(
+        "python examples/applications/run.py web_search --base-url http://127.0.0.1:abc/v1"
+    )
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "write a URL such as http://127.0.0.1:8000/v1, not 'http://127.0.0.1:abc/v1'" in err
+
+
 @pytest.fixture
 def unused_port():
     import socket
@@ -284,4 +293,7 @@ def test_faults_are_one_line():
         "http://x"
     )
     assert run.fault_in(ConfigurationError("say\nwhat"), "") == "say what"
+    page = ValueError("Unexpected response type: <class 'str'>")
+    assert run.fault_in(page, "http://x").startswith("no OpenAI-compatible server is at http://x")
+    assert run.fault_in(ValueError("bug"), "") is None
     assert run.fault_in(KeyError("bug"), "") is None

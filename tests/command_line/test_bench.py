@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from threading import Event
 
 import pytest
 
+from llmsched_langgraph.cli import comparing
 from llmsched_langgraph.cli.main import main
-from llmsched_langgraph.sim.workloads import generate
+from llmsched_langgraph.errors import InvalidDataError, LLMSchedError
+from llmsched_langgraph.sim.cells import Grid
+from llmsched_langgraph.sim.workloads import Poisson, generate
 from llmsched_langgraph.traces import write_jobs
 
 SMALL = ["--jobs", "40", "--seeds", "2", "--policies", "fcfs,srtf"]
@@ -119,6 +125,9 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
         (["--jobs", "10,many"], "--jobs must be whole numbers such as 100,300, not '10,many'"),
         (["--focus", "magic", "--policies", "fcfs"], "--focus must be one of fcfs, not 'magic'"),
         (["--plots", __file__], f"--plots {__file__}: File exists"),
+        (["--json", "/no/such/folder/x.json"], "--json /no/such/folder/x.json: No such file or directory"),
+        (["--paper", "x", "--load", "0.9"], "--load: the studies of --paper choose their own; leave it out"),
+        (["--paper", "x", "--focus", "fcfs"], "--focus: the studies of --paper choose their own"),
         (["--workload", "magic"], "none is called 'magic'; choose one of "),
         (["--traces", "nowhere"], "nowhere"),
         (["--burstiness", "-1", *SMALL], "coefficient of variation must be above 0"),
@@ -127,6 +136,57 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
 def test_errors_are_one_line(refuses, arguments, words):
     """What is wrong and what to do, exit status 2."""
     refuses(["bench", *arguments], words)
+
+
+def test_what_is_learned_from_is_not_measured(refuses, tmp_path):
+    """A folder, and a file in it to learn from."""
+    write_jobs(generate("chain", 20, 1), tmp_path / "a.jsonl")
+    write_jobs(generate("planning", 20, 2), tmp_path / "b.jsonl")
+    arguments = ["--traces", str(tmp_path), "--train", str(tmp_path / "b.jsonl"), *SMALL]
+    refuses(["bench", *arguments], "is also among those to measure; learn from others")
+
+
+def test_a_call_of_which_nothing_is_known(refuses, tmp_path):
+    """The file and the job are named."""
+    line = (
+        '{"id": "odd", "app": "a", "jct": null, "stages": [{"n": "s", "k": "llm", "dep": [], "calls": %s}]}\n'
+    )
+    file = tmp_path / "a.jsonl"
+    file.write_text(line % "[[10, null, null]]" + line.replace("odd", "even") % "[[10, 20, null]]")
+    refuses(
+        ["bench", "--traces", str(file), *SMALL],
+        f"{file}: job 'odd' has an LLM call with neither seconds nor output tokens",
+    )
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, InvalidDataError("nonsense")])
+def test_after_a_fault_nothing_more_is_simulated(monkeypatch, fault):
+    """Ctrl-C, too, leaves the cells that have not begun."""
+    begun = []
+
+    def measure(cell, stopwatch):
+        begun.append(cell)
+        Event().wait(0.01)
+        raise fault
+
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr("llmsched_langgraph.sim.evaluation.measure", measure)
+    cells = list(Grid(["fcfs"], Poisson(), [0.9], [5], 2, 200).generated(["chain"]))
+    with pytest.raises(type(fault) if isinstance(fault, Exception) else fault):
+        comparing.compare(cells, {})
+    assert 0 < len(begun) < 100
+
+
+def test_a_process_that_is_killed_is_told_in_one_line(monkeypatch):
+    """As the system does for want of memory."""
+
+    def measure(cell, stopwatch):
+        raise BrokenProcessPool("gone")
+
+    monkeypatch.setattr(comparing, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr("llmsched_langgraph.sim.evaluation.measure", measure)
+    with pytest.raises(LLMSchedError, match="for want of memory perhaps: try fewer --jobs"):
+        comparing.compare(list(Grid(["fcfs"], Poisson(), [0.9], [5], 2, 3).generated(["chain"])), {})
 
 
 @pytest.mark.timeout(300)

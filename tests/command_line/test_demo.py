@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +19,25 @@ PASS_KEYS = {"mean_jct_s", "p50_jct_s", "p95_jct_s", "makespan_s", "backend_peak
 def llmsched(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "llmsched_langgraph", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=150)
+
+
+def test_a_backend_ends_with_who_started_it():
+    """As a supervisor ends it, which only Ctrl-C is like."""
+    program = (
+        "import os, signal\n"
+        "from llmsched_langgraph.demo.backend import backend\n"
+        "with backend(1, 0, 100.0) as url:\n"
+        "    print(url, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    signal.pause()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    with (
+        pytest.raises(ConnectionRefusedError),
+        socket.create_connection(("127.0.0.1", urlsplit(done.stdout.strip()).port)),
+    ):
+        pass
 
 
 @pytest.mark.timeout(160)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
 from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
 from llmsched_langgraph.sim.workloads import generate
+from llmsched_langgraph.testbed.script import Script
 from llmsched_langgraph.traces import write_jobs
 
 PASS_KEYS = {"mean_jct_s", "p50_jct_s", "p95_jct_s", "makespan_s", "backend_peak"}
@@ -95,6 +98,9 @@ def test_endpoint(capsys, tmp_path):
             ["--base-url", "http://127.0.0.1:9/v1", "--model", "m"],
             "no server answers at http://127.0.0.1:9/v1",
         ),
+        (["--base-url", "http://127.0.0.1:abc/v1"], "--base-url must be a URL such as http://"),
+        (["--base-url", "http://[::1/v1"], "--base-url must be a URL such as http://"),
+        (["--base-url", "http:///v1"], "--base-url must be a URL such as http://"),
         (["--latency", "magic"], "--latency magic: no model of that name (llama-3.1-8b-h100, "),
     ],
 )
@@ -112,6 +118,69 @@ def test_a_refusal_is_one_line(capsys):
     assert (out, err.count("\n")) == ("", 1)
     assert f"{backend.base_url} answered 404: " in err
     assert "The model 'nonsense' does not exist" in err
+
+
+def test_a_terminal_has_bars_and_the_file_its_data(capsys, monkeypatch):
+    """Whatever is drawn on a terminal, what is printed goes to the standard output."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with running_backend(SimulatedBackend(slots=2, time_scale=400)) as backend:
+        assert main(["testbed", "--base-url", backend.base_url, *SMALL, "--calibrate", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["latency"]["name"] == "measured"
+    assert "calibration" in err
+
+
+def test_no_two_passes_have_a_prompt_in_common(capsys, monkeypatch):
+    """What one pass said a server may have kept, and the next would be faster for it."""
+    salts = []
+
+    def of(job, salt):
+        salts.append(salt)
+        return made(job, salt)
+
+    made = Script.of
+    monkeypatch.setattr(Script, "of", of)
+    shown(capsys, "--apps", "web_search", "--time-scale", "400", "--rounds", "2", *SMALL)
+    assert sorted(map(salts.count, set(salts))) == [4, 4, 6, 6, 6, 6]
+
+
+@pytest.mark.parametrize("model", [[], ["--model", "m"]])
+def test_a_page_is_no_endpoint(refuses, page, model):
+    """What answers every request with HTML."""
+    words = f"{page} answers, but not as an OpenAI-compatible server does; does the URL lack its /v1?"
+    refuses(["testbed", "--base-url", page, *model, *SMALL], words)
+
+
+@pytest.fixture
+def page():
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            text = b"<html></html>"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_speed_that_is_no_text(refuses, tmp_path):
+    """Bytes of something else."""
+    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
+    where = ["--base-url", "http://127.0.0.1:9/v1", "--latency", str(tmp_path / "x")]
+    refuses(["testbed", *where], "no measured speed is in it")
 
 
 def test_without_the_extra(capsys, monkeypatch):

@@ -65,6 +65,10 @@ def test_summary_is_paired():
     assert oracle["vs"] == {"fcfs": pytest.approx(1 - (10 / 20 + 10 / 40) / 2)}
     assert oracle["ci95_s"] == 0
     assert half_width([3.0]) is None
+    # Student's t for 20, 21 and 29 degrees of freedom, as tables have it.
+    for values, t in ((21, 2.086), (22, 2.080), (30, 2.045)):
+        ends = [0.0] * (values - 1) + [1.0]
+        assert half_width(ends) == pytest.approx(t / values, rel=0.001)
 
 
 def test_reductions_have_paired_intervals():

@@ -134,7 +134,7 @@ def chosen(*jobs, exploration=ALWAYS, now=0.0):
     """Arrival of the job and name of the stage that were chosen, in whatever order the jobs are given."""
     shuffle = random.Random(0)
     orders = (jobs, jobs[::-1], *(shuffle.sample(jobs, len(jobs)) for _ in range(5)))
-    found = [exploration.choose(order, now) for order in orders]
+    found = [exploration.choose(order, now, grantable=lambda job, spot: True) for order in orders]
     told = {own and (own[0].arrival, own[1].path) for own in found}
     assert len(told) == 1
     return told.pop()
@@ -347,6 +347,14 @@ def test_a_stage_that_waits_elsewhere_is_not_granted_here(desk, history):
     d.call(0.0, 4, 2, "s")
     assert d.release(1.0, 1).granted == [4]
     assert d.release(1.0, 2).granted == [3]
+
+
+def test_what_waits_elsewhere_hides_nothing_here():
+    """What teaches most of what this backend can serve is chosen, though another call would teach more."""
+    both = job(1, 1, 5, waits=("a", "b"), a=9.0, b=1.0)
+    spots = (both, Spot("b", 1))
+    assert ALWAYS.choose([both], 0.0, grantable=lambda job, spot: spot.path == "b") == spots
+    assert ALWAYS.choose([both], 0.0, grantable=lambda job, spot: False) is None
 
 
 def test_the_number_of_the_grant_decides(desk, history):
