@@ -74,7 +74,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--jobs", metavar="N,M", default="1000", help="how many are measured (default %(default)s)"
     )
     parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds, from 0 (default 3)")
-    parser.add_argument("--burstiness", type=float, metavar="CV", help="of the arrivals (default: Poisson)")
+    parser.add_argument(
+        "--tools", type=int, metavar="N", help="tool stages that run at once (default: as many as there are)"
+    )
+    arrivals = parser.add_mutually_exclusive_group()
+    arrivals.add_argument(
+        "--burstiness", type=float, metavar="CV", help="of the arrivals (default: Poisson, which is 1)"
+    )
+    arrivals.add_argument(
+        "--arrivals",
+        type=Path,
+        metavar="CSV",
+        help="times between them as in this trace (a column t_s, t_ms or timestamp), stretched to the load",
+    )
     add_output(parser)
     parser.set_defaults(run=run)
 
@@ -88,8 +100,8 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.paper is not None:
         return studies(options, run)
-    for name in ("slots", "seeds"):
-        if getattr(options, name) < 1:
+    for name in ("slots", "seeds", "tools"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ConfigurationError(f"--{name} must be at least 1, not {getattr(options, name)}")
     policies = _policies(options)
     labels = names_of(policies)
@@ -139,10 +151,13 @@ def _cells(
     counts: Sequence[int],
 ) -> list[Cell]:
     from llmsched_langgraph.sim.cells import Grid
-    from llmsched_langgraph.sim.workloads import MIXES, Bursty, Poisson
+    from llmsched_langgraph.sim.workloads import MIXES, Arrivals, Bursty, Poisson, Traced
+    from llmsched_langgraph.traces import read_gaps
 
-    arrivals = Poisson() if options.burstiness is None else Bursty(options.burstiness)
-    grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds)
+    arrivals: Arrivals = Poisson() if options.burstiness is None else Bursty(options.burstiness)
+    if options.arrivals is not None:
+        arrivals = Traced(read_gaps(options.arrivals))
+    grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds, options.tools)
     train = None if options.train is None else [job for path in options.train for job in read(path)]
     if options.traces is not None:
         return list(grid.recorded([read(path) for path in options.traces], train))

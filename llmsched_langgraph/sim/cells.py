@@ -34,6 +34,7 @@ class Grid:
         jobs: how many are measured; fewer are the first of more, and all are learned from alike.
         slots: of the backend.
         seeds: how many, from 0.
+        tools: how many tool stages run at once; None for all.
     """
 
     policies: Sequence[str | Policy]
@@ -42,6 +43,7 @@ class Grid:
     jobs: Sequence[int]
     slots: int
     seeds: int
+    tools: int | None = None
 
     def generated(self, names: Sequence[str], train: Sequence[TraceJob] | None = None) -> Iterator[Cell]:
         """Generated jobs of mixes and applications; without `train`, as many others are learned from."""
@@ -80,7 +82,15 @@ class Grid:
         for load in self.loads:
             for jobs in self.jobs:
                 yield Cell(
-                    name, learn, test[:jobs], self.arrivals, load, self.slots, seed, tuple(self.policies)
+                    name,
+                    learn,
+                    test[:jobs],
+                    self.arrivals,
+                    load,
+                    self.slots,
+                    seed,
+                    tuple(self.policies),
+                    self.tools,
                 )
 
 

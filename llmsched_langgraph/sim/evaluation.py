@@ -51,6 +51,7 @@ class Cell:
         seed: of the arrivals.
         policies: by name, or as objects whose own names tell them apart (one policy with other parameters
             is one more of them); the clairvoyant reference is always measured.
+        tools: how many tool stages run at once; None for all.
     """
 
     workload: str
@@ -61,6 +62,7 @@ class Cell:
     slots: int
     seed: int
     policies: Sequence[str | Policy]
+    tools: int | None = None
 
 
 def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[dict[str, Any]]:
@@ -87,6 +89,7 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
             policy=policy,
             profile=profile,
             applications=applications,
+            tools=cell.tools,
             stopwatch=stopwatch,
         ).run()
         jct_s = np.array([job.jct_s for job in done.jobs])

@@ -84,6 +84,22 @@ def test_numbers_of_jobs(capsys):
     assert tables.count("slowdown (JCT / critical path)") == 2
 
 
+def test_arrivals_and_tools_are_those_that_were_asked_for(capsys, tmp_path):
+    """In bursts of ten jobs waits; with one tool at a time everybody waits for it, whoever decides."""
+    bursts = tmp_path / "bursts.csv"
+    bursts.write_text("t_s\n" + "".join(f"{1000 * burst}\n" * 10 for burst in range(5)))
+    arguments = ["--workload", "planning", "--load", "0.5", "--slots", "4", *SMALL, "--json"]
+
+    def mean_jct_s(*more):
+        result = json.loads(shown(capsys, *arguments, *more))
+        return next(entry["mean_jct_s"] for entry in result["summary"] if entry["policy"] == "fcfs")
+
+    usual = mean_jct_s()
+    assert mean_jct_s("--arrivals", str(bursts)) > 1.2 * usual
+    assert mean_jct_s("--tools", "1") > 1.1 * usual
+    assert mean_jct_s("--tools", "1000") == usual
+
+
 def test_plots(capsys, tmp_path):
     """PNG and SVG files, in a folder that is made."""
     folder = tmp_path / "new" / "folder"
@@ -131,6 +147,8 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
         (["--workload", "magic"], "none is called 'magic'; choose one of "),
         (["--traces", "nowhere"], "nowhere"),
         (["--burstiness", "-1", *SMALL], "coefficient of variation must be above 0"),
+        (["--arrivals", "nowhere.csv", *SMALL], "nowhere.csv"),
+        (["--tools", "0"], "--tools must be at least 1, not 0"),
     ],
 )
 def test_errors_are_one_line(refuses, arguments, words):
