@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph.errors import LLMSchedError
@@ -74,13 +75,17 @@ def _models(lessons: Lessons, given_up: Callable[[], bool]) -> list[ApplicationM
     try:
         if not sys.executable:
             raise OSError("this Python does not know its own executable")
-        pipe = subprocess.PIPE
-        helper = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+        # In a file, for `communicate` does not go on writing to a pipe where a timeout interrupted it.
+        with TemporaryFile() as question:
+            pickle.dump(lessons, question)
+            question.seek(0)
+            pipe = subprocess.PIPE
+            helper = subprocess.Popen(command, stdin=question, stdout=pipe, stderr=pipe, env=environment)
     except OSError:
         return _learned(lessons)
     with helper:
         try:
-            out, err = _answer(helper, pickle.dumps(lessons), given_up)
+            out, err = _answer(helper, given_up)
         except subprocess.TimeoutExpired:
             if given_up():
                 return None
@@ -94,18 +99,14 @@ def _models(lessons: Lessons, given_up: Callable[[], bool]) -> list[ApplicationM
     return models
 
 
-def _answer(
-    helper: subprocess.Popen[bytes], question: bytes, given_up: Callable[[], bool]
-) -> tuple[bytes, bytes]:
+def _answer(helper: subprocess.Popen[bytes], given_up: Callable[[], bool]) -> tuple[bytes, bytes]:
     """What the helper writes, until it ends, takes too long, or nobody needs it any more."""
-    asked: bytes | None = question
     for _ in range(round(LIMIT_S / LOOK_S)):
         try:
-            return helper.communicate(asked, timeout=LOOK_S)
+            return helper.communicate(timeout=LOOK_S)
         except subprocess.TimeoutExpired:
             if given_up():
                 raise
-            asked = None  # it has the question
     raise subprocess.TimeoutExpired(helper.args, LIMIT_S)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import pickle
 import shutil
 import threading
 from dataclasses import replace
@@ -229,6 +230,17 @@ def test_where_there_can_be_no_process_it_is_done_here(monkeypatch, executable):
     own = Profile().observe(*TOLD).applications[APPLICATION.fingerprint]
     (model,) = learned_elsewhere([(own.template, own.outcomes)])
     assert model == learn(own.template, own.outcomes)
+
+
+def test_a_helper_gets_more_than_a_pipe_holds(monkeypatch):
+    """However long it takes until it reads."""
+    monkeypatch.setattr(helper, "LIMIT_S", 30.0)
+    monkeypatch.setattr(helper, "LOOK_S", 0.001)  # before it can have read anything
+    records = [job(1.0 + n / 1000, 2.0 + n % 7) for n in range(1000)]
+    own = Profile().observe(*records).applications[APPLICATION.fingerprint]
+    lessons = [(own.template, own.outcomes)]
+    assert len(pickle.dumps(lessons)) > 2 * 65_536
+    assert learned_elsewhere(lessons) == [learn(own.template, own.outcomes)]
 
 
 def test_one_helper_at_a_time(monkeypatch):
