@@ -50,6 +50,17 @@ def test_commands_exist():
         assert stop.value.code == 0
 
 
+def test_what_is_measured_is_there():
+    """Between the marks of each script there is a table with figures in it."""
+    marked = re.findall(
+        r"^<!-- (\w+): written by .*? -->\n(.*?)^<!-- /\1 -->", README, re.MULTILINE | re.DOTALL
+    )
+    assert len(marked) == README.count(": written by ") >= 6
+    for name, table in marked:
+        assert len(table.splitlines()) > 2, name
+        assert re.search(r"\| [*]*\d", table), name
+
+
 def test_policies_are_all_in_the_table():
     """The README's table of policies has each policy once, and no other."""
     from llmsched_langgraph.core.policies import POLICIES
