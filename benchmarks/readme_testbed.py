@@ -4,7 +4,7 @@ python benchmarks/readme_testbed.py SEED0.json SEED1.json ... [--dry-run]
 python benchmarks/readme_testbed.py --embedded MIX.json ... [--dry-run]
 
 The first is for a real engine, a table of its seeds; the second for the embedded backend, a table of mixes,
-whose names are those of the files.
+whose names are those of the files up to a hyphen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ COLUMNS = (
 )
 
 
-EMBEDDED_COLUMNS = ("calls", "stock", "foretold", "scheduled", "foretold", "mean JCT reduced by", "foretold")
+EMBEDDED_COLUMNS = (
+    "runs",
+    "calls",
+    "stock",
+    "foretold",
+    "scheduled",
+    "foretold",
+    "mean JCT reduced by",
+    "foretold",
+)
 
 
 def rows_of_engine(result: dict[str, Any]) -> list[list[str]]:
@@ -53,9 +62,9 @@ def row_of_mix(name: str, result: dict[str, Any]) -> list[str]:
         for side in ("stock", "scheduled")
         for part, key in ((result[side], "mean_jct_s"), (foretold, f"{side}_mean_jct_s"))
     ]
-    calls = result["lengths"]["stock"]["calls"]
+    counts = [f"{count:,}" for count in (result["runs"], result["lengths"]["stock"]["calls"])]
     reductions = [f"**{result['mean_jct_reduction']:.0%}**", f"{foretold['mean_jct_reduction']:.0%}"]
-    return [f"`{name}`", f"{calls:,}", *seconds, *reductions]
+    return [f"`{name.partition('-')[0]}`, seed {result['seed']}", *counts, *seconds, *reductions]
 
 
 def main() -> None:
@@ -65,15 +74,14 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the table and leave the README alone")
     options = parser.parse_args()
     results = [json.loads(file.read_text()) for file in options.files]
-    (runs,) = {result["runs"] for result in results}
     (load,) = {result["load"] for result in results}
-    title = f"`llmsched testbed`: {runs:,} runs, load {load:g}"
     if options.embedded:
-        mark = "embedded"
+        mark, title = "embedded", f"`llmsched testbed`: load {load:g}"
         rows = [row_of_mix(file.stem, result) for file, result in zip(options.files, results, strict=True)]
         text = table([title, *EMBEDDED_COLUMNS], rows)
     else:
-        mark = "testbed"
+        (runs,) = {result["runs"] for result in results}
+        mark, title = "testbed", f"`llmsched testbed`: {runs:,} runs, load {load:g}"
         text = table([title, *COLUMNS], [row for result in results for row in rows_of_engine(result)])
     if options.dry_run:
         print(text)
