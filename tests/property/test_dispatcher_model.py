@@ -187,7 +187,8 @@ class WatchedLedger(SlotLedger):
         tickets = self.world.dispatcher.machine._tickets
         jobs = {tickets[ticket].job.arrival: tickets[ticket].job for ticket in self.sorted()}
         jobs = list(jobs.values())[:LOOKED_AT]
-        chosen = choice(jobs, exploration.sample, self.world.now, self.world.explored)
+        here = {(tickets[ticket].job.arrival, tickets[ticket].call.place) for ticket in self.queue}
+        chosen = choice(jobs, exploration.sample, self.world.now, self.world.explored, here)
         if chosen is None:
             return None
         arrival, spot = chosen

@@ -215,7 +215,7 @@ def test_a_failing_policy_is_logged_once(make_scheduler, caplog):
     """The first error of each kind is logged with the policy's name; every call is served all the same."""
 
     class Lost(Exploration):
-        def choose(self, jobs, now):
+        def choose(self, jobs, now, *, grantable):
             raise KeyError("another bug")
 
     class Failing:

@@ -17,10 +17,11 @@ def coin(seed, number, epsilon):
     return state < epsilon * prime
 
 
-def choice(jobs, sample, now, explored):
+def choice(jobs, sample, now, explored, here=None):
     """Arrival of a job of the first set and the stage of it that teaches most, or None if none teaches.
 
-    `explored` counts the calls that were granted to learn from, by arrival and stage.
+    `explored` counts the calls that were granted to learn from, by arrival and stage; `here` are the stages,
+    so named, with a call that can be granted, if not all of them that wait.
     """
     ends = {}
     for job in jobs:
@@ -35,6 +36,8 @@ def choice(jobs, sample, now, explored):
         for place, (spot, work) in enumerate(job.progress.works.items()):
             taught = job.belief.uncertainty_reduction(spot)
             enough = ceil(sample * work.calls)
+            if here is not None and (arrival, spot) not in here:
+                continue
             if work.waiting and explored.get((arrival, spot), 0) < enough and taught > 0.0:
                 ready.append((-taught, ends[arrival][0], arrival, place, spot))
     if not ready:

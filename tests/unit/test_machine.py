@@ -331,7 +331,7 @@ def test_a_failing_exploration_costs_its_turn_never_a_slot(desk):
     """It is reported, and the slot goes to whoever is next in line."""
 
     class Lost(Exploration):
-        def choose(self, jobs, now):
+        def choose(self, jobs, now, *, grantable):
             raise KeyError("my bug")
 
     d = desk(NamedPolicy("lost", lambda job, profile, now: 0.0, exploration=Lost(epsilon=1.0)))
