@@ -92,6 +92,8 @@ def check_json(options: argparse.Namespace) -> None:
         return
     with written("--json", path := Path(options.json)):
         new = not path.exists()
+        if not new and not path.is_file() and not path.is_dir():
+            return  # a pipe, whose reader would take a second opening for the end
         path.open("a").close()
         if new:
             path.unlink()
