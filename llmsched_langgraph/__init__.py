@@ -29,12 +29,13 @@ if TYPE_CHECKING:
         UnknownModelError,
         UnsupportedGraphError,
     )
+    from llmsched_langgraph.ledger.values import Backend
     from llmsched_langgraph.runtime.default import (
         default_scheduler,
         reset_default_scheduler,
         set_default_scheduler,
     )
-    from llmsched_langgraph.runtime.scheduler import Backend, Scheduler, Statistics
+    from llmsched_langgraph.runtime.scheduler import Scheduler, Statistics
 
 __all__ = [
     "Application",
@@ -78,7 +79,8 @@ _HOMES = {
         "UnsupportedGraphError",
     ),
     "runtime.default": ("default_scheduler", "reset_default_scheduler", "set_default_scheduler"),
-    "runtime.scheduler": ("Backend", "Scheduler", "Statistics"),
+    "ledger.values": ("Backend",),
+    "runtime.scheduler": ("Scheduler", "Statistics"),
 }
 
 

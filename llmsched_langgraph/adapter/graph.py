@@ -24,6 +24,7 @@ from langgraph.types import Command
 
 from llmsched_langgraph.adapter import executor, gate
 from llmsched_langgraph.compiler.compile import compile_graph, not_a_graph
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
@@ -213,7 +214,7 @@ class _Job:
         # Nothing new to work on, or a command: what was interrupted on this thread goes on.
         resumes = thread if given is None or isinstance(given, Command) else None
         return cls(
-            run=on.start_job(application_of(graph), resumes),
+            run=on.start_job(_info(graph, config, thread), resumes),
             config=config,
             thread=thread,
             breakpoints=bool(
@@ -241,6 +242,25 @@ class _Job:
             on.end_job(self.run, Outcome.CANCELLED)  # nobody can ever resume it
         else:
             on.end_job(self.run, outcome, paused_on=self.thread)
+
+
+def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:
+    """What is known of the run before it begins: plain values only."""
+    given = config or {}
+    run_id = given.get("run_id")
+    metadata = given.get("metadata")
+    return JobInfo(
+        application=application_of(graph),
+        run_id="" if run_id is None else str(run_id),
+        thread_id=thread or "",
+        tags=tuple(given.get("tags") or ()),
+        metadata=tuple([item for item in metadata.items() if isinstance(item[1], _PLAIN)])
+        if metadata
+        else (),
+    )
+
+
+_PLAIN = (str, int, float, bool)
 
 
 def _thread(graph: Any, config: Any) -> str | None:

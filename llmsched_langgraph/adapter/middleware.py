@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmsched_langgraph.adapter import gate
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError
@@ -67,7 +68,7 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
             yield
             return
         scheduler = self._scheduler if self._scheduler is not None else default_scheduler()
-        run, outcome = scheduler.start_job(DIRECT), Outcome.FINISHED
+        run, outcome = scheduler.start_job(JobInfo(application=DIRECT)), Outcome.FINISHED
         try:
             with inside(run):
                 yield

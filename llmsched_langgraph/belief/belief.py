@@ -230,11 +230,6 @@ class Belief:
         return gittins.index(amounts, states)
 
     @property
-    def median(self) -> float:
-        """The median of the work still to come."""
-        return self.quantiles[len(LEVELS) // 2]
-
-    @property
     def typical(self) -> float:
         """The geometric mean of the work still to come in the cases in which any comes.
 
@@ -245,6 +240,11 @@ class Belief:
             # Something comes in fewer cases than any quantile tells of, and so the more in those.
             return self.mean / (1.0 - LEVELS[-1])
         return exp(sum(map(log, some)) / len(some))
+
+    @property
+    def median(self) -> float:
+        """The median of the work still to come."""
+        return self.quantiles[len(LEVELS) // 2]
 
     def interval(self, share: float = 0.8) -> tuple[float, float]:
         """The work still to come in the middle `share` of cases: the same share of jobs should end up inside.

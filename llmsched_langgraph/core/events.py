@@ -1,133 +1,152 @@
-"""Knows what can happen to the scheduler (events) and what it can ask for (commands).
+"""Knows what can happen to the scheduler (events), and the entries of its story.
 
-Does not know what follows from what: that is the machine. `now` is the driver's clock in seconds.
+Does not know what follows from what: that is the machine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
-from llmsched_langgraph.core.ledger import Group
-from llmsched_langgraph.core.policies import Needs
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph.ledger.values import Backend, Failure
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.belief import Belief
-    from llmsched_langgraph.belief.evidence import JobEvidence
-    from llmsched_langgraph.belief.model import ApplicationModel
+    from llmsched_langgraph.belief.profile import Profile
 
 
-@dataclass(frozen=True, slots=True)
-class JobArrived:
-    """A run of a scheduled graph began, or went on, if `resumes` names the thread of a paused one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInfo:
+    """What is known of a job when it arrives.
 
-    now: float
-    job: int
+    Attributes:
+        application: the graph that it is a run of.
+        run_id: LangGraph's id of the run; empty if it has none yet.
+        thread_id: the thread that its checkpoints are saved on; empty without one.
+        tenant: whose work it is; empty for no tenant.
+        weight: the tenant's share against others.
+        priority: LangGraph's number, -5 to 5, smaller first.
+        deadline_s: seconds from its arrival within which it should end; None for no deadline.
+        tags: of the run's configuration.
+        metadata: plain values of the run's configuration, by name.
+    """
+
     application: Application
+    run_id: str = ""
+    thread_id: str = ""
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    deadline_s: float | None = None
+    tags: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str | int | float | bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JobArrived:
+    """A run of a scheduled graph began, or went on, if `resumes` names the thread of a paused one.
+
+    `moves` is what is seen of its stages: it is only ever appended to, and read whenever the job is heard of.
+    """
+
+    job: int
+    info: JobInfo
     resumes: str | None = None
+    moves: Sequence[Move] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class JobEnded:
+class JobEnded(NamedTuple):
     """The run is over. Calls that it left behind keep what they hold until they are released."""
 
-    now: float
     job: int
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class JobPaused:
-    """The run was interrupted and may be resumed on its thread; until then it is nobody's job."""
+class JobPaused(NamedTuple):
+    """The run was interrupted and may be resumed on its thread."""
 
-    now: float
     job: int
     thread: str
 
 
-@dataclass(frozen=True, slots=True)
-class StagesMoved:
-    """Executions of stages of the job were announced, began or ended, in this order."""
+class StagesMoved(NamedTuple):
+    """There is something new among the job's moves."""
 
-    now: float
     job: int
-    moves: tuple[Move, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CallRequested:
+class CallRequested(NamedTuple):
     """A call wants a slot of `backend`.
 
-    Without a job, or for one that is over, the call is a job of its own. `run` is the stage run that it
-    is made in, if that is known. A `forced` call cannot wait: it holds a slot at once, over the capacity
-    if need be.
+    Without a job, or for one that is over, the call is a job of its own. `run` is the number of the stage run
+    that it is made in, if that is known. A `forced` call cannot wait: it holds a slot at once, over the limit
+    if need be. `models` are the names of the model that it is for.
     """
 
-    now: float
     ticket: int
     backend: str
     stage: str = ""
     job: int | None = None
     forced: bool = False
     run: int | None = None
+    models: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CallQueued:
-    """No slot was free for the ticket: it waits."""
-
-    now: float
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class BeliefFormed:
-    """What is still to come of a job has been worked out."""
-
-    now: float
-    arrival: int
-    belief: Belief
-
-
-@dataclass(frozen=True, slots=True)
-class SlotGranted:
-    """The ledger gave the ticket a slot."""
-
-    now: float
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class CallReleased:
+class CallReleased(NamedTuple):
     """The call is over or gave up: legal from any state, any number of times."""
 
-    now: float
     ticket: int
     outcome: Outcome = Outcome.FINISHED
     usage: Usage = UNKNOWN_USAGE
+    failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CapacityChanged:
-    """The backend has another number of slots now."""
+class CallDismissed(NamedTuple):
+    """The call need not wait any longer. It changes nothing for one that holds its slot."""
 
-    now: float
-    backend: str
-    slots: int
+    ticket: int
 
 
-@dataclass(frozen=True, slots=True)
+class HolderDied(weakref.ref[Any]):
+    """What held the ticket is gone: the same as its release, cancelled.
+
+    A weak reference whose callback is the `append` of an inbox. The death of the object posts it without a
+    line of Python, so that no signal can come in between.
+    """
+
+    __slots__ = ("ticket",)
+
+    ticket: int
+
+
+class BackendConfigured(NamedTuple):
+    """The backend has these settings now."""
+
+    backend: Backend
+
+
+class BeliefFormed(NamedTuple):
+    """What is still to come of a job has been worked out. `job` is its number in order of arrival."""
+
+    job: int
+    belief: Belief
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ProfileLearned:
     """There is a newer profile; what it says about these applications has changed."""
 
-    now: float
     profile: Profile
     applications: frozenset[str]
+
+
+class Ticked(NamedTuple):
+    """Time has passed."""
 
 
 Event = (
@@ -136,88 +155,56 @@ Event = (
     | JobPaused
     | StagesMoved
     | CallRequested
-    | CallQueued
-    | BeliefFormed
-    | SlotGranted
     | CallReleased
-    | CapacityChanged
+    | CallDismissed
+    | HolderDied
+    | BackendConfigured
+    | BeliefFormed
     | ProfileLearned
+    | Ticked
 )
 
 
-# Commands are made, carried out and thrown away. They are not frozen, which would cost more than all that.
+class Entry(NamedTuple):
+    """One line of the story: what happened, or what was decided and why.
 
+    `job` is the number of the job in order of arrival, or 0; `ticket` a ticket, or 0. `kind` is one of
 
-@dataclass(slots=True)
-class RequestSlot:
-    """Put the ticket into the backlog, or straight into a slot if it is forced.
-
-    Tickets of one group have one priority, which is this one from now on.
+    | kind | detail |
+    | --- | --- |
+    | JobArrived, JobResumed | its `JobInfo` |
+    | StagesMoved | how many moves were taken in |
+    | CallQueued | its `CallInfo`: it waits |
+    | SlotGranted | its `Grant`, with the reason |
+    | CallReleased | its `FinishedCall`: it held a slot and gave it back |
+    | CallWithdrawn | its `Outcome`: it waits no longer and got no slot |
+    | JobPaused | the thread on which it may be resumed |
+    | JobEnded | its `Outcome`; calls of it may still hold slots |
+    | JobClosed | the job: it has ended and its last call is back |
+    | BackendConfigured | the `Backend` |
+    | BeliefWanted | a `BeliefWanted` |
+    | BeliefFormed | the `Belief` |
+    | ProfileLearned | fingerprints of the applications that it says something new of |
+    | PolicyFailed | the exception: the job is served in order of arrival |
     """
 
-    backend: str
-    ticket: int
-    group: Group
-    priority: float
-    forced: bool
+    number: int
+    at_s: float
+    kind: str
+    job: int = 0
+    ticket: int = 0
+    backend: str = ""
+    detail: Any = None
 
 
-@dataclass(slots=True)
-class Reprioritise:
-    """The priority of the group's waiting tickets, if it has any here, is another one now."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Direct:
+    """A job that is one call, made outside of any run, and that never had to wait.
 
-    backend: str
-    group: Group
-    priority: float
-
-
-@dataclass(slots=True)
-class ReleaseSlot:
-    """Take the ticket out of the backlog or out of its slot, wherever it is."""
-
-    backend: str
-    ticket: int
-
-
-@dataclass(slots=True)
-class ResizeBackend:
-    """The backend has this many slots from now on."""
-
-    backend: str
-    slots: int
-
-
-@dataclass(slots=True)
-class RecordJob:
-    """A job is over: here is what can be learned from it."""
-
-    record: JobRecord
-
-
-@dataclass(slots=True)
-class FormBelief:
-    """Work out what is still to come of a job, when there is time, and tell it with `BeliefFormed`."""
-
-    arrival: int
-    model: ApplicationModel
-    evidence: JobEvidence
-    needs: Needs
-
-    def belief(self) -> Belief:
-        """The belief. Nothing is worked out yet but what it depends on."""
-        model = self.model.marginals if self.needs is Needs.MARGINALS else self.model
-        return model.belief(self.evidence)
-
-
-@dataclass(slots=True)
-class ReportFault:
-    """The policy raised, or gave no number, for this job: it was served in order of arrival instead.
-
-    Without a job, it was its exploration that raised: the turn went to whoever was next in line.
+    Attributes:
+        number: of the job.
+        call: what it did.
     """
 
-    job: int | None
-    error: Exception
-
-
-Command = RequestSlot | Reprioritise | ReleaseSlot | ResizeBackend | RecordJob | FormBelief | ReportFault
+    number: int
+    call: Any = field(repr=False)

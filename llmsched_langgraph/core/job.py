@@ -1,18 +1,21 @@
-"""Knows one job as the scheduler sees it: its place, its calls, what it was believed to need still.
+"""Knows one job as the scheduler sees it: a log of facts, and what follows from them.
 
-Does not know other jobs, slots, or the order of service.
+Does not know other jobs, slots, or the order of service. The log is the truth; everything else is derived from
+it by applying one fact after the other. A decision that is broken off leaves facts in the log that were never
+committed: `restore` cuts them off and derives the rest anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph.belief.record import Span, StageRecord
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Ended, Move, Position, Revealed, Runs, Spot
-from llmsched_langgraph.dag.progress import Call, Outcome, Progress, Usage
+from llmsched_langgraph.dag.progress import FinishedCall, Outcome, Progress
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.belief import Belief
@@ -20,90 +23,228 @@ if TYPE_CHECKING:
     from llmsched_langgraph.belief.outcome import StageOutcome
 
 LEAST_S = 0.05
-"""A job that goes on needs at least so many seconds more, whatever it is believed to need."""
+"""Least remaining work of a job that goes on, in slot-seconds, whatever is believed of it."""
+
+_UNSENT = object()
 
 
-@dataclass(slots=True)
 class Job:
-    """One job as the scheduler sees it.
+    """One job. Facts are added by the verbs below; all other methods are queries.
 
     Attributes:
-        id: the driver's name for it.
+        number: 1 for the first job that the scheduler saw, 2 for the next, ...
+        info: what was known of it at its arrival.
         template: its application, as runs have corrected it.
-        arrival: 1 for the first job that the scheduler saw, 2 for the next, ...
+        fingerprint: of its application: the key of what has been learned of it.
         arrival_s: the clock at its arrival.
+        applied: how many facts of the log everything else rests on; -1 in the middle of a change.
+        id: the driver's name for it; None for a call outside of any run, which is a job of its own.
+        outcome: None until the job has ended.
+        ended_s: the clock when it ended and its last call was back; None before.
         paused_s: how long it was interrupted, so far.
         paused_since: when it was interrupted, if it is.
-        outcome: None until the job has ended.
-        priority: what the policy said last; all its waiting calls have it.
+        progress: its calls.
+        belief: what is still to come of it, as of the evidence that was looked at last.
+        believed_at_s: slot-seconds that it had received when that evidence was looked at.
+        explored: calls that were granted for what they teach, by stage occurrence.
+        outdated: whether there is evidence that the belief does not rest on.
+        sent: the order that the ledger was told last; not derived, so unknown after `restore`.
         backends: those that it has asked for slots.
-        belief: what is still to come of it, as it was when somebody last had the time to work that out.
-        believed_at_s: slot-seconds that it had received when that was asked for.
-        finish_tag_s: when it would end, on the clock of `FairClock`, if all jobs shared all slots equally.
-        explored: calls that got their slots to learn from, by stage.
-        outdated: whether something happened since the belief was asked for that it could rest on.
     """
 
-    id: int | None
-    template: Application
-    arrival: int
-    arrival_s: float
-    progress: Progress = field(default_factory=Progress)
-    outcome: Outcome | None = None
-    paused_s: float = 0.0
-    paused_since: float | None = None
-    priority: float = 0.0
-    backends: tuple[str, ...] = ()
-    belief: Belief | None = None
-    believed_at_s: float = 0.0
-    finish_tag_s: float = 0.0
-    explored: dict[Spot, int] = field(default_factory=dict)
-    outdated: bool = True
-    _asked_at_s: float = 0.0
-    _moves: list[tuple[int, float, Sequence[Move]]] = field(default_factory=list)
-    _ticks: int = 0
-    _position: Position | None = None
-    _stages: list[StageRecord] = field(default_factory=list)
-    _revealed: dict[int, tuple[int, float, int | None]] = field(default_factory=dict)  # until they end
-    _ended: dict[Spot, tuple[int, int, StageOutcome]] = field(default_factory=dict)
+    __slots__ = (
+        "_asked_at_s",
+        "_ended",
+        "_heard",
+        "_log",
+        "_position",
+        "_revealed",
+        "_source",
+        "_stages",
+        "_taken",
+        "_ticks",
+        "applied",
+        "arrival_s",
+        "backends",
+        "belief",
+        "believed_at_s",
+        "ended_s",
+        "explored",
+        "fingerprint",
+        "id",
+        "info",
+        "number",
+        "outcome",
+        "outdated",
+        "paused_s",
+        "paused_since",
+        "progress",
+        "sent",
+        "template",
+    )
+
+    def __init__(self, number: int, info: JobInfo, template: Application, arrival_s: float) -> None:
+        self.number = number
+        self.info = info
+        self.template = template
+        self.fingerprint = template.fingerprint
+        self.arrival_s = arrival_s
+        self._log: list[tuple[Any, ...]] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.applied = 0
+        self.id: int | None = None
+        self.outcome: Outcome | None = None
+        self.ended_s: float | None = None
+        self.paused_s = 0.0
+        self.paused_since: float | None = None
+        self.progress = Progress()
+        self.belief: Belief | None = None
+        self.believed_at_s = 0.0
+        self.explored: dict[Spot, int] = {}
+        self.outdated = True
+        self.sent: object = _UNSENT
+        self.backends: tuple[str, ...] = ()
+        self._asked_at_s = 0.0
+        self._source: Sequence[Move] = ()  # what is seen of its stages, by whoever watches them
+        self._taken = 0  # of those
+        self._heard: list[tuple[int, float, Sequence[Move]]] = []  # taken, and not looked at yet
+        self._ticks = 0
+        self._position: Position | None = None
+        self._stages: list[StageRecord] = []
+        self._revealed: dict[int, tuple[int, float, int | None]] = {}  # until they end
+        self._ended: dict[Spot, tuple[int, int, StageOutcome]] = {}
+
+    # -- the log -----------------------------------------------------------------------
 
     @property
-    def application(self) -> str:
-        """Fingerprint of its application: the key of what has been learned of it."""
-        return self.template.fingerprint
+    def facts(self) -> int:
+        """How many facts the log holds."""
+        return len(self._log)
 
-    def tick(self) -> int:
-        """The number of the next thing that happens in it, counted from 1."""
-        self._ticks += 1
-        return self._ticks
+    def restore(self, facts: int) -> None:
+        """Forget all but the first `facts` of the log, and derive the rest anew."""
+        self.applied = -1
+        log = self._log
+        del log[facts:]
+        self._reset()
+        self.applied = -1
+        for verb, *arguments in log:
+            verb(self, *arguments)
+        self.applied = facts
 
-    def move(self, moves: Sequence[Move], now: float) -> None:
-        """Executions of its stages were announced, began or ended; it is heard of at `now`."""
-        # Taken in when somebody asks: for jobs that make no call, nobody ever does.
-        self._moves.append((self._ticks + 1, now, moves))
+    def add(self, fact: tuple[Any, ...]) -> int:
+        """Note a fact, one of the verbs below with its arguments, and apply it; how many there are now."""
+        self.applied = -1
+        log = self._log
+        log.append(fact)
+        fact[0](self, *fact[1:])
+        return len(log)
+
+    def named(self, id_: int | None, moves: Sequence[Move]) -> None:
+        """Fact: the job goes by this name, and this is where its moves are to be read."""
+        self.id, self._source, self._taken = id_, moves, 0
+
+    def resumed(self, now: float, id_: int, moves: Sequence[Move]) -> None:
+        """Fact: the interrupted job goes on. Its evidence and its place in line are its own."""
+        assert self.paused_since is not None
+        self.paused_s += now - self.paused_since
+        self.paused_since = None
+        self.named(id_, moves)
+
+    def paused(self, now: float) -> None:
+        """Fact: the job was interrupted."""
+        self.paused_since = now
+
+    def ended(self, outcome: Outcome) -> None:
+        """Fact: the job is over; calls of it may still hold slots."""
+        self.outcome = outcome
+
+    def closed(self, now: float) -> None:
+        """Fact: the job has ended and its last call is back."""
+        self.ended_s = now
+
+    def moved(self, now: float, upto: int) -> None:
+        """Fact: the first `upto` moves of the source are known; those that are new are heard of at `now`."""
+        # They are looked at when a question needs them: for jobs that make no call, none does.
+        moves = self._source[self._taken : upto]
+        self._heard.append((self._ticks + 1, now, moves))
         self._ticks += len(moves)
+        self._taken = upto
 
-    def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
-        """A call of it is over."""
-        call = self.progress.finish(ticket, outcome, usage, now)
-        call.last = self.tick()
-        work = self.progress.works.get(call.place)
-        if call.granted_s is not None and work is not None and _tells(work.done, work.calls):
-            self.outdated = True
-        elif not self.progress.outstanding:
-            # It gave up waiting, and a belief that was asked for meanwhile finds nobody to take it.
-            self.outdated = True
-        return call
+    def requested(self, ticket: int, stage: str, spot: Spot, backend: str) -> None:
+        """Fact: it asks for a slot for a call."""
+        self._ticks += 1
+        self.progress.request(ticket, stage, spot)
+        if backend not in self.backends:
+            self.backends += (backend,)
 
-    def _take_in(self) -> Position:
+    def granted(self, now: float, spot: Spot, sampled: bool) -> None:
+        """Fact: a call of it has its slot, for what it teaches if it was `sampled`."""
+        self.progress.start(spot, now)
+        if sampled:
+            self.explored[spot] = self.explored.get(spot, 0) + 1
+
+    def withdrew(self, ticket: int, spot: Spot) -> None:
+        """Fact: a call of it gave up waiting."""
+        self.progress.withdraw(ticket, spot)
+        self._ticks += 1
+        if not self.progress.outstanding:
+            self.outdated = True  # a belief that was wanted meanwhile came too late to be taken
+
+    def finished(self, call: FinishedCall) -> None:
+        """Fact: a call of it that held a slot is over."""
+        self.progress.finish(call)
+        self._ticks += 1
+        work = self.progress.works[call.spot]
+        if _tells(work.done, work.calls) or not self.progress.outstanding:
+            self.outdated = True
+
+    def asked(self, now: float) -> None:
+        """Fact: a belief was asked for, on all evidence that there is."""
+        self.outdated = False
+        self._asked_at_s = self.progress.work_s(now)
+
+    def believes(self, belief: Belief) -> None:
+        """Fact: the belief that was asked for last is there."""
+        self.belief, self.believed_at_s = belief, self._asked_at_s
+
+    def revised(self) -> None:
+        """Fact: what is known of its application has changed."""
+        self.outdated = True
+
+    # -- queries -----------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Whether its run goes on."""
+        return self.outcome is None and self.paused_since is None
+
+    @property
+    def news(self) -> int:
+        """How many moves there are in all, if some of them are not known; else 0."""
+        moves = len(self._source)
+        return moves if moves > self._taken else 0
+
+    @property
+    def tick(self) -> int:
+        """The number of the next event in it, counted from 1."""
+        return self._ticks + 1
+
+    @property
+    def position(self) -> Position:
+        """Where it stands on its application."""
         position = self._position
         if position is None:
             position = self._position = Position(self.template)
-        if self._moves:
-            told, self._moves = self._moves, []
-            for first, now, moves in told:
+        if self._heard:
+            applied, self.applied = self.applied, -1  # broken off in here, all is derived anew
+            for first, now, moves in self._heard:
                 for number, move in enumerate(moves, first):
                     self._take(position, number, now, move)
+            self._heard = []
+            self.applied = applied
         return position
 
     def _take(self, position: Position, number: int, now: float, move: Move) -> None:
@@ -139,32 +280,16 @@ class Job:
         )
 
     @property
-    def position(self) -> Position:
-        """Where it stands on its application."""
-        return self._take_in()
-
-    @property
     def stages(self) -> tuple[StageRecord, ...]:
         """Its executions of stages that are over."""
-        self._take_in()
+        _ = self.position
         return tuple(self._stages)
-
-    def ask(self) -> bool:
-        """Whether its belief should be formed anew; whoever asks is taken to see to that."""
-        self._take_in()
-        asked, self.outdated = self.outdated, False
-        return asked
-
-    def believe(self, belief: Belief) -> None:
-        """Take over a belief that was formed on the latest evidence that was asked for."""
-        self.belief, self.believed_at_s = belief, self._asked_at_s
 
     def evidence(self, now: float) -> JobEvidence:
         """What is known of it at `now`. O(stages that it has run)."""
         from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 
-        position, works = self._take_in(), self.progress.works
-        self._asked_at_s = self.progress.work_s(now)
+        position, works = self.position, self.progress.works
         expanded = position.expanded()
         finished, begun, active = [], [], set()
         for spot, runs in expanded.items():
@@ -204,10 +329,15 @@ class Job:
         kept = self._ended.get(spot)
         if kept is not None and kept[:2] == (runs.ended, calls):
             return kept[2]
-        if work is None:
-            part = Part(None, runs.ended)
-        else:
-            part = Part(None, runs.ended, calls, work.done_s, work.prompt_tokens, work.output_tokens)
+        part = Part(None, runs.ended)
+        if work is not None:
+            part = replace(
+                part,
+                calls=calls,
+                work_s=work.done_s,
+                prompt_tokens=work.prompt_tokens,
+                output_tokens=work.output_tokens,
+            )
         tools = self.position.tools(spot)
         made = StageOutcome(spot, by_tool(part, tools) if tools else (part,))
         self._ended[spot] = (runs.ended, calls, made)
@@ -224,9 +354,10 @@ class Job:
         if belief is None:
             return max(prior_s - self.progress.work_s(now), LEAST_S)
         left_s = belief.after
+        works, position = self.progress.works, self.position
         for spot, expected in belief.expected.items():
-            work = self.progress.works.get(spot)
-            runs = self.position.runs(spot)
+            work = works.get(spot)
+            runs = position.runs(spot)
             if runs is not None and runs.ended >= runs.revealed:
                 continue
             if work is None:
@@ -235,6 +366,11 @@ class Job:
                 ended = work.done if runs is None else runs.ended
                 left_s += expected.left(work.received_s(now), ended, work.done_s if ended else 0.0)
         return max(left_s, LEAST_S)
+
+    def check(self) -> None:
+        """Raise AssertionError unless what is derived agrees with itself."""
+        assert self.applied == len(self._log), "a job was left half changed"
+        self.progress.check()
 
 
 def _tells(done: int, of: int) -> bool:

@@ -1,392 +1,647 @@
-"""Knows every job and call, and decides how urgent each waiting call is.
+"""Knows every job, and decides how urgent each waiting call is. Changes only in `handle`.
 
-Does not know clocks, locks, threads, loops or IO: time and profiles come in with the events, and
-what is to be done goes out as commands. Who gets a slot is the ledger's to say.
+Does not know clocks, locks, threads, loops or IO: time, profiles and beliefs come in. Who holds a slot and who
+waits is the ledger's to say. A decision is staged and committed by one call (`truth.py`): whatever breaks it off
+leaves the state before, and the same event can be handled again.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil, isnan
+from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, Span
 from llmsched_langgraph.core.events import (
+    BackendConfigured,
     BeliefFormed,
-    CallQueued,
+    CallDismissed,
     CallReleased,
     CallRequested,
-    CapacityChanged,
-    Command,
+    Direct,
+    Entry,
     Event,
-    FormBelief,
+    HolderDied,
     JobArrived,
     JobEnded,
+    JobInfo,
     JobPaused,
     ProfileLearned,
-    RecordJob,
-    ReleaseSlot,
-    ReportFault,
-    Reprioritise,
-    RequestSlot,
-    ResizeBackend,
-    SlotGranted,
     StagesMoved,
+    Ticked,
 )
-from llmsched_langgraph.core.exploration import LOOKED_AT, Exploration
-from llmsched_langgraph.core.fair_clock import FairClock
 from llmsched_langgraph.core.job import Job
-from llmsched_langgraph.core.policies import Needs, Policy
+from llmsched_langgraph.core.policies import Policy
+from llmsched_langgraph.core.story import Story
+from llmsched_langgraph.core.view import JobView, Needs, PolicyEvent
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.dag.progress import Call, Outcome
-from llmsched_langgraph.errors import InvalidTransitionError
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
+from llmsched_langgraph.ledger.exploration import Exploration
+from llmsched_langgraph.ledger.memory import MemoryLedger
+from llmsched_langgraph.ledger.truth import Truth
+from llmsched_langgraph.ledger.values import (
+    Backend,
+    CallInfo,
+    Configure,
+    Explore,
+    Grant,
+    Granted,
+    Key,
+    Lane,
+    Rekey,
+    Release,
+    Request,
+    Waiting,
+)
 
-STORY_LENGTH = 2_000
-"""Events that `story()` remembers. Bounded, because a scheduler lives as long as its process."""
+if TYPE_CHECKING:
+    from llmsched_langgraph.belief.belief import Belief
+    from llmsched_langgraph.belief.evidence import JobEvidence
+    from llmsched_langgraph.belief.model import ApplicationModel
 
 PAUSED_JOBS = 10_000
 """Interrupted jobs that are remembered; the oldest are forgotten, and start anew if they are resumed."""
 
+_APPLIED, _JOBS, _RUNNING = "#applied", "#jobs", "#running"
 
-@dataclass(slots=True)
-class _Ticket:
-    job: Job
-    call: Call
-    backend: str
+_DIRECT = JobInfo(application=DIRECT)
 
-    @property
-    def waiting(self) -> bool:
-        return self.call.granted_s is None
+_new = tuple.__new__
+"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+
+_BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
 
 
-@dataclass(slots=True)
-class SchedulerMachine:
-    """The scheduler as a value. It changes only in `handle`; the same events give the same commands.
+@dataclass(frozen=True, slots=True, eq=False)
+class BeliefWanted:
+    """Work out what is still to come of a job, and tell it with `BeliefFormed`.
 
     Attributes:
-        policy: the order of service.
-        profile: what earlier runs taught.
-        slots: of each backend.
+        job: its number.
+        model: what is known of its application.
+        evidence: what is known of the job.
+        needs: what the policy will read of it.
     """
 
-    policy: Policy
-    profile: Profile = field(default_factory=Profile)
-    slots: dict[str, int] = field(default_factory=dict)
-    _jobs: dict[int, Job] = field(default_factory=dict)
-    _paused: dict[tuple[str, str], Job] = field(default_factory=dict)  # by application and thread
-    _templates: dict[str, Application] = field(default_factory=dict)  # as runs have corrected them
-    _tickets: dict[int, _Ticket] = field(default_factory=dict)
-    _waiters: dict[int, Job] = field(default_factory=dict)  # jobs with calls, by arrival
-    _serving: dict[str, int] = field(default_factory=dict)  # calls in a slot, by backend
-    _fair_clock: FairClock = field(default_factory=FairClock)
-    _arrivals: int = 0
-    _story: deque[Event] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
+    job: int
+    model: ApplicationModel
+    evidence: JobEvidence
+    needs: Needs
 
-    def handle(self, *events: Event) -> list[Command]:
-        """Take the events in order and say what is to be done.
+    def belief(self) -> Belief:
+        """The belief. Nothing is worked out yet but what it depends on."""
+        model = self.model.marginals if Needs.MARGINALS in self.needs else self.model
+        return model.belief(self.evidence)
 
-        Raises:
-            InvalidTransitionError: the event cannot happen in this state; it changed nothing.
+
+class SchedulerMachine:
+    """The scheduler as a value. The same events at the same times lead to the same story.
+
+    Args:
+        policy: the order of service.
+        backends: the pools of slots.
+        profile: what earlier runs taught.
+        at_once: whether beliefs are formed as they are wanted; else the story tells of them.
+
+    Attributes:
+        story: what happened, and the decisions with their reasons.
+        wake_s: when time alone allows a grant, so that `Ticked` should be handled; None for never.
+        untold: tickets whose holder may not know yet that it was granted or dismissed. An index: whether it
+            was is what the ledger says.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        backends: Iterable[Backend],
+        profile: Profile | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.profile = Profile() if profile is None else profile
+        self._needs: Needs = getattr(policy, "needs", Needs.NOTHING)
+        self._believing = bool(self._needs & _BELIEF)
+        self._by_index, self._by_median = Needs.INDEX in self._needs, Needs.MEDIAN in self._needs
+        self._by_interval = Needs.INTERVAL in self._needs
+        self._hear: Callable[[PolicyEvent], None] | None = getattr(policy, "hear", None)
+        self._exploration: Exploration | None = getattr(policy, "exploration", None)
+        self._at_once = at_once
+        self._truth = Truth()
+        self.ledger = MemoryLedger(backends, self._exploration, self._truth)
+        self._committed = self._truth.committed
+        self._committed.update({_APPLIED: None, _JOBS: 0, _RUNNING: 0})
+        self.story = Story(self._truth)
+        self.wake_s: float | None = None
+        self.untold: dict[int, bool] = {}
+        self._jobs: dict[int, Job] = {}  # by number; those that are not in the truth are no more
+        self._ids: dict[int, int] = {}  # the number of each job that has an id
+        self._touched: list[Job] = []
+        self._paused: dict[tuple[str, str, str], None] = {}  # the oldest first
+        self._templates: dict[str, Application] = {}  # as runs have corrected them
+        self._totals: dict[str, tuple[int, float, tuple[float, ...]]] = {}
+        self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
+            CallRequested: self._requested,
+            CallReleased: self._released,
+            StagesMoved: self._stages_moved,
+            JobArrived: self._arrived,
+            JobEnded: self._ended,
+            JobPaused: self._paused_job,
+            BeliefFormed: self._believed,
+            ProfileLearned: self._learned,
+            CallDismissed: self._dismissed,
+            HolderDied: self._holder_died,
+            BackendConfigured: self._configured,
+            Ticked: self._ticked,
+        }
+
+    def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
+        """Take the event in; when this returns, no admissible ticket waits beside a slot that it could use.
+
+        If it was broken off by an exception, call it again with the same event: what was done already is
+        done once. Events about jobs and tickets that are not known change nothing.
+
+        Args:
+            now: the clock; it never goes back but for events that were put by.
+            event: what happened.
+            trust: whether to ask the policy. Without it the jobs that change go in order of arrival.
         """
-        commands: list[Command] = []
-        for event in events:
-            commands += self._handle(event)
-            self._story.append(event)
-        return commands
+        if self._committed[_APPLIED] is not event:
+            self._begin()
+            settle = self._handlers[type(event)](now, event, trust)
+            staged = self._truth.staged
+            if staged:
+                staged[_APPLIED] = event
+                self._commit()
+            if not settle:
+                return
+        self._settle(now, trust)
 
-    def _handle(self, event: Event) -> list[Command]:
-        match event:
-            case CallRequested():
-                return self._call_requested(event)
-            case SlotGranted():
-                return self._slot_granted(event)
-            case CallReleased():
-                return self._call_released(event)
-            case CallQueued():
-                return self._call_queued(event)
-            case BeliefFormed():
-                return self._belief_formed(event)
-            case StagesMoved():
-                return self._stages_moved(event)
-            case JobArrived():
-                return self._job_arrived(event)
-            case JobPaused():
-                return self._job_paused(event)
-            case JobEnded():
-                return self._job_ended(event)
-            case CapacityChanged():
-                self.slots[event.backend] = event.slots
-                return [ResizeBackend(event.backend, event.slots)]
-            case ProfileLearned():
-                return self._profile_learned(event)
+    def _begin(self) -> None:
+        self._truth.begin()
+        self._touched = []
 
-    def _job_arrived(self, event: JobArrived) -> list[Command]:
-        if event.job in self._jobs:
-            raise InvalidTransitionError(f"job {event.job} arrived twice")
-        paused = None
-        if event.resumes is not None:
-            paused = self._paused.pop((event.application.fingerprint, event.resumes), None)
-        if paused is None or paused.paused_since is None:
-            self._jobs[event.job] = self._new_job(event.job, event.application, event.now)
-            return []
-        # The same job goes on: its evidence and its place in line are its own. Only its name is new.
-        paused.paused_s += event.now - paused.paused_since
-        paused.id, paused.paused_since = event.job, None
-        self._jobs[event.job] = paused
-        return []
+    def _commit(self) -> None:
+        truth = self._truth
+        gone = truth.commit()
+        for job in self._touched:
+            if job.applied < 0:
+                job.applied = job.facts
+        if gone:
+            self.ledger.committed(gone)
+            for key in gone:
+                if type(key) is int and key < 0:
+                    self._jobs.pop(-key, None)
 
-    def _job_paused(self, event: JobPaused) -> list[Command]:
-        job = self._jobs.pop(event.job, None)
-        if job is not None:
-            job.paused_since = event.now
-            self._paused[job.application, event.thread] = job
-            if len(self._paused) > PAUSED_JOBS:
-                del self._paused[next(iter(self._paused))]
-        return []
+    def _settle(self, now: float, trust: bool) -> None:
+        """Grant until no admissible ticket waits. Between two grants, keys may change."""
+        while True:
+            self._begin()
+            found, self.wake_s = self.ledger.settle(now)
+            if not found:
+                return
+            for one in found:
+                if isinstance(one, Granted):
+                    self._granted(now, one.ticket, one.grant, trust)
+            self._commit()
 
-    def _new_job(self, name: int | None, application: Application, now: float) -> Job:
-        self._arrivals += 1
+    # -- jobs --------------------------------------------------------------------------
+
+    def _job(self, number: int) -> Job | None:
+        """The job of that number, as committed; None if it is no more."""
+        facts = self._committed.get(-number)
+        if facts is None:
+            return None
+        job = self._jobs[number]
+        if job.applied != facts and job not in self._touched:
+            job.restore(facts)  # a decision about it was broken off
+        return job
+
+    def _active(self, id_: int | None) -> Job | None:
+        """The job that goes by the id and has not ended."""
+        number = None if id_ is None else self._ids.get(id_)
+        job = None if number is None else self._job(number)
+        if job is None or job.id != id_ or job.outcome is not None or job.paused_since is not None:
+            return None
+        return job
+
+    def _add(self, job: Job, *fact: Any) -> None:
+        if job not in self._touched:
+            self._touched.append(job)
+        self._truth.staged[-job.number] = job.add(fact)
+
+    def _new_job(self, now: float, info: JobInfo) -> Job:
+        number = self._next_number()
+        application = info.application
         template = self._templates.get(application.fingerprint)
         if template is None:
             template = self._templates[application.fingerprint] = self.profile.template(application)
-        job = Job(name, template, self._arrivals, now)
-        if self.needs is Needs.TAG:
-            work_s = self.profile.total_work_s(template)
-            job.finish_tag_s = self._fair_clock.arrive(now, work_s, sum(self.slots.values()) or 1)
+        job = self._jobs[number] = Job(number, info, template, now)
+        self._touched.append(job)
+        if self._hear is not None:
+            self._tell_policy(now, "JobArrived", job)
         return job
 
-    def _stages_moved(self, event: StagesMoved) -> list[Command]:
-        job = self._jobs.get(event.job)
-        if job is None:
-            return []
-        job.move(event.moves, event.now)
-        return self._refresh(job, event.now)
+    def _next_number(self) -> int:
+        number: int = self._truth.get(_JOBS) + 1
+        self._truth.staged[_JOBS] = number
+        return number
 
-    def _job_ended(self, event: JobEnded) -> list[Command]:
-        job = self._jobs.pop(event.job, None)
-        if job is None:
-            return []
-        job.outcome = event.outcome
-        return self._close(job, event.now)
-
-    def _close(self, job: Job, now: float) -> list[Command]:
-        """Record the job once it has ended and its last call is back."""
-        if job.outcome is None or job.progress.outstanding:
-            return []
-        calls = sorted(job.progress.finished, key=lambda call: call.ticket)
-        return [
-            RecordJob(
-                JobRecord(
-                    application=job.application,
-                    calls=tuple(
-                        CallRecord(
-                            call.stage,
-                            call.occurrence,
-                            call.work_s(now),
-                            call.usage.prompt_tokens,
-                            call.usage.output_tokens,
-                            call.spot,
-                            call.backend,
-                            call.side_by_side,
-                            call.run,
-                            Span(
-                                call.first,
-                                call.last,
-                                call.requested_s,
-                                now if call.released_s is None else call.released_s,
-                            ),
-                        )
-                        for call in calls
-                    ),
-                    arrival_s=job.arrival_s,
-                    ended_s=now,
-                    complete=job.outcome is Outcome.FINISHED,
-                    stages=job.stages if calls else (),  # without calls it teaches nothing
-                    paused_s=job.paused_s,
-                    template=job.template,
-                )
-            )
-        ]
-
-    def _call_requested(self, event: CallRequested) -> list[Command]:
-        if event.ticket in self._tickets:
-            raise InvalidTransitionError(f"ticket {event.ticket} was requested twice")
-        job = self._jobs.get(event.job) if event.job is not None else None
-        if job is None:
-            job = self._new_job(None, DIRECT, event.now)
-        others = job.progress.waiting
-        spot = None if event.run is None else job.position.spot(event.run)
-        call = job.progress.request(event.ticket, event.stage, event.now, spot)
-        call.backend = event.backend
-        call.first, call.run = job.tick(), None if spot is None else event.run
-        commands = self._reprioritise(job, event.now, others)
-        self._tickets[event.ticket] = _Ticket(job, call, event.backend)
-        self._waiters[job.arrival] = job
-        if event.backend not in job.backends:
-            job.backends += (event.backend,)
-        commands.append(RequestSlot(event.backend, event.ticket, job.arrival, job.priority, event.forced))
-        return commands
-
-    def _slot_granted(self, event: SlotGranted) -> list[Command]:
-        ticket = self._tickets.get(event.ticket)
-        if ticket is None:
-            return []  # it was released while the grant was under way, and release is final
-        if not ticket.waiting:
-            raise InvalidTransitionError(f"ticket {event.ticket} was granted twice")
-        ticket.job.progress.start(event.ticket, event.now)
-        serving = self._serving[ticket.backend] = self._serving.get(ticket.backend, 0) + 1
-        ticket.call.side_by_side = serving
-        return self._refresh(ticket.job, event.now)
-
-    def _call_released(self, event: CallReleased) -> list[Command]:
-        ticket = self._tickets.pop(event.ticket, None)
-        if ticket is None:
-            return []
-        job = ticket.job
-        if not ticket.waiting:
-            serving = self._serving[ticket.backend]
-            ticket.call.side_by_side = (ticket.call.side_by_side + serving) / 2
-            self._serving[ticket.backend] = serving - 1
-        job.finish(event.ticket, event.outcome, event.usage, event.now)
-        if not job.progress.outstanding:
-            self._waiters.pop(job.arrival, None)
-        if job.id is None:
-            job.outcome = event.outcome
-        release = ReleaseSlot(ticket.backend, event.ticket)
-        return [release, *self._refresh(job, event.now), *self._close(job, event.now)]
-
-    def _profile_learned(self, event: ProfileLearned) -> list[Command]:
-        self.profile = event.profile
-        for fingerprint in event.applications & self._templates.keys():
-            self._templates[fingerprint] = event.profile.template(self._templates[fingerprint])
-        commands: list[Command] = []
-        for job in self._jobs.values():
-            if job.application in event.applications:
-                job.outdated = True
-                commands += self._refresh(job, event.now)
-        return commands
-
-    def _call_queued(self, event: CallQueued) -> list[Command]:
-        ticket = self._tickets.get(event.ticket)
-        return [] if ticket is None or not ticket.waiting else self._form_belief(ticket.job, event.now)
-
-    def _form_belief(self, job: Job, now: float) -> list[Command]:
-        """Ask for a belief, if the policy wants one and there is something to base it on."""
-        needs = self.needs
-        if needs in (Needs.NOTHING, Needs.TAG):
-            return []
-        known = self.profile.applications.get(job.application)
-        if known is None or known.model is None or not job.ask():
-            return []
-        return [FormBelief(job.arrival, known.model, job.evidence(now), needs)]
-
-    def _belief_formed(self, event: BeliefFormed) -> list[Command]:
-        job = self._waiters.get(event.arrival)
-        if job is None:
-            return []
-        job.believe(event.belief)
-        waiting = job.progress.waiting
-        return self._reprioritise(job, event.now, waiting) if waiting else []
-
-    def _refresh(self, job: Job, now: float) -> list[Command]:
-        """Ask the policy again, if the job has a waiting call that its answer could move."""
-        waiting = job.progress.waiting
-        if not waiting:
-            return []
-        return [*self._reprioritise(job, now, waiting), *self._form_belief(job, now)]
-
-    def _reprioritise(self, job: Job, now: float, backlog: int) -> list[Command]:
-        """Ask the policy; if its mind has changed, move the job's calls of which so many are in backlogs.
-
-        They are one group, for they have one priority.
-        """
-        priority, commands = self._priority(job, now)
-        if priority == job.priority:
-            return commands
-        job.priority = priority
-        if backlog:
-            commands += [Reprioritise(backend, job.arrival, priority) for backend in job.backends]
-        return commands
-
-    def _priority(self, job: Job, now: float) -> tuple[float, list[Command]]:
-        # A policy may be anybody's object. Its bug must cost the order of one job, never a slot.
+    def _tell_policy(self, now: float, kind: str, job: Job) -> None:
+        slots = sum(own.backend.slots for own in self.ledger.backends.values())
         try:
-            priority = float(self.policy.priority(job, self.profile, now))
-            if math.isnan(priority):
-                raise ValueError(f"policy {self.policy.name!r} gave NaN as a priority")
+            assert self._hear is not None
+            self._hear(PolicyEvent(kind, now, job.number, self._total(job)[1], slots))
         except Exception as error:
-            return 0.0, [ReportFault(job.arrival, error)]
-        return priority, []
+            self.story.tell(now, "PolicyFailed", job.number, 0, "", error)
 
-    @property
-    def needs(self) -> Needs:
-        """What the policy wants to be worked out beforehand."""
-        needs: Needs = getattr(self.policy, "needs", Needs.NOTHING)
-        return needs
+    def _total(self, job: Job) -> tuple[int, float, tuple[float, ...]]:
+        """Of its application: jobs that are known, their mean work before anything is known, their works."""
+        fingerprint = job.fingerprint
+        found = self._totals.get(fingerprint)
+        if found is None:
+            known = self.profile.applications.get(fingerprint)
+            works_s = () if known is None else known.works_s
+            runs = 0 if known is None else max(known.jobs, 1)
+            found = self._totals[fingerprint] = (runs, self.profile.total_work_s(job.template), works_s)
+        return found
 
-    def explore(
-        self, backend: str, grant: int, line: Callable[[int], Iterable[int]], now: float
-    ) -> int | None:
-        """The ticket that should get the slot for what it teaches; None if the next in line should get it.
+    def _arrived(self, now: float, event: JobArrived, trust: bool) -> bool:
+        if self._active(event.job) is not None:
+            return False
+        number = None
+        if event.resumes is not None:
+            at = ("paused", event.info.application.fingerprint, event.resumes)
+            number = self._committed.get(at)
+            if number is not None:
+                self._truth.remove(at)
+        job = None if number is None else self._job(number)
+        if job is None:
+            job = self._new_job(now, event.info)
+            self._add(job, Job.named, event.job, event.moves)
+            kind = "JobArrived"
+        else:
+            self._add(job, Job.resumed, now, event.job, event.moves)
+            kind = "JobResumed"
+        self._ids[event.job] = job.number
+        self._truth.staged[_RUNNING] = self._committed[_RUNNING] + 1
+        self.story.tell(now, kind, job.number, 0, "", event.info)
+        return False
 
-        Args:
-            backend: whose slot it is.
-            grant: which grant of the backend this is, counted from 1.
-            line: arrivals of so many jobs that are next in line there.
-            now: the clock.
-        """
-        exploration: Exploration | None = getattr(self.policy, "exploration", None)
-        if exploration is None or not exploration.turn(grant):
-            return None
+    def _paused_job(self, now: float, event: JobPaused, trust: bool) -> bool:
+        job = self._active(event.job)
+        if job is None:
+            return False
+        self._hear_moves(job, now)
+        self._add(job, Job.paused, now)
+        at = ("paused", job.info.application.fingerprint, event.thread)
+        self._forget_paused(now, at)
+        self._paused.pop(at, None)
+        self._paused[at] = None
+        if len(self._paused) > PAUSED_JOBS:
+            oldest = next(iter(self._paused))
+            del self._paused[oldest]
+            self._forget_paused(now, oldest)
+        self._truth.staged[at] = job.number
+        self._truth.staged[_RUNNING] = self._committed[_RUNNING] - 1
+        self._ids.pop(event.job, None)
+        self.story.tell(now, "JobPaused", job.number, 0, "", event.thread)
+        return False
 
-        def waiting(job: Job, spot: Spot) -> int | None:
-            """The first call of the stage that waits for this backend."""
-            for number, call in job.progress.outstanding.items():
-                if call.granted_s is None and call.place == spot and self._tickets[number].backend == backend:
-                    return number
-            return None
+    def _forget_paused(self, now: float, at: tuple[str, str, str]) -> None:
+        """The job that was paused there is not resumed any more."""
+        number = self._truth.get(at)
+        job = None if number is None else self._job(number)
+        if job is not None and job.paused_since is not None:
+            self._truth.remove(at)
+            self._add(job, Job.ended, Outcome.CANCELLED)
+            self._close(job, now)
 
-        chosen = exploration.choose(
-            [self._waiters[arrival] for arrival in line(LOOKED_AT)],
-            now,
-            grantable=lambda job, spot: waiting(job, spot) is not None,
+    def _ended(self, now: float, event: JobEnded, trust: bool) -> bool:
+        job = self._active(event.job)
+        if job is None:
+            return False
+        self._hear_moves(job, now)
+        self._add(job, Job.ended, event.outcome)
+        self._truth.staged[_RUNNING] = self._committed[_RUNNING] - 1
+        self._ids.pop(event.job, None)
+        self.story.tell(now, "JobEnded", job.number, 0, "", event.outcome)
+        self._close(job, now)
+        return False
+
+    def _close(self, job: Job, now: float) -> None:
+        """The job is no more, once it has ended and its last call is back."""
+        if job.outcome is None or job.progress.outstanding:
+            return
+        self._add(job, Job.closed, now)
+        self._truth.remove(-job.number)
+        if self._hear is not None:
+            self._tell_policy(now, "JobClosed", job)
+        self.story.tell(now, "JobClosed", job.number, 0, "", job)
+
+    def _stages_moved(self, now: float, event: StagesMoved, trust: bool) -> bool:
+        job = self._active(event.job)
+        # Without a call that waits nothing depends on them yet; they are heard with the next one.
+        if job is not None and job.progress.waiting and self._hear_moves(job, now):
+            self._refresh(now, job, trust)
+        return False
+
+    def _hear_moves(self, job: Job, now: float) -> int:
+        """Take in the job's new moves; how many there were."""
+        upto = job.news
+        if not upto:
+            return 0
+        before = job.tick
+        self._add(job, Job.moved, now, upto)
+        heard = job.tick - before
+        self.story.tell(now, "StagesMoved", job.number, 0, "", heard)
+        return heard
+
+    # -- calls -------------------------------------------------------------------------
+
+    def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
+        ticket, backend, stage, id_, forced, run, models = event
+        ledger = self.ledger
+        if ledger.claim(ticket) is not None:
+            return False
+        job = self._active(id_)
+        idle = forced or ledger.idle(backend, now)
+        if job is None:
+            if idle and self._hear is None:
+                # A call outside of any run that need not wait is no job to anybody.
+                call = CallInfo(stage, Spot(stage, 1), 1, None, 1, models)
+                lane = (backend, self._next_number(), call.spot)
+                ledger.submit(now, Request(ticket, lane, None, forced, call))
+                self._at_once_granted(now, trust)
+                return False
+            job = self._new_job(now, _DIRECT)
+            self._add(job, Job.named, None, ())
+        else:
+            self._hear_moves(job, now)
+        occurrence = job.progress.next_occurrence(stage)
+        spot = None if run is None else job.position.spot(run)
+        if spot is None:
+            run, spot = None, Spot(stage, occurrence)
+        call = CallInfo(stage, spot, occurrence, run, job.tick, models)
+        self._add(job, Job.requested, ticket, stage, spot, backend)
+        lane = (backend, job.number, spot)
+        if idle:
+            ledger.submit(now, Request(ticket, lane, None, forced, call))
+            self._at_once_granted(now, trust)
+            return False
+        if self._believing and trust:
+            self._believe(job, now)
+        order = self._order(now, job, trust)
+        key = self._key(job, spot, order)
+        self._rekey(now, job, order, but=lane)
+        ledger.submit(now, Request(ticket, lane, key, forced, call))
+        self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
+        return True
+
+    def _at_once_granted(self, now: float, trust: bool) -> None:
+        for one in self.ledger.settle(now)[0]:
+            assert isinstance(one, Granted)
+            self._granted(now, one.ticket, one.grant, trust)
+
+    def _granted(self, now: float, ticket: int, grant: Grant, trust: bool) -> None:
+        backend, number, spot = grant.lane
+        self.untold[ticket] = True
+        job = self._jobs.get(number)
+        if job is not None and (job in self._touched or self._job(number) is not None):
+            self._add(job, Job.granted, now, spot, grant.reason == "explore")
+            self._refresh(now, job, trust)
+        self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
+
+    def _released(self, now: float, event: CallReleased, trust: bool) -> bool:
+        return self._release(now, trust, *event)
+
+    def _holder_died(self, now: float, event: HolderDied, trust: bool) -> bool:
+        return self._release(now, trust, event.ticket, Outcome.CANCELLED)
+
+    def _dismissed(self, now: float, event: CallDismissed, trust: bool) -> bool:
+        if type(self.ledger.claim(event.ticket)) is not Waiting:
+            return False
+        settle = self._release(now, trust, event.ticket, Outcome.CANCELLED)
+        self.untold[event.ticket] = True
+        return settle
+
+    def _release(
+        self,
+        now: float,
+        trust: bool,
+        ticket: int,
+        outcome: Outcome,
+        usage: Usage = UNKNOWN_USAGE,
+        failure: Any = None,
+    ) -> bool:
+        ledger = self.ledger
+        claim = ledger.claim(ticket)
+        self.untold.pop(ticket, None)
+        if claim is None:
+            return False
+        (backend, number, spot), call = claim.lane, claim.call
+        before = ledger.backend(backend)
+        ledger.submit(now, Release(ticket, usage, failure))
+        job = self._job(number)
+        if type(claim) is Grant:
+            done = FinishedCall(
+                ticket,
+                call.stage,
+                call.occurrence,
+                spot,
+                call.run,
+                backend,
+                claim.asked_s,
+                claim.granted_s,
+                now,
+                (claim.concurrency + before.holding) / 2,
+                usage,
+                outcome,
+                call.first,
+                2 if job is None else job.tick,
+                claim.reason,
+            )
+            if job is not None:
+                self._add(job, Job.finished, done)
+            self.story.tell(now, "CallReleased", number, ticket, backend, done)
+            if job is None:
+                self.story.tell(now, "JobClosed", number, 0, "", Direct(number, done))
+        else:
+            assert job is not None
+            self._add(job, Job.withdrew, ticket, spot)
+            self.story.tell(now, "CallWithdrawn", number, ticket, backend, outcome)
+        if job is not None:
+            if job.id is None:
+                self._add(job, Job.ended, outcome)
+            self._refresh(now, job, trust)
+            self._close(job, now)
+        return bool(before.waiting)
+
+    # -- beliefs and keys --------------------------------------------------------------
+
+    def _believed(self, now: float, event: BeliefFormed, trust: bool) -> bool:
+        job = self._job(event.job)
+        if job is not None and job.progress.outstanding:
+            self._add(job, Job.believes, event.belief)
+            self.story.tell(now, "BeliefFormed", job.number, 0, "", event.belief)
+            if job.progress.waiting:
+                self._rekey(now, job, self._order(now, job, trust))
+        return False
+
+    def _learned(self, now: float, event: ProfileLearned, trust: bool) -> bool:
+        profile = self.profile = event.profile
+        self._totals.clear()
+        for fingerprint in event.applications & self._templates.keys():
+            self._templates[fingerprint] = profile.template(self._templates[fingerprint])
+        for number in tuple(self._jobs):
+            job = self._job(number)
+            if job is not None and job.id is not None and job.fingerprint in event.applications:
+                if job.active:
+                    self._add(job, Job.revised)
+                    self._refresh(now, job, trust)
+        self.story.tell(now, "ProfileLearned", 0, 0, "", event.applications)
+        return False
+
+    def _refresh(self, now: float, job: Job, trust: bool) -> None:
+        """The job has changed: look at its evidence, and ask the policy again, if a call of it waits."""
+        if job.progress.waiting:
+            if self._believing and trust:
+                self._believe(job, now)
+            self._rekey(now, job, self._order(now, job, trust))
+
+    def _believe(self, job: Job, now: float) -> None:
+        """See to a belief, if there is a model, and evidence that the last one does not rest on."""
+        known = self.profile.applications.get(job.fingerprint)
+        if known is None or known.model is None:
+            return
+        _ = job.position  # moves that were not looked at may be news
+        if not job.outdated:
+            return
+        wanted = BeliefWanted(job.number, known.model, job.evidence(now), self._needs)
+        self._add(job, Job.asked, now)
+        if self._at_once:
+            self._add(job, Job.believes, wanted.belief())
+        else:
+            self.story.tell(now, "BeliefWanted", job.number, 0, "", wanted)
+
+    def view(self, job: Job, now: float) -> JobView:
+        """The job as its policy sees it."""
+        progress, belief = job.progress, job.belief
+        work_s = progress.done_s + (progress.holding * now - progress.granted_sum_s)
+        total = self._totals.get(job.fingerprint)
+        runs, total_s, works_s = self._total(job) if total is None else total
+        median_s = interval_s = None
+        if self._believing:
+            remaining_s = index_s = job.remaining_s(now, total_s)
+            if belief is not None:
+                if self._by_index and belief.mean > 0.0:
+                    # What was received since the belief was formed counts at once.
+                    index_s = remaining_s * (belief.index / belief.mean)
+                since_s = max(work_s - job.believed_at_s, 0.0)
+                if self._by_median:
+                    median_s = max(belief.median - since_s, 0.0)
+                if self._by_interval:
+                    lo, hi = belief.bounds
+                    less_s = min(since_s, lo)
+                    interval_s = (lo - less_s, hi - less_s)
+        else:
+            remaining_s = index_s = max(total_s - work_s, 0.0)
+        fields = (
+            *(job.number, job.info, job.arrival_s, work_s, progress.holding, progress.waiting),
+            *(runs, total_s, works_s, remaining_s, median_s, interval_s, index_s, belief is not None),
         )
-        if chosen is None:
+        return _new(JobView, fields)
+
+    def _order(self, now: float, job: Job, trust: bool) -> float:
+        # A policy may be anybody's object. Its bug costs the order of one job, never a slot.
+        if not trust:
+            return 0.0
+        try:
+            order = float(self.policy.order(self.view(job, now), now))
+            if isnan(order):
+                raise ValueError(f"policy {self.policy.name!r} gave NaN as an order")
+        except Exception as error:
+            self.story.tell(now, "PolicyFailed", job.number, 0, "", error)
+            return 0.0
+        return order
+
+    def _key(self, job: Job, spot: Spot, order: float) -> Key:
+        return Key(job.info.priority, order, self._explore(job, spot))
+
+    def _explore(self, job: Job, spot: Spot) -> Explore | None:
+        """What exploring the stage occurrence needs; None if it is never explored."""
+        belief, exploration, progress = job.belief, self._exploration, job.progress
+        if exploration is None or belief is None:
             return None
-        job, spot = chosen
-        job.explored[spot] = job.explored.get(spot, 0) + 1
-        return waiting(job, spot)
+        work = progress.works.get(spot)
+        calls = 0 if work is None else work.calls
+        return Explore(
+            belief,
+            job.believed_at_s,
+            progress.done_s,
+            progress.holding,
+            progress.granted_sum_s,
+            ceil(exploration.sample * calls) - job.explored.get(spot, 0),
+        )
+
+    def _rekey(self, now: float, job: Job, order: float, but: Lane | None = None) -> None:
+        """Tell the ledger the keys of the job's lanes, if they may be other ones than before."""
+        if order == job.sent and self._exploration is None:
+            return
+        job.sent = order
+        for spot in job.progress.ready:
+            key = self._key(job, spot, order)
+            for backend in job.backends:
+                lane = (backend, job.number, spot)
+                if lane != but:
+                    self.ledger.submit(now, Rekey(lane, key))
+
+    # -- backends and time -------------------------------------------------------------
+
+    def _configured(self, now: float, event: BackendConfigured, trust: bool) -> bool:
+        self.ledger.submit(now, Configure(event.backend))
+        self.story.tell(now, "BackendConfigured", 0, 0, event.backend.name, event.backend)
+        return True
+
+    def _ticked(self, now: float, event: Ticked, trust: bool) -> bool:
+        return True
+
+    # -- what can be seen --------------------------------------------------------------
 
     @property
     def jobs(self) -> int:
         """Jobs that have arrived and not ended."""
-        return len(self._jobs)
+        running: int = self._committed[_RUNNING]
+        return running
 
-    def story(self, *tickets: int) -> list[Event]:
-        """The latest events, oldest first; only those about `tickets` if any are given."""
-        if not tickets:
-            return list(self._story)
-        return [event for event in self._story if getattr(event, "ticket", None) in tickets]
+    def entries(self, *tickets: int) -> list[Entry]:
+        """The story, oldest first; only what is about `tickets` if any are given."""
+        entries = self.story.after(0)
+        return [entry for entry in entries if entry.ticket in tickets] if tickets else entries
 
-    def waiting(self) -> set[int]:
-        """Tickets that have asked for a slot and not got one."""
-        return {number for number, ticket in self._tickets.items() if ticket.waiting}
+    def known(self) -> Iterator[Job]:
+        """The jobs that are not closed."""
+        return (job for number in tuple(self._jobs) if (job := self._job(number)) is not None)
 
-    def holding(self) -> set[int]:
-        """Tickets in a slot."""
-        return {number for number, ticket in self._tickets.items() if not ticket.waiting}
-
-    def check(self) -> None:
-        """Raise AssertionError unless every invariant holds."""
-        for number, ticket in self._tickets.items():
-            call = ticket.job.progress.outstanding.get(number)
-            assert call is ticket.call, f"ticket {number} is not among its job's calls"
-        for job in {ticket.job.arrival: ticket.job for ticket in self._tickets.values()}.values():
-            job.progress.check()
-        assert set(self._waiters) == {ticket.job.arrival for ticket in self._tickets.values()}, "lost a job"
-        for job in self._jobs.values():
-            assert job.outcome is None, f"job {job.id} has ended and is still listed"
-            assert job.progress.outstanding.keys() <= self._tickets.keys(), "a call has lost its ticket"
+    def check(self, now: float = float("inf")) -> None:
+        """Raise AssertionError unless every invariant of machine and ledger holds at `now`."""
+        self.ledger.check(now)
+        view = self.ledger.view()
+        waiting: dict[int, int] = {}
+        holding: dict[int, int] = {}
+        for claim in view.waiting.values():
+            waiting[claim.lane[1]] = waiting.get(claim.lane[1], 0) + 1
+        for grant in view.holding.values():
+            holding[grant.lane[1]] = holding.get(grant.lane[1], 0) + 1
+        known = {job.number: job for job in self.known()}
+        assert waiting.keys() <= known.keys(), "a waiting ticket has lost its job"
+        active = 0
+        for number, job in known.items():
+            job.check()
+            assert job.progress.waiting == waiting.get(number, 0), "a job's waiting calls"
+            assert job.progress.holding == holding.get(number, 0), "a job's calls in slots"
+            assert job.outcome is None or job.progress.outstanding, "an ended job stays"
+            active += job.id is not None and job.active
+        assert active == self.jobs, "jobs that run"

@@ -1,6 +1,6 @@
-"""Knows how far one job has come: which calls it asked for, which run, which are finished.
+"""Knows how far the calls of one job have come: how many wait, hold a slot and are over, by stage occurrence.
 
-Does not know what is still to come (that is a belief), slots, or the order of service.
+Does not know what is still to come (that is a belief), which tickets those are, or the order of service.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from llmsched_langgraph.dag.position import Spot
 
@@ -23,7 +24,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call; None where nobody could tell."""
+    """Tokens of one call; None where they are not known."""
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
@@ -32,53 +33,59 @@ class Usage:
 UNKNOWN_USAGE = Usage()
 
 
-@dataclass(slots=True)
-class Call:
-    """One LLM request of a job: asked for at `requested_s`, in its slot from `granted_s` on.
+class FinishedCall(NamedTuple):
+    """A call that held a slot and gave it back. Times are the clock's seconds.
 
-    `occurrence` counts the calls of one stage in one job, from 1. `spot` is the time that the stage was
-    run, if that is known: more than one call may be made in it; `run` is the number of that stage run.
-    `side_by_side` is how many calls its backend served meanwhile. `first` and `last` number its request and
-    its end among all that happened in the job. Times are the clock's seconds.
+    Attributes:
+        ticket: its number; tickets are numbered as they are asked for.
+        stage: the name that it went by.
+        occurrence: which call of that name it was in its job, from 1.
+        spot: the stage occurrence that it was part of.
+        run: number of the stage run that made it; None if that is not known.
+        backend: which one served it.
+        asked_s: when it was asked for.
+        granted_s: when it got its slot.
+        released_s: when it gave it back.
+        concurrency: calls that its backend served meanwhile: the mean of its beginning and its end.
+        usage: its tokens.
+        outcome: how it ended.
+        first: number of its request among the events of its job.
+        last: number of its end among them.
+        reason: why it was granted when it was.
     """
 
     ticket: int
     stage: str
     occurrence: int
-    requested_s: float
-    spot: Spot | None = None
-    granted_s: float | None = None
-    released_s: float | None = None
-    usage: Usage = UNKNOWN_USAGE
-    outcome: Outcome | None = None
-    side_by_side: float = 1.0
-    backend: str = ""
-    run: int | None = None
+    spot: Spot
+    run: int | None
+    backend: str
+    asked_s: float
+    granted_s: float
+    released_s: float
+    concurrency: float
+    usage: Usage
+    outcome: Outcome
     first: int = 0
     last: int = 0
+    reason: str = ""
 
     @property
-    def place(self) -> Spot:
-        """The occurrence of a stage that it counts for."""
-        return Spot(self.stage, self.occurrence) if self.spot is None else self.spot
-
-    def work_s(self, now: float) -> float:
-        """Slot-seconds received by `now`."""
-        if self.granted_s is None:
-            return 0.0
-        return (now if self.released_s is None else self.released_s) - self.granted_s
+    def work_s(self) -> float:
+        """Slot-seconds that it received."""
+        return self.released_s - self.granted_s
 
 
 @dataclass(slots=True)
 class Work:
-    """The calls of one occurrence of a stage, as far as they have come. Times are the clock's seconds.
+    """The calls of one stage occurrence, as far as they have come. Times are the clock's seconds.
 
     Attributes:
-        calls: how many were asked for, those aside that gave up waiting.
+        calls: how many were asked for, without those that gave up waiting.
         running: how many hold a slot.
         done: how many held one and gave it back.
         done_s: slot-seconds of those.
-        prompt_tokens: tokens that those sent; None if nobody could tell for one of them.
+        prompt_tokens: tokens that those sent; None if those of one are not known.
         output_tokens: tokens that they were answered, likewise.
     """
 
@@ -107,105 +114,109 @@ class Work:
 
 @dataclass(slots=True)
 class Progress:
-    """The calls of one job. Everything it does is O(1), however many calls the job has.
+    """The calls of one job. Every change is O(1), however many calls the job has.
 
     Attributes:
-        outstanding: calls waiting or holding, by ticket, in the order in which they were asked for.
-        running: those of them that hold a slot, in the order in which they got it.
-        finished: calls that held a slot and gave it back, in the order in which they ended.
-        works: what they came to by occurrence of a stage. Where that is not known, a call is one of its own.
-        latest: stage and occurrence of the call asked for last, or None before the first.
+        waiting: calls that wait for a slot.
+        holding: calls that hold one.
+        finished: calls that held one and gave it back, in the order in which they ended.
+        works: what they came to, by stage occurrence.
+        ready: the occurrences of which a call waits, each with how many.
         prompt_tokens: tokens that the first call sent, once it is over: the size of the job's input.
+        done_s: slot-seconds of the finished calls.
+        granted_sum_s: the sum of the times at which the holding calls were granted.
     """
 
-    outstanding: dict[int, Call] = field(default_factory=dict)
-    running: dict[int, Call] = field(default_factory=dict)
-    finished: list[Call] = field(default_factory=list)
+    waiting: int = 0
+    holding: int = 0
+    finished: list[FinishedCall] = field(default_factory=list)
     works: dict[Spot, Work] = field(default_factory=dict)
-    latest: tuple[str, int] | None = None
+    ready: dict[Spot, int] = field(default_factory=dict)
     prompt_tokens: int | None = None
+    done_s: float = 0.0
+    granted_sum_s: float = 0.0
     _first: int | None = None
     _occurrences: dict[str, int] = field(default_factory=dict)
-    _finished_work_s: float = 0.0
-    _granted_sum_s: float = 0.0  # of the running calls' `granted_s`
 
-    def request(self, ticket: int, stage: str, now: float, spot: Spot | None = None) -> Call:
-        """The job asks for one more call of `stage`."""
-        occurrence = self._occurrences.get(stage, 0) + 1
-        self._occurrences[stage] = occurrence
-        call = self.outstanding[ticket] = Call(ticket, stage, occurrence, now, spot)
-        self.latest = (stage, occurrence)
+    def next_occurrence(self, stage: str) -> int:
+        """Which call of this name the next one would be."""
+        return self._occurrences.get(stage, 0) + 1
+
+    def request(self, ticket: int, stage: str, spot: Spot) -> None:
+        """The job asks for one more call of `stage`, in the stage occurrence `spot`."""
+        self._occurrences[stage] = self.next_occurrence(stage)
         if self._first is None:
             self._first = ticket
-        at = call.place
-        work = self.works.get(at)
+        work = self.works.get(spot)
         if work is None:
-            work = self.works[at] = Work()
+            work = self.works[spot] = Work()
         work.calls += 1
-        return call
+        self.waiting += 1
+        self.ready[spot] = self.ready.get(spot, 0) + 1
 
-    def start(self, ticket: int, now: float) -> Call:
-        """The call has its slot."""
-        call = self.running[ticket] = self.outstanding[ticket]
-        call.granted_s = now
-        self._granted_sum_s += now
-        work = self.works[call.place]
+    def _unready(self, spot: Spot) -> None:
+        self.waiting -= 1
+        left = self.ready[spot] - 1
+        if left:
+            self.ready[spot] = left
+        else:
+            del self.ready[spot]
+
+    def start(self, spot: Spot, now: float) -> None:
+        """A call of the occurrence has its slot."""
+        self._unready(spot)
+        self.holding += 1
+        self.granted_sum_s += now
+        work = self.works[spot]
         work.running += 1
         work.granted_sum_s += now
-        return call
 
-    def finish(self, ticket: int, outcome: Outcome, usage: Usage, now: float) -> Call:
-        """The call is over. One that never held a slot leaves no trace: it did no work."""
-        call = self.outstanding.pop(ticket)
-        call.outcome, call.usage, call.released_s = outcome, usage, now
-        work = self.works[call.place]
-        if call.granted_s is not None:
-            del self.running[ticket]
-            # Nothing runs: start from nought again, so that rounding errors cannot add up for ever.
-            self._granted_sum_s = self._granted_sum_s - call.granted_s if self.running else 0.0
-            self._finished_work_s += call.work_s(now)
-            self.finished.append(call)
-            work.running -= 1
-            work.granted_sum_s = work.granted_sum_s - call.granted_s if work.running else 0.0
-            work.done += 1
-            work.done_s += call.work_s(now)
-            work.prompt_tokens = _plus(work.prompt_tokens, usage.prompt_tokens)
-            work.output_tokens = _plus(work.output_tokens, usage.output_tokens)
-            if ticket == self._first:
-                self.prompt_tokens = usage.prompt_tokens
-        else:
-            if ticket == self._first:
-                self._first = None  # the next one asked for counts as the first
-            work.calls -= 1
-            if not work.calls:
-                del self.works[call.place]
-        return call
+    def withdraw(self, ticket: int, spot: Spot) -> None:
+        """The call gave up waiting. It leaves no trace: it did no work."""
+        self._unready(spot)
+        if ticket == self._first:
+            self._first = None  # the next one asked for counts as the first
+        work = self.works[spot]
+        work.calls -= 1
+        if not work.calls:
+            del self.works[spot]
 
-    @property
-    def holding(self) -> int:
-        """Slots that the job holds now."""
-        return len(self.running)
+    def finish(self, call: FinishedCall) -> None:
+        """A call that held a slot is over."""
+        work, work_s, usage = self.works[call.spot], call.work_s, call.usage
+        self.holding -= 1
+        # Nothing runs: start from nought again, so that rounding errors cannot add up for ever.
+        self.granted_sum_s = self.granted_sum_s - call.granted_s if self.holding else 0.0
+        self.done_s += work_s
+        self.finished.append(call)
+        work.running -= 1
+        work.granted_sum_s = work.granted_sum_s - call.granted_s if work.running else 0.0
+        work.done += 1
+        work.done_s += work_s
+        work.prompt_tokens = _plus(work.prompt_tokens, usage.prompt_tokens)
+        work.output_tokens = _plus(work.output_tokens, usage.output_tokens)
+        if call.ticket == self._first:
+            self.prompt_tokens = usage.prompt_tokens
 
     @property
-    def waiting(self) -> int:
-        """Calls of the job that wait for a slot now."""
-        return len(self.outstanding) - len(self.running)
+    def outstanding(self) -> int:
+        """Calls that wait or hold a slot."""
+        return self.waiting + self.holding
 
     def work_s(self, now: float) -> float:
         """Slot-seconds that the job has received by `now`, running calls included."""
-        return self._finished_work_s + (len(self.running) * now - self._granted_sum_s)
+        return self.done_s + (self.holding * now - self.granted_sum_s)
 
     def check(self) -> None:
-        """Raise AssertionError unless what is kept at hand agrees with the calls that it is about."""
-        running = {ticket: call for ticket, call in self.outstanding.items() if call.granted_s is not None}
-        assert self.running == running, "what runs and which calls were granted differ"
-        waiting = Counter(call.place for call in self.outstanding.values() if call.granted_s is None)
-        listed = {at: work.waiting for at, work in self.works.items() if work.waiting}
-        assert listed == waiting, "which calls wait and what is kept of their stages differ"
-        done = Counter(call.place for call in self.finished)
-        assert {at: work.done for at, work in self.works.items() if work.done} == done, "calls were lost"
-        granted_s = sum(call.granted_s or 0.0 for call in running.values())
-        assert math.isclose(self._granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"
+        """Raise AssertionError unless the sums agree with what they sum up."""
+        ready = {spot: work.waiting for spot, work in self.works.items() if work.waiting}
+        assert ready == self.ready, "which calls wait and what is kept of their stages differ"
+        assert self.waiting == sum(ready.values()), "waiting"
+        assert self.holding == sum(work.running for work in self.works.values()), "holding"
+        done = Counter(call.spot for call in self.finished)
+        assert {spot: work.done for spot, work in self.works.items() if work.done} == done, "calls were lost"
+        granted_s = sum(work.granted_sum_s for work in self.works.values())
+        assert math.isclose(self.granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"
 
 
 def _plus(sum_: int | None, more: int | None) -> int | None:

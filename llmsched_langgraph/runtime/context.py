@@ -66,6 +66,14 @@ class StageRun:
         for waiting in tuple(self.waiting):
             waiting.dismiss()
 
+    def check(self) -> None:
+        """Raise `CallCancelledError` if this stage run, or one around it, was cancelled."""
+        stage: StageRun | None = self
+        while stage is not None:
+            if stage.cancelled:
+                raise CallCancelledError("the run that this call belongs to was stopped")
+            stage = stage.around
+
     @contextmanager
     def wait(self, waiting: Waiting) -> Iterator[None]:
         """Wait for a slot inside the block.
@@ -80,8 +88,7 @@ class StageRun:
         for stage in stages:
             stage.waiting.add(waiting)
         try:
-            if any(stage.cancelled for stage in stages):
-                raise CallCancelledError("the run that this call belongs to was stopped")
+            self.check()
             yield
         finally:
             for stage in stages:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from llmsched_langgraph.core.policies import POLICIES
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.ledger.values import DEFAULT_SLOTS
 from llmsched_langgraph.runtime.recording import VARIABLE, recordable
-from llmsched_langgraph.runtime.scheduler import DEFAULT_POLICY, DEFAULT_SLOTS, Scheduler
+from llmsched_langgraph.runtime.scheduler import DEFAULT_POLICY, Scheduler
 
 _lock = threading.Lock()
 _default: Scheduler | None = None

@@ -1,4 +1,4 @@
-"""Knows how events from any thread and any loop reach one dispatcher, and whom to wake afterwards.
+"""Knows how events from any thread and any loop reach one machine, and whom to wake afterwards.
 
 Does not know LangGraph, what a call is, or the order of service.
 """
@@ -9,80 +9,68 @@ import itertools
 import logging
 import threading
 import time
+from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
-from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
+    BackendConfigured,
+    CallDismissed,
     CallReleased,
     CallRequested,
-    CapacityChanged,
+    Entry,
     Event,
-    FormBelief,
+    HolderDied,
     JobArrived,
     JobEnded,
+    JobInfo,
     JobPaused,
-    ReportFault,
     StagesMoved,
+    Ticked,
 )
-from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import Policy
-from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
+from llmsched_langgraph.ledger.values import Backend, BackendView, Failure, Grant, LedgerView
 from llmsched_langgraph.runtime.mind import Mind
+from llmsched_langgraph.runtime.observers import Counts, See, Subscription
 from llmsched_langgraph.runtime.recording import Recorder
 from llmsched_langgraph.runtime.stores import ProfileStore
+from llmsched_langgraph.runtime.timer import BEAT_S, Timer
 from llmsched_langgraph.runtime.waiter import Waiter
 
 logger = logging.getLogger("llmsched_langgraph")
 
-
-@dataclass(slots=True)
-class Counts:
-    """Totals since the driver was made. What is true right now is derived from the ledgers instead."""
-
-    peak: int = 0
-    over_commitments: int = 0
-    jobs: int = 0
-    waited_s: float = 0.0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass(slots=True)
-class _Outbox:
-    """What is to be done once the lock is given back."""
-
-    woken: list[tuple[int, Waiter, Exception | None]] = field(default_factory=list)
-    faults: list[ReportFault] = field(default_factory=list)
-    wanted: list[FormBelief] = field(default_factory=list)
-    records: list[JobRecord] = field(default_factory=list)
-
-
 PUT_BY = 64
-"""Events that may lie in the inbox until somebody needs them handled."""
+"""Events that may lie in the inbox until one comes that has to be handled."""
+
+AT_A_TIME = 256
+"""Events that are handled before their outcome is delivered."""
+
+TRIES = 3
+"""Times that an event is broken off after which it is handled without asking the policy."""
+
+GIVEN_UP = 6
+"""Times that an event is broken off after which it is dropped, so that those behind it can be handled."""
 
 
 class Driver:
-    """The live driver: one dispatcher, one clock, and a waker for each waiting ticket.
+    """The live driver: one machine, one clock, one timer, and a waker for each ticket that waits.
 
-    Events go into an inbox, and whoever finds the lock free handles all that is there. So nobody who
-    posts an event ever blocks on the lock, not an event loop and not a finaliser that the garbage
-    collector runs in the middle of another event; only those who look at the whole wait for a decision
-    to end. Waiters are woken after the lock is given back.
+    Events go into an inbox, and the thread that finds the lock free handles all that is there. An event stays in
+    the inbox until it is applied and settled, so an interrupt in the middle of it loses nothing: the next one who
+    comes by, or the timer, goes on from there. Waiters are woken and observers called after the lock is given
+    back; whom to wake is what the ledger says of the tickets that wait.
     """
 
     def __init__(
         self,
-        slots: Mapping[str, int],
+        backends: Iterable[Backend],
         policy: Policy,
         *,
         profile: Profile | None = None,
@@ -91,110 +79,108 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._dispatcher = Dispatcher(
-            SchedulerMachine(policy, profile or Profile()),
-            {backend: SlotLedger(capacity) for backend, capacity in slots.items()},
-        )
-        self._lock = threading.Lock()
-        self._inbox: deque[Callable[[_Outbox], None]] = deque()
-        self._waiters: dict[int, tuple[float, Waiter]] = {}  # since when, and whom to wake
+        self._machine = SchedulerMachine(policy, backends, profile)
+        self._ledger = self._machine.ledger
+        self.claim = self._ledger.claim
+        self._lock = allocate_lock()
+        self._inbox: deque[Any] = deque()  # pairs of time and event, and `HolderDied`
+        self._waiters: dict[int, Waiter] = {}
         self._tickets = itertools.count(1)
         self._jobs = itertools.count(1)
         self._closed = False
         self._decider: int | None = None  # the thread that is handling the inbox
-        self._told: set[str] = set()  # what was said of a policy that fails
-        self._counts = Counts()
-        # What is recorded is written as it happens: the process may be killed any time.
-        self._end = self._put_by if recorder is None else self._post
+        self._trying: Any = None
+        self._tries = 0
+        self._failed: set[str] = set()  # kinds of failures of the policy that were told of
+        self._timer = Timer(self)
+        self.counts = Counts()
+        self._end = self._put_by if recorder is None else self.post
+        story = self._machine.story
+        self._counting = Subscription(story, self.counts.see, self._unsubscribe)
+        self._own = (self._counting, Subscription(story, self._observe, self._unsubscribe))
+        self._subscriptions: tuple[Subscription, ...] = self._own
         # Last, as it may have something to tell at once.
-        self._mind = Mind(self._post, self._look, clock, profile or Profile(), store, recorder)
+        self._mind = Mind(self.post, self.look, clock, profile or Profile(), store, recorder)
 
     # -- what happens ------------------------------------------------------------------
 
-    def start_job(self, application: Application, resumes: str | None = None) -> int:
-        """A run of `application` begins, or goes on if it was paused on thread `resumes`.
+    def start_job(self, info: JobInfo, resumes: str | None = None, moves: list[Move] | None = None) -> int:
+        """A run begins, or goes on if it was paused on thread `resumes`; `moves` is what is seen of its stages.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
         """
         self._check_open()
         job = next(self._jobs)
-        self._put_by(JobArrived(self._clock(), job, application, resumes))
+        self._put_by(JobArrived(job, info, resumes, () if moves is None else moves))
         return job
 
-    def end_job(self, job: int, outcome: Outcome, moves: deque[Move]) -> None:
-        """The run is over, however it ended; `moves` as in `move_stages`."""
-        self._inbox.append(partial(self._take_moves, job, moves))
-        self._end(JobEnded(self._clock(), job, outcome))
+    def end_job(self, job: int, outcome: Outcome) -> None:
+        """The run is over, however it ended."""
+        self._end(JobEnded(job, outcome))
 
-    def pause_job(self, job: int, thread: str, moves: deque[Move]) -> None:
-        """The run was interrupted, and may be resumed on `thread`; `moves` as in `move_stages`."""
-        self._inbox.append(partial(self._take_moves, job, moves))
-        self._put_by(JobPaused(self._clock(), job, thread))
+    def pause_job(self, job: int, thread: str) -> None:
+        """The run was interrupted, and may be resumed on `thread`."""
+        self._put_by(JobPaused(job, thread))
 
-    def move_stages(self, job: int, moves: deque[Move]) -> None:
-        """Executions of stages of the job were announced, began or ended.
+    def move_stages(self, job: int) -> None:
+        """There is something new among what is seen of the job's stages."""
+        self.post(StagesMoved(job))
 
-        What stands in `moves` is taken out when it is handled, so that threads which tell of the same
-        job cannot overtake each other with a part of it each.
-        """
-        self._inbox.append(partial(self._take_moves, job, moves))
-        self._drain()
-
-    def dismiss(self, ticket: int, error: Exception) -> None:
-        """Wake the ticket's waiter with an error; nothing happens if it has its slot already."""
-        self._inbox.append(partial(self._send_away, ticket, error))
-        self._drain()
+    def dismiss(self, ticket: int) -> None:
+        """End the ticket's wait; nothing happens if it has its slot already."""
+        self.post(CallDismissed(ticket))
 
     def new_ticket(self) -> int:
         """A ticket to request with. It is named first, so that it can be released whatever happens."""
         return next(self._tickets)
 
-    def request(
-        self,
-        ticket: int,
-        waiter: Waiter,
-        backend: str,
-        *,
-        job: int | None,
-        stage: str,
-        run: int | None = None,
-        moves: deque[Move] | None = None,
-        forced: bool = False,
-    ) -> None:
-        """Ask for a slot; `waiter` is woken when it is there, at once if one is free.
+    def watch(self, holder: Any, ticket: int) -> HolderDied:
+        """What gives back whatever the ticket has when `holder` dies, unless it is dropped before."""
+        died = HolderDied(holder, self._inbox.append)
+        died.ticket = ticket
+        return died
 
-        Args:
-            ticket: from `new_ticket`.
-            waiter: whom to wake.
-            backend: whose slot.
-            job: the run that the call is part of, if any.
-            stage: what it is called.
-            run: number of the stage run that it is made in, if it is known.
-            moves: what happened in the job and was not told yet, as in `move_stages`.
-            forced: whether it cannot wait.
+    def request(
+        self, ticket: int, backend: str, stage: str, job: int | None, forced: bool, run: int | None
+    ) -> bool:
+        """Ask for a slot; whether it is there at once. If not, register a waiter and `claim` again.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
         """
-        self._check_open()
-        if moves and job is not None:
-            self._inbox.append(partial(self._take_moves, job, moves))
-        self._post(CallRequested(self._clock(), ticket, backend, stage, job, forced, run), waiter)
+        if self._closed:
+            self._check_open()
+        self._inbox.append((self._clock(), CallRequested(ticket, backend, stage, job, forced, run)))
+        self.pump()
+        if type(self.claim(ticket)) is not Grant:
+            return False
+        self._machine.untold.pop(ticket, None)
+        return True
 
-    def release(self, ticket: int, outcome: Outcome = Outcome.FINISHED, usage: Usage = UNKNOWN_USAGE) -> None:
+    def release(
+        self,
+        ticket: int,
+        outcome: Outcome = Outcome.FINISHED,
+        usage: Usage = UNKNOWN_USAGE,
+        failure: Failure | None = None,
+    ) -> None:
         """Give back whatever the ticket has: from any state, any thread, any number of times."""
-        self._post(CallReleased(self._clock(), ticket, outcome, usage))
+        self._inbox.append((self._clock(), CallReleased(ticket, outcome, usage, failure)))
+        self.pump()
 
-    def resize(self, backend: str, slots: int) -> None:
-        """Change a backend's slots. Fewer than are held: the surplus drains, nothing is revoked."""
-        self._post(CapacityChanged(self._clock(), backend, slots))
+    def configure(self, backend: Backend) -> None:
+        """Change a backend's settings. Fewer slots than are held: the surplus drains, nothing is revoked."""
+        self.post(BackendConfigured(backend))
 
     def close(self) -> None:
         """Take no more jobs and calls. Waiting calls raise; those in a slot go on and give it back."""
         self._closed = True
-        self._inbox.append(self._send_all_away)
-        self._drain()
+        self.pump()
+        for ticket, waiter in tuple(self._waiters.items()):
+            waiter.refuse(closed_while_waiting())
+            self._inbox.append((self._clock(), CallDismissed(ticket)))
+        self.pump()
         self._mind.stop()
 
     @property
@@ -209,114 +195,166 @@ class Driver:
                 "if it was the default one"
             )
 
+    # -- those who wait ----------------------------------------------------------------
+
+    def register(self, ticket: int, waiter: Waiter) -> None:
+        """Wake `waiter` once the ticket has its slot, or has been dismissed. Ask `outcome` after this."""
+        self._waiters[ticket] = waiter
+        self._timer.within(BEAT_S)
+        if self._closed:
+            waiter.refuse(closed_while_waiting())
+            self.dismiss(ticket)
+
+    def outcome(self, ticket: int, waiter: Waiter) -> bool:
+        """Whether the ticket has its slot.
+
+        Raises:
+            Exception: what the waiter was refused with, if it waits no longer.
+        """
+        claim = self.claim(ticket)
+        if claim is None and waiter.error is not None:
+            raise waiter.error
+        return type(claim) is Grant
+
+    def told(self, ticket: int) -> None:
+        """Nobody waits for the ticket any more."""
+        self._waiters.pop(ticket, None)
+        self._machine.untold.pop(ticket, None)
+
     # -- from the inbox to the waiters -------------------------------------------------
 
     def _put_by(self, event: Event) -> None:
-        """Leave an event that nobody waits for to whoever comes next; in its order, but not at once."""
-        self._inbox.append(partial(self._handle, event, None))
+        """Leave an event that no call waits for to the next one who comes by."""
+        self._inbox.append((self._clock(), event))
         if len(self._inbox) > PUT_BY:
-            self._drain()
+            self.pump()
 
-    def _post(self, event: Event, waiter: Waiter | None = None) -> None:
-        self._inbox.append(partial(self._handle, event, waiter))
-        self._drain()
+    def post(self, event: Event) -> None:
+        """Have the event handled, here or by the thread that is at it."""
+        self._inbox.append((self._clock(), event))
+        self.pump()
 
-    def _drain(self) -> None:
-        # Whoever fails to get the lock may leave: the holder looks into the inbox again after
-        # giving the lock back, so nothing that was posted meanwhile stays behind.
-        while self._inbox and self._lock.acquire(blocking=False):
-            outbox = _Outbox()
-            self._decider = threading.get_ident()
-            try:
-                while self._inbox:
-                    self._inbox.popleft()(outbox)
-            finally:
-                self._decider = None
-                self._lock.release()
-                self._deliver(outbox)
-
-    def _handle(self, event: Event, waiter: Waiter | None, outbox: _Outbox) -> None:
-        if isinstance(event, CallRequested) and waiter is not None:
-            if self._closed:  # it was open when the call asked
-                outbox.woken.append((event.ticket, waiter, _closed_while_waiting()))
+    def pump(self) -> None:
+        """Handle what is in the inbox, unless another call does: it looks again after giving the lock back."""
+        inbox, lock = self._inbox, self._lock
+        while inbox:
+            if lock.locked():  # perhaps by this very thread: a finaliser inside a decision, or a policy
                 return
-            self._waiters[event.ticket] = (event.now, waiter)
-        elif isinstance(event, CallReleased):
-            self._waiters.pop(event.ticket, None)
-        settled = self._dispatcher.handle(event)
-        for ticket in settled.granted:
-            asked_s, granted = self._waiters.pop(ticket)
-            outbox.woken.append((ticket, granted, None))
-            self._counts.waited_s += event.now - asked_s
-        outbox.faults += settled.faults
-        outbox.wanted += settled.wanted
-        for record in settled.records:
-            self._count(record)
-            outbox.records.append(record)
-        if settled.granted:
-            if isinstance(event, CallRequested) and event.forced:
-                self._counts.over_commitments += 1
-            holding = sum([ledger.holding for ledger in self._dispatcher.ledgers.values()])
-            self._counts.peak = max(self._counts.peak, holding)
-        self._counts.jobs += len(settled.records)
+            # On one line, with the loop in the callee: to leave the block takes no line of its own, at which an
+            # interrupt could keep the lock. `with lock` takes and gives it back in C.
+            with lock: self._decide()  # noqa: E701  # fmt: skip
+            self._deliver()
 
-    def _take_moves(self, job: int, moves: deque[Move], outbox: _Outbox) -> None:
-        taken = tuple([moves.popleft() for _ in range(len(moves))])
-        if taken:
-            self._handle(StagesMoved(self._clock(), job, taken), None, outbox)
+    def _decide(self) -> None:
+        inbox, handle = self._inbox, self._machine.handle
+        self._decider = threading.get_ident()
+        try:
+            for _ in range(AT_A_TIME):
+                if not inbox:
+                    break
+                one = inbox[0]
+                if self._trying is one:
+                    self._tries += 1
+                else:
+                    self._trying, self._tries = one, 0
+                if type(one) is tuple:
+                    now, event = one
+                else:
+                    now, event = self._clock(), one
+                if self._tries < GIVEN_UP:
+                    try:
+                        handle(now, event, trust=self._tries < TRIES)
+                    except Exception:
+                        logger.exception(
+                            "%s is handled again (try %d)", type(event).__name__, self._tries + 1
+                        )
+                        continue
+                else:
+                    logger.error("%s is dropped after %d tries", type(event).__name__, self._tries)
+                inbox.popleft()  # once it is applied and settled; only the thread with the lock takes out
+        finally:
+            self._decider = None
+
+    def _deliver(self, *, again: bool = False) -> None:
+        """Wake the holders that were not told, and those who wait no longer. To tell twice is harmless."""
+        untold, machine = self._machine.untold, self._machine
+        if untold:
+            for ticket in [ticket for ticket, fresh in tuple(untold.items()) if fresh or again]:
+                waiter = self._waiters.get(ticket)
+                if waiter is None:
+                    continue  # it does not wait yet, and looks for itself before it does
+                if not waiter.wake():
+                    # Its event loop is closed: there is nobody to give the slot back.
+                    self._waiters.pop(ticket, None)
+                    self._inbox.append((self._clock(), CallReleased(ticket, Outcome.CANCELLED)))
+                if ticket in untold:
+                    untold[ticket] = False
+        for subscription in self._subscriptions:
+            if subscription.read < machine.story.last:
+                subscription.catch_up()
+        machine.story.trim(min(self._own[0].read, self._own[1].read))
+        wake_s = machine.wake_s
+        if wake_s is not None:
+            self._timer.within(wake_s - self._clock())
+
+    def tick(self) -> float | None:
+        """See `Timed.tick`."""
+        wake_s = self._machine.wake_s
+        if not self._waiters and not self._inbox and wake_s is None:
+            return None
+        self._inbox.append((self._clock(), Ticked()))
+        self.pump()
+        self._deliver(again=True)
+        wake_s = self._machine.wake_s
+        return BEAT_S if wake_s is None else min(wake_s - self._clock(), BEAT_S)
+
+    # -- observers ---------------------------------------------------------------------
+
+    def subscribe(self, see: See) -> Subscription:
+        """Have `see` called with each entry of the story from now on."""
+        self.pump()
+        subscription = Subscription(self._machine.story, see, self._unsubscribe)
+        self._subscriptions = (*self._subscriptions, subscription)
+        return subscription
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions = tuple(own for own in self._subscriptions if own is not subscription)
+
+    def _observe(self, entry: Entry) -> None:
+        """What the package itself does about an entry."""
+        if entry.kind == "PolicyFailed":
+            self._tell_failure(entry.detail)
+        else:
+            self._mind.see(entry)
+
+    def _tell_failure(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed.add("order")
+            logger.error(
+                "policy %r failed; the jobs it fails for go in order of arrival (said once): %r",
+                self.policy.name,
+                error,
+            )
 
     def learn(self) -> None:
         """Learn from all jobs that have ended, here and now."""
         self._mind.learn()
 
-    def _count(self, record: JobRecord) -> None:
-        self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
-        self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.calls)
-
-    def _send_all_away(self, outbox: _Outbox) -> None:
-        """Wake all that wait: the scheduler was closed. Each with its own error, as each will raise it."""
-        for ticket in tuple(self._waiters):
-            self._send_away(ticket, _closed_while_waiting(), outbox)
-
-    def _send_away(self, ticket: int, error: Exception, outbox: _Outbox) -> None:
-        """Wake the ticket's waiter with an error, if it waits."""
-        if ticket in self._waiters:
-            _, waiter = self._waiters[ticket]
-            self._handle(CallReleased(self._clock(), ticket, Outcome.CANCELLED), None, outbox)
-            outbox.woken.append((ticket, waiter, error))
-
-    def _deliver(self, outbox: _Outbox) -> None:
-        for ticket, waiter, error in outbox.woken:
-            if not waiter.wake(error):
-                # Its event loop is closed: nobody is left there to give the slot back.
-                event = CallReleased(self._clock(), ticket, Outcome.CANCELLED)
-                self._inbox.append(partial(self._handle, event, None))
-        if outbox.wanted or outbox.records:
-            self._mind.take(outbox.records, outbox.wanted)
-        for fault in outbox.faults:
-            instead = "turns to explore go to the next in line"
-            if fault.job is not None:
-                instead = "the jobs it fails for go in order of arrival"
-            if instead not in self._told:
-                self._told.add(instead)
-                name = self.policy.name
-                logger.error("policy %r failed; %s (said once): %r", name, instead, fault.error)
-
     # -- what can be seen --------------------------------------------------------------
 
     def timed_out(self, ticket: int, backend: str, waited_s: float) -> QueueTimeoutError:
         """The error for a call whose wait was too long, with what stood in its way."""
-        ledger = self._dispatcher.ledgers[backend]
+        now = self._ledger.backend(backend)
         return QueueTimeoutError(
-            f"call {ticket} waited {waited_s:.1f} s for one of the {ledger.capacity} slots of backend "
-            f"{backend!r}, with {ledger.holding} held and {ledger.waiting} calls waiting; raise "
+            f"call {ticket} waited {waited_s:.1f} s for one of the {now.backend.slots} slots of backend "
+            f"{backend!r}, with {now.holding} held and {now.waiting} calls waiting; raise "
             f"queue_timeout_s, or the slots if the backend can serve more"
         )
 
     @property
     def policy(self) -> Policy:
         """The order of service."""
-        return self._dispatcher.machine.policy
+        return self._machine.policy
 
     @property
     def profile(self) -> Profile:
@@ -326,58 +364,48 @@ class Driver:
     @property
     def jobs(self) -> int:
         """Jobs that have arrived and not ended."""
-        return self._dispatcher.machine.jobs
+        return self._machine.jobs
 
     @property
-    def counts(self) -> Counts:
-        """A copy of the running totals."""
-        return replace(self._counts)
+    def backends(self) -> Mapping[str, BackendView]:
+        """The backends now, by name."""
+        return self._ledger.backends
 
-    @property
-    def ledgers(self) -> Mapping[str, SlotLedger]:
-        """The backends' ledgers, to look at."""
-        return self._dispatcher.ledgers
+    def view(self) -> LedgerView:
+        """All tickets now."""
+        return self._ledger.view()
 
-    def story(self, *tickets: int) -> list[Event]:
-        """The latest events, oldest first; only those about `tickets` if any are given."""
-        with self.looking():
-            return self._dispatcher.machine.story(*tickets)
+    def story(self, *tickets: int) -> list[Entry]:
+        """The latest entries, oldest first; only those about `tickets` if any are given."""
+        self.look()
+        return self._machine.entries(*tickets)
 
-    def check(self, *, held_before: int = 0) -> None:
-        """Raise AssertionError unless every invariant of machine, ledgers and wakers holds.
-
-        Args:
-            held_before: tickets that held a slot before a capacity was lowered, if one was.
-        """
-        with self.looking():
-            self._dispatcher.check(held_before=held_before)
-            assert self._waiters.keys() == self._dispatcher.machine.waiting(), "wakers and tickets differ"
-
-    def _look(self) -> None:
-        """Handle what was put by."""
-        with self.looking():
-            pass
-
-    @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Hold still to be looked at; what is posted meanwhile is handled right after.
-
-        A policy may look at its own scheduler while it decides: it has stopped already.
-        """
+    def check(self) -> None:
+        """Raise AssertionError unless every invariant of machine, ledger and wakers holds."""
+        self.look()
         if self._decider == threading.get_ident():
-            yield
-            return
-        self._drain()  # what was put by
-        try:
-            with self._lock:
-                self._decider = threading.get_ident()
-                try:
-                    yield
-                finally:
-                    self._decider = None
-        finally:
-            self._drain()
+            return  # a policy looks at its own scheduler, in the middle of a decision
+        with self._lock: self._check()  # noqa: E701  # fmt: skip
+        self.pump()
+
+    def _check(self) -> None:
+        self._machine.check(self._clock())
+        for ticket in tuple(self._waiters):
+            assert self.claim(ticket) is not None or ticket in self._machine.untold, "a waiter of no ticket"
+
+    def look(self) -> None:
+        """See to it that what was put by is handled, and that the package's own observers have seen it."""
+        self.pump()
+        if self._decider != threading.get_ident():
+            for own in self._own:
+                own.catch_up(wait=True)
 
 
-def _closed_while_waiting() -> SchedulerClosedError:
+def closed_while_waiting() -> SchedulerClosedError:
+    """The error for a call that waited when the scheduler was closed."""
     return SchedulerClosedError("the scheduler was closed while the call waited for a slot")
+
+
+def resized(backend: Backend, slots: int) -> Backend:
+    """The backend with another number of slots."""
+    return replace(backend, slots=slots)

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph.core.events import FormBelief
-from llmsched_langgraph.core.policies import Needs
+from llmsched_langgraph.core.machine import BeliefWanted
+from llmsched_langgraph.core.view import Needs
 from llmsched_langgraph.runtime.background import Background
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ class Forecaster:
     ) -> None:
         self._tell = tell
         # Without a lock: a finaliser may ask in the middle of an asking.
-        self._wanted: dict[int, FormBelief] = {}
+        self._wanted: dict[int, BeliefWanted] = {}
         self._order: deque[int] = deque()
         self._background = background("llmsched-beliefs", self._form_one)
 
-    def want(self, command: FormBelief) -> None:
+    def want(self, command: BeliefWanted) -> None:
         """Form this belief when there is time."""
-        self._wanted[command.arrival] = command
-        self._order.append(command.arrival)
+        self._wanted[command.job] = command
+        self._order.append(command.job)
         self._background.there_is_work()
 
     def stop(self) -> None:
@@ -58,13 +58,17 @@ class Forecaster:
         return True
 
 
-def worked_out(command: FormBelief) -> Belief:
+def worked_out(command: BeliefWanted) -> Belief:
     """The belief, with all that the policy will ask of it: a decision leaves nothing to work out."""
     belief = command.belief()
     _ = belief.mean, belief.after, belief.expected
-    if command.needs is Needs.INDEX:
+    if Needs.INDEX in command.needs:
         _ = belief.index
-    if command.needs is Needs.REDUCTION:
+    if Needs.MEDIAN in command.needs:
+        _ = belief.quantiles
+    if Needs.INTERVAL in command.needs:
+        _ = belief.bounds
+    if Needs.GAIN in command.needs:
         _ = belief.bounds
         for spot in belief.expected:
             belief.uncertainty_reduction(spot)

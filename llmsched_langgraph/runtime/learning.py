@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.errors import LLMSchedError
 from llmsched_langgraph.runtime.background import Background
+from llmsched_langgraph.runtime.closed import ClosedJob
 from llmsched_langgraph.runtime.helper import learned_elsewhere
 from llmsched_langgraph.runtime.keeping import Keeper
 from llmsched_langgraph.runtime.stores import ProfileStore
@@ -63,7 +63,7 @@ class Learner:
         self._profile = profile
         self._publish = publish
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
-        self._batch: deque[JobRecord] = deque()
+        self._batch: deque[ClosedJob] = deque()
         self._due: dict[str, int] = {}  # jobs of the application until it is learned again
         self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
         self._elsewhere_s = -APART_S
@@ -84,12 +84,12 @@ class Learner:
             return self._take_in()
 
     def _take_in(self) -> Profile:
-        batch = [self._batch.popleft() for _ in range(len(self._batch))]
+        batch = [self._batch.popleft().record for _ in range(len(self._batch))]
         if batch:
             self._profile = self._profile.observe(*batch)
         return self._profile
 
-    def observe(self, record: JobRecord) -> None:
+    def observe(self, record: ClosedJob) -> None:
         """Learn from one job, when there is time. O(1)."""
         if not record.teaches:
             return

@@ -6,18 +6,16 @@ Does not know how any of it is done, nor who is served.
 from __future__ import annotations
 
 import atexit
-import itertools
 import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
-from llmsched_langgraph.core.events import BeliefFormed, Event, FormBelief, ProfileLearned
+from llmsched_langgraph.core.events import BeliefFormed, Entry, Event, ProfileLearned
+from llmsched_langgraph.runtime.closed import ClosedJob
 from llmsched_langgraph.runtime.forecasting import Forecaster
 from llmsched_langgraph.runtime.learning import Learner
 from llmsched_langgraph.runtime.recording import Recorder
@@ -52,7 +50,7 @@ class Mind:
         self._catch_up = catch_up
         self._clock = clock
         self._name = secrets.token_hex(6)
-        self._jobs = itertools.count(1)
+        self._seen = 0  # entries of the story
         self._stopped = False
         self._at_end = _at_exit(weakref.ref(self))
         if store is not None or recorder is not None:
@@ -61,22 +59,22 @@ class Mind:
         self.forecaster = Forecaster(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
 
-    def take(self, records: Iterable[JobRecord], wanted: Iterable[FormBelief]) -> None:
-        """Learn from these jobs, record them, and form these beliefs, when there is time.
-
-        Legal from anywhere.
-        """
-        for command in wanted:
-            self.forecaster.want(command)
-        for record in records:
-            # A forked process goes on with the name and the number of the one that it was.
-            name = f"{self._name}-{os.getpid()}-{next(self._jobs)}"
-            # It may have lain in the inbox for a while.
-            ended_at = time.time() - (self._clock() - record.ended_s)
-            record = replace(record, id=name, ended_at=ended_at)
-            self.learner.observe(record)
-            if self._recorder is not None:
-                self._recorder.note(record)
+    def see(self, entry: Entry) -> None:
+        """Learn from the job that is closed and record it, or form the belief that is wanted, when there is time."""
+        if entry.number <= self._seen:
+            return
+        self._seen = entry.number
+        if entry.kind == "BeliefWanted":
+            self.forecaster.want(entry.detail)
+        elif entry.kind == "JobClosed":
+            # A forked process goes on with the name and the numbers of the one that it was.
+            name = f"{self._name}-{os.getpid()}-{entry.job}"
+            # Its end may have lain in the inbox for a while.
+            job = ClosedJob(entry.detail, name, time.time() - (self._clock() - entry.at_s))
+            if job.teaches:
+                self.learner.observe(job)
+                if self._recorder is not None:
+                    self._recorder.note(job)
 
     @property
     def profile(self) -> Profile:
@@ -108,11 +106,11 @@ class Mind:
 
     def _learned(self, profile: Profile, applications: frozenset[str]) -> None:
         if not self._stopped:
-            self._tell(ProfileLearned(self._clock(), profile, applications))
+            self._tell(ProfileLearned(profile, applications))
 
-    def _believed(self, arrival: int, belief: Belief) -> None:
+    def _believed(self, job: int, belief: Belief) -> None:
         if not self._stopped:
-            self._tell(BeliefFormed(self._clock(), arrival, belief))
+            self._tell(BeliefFormed(job, belief))
 
 
 def _at_exit(mind: weakref.ref[Mind]) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.runtime.background import Background
+from llmsched_langgraph.runtime.closed import ClosedJob
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -50,17 +51,17 @@ class Recorder:
         if not _on_event_loop():  # which nobody may hold up by asking where it is
             self.path = self.path.absolute()  # wherever the program goes from here
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
-        self._jobs: deque[tuple[int, JobRecord]] = deque()
+        self._jobs: deque[tuple[int, ClosedJob]] = deque()
         self._writing = threading.Lock()
         self._torn = False
         self._told = False
         self._background = background("llmsched-recording", self._write)
 
-    def note(self, record: JobRecord) -> None:
+    def note(self, job: ClosedJob) -> None:
         """Write the job down when there is time, if it made a call and went to its end. O(1)."""
-        if record.teaches:
+        if job.teaches:
             # What a process has not written when it forks is its own to write.
-            self._jobs.append((os.getpid(), record))
+            self._jobs.append((os.getpid(), job))
             self._background.there_is_work()
 
     def flush(self) -> None:
@@ -85,7 +86,7 @@ class Recorder:
         try:
             found = [self._jobs.popleft() for _ in range(len(self._jobs))]
             if found:
-                self._append(_lines([record for process, record in found if process == os.getpid()]))
+                self._append(_lines([job.record for process, job in found if process == os.getpid()]))
         except Exception as error:
             self._tell(error)
             return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,67 +15,21 @@ from types import TracebackType
 from typing import Self
 
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.core.policies import Policy, as_policy
-from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
+from llmsched_langgraph.ledger.values import DEFAULT_SLOTS, Backend, check_slots
 from llmsched_langgraph.runtime.context import StageRun
-from llmsched_langgraph.runtime.driver import Driver
+from llmsched_langgraph.runtime.driver import Driver, resized
 from llmsched_langgraph.runtime.marks import Mark
+from llmsched_langgraph.runtime.observers import See, Subscription
 from llmsched_langgraph.runtime.recording import Recorder
 from llmsched_langgraph.runtime.slot import Slot, check_timeout
 from llmsched_langgraph.runtime.stores import as_store
 
-DEFAULT_SLOTS = 8
 DEFAULT_POLICY = "llmsched"
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A pool of slots that serves some models.
-
-    Attributes:
-        name: what messages and statistics call it.
-        slots: calls that it serves at once, at least 1.
-        models: the models it serves; None for every model that no other backend claims.
-
-    Raises:
-        ConfigurationError: fewer than one slot, or an empty name or list of models.
-    """
-
-    name: str = "default"
-    slots: int = DEFAULT_SLOTS
-    models: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise ConfigurationError("a backend needs a name that is not empty")
-        check_slots(self.slots, f"backend {self.name!r}: slots")
-        if isinstance(self.models, str):
-            raise ConfigurationError(
-                f"backend {self.name!r}: models must be a list of names, e.g. models=({self.models!r},)"
-            )
-        if self.models is not None:
-            object.__setattr__(self, "models", tuple(self.models))
-            if not self.models:
-                raise ConfigurationError(
-                    f"backend {self.name!r} serves no model; name some, or leave models out for all"
-                )
-
-
-def check_slots(slots: object, what: str) -> int:
-    """`slots` if it can be a number of slots.
-
-    Raises:
-        ConfigurationError: naming `what`, if not.
-    """
-    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-        raise ConfigurationError(
-            f"{what} must be a whole number of at least 1 (the calls that the backend serves at once), "
-            f"not {slots!r}"
-        )
-    return slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +87,7 @@ class Scheduler:
     Args:
         slots: calls that the one backend serves at once; default 8. Leave it out if you give backends.
         backends: the pools of slots, when there is more than one or when they serve certain models.
-        policy: the order of service, by name or as an object with `name` and `priority(...)`.
+        policy: the order of service, by name or as an object with `name` and `order(job, now)`.
         queue_timeout_s: how long a call may wait for a slot, in seconds; None for as long as it takes.
         profile: what earlier runs taught; it goes on learning from there.
         profiles: where what is learned is kept, and shared with other workers: a folder, or any LangGraph
@@ -169,9 +122,10 @@ class Scheduler:
             pools = list(backends)
         self.clock = clock
         self._models = _models(pools)
+        self._only = self._models[None] if self._models.keys() == {None} else None
         self._queue_timeout_s = check_timeout(queue_timeout_s)
         self._driver = Driver(
-            {pool.name: pool.slots for pool in pools},
+            pools,
             as_policy(policy),
             profile=profile,
             store=None if profiles is None else as_store(profiles),
@@ -189,38 +143,32 @@ class Scheduler:
         Raises:
             UnknownModelError: no backend serves the model.
         """
-        run = current_run()
-        loop = None if run is None else run.loop
-        if run is not None and run.scheduler is not self:
-            run = None
-        return Slot(
-            self._driver,
-            self._backend(model),
-            job=None if run is None else run.job,
-            moves=None if run is None else run.seen.moves,
-            stage=stage,
-            timeout_s=self._queue_timeout_s,
-            loop=loop,
-        )
+        run = RUN.get()
+        backend = self._only if self._only is not None else self._backend(model)
+        if run is None:
+            return Slot(self._driver, backend, None, stage, self._queue_timeout_s)
+        job = run.job if run.scheduler is self else None
+        return Slot(self._driver, backend, job, stage, self._queue_timeout_s, run.loop)
 
     @property
     def tells_models_apart(self) -> bool:
         """Whether it matters for which model a call is: not if one backend serves them all."""
-        return self._models.keys() != {None}
+        return self._only is None
 
-    def start_job(self, application: Application, resumes: str | None = None) -> Run:
-        """A run of `application` begins; end it with `end_job`, whatever happens in between.
+    def start_job(self, info: JobInfo, resumes: str | None = None) -> Run:
+        """A run begins; end it with `end_job`, whatever happens in between.
 
         Args:
-            application: what it is a run of.
+            info: what is known of it.
             resumes: the thread of the interrupted run that goes on with this one, if it is one.
 
         Raises:
             SchedulerClosedError: the scheduler is closed.
         """
         around = current_run()  # another scheduler's, if any
-        job = self._driver.start_job(application, resumes)
-        return Run(self, job, None if around is None else around.loop)
+        seen = Seen()
+        job = self._driver.start_job(info, resumes, seen.moves)
+        return Run(self, job, None if around is None else around.loop, seen)
 
     def end_job(self, run: Run, outcome: Outcome, paused_on: str | None = None) -> None:
         """The run is over, or paused: then `paused_on` is the thread on which it may be resumed.
@@ -228,14 +176,13 @@ class Scheduler:
         Calls that it left behind keep their slots until they end themselves.
         """
         if paused_on is None:
-            self._driver.end_job(run.job, outcome, run.seen.moves)
+            self._driver.end_job(run.job, outcome)
         else:
-            self._driver.pause_job(run.job, paused_on, run.seen.moves)
+            self._driver.pause_job(run.job, paused_on)
 
     def tell(self, run: Run) -> None:
         """Take in what was seen of the run since the last time."""
-        if run.seen.moves:
-            self._driver.move_stages(run.job, run.seen.moves)
+        self._driver.move_stages(run.job)
 
     def _backend(self, model: str | None) -> str:
         name = self._models.get(model) or self._models.get(None)
@@ -257,33 +204,46 @@ class Scheduler:
         Raises:
             ConfigurationError: no such backend, or fewer than one slot.
         """
-        names = list(self._driver.ledgers)
+        names = list(self._driver.backends)
         if backend is None and len(names) == 1:
             backend = names[0]
         if backend not in names:
             raise ConfigurationError(f"no backend {backend!r}; name one of: {', '.join(names)}")
-        self._driver.resize(backend, check_slots(slots, "slots"))
+        now = self._driver.backends[backend].backend
+        self._driver.configure(resized(now, check_slots(slots, "slots")))
 
     def statistics(self) -> Statistics:
         """What is going on now, and the totals so far."""
-        with self._driver.looking():
-            counts, ledgers = self._driver.counts, self._driver.ledgers
-            return Statistics(
-                policy=self._driver.policy.name,
-                backends=tuple(
-                    BackendStatistics(name, ledger.capacity, ledger.holding, ledger.waiting)
-                    for name, ledger in ledgers.items()
-                ),
-                jobs_running=self._driver.jobs,
-                jobs_ended=counts.jobs,
-                granted=sum(ledger.granted for ledger in ledgers.values()),
-                released=sum(ledger.released for ledger in ledgers.values()),
-                peak=counts.peak,
-                over_commitments=counts.over_commitments,
-                waited_s=counts.waited_s,
-                prompt_tokens=counts.prompt_tokens,
-                output_tokens=counts.output_tokens,
-            )
+        self._driver.look()
+        counts, backends = self._driver.counts, self._driver.backends
+        return Statistics(
+            policy=self._driver.policy.name,
+            backends=tuple(
+                BackendStatistics(name, own.backend.slots, own.holding, own.waiting)
+                for name, own in backends.items()
+            ),
+            jobs_running=self._driver.jobs,
+            jobs_ended=counts.jobs,
+            granted=sum(own.granted for own in backends.values()),
+            released=sum(own.released for own in backends.values()),
+            peak=counts.peak,
+            over_commitments=counts.over_commitments,
+            waited_s=counts.waited_s,
+            prompt_tokens=counts.prompt_tokens,
+            output_tokens=counts.output_tokens,
+        )
+
+    def subscribe(self, observer: See) -> Subscription:
+        """Have `observer` called with each `Entry` of the scheduler's story from now on, in order.
+
+        Entries tell what happened and what was decided, with the reason of each grant. The observer is called
+        outside the scheduler's lock, by the thread or the event loop that made it decide: it must be quick.
+        One that raises is told of once in the log, and costs nothing else.
+
+        Returns:
+            A subscription, to `close` or to use as a context manager.
+        """
+        return self._driver.subscribe(observer)
 
     @property
     def profile(self) -> Profile:
@@ -327,12 +287,12 @@ class Seen:
     """What the runner sees of one job.
 
     Attributes:
-        moves: stage runs that were announced, began or ended, and of which the scheduler was not told.
+        moves: stage runs that were announced, began or ended, in this order. It only ever grows.
         coming: those that were announced and have not begun, by LangGraph's id for them.
         interrupted: whether one of them interrupted the run.
     """
 
-    moves: deque[Move] = field(default_factory=deque)
+    moves: list[Move] = field(default_factory=list)
     coming: dict[str, StageRun] = field(default_factory=dict)
     interrupted: bool = False
 

@@ -9,19 +9,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import NoReturn, Self
 
-from llmsched_langgraph.dag.position import Move
+from llmsched_langgraph.core.events import HolderDied
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import CallCancelledError, ConfigurationError
-from llmsched_langgraph.runtime.context import StageRun, current_stage_run
+from llmsched_langgraph.ledger.values import Failure
+from llmsched_langgraph.runtime.context import STAGE, StageRun
 from llmsched_langgraph.runtime.driver import Driver
-from llmsched_langgraph.runtime.marks import Mark
+from llmsched_langgraph.runtime.marks import Mark, unmark
 from llmsched_langgraph.runtime.threads import stepping_aside
 from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 
@@ -53,20 +53,22 @@ class Slot:
     """
 
     __slots__ = (
+        "__weakref__",
         "_backend",
-        "_claimed",
         "_driver",
         "_held",
         "_job",
         "_loop",
         "_mark",
-        "_moves",
         "_reader",
+        "_refusal",
         "_since",
         "_stage",
         "_taken_over",
+        "_ticket",
         "_timeout_s",
         "_used",
+        "_waiter",
         "usage",
     )
 
@@ -74,28 +76,28 @@ class Slot:
         self,
         driver: Driver,
         backend: str,
-        *,
         job: int | None,
         stage: str,
         timeout_s: float | None,
-        moves: deque[Move] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.usage = UNKNOWN_USAGE
         self._driver = driver
         self._backend = backend
         self._job = job
-        self._moves = moves  # of the job's stages, that the driver has not been told of
         self._stage = stage
         self._timeout_s = timeout_s
         self._loop = loop  # whose threads this call may be in
-        self._claimed = 0  # the ticket, from the moment it is asked for
-        self._since = 0.0
-        self._reader: object = _ANYONE  # who can read on, while a stream is open and its reader does not
-        self._held: list[int] = []  # the ticket, while it holds a slot; taking it out is atomic
+        self._ticket = 0  # from the moment it is asked for
+        # While it has a ticket: what gives that back if this object dies. Taking it out is atomic.
+        self._held: list[HolderDied] = []
         self._used = False
         self._taken_over = False  # acquired by another one, and not entered yet
-        self._mark: Mark[Slot | None] | None = None
+        self._mark: Token[Slot | None] | None = None
+        self._reader: object = _ANYONE  # who can read on, while a stream is open and its reader does not
+        self._waiter: Waiter | None = None
+        self._refusal: Exception | None = None  # it need not wait any longer
+        self._since = 0.0
 
     @property
     def held(self) -> bool:
@@ -117,21 +119,15 @@ class Slot:
             return
         if self._rides():
             return
-        stage = current_stage_run()
-        with nullcontext() if stage is None else stage.wait(self):
-            waiter, forced = ThreadWaiter(), _on_event_loop() or _blocks_itself()
-            try:
-                self._claim(waiter, forced=forced)
-                if not waiter.woken:
-                    beats = _Beats(self._timeout_s, stage)
-                    with stepping_aside(self._loop):
-                        while not waiter.wait(beats.next_s()):
-                            beats.beat() or self._give_up()
-                waiter.check()
-            except BaseException:
-                self._abandon()
-                raise
-            self._held.append(self._claimed)
+        stage = STAGE.get()
+        if stage is not None:
+            stage.check()
+        try:
+            if not self._ask(stage, _on_event_loop() or _blocks_itself()):
+                self._block(stage)
+        except BaseException:
+            self._abandon()
+            raise
 
     async def aacquire(self) -> None:
         """Await the slot. Raises what `acquire` does."""
@@ -141,63 +137,91 @@ class Slot:
             if not _blocks_itself():
                 break
             await asyncio.sleep(0)
-        waiter = LoopWaiter()
+        stage = STAGE.get()
         try:
-            self._claim(waiter.waker(), forced=_blocks_itself())
-            if not waiter.woken:
-                beats = _Beats(self._timeout_s, current_stage_run())
-                while not await waiter.wait(beats.next_s()):
-                    beats.beat() or self._give_up()
-            waiter.check()
+            if not self._ask(stage, _blocks_itself()):
+                await self._await(stage)
         except BaseException:
             self._abandon()
             raise
+
+    def _ask(self, stage: StageRun | None, forced: bool) -> bool:
+        """Ask for the slot; whether it is there at once."""
+        driver = self._driver
+        # The ticket has its name first: it can be abandoned even if an interrupt hits the request.
+        ticket = self._ticket = driver.new_ticket()
+        self._held.append(driver.watch(self, ticket))
+        run = None if stage is None else stage.number
+        return driver.request(ticket, self._backend, self._stage, self._job, forced, run)
+
+    def _block(self, stage: StageRun | None) -> None:
+        """Block until the slot is there."""
+        driver, ticket, waiter = self._driver, self._ticket, ThreadWaiter()
+        self._since = time.monotonic()
+        with nullcontext() if stage is None else stage.wait(self):
+            try:
+                self._wait_with(waiter)
+                beats = _Beats(self._timeout_s, stage)
+                with stepping_aside(self._loop):
+                    while not driver.outcome(ticket, waiter):
+                        if not waiter.wait(beats.next_s()):
+                            beats.beat() or self._give_up()
+            finally:
+                self._waiter = None
+                driver.told(ticket)
+
+    async def _await(self, stage: StageRun | None) -> None:
+        """Await until the slot is there."""
+        driver, ticket, waiter = self._driver, self._ticket, LoopWaiter()
+        self._since = time.monotonic()
+        try:
+            self._wait_with(waiter.waker())
+            beats = _Beats(self._timeout_s, stage)
+            while not driver.outcome(ticket, waiter):
+                if not await waiter.wait(beats.next_s()):
+                    beats.beat() or self._give_up()
         finally:
             waiter.done()
-        self._held.append(self._claimed)
+            self._waiter = None
+            driver.told(ticket)
 
-    def _claim(self, waiter: Waiter, *, forced: bool) -> None:
-        """Ask for the slot; `waiter` is woken when it is there."""
-        # The ticket has its name first: it can be abandoned even if an interrupt hits the request.
-        self._claimed = self._driver.new_ticket()
-        self._since = time.monotonic()
-        within = current_stage_run()
-        self._driver.request(
-            self._claimed,
-            waiter,
-            self._backend,
-            job=self._job,
-            stage=self._stage,
-            run=None if within is None else within.number,
-            moves=self._moves,
-            forced=forced,
-        )
+    def _wait_with(self, waiter: Waiter) -> None:
+        # First put up, then look: so either this or `dismiss` sees the other.
+        self._waiter = waiter
+        self._driver.register(self._ticket, waiter)
+        if self._refusal is not None:
+            self.dismiss()
 
     def _abandon(self) -> None:
         """Nobody wants the slot any more; if it is there already, it goes back."""
-        self._driver.release(self._claimed, Outcome.CANCELLED)
+        self._held.clear()
+        self._driver.release(self._ticket, Outcome.CANCELLED)
 
     def _give_up(self) -> NoReturn:
-        raise self._driver.timed_out(self._claimed, self._backend, time.monotonic() - self._since)
+        raise self._driver.timed_out(self._ticket, self._backend, time.monotonic() - self._since)
 
     def dismiss(self) -> None:
         """End the wait for the slot with an error; nothing happens if it is over."""
-        error = CallCancelledError("the run was stopped while this call waited for a slot")
-        self._driver.dismiss(self._claimed, error)
+        self._refusal = CallCancelledError("the run was stopped while this call waited for a slot")
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.refuse(self._refusal)
+            self._driver.dismiss(self._ticket)
 
     def _rides(self) -> bool:
         if self._used:
             raise RuntimeError("a Slot is for one call; ask scheduler.slot() for another one")
         self._used = True
-        return riding()
+        slot = _holder.get()
+        return slot is not None and bool(slot._held)
 
-    def release(self, outcome: Outcome = Outcome.FINISHED) -> None:
-        """Give the slot back, if there is one to give back."""
+    def release(self, outcome: Outcome = Outcome.FINISHED, failure: Failure | None = None) -> None:
+        """Give the slot back, if there is one to give back; `failure` says why the attempt failed."""
         try:
-            ticket = self._held.pop()
+            died = self._held.pop()
         except IndexError:
             return
-        self._driver.release(ticket, outcome, self.usage)
+        self._driver.release(died.ticket, outcome, self.usage, failure)
 
     def __del__(self) -> None:
         # Asynchronous generators that outlive their event loop are dropped without their `finally`.
@@ -205,18 +229,19 @@ class Slot:
             self.release(Outcome.CANCELLED)
 
     def take_over(self) -> Slot | None:
-        """What this one holds, as a slot of whoever calls; None if it holds nothing any more.
+        """What this one holds, as a slot of the caller; None if it holds nothing any more.
 
         A coroutine can be cancelled while the thread that does its work cannot be stopped. So the
         thread takes the slot over, and holds it as long as its request is really in flight.
         """
         try:
-            ticket = self._held.pop()
+            died = self._held.pop()
         except IndexError:
             return None
-        slot = Slot(self._driver, self._backend, job=self._job, stage=self._stage, timeout_s=self._timeout_s)
+        slot = Slot(self._driver, self._backend, self._job, self._stage, self._timeout_s)
         slot._used = slot._taken_over = True
-        slot._held.append(ticket)
+        slot._ticket = died.ticket
+        slot._held.append(self._driver.watch(slot, died.ticket))
         return slot
 
     # -- marks: what the running code, and the tasks and threads that it starts, may know --
@@ -249,26 +274,34 @@ class Slot:
     # -- context managers --------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self.acquire()
-        self._enter()
-        return self
+        try:
+            self.acquire()
+            self._mark = _holder.set(self) if self._held else None
+            return self
+        except BaseException:
+            self.release(Outcome.CANCELLED)
+            raise
 
     async def __aenter__(self) -> Self:
-        await self.aacquire()
-        self._enter()
-        return self
-
-    def _enter(self) -> None:
-        self._mark = self.inside()
-        self._mark.__enter__()
+        try:
+            await self.aacquire()
+            self._mark = _holder.set(self) if self._held else None
+            return self
+        except BaseException:
+            self.release(Outcome.CANCELLED)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        mark, self._mark = self._mark, None  # the two know each other
-        if mark is not None:
-            mark.__exit__()
-        self.release(outcome_of(error))
+        try:
+            mark, self._mark = self._mark, None  # the two know each other
+            if mark is not None:
+                unmark(_holder, mark)
+            self.release(outcome_of(error))
+        except BaseException:  # whoever keeps this exception keeps this object alive, so it tries once more
+            self._abandon()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

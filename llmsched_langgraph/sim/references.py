@@ -8,8 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.job import Job
+from llmsched_langgraph.core.view import JobView
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.sim.workloads.arrivals import TimedJob
 from llmsched_langgraph.traces.job import TraceJob
@@ -28,9 +27,9 @@ class Clairvoyant:
         ordered = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._work_s = {number: work_of(timed.job) for number, timed in enumerate(ordered, 1)}
 
-    def priority(self, job: Job, profile: Profile, now: float) -> float:
-        """Slot-seconds that the job still needs; see `Policy.priority`."""
-        return self._work_s[job.id or 0] - job.progress.work_s(now)
+    def order(self, job: JobView, now: float) -> float:
+        """Slot-seconds that the job still needs; see `Policy.order`."""
+        return self._work_s[job.number] - job.work_s
 
 
 def work_of(job: TraceJob) -> float:

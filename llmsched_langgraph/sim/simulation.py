@@ -11,25 +11,29 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.record import JobRecord
-from llmsched_langgraph.core.dispatcher import Dispatcher
+from llmsched_langgraph.core.ending import record_of
 from llmsched_langgraph.core.events import (
     CallReleased,
     CallRequested,
+    Direct,
     Event,
     JobArrived,
     JobEnded,
+    JobInfo,
     StagesMoved,
 )
-from llmsched_langgraph.core.ledger import SlotLedger
+from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Ended, Move, Revealed
 from llmsched_langgraph.dag.progress import Outcome, Usage
+from llmsched_langgraph.ledger.values import Backend
 from llmsched_langgraph.sim.servers import Server, SlotServer
 from llmsched_langgraph.sim.workloads.arrivals import TimedJob
 from llmsched_langgraph.traces.job import TraceCall, TraceJob
@@ -57,21 +61,26 @@ class Finished:
         return self.end_s - self.arrival_s
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Simulated:
     """What came of a simulation.
 
     Attributes:
         jobs: in the order in which they arrived.
         grants: tickets in the order in which they got their slots; tickets count the calls asked for.
-        records: what a live scheduler would have learned from, in the order in which jobs ended.
+        closed: the jobs as the machine had them, in the order in which they ended.
         decisions_s: what each decision took by the stopwatch, if one was given.
     """
 
     jobs: tuple[Finished, ...]
     grants: tuple[int, ...]
-    records: tuple[JobRecord, ...]
+    closed: tuple[Job | Direct, ...]
     decisions_s: tuple[float, ...] = ()
+
+    @cached_property
+    def records(self) -> tuple[JobRecord, ...]:
+        """What a live scheduler would have learned from."""
+        return tuple(map(record_of, self.closed))
 
 
 @dataclass(slots=True)
@@ -86,6 +95,7 @@ class _Running:
     stages_left: int
     first_run: list[int]  # the number of each stage's first run; the others follow it
     began_s: dict[int, float] = field(default_factory=dict)
+    moves: list[Move] = field(default_factory=list)
 
     def runs(self, index: int) -> range:
         """The stage runs of a stage: one for each of its calls, which run side by side."""
@@ -121,8 +131,8 @@ class Simulation:
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
-        self._machine = SchedulerMachine(policy, profile or Profile())
-        self._dispatcher = Dispatcher(self._machine, {BACKEND: SlotLedger(slots)}, at_once=True)
+        self._machine = SchedulerMachine(policy, [Backend(BACKEND, slots)], profile, at_once=True)
+        self._read = 0  # entries of the story
         self._server = SlotServer() if server is None else server
         self._tools_free = inf if tools is None else tools
         self._tools_waiting: deque[tuple[_Running, int]] = deque()
@@ -134,7 +144,7 @@ class Simulation:
         self._calls: dict[int, tuple[_Running, int, int, TraceCall]] = {}  # by ticket: job, stage, run
         self._finished: dict[int, Finished] = {}
         self._grants: list[int] = []
-        self._records: list[JobRecord] = []
+        self._closed: list[Job | Direct] = []
         self._decisions_s: list[float] = []
 
     def run(self) -> Simulated:
@@ -155,29 +165,33 @@ class Simulation:
                 self._call_done(now, ticket)
             if planned_s <= done_s:
                 heapq.heappop(self._agenda)[2](now)
-        self._dispatcher.check()
+        self._machine.check()
         return Simulated(
             tuple(self._finished[number] for number in range(1, len(self._jobs) + 1)),
             tuple(self._grants),
-            tuple(self._records),
+            tuple(self._closed),
             tuple(self._decisions_s),
         )
 
     def _at(self, when: float, what: Callable[[float], None]) -> None:
         heapq.heappush(self._agenda, (when, next(self._numbers), what))
 
-    def _tell(self, event: Event) -> None:
-        watch = self._stopwatch
+    def _tell(self, now: float, event: Event) -> None:
+        watch, machine = self._stopwatch, self._machine
         begun = watch() if watch is not None else 0.0
-        settled = self._dispatcher.handle(event)
+        machine.handle(now, event)
         if watch is not None and isinstance(event, CallRequested | CallReleased):
             self._decisions_s.append(watch() - begun)
-        self._records += settled.records
-        for fault in settled.faults:
-            raise fault.error
-        for ticket in settled.granted:
-            self._grants.append(ticket)
-            self._server.begin(event.now, ticket, self._calls[ticket][3])
+        for entry in machine.story.after(self._read):
+            self._read = entry.number
+            if entry.kind == "SlotGranted":
+                self._grants.append(entry.ticket)
+                self._server.begin(now, entry.ticket, self._calls[entry.ticket][3])
+            elif entry.kind == "JobClosed":
+                self._closed.append(entry.detail)
+            elif entry.kind == "PolicyFailed":
+                raise entry.detail
+        machine.story.trim(self._read)
 
     def _arrival(self, number: int, timed: TimedJob) -> Callable[[float], None]:
         def arrive(now: float) -> None:
@@ -202,7 +216,7 @@ class Simulation:
             application = self._applications.get(name)
             if application is None:
                 application = self._applications[name] = Application.of(name)
-            self._tell(JobArrived(now, number, application))
+            self._tell(now, JobArrived(number, JobInfo(application=application), moves=job.moves))
             self._begin(now, job, [n for n, blocked_by in enumerate(job.blocked_by) if not blocked_by])
             self._end_if_over(now, job)
 
@@ -226,7 +240,7 @@ class Simulation:
             for run, call in zip(job.runs(index), stage.calls, strict=False) if stage.kind == "llm" else ():
                 ticket = next(self._tickets)
                 self._calls[ticket] = (job, index, run, call)
-                self._tell(CallRequested(now, ticket, BACKEND, stage.name, job.number, run=run))
+                self._tell(now, CallRequested(ticket, BACKEND, stage.name, job.number, run=run))
         self._run_tools(now)
 
     def _run_tools(self, now: float) -> None:
@@ -239,7 +253,7 @@ class Simulation:
     def _tool_end(self, job: _Running, index: int) -> Callable[[float], None]:
         def end(now: float) -> None:
             self._tools_free += 1
-            self._move(now, job, *(Ended(run, now - job.began_s[index]) for run in job.runs(index)))
+            self._move(now, job, *(_ended(now, job, index, run) for run in job.runs(index)))
             self._stage_done(now, job, index)
             self._run_tools(now)
 
@@ -247,7 +261,7 @@ class Simulation:
 
     def _stage_end(self, job: _Running, index: int) -> Callable[[float], None]:
         def end(now: float) -> None:
-            self._move(now, job, Ended(job.first_run[index], now - job.began_s[index]))
+            self._move(now, job, _ended(now, job, index, job.first_run[index]))
             self._stage_done(now, job, index)
 
         return end
@@ -255,8 +269,8 @@ class Simulation:
     def _call_done(self, now: float, ticket: int) -> None:
         job, index, run, call = self._calls.pop(ticket)
         usage = Usage(call.prompt_tokens, call.output_tokens)
-        self._tell(CallReleased(now, ticket, Outcome.FINISHED, usage))
-        self._move(now, job, Ended(run, now - job.began_s[index]))
+        self._tell(now, CallReleased(ticket, Outcome.FINISHED, usage))
+        self._move(now, job, _ended(now, job, index, run))
         job.calls_left[index] -= 1
         if not job.calls_left[index]:
             self._stage_done(now, job, index)
@@ -272,9 +286,14 @@ class Simulation:
         self._end_if_over(now, job)
 
     def _move(self, now: float, job: _Running, *moves: Move) -> None:
-        self._tell(StagesMoved(now, job.number, moves))
+        job.moves += moves
+        self._tell(now, StagesMoved(job.number))
 
     def _end_if_over(self, now: float, job: _Running) -> None:
         if not job.stages_left and job.number not in self._finished:
             self._finished[job.number] = Finished(job.timed.job, job.timed.arrival_s, now)
-            self._tell(JobEnded(now, job.number, Outcome.FINISHED))
+            self._tell(now, JobEnded(job.number, Outcome.FINISHED))
+
+
+def _ended(now: float, job: _Running, index: int, run: int) -> Ended:
+    return Ended(run, now - job.began_s[index], at_s=now)

@@ -1,0 +1,343 @@
+"""Knows who waits and who holds in one process: a ledger whose home is memory.
+
+Does not know jobs, policies, clocks, locks or IO. The truth is a dict of immutable values (`truth.py`). Heaps and
+queues are indexes of it: they may name too much and never too little, are added to before a commit and cleaned
+after it, and what they name is checked against the truth.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from llmsched_langgraph.ledger.exploration import Exploration, choose
+from llmsched_langgraph.ledger.truth import Truth
+from llmsched_langgraph.ledger.values import (
+    FIRST_COME,
+    Backend,
+    BackendView,
+    Change,
+    Configure,
+    Explore,
+    Grant,
+    Granted,
+    Key,
+    Lane,
+    LedgerView,
+    Lost,
+    Rekey,
+    Release,
+    Request,
+    Waiting,
+)
+
+_ARRIVALS = "#arrivals"
+_AT_ONCE = "#at once"
+
+_new = tuple.__new__
+"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+
+Rank = tuple[int, float, int, Lane]
+"""A lane's place: level, order, arrival of its first ticket, and the lane."""
+
+
+class _Lane(NamedTuple):
+    level: int
+    order: float
+    explore: Explore | None
+    waiting: int
+
+
+class MemoryLedger:
+    """The memory home of the `Ledger` protocol.
+
+    `settle` grants one ticket at a time. A change is O(log n) in the lanes that wait, amortised.
+
+    Args:
+        backends: the pools of slots.
+        exploration: how often to grant for what a call teaches; None for never.
+        truth: where its values are kept; changes take effect with the owner's `commit`. Without one, each
+            change and each grant is committed by itself.
+    """
+
+    def __init__(
+        self, backends: Iterable[Backend], exploration: Exploration | None = None, truth: Truth | None = None
+    ) -> None:
+        self._own = truth is None
+        self._truth = truth = Truth() if truth is None else truth
+        self._exploration = exploration
+        self._committed = truth.committed
+        self._names: dict[str, str] = {}  # of backends, as they stand in the truth
+        for backend in backends:
+            self._names[backend.name] = "backend " + backend.name
+            truth.committed["backend " + backend.name] = BackendView(backend)
+        truth.committed[_ARRIVALS] = 0
+        self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
+        self._queues: dict[Lane, deque[int]] = {}
+        self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or with time
+        self._do: dict[type[Change], Callable[[float, Change], None]] = {
+            Request: self._request,
+            Rekey: self._rekey,
+            Release: self._release,
+            Configure: self._configure,
+        }  # type: ignore[dict-item]
+
+    # -- the protocol ------------------------------------------------------------------
+
+    def attach(self, ready: Callable[[], None]) -> None:
+        """See `Ledger.attach`. All news of this home comes of changes that were submitted."""
+
+    def submit(self, now: float, *changes: Change) -> None:
+        """See `Ledger.submit`."""
+        for change in changes:
+            self._do[type(change)](now, change)
+            if self._own and _AT_ONCE not in self._truth.staged:
+                self.committed(self._truth.commit())
+
+    def settle(self, now: float) -> tuple[tuple[Granted | Lost, ...], float | None]:
+        """See `Ledger.settle`."""
+        at_once = self._truth.staged.pop(_AT_ONCE, None)
+        found = (at_once, None) if at_once is not None else self._settle(now)
+        if self._own and found[0]:
+            self.committed(self._truth.commit())
+        return found
+
+    def committed(self, gone: Iterable[object]) -> None:
+        """The owner has committed; these keys are no more."""
+        for key in gone:
+            if type(key) is tuple:
+                self._queues.pop(key, None)
+
+    def idle(self, backend: str, now: float) -> bool:
+        """See `Ledger.idle`."""
+        pool = self._truth.get(self._names[backend])
+        return not pool.waiting and pool.holding < pool.backend.slots and now >= pool.opens_s
+
+    def claim(self, ticket: int) -> Waiting | Grant | None:
+        """See `Ledger.claim`."""
+        found: Waiting | Grant | None = self._truth.get(ticket)
+        return found
+
+    def backend(self, name: str) -> BackendView:
+        """See `Ledger.backend`."""
+        found: BackendView = self._committed[self._names[name]]
+        return found
+
+    @property
+    def backends(self) -> Mapping[str, BackendView]:
+        """See `Ledger.backends`."""
+        return {name: self._committed[at] for name, at in self._names.items()}
+
+    def view(self) -> LedgerView:
+        """See `Ledger.view`."""
+        waiting, holding = {}, {}
+        for ticket, value in tuple(self._committed.items()):
+            if type(value) is Waiting:
+                waiting[ticket] = value
+            elif type(value) is Grant:
+                holding[ticket] = value
+        in_order = dict(sorted(waiting.items(), key=lambda item: item[1].arrival))
+        return LedgerView(self.backends, in_order, holding)
+
+    # -- changes -----------------------------------------------------------------------
+
+    def _request(self, now: float, request: Request) -> None:
+        ticket, lane, key, forced, call = request
+        truth = self._truth
+        staged, name = truth.staged, lane[0]
+        if truth.get(ticket) is not None:
+            return
+        at = self._names[name]
+        backend, holding, waiting, granted, released, opens_s = truth.get(at)
+        if forced or (not waiting and holding < backend.slots and now >= opens_s):
+            reason = "forced" if forced else "free"
+            grant = staged[ticket] = Grant(lane, now, now, call, reason, holding + 1, backend.slots)
+            staged[at] = _new(BackendView, (backend, holding + 1, waiting, granted + 1, released, opens_s))
+            staged[_AT_ONCE] = (*staged.get(_AT_ONCE, ()), Granted(ticket, grant))
+            return
+        arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
+        known: _Lane | None = truth.get(lane)
+        if key is None:
+            key = FIRST_COME if known is None else Key(known.level, known.order, known.explore)
+        queue = self._queues.get(lane)
+        if queue is None:
+            queue = self._queues[lane] = deque()
+        if known is None or key.order != known.order or key.level != known.level:
+            first = arrival if known is None else self._first(lane)[1].arrival
+            heapq.heappush(self._heaps[name], (key.level, key.order, first, lane))
+        queue.append(ticket)
+        self._ripe[name] = None
+        staged[ticket] = Waiting(lane, arrival, now, call)
+        staged[lane] = _Lane(key.level, key.order, key.explore, 1 if known is None else known.waiting + 1)
+        staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, opens_s))
+
+    def _rekey(self, now: float, rekey: Rekey) -> None:
+        lane, (level, order, explore) = rekey
+        known: _Lane | None = self._truth.get(lane)
+        if known is None:
+            return
+        if order != known.order or level != known.level:
+            first = self._first(lane)[1].arrival
+            heapq.heappush(self._heaps[lane[0]], (level, order, first, lane))
+        self._truth.staged[lane] = _new(_Lane, (level, order, explore, known.waiting))
+
+    def _release(self, now: float, release: Release) -> None:
+        truth = self._truth
+        claim = truth.get(release.ticket)
+        if claim is None:
+            return
+        name = claim.lane[0]
+        at = self._names[name]
+        backend, holding, waiting, granted, released, opens_s = truth.get(at)
+        truth.remove(release.ticket)
+        if type(claim) is Grant:
+            holding, released = holding - 1, released + 1
+            failure = release.failure
+            if failure is not None and failure.retry_after_s is not None:
+                opens_s = max(opens_s, now + failure.retry_after_s)
+        else:
+            self._shorten(claim.lane)
+            waiting -= 1
+        if waiting:
+            self._ripe[name] = None
+        truth.staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
+
+    def _configure(self, now: float, configure: Configure) -> None:
+        backend = configure.backend
+        at = self._names[backend.name]
+        self._truth.staged[at] = self._truth.get(at)._replace(backend=backend)
+        self._ripe[backend.name] = None
+
+    def _shorten(self, lane: Lane) -> None:
+        """One ticket fewer waits in the lane."""
+        level, order, explore, waiting = self._truth.get(lane)
+        if waiting == 1:
+            self._truth.remove(lane)
+        else:
+            self._truth.staged[lane] = _new(_Lane, (level, order, explore, waiting - 1))
+
+    # -- grants ------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> tuple[tuple[Granted, ...], float | None]:
+        committed, wake_s = self._committed, None
+        for name in tuple(self._ripe):
+            at = self._names[name]
+            backend, holding, waiting, granted, released, opens_s = committed[at]
+            if not waiting or holding >= backend.slots:
+                self._ripe.pop(name, None)
+                continue
+            if now < opens_s:
+                wake_s = opens_s if wake_s is None else min(wake_s, opens_s)
+                continue
+            ticket, claim, reason = self._choose(name, granted + 1, now)
+            self._shorten(claim.lane)
+            grant = Grant(claim.lane, claim.asked_s, now, claim.call, reason, holding + 1, backend.slots)
+            staged = self._truth.staged
+            staged[ticket] = grant
+            staged[at] = _new(
+                BackendView, (backend, holding + 1, waiting - 1, granted + 1, released, opens_s)
+            )
+            return (Granted(ticket, grant),), None
+        return (), wake_s
+
+    def _choose(self, name: str, number: int, now: float) -> tuple[int, Waiting, str]:
+        """The ticket for the grant of that number, and the reason."""
+        if self._exploration is not None and self._exploration.turn(number):
+            try:
+                lane = choose(self._in_order(name), now)
+            except Exception:  # a belief may be anybody's object: its bug costs this turn, never the slot
+                lane = None
+            if lane is not None:
+                return *self._first(lane), "explore"
+        return *self._first(self._top(name)), "order"
+
+    def _first(self, lane: Lane) -> tuple[int, Waiting]:
+        """The first ticket that waits in the lane. One does: else there would be no such lane."""
+        queue, committed, staged = self._queues[lane], self._committed, self._truth.staged
+        while True:
+            claim = committed.get(queue[0])
+            if type(claim) is Waiting or queue[0] in staged:
+                break
+            queue.popleft()
+        for ticket in queue:
+            claim = staged[ticket] if ticket in staged else committed.get(ticket)
+            if type(claim) is Waiting:
+                return ticket, claim
+        raise AssertionError(f"lane {lane} has lost its tickets")
+
+    def _top(self, name: str) -> Lane:
+        """The first lane of a backend at which something waits."""
+        committed = self._committed
+        heap = self._heaps[name]
+        if len(heap) > 2 * len(self._queues) + 64:
+            heap = self._rebuild(name)
+        while True:
+            level, order, arrival, lane = heap[0]
+            known = committed.get(lane)
+            if known is None or known.order != order or known.level != level:
+                heapq.heappop(heap)
+                continue
+            first = self._first(lane)[1].arrival
+            if first == arrival:
+                return lane
+            heapq.heapreplace(heap, (level, order, first, lane))  # arrivals grow: it was a lower bound
+
+    def _rebuild(self, name: str) -> list[Rank]:
+        """A heap without what is dead. Dead entries stay under twice the lanes, at O(1) a change, amortised."""
+        heap = [
+            (known.level, known.order, self._first(lane)[1].arrival, lane)
+            for lane in tuple(self._queues)
+            if lane[0] == name and (known := self._committed.get(lane)) is not None
+        ]
+        heapq.heapify(heap)
+        self._heaps[name] = heap
+        return heap
+
+    def _in_order(self, name: str) -> Iterator[tuple[float, Lane, int, Explore | None]]:
+        """Lanes of a backend from the first in line on, with order, first arrival, and what exploring needs."""
+        heap, committed = self._heaps[name], self._committed
+        reached: list[tuple[Rank, int]] = [(heap[0], 0)] if heap else []
+        found: set[Lane] = set()
+        while reached:
+            (level, order, arrival, lane), at = heapq.heappop(reached)
+            known = committed.get(lane)
+            if known is not None and known.order == order and known.level == level and lane not in found:
+                first = self._first(lane)[1].arrival
+                if first == arrival:
+                    found.add(lane)
+                    yield order, lane, first, known.explore
+                else:
+                    heapq.heappush(reached, ((level, order, first, lane), len(heap)))
+            for below in (2 * at + 1, 2 * at + 2):
+                if below < len(heap):
+                    heapq.heappush(reached, (heap[below], below))
+
+    # -- what must hold ----------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """See `Ledger.check`."""
+        view, committed = self.view(), self._committed
+        assert not self._truth.staged, "a decision was left half made"
+        lanes: dict[Lane, int] = {}
+        for name, pool in view.backends.items():
+            waiting = [claim for claim in view.waiting.values() if claim.lane[0] == name]
+            assert pool.holding == sum(grant.lane[0] == name for grant in view.holding.values()), "holding"
+            assert pool.waiting == len(waiting), "waiting"
+            assert pool.granted - pool.released == pool.holding, "a slot was lost"
+            free = pool.holding < pool.backend.slots and now >= pool.opens_s
+            assert not (pool.waiting and free), "a slot is free, an admissible ticket waits"
+        for ticket, claim in view.waiting.items():
+            lanes[claim.lane] = lanes.get(claim.lane, 0) + 1
+            assert ticket in self._queues[claim.lane], "a waiting ticket is in no queue"
+        for grant in view.holding.values():
+            assert grant.reason == "forced" or grant.concurrency <= grant.slots, "a limit was exceeded"
+        known = {key: value for key, value in committed.items() if type(value) is _Lane}
+        assert lanes == {lane: own.waiting for lane, own in known.items()}, "lanes and tickets differ"
+        for lane, own in known.items():
+            first = self._first(lane)[1].arrival
+            places = (rank for rank in self._heaps[lane[0]] if rank[3] == lane)
+            assert any(rank[:2] == (own.level, own.order) and rank[2] <= first for rank in places), (
+                "a lane that waits is in no heap"
+            )

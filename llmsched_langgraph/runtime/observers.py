@@ -1,0 +1,123 @@
+"""Knows how entries of the story reach those who observe it: in order, outside the driver's lock, each once.
+
+Does not know what an observer does with them. One that fails is told of once in the log and costs nobody a slot.
+An observer that is broken off by an interrupt may be given the same entry once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from _thread import allocate_lock
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from llmsched_langgraph.core.events import Entry
+from llmsched_langgraph.core.story import Story
+
+logger = logging.getLogger("llmsched_langgraph")
+
+See = Callable[[Entry], None]
+
+
+class Subscription:
+    """One observer of a scheduler's story, from now on until it is closed.
+
+    It is called by whichever thread or event loop made the scheduler decide, so it must be quick and must not
+    block. It may call the scheduler. Use it as a context manager, or call `close`.
+
+    Attributes:
+        missed: entries that it was not given, because it fell too far behind.
+        failures: entries at which it raised.
+    """
+
+    def __init__(self, story: Story, see: See, remove: Callable[[Subscription], None]) -> None:
+        self._story = story
+        self._see = see
+        self._remove = remove
+        self._lock = allocate_lock()
+        self._reader: int | None = None
+        self.read = story.last
+        self.missed = 0
+        self.failures = 0
+
+    def catch_up(self, *, wait: bool = False) -> None:
+        """Give it the entries that it has not seen. With `wait`, also those that another thread gives it now."""
+        while self.read < self._story.last:
+            if self._lock.locked() and (not wait or self._reader == threading.get_ident()):
+                return  # the one who is at it looks again
+            with self._lock: self._give()  # noqa: E701  # fmt: skip
+
+    def _give(self) -> None:
+        self._reader = threading.get_ident()
+        try:
+            entries = self._story.after(self.read)
+            for entry in entries:
+                self.missed += entry.number - self.read - 1
+                try:
+                    self._see(entry)
+                except Exception as error:
+                    self.failures += 1
+                    if self.failures == 1:
+                        logger.warning(
+                            "an observer failed at a %s; it goes on with the next entry (said once): %r",
+                            entry.kind,
+                            error,
+                        )
+                self.read = entry.number
+        finally:
+            self._reader = None
+
+    def close(self) -> None:
+        """Observe no more."""
+        self._remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Counts:
+    """Totals since the driver was made. What is true right now is the ledger's to say.
+
+    Attributes:
+        peak: the highest number of slots that were held at once, over all backends.
+        over_commitments: calls that were granted because they could not wait.
+        jobs: jobs that are closed.
+        waited_s: seconds that all granted calls waited, together.
+        prompt_tokens: tokens sent, as far as they are known.
+        output_tokens: tokens answered, as far as they are known.
+    """
+
+    def __init__(self) -> None:
+        self.holding = 0
+        self.peak = 0
+        self.over_commitments = 0
+        self.jobs = 0
+        self.waited_s = 0.0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self._seen = 0
+
+    def see(self, entry: Entry) -> None:
+        """Count one entry."""
+        number, _, kind, _, _, _, detail = entry
+        if number <= self._seen:
+            return
+        self._seen = number
+        if kind == "SlotGranted":
+            self.holding += 1
+            self.peak = max(self.peak, self.holding)
+            self.waited_s += detail.granted_s - detail.asked_s
+            self.over_commitments += detail.reason == "forced"
+        elif kind == "CallReleased":
+            self.holding -= 1
+            self.prompt_tokens += detail.usage.prompt_tokens or 0
+            self.output_tokens += detail.usage.output_tokens or 0
+        elif kind == "JobClosed":
+            self.jobs += 1
