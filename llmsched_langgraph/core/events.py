@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph.ledger.values import Backend, Failure
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ class Entry(NamedTuple):
     | JobPaused | the thread on which it may be resumed |
     | JobEnded | its `Outcome`; calls of it may still hold slots |
     | JobClosed | the job: it has ended and its last call is back |
+    | CallClosed | a `Direct`: a call outside of any run, which is a job of its own, is back |
     | BackendConfigured | the `Backend` |
     | BeliefWanted | a `BeliefWanted` |
     | BeliefFormed | the `Belief` |
@@ -197,8 +198,7 @@ class Entry(NamedTuple):
     detail: Any = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Direct:
+class Direct(NamedTuple):
     """A job that is one call, made outside of any run, and that never had to wait.
 
     Attributes:
@@ -207,4 +207,4 @@ class Direct:
     """
 
     number: int
-    call: Any = field(repr=False)
+    call: FinishedCall

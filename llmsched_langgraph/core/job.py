@@ -37,7 +37,7 @@ class Job:
         template: its application, as runs have corrected it.
         fingerprint: of its application: the key of what has been learned of it.
         arrival_s: the clock at its arrival.
-        applied: how many facts of the log everything else rests on; -1 in the middle of a change.
+        applied: how much of the log everything else rests on; -1 in the middle of a change.
         id: the driver's name for it; None for a call outside of any run, which is a job of its own.
         outcome: None until the job has ended.
         ended_s: the clock when it ended and its last call was back; None before.
@@ -89,7 +89,7 @@ class Job:
         self.template = template
         self.fingerprint = template.fingerprint
         self.arrival_s = arrival_s
-        self._log: list[tuple[Any, ...]] = []
+        self._log: list[Any] = []  # of each fact how many things it is, and then those: verb and arguments
         self._reset()
 
     def _reset(self) -> None:
@@ -109,7 +109,7 @@ class Job:
         self._asked_at_s = 0.0
         self._source: Sequence[Move] = ()  # what is seen of its stages, by whoever watches them
         self._taken = 0  # of those
-        self._heard: list[tuple[int, float, Sequence[Move]]] = []  # taken, and not looked at yet
+        self._heard: list[Any] = []  # taken, and not looked at yet: in fives
         self._ticks = 0
         self._position: Position | None = None
         self._stages: list[StageRecord] = []
@@ -120,27 +120,36 @@ class Job:
 
     @property
     def facts(self) -> int:
-        """How many facts the log holds."""
+        """How long the log is."""
         return len(self._log)
 
     def restore(self, facts: int) -> None:
-        """Forget all but the first `facts` of the log, and derive the rest anew."""
+        """Cut the log off where it was so long, and derive the rest anew."""
         self.applied = -1
         log = self._log
         del log[facts:]
         self._reset()
         self.applied = -1
-        for verb, *arguments in log:
-            verb(self, *arguments)
+        at = 0
+        while at < facts:
+            end = at + 1 + log[at]
+            log[at + 1](self, *log[at + 2 : end])
+            at = end
         self.applied = facts
 
     def add(self, fact: tuple[Any, ...]) -> int:
-        """Note a fact, one of the verbs below with its arguments, and apply it; how many there are now."""
+        """Note a fact, one of the verbs below with its arguments, and apply it; how long the log is now."""
         self.applied = -1
         log = self._log
-        log.append(fact)
+        log.append(len(fact))
+        log += fact  # flat, because the collector looks at every tuple that stays
         fact[0](self, *fact[1:])
         return len(log)
+
+    def settle(self) -> None:
+        """Nothing of it changes any more: the log is not needed."""
+        self._log.clear()
+        self.applied = 0
 
     def named(self, id_: int | None, moves: Sequence[Move]) -> None:
         """Fact: the job goes by this name, and this is where its moves are to be read."""
@@ -168,9 +177,8 @@ class Job:
     def moved(self, now: float, upto: int) -> None:
         """Fact: the first `upto` moves of the source are known; those that are new are heard of at `now`."""
         # They are looked at when a question needs them: for jobs that make no call, none does.
-        moves = self._source[self._taken : upto]
-        self._heard.append((self._ticks + 1, now, moves))
-        self._ticks += len(moves)
+        self._heard += (self._ticks + 1, now, self._source, self._taken, upto)
+        self._ticks += upto - self._taken
         self._taken = upto
 
     def requested(self, ticket: int, stage: str, spot: Spot, backend: str) -> None:
@@ -240,8 +248,9 @@ class Job:
             position = self._position = Position(self.template)
         if self._heard:
             applied, self.applied = self.applied, -1  # broken off in here, all is derived anew
-            for first, now, moves in self._heard:
-                for number, move in enumerate(moves, first):
+            heard = iter(self._heard)
+            for first, now, source, since, upto in zip(heard, heard, heard, heard, heard, strict=True):
+                for number, move in enumerate(source[since:upto], first):
                     self._take(position, number, now, move)
             self._heard = []
             self.applied = applied

@@ -33,7 +33,7 @@ from llmsched_langgraph.core.events import (
 )
 from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.core.policies import Policy
-from llmsched_langgraph.core.story import Story
+from llmsched_langgraph.core.story import LENGTH, Story
 from llmsched_langgraph.core.view import JobView, Needs, PolicyEvent
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.position import Spot
@@ -104,6 +104,7 @@ class SchedulerMachine:
         backends: the pools of slots.
         profile: what earlier runs taught.
         at_once: whether beliefs are formed as they are wanted; else the story tells of them.
+        memory: how many entries the story keeps for those who look back.
 
     Attributes:
         story: what happened, and the decisions with their reasons.
@@ -119,6 +120,7 @@ class SchedulerMachine:
         profile: Profile | None = None,
         *,
         at_once: bool = False,
+        memory: int = LENGTH,
     ) -> None:
         self.policy = policy
         self.profile = Profile() if profile is None else profile
@@ -133,7 +135,7 @@ class SchedulerMachine:
         self.ledger = MemoryLedger(backends, self._exploration, self._truth)
         self._committed = self._truth.committed
         self._committed.update({_APPLIED: None, _JOBS: 0, _RUNNING: 0})
-        self.story = Story(self._truth)
+        self.story = Story(self._truth, memory)
         self.wake_s: float | None = None
         self.untold: dict[int, bool] = {}
         self._jobs: dict[int, Job] = {}  # by number; those that are not in the truth are no more
@@ -192,8 +194,8 @@ class SchedulerMachine:
         if gone:
             self.ledger.committed(gone)
             for key in gone:
-                if type(key) is int and key < 0:
-                    self._jobs.pop(-key, None)
+                if type(key) is int and key < 0 and (job := self._jobs.pop(-key, None)) is not None:
+                    job.settle()
 
     def _settle(self, now: float, trust: bool) -> None:
         """Grant until no admissible ticket waits. Between two grants, keys may change."""
@@ -366,44 +368,44 @@ class SchedulerMachine:
         ledger = self.ledger
         if ledger.claim(ticket) is not None:
             return False
-        job = self._active(id_)
-        idle = forced or ledger.idle(backend, now)
+        job = None if id_ is None else self._active(id_)
         if job is None:
-            if idle and self._hear is None:
+            if self._hear is None:
                 # A call outside of any run that need not wait is no job to anybody.
-                call = CallInfo(stage, Spot(stage, 1), 1, None, 1, models)
-                lane = (backend, self._next_number(), call.spot)
-                ledger.submit(now, Request(ticket, lane, None, forced, call))
-                self._at_once_granted(now, trust)
-                return False
+                spot = _new(Spot, (stage, 1))
+                call = _new(CallInfo, (stage, spot, 1, None, 1, models, None, None, "", ""))
+                number = self._committed[_JOBS] + 1
+                lane = (backend, number, spot)
+                grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
+                if grant is not None:
+                    self._truth.staged[_JOBS] = number
+                    self.untold[ticket] = True
+                    self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
+                    return False
             job = self._new_job(now, _DIRECT)
             self._add(job, Job.named, None, ())
         else:
             self._hear_moves(job, now)
         occurrence = job.progress.next_occurrence(stage)
-        spot = None if run is None else job.position.spot(run)
-        if spot is None:
-            run, spot = None, Spot(stage, occurrence)
+        known = None if run is None else job.position.spot(run)
+        spot = Spot(stage, occurrence) if known is None else known
+        run = None if known is None else run
         call = CallInfo(stage, spot, occurrence, run, job.tick, models)
         self._add(job, Job.requested, ticket, stage, spot, backend)
         lane = (backend, job.number, spot)
-        if idle:
-            ledger.submit(now, Request(ticket, lane, None, forced, call))
-            self._at_once_granted(now, trust)
+        grant = ledger.admit(now, Request(ticket, lane, None, forced, call))
+        if grant is not None:
+            self._granted(now, ticket, grant, trust)
             return False
         if self._believing and trust:
             self._believe(job, now)
         order = self._order(now, job, trust)
         key = self._key(job, spot, order)
         self._rekey(now, job, order, but=lane)
-        ledger.submit(now, Request(ticket, lane, key, forced, call))
+        ledger.submit(now, Request(ticket, lane, key, False, call))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
-        return True
-
-    def _at_once_granted(self, now: float, trust: bool) -> None:
-        for one in self.ledger.settle(now)[0]:
-            assert isinstance(one, Granted)
-            self._granted(now, one.ticket, one.grant, trust)
+        pool = ledger.backend(backend)
+        return pool.holding < pool.backend.slots  # it is paused, or a pause is just over
 
     def _granted(self, now: float, ticket: int, grant: Grant, trust: bool) -> None:
         backend, number, spot = grant.lane
@@ -446,28 +448,17 @@ class SchedulerMachine:
         ledger.submit(now, Release(ticket, usage, failure))
         job = self._job(number)
         if type(claim) is Grant:
-            done = FinishedCall(
-                ticket,
-                call.stage,
-                call.occurrence,
-                spot,
-                call.run,
-                backend,
-                claim.asked_s,
-                claim.granted_s,
-                now,
-                (claim.concurrency + before.holding) / 2,
-                usage,
-                outcome,
-                call.first,
-                2 if job is None else job.tick,
-                claim.reason,
+            fields = (
+                *(ticket, call.stage, call.occurrence, spot, call.run, backend),
+                *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
+                *(usage, outcome, call.first, 2 if job is None else job.tick, claim.reason),
             )
+            done = _new(FinishedCall, fields)
             if job is not None:
                 self._add(job, Job.finished, done)
             self.story.tell(now, "CallReleased", number, ticket, backend, done)
             if job is None:
-                self.story.tell(now, "JobClosed", number, 0, "", Direct(number, done))
+                self.story.tell(now, "CallClosed", number, 0, "", Direct(number, done))
         else:
             assert job is not None
             self._add(job, Job.withdrew, ticket, spot)

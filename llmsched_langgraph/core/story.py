@@ -14,8 +14,7 @@ from llmsched_langgraph.ledger.truth import Truth
 LENGTH = 2_000
 """Entries that are kept for those who look back. Those that were not delivered yet are kept beside them."""
 
-_AT_A_TIME = 256
-"""Entries that are forgotten together."""
+_URGENT = frozenset(["BeliefWanted", "JobEnded", "JobClosed", "PolicyFailed"])
 
 _LAST = "#story"
 
@@ -23,11 +22,17 @@ _new = tuple.__new__
 
 
 class Story:
-    """Entries by number, from 1. The number of the last one is committed with the decision it belongs to."""
+    """Entries by number, from 1. The number of the last one is committed with the decision it belongs to.
 
-    __slots__ = ("_entries", "_first", "_truth")
+    Attributes:
+        urgent: the number of an entry that the package itself should see soon; others can wait for it.
+    """
 
-    def __init__(self, truth: Truth) -> None:
+    __slots__ = ("_entries", "_first", "_length", "_truth", "urgent")
+
+    def __init__(self, truth: Truth, length: int = LENGTH) -> None:
+        self.urgent = 0
+        self._length = length
         self._truth = truth
         self._entries: dict[int, Entry] = {}
         self._first = 1
@@ -45,6 +50,8 @@ class Story:
         number = (staged[_LAST] if _LAST in staged else self._truth.committed[_LAST]) + 1
         self._entries[number] = _new(Entry, (number, at_s, kind, job, ticket, backend, detail))
         staged[_LAST] = number
+        if kind in _URGENT:
+            self.urgent = number
 
     def after(self, number: int) -> list[Entry]:
         """The entries behind that number, as far as they are kept."""
@@ -53,9 +60,9 @@ class Story:
         return [entries[n] for n in numbers]
 
     def trim(self, delivered: int) -> None:
-        """Forget entries that are older than the latest `LENGTH`, up to the number that was delivered."""
-        upto = min(delivered, self._truth.committed[_LAST] - LENGTH)
-        if upto - self._first < _AT_A_TIME:
+        """Forget entries that are older than the latest, up to the number that was delivered."""
+        upto = min(delivered, self._truth.committed[_LAST] - self._length)
+        if upto - self._first < self._length // 8:
             return
         for number in range(self._first, upto + 1):
             self._first = number + 1

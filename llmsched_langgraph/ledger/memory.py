@@ -110,10 +110,24 @@ class MemoryLedger:
             if type(key) is tuple:
                 self._queues.pop(key, None)
 
-    def idle(self, backend: str, now: float) -> bool:
-        """See `Ledger.idle`."""
-        pool = self._truth.get(self._names[backend])
-        return not pool.waiting and pool.holding < pool.backend.slots and now >= pool.opens_s
+    def admit(self, now: float, request: Request) -> Grant | None:
+        """See `Ledger.admit`."""
+        ticket, lane, _, forced, call = request
+        at = self._names[lane[0]]
+        staged = self._truth.staged
+        backend, holding, waiting, granted, released, opens_s = (
+            staged[at] if at in staged else self._committed[at]
+        )
+        if not forced and (waiting or holding >= backend.slots or now < opens_s):
+            return None
+        holding += 1
+        reason = "forced" if forced else "free"
+        grant = _new(Grant, (lane, now, now, call, reason, holding, backend.slots, "", None))
+        staged[ticket] = grant
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, opens_s))
+        if self._own:
+            self.committed(self._truth.commit())
+        return grant
 
     def claim(self, ticket: int) -> Waiting | Grant | None:
         """See `Ledger.claim`."""
@@ -149,14 +163,15 @@ class MemoryLedger:
         staged, name = truth.staged, lane[0]
         if truth.get(ticket) is not None:
             return
-        at = self._names[name]
-        backend, holding, waiting, granted, released, opens_s = truth.get(at)
-        if forced or (not waiting and holding < backend.slots and now >= opens_s):
-            reason = "forced" if forced else "free"
-            grant = staged[ticket] = Grant(lane, now, now, call, reason, holding + 1, backend.slots)
-            staged[at] = _new(BackendView, (backend, holding + 1, waiting, granted + 1, released, opens_s))
+        if forced:
+            own, self._own = self._own, False  # committed with its telling
+            grant = self.admit(now, request)
+            self._own = own
+            assert grant is not None
             staged[_AT_ONCE] = (*staged.get(_AT_ONCE, ()), Granted(ticket, grant))
             return
+        at = self._names[name]
+        backend, holding, waiting, granted, released, opens_s = truth.get(at)
         arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
         known: _Lane | None = truth.get(lane)
         if key is None:

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from llmsched_langgraph.ledger.values import BackendView, Change, Grant, Granted, LedgerView, Lost, Waiting
+from llmsched_langgraph.ledger.values import (
+    BackendView,
+    Change,
+    Grant,
+    Granted,
+    LedgerView,
+    Lost,
+    Request,
+    Waiting,
+)
 
 
 class Ledger(Protocol):
@@ -32,8 +41,11 @@ class Ledger(Protocol):
         can be changed before the next.
         """
 
-    def idle(self, backend: str, now: float) -> bool:
-        """Whether a ticket that is requested now is granted at once, whatever its key."""
+    def admit(self, now: float, request: Request) -> Grant | None:
+        """The short path: the grant, if nobody waits at the backend and a slot of it is free, or if it is forced.
+
+        Else, or where a home cannot tell at once, None, and nothing has changed: `submit` the request then.
+        """
 
     def claim(self, ticket: int) -> Waiting | Grant | None:
         """What the ticket has now; None if it is not known (any more)."""

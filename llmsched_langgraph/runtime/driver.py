@@ -52,6 +52,9 @@ PUT_BY = 64
 AT_A_TIME = 256
 """Events that are handled before their outcome is delivered."""
 
+LAG = 64
+"""Entries of the story that the package itself looks at together, if none of them is urgent."""
+
 TRIES = 3
 """Times that an event is broken off after which it is handled without asking the policy."""
 
@@ -95,10 +98,10 @@ class Driver:
         self._timer = Timer(self)
         self.counts = Counts()
         self._end = self._put_by if recorder is None else self.post
-        story = self._machine.story
-        self._counting = Subscription(story, self.counts.see, self._unsubscribe)
-        self._own = (self._counting, Subscription(story, self._observe, self._unsubscribe))
-        self._subscriptions: tuple[Subscription, ...] = self._own
+        self._story = self._machine.story
+        self._own = Subscription(self._story, self._observe, self._unsubscribe)
+        self._lag = LAG if recorder is None else 1
+        self._subscriptions: tuple[Subscription, ...] = ()
         # Last, as it may have something to tell at once.
         self._mind = Mind(self.post, self.look, clock, profile or Profile(), store, recorder)
 
@@ -289,10 +292,12 @@ class Driver:
                     self._inbox.append((self._clock(), CallReleased(ticket, Outcome.CANCELLED)))
                 if ticket in untold:
                     untold[ticket] = False
+        story, own = self._story, self._own
+        if story.urgent > own.read or story.last >= own.read + self._lag:
+            own.catch_up()
+            story.trim(own.read)
         for subscription in self._subscriptions:
-            if subscription.read < machine.story.last:
-                subscription.catch_up()
-        machine.story.trim(min(self._own[0].read, self._own[1].read))
+            subscription.catch_up()
         wake_s = machine.wake_s
         if wake_s is not None:
             self._timer.within(wake_s - self._clock())
@@ -322,6 +327,7 @@ class Driver:
 
     def _observe(self, entry: Entry) -> None:
         """What the package itself does about an entry."""
+        self.counts.see(entry)
         if entry.kind == "PolicyFailed":
             self._tell_failure(entry.detail)
         else:
@@ -397,8 +403,7 @@ class Driver:
         """See to it that what was put by is handled, and that the package's own observers have seen it."""
         self.pump()
         if self._decider != threading.get_ident():
-            for own in self._own:
-                own.catch_up(wait=True)
+            self._own.catch_up(wait=True)
 
 
 def closed_while_waiting() -> SchedulerClosedError:

@@ -66,7 +66,7 @@ class Mind:
         self._seen = entry.number
         if entry.kind == "BeliefWanted":
             self.forecaster.want(entry.detail)
-        elif entry.kind == "JobClosed":
+        elif entry.kind in ("CallClosed", "JobClosed"):
             # A forked process goes on with the name and the numbers of the one that it was.
             name = f"{self._name}-{os.getpid()}-{entry.job}"
             # Its end may have lain in the inbox for a while.

@@ -119,5 +119,5 @@ class Counts:
             self.holding -= 1
             self.prompt_tokens += detail.usage.prompt_tokens or 0
             self.output_tokens += detail.usage.output_tokens or 0
-        elif kind == "JobClosed":
+        elif kind in ("CallClosed", "JobClosed"):
             self.jobs += 1

@@ -123,7 +123,7 @@ class Slot:
         if stage is not None:
             stage.check()
         try:
-            if not self._ask(stage, _on_event_loop() or _blocks_itself()):
+            if not self._ask(stage, _on_event_loop() or (bool(_paused.get()) and _blocks_itself())):
                 self._block(stage)
         except BaseException:
             self._abandon()
@@ -133,13 +133,16 @@ class Slot:
         """Await the slot. Raises what `acquire` does."""
         if self._rides():
             return
-        for _ in range(_TURNS_TO_CLOSE):
-            if not _blocks_itself():
-                break
-            await asyncio.sleep(0)
+        forced = False
+        if _paused.get():
+            for _ in range(_TURNS_TO_CLOSE):
+                if not _blocks_itself():
+                    break
+                await asyncio.sleep(0)
+            forced = _blocks_itself()
         stage = STAGE.get()
         try:
-            if not self._ask(stage, _blocks_itself()):
+            if not self._ask(stage, forced):
                 await self._await(stage)
         except BaseException:
             self._abandon()
@@ -306,7 +309,14 @@ class Slot:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, trace)
+        try:
+            mark, self._mark = self._mark, None
+            if mark is not None:
+                unmark(_holder, mark)
+            self.release(outcome_of(error))
+        except BaseException:
+            self._abandon()
+            raise
 
 
 _offered: ContextVar[Slot | None] = ContextVar("llmsched_offered_slot", default=None)

@@ -131,7 +131,9 @@ class Simulation:
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
-        self._machine = SchedulerMachine(policy, [Backend(BACKEND, slots)], profile, at_once=True)
+        self._machine = SchedulerMachine(
+            policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=0
+        )
         self._read = 0  # entries of the story
         self._server = SlotServer() if server is None else server
         self._tools_free = inf if tools is None else tools
@@ -182,16 +184,19 @@ class Simulation:
         machine.handle(now, event)
         if watch is not None and isinstance(event, CallRequested | CallReleased):
             self._decisions_s.append(watch() - begun)
-        for entry in machine.story.after(self._read):
-            self._read = entry.number
-            if entry.kind == "SlotGranted":
-                self._grants.append(entry.ticket)
-                self._server.begin(now, entry.ticket, self._calls[entry.ticket][3])
-            elif entry.kind == "JobClosed":
-                self._closed.append(entry.detail)
-            elif entry.kind == "PolicyFailed":
-                raise entry.detail
-        machine.story.trim(self._read)
+        story = machine.story
+        if story.last == self._read:
+            return
+        for number, _, kind, _, ticket, _, detail in story.after(self._read):
+            self._read = number
+            if kind == "SlotGranted":
+                self._grants.append(ticket)
+                self._server.begin(now, ticket, self._calls[ticket][3])
+            elif kind == "JobClosed":
+                self._closed.append(detail)
+            elif kind == "PolicyFailed":
+                raise detail
+        story.trim(self._read)
 
     def _arrival(self, number: int, timed: TimedJob) -> Callable[[float], None]:
         def arrive(now: float) -> None:
