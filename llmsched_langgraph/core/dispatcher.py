@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.events import (
     BeliefFormed,
     CallQueued,
@@ -25,6 +24,7 @@ from llmsched_langgraph.core.events import (
 )
 from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
+from llmsched_langgraph.jobs.ended import EndedJob
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Settled:
     """
 
     granted: list[int] = field(default_factory=list)
-    records: list[JobRecord] = field(default_factory=list)
+    records: list[EndedJob] = field(default_factory=list)
     faults: list[ReportFault] = field(default_factory=list)
     wanted: list[FormBelief] = field(default_factory=list)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.ledger import Group
 from llmsched_langgraph.core.policies import Needs
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph.jobs.ended import EndedJob
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.belief import Belief
@@ -191,7 +191,7 @@ class ResizeBackend:
 class RecordJob:
     """A job is over: here is what can be learned from it."""
 
-    record: JobRecord
+    record: EndedJob
 
 
 @dataclass(slots=True)

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph.belief.record import Span, StageRecord
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Ended, Move, Position, Revealed, Runs, Spot
 from llmsched_langgraph.dag.progress import Call, Outcome, Progress, Usage
+from llmsched_langgraph.jobs.ended import StageRun
+from llmsched_langgraph.jobs.layout import Span, WatchedRun
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.belief import Belief
     from llmsched_langgraph.belief.evidence import JobEvidence
-    from llmsched_langgraph.belief.outcome import StageOutcome
+    from llmsched_langgraph.jobs.observed import ObservedStage
 
 LEAST_S = 0.05
 """A job that goes on needs at least so many seconds more, whatever it is believed to need."""
@@ -63,9 +64,9 @@ class Job:
     _moves: list[tuple[int, float, Sequence[Move]]] = field(default_factory=list)
     _ticks: int = 0
     _position: Position | None = None
-    _stages: list[StageRecord] = field(default_factory=list)
+    _stages: list[WatchedRun] = field(default_factory=list)
     _revealed: dict[int, tuple[int, float, int | None]] = field(default_factory=dict)  # until they end
-    _ended: dict[Spot, tuple[int, int, StageOutcome]] = field(default_factory=dict)
+    _ended: dict[Spot, tuple[int, int, ObservedStage]] = field(default_factory=dict)
 
     @property
     def application(self) -> str:
@@ -108,7 +109,7 @@ class Job:
 
     def _take(self, position: Position, number: int, now: float, move: Move) -> None:
         if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
-            self._stages.append(self._stage_record(position, spot, number, now, move))
+            self._stages.append(self._watched(position, spot, number, now, move))
             position.move(move)
             runs = position.runs(spot)
             if runs is None or _tells(runs.ended, runs.revealed):
@@ -120,23 +121,13 @@ class Job:
             for run, _ in move.runs:
                 self._revealed[run] = (number, now, move.around)
 
-    def _stage_record(
-        self, position: Position, spot: Spot, number: int, now: float, move: Ended
-    ) -> StageRecord:
+    def _watched(self, position: Position, spot: Spot, number: int, now: float, move: Ended) -> WatchedRun:
         first, heard_s, around = self._revealed.pop(move.run)
         until_s = now if move.at_s is None else move.at_s
         # One that was alone in its step is heard of only later.
         since_s = min(heard_s, until_s - move.seconds)
-        return StageRecord(
-            *spot,
-            position.place(move.run),
-            move.seconds,
-            move.complete,
-            position.tool(move.run),
-            move.run,
-            around,
-            Span(first, number, since_s, until_s),
-        )
+        run = StageRun(*spot, move.seconds, move.complete, position.tool(move.run))
+        return WatchedRun(run, move.run, around, Span(first, number, since_s, until_s))
 
     @property
     def position(self) -> Position:
@@ -144,7 +135,7 @@ class Job:
         return self._take_in()
 
     @property
-    def stages(self) -> tuple[StageRecord, ...]:
+    def stages(self) -> tuple[WatchedRun, ...]:
         """Its executions of stages that are over."""
         self._take_in()
         return tuple(self._stages)
@@ -196,8 +187,8 @@ class Job:
             self.progress.prompt_tokens, tuple(finished), tuple(begun), position.planned(), skipped
         )
 
-    def _over(self, spot: Spot, runs: Runs) -> StageOutcome:
-        from llmsched_langgraph.belief.outcome import Part, StageOutcome, by_tool
+    def _over(self, spot: Spot, runs: Runs) -> ObservedStage:
+        from llmsched_langgraph.jobs.observed import ObservedStage, Part, split_by_tool
 
         work = self.progress.works.get(spot)
         calls = 0 if work is None else work.done
@@ -209,7 +200,7 @@ class Job:
         else:
             part = Part(None, runs.ended, calls, work.done_s, work.prompt_tokens, work.output_tokens)
         tools = self.position.tools(spot)
-        made = StageOutcome(spot, by_tool(part, tools) if tools else (part,))
+        made = ObservedStage(spot, split_by_tool(part, tools) if tools else (part,))
         self._ended[spot] = (runs.ended, calls, made)
         return made
 

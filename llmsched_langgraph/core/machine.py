@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, Span
+from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.core.events import (
     BeliefFormed,
     CallQueued,
@@ -41,7 +41,7 @@ from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.core.policies import Needs, Policy
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.dag.progress import Call, Outcome
+from llmsched_langgraph.dag.progress import Call
 from llmsched_langgraph.errors import InvalidTransitionError
 
 STORY_LENGTH = 2_000
@@ -176,40 +176,7 @@ class SchedulerMachine:
         """Record the job once it has ended and its last call is back."""
         if job.outcome is None or job.progress.outstanding:
             return []
-        calls = sorted(job.progress.finished, key=lambda call: call.ticket)
-        return [
-            RecordJob(
-                JobRecord(
-                    application=job.application,
-                    calls=tuple(
-                        CallRecord(
-                            call.stage,
-                            call.occurrence,
-                            call.work_s(now),
-                            call.usage.prompt_tokens,
-                            call.usage.output_tokens,
-                            call.spot,
-                            call.backend,
-                            call.side_by_side,
-                            call.run,
-                            Span(
-                                call.first,
-                                call.last,
-                                call.requested_s,
-                                now if call.released_s is None else call.released_s,
-                            ),
-                        )
-                        for call in calls
-                    ),
-                    arrival_s=job.arrival_s,
-                    ended_s=now,
-                    complete=job.outcome is Outcome.FINISHED,
-                    stages=job.stages if calls else (),  # without calls it teaches nothing
-                    paused_s=job.paused_s,
-                    template=job.template,
-                )
-            )
-        ]
+        return [RecordJob(ended(job, now))]
 
     def _call_requested(self, event: CallRequested) -> list[Command]:
         if event.ticket in self._tickets:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
     CallReleased,
@@ -37,6 +36,7 @@ from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.runtime.mind import Mind
 from llmsched_langgraph.runtime.recording import Recorder
 from llmsched_langgraph.runtime.stores import ProfileStore
@@ -64,7 +64,7 @@ class _Outbox:
     woken: list[tuple[int, Waiter, Exception | None]] = field(default_factory=list)
     faults: list[ReportFault] = field(default_factory=list)
     wanted: list[FormBelief] = field(default_factory=list)
-    records: list[JobRecord] = field(default_factory=list)
+    records: list[EndedJob] = field(default_factory=list)
 
 
 PUT_BY = 64
@@ -269,9 +269,9 @@ class Driver:
         """Learn from all jobs that have ended, here and now."""
         self._mind.learn()
 
-    def _count(self, record: JobRecord) -> None:
-        self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.calls)
-        self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.calls)
+    def _count(self, record: EndedJob) -> None:
+        self._counts.prompt_tokens += sum(call.prompt_tokens or 0 for call in record.llm_calls())
+        self._counts.output_tokens += sum(call.output_tokens or 0 for call in record.llm_calls())
 
     def _send_all_away(self, outbox: _Outbox) -> None:
         """Wake all that wait: the scheduler was closed. Each with its own error, as each will raise it."""

@@ -10,12 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.errors import LLMSchedError
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.runtime.background import Background
 from llmsched_langgraph.runtime.helper import learned_elsewhere
 from llmsched_langgraph.runtime.keeping import Keeper
@@ -63,7 +62,7 @@ class Learner:
         self._profile = profile
         self._publish = publish
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
-        self._batch: deque[JobRecord] = deque()
+        self._batch: deque[EndedJob] = deque()
         self._due: dict[str, int] = {}  # jobs of the application until it is learned again
         self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
         self._elsewhere_s = -APART_S
@@ -89,12 +88,12 @@ class Learner:
             self._profile = self._profile.observe(*batch)
         return self._profile
 
-    def observe(self, record: JobRecord) -> None:
+    def observe(self, record: EndedJob) -> None:
         """Learn from one job, when there is time. O(1)."""
         if not record.teaches:
             return
         self._batch.append(record)
-        left = self._due[record.application] = self._due.get(record.application, 1) - 1
+        left = self._due[record.fingerprint] = self._due.get(record.fingerprint, 1) - 1
         if left <= 0 or len(self._batch) >= BATCH:
             self._background.there_is_work()
 
@@ -155,15 +154,12 @@ class Learner:
             profile = self._take_in()
             mine = profile.applications.get(name)
             both = own if mine is None else merged(mine, own)
-            if mine is not None and mine.model is both.model and mine.outcomes == both.outcomes:
+            if mine is not None and mine.model is both.model and mine.history == both.history:
                 return
-            if mine is None:
-                job, call = profile.job.plus(both.job), profile.call.plus(both.call)
-                profile = replace(profile, job=job, call=call)
             profile = self._profile = profile.having(both)
             self._networks[name] = max(self._networks.get(name, 0), both.modelled)
         if both.model is not None:
-            self._publish(profile, frozenset([name]))
+            self._publish(profile.prepared(), frozenset([name]))
 
     def _learn_one(self, own: ApplicationProfile) -> None:
         from llmsched_langgraph.belief.learning import learn
@@ -190,9 +186,7 @@ class Learner:
         with self._lock:
             now = self._take_in()
             kept = now.applications[own.application.fingerprint]
-            newer = kept.jobs - own.jobs
-            outcomes = (*fresh.outcomes, *kept.outcomes[len(kept.outcomes) - newer :])
-            fresh = replace(kept, outcomes=outcomes, forgotten_before=fresh.forgotten_before)
+            fresh = kept.forgetting(len(fresh.outcomes) + kept.jobs - own.jobs)
             self._profile = now.having(fresh)
             self._networks.pop(own.application.fingerprint, None)
         return fresh
@@ -230,6 +224,6 @@ class Learner:
             if profile.applications[name].modelled > own.jobs:
                 return  # a newer one is there already
             profile = self._profile = profile.learned(name, model, own.jobs)
-        self._publish(profile, frozenset([name]))
+        self._publish(profile.prepared(), frozenset([name]))
         if self._keeper is not None:
             self._keeper.there_is_news()

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.events import BeliefFormed, Event, FormBelief, ProfileLearned
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.runtime.forecasting import Forecaster
 from llmsched_langgraph.runtime.learning import Learner
 from llmsched_langgraph.runtime.recording import Recorder
@@ -61,7 +61,7 @@ class Mind:
         self.forecaster = Forecaster(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
 
-    def take(self, records: Iterable[JobRecord], wanted: Iterable[FormBelief]) -> None:
+    def take(self, records: Iterable[EndedJob], wanted: Iterable[FormBelief]) -> None:
         """Learn from these jobs, record them, and form these beliefs, when there is time.
 
         Legal from anywhere.
@@ -71,9 +71,9 @@ class Mind:
         for record in records:
             # A forked process goes on with the name and the number of the one that it was.
             name = f"{self._name}-{os.getpid()}-{next(self._jobs)}"
-            # It may have lain in the inbox for a while.
-            ended_at = time.time() - (self._clock() - record.ended_s)
-            record = replace(record, id=name, ended_at=ended_at)
+            # From the scheduler's clock to the wall clock; microseconds are as much as is measured.
+            arrival_s = round(max((record.arrival_s or 0.0) + time.time() - self._clock(), 0.0), 6)
+            record = replace(record, id=name, arrival_s=arrival_s)
             self.learner.observe(record)
             if self._recorder is not None:
                 self._recorder.note(record)

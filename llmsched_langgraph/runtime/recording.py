@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.runtime.background import Background
 
 logger = logging.getLogger("llmsched_langgraph")
@@ -50,13 +50,13 @@ class Recorder:
         if not _on_event_loop():  # which nobody may hold up by asking where it is
             self.path = self.path.absolute()  # wherever the program goes from here
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
-        self._jobs: deque[tuple[int, JobRecord]] = deque()
+        self._jobs: deque[tuple[int, EndedJob]] = deque()
         self._writing = threading.Lock()
         self._torn = False
         self._told = False
         self._background = background("llmsched-recording", self._write)
 
-    def note(self, record: JobRecord) -> None:
+    def note(self, record: EndedJob) -> None:
         """Write the job down when there is time, if it made a call and went to its end. O(1)."""
         if record.teaches:
             # What a process has not written when it forks is its own to write.
@@ -149,11 +149,10 @@ def _on_event_loop() -> bool:
     return True
 
 
-def _lines(records: list[JobRecord]) -> bytes:
-    from llmsched_langgraph.belief.tracing import trace_of  # late: only those who record need it
-    from llmsched_langgraph.traces.files import line_of_job
+def _lines(records: list[EndedJob]) -> bytes:
+    from llmsched_langgraph.traces.files import line_of_job  # late: only those who record need it
 
-    return "".join(line_of_job(trace_of(record)) for record in records).encode()
+    return "".join(map(line_of_job, records)).encode()
 
 
 def _ends_a_line(file: int) -> bool:

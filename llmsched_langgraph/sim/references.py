@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.sim.workloads.arrivals import TimedJob
-from llmsched_langgraph.traces.job import TraceJob
 
 
 class Clairvoyant:
@@ -33,7 +33,7 @@ class Clairvoyant:
         return self._work_s[job.id or 0] - job.progress.work_s(now)
 
 
-def work_of(job: TraceJob) -> float:
+def work_of(job: EndedJob) -> float:
     """Slot-seconds of all its calls.
 
     Raises:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from math import inf
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
     CallReleased,
@@ -30,9 +29,9 @@ from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Ended, Move, Revealed
 from llmsched_langgraph.dag.progress import Outcome, Usage
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob
 from llmsched_langgraph.sim.servers import Server, SlotServer
 from llmsched_langgraph.sim.workloads.arrivals import TimedJob
-from llmsched_langgraph.traces.job import TraceCall, TraceJob
 
 BACKEND = "simulated"
 
@@ -47,7 +46,7 @@ class Finished:
         end_s: when its last stage was over.
     """
 
-    job: TraceJob
+    job: EndedJob
     arrival_s: float
     end_s: float
 
@@ -70,7 +69,7 @@ class Simulated:
 
     jobs: tuple[Finished, ...]
     grants: tuple[int, ...]
-    records: tuple[JobRecord, ...]
+    records: tuple[EndedJob, ...]
     decisions_s: tuple[float, ...] = ()
 
 
@@ -131,10 +130,10 @@ class Simulation:
         self._numbers = itertools.count()
         self._runs = 0
         self._tickets = itertools.count(1)
-        self._calls: dict[int, tuple[_Running, int, int, TraceCall]] = {}  # by ticket: job, stage, run
+        self._calls: dict[int, tuple[_Running, int, int, EndedCall]] = {}  # by ticket: job, stage, run
         self._finished: dict[int, Finished] = {}
         self._grants: list[int] = []
-        self._records: list[JobRecord] = []
+        self._records: list[EndedJob] = []
         self._decisions_s: list[float] = []
 
     def run(self) -> Simulated:

@@ -17,7 +17,7 @@ from langgraph.types import Command, Send, interrupt
 from pydantic import ConfigDict
 
 from llmsched_langgraph import schedule
-from llmsched_langgraph.belief.outcome import Unit, outcome_of_trace
+from llmsched_langgraph.jobs.observed import Unit, observed
 from llmsched_langgraph.traces import read_jobs
 
 
@@ -186,7 +186,7 @@ def test_a_fan_out_a_loop_and_a_tool(recorded, sync):
 def test_it_is_counted_like_the_run(recorded, make_scheduler):
     """Occurrences and fan-outs of a trace are those that a scheduler learns from."""
     (job,) = recorded(newsroom(Model(clock=recorded.clock), sync=False), {"rounds": 0})
-    outcome = outcome_of_trace(job)
+    outcome = observed(job)
     assert [(*stage.spot, stage.fan_out) for stage in outcome.stages] == [
         ("plan", 1, 1),
         ("write", 1, 2),

@@ -13,9 +13,9 @@ import threading
 import time
 
 import pytest
+from support.ended import ended
 
 from llmsched_langgraph import ConfigurationError, default_scheduler
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime import recording
@@ -63,8 +63,7 @@ def run(scheduler, times=1, outcome=Outcome.FINISHED, calls=1):
 
 
 def record(number=0):
-    call = CallRecord("ask", 1, 1.0, 10, 5, ("ask", 1))
-    return JobRecord("f", (call,), 0.0, 2.0, True, template=APPLICATION, id=f"j{number}", ended_at=100.0)
+    return ended(APPLICATION, ("ask", 1.0, 10, 5), jct_s=2.0, arrival_s=98.0, id=f"j{number}")
 
 
 class Nobody:
