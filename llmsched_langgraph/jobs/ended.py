@@ -16,6 +16,7 @@ from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
 
 Kind = Literal["llm", "tool"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 End = Literal["done", "failed", "cancelled"]
 """How a job ended."""
@@ -73,7 +74,7 @@ class EndedCall:
             ("seconds", self.seconds, Derived.SECONDS),
         ):
             if value is None:
-                if self.derived & flag:
+                if self.derived is not Derived.NOTHING and self.derived & flag:
                     raise InvalidDataError(f"a call's {name} are called derived and are not there")
             elif not 0 <= value < inf:
                 raise InvalidDataError(f"a call's {name} must be 0 or more, not {value}")
@@ -125,7 +126,7 @@ class EndedStage:
     occurrence: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("llm", "tool"):
+        if self.kind not in KINDS:
             raise InvalidDataError(f"a stage's kind must be 'llm' or 'tool', not {self.kind!r}")
 
     @property
@@ -176,16 +177,23 @@ class EndedJob:
     def __post_init__(self) -> None:
         if self.arrival_s is not None and not 0 <= self.arrival_s < inf:
             raise InvalidDataError(f"arrival: must be 0 or more, not {self.arrival_s}")
+        checked: tuple[int, ...] = ()
         for index, stage in enumerate(self.stages):
-            for dep in stage.deps:
-                if not 0 <= dep < index:
-                    raise InvalidDataError(
-                        f"stages[{index}].dep: must name earlier stages, 0 to {index - 1}, not {dep}"
-                        if index
-                        else f"stages[0].dep: the first stage can depend on nothing, not on {dep}"
-                    )
+            # Many stages may share one tuple; what is right for one is right for those behind it.
+            if stage.deps is not checked:
+                self._check(index, checked := stage.deps)
             if stage.run is not None and not 0 <= stage.run < len(self.runs):
                 raise InvalidDataError(f"stages[{index}].r: must name one of {len(self.runs)} runs")
+
+    @staticmethod
+    def _check(index: int, deps: tuple[int, ...]) -> None:
+        for dep in deps:
+            if not 0 <= dep < index:
+                raise InvalidDataError(
+                    f"stages[{index}].dep: must name earlier stages, 0 to {index - 1}, not {dep}"
+                    if index
+                    else f"stages[0].dep: the first stage can depend on nothing, not on {dep}"
+                )
 
     @property
     def fingerprint(self) -> str:

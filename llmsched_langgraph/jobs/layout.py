@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage, Kind, StageRun
 
 CODE_S = 0.1
 """Seconds for which a stage run that calls models must do something else at a time for that to count: what is
@@ -100,7 +100,7 @@ def without_code(job: EndedJob) -> EndedJob:
     kept: list[EndedStage] = []
     ends: list[tuple[int, ...]] = []
     for stage in job.stages:
-        deps = _union(ends[dep] for dep in stage.deps)
+        deps = _union([ends[dep] for dep in stage.deps])
         if stage.kind == "tool" and stage.name.endswith(_CODE):
             ends.append(deps)
         else:
@@ -160,85 +160,106 @@ def _with_code(watched: WatchedRun, items: Sequence[_Item], *, at_first: bool) -
     return found
 
 
+class _Row(NamedTuple):
+    """A stage under way; its `deps` are numbers of rows."""
+
+    first: float
+    name: str
+    kind: Kind
+    deps: tuple[int, ...]
+    calls: list[EndedCall]
+    run: int | None
+    tool: str | None = None
+    occurrence: int | None = None
+
+
 @dataclass(slots=True)
 class _Layout:
-    """Puts what went on into stages, each behind those that it waited for."""
+    """Puts what went on into stages, each behind those that it waited for.
+
+    Stages that waited for the same ones share one tuple, so that wide steps do not take a square of time.
+    """
 
     runs: Sequence[WatchedRun]
     within: _Within
     long_starts: frozenset[tuple[str, int]]
-    _stages: list[EndedStage] = field(default_factory=list)  # without their calls
-    _calls: list[list[EndedCall]] = field(default_factory=list)
-    _firsts: list[float] = field(default_factory=list)
+    _rows: list[_Row] = field(default_factory=list)
 
     def stages(self) -> tuple[EndedStage, ...]:
         """All that were added, in the order of time."""
-        order = sorted(range(len(self._stages)), key=self._firsts.__getitem__)
-        places = {index: place for place, index in enumerate(order)}
-        return tuple(
-            replace(
-                self._stages[index],
-                deps=tuple(sorted([places[dep] for dep in self._stages[index].deps])),
-                calls=tuple(self._calls[index]),
+        order = sorted(range(len(self._rows)), key=lambda number: self._rows[number].first)
+        places = {number: place for place, number in enumerate(order)}
+        shared: dict[int, tuple[int, ...]] = {}  # by identity of the rows' tuples
+        made = []
+        for number in order:
+            _, name, kind, deps, calls, run, tool, occurrence = self._rows[number]
+            if id(deps) not in shared:
+                shared[id(deps)] = tuple(sorted([places[dep] for dep in deps]))
+            made.append(
+                EndedStage(
+                    name=name,
+                    kind=kind,
+                    deps=shared[id(deps)],
+                    calls=tuple(calls),
+                    tool=tool,
+                    run=run,
+                    occurrence=occurrence,
+                )
             )
-            for index in order
-        )
+        return tuple(made)
 
     def lay(self, run: int | None, items: Sequence[_Item], before: tuple[int, ...]) -> tuple[int, ...]:
         """Add the stages of these items, which may begin when `before` are over; gives the last of them."""
+        if len(items) == 1:
+            return self._put(run, items[0], before)
         by_last = sorted(items, key=lambda item: item.last)
         lasts = [item.last for item in by_last]
         firsts = sorted([item.first for item in items])
         newest = list(accumulate([item.first for item in by_last], max))
         ends: list[tuple[int, ...]] = [()] * len(by_last)
-        together: dict[tuple[str, int, int, int], int] = {}
+        waited: dict[int, tuple[int, ...]] = {0: before}  # by how many were over
+        together: dict[tuple[str, int, int, int], tuple[int, ...]] = {}
         for at in sorted(range(len(by_last)), key=lambda at: by_last[at].first):
             item = by_last[at]
             over = bisect_left(lasts, item.first)
-            # Of those that were over, the others were over before one of these began.
-            deps = _union(ends[bisect_right(lasts, newest[over - 1]) : over]) if over else before
-            match item.what:
-                case int(place):
-                    ends[at] = self._run(place, item, deps)
-                case WatchedCall(call, name, occurrence):
-                    # Alike in all that came before and after: one stage of calls side by side.
-                    alike = (name, occurrence, over, bisect_right(firsts, item.last))
-                    if alike in together:
-                        self._calls[together[alike]].append(call)
-                    else:
-                        together[alike] = self._call(run, item, call, occurrence, deps)
-                    ends[at] = (together[alike],)
-                case seconds:
-                    ends[at] = (self._tool(item, seconds, deps, run, None),)
+            if over not in waited:
+                # Of those that were over, the others were over before one of these began.
+                waited[over] = _union(ends[bisect_right(lasts, newest[over - 1]) : over])
+            if isinstance(item.what, WatchedCall):
+                # Alike in all that came before and after: one stage of calls side by side.
+                alike = (item.name, item.what.occurrence, over, bisect_right(firsts, item.last))
+                if alike in together:
+                    self._rows[together[alike][0]].calls.append(item.what.call)
+                else:
+                    together[alike] = self._put(run, item, waited[over])
+                ends[at] = together[alike]
+            else:
+                ends[at] = self._put(run, item, waited[over])
         return _union(ends[bisect_right(lasts, firsts[-1]) :]) if items else before
 
-    def _run(self, place: int, item: _Item, deps: tuple[int, ...]) -> tuple[int, ...]:
-        watched, items = self.runs[place], self.within.get(place, ())
-        run = watched.run
-        if not items:
-            return (self._tool(item, max(run.seconds, 0.0), deps, place, run.tool),)
-        return self.lay(place, _with_code(watched, items, at_first=run[:2] in self.long_starts), deps)
+    def _put(self, run: int | None, item: _Item, deps: tuple[int, ...]) -> tuple[int, ...]:
+        """Add the stages of one item; gives the last of them."""
+        first, name = item.first, item.name
+        match item.what:
+            case WatchedCall(call, _, occurrence):
+                tool, known = (None, occurrence) if run is None else (self.runs[run].run.tool, None)
+                return self._add(_Row(first, name, "llm", deps, [call], run, tool, known))
+            case int(place):
+                watched, items = self.runs[place], self.within.get(place, ())
+                if items:
+                    at_first = watched.run[:2] in self.long_starts
+                    return self.lay(place, _with_code(watched, items, at_first=at_first), deps)
+                used = EndedCall(None, None, max(watched.run.seconds, 0.0))
+                return self._add(_Row(first, name, "tool", deps, [used], place, watched.run.tool))
+            case seconds:
+                return self._add(_Row(first, name, "tool", deps, [EndedCall(None, None, seconds)], run))
 
-    def _tool(
-        self, item: _Item, seconds: float, deps: tuple[int, ...], run: int | None, tool: str | None
-    ) -> int:
-        stage = EndedStage(name=item.name, kind="tool", deps=deps, tool=tool, run=run)
-        return self._add(item, stage, EndedCall(None, None, seconds))
-
-    def _call(
-        self, run: int | None, item: _Item, call: EndedCall, occurrence: int, deps: tuple[int, ...]
-    ) -> int:
-        tool = None if run is None else self.runs[run].run.tool
-        known = occurrence if run is None else None
-        stage = EndedStage(name=item.name, kind="llm", deps=deps, tool=tool, run=run, occurrence=known)
-        return self._add(item, stage, call)
-
-    def _add(self, item: _Item, stage: EndedStage, call: EndedCall) -> int:
-        self._stages.append(stage)
-        self._calls.append([call])
-        self._firsts.append(item.first)
-        return len(self._stages) - 1
+    def _add(self, row: _Row) -> tuple[int, ...]:
+        self._rows.append(row)
+        return (len(self._rows) - 1,)
 
 
-def _union(ends: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+def _union(ends: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if len(ends) == 1:
+        return ends[0]
     return tuple(sorted({stage for each in ends for stage in each}))

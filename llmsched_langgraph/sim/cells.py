@@ -14,7 +14,7 @@ import numpy as np
 from llmsched_langgraph.belief.evaluation import groups_of
 from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.jobs.ended import EndedJob
+from llmsched_langgraph.jobs.ended import EndedJob, by_app
 from llmsched_langgraph.sim.evaluation import Cell
 from llmsched_langgraph.sim.workloads import Arrivals, Recorded, generate, resample
 
@@ -158,12 +158,9 @@ def halves(jobs: Sequence[EndedJob], seed: int) -> tuple[list[EndedJob], list[En
     Raises:
         ConfigurationError: there are too few to part them.
     """
-    by_app: dict[str, list[EndedJob]] = {}
-    for job in jobs:
-        by_app.setdefault(job.app, []).append(job)
     parts: tuple[list[EndedJob], list[EndedJob]] = ([], [])
     rng = np.random.default_rng((seed, _SPLIT))
-    for own in by_app.values():
+    for own in by_app(jobs).values():
         groups: dict[str, list[EndedJob]] = {}
         for job, name in zip(own, groups_of(own), strict=True):
             groups.setdefault(name, []).append(job)

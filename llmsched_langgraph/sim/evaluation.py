@@ -20,7 +20,7 @@ from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.core.policies import Policy, as_policy
 from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.jobs.ended import EndedJob
+from llmsched_langgraph.jobs.ended import EndedJob, by_app
 from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads.arrivals import Arrivals, TimedJob, arrive
@@ -121,10 +121,7 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
 
 def templates_of(jobs: Sequence[EndedJob]) -> dict[str, Application]:
     """The applications that these jobs show, by name."""
-    by_app: dict[str, list[EndedJob]] = {}
-    for job in jobs:
-        by_app.setdefault(job.app, []).append(job)
-    return {name: template_of(name, own) for name, own in by_app.items()}
+    return {name: template_of(name, own) for name, own in by_app(jobs).items()}
 
 
 def learned_from(jobs: Sequence[EndedJob], applications: Mapping[str, Application] | None = None) -> Profile:

@@ -5,21 +5,14 @@ Does not know files, nor the other shapes that records come in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.jobs.ended import (
-    ENDS,
-    Derived,
-    End,
-    EndedCall,
-    EndedJob,
-    EndedStage,
-    Kind,
-    StageRun,
-)
+from llmsched_langgraph.jobs.ended import ENDS, KINDS, Derived, EndedCall, EndedJob, EndedStage, StageRun
+
+_Word = TypeVar("_Word", bound=str)
 
 _LETTERS = {"p": Derived.PROMPT, "o": Derived.OUTPUT, "s": Derived.SECONDS}
 
@@ -87,76 +80,58 @@ def job_from_node(node: Field) -> EndedJob:
     Raises:
         InvalidDataError: a field is missing or wrong; the message names it.
     """
-    jct, arrival, paused = node.get("jct"), node.get("arrival"), node.get("paused")
-    tenant, priority, key, runs = (node.get(name) for name in ("tenant", "priority", "key", "runs"))
+    runs, end, predicted = node.get("runs"), node.get("end"), node.get("predicted")
     return EndedJob(
         id=node["id"].text(),
         app=node["app"].text(),
-        jct_s=None if jct is None else jct.number(),
+        jct_s=node.at("jct").maybe_number(),
         stages=tuple(_stage(stage) for stage in node["stages"].items()),
         runs=() if runs is None else tuple(_run(run) for run in runs.items()),
-        arrival_s=None if arrival is None else arrival.number(),
-        paused_s=0.0 if paused is None else paused.number(),
-        end=_end(node.get("end")),
-        tenant=None if tenant is None else tenant.text(),
-        priority=None if priority is None else _priority(priority),
-        key=None if key is None else key.text(),
-        predicted=_predicted(node.get("predicted")),
+        arrival_s=node.at("arrival").maybe_number(),
+        paused_s=node.at("paused").maybe_number() or 0.0,
+        end="done" if end is None else _one_of(ENDS, end),
+        tenant=node.at("tenant").maybe_text(),
+        priority=_priority(node.at("priority")),
+        key=node.at("key").maybe_text(),
+        predicted=None if predicted is None else _predicted(predicted),
     )
 
 
-def _end(node: Field | None) -> End:
-    if node is None:
-        return "done"
-    for end in ENDS:
-        if node.value == end:
-            return end
-    raise node.fault(f"one of {', '.join(ENDS)}")
+def _one_of(words: Iterable[_Word], node: Field) -> _Word:
+    for word in words:
+        if node.value == word:
+            return word
+    raise node.fault(" or ".join(map(repr, words)))
 
 
-def _priority(node: Field) -> int:
-    if type(node.value) is not int:
+def _priority(node: Field) -> int | None:
+    if node.value is not None and type(node.value) is not int:
         raise node.fault("an integer")
     return node.value
 
 
-def _predicted(node: Field | None) -> tuple[float, float, float] | None:
-    if node is None:
-        return None
+def _predicted(node: Field) -> tuple[float, float, float]:
     mean, low, high = (amount.number() for amount in node.items(3))
     return mean, low, high
 
 
 def _run(node: Field) -> StageRun:
     name, occurrence, seconds, complete, tool = node.items(5)
-    return StageRun(
-        name.string(),
-        occurrence.count(least=1),
-        seconds.number(),
-        bool(complete.count(1)),
-        tool.maybe_text(),
-    )
+    whole = bool(complete.count(1))
+    return StageRun(name.string(), occurrence.count(least=1), seconds.number(), whole, tool.maybe_text())
 
 
 def _stage(node: Field) -> EndedStage:
-    tool, run, occurrence = node.get("tool"), node.get("r"), node.get("o")
+    occurrence = node.at("o").maybe_count(least=1)
     return EndedStage(
         name=node["n"].text() if occurrence is None else node["n"].string(),
-        kind=_kind(node["k"]),
+        kind=_one_of(KINDS, node["k"]),
         deps=tuple(dep.count() for dep in node["dep"].items()),
         calls=tuple(_calls(node)),
-        tool=None if tool is None else tool.text(),
-        run=None if run is None else run.count(),
-        occurrence=None if occurrence is None else occurrence.count(least=1),
+        tool=node.at("tool").maybe_text(),
+        run=node.at("r").maybe_count(),
+        occurrence=occurrence,
     )
-
-
-def _kind(node: Field) -> Kind:
-    if node.value == "llm":
-        return "llm"
-    if node.value == "tool":
-        return "tool"
-    raise node.fault("'llm' or 'tool'")
 
 
 def _calls(node: Field) -> Iterator[EndedCall]:
