@@ -38,7 +38,7 @@ def seen(jobs, fit, ahead=0):
         as_run = [TimedJob(one.arrival_s, in_supersteps(one.job)) for one in jobs]
         return Simulation(as_run, slots=slots, policy=as_policy(policy), server=server).run()
 
-    held = [call.work_s for record in run("srtf", 4 + ahead).records for call in record.calls]
+    held = [call.seconds for job in run("srtf", 4 + ahead).records for call in job.llm_calls()]
     return fmean(job.jct_s for job in run("fcfs", 1_000).jobs), fmean(held)
 
 
