@@ -9,7 +9,15 @@ from dataclasses import replace
 import pytest
 
 from llmsched_langgraph.errors import InvalidDataError, LLMSchedError
-from llmsched_langgraph.traces import Derived, EndedCall, EndedJob, EndedStage, read_jobs, write_jobs
+from llmsched_langgraph.traces import (
+    Derived,
+    EndedCall,
+    EndedJob,
+    EndedStage,
+    done_jobs,
+    read_jobs,
+    write_jobs,
+)
 
 JOB = {
     "id": "a",
@@ -123,6 +131,19 @@ def test_a_file_that_cannot_be_finished_does_not_appear(tmp_path):
         write_jobs(broken(), path)
     assert list(read_jobs(path)) == [READ]
     assert [file.name for file in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_jobs_that_did_not_go_to_their_end_are_read_and_not_learned_from(write):
+    """How a job ended stands in its line; one that does not say so is done."""
+    path = write("a.jsonl", {**JOB, "end": "failed"}, {**JOB, "id": "b", "end": "done"}, {**JOB, "id": "c"})
+    assert [(job.end, job.teaches) for job in read_jobs(path)] == [
+        ("failed", False),
+        ("done", True),
+        ("done", True),
+    ]
+    assert [job.id for job in done_jobs(path)] == ["b", "c"]
+    with pytest.raises(InvalidDataError, match="end: must be 'done' or 'failed' or 'cancelled', not 'lost'"):
+        list(read_jobs(write("b.jsonl", {**JOB, "end": "lost"})))
 
 
 def test_unknown_fields_are_left_alone(write):
