@@ -18,9 +18,9 @@ from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.outcome import JobOutcome, Part, StageOutcome
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph.jobs.observed import ObservedJob, ObservedStage, Part
 
 TIMES = 2_000
 WAITING = 1_000
@@ -33,7 +33,7 @@ def application(stages: int) -> Application:
     return Application.of("chain", nodes, pairwise(names))
 
 
-def outcomes(stages: int, jobs: int, seed: int) -> list[JobOutcome]:
+def outcomes(stages: int, jobs: int, seed: int) -> list[ObservedJob]:
     """Jobs that differ, stages that hang together, and some that end early."""
     deal = random.Random(seed)
     made = []
@@ -44,12 +44,12 @@ def outcomes(stages: int, jobs: int, seed: int) -> list[JobOutcome]:
                 break
             level *= deal.lognormvariate(0.0, 0.2)
             work_s = level * deal.lognormvariate(0.0, 0.3)
-            parts.append(StageOutcome(Spot(f"stage {n:02}", 1), (Part(calls=1, work_s=work_s),)))
-        made.append(JobOutcome("chain", tuple(parts), deal.randrange(100, 4_000)))
+            parts.append(ObservedStage(Spot(f"stage {n:02}", 1), (Part(calls=1, work_s=work_s),)))
+        made.append(ObservedJob(tuple(parts), deal.randrange(100, 4_000)))
     return made
 
 
-def asked(jobs: list[JobOutcome]) -> list[JobEvidence]:
+def asked(jobs: list[ObservedJob]) -> list[JobEvidence]:
     """What is known of each of the jobs in its middle."""
     found = []
     for job in jobs:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 
 from llmsched_langgraph import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived, JobEnded
 from llmsched_langgraph.core.ledger import SlotLedger
@@ -19,6 +18,7 @@ from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import as_policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
 
 APPLICATIONS = tuple(Application.of(f"application {n}") for n in range(50))
 POLICIES = ("fcfs", "srtf")
@@ -30,8 +30,12 @@ def learned() -> Profile:
     """A profile that tells the applications apart, so that the jobs of a backlog have an order."""
     profile = Profile()
     for n, application in enumerate(APPLICATIONS):
-        calls = (CallRecord(NODE, 1, 1.0 + n), CallRecord(NODE, 2, 2.0))
-        profile = profile.observe(JobRecord(application.fingerprint, calls, 0.0, 1.0, complete=True))
+        stages = tuple(
+            EndedStage(name=NODE, kind="llm", calls=(EndedCall(None, None, work_s),), occurrence=at)
+            for at, work_s in enumerate((1.0 + n, 2.0), 1)
+        )
+        job = EndedJob(id=f"{n}", app=application.name, stages=stages, template=application)
+        profile = profile.observe(job)
     return profile
 
 

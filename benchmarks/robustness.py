@@ -21,17 +21,17 @@ from llmsched_langgraph.core.policies import as_policy
 from llmsched_langgraph.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads import MIXES, Poisson, arrive, generate
-from llmsched_langgraph.traces import TraceJob
+from llmsched_langgraph.traces import EndedJob
 
 LEARNED = 1_000_000
 
 
-def other_model(jobs: Sequence[TraceJob], seed: int) -> list[TraceJob]:
+def other_model(jobs: Sequence[EndedJob], seed: int) -> list[EndedJob]:
     """Another model: each stage's answers are a quarter to four times as long, always by the same factor."""
     deal = random.Random(seed)
     factors: dict[tuple[str, str], float] = {}
 
-    def stretched(job: TraceJob) -> TraceJob:
+    def stretched(job: EndedJob) -> EndedJob:
         stages = []
         for stage in job.stages:
             factor = factors.setdefault((job.app, stage.name), 4 ** deal.uniform(-1.0, 1.0))
@@ -51,12 +51,12 @@ def other_model(jobs: Sequence[TraceJob], seed: int) -> list[TraceJob]:
     return [stretched(job) for job in jobs]
 
 
-def twenty(jobs: Sequence[TraceJob], seed: int) -> list[TraceJob]:
+def twenty(jobs: Sequence[EndedJob], seed: int) -> list[EndedJob]:
     """Twenty runs, of all applications together."""
     return random.Random(seed).sample(list(jobs), 20)
 
 
-def mislabelled(jobs: Sequence[TraceJob], seed: int) -> list[TraceJob]:
+def mislabelled(jobs: Sequence[EndedJob], seed: int) -> list[EndedJob]:
     """Half of the runs are said to be of another application."""
     deal = random.Random(seed)
     names = sorted({job.app for job in jobs})
@@ -83,7 +83,7 @@ def cell(arguments: tuple[str, int, int, float, int, tuple[str, ...]]) -> dict[t
     train = generate(workload, jobs, LEARNED + seed)
     templates = templates_of(train)
 
-    def mean_s(policy: str, learn: Sequence[TraceJob]) -> float:
+    def mean_s(policy: str, learn: Sequence[EndedJob]) -> float:
         done = Simulation(
             timed,
             slots=slots,

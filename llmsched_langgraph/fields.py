@@ -69,12 +69,16 @@ class Field:
         value: Any = self.value
         return Field(value[key], self, key)
 
-    def get(self, key: str) -> Field | None:
-        """What stands under `key`, or None where there is nothing or null."""
+    def at(self, key: str) -> Field:
+        """What stands under `key`, or null where there is nothing."""
         if not isinstance(self.value, dict):
             raise self.fault("an object")
-        value = self.value.get(key)
-        return None if value is None else Field(value, self, key)
+        return Field(self.value.get(key), self, key)
+
+    def get(self, key: str) -> Field | None:
+        """What stands under `key`, or None where there is nothing or null."""
+        found = self.at(key)
+        return None if found.value is None else found
 
     def items(self, width: int | None = None) -> Iterator[Field]:
         """The items of a list, which has `width` of them if that is given."""

@@ -11,9 +11,9 @@ from enum import StrEnum
 from math import ceil
 from typing import Any
 
-from llmsched_langgraph.belief.outcome import JobOutcome, StageOutcome, Unit
 from llmsched_langgraph.dag.application import Application, Kind, Node, Stage
 from llmsched_langgraph.fields import Field
+from llmsched_langgraph.jobs.observed import ObservedJob, ObservedStage, Unit
 
 LEAST_JOBS = 5
 """Jobs that must reach an occurrence before it is told apart from the tail, and name a tool to name it."""
@@ -139,7 +139,7 @@ def column_from_json(data: Field) -> Column:
     )
 
 
-def columns_of(application: Application, outcomes: Sequence[JobOutcome], unit: Unit) -> tuple[Column, ...]:
+def columns_of(application: Application, outcomes: Sequence[ObservedJob], unit: Unit) -> tuple[Column, ...]:
     """The variables of an application's model, causes before effects: in the order of the template.
 
     First the whole job's work and the size of its input, then for each stage that has work in this unit its
@@ -193,7 +193,7 @@ def planned_nodes(application: Application) -> dict[str, str]:
 
 
 def values_of(
-    columns: Sequence[Column], outcomes: Sequence[JobOutcome], unit: Unit
+    columns: Sequence[Column], outcomes: Sequence[ObservedJob], unit: Unit
 ) -> list[list[float | None]]:
     """Each outcome's value of each column; None where the thing did not happen, or nobody counted it."""
     tools = tools_of(columns)
@@ -210,7 +210,7 @@ def tool_name(tool: str | None, known: Sequence[str]) -> str:
     return tool if tool is not None and tool in known else OTHER
 
 
-def _value(column: Column, job: JobOutcome, unit: Unit, tools: Sequence[str]) -> float | None:
+def _value(column: Column, job: ObservedJob, unit: Unit, tools: Sequence[str]) -> float | None:
     match column.quantity:
         case Quantity.TOTAL:
             return job.amount(unit)
@@ -234,7 +234,7 @@ def _value(column: Column, job: JobOutcome, unit: Unit, tools: Sequence[str]) ->
             return sum(part.runs for part in parts)
 
 
-def stage_value(quantity: Quantity, stages: Sequence[StageOutcome], unit: Unit) -> float | None:
+def stage_value(quantity: Quantity, stages: Sequence[ObservedStage], unit: Unit) -> float | None:
     """What a stage's column holds if these are the occurrences that it stands for."""
     if not stages:
         return None
@@ -252,7 +252,7 @@ def _varies(column: Column, values: list[float | None]) -> bool:
     return len(present) > 1 or (column.quantity is Quantity.PLANNED and bool(present) and None in values)
 
 
-def _complete(application: Application, outcomes: Sequence[JobOutcome]) -> Application:
+def _complete(application: Application, outcomes: Sequence[ObservedJob]) -> Application:
     """The application with the nodes that it did not show and runs came to."""
     new = {stage.spot.path for job in outcomes for stage in job.stages} - set(application.by_path)
     if not new:
@@ -261,7 +261,7 @@ def _complete(application: Application, outcomes: Sequence[JobOutcome]) -> Appli
     return replace(application, nodes=nodes)
 
 
-def _common(outcomes: Sequence[JobOutcome]) -> dict[str, int]:
+def _common(outcomes: Sequence[ObservedJob]) -> dict[str, int]:
     """How often each node runs in the jobs in which it runs most often, a few odd ones aside."""
     times: dict[str, list[int]] = {}
     for job in outcomes:
@@ -274,7 +274,7 @@ def _common(outcomes: Sequence[JobOutcome]) -> dict[str, int]:
     return {path: sorted(counts)[-enough] if len(counts) >= enough else 1 for path, counts in times.items()}
 
 
-def _nodes_with(outcomes: Sequence[JobOutcome], unit: Unit) -> set[str]:
+def _nodes_with(outcomes: Sequence[ObservedJob], unit: Unit) -> set[str]:
     return {stage.spot.path for job in outcomes for stage in job.stages if stage.amount(unit)}
 
 
@@ -282,7 +282,7 @@ def _last(template: Application, stage: Stage) -> int | None:
     return None if stage.tail or template.occurrences(stage.node) == 1 else stage.occurrence
 
 
-def _tools(outcomes: Sequence[JobOutcome], planned: dict[str, str]) -> list[str]:
+def _tools(outcomes: Sequence[ObservedJob], planned: dict[str, str]) -> list[str]:
     """The tools that plans name, the most frequent first, with `OTHER` if there are rare ones."""
     jobs: dict[str, int] = {}
     for job in outcomes:

@@ -17,18 +17,18 @@ from llmsched_langgraph.belief.columns import Quantity, planned_nodes, values_of
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.outcome import JobOutcome, StageOutcome, Unit, outcome_of_trace, rounds
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Began, Ended, Position, Revealed
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.traces.job import TraceJob
+from llmsched_langgraph.jobs.ended import EndedJob
+from llmsched_langgraph.jobs.observed import ObservedJob, ObservedStage, Unit, observed, rounds
 
 LEAST_JOBS = 15
 """Jobs under which nothing is measured."""
 
 PARTS = 5
-"""Parts into which jobs are dealt; each is measured by a model that learned from the others."""
+"""Parts into which jobs are split; each is measured by a model that learned from the others."""
 
 ENOUGH = 200
 """Measured jobs after which the parts that are left are not measured."""
@@ -96,7 +96,7 @@ class Moment(NamedTuple):
 
     Attributes:
         evidence: what was known.
-        finished: how many of its stages had ended, as `JobOutcome.stages` counts them.
+        finished: how many of its stages had ended, as `ObservedJob.stages` counts them.
         remaining: the work that was still to come, in the unit asked for.
     """
 
@@ -127,20 +127,20 @@ class Guesses(NamedTuple):
     guesses: tuple[Guess, ...]
 
 
-def unit_of(jobs: Sequence[TraceJob]) -> Unit:
+def unit_of(jobs: Sequence[EndedJob]) -> Unit:
     """What the work of recorded jobs can be counted in: the first of these that half of them know.
 
     Seconds of their LLM calls; if those are not recorded, seconds of their tools, where they use any; else
     output tokens.
     """
-    outcomes = [outcome_of_trace(job) for job in jobs]
+    outcomes = [observed(job) for job in jobs]
     for unit in (Unit.SECONDS, Unit.TOOL_SECONDS):
         if 2 * sum(bool(job.amount(unit)) for job in outcomes) >= len(outcomes):
             return unit
     return Unit.TOKENS
 
 
-def groups_of(jobs: Sequence[TraceJob]) -> list[str]:
+def groups_of(jobs: Sequence[EndedJob]) -> list[str]:
     """For each job of one application the name of its group: runs of one problem, turns of one session.
 
     Ids are taken apart at `/`; the part that takes the most different values over all jobs tells the groups.
@@ -151,7 +151,7 @@ def groups_of(jobs: Sequence[TraceJob]) -> list[str]:
     return max(values, key=lambda column: len(set(column)), default=[])
 
 
-def moments(job: TraceJob, application: Application, unit: Unit) -> Iterator[Moment]:
+def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Moment]:
     """A recorded job as a scheduler would have seen it: before its first stage, and after each that ended.
 
     Stages end in the recorded order, those of one depth in any. What comes next is announced as soon as all
@@ -163,8 +163,8 @@ def moments(job: TraceJob, application: Application, unit: Unit) -> Iterator[Mom
     prompt = None if first is None else first.prompt_tokens
     steps = rounds(job)
     planned = tools_in(stage for step in steps for stage in step)
-    left = outcome_of_trace(job).amount(unit) or 0.0
-    finished: list[StageOutcome] = []
+    left = observed(job).amount(unit) or 0.0
+    finished: list[ObservedStage] = []
     plan: tuple[tuple[str, int], ...] | None = None
     number = 0
     for step, following in zip(((), *steps), (*steps, ()), strict=True):
@@ -189,8 +189,8 @@ def moments(job: TraceJob, application: Application, unit: Unit) -> Iterator[Mom
 def _evidence(
     position: Position,
     prompt: int | None,
-    finished: Sequence[StageOutcome],
-    announced: Sequence[StageOutcome],
+    finished: Sequence[ObservedStage],
+    announced: Sequence[ObservedStage],
     plan: tuple[tuple[str, int], ...] | None,
 ) -> JobEvidence:
     return JobEvidence(
@@ -202,7 +202,7 @@ def _evidence(
     )
 
 
-def tools_in(stages: Iterable[StageOutcome]) -> tuple[tuple[str, int], ...]:
+def tools_in(stages: Iterable[ObservedStage]) -> tuple[tuple[str, int], ...]:
     """How often each tool was used in a whole job: what its plan named, if it had one."""
     named: Counter[str] = Counter()
     for stage in stages:
@@ -213,13 +213,13 @@ def tools_in(stages: Iterable[StageOutcome]) -> tuple[tuple[str, int], ...]:
 
 
 def evaluate(
-    app: str, jobs: Sequence[TraceJob], train: Sequence[TraceJob] | None = None, *, seed: int = 0
+    app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None = None, *, seed: int = 0
 ) -> Evaluation:
     """Learns from some jobs of an application and measures on others.
 
-    With `train`, learns from that and measures all of `jobs` that are not in it. Without, deals the jobs into
-    `PARTS`, the jobs of one group (`groups_of`) together, and measures each part by a model that learned from
-    the others, until `ENOUGH` are measured. Jobs whose work is not recorded are left out.
+    With `train`, learns from that and measures all of `jobs` that are not in it. Without, splits the jobs
+    into `PARTS`, the jobs of one group (`groups_of`) together, and measures each part by a model that learned
+    from the others, until `ENOUGH` are measured. Jobs whose work is not recorded are left out.
 
     Raises:
         InvalidDataError: fewer than `LEAST_JOBS` jobs to learn from or to measure.
@@ -229,7 +229,7 @@ def evaluate(
 
 
 def guesses(
-    app: str, jobs: Sequence[TraceJob], train: Sequence[TraceJob] | None = None, *, seed: int = 0
+    app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None = None, *, seed: int = 0
 ) -> Guesses:
     """What `evaluate` compares, moment by moment. Arguments and errors are the same."""
     tally, unit = _measured(app, jobs, train, seed)
@@ -245,15 +245,15 @@ def guesses(
 
 
 def _measured(
-    app: str, jobs: Sequence[TraceJob], train: Sequence[TraceJob] | None, seed: int
+    app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None, seed: int
 ) -> tuple[_Tally, Unit]:
     unit = unit_of(jobs if train is None else [*jobs, *train])
-    usable = [job for job in jobs if outcome_of_trace(job).amount(unit)]
+    usable = [job for job in jobs if observed(job).amount(unit)]
     tally = _Tally()
     if train is not None:
         known = set(train)
         usable = [job for job in usable if job not in known]
-        learned = [job for job in train if outcome_of_trace(job).amount(unit)]
+        learned = [job for job in train if observed(job).amount(unit)]
         if min(len(usable), len(learned)) < LEAST_JOBS:
             raise InvalidDataError(
                 f"{app}: {len(learned)} jobs to learn from and {len(usable)} others to measure; "
@@ -265,7 +265,7 @@ def _measured(
             raise InvalidDataError(
                 f"{app}: {len(usable)} jobs whose {unit} are recorded; it takes {LEAST_JOBS}"
             )
-        part = dealt(usable, seed)
+        part = split(usable, seed)
         for number in range(PARTS):
             held = [job for job, own in zip(usable, part, strict=True) if own == number]
             rest = [job for job, own in zip(usable, part, strict=True) if own != number]
@@ -274,7 +274,7 @@ def _measured(
     return tally, unit
 
 
-def dealt(jobs: Sequence[TraceJob], seed: int) -> list[int]:
+def split(jobs: Sequence[EndedJob], seed: int) -> list[int]:
     """The part of each job: groups in random order, each to the smallest part."""
     groups = groups_of(jobs)
     sizes = Counter(groups)
@@ -300,11 +300,11 @@ class _Tally:
     logs: dict[int, list[tuple[float, float, float]]] = field(default_factory=dict)
 
     def measure(
-        self, app: str, train: Sequence[TraceJob], held: Sequence[TraceJob], unit: Unit, seed: int
+        self, app: str, train: Sequence[EndedJob], held: Sequence[EndedJob], unit: Unit, seed: int
     ) -> None:
         """Learn from one list of jobs and measure another."""
         template = template_of(app, train)
-        outcomes = [outcome_of_trace(job) for job in train]
+        outcomes = [observed(job) for job in train]
         used = learn(template, outcomes, unit=unit, seed=seed)
         marginals = learn(template, outcomes, unit=unit, correlated=False) if used.correlated else used
         network = used if used.correlated else learn(template, outcomes, unit=unit, correlated=True)
@@ -312,7 +312,7 @@ class _Tally:
         self.stages = max(self.stages, len(used.stages))
         for job in held:
             self.jobs += 1
-            outcome = outcome_of_trace(job)
+            outcome = observed(job)
             self.bits.append((_bits(network, outcome), _bits(marginals, outcome)))
             for moment in moments(job, template, unit):
                 if moment.finished > STEPS:
@@ -347,7 +347,7 @@ class _Tally:
         )
 
 
-def _bits(model: ApplicationModel, outcome: JobOutcome) -> float:
+def _bits(model: ApplicationModel, outcome: ObservedJob) -> float:
     """-log2 P(the job), its total summed out."""
     (values,) = values_of(model.columns, [outcome], model.unit)
     seen = {

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from llmsched_langgraph.belief.bins import Bins
 from llmsched_langgraph.belief.columns import Column, Quantity, stage_value, tool_name, tools_of
-from llmsched_langgraph.belief.outcome import StageOutcome, Unit
 from llmsched_langgraph.belief.total import Known
 from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph.jobs.observed import ObservedStage, Unit
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class JobEvidence:
     """What is known of a job at one moment. A value, and hashable: beliefs are cached by it.
 
     Attributes:
-        prompt_tokens: size of its input, as in `JobOutcome`; None as long as it is not known.
+        prompt_tokens: size of its input, as in `ObservedJob`; None as long as it is not known.
         finished: the stages that ended, as far as they go.
         begun: what has been announced and is not over, whether it has received work or not.
         planned: if a plan has been made, how often it names each tool; None before.
@@ -67,7 +67,7 @@ class JobEvidence:
     """
 
     prompt_tokens: int | None = None
-    finished: tuple[StageOutcome, ...] = ()
+    finished: tuple[ObservedStage, ...] = ()
     begun: tuple[Begun, ...] = ()
     planned: tuple[tuple[str, int], ...] | None = None
     skipped: frozenset[str] = frozenset()
@@ -146,7 +146,7 @@ class _Reading:
             self._plan = Counter()
             for tool, count in evidence.planned:
                 self._plan[tool_name(tool, self._tools)] += count
-        self._finished: dict[str, list[StageOutcome]] = {}
+        self._finished: dict[str, list[ObservedStage]] = {}
         self._begun: dict[str, list[Begun]] = {}
         self._highest: dict[str, int] = {}
         for stage in evidence.finished:

@@ -15,8 +15,8 @@ from llmsched_langgraph.belief.columns import LEAST_JOBS, Column, Quantity, colu
 from llmsched_langgraph.belief.learner import SMOOTHING, choose, fit
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.network import independent
-from llmsched_langgraph.belief.outcome import JobOutcome, Unit
 from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.jobs.observed import ObservedJob, Unit
 
 LEAST_COUNT = 5
 """Values that each bin is made of, at least."""
@@ -36,7 +36,7 @@ PRIOR_JOBS = 2
 
 def learn(
     application: Application,
-    outcomes: Sequence[JobOutcome],
+    outcomes: Sequence[ObservedJob],
     *,
     unit: Unit = Unit.SECONDS,
     seed: int = 0,
@@ -74,7 +74,7 @@ def learn(
 
 
 def _prior(
-    application: Application, outcomes: Sequence[JobOutcome], unit: Unit, call: float
+    application: Application, outcomes: Sequence[ObservedJob], unit: Unit, call: float
 ) -> ApplicationModel:
     """A model without correlations: every stage has the work that jobs show, or that of a call.
 

@@ -16,11 +16,11 @@ from llmsched_langgraph.belief.bins import Bins
 from llmsched_langgraph.belief.columns import Column, Quantity, column_from_json, tool_name
 from llmsched_langgraph.belief.evidence import JobEvidence, Vocabulary
 from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.belief.outcome import Unit
 from llmsched_langgraph.belief.total import Known, Posterior
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.fields import Field
+from llmsched_langgraph.jobs.observed import Unit
 
 VERSION = 1
 """Of the form that `to_json` writes."""

@@ -1,27 +1,26 @@
 """Knows how a profile is written as JSON, whole or of one application, and how it is read back.
 
-Does not know files or stores, nor how profiles are merged. Outcomes are lists of numbers, as there are
-many: all names in them stand once, in `names`.
+Does not know files or stores, nor how profiles are merged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from sys import float_info
 from typing import Any
 
 from llmsched_langgraph.belief.calibration import Calibration, Tally
 from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.outcome import JobOutcome, Part, StageOutcome
-from llmsched_langgraph.belief.profile import ApplicationProfile, Mean, Profile
+from llmsched_langgraph.belief.profile import ApplicationProfile, History, Profile
 from llmsched_langgraph.dag.exchange import application_from_json, application_to_json
-from llmsched_langgraph.dag.experience import NodeSeen
-from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.fields import Field
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph.traces.form import job_from_node, node_from_job
 
-VERSION = 1
-"""Of the form that is written."""
+VERSION = 2
+"""Of the form that is written; version 1 is read, too."""
 
 ONE = "llmsched-application-profile"
 """The format's name where it is the profile of one application."""
@@ -33,25 +32,15 @@ ALL = "llmsched-profile"
 def application_profile_to_json(profile: ApplicationProfile) -> dict[str, Any]:
     """Plain JSON data; `application_profile_from_json` of it is equal to this profile.
 
-    An outcome is `[id, ended_at, application, prompt_tokens, complete, stages]`; a stage `[path, occurrence,
-    parts]`; a part `[tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s]`. Application, path and
-    tool are places in `names`, from 0, or null. A node is `[path, runs, calls, side_by_side, occurrences]`.
+    Its `history` are jobs in the trace format.
     """
-    names: dict[str, int] = {}
-    outcomes = [_outcome_to_json(outcome, names) for outcome in profile.outcomes]
     return {
         "format": ONE,
         "version": VERSION,
         "application": application_to_json(profile.application),
         "forgotten_before": profile.forgotten_before,
-        "jobs": profile.jobs,
-        "call": [profile.call.count, profile.call.value],
-        "nodes": [
-            [path, seen.runs, seen.calls, seen.side_by_side, seen.occurrences]
-            for path, seen in profile.nodes.items()
-        ],
-        "names": list(names),
-        "outcomes": outcomes,
+        "jobs": profile.counted,
+        "history": [node_from_job(job) for job in profile.history.jobs],
         "model": None if profile.model is None else profile.model.to_json(),
         "modelled": profile.modelled,
     }
@@ -70,17 +59,27 @@ def application_profile_from_json(data: object) -> ApplicationProfile:
     learned = None if model is None else ApplicationModel.from_json(model)
     if model is not None and learned is not None and learned.fingerprint != application.fingerprint:
         raise model["fingerprint"].fault(f"{application.fingerprint!r}, that of the application")
-    names = [name.string() for name in given["names"].items()]
+    history = _old_jobs(given, application.name) if given["version"].value == 1 else _jobs(given["history"])
     return ApplicationProfile(
         application,
-        tuple(_outcome(outcome, names) for outcome in given["outcomes"].items()),
-        dict(_node(node) for node in given["nodes"].items()),
+        history,
         given["jobs"].count(),
-        _mean(given["call"]),
         learned,
         given["modelled"].count(),
         given["forgotten_before"].number(),
     )
+
+
+def _jobs(data: Field) -> History:
+    jobs = []
+    for node in data.items():
+        try:
+            jobs.append(job_from_node(node))
+        except InvalidDataError as error:
+            raise error if str(error).startswith(node.field) else node.placed(error) from None
+    if len({job.id for job in jobs}) < len(jobs):
+        raise data.fault("jobs of different ids")
+    return History(tuple(jobs))
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -91,8 +90,6 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
     return {
         "format": ALL,
         "version": VERSION,
-        "job": [profile.job.count, profile.job.value],
-        "call": [profile.call.count, profile.call.value],
         "paces": [
             {"backend": backend, "seen": [[*at, *tally] for at, tally in pace.seen.items()]}
             for backend, pace in profile.paces.items()
@@ -116,7 +113,7 @@ def profile_from_json(data: object) -> Profile:
             raise field["application"]["fingerprint"].fault("another one than those before it")
         applications[own.application.fingerprint] = own
     paces = {pace["backend"].string(): _pace(pace["seen"]) for pace in given["paces"].items()}
-    return Profile(applications, _mean(given["job"]), _mean(given["call"]), paces)
+    return Profile(applications, paces)
 
 
 def profiles_from_json(data: object) -> list[ApplicationProfile]:
@@ -138,81 +135,64 @@ def _check(given: Field, name: str) -> None:
         )
 
 
-def _outcome_to_json(outcome: JobOutcome, names: dict[str, int]) -> list[Any]:
-    def place(name: str) -> int:
-        return names.setdefault(name, len(names))
+def _old_jobs(given: Field, app: str) -> History:
+    """The outcomes of version 1 as jobs that did the same.
 
-    return [
-        outcome.id,
-        outcome.ended_at,
-        place(outcome.application),
-        outcome.prompt_tokens,
-        int(outcome.complete),
-        [
-            [
-                place(stage.spot.path),
-                stage.spot.occurrence,
-                [
-                    [
-                        None if part.tool is None else place(part.tool),
-                        part.runs,
-                        part.calls,
-                        part.work_s,
-                        part.prompt_tokens,
-                        part.output_tokens,
-                        part.tool_s,
-                    ]
-                    for part in stage.parts
-                ],
-            ]
-            for stage in outcome.stages
-        ],
-    ]
+    There, an outcome is `[id, ended_at, application, prompt_tokens, complete, stages]`; a stage `[path,
+    occurrence, parts]`; a part `[tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s]`. Path and
+    tool are places in `names`, from 0, or null.
+    """
+    names = [name.string() for name in given["names"].items()]
+    jobs = [_old_job(outcome, app, names) for outcome in given["outcomes"].items()]
+    return History(tuple(History().new(jobs)))
 
 
-def _outcome(data: Field, names: Sequence[str]) -> JobOutcome:
-    number, ended_at, application, prompt_tokens, complete, stages = data.items(6)
-    return JobOutcome(
-        _name(application, names),
-        tuple(_stages(stages.items(), names)),
-        prompt_tokens.maybe_count(),
-        bool(complete.count(1)),
-        number.string(),
-        ended_at.number(),
-    )
-
-
-def _stages(rows: Iterable[Field], names: Sequence[str]) -> Iterable[StageOutcome]:
-    for row in rows:
+def _old_job(data: Field, app: str, names: Sequence[str]) -> EndedJob:
+    number, ended_at, _, prompt_tokens, complete, rows = data.items(6)
+    stages: list[EndedStage] = []
+    runs: list[StageRun] = []
+    for row in rows.items():
         path, occurrence, parts = row.items(3)
-        yield StageOutcome(
-            Spot(_name(path, names), occurrence.count(least=1)),
-            tuple(_part(part, names) for part in parts.items()),
-        )
-
-
-def _part(data: Field, names: Sequence[str]) -> Part:
-    tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s = data.items(7)
-    return Part(
-        None if tool.value is None else _name(tool, names),
-        runs.count(),
-        calls.count(),
-        work_s.maybe_number(),
-        prompt_tokens.maybe_count(),
-        output_tokens.maybe_count(),
-        tool_s.maybe_number(),
+        for part in parts.items():
+            own = _old_part(part, _name(path, names), occurrence.count(least=1), names)
+            stages += [replace(stage, run=len(runs)) for stage in own[1]]
+            runs += own[0]
+    if stages and (first := prompt_tokens.maybe_count()) is not None:
+        calls = stages[0].calls
+        stages[0] = replace(stages[0], calls=(replace(calls[0], prompt_tokens=first), *calls[1:]))
+    return EndedJob(
+        id=number.string(),
+        app=app,
+        stages=tuple(stages),
+        runs=tuple(runs),
+        arrival_s=ended_at.number(),
+        end="done" if complete.count(1) else "failed",
     )
+
+
+def _old_part(
+    data: Field, name: str, occurrence: int, names: Sequence[str]
+) -> tuple[list[StageRun], list[EndedStage]]:
+    tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s = data.items(7)
+    used = None if tool.value is None else _name(tool, names)
+    wide, asked, seconds = runs.count(), calls.count(), tool_s.maybe_number() or 0.0
+    ran = [StageRun(name, occurrence, seconds / max(wide, 1), tool=used) for _ in range(wide)]
+    if not asked:
+        return ran, []
+    work, prompt, output = work_s.maybe_number(), prompt_tokens.maybe_count(), output_tokens.maybe_count()
+    each = None if work is None else work / asked
+    made = [EndedCall(_part_of(prompt, n, asked), _part_of(output, n, asked), each) for n in range(asked)]
+    return ran, [EndedStage(name=name, kind="llm", calls=tuple(made), tool=used)]
+
+
+def _part_of(total: int | None, number: int, of: int) -> int | None:
+    return None if total is None else total // of + (number < total % of)
 
 
 def _name(place: Field, names: Sequence[str]) -> str:
     if type(place.value) is not int or not 0 <= place.value < len(names):
         raise place.fault(f"a place in names, which has {len(names)}")
     return names[place.value]
-
-
-def _node(data: Field) -> tuple[str, NodeSeen]:
-    path, runs, calls, side_by_side, occurrences = data.items(5)
-    return path.string(), NodeSeen(runs.count(), calls.count(), side_by_side.count(), occurrences.count())
 
 
 def _pace(data: Field) -> Calibration:
@@ -223,8 +203,3 @@ def _pace(data: Field) -> Calibration:
             calls.count(), *(x.number(float_info.max) for x in sums)
         )
     return Calibration(seen)
-
-
-def _mean(data: Field) -> Mean:
-    count, value = data.items(2)
-    return Mean(count.count(), value.number())

@@ -14,10 +14,10 @@ from llmsched_langgraph.belief.columns import Column, Quantity, columns_of, plan
 from llmsched_langgraph.belief.evaluation import tools_in
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.outcome import JobOutcome, Unit
 from llmsched_langgraph.belief.profile import ApplicationProfile
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph.jobs.observed import ObservedJob, Unit
 
 FOLLOWED = 40
 """Jobs over which the entropy is averaged, the latest ones; one takes up to a tenth of a second."""
@@ -149,7 +149,7 @@ def _place(column: Column) -> tuple[Spot, str | None]:
 
 
 def _entropies(
-    model: ApplicationModel, application: Application, outcomes: tuple[JobOutcome, ...]
+    model: ApplicationModel, application: Application, outcomes: tuple[ObservedJob, ...]
 ) -> Iterator[float]:
     if not outcomes:
         return
@@ -161,7 +161,7 @@ def _entropies(
         yield sum(bits) / len(outcomes)
 
 
-def _after(job: JobOutcome, ended: int, planners: set[str]) -> JobEvidence:
+def _after(job: ObservedJob, ended: int, planners: set[str]) -> JobEvidence:
     """What was known of a job once so many of its stages had ended and the next one was announced."""
     finished, following = job.stages[:ended], job.stages[ended]
     planned = any(stage.spot.path in planners for stage in finished)

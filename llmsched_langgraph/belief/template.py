@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llmsched_langgraph.dag.application import Application, Kind, Node
-from llmsched_langgraph.traces.job import TraceJob
+from llmsched_langgraph.jobs.ended import EndedJob
 
 
-def template_of(name: str, jobs: Iterable[TraceJob]) -> Application:
+def template_of(name: str, jobs: Iterable[EndedJob]) -> Application:
     """The application whose runs these are: all their stage names, and all dependencies between them.
 
     A stage that makes LLM calls is an LLM stage, one that is known to run several tools is dynamic. Who
@@ -47,7 +47,7 @@ def template_of(name: str, jobs: Iterable[TraceJob]) -> Application:
     return Application.of(name, nodes, edges, entries)
 
 
-def _planner(jobs: list[TraceJob]) -> str | None:
+def _planner(jobs: list[EndedJob]) -> str | None:
     """The stage that decides on all tools of a job at once, if the records have such a one.
 
     It runs once in every job that runs tools, all of them come after it, and in some job several wait for

@@ -23,7 +23,7 @@ from llmsched_langgraph.errors import ConfigurationError, InvalidDataError, LLMS
 if TYPE_CHECKING:
     from llmsched_langgraph.core.policies import Policy
     from llmsched_langgraph.sim.evaluation import Cell
-    from llmsched_langgraph.traces import TraceJob
+    from llmsched_langgraph.traces import EndedJob
 
 Draw = Callable[[Mapping[str, Any]], list[str]]
 """Draws a result into files; gives their names."""
@@ -99,15 +99,15 @@ def check_json(options: argparse.Namespace) -> None:
             path.unlink()
 
 
-def read(path: Path) -> list[TraceJob]:
+def read(path: Path) -> list[EndedJob]:
     """Recorded jobs, with seconds for the calls that nobody timed.
 
     Raises:
         InvalidDataError: they cannot be read, or nobody can tell how long a call takes.
     """
-    from llmsched_langgraph.traces import MEASURED_SPEED, fill_seconds, read_jobs
+    from llmsched_langgraph.traces import MEASURED_SPEED, done_jobs, fill_seconds
 
-    jobs = [fill_seconds(job, MEASURED_SPEED) for job in read_jobs([path])]
+    jobs = [fill_seconds(job, MEASURED_SPEED) for job in done_jobs([path])]
     for job in jobs:
         if any(call.seconds is None for call in job.llm_calls()):
             raise InvalidDataError(

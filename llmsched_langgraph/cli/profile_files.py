@@ -123,20 +123,23 @@ def run_fit(options: argparse.Namespace) -> int:
     """
     from llmsched_langgraph.belief.learning import learn
     from llmsched_langgraph.belief.merging import taught_by
-    from llmsched_langgraph.belief.outcome import outcome_of_trace
+    from llmsched_langgraph.belief.profile import as_learned, calibrated
     from llmsched_langgraph.belief.template import template_of
-    from llmsched_langgraph.belief.tracing import without_code
-    from llmsched_langgraph.traces import MEASURED_SPEED, by_app, fill_seconds, read_jobs
+    from llmsched_langgraph.jobs.layout import without_code
+    from llmsched_langgraph.jobs.observed import observed
+    from llmsched_langgraph.traces import MEASURED_SPEED, by_app, done_jobs, fill_seconds
 
     _check_file(options.out)
     # A profile is found by what its graph looks like, and to a live scheduler that is nodes.
-    apps = by_app(without_code(fill_seconds(job, MEASURED_SPEED)) for job in read_jobs(options.traces))
+    read = [without_code(fill_seconds(job, MEASURED_SPEED)) for job in done_jobs(options.traces)]
+    paces, apps = calibrated({}, read), by_app(read)
     profiles = []
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
-        outcomes = [outcome_of_trace(job) for job in jobs]
-        own = taught_by(template_of(app, jobs), outcomes)
-        profiles.append(replace(own, model=learn(own.template, outcomes), modelled=own.jobs))
+        learned = [as_learned(job, paces) for job in jobs]
+        own = taught_by(template_of(app, jobs), learned)
+        model = learn(own.template, [observed(job) for job in learned])
+        profiles.append(replace(own, model=model, modelled=own.jobs))
     if not profiles:
         raise InvalidDataError(f"{options.traces[0]}: there are no jobs in it")
     _write(profiles, options.out)

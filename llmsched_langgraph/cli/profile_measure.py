@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llmsched_langgraph.cli.complaints import needs_matplotlib, written
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
-from llmsched_langgraph.traces import by_app, read_jobs
+from llmsched_langgraph.traces import by_app, done_jobs
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.evaluation import Evaluation
@@ -106,8 +106,8 @@ def run_plot(options: argparse.Namespace) -> int:
 
 def _measured(options: argparse.Namespace, measure: Callable[..., _Result]) -> list[_Result]:
     """What `measure` gives for each application that has enough jobs; the others are told."""
-    apps = by_app(read_jobs(options.traces))
-    train = None if options.train is None else by_app(read_jobs(options.train))
+    apps = by_app(done_jobs(options.traces))
+    train = None if options.train is None else by_app(done_jobs(options.train))
     results: list[_Result] = []
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)

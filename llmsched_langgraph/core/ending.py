@@ -1,53 +1,85 @@
-"""Knows what is recorded of a job that has ended.
+"""Knows how a job of the machine becomes the record of an ended one.
 
-Does not know when it ended, or what is done with the record.
+Does not know when a job has ended, nor who takes the record.
 """
 
 from __future__ import annotations
 
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, Span
 from llmsched_langgraph.core.events import Direct
 from llmsched_langgraph.core.job import Job
-from llmsched_langgraph.dag.application import DIRECT
+from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import FinishedCall, Outcome
+from llmsched_langgraph.jobs.ended import End, EndedCall, EndedJob
+from llmsched_langgraph.jobs.layout import Span, WatchedCall, laid_out
+
+UNNAMED = "LangGraph"
+"""What LangGraph calls every graph that was given no name; their fingerprints keep such ones apart."""
+
+_ENDS: dict[Outcome | None, End] = {Outcome.FAILED: "failed", Outcome.CANCELLED: "cancelled"}
+
+_DIGITS = 6
+"""Of seconds that say when: microseconds are as much as is measured."""
 
 
-def record_of(closed: Job | Direct) -> JobRecord:
-    """The record of a job that is closed. O(calls and stage runs). Not in two threads at once."""
+def ended(closed: Job | Direct) -> EndedJob:
+    """The record of a job that is closed. Times are the machine's clock; it has no id yet.
+
+    A job without calls has no stages: it teaches nothing, and most graphs that never call a model are such. Not
+    in two threads at once.
+    """
     if isinstance(closed, Direct):
-        call: FinishedCall = closed.call
-        return JobRecord(
-            application=DIRECT.fingerprint,
-            calls=(_call(call),),
-            arrival_s=call.asked_s,
-            ended_s=call.released_s,
-            complete=call.outcome is Outcome.FINISHED,
+        call = closed.call
+        return EndedJob(
+            id="",
+            app=_name(DIRECT),
+            stages=laid_out((), [_call(call, call.asked_s)]),
+            jct_s=_moment(call.released_s, call.asked_s),
+            arrival_s=max(call.asked_s, 0.0),
+            end=_ENDS.get(call.outcome, "done"),
+            template=DIRECT,
         )
-    job = closed
-    assert job.ended_s is not None
-    calls = sorted(job.progress.finished)  # by ticket: in the order in which they were asked for
-    return JobRecord(
-        application=job.fingerprint,
-        calls=tuple(map(_call, calls)),
-        arrival_s=job.arrival_s,
-        ended_s=job.ended_s,
-        complete=job.outcome is Outcome.FINISHED,
-        stages=job.stages if calls else (),  # without calls it teaches nothing
-        paused_s=job.paused_s,
-        template=job.template,
+    now, arrival_s = closed.ended_s, closed.arrival_s
+    assert now is not None
+    calls = sorted(closed.progress.finished)  # by ticket: in the order in which they were asked for
+    watched = closed.stages if calls else ()
+    return EndedJob(
+        id="",
+        app=_name(closed.template),
+        stages=laid_out(watched, [_call(call, arrival_s) for call in calls]),
+        runs=tuple([each.run for each in watched]),
+        jct_s=_moment(now, arrival_s + closed.paused_s),
+        arrival_s=max(arrival_s, 0.0),
+        paused_s=round(closed.paused_s, _DIGITS),
+        end=_ENDS.get(closed.outcome, "done"),
+        template=closed.template,
     )
 
 
-def _call(call: FinishedCall) -> CallRecord:
-    return CallRecord(
-        call.stage,
-        call.occurrence,
-        call.work_s,
-        call.usage.prompt_tokens,
-        call.usage.output_tokens,
-        None if call.run is None else call.spot,
-        call.backend,
-        call.concurrency,
-        call.run,
-        Span(call.first, call.last, call.asked_s, call.released_s),
+def _moment(at_s: float, since_s: float) -> float:
+    return round(max(at_s - since_s, 0.0), _DIGITS)
+
+
+def _name(application: Application) -> str:
+    name = application.name or UNNAMED
+    return f"{name}-{application.fingerprint[:8]}" if name == UNNAMED else name
+
+
+def _call(call: FinishedCall, arrival_s: float) -> WatchedCall:
+    made = EndedCall(
+        _tokens(call.usage.prompt_tokens),
+        _tokens(call.usage.output_tokens),
+        max(call.work_s, 0.0),
+        concurrency=call.concurrency,
+        backend=call.backend,
+        asked_s=_moment(call.asked_s, arrival_s),
+        granted_s=_moment(call.granted_s, arrival_s),
+        ended_s=_moment(call.released_s, arrival_s),
+        reason=call.reason,
     )
+    span = Span(call.first, call.last, call.asked_s, call.released_s)
+    return WatchedCall(made, *call.spot, call.run, span)
+
+
+def _tokens(count: int | None) -> int | None:
+    """A provider may say anything."""
+    return None if count is None or count < 0 else count

@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llmsched_langgraph.belief.record import Span, StageRecord
 from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Ended, Move, Position, Revealed, Runs, Spot
 from llmsched_langgraph.dag.progress import FinishedCall, Outcome, Progress
+from llmsched_langgraph.jobs.ended import StageRun
+from llmsched_langgraph.jobs.layout import Span, WatchedRun
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.belief import Belief
     from llmsched_langgraph.belief.evidence import JobEvidence
-    from llmsched_langgraph.belief.outcome import StageOutcome
+    from llmsched_langgraph.jobs.observed import ObservedStage
 
 LEAST_S = 0.05
 """Least remaining work of a job that goes on, in slot-seconds, whatever is believed of it."""
@@ -112,9 +113,9 @@ class Job:
         self._heard: list[Any] = []  # taken, and not looked at yet: in fives
         self._ticks = 0
         self._position: Position | None = None
-        self._stages: list[StageRecord] = []
+        self._stages: list[WatchedRun] = []
         self._revealed: dict[int, tuple[int, float, int | None]] = {}  # until they end
-        self._ended: dict[Spot, tuple[int, int, StageOutcome]] = {}
+        self._ended: dict[Spot, tuple[int, int, ObservedStage]] = {}
 
     # -- the log -----------------------------------------------------------------------
 
@@ -258,7 +259,7 @@ class Job:
 
     def _take(self, position: Position, number: int, now: float, move: Move) -> None:
         if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
-            self._stages.append(self._stage_record(position, spot, number, now, move))
+            self._stages.append(self._watched(position, spot, number, now, move))
             position.move(move)
             runs = position.runs(spot)
             if runs is None or _tells(runs.ended, runs.revealed):
@@ -270,26 +271,16 @@ class Job:
             for run, _ in move.runs:
                 self._revealed[run] = (number, now, move.around)
 
-    def _stage_record(
-        self, position: Position, spot: Spot, number: int, now: float, move: Ended
-    ) -> StageRecord:
+    def _watched(self, position: Position, spot: Spot, number: int, now: float, move: Ended) -> WatchedRun:
         first, heard_s, around = self._revealed.pop(move.run)
         until_s = now if move.at_s is None else move.at_s
         # One that was alone in its step is heard of only later.
         since_s = min(heard_s, until_s - move.seconds)
-        return StageRecord(
-            *spot,
-            position.place(move.run),
-            move.seconds,
-            move.complete,
-            position.tool(move.run),
-            move.run,
-            around,
-            Span(first, number, since_s, until_s),
-        )
+        run = StageRun(*spot, move.seconds, move.complete, position.tool(move.run))
+        return WatchedRun(run, move.run, around, Span(first, number, since_s, until_s))
 
     @property
-    def stages(self) -> tuple[StageRecord, ...]:
+    def stages(self) -> tuple[WatchedRun, ...]:
         """Its executions of stages that are over."""
         _ = self.position
         return tuple(self._stages)
@@ -330,8 +321,8 @@ class Job:
             self.progress.prompt_tokens, tuple(finished), tuple(begun), position.planned(), skipped
         )
 
-    def _over(self, spot: Spot, runs: Runs) -> StageOutcome:
-        from llmsched_langgraph.belief.outcome import Part, StageOutcome, by_tool
+    def _over(self, spot: Spot, runs: Runs) -> ObservedStage:
+        from llmsched_langgraph.jobs.observed import ObservedStage, Part, split_by_tool
 
         work = self.progress.works.get(spot)
         calls = 0 if work is None else work.done
@@ -348,7 +339,7 @@ class Job:
                 output_tokens=work.output_tokens,
             )
         tools = self.position.tools(spot)
-        made = StageOutcome(spot, by_tool(part, tools) if tools else (part,))
+        made = ObservedStage(spot, split_by_tool(part, tools) if tools else (part,))
         self._ended[spot] = (runs.ended, calls, made)
         return made
 

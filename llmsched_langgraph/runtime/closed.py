@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
-from llmsched_langgraph.belief.record import JobRecord
-from llmsched_langgraph.core.ending import record_of
+from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.core.events import Direct
 from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.jobs.ended import EndedJob
 
 
 class ClosedJob:
@@ -22,20 +22,20 @@ class ClosedJob:
     Args:
         job: as the machine had it.
         id: what tells it from all other jobs, in all processes.
-        ended_at: when it ended, in seconds of the wall clock.
+        offset_s: what the wall clock is ahead of the machine's, in seconds.
     """
 
-    __slots__ = ("_ended_at", "_id", "_job", "_lock", "_record")
+    __slots__ = ("_id", "_job", "_lock", "_offset_s", "_record")
 
-    def __init__(self, job: Job | Direct, id: str, ended_at: float) -> None:  # noqa: A002 (the record's word)
+    def __init__(self, job: Job | Direct, id: str, offset_s: float) -> None:  # noqa: A002 (the record's word)
         self._job = job
         self._id = id
-        self._ended_at = ended_at
+        self._offset_s = offset_s
         self._lock = threading.Lock()
-        self._record: JobRecord | None = None
+        self._record: EndedJob | None = None
 
     @property
-    def application(self) -> str:
+    def fingerprint(self) -> str:
         """Fingerprint of its application."""
         return DIRECT.fingerprint if isinstance(self._job, Direct) else self._job.fingerprint
 
@@ -47,9 +47,12 @@ class ClosedJob:
         return self._job.outcome is Outcome.FINISHED and bool(self._job.progress.finished)
 
     @property
-    def record(self) -> JobRecord:
+    def record(self) -> EndedJob:
         """Its record, made once."""
         with self._lock:
             if self._record is None:
-                self._record = replace(record_of(self._job), id=self._id, ended_at=self._ended_at)
+                record = ended(self._job)
+                # Microseconds are as much as is measured.
+                arrival_s = round(max((record.arrival_s or 0.0) + self._offset_s, 0.0), 6)
+                self._record = replace(record, id=self._id, arrival_s=arrival_s)
             return self._record

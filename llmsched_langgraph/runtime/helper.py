@@ -19,10 +19,10 @@ from llmsched_langgraph.errors import LLMSchedError
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.model import ApplicationModel
-    from llmsched_langgraph.belief.outcome import JobOutcome
     from llmsched_langgraph.dag.application import Application
+    from llmsched_langgraph.jobs.observed import ObservedJob
 
-Lessons = Sequence[tuple["Application", Sequence["JobOutcome"]]]
+Lessons = Sequence[tuple["Application", Sequence["ObservedJob"]]]
 
 LIMIT_S = 300.0
 """Seconds after which the helper is given up."""

@@ -69,8 +69,7 @@ class Mind:
         elif entry.kind in ("CallClosed", "JobClosed"):
             # A forked process goes on with the name and the numbers of the one that it was.
             name = f"{self._name}-{os.getpid()}-{entry.job}"
-            # Its end may have lain in the inbox for a while.
-            job = ClosedJob(entry.detail, name, time.time() - (self._clock() - entry.at_s))
+            job = ClosedJob(entry.detail, name, time.time() - self._clock())
             if job.teaches:
                 self.learner.observe(job)
                 if self._recorder is not None:

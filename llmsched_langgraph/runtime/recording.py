@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from llmsched_langgraph.belief.record import JobRecord
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.runtime.background import Background
 from llmsched_langgraph.runtime.closed import ClosedJob
@@ -150,11 +150,10 @@ def _on_event_loop() -> bool:
     return True
 
 
-def _lines(records: list[JobRecord]) -> bytes:
-    from llmsched_langgraph.belief.tracing import trace_of  # late: only those who record need it
-    from llmsched_langgraph.traces.files import line_of_job
+def _lines(records: list[EndedJob]) -> bytes:
+    from llmsched_langgraph.traces.files import line_of_job  # late: only those who record need it
 
-    return "".join(line_of_job(trace_of(record)) for record in records).encode()
+    return "".join(map(line_of_job, records)).encode()
 
 
 def _ends_a_line(file: int) -> bool:

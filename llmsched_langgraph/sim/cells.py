@@ -14,9 +14,9 @@ import numpy as np
 from llmsched_langgraph.belief.evaluation import groups_of
 from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.jobs.ended import EndedJob, by_app
 from llmsched_langgraph.sim.evaluation import Cell
 from llmsched_langgraph.sim.workloads import Arrivals, Recorded, generate, resample
-from llmsched_langgraph.traces.job import TraceJob
 
 _SPLIT, _MIXED = 1, 2
 _LEARNED = 1_000_000
@@ -45,7 +45,7 @@ class Grid:
     seeds: int
     tools: int | None = None
 
-    def generated(self, names: Sequence[str], train: Sequence[TraceJob] | None = None) -> Iterator[Cell]:
+    def generated(self, names: Sequence[str], train: Sequence[EndedJob] | None = None) -> Iterator[Cell]:
         """Generated jobs of mixes and applications; without `train`, as many others are learned from."""
         most = max(self.jobs)
         for seed in range(self.seeds):
@@ -54,7 +54,7 @@ class Grid:
                 yield from self._cells(name, learn, generate(name, most, seed), seed)
 
     def recorded(
-        self, sources: Sequence[Sequence[TraceJob]], train: Sequence[TraceJob] | None = None
+        self, sources: Sequence[Sequence[EndedJob]], train: Sequence[EndedJob] | None = None
     ) -> Iterator[Cell]:
         """Recorded jobs, as many from each source; without `train`, one half of each is learned from.
 
@@ -65,8 +65,8 @@ class Grid:
             _check_apart({job for source in sources for job in source}, train, "measure")
         most = max(self.jobs)
         for seed in range(self.seeds):
-            learn: list[TraceJob] = []
-            test: list[TraceJob] = []
+            learn: list[EndedJob] = []
+            test: list[EndedJob] = []
             for number, source in enumerate(sources):
                 own, rest = ([], source) if train is not None else halves(source, seed)
                 learn += own
@@ -77,7 +77,7 @@ class Grid:
             yield from self._cells("traces", learn if train is None else train, test, seed)
 
     def _cells(
-        self, name: str, learn: Sequence[TraceJob], test: Sequence[TraceJob], seed: int
+        self, name: str, learn: Sequence[EndedJob], test: Sequence[EndedJob], seed: int
     ) -> Iterator[Cell]:
         for load in self.loads:
             for jobs in self.jobs:
@@ -95,12 +95,12 @@ class Grid:
 
 
 def replayed(
-    jobs: Sequence[TraceJob],
+    jobs: Sequence[EndedJob],
     policies: Sequence[str | Policy],
     slots: int,
     *,
     rate: float = 1.0,
-    train: Sequence[TraceJob] | None = None,
+    train: Sequence[EndedJob] | None = None,
 ) -> Cell:
     """Recorded jobs as they came; without `train`, the later half of them, and the earlier is learned from.
 
@@ -120,7 +120,7 @@ def replayed(
                 f"job {job.id!r} has no time of arrival, so it cannot be replayed as it came; "
                 f"`llmsched bench --traces` lets recorded jobs arrive at a load of your choice"
             )
-    seen: set[TraceJob] = set()
+    seen: set[EndedJob] = set()
     for job in jobs:
         if job in seen:
             raise ConfigurationError(f"job {job.id!r} is there twice; name each file of recorded jobs once")
@@ -139,11 +139,11 @@ def replayed(
     return Cell("replay", learn, test, arrivals, load, slots, 0, tuple(policies))
 
 
-def _arrival_s(job: TraceJob) -> float:
+def _arrival_s(job: EndedJob) -> float:
     return job.arrival_s or 0.0
 
 
-def _check_apart(jobs: AbstractSet[TraceJob], train: Sequence[TraceJob], use: str) -> None:
+def _check_apart(jobs: AbstractSet[EndedJob], train: Sequence[EndedJob], use: str) -> None:
     """What is learned from is not measured."""
     for job in train:
         if job in jobs:
@@ -152,19 +152,16 @@ def _check_apart(jobs: AbstractSet[TraceJob], train: Sequence[TraceJob], use: st
             )
 
 
-def halves(jobs: Sequence[TraceJob], seed: int) -> tuple[list[TraceJob], list[TraceJob]]:
+def halves(jobs: Sequence[EndedJob], seed: int) -> tuple[list[EndedJob], list[EndedJob]]:
     """Jobs to learn from and jobs to measure; runs of one problem and turns of one session stay together.
 
     Raises:
         ConfigurationError: there are too few to part them.
     """
-    by_app: dict[str, list[TraceJob]] = {}
-    for job in jobs:
-        by_app.setdefault(job.app, []).append(job)
-    parts: tuple[list[TraceJob], list[TraceJob]] = ([], [])
+    parts: tuple[list[EndedJob], list[EndedJob]] = ([], [])
     rng = np.random.default_rng((seed, _SPLIT))
-    for own in by_app.values():
-        groups: dict[str, list[TraceJob]] = {}
+    for own in by_app(jobs).values():
+        groups: dict[str, list[EndedJob]] = {}
         for job, name in zip(own, groups_of(own), strict=True):
             groups.setdefault(name, []).append(job)
         counts = [0, 0]

@@ -20,10 +20,10 @@ from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.core.policies import Policy, as_policy
 from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.jobs.ended import EndedJob, by_app
 from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads.arrivals import Arrivals, TimedJob, arrive
-from llmsched_langgraph.traces.job import TraceJob
 
 ORACLE = Clairvoyant.name
 APART_S = 1e7
@@ -55,8 +55,8 @@ class Cell:
     """
 
     workload: str
-    train: Sequence[TraceJob]
-    test: Sequence[TraceJob]
+    train: Sequence[EndedJob]
+    test: Sequence[EndedJob]
     arrivals: Arrivals
     load: float
     slots: int
@@ -119,15 +119,12 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
     return rows
 
 
-def templates_of(jobs: Sequence[TraceJob]) -> dict[str, Application]:
+def templates_of(jobs: Sequence[EndedJob]) -> dict[str, Application]:
     """The applications that these jobs show, by name."""
-    by_app: dict[str, list[TraceJob]] = {}
-    for job in jobs:
-        by_app.setdefault(job.app, []).append(job)
-    return {name: template_of(name, own) for name, own in by_app.items()}
+    return {name: template_of(name, own) for name, own in by_app(jobs).items()}
 
 
-def learned_from(jobs: Sequence[TraceJob], applications: Mapping[str, Application] | None = None) -> Profile:
+def learned_from(jobs: Sequence[EndedJob], applications: Mapping[str, Application] | None = None) -> Profile:
     """What a scheduler would have learned, had each job run alone.
 
     Args:
@@ -139,11 +136,8 @@ def learned_from(jobs: Sequence[TraceJob], applications: Mapping[str, Applicatio
     slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
     run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications)
     # Calls take here what they were recorded to take, whatever is served beside them.
-    records = [
-        replace(record, calls=tuple(replace(call, side_by_side=1.0) for call in record.calls))
-        for record in run.run().records
-    ]
-    profile = Profile().observe(*records)
+    ended = [job.with_calls(lambda _, call: replace(call, concurrency=1.0)) for job in run.run().records]
+    profile = Profile().observe(*ended)
     for name, own in profile.applications.items():
         profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)
     return profile

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from llmsched_langgraph.core.view import JobView
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.sim.workloads.arrivals import TimedJob
-from llmsched_langgraph.traces.job import TraceJob
 
 
 class Clairvoyant:
@@ -32,7 +32,7 @@ class Clairvoyant:
         return self._work_s[job.number] - job.work_s
 
 
-def work_of(job: TraceJob) -> float:
+def work_of(job: EndedJob) -> float:
     """Slot-seconds of all its calls.
 
     Raises:

@@ -12,15 +12,15 @@ from math import inf
 from typing import Protocol
 
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.ended import EndedCall
 from llmsched_langgraph.sim.batching import BatchingServer, Finished
 from llmsched_langgraph.sim.latency import LatencyModel
-from llmsched_langgraph.traces.job import TraceCall
 
 
 class Server(Protocol):
     """Serves calls that were given a slot. Times never go back."""
 
-    def begin(self, now: float, ticket: int, call: TraceCall) -> None:
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
         """The call starts."""
 
     def next_s(self) -> float:
@@ -37,7 +37,7 @@ class SlotServer:
     _ends: list[tuple[float, int, int]] = field(default_factory=list)  # when, in which order begun, ticket
     _begun: int = 0
 
-    def begin(self, now: float, ticket: int, call: TraceCall) -> None:
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
         """See `Server.begin`.
 
         Raises:
@@ -74,9 +74,9 @@ class Handover:
     def __init__(self, server: Server, seconds: float) -> None:
         self._server = server
         self._seconds = seconds
-        self._under_way: deque[tuple[float, int, TraceCall]] = deque()  # when each is there, in order
+        self._under_way: deque[tuple[float, int, EndedCall]] = deque()  # when each is there, in order
 
-    def begin(self, now: float, ticket: int, call: TraceCall) -> None:
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
         """See `Server.begin`."""
         self._under_way.append((now + self._seconds, ticket, call))
 
@@ -106,7 +106,7 @@ class BatchingReplicas:
     def __init__(self, replicas: int, slots: int, latency: LatencyModel) -> None:
         self._servers = [BatchingServer(slots, latency) for _ in range(replicas)]
 
-    def begin(self, now: float, ticket: int, call: TraceCall) -> None:
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
         """See `Server.begin`.
 
         Raises:

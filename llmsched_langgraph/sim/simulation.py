@@ -15,8 +15,7 @@ from functools import cached_property
 from math import inf
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import JobRecord
-from llmsched_langgraph.core.ending import record_of
+from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.core.events import (
     CallReleased,
     CallRequested,
@@ -33,10 +32,10 @@ from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Ended, Move, Revealed
 from llmsched_langgraph.dag.progress import Outcome, Usage
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob
 from llmsched_langgraph.ledger.values import Backend
 from llmsched_langgraph.sim.servers import Server, SlotServer
 from llmsched_langgraph.sim.workloads.arrivals import TimedJob
-from llmsched_langgraph.traces.job import TraceCall, TraceJob
 
 BACKEND = "simulated"
 
@@ -51,7 +50,7 @@ class Finished:
         end_s: when its last stage was over.
     """
 
-    job: TraceJob
+    job: EndedJob
     arrival_s: float
     end_s: float
 
@@ -78,9 +77,9 @@ class Simulated:
     decisions_s: tuple[float, ...] = ()
 
     @cached_property
-    def records(self) -> tuple[JobRecord, ...]:
+    def records(self) -> tuple[EndedJob, ...]:
         """What a live scheduler would have learned from."""
-        return tuple(map(record_of, self.closed))
+        return tuple(map(ended, self.closed))
 
 
 @dataclass(slots=True)
@@ -143,7 +142,7 @@ class Simulation:
         self._numbers = itertools.count()
         self._runs = 0
         self._tickets = itertools.count(1)
-        self._calls: dict[int, tuple[_Running, int, int, TraceCall]] = {}  # by ticket: job, stage, run
+        self._calls: dict[int, tuple[_Running, int, int, EndedCall]] = {}  # by ticket: job, stage, run
         self._finished: dict[int, Finished] = {}
         self._grants: list[int] = []
         self._closed: list[Job | Direct] = []

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from langchain_core.language_models.chat_models import BaseChatModel
 from openai import DefaultAsyncHttpxClient
 
+from llmsched_langgraph.jobs.ended import EndedCall
 from llmsched_langgraph.serve_sim.requests import CHARACTERS_PER_TOKEN
-from llmsched_langgraph.traces.job import TraceCall
 
 # fmt: off
 _WORDS = (
@@ -110,7 +110,7 @@ class Calls:
     model: BaseChatModel
     lengths: Lengths
 
-    async def make(self, stage: str, call: TraceCall, salt: str) -> Made:
+    async def make(self, stage: str, call: EndedCall, salt: str) -> Made:
         """Make a call of the recorded lengths; 1 token at least."""
         prompt, output = max(call.prompt_tokens or 0, 1), max(call.output_tokens or 0, 1)
         answer = await self.model.ainvoke(

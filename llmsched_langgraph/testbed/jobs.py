@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph.sim.cells import halves
 from llmsched_langgraph.sim.latency import LatencyModel
 from llmsched_langgraph.sim.workloads import APPLICATIONS, generate, resample
-from llmsched_langgraph.traces import Paths, fill_seconds, read_jobs
-from llmsched_langgraph.traces.job import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces import Paths, done_jobs, fill_seconds
 
 _WARMUP_SEED = 1_000_000
 """Seeds of what is learned from lie where no seed of what is measured can be."""
@@ -31,15 +31,15 @@ _RESERVED = {"", "__start__", "__end__"}
 class Workload:
     """Jobs to replay; none of `warmup` is among `measured`."""
 
-    warmup: tuple[TraceJob, ...]
-    measured: tuple[TraceJob, ...]
+    warmup: tuple[EndedJob, ...]
+    measured: tuple[EndedJob, ...]
 
     @property
-    def jobs(self) -> tuple[TraceJob, ...]:
+    def jobs(self) -> tuple[EndedJob, ...]:
         """All of them."""
         return self.warmup + self.measured
 
-    def changed(self, change: Callable[[TraceJob], TraceJob]) -> Workload:
+    def changed(self, change: Callable[[EndedJob], EndedJob]) -> Workload:
         """The same with every job changed."""
         return Workload(tuple(map(change, self.warmup)), tuple(map(change, self.measured)))
 
@@ -78,7 +78,7 @@ def workload(
     return found.changed(replayable)
 
 
-def _of_apps(apps: Sequence[str], jobs: int, seed: int) -> list[TraceJob]:
+def _of_apps(apps: Sequence[str], jobs: int, seed: int) -> list[EndedJob]:
     unknown = [app for app in apps if app not in APPLICATIONS]
     if unknown or not apps:
         known = ", ".join(APPLICATIONS)
@@ -93,7 +93,7 @@ def _of_apps(apps: Sequence[str], jobs: int, seed: int) -> list[TraceJob]:
 
 
 def _recorded(paths: Paths, apps: Sequence[str] | None, runs: int, warmup: int, seed: int) -> Workload:
-    read = [job for job in read_jobs(paths) if apps is None or job.app in apps]
+    read = [job for job in done_jobs(paths) if apps is None or job.app in apps]
     if not read:
         which = "" if apps is None else f" of {', '.join(apps)}"
         raise ConfigurationError(f"--traces: no job{which} is recorded there")
@@ -103,7 +103,7 @@ def _recorded(paths: Paths, apps: Sequence[str] | None, runs: int, warmup: int, 
     return Workload(tuple(resample(learn, warmup, _WARMUP_SEED + seed)), tuple(resample(rest, runs, seed)))
 
 
-def replayable(job: TraceJob) -> TraceJob:
+def replayable(job: EndedJob) -> EndedJob:
     """The job with names that nodes of a graph can have, and seconds of tools that were not recorded.
 
     Raises:
@@ -125,13 +125,13 @@ def node_name(stage: str) -> str:
     return f"%{name}" if name in _RESERVED else name
 
 
-def shortened(job: TraceJob, times: float) -> TraceJob:
+def shortened(job: EndedJob, times: float) -> EndedJob:
     """The job with calls of fewer tokens, for an endpoint whose time cannot be scaled."""
 
     def shorter(tokens: int | None) -> int | None:
         return None if tokens is None else max(1, round(tokens / times))
 
-    def change(call: TraceCall) -> TraceCall:
+    def change(call: EndedCall) -> EndedCall:
         return replace(
             call, prompt_tokens=shorter(call.prompt_tokens), output_tokens=shorter(call.output_tokens)
         )
@@ -139,16 +139,16 @@ def shortened(job: TraceJob, times: float) -> TraceJob:
     return _with_calls(job, "llm", change)
 
 
-def prompted(job: TraceJob, nearest: Callable[[int], int]) -> TraceJob:
+def prompted(job: EndedJob, nearest: Callable[[int], int]) -> EndedJob:
     """The job with prompts of lengths that they can have on the endpoint, which adds words of its own."""
 
-    def change(call: TraceCall) -> TraceCall:
+    def change(call: EndedCall) -> EndedCall:
         return replace(call, prompt_tokens=nearest(max(call.prompt_tokens or 0, 1)))
 
     return _with_calls(job, "llm", change)
 
 
-def timed(job: TraceJob, latency: LatencyModel, slots: int, time_scale: float) -> TraceJob:
+def timed(job: EndedJob, latency: LatencyModel, slots: int, time_scale: float) -> EndedJob:
     """The job with the seconds that it takes on this server when all slots are taken.
 
     Args:
@@ -158,25 +158,25 @@ def timed(job: TraceJob, latency: LatencyModel, slots: int, time_scale: float) -
         time_scale: by how much tools are faster than they were.
     """
 
-    def call_s(call: TraceCall) -> TraceCall:
+    def call_s(call: EndedCall) -> EndedCall:
         prompt, output = max(call.prompt_tokens or 0, 1), max(call.output_tokens or 0, 1)
         return replace(call, seconds=latency.call_s(prompt, output, slots))
 
-    def tool_s(call: TraceCall) -> TraceCall:
+    def tool_s(call: EndedCall) -> EndedCall:
         return replace(call, seconds=(call.seconds or 0.0) / time_scale)
 
     return _with_calls(_with_calls(job, "llm", call_s), "tool", tool_s)
 
 
-def _with_calls(job: TraceJob, kind: str, change: Callable[[TraceCall], TraceCall]) -> TraceJob:
-    def changed(stage: TraceStage) -> TraceStage:
+def _with_calls(job: EndedJob, kind: str, change: Callable[[EndedCall], EndedCall]) -> EndedJob:
+    def changed(stage: EndedStage) -> EndedStage:
         return replace(stage, calls=tuple(map(change, stage.calls))) if stage.kind == kind else stage
 
     return replace(job, stages=tuple(map(changed, job.stages)))
 
 
 def speed_up(
-    jobs: Sequence[TraceJob], latency: LatencyModel, slots: int, load: float, call_s: float
+    jobs: Sequence[EndedJob], latency: LatencyModel, slots: int, load: float, call_s: float
 ) -> float:
     """The time scale at which these jobs, at this load, make a call every `call_s` seconds in the mean.
 

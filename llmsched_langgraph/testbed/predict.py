@@ -99,7 +99,7 @@ class Foreteller:
         fit = with_handover(0.0)
         for _ in range(_ROUNDS):
             done = self._scheduled(warmup, Profile(), fit)
-            simulated_s = fmean(call.work_s for record in done.records for call in record.calls)
+            simulated_s = fmean(call.seconds or 0.0 for job in done.records for call in job.llm_calls())
             fit = with_handover(max(fit.handover_s + held_s - simulated_s, 0.0))
         return fit
 

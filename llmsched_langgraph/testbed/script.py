@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from llmsched_langgraph.traces.job import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class Turn:
     number: int
 
     @property
-    def stage(self) -> TraceStage:
+    def stage(self) -> EndedStage:
         """The stage of the job."""
         return self.script.job.stages[self.index]
 
     @property
-    def call(self) -> TraceCall | None:
+    def call(self) -> EndedCall | None:
         """Its call; None if the stage has none at all."""
         calls = self.stage.calls
         return calls[self.number] if calls else None
@@ -54,14 +54,14 @@ class Script:
         supersteps: how many there are.
     """
 
-    job: TraceJob
+    job: EndedJob
     salt: str
     first: tuple[int, ...]
     followers: tuple[tuple[int, ...], ...]
     supersteps: int
 
     @classmethod
-    def of(cls, job: TraceJob, salt: str = "") -> Script:
+    def of(cls, job: EndedJob, salt: str = "") -> Script:
         """The script of a job. A stage is set going by one of those that it waited for the longest."""
         levels = levels_of(job)
         followers: list[list[int]] = [[] for _ in job.stages]
@@ -81,12 +81,12 @@ class Script:
         return [turn for index in self.first for turn in self.turns(index)]
 
 
-def turns_of(stage: TraceStage) -> int:
+def turns_of(stage: EndedStage) -> int:
     """How many times the stage's node is run for it."""
     return max(1, len(stage.calls))
 
 
-def levels_of(job: TraceJob) -> list[int]:
+def levels_of(job: EndedJob) -> list[int]:
     """For each stage the superstep in which it runs, from 0."""
     levels: list[int] = []
     for stage in job.stages:
@@ -94,7 +94,7 @@ def levels_of(job: TraceJob) -> list[int]:
     return levels
 
 
-def in_supersteps(job: TraceJob) -> TraceJob:
+def in_supersteps(job: EndedJob) -> EndedJob:
     """The job as a graph runs it: every stage waits for all stages of the superstep before its own."""
     levels = levels_of(job)
     order = sorted(range(len(levels)), key=levels.__getitem__)

@@ -3,21 +3,23 @@
 Knows no scheduler and no clock. `read_jobs` and `write_jobs` are what others need.
 """
 
+from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob, EndedStage, StageRun, by_app
 from llmsched_langgraph.traces.arrivals import read_gaps
 from llmsched_langgraph.traces.files import write_jobs
-from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage, by_app
-from llmsched_langgraph.traces.reading import Paths, read_jobs
+from llmsched_langgraph.traces.reading import Paths, done_jobs, read_jobs
 from llmsched_langgraph.traces.speed import MEASURED_SPEED, TokenSpeed, fill_seconds
 
 __all__ = [
     "MEASURED_SPEED",
     "Derived",
+    "EndedCall",
+    "EndedJob",
+    "EndedStage",
     "Paths",
+    "StageRun",
     "TokenSpeed",
-    "TraceCall",
-    "TraceJob",
-    "TraceStage",
     "by_app",
+    "done_jobs",
     "fill_seconds",
     "read_gaps",
     "read_jobs",

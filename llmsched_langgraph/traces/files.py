@@ -1,6 +1,6 @@
-"""Knows the trace format, one JSON object a line, and how to find, read and write files of it.
+"""Knows files of jobs, one JSON object a line: how to find, read and write them.
 
-Does not know the other shapes that records come in.
+Does not know what stands in a line, nor the other shapes that records come in.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Any
 
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.fields import Field, refuse_constant
-from llmsched_langgraph.traces.job import Derived, Kind, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import EndedJob
+from llmsched_langgraph.traces.form import node_from_job
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 """How the names of the files end that are read out of a folder."""
-
-_LETTERS = {"p": Derived.PROMPT, "o": Derived.OUTPUT, "s": Derived.SECONDS}
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -92,98 +91,12 @@ def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
         yield from ((file, False) for file in sorted(found))
 
 
-def job_from_node(node: Field) -> TraceJob:
-    """The job that a line of the trace format describes; fields that it does not know are left alone.
-
-    Raises:
-        InvalidDataError: A field is missing or wrong; the message names it.
-    """
-    jct, arrival = node.get("jct"), node.get("arrival")
-    return TraceJob(
-        node["id"].text(),
-        node["app"].text(),
-        None if jct is None else jct.number(),
-        tuple(_stage(stage) for stage in node["stages"].items()),
-        None if arrival is None else arrival.number(),
-    )
-
-
-def _stage(node: Field) -> TraceStage:
-    tool = node.get("tool")
-    return TraceStage(
-        node["n"].text(),
-        _kind(node["k"]),
-        tuple(dep.count() for dep in node["dep"].items()),
-        tuple(_calls(node)),
-        None if tool is None else tool.text(),
-    )
-
-
-def _kind(node: Field) -> Kind:
-    if node.value == "llm":
-        return "llm"
-    if node.value == "tool":
-        return "tool"
-    raise node.fault("'llm' or 'tool'")
-
-
-def _calls(node: Field) -> Iterator[TraceCall]:
-    calls = list(node["calls"].items())
-    derived = node.get("derived")
-    flags = (
-        [_flags(mark) for mark in derived.items(len(calls))] if derived else [Derived.NOTHING] * len(calls)
-    )
-    for call, flag in zip(calls, flags, strict=True):
-        prompt, output, seconds = call.items(3)
-        numbers = prompt.maybe_count(), output.maybe_count(), seconds.maybe_number()
-        try:
-            yield TraceCall(*numbers, flag)
-        except InvalidDataError as error:
-            raise InvalidDataError(f"{call.field}: {error}") from None
-
-
-def _flags(node: Field) -> Derived:
-    letters = node.value
-    if not isinstance(letters, str) or any(letter not in _LETTERS for letter in letters):
-        raise node.fault("letters out of 'pos', or none")
-    flags = Derived.NOTHING
-    for letter in letters:
-        flags |= _LETTERS[letter]
-    return flags
-
-
-def node_from_job(job: TraceJob) -> dict[str, Any]:
-    """The JSON object that stands for a job in the trace format."""
-    made: dict[str, Any] = {"id": job.id, "app": job.app, "jct": job.jct_s}
-    if job.arrival_s is not None:
-        made["arrival"] = job.arrival_s
-    made["stages"] = [_stage_object(stage) for stage in job.stages]
-    return made
-
-
-def line_of_job(job: TraceJob) -> str:
+def line_of_job(job: EndedJob) -> str:
     """The line that stands for a job in the trace format, its end included."""
     return json.dumps(node_from_job(job), separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def _stage_object(stage: TraceStage) -> dict[str, Any]:
-    made: dict[str, Any] = {
-        "n": stage.name,
-        "k": stage.kind,
-        "dep": list(stage.deps),
-        "calls": [[call.prompt_tokens, call.output_tokens, call.seconds] for call in stage.calls],
-    }
-    if stage.tool is not None:
-        made["tool"] = stage.tool
-    if any(call.derived for call in stage.calls):
-        made["derived"] = [
-            "".join(letter for letter, flag in _LETTERS.items() if flag in call.derived)
-            for call in stage.calls
-        ]
-    return made
-
-
-def write_jobs(jobs: Iterable[TraceJob], path: str | PathLike[str]) -> int:
+def write_jobs(jobs: Iterable[EndedJob], path: str | PathLike[str]) -> int:
     """Write jobs as they come, one a line, gzipped if the name ends in `.gz`; gives how many there were.
 
     The file appears when it is whole: it is written beside its place and then moved there.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.traces.files import find_files, job_from_node, parse_line, read_lines
-from llmsched_langgraph.traces.job import TraceJob
+from llmsched_langgraph.jobs.ended import EndedJob
+from llmsched_langgraph.traces.files import find_files, parse_line, read_lines
+from llmsched_langgraph.traces.form import job_from_node
 from llmsched_langgraph.traces.loaders import SHAPES, Shape
 
 Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
@@ -20,7 +21,7 @@ Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
 TRACE = Shape("the trace format", ("id", "app", "stages"), lambda node: iter((job_from_node(node),)))
 
 
-def read_jobs(paths: Paths) -> Iterator[TraceJob]:
+def read_jobs(paths: Paths) -> Iterator[EndedJob]:
     """The jobs in a file, in the files of a folder and those below it, or in several of either.
 
     Files hold one JSON object a line and may be gzipped. What shape they have is seen from the fields of
@@ -42,6 +43,11 @@ def read_jobs(paths: Paths) -> Iterator[TraceJob]:
             raise InvalidDataError(f"{path}: holds no jobs; {_known()}")
 
 
+def done_jobs(paths: Paths) -> Iterator[EndedJob]:
+    """The jobs of `read_jobs` that went to their end: for learning and replay. Raises as it does."""
+    return (job for job in read_jobs(paths) if job.end == "done")
+
+
 def _as_paths(paths: Paths) -> list[Path]:
     if isinstance(paths, str | PathLike):
         return [Path(paths)]
@@ -59,7 +65,7 @@ def _shape_of(node: Field) -> Shape | None:
     return next((shape for shape in (TRACE, *SHAPES) if shape.matches(node)), None)
 
 
-def _read_file(file: Path, *, named: bool) -> Iterator[TraceJob]:
+def _read_file(file: Path, *, named: bool) -> Iterator[EndedJob]:
     shape: Shape | None = None
     for number, line in read_lines(file):
         node = parse_line(file, number, line)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob, EndedStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ MEASURED_SPEED = TokenSpeed(
 """The speed behind every derived second, unless a caller has a better one."""
 
 
-def fill_seconds(job: TraceJob, speed: TokenSpeed = MEASURED_SPEED) -> TraceJob:
+def fill_seconds(job: EndedJob, speed: TokenSpeed = MEASURED_SPEED) -> EndedJob:
     """The job with seconds where they were not recorded, marked `Derived.SECONDS`; the rest is untouched.
 
     An LLM call whose output tokens are not known either stays as it is; prompt tokens that are not known
@@ -86,13 +86,13 @@ def fill_seconds(job: TraceJob, speed: TokenSpeed = MEASURED_SPEED) -> TraceJob:
     return replace(job, stages=tuple(_fill_stage(stage, speed) for stage in job.stages))
 
 
-def _fill_stage(stage: TraceStage, speed: TokenSpeed) -> TraceStage:
+def _fill_stage(stage: EndedStage, speed: TokenSpeed) -> EndedStage:
     if all(call.seconds is not None for call in stage.calls):
         return stage
     return replace(stage, calls=tuple(_fill_call(stage, call, speed) for call in stage.calls))
 
 
-def _fill_call(stage: TraceStage, call: TraceCall, speed: TokenSpeed) -> TraceCall:
+def _fill_call(stage: EndedStage, call: EndedCall, speed: TokenSpeed) -> EndedCall:
     if call.seconds is not None:
         return call
     if stage.kind == "tool":

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from llmsched_langgraph.belief.bins import Bins
 from llmsched_langgraph.belief.columns import Column, Quantity
 from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.outcome import Unit
 from llmsched_langgraph.dag.application import Application, Kind
+from llmsched_langgraph.jobs.observed import Unit
 from llmsched_langgraph.views.layout import layered
 from llmsched_langgraph.views.palette import FILL, STROKE
 from llmsched_langgraph.views.picture import Arrow, Box, Picture, Point, Words

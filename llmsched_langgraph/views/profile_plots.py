@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llmsched_langgraph.belief.evaluation import LEAST, Guess, Guesses
-from llmsched_langgraph.belief.outcome import Unit
+from llmsched_langgraph.jobs.observed import Unit
 
 _PANEL = 4.2  # inches
 _UNITS = {Unit.SECONDS: "s in slots", Unit.TOKENS: "output tokens", Unit.TOOL_SECONDS: "s of tools"}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from llmsched_langgraph.belief.outcome import Unit
 from llmsched_langgraph.belief.summary import Summary
+from llmsched_langgraph.jobs.observed import Unit
 
 WORDS = {
     Unit.SECONDS: "seconds in slots",

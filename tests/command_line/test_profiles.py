@@ -14,7 +14,7 @@ from support.profiles import TEMPLATE, profile
 from llmsched_langgraph.belief.profile_json import profile_from_json
 from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.runtime.stores import DirectoryStore
-from llmsched_langgraph.traces import TraceCall, TraceStage, write_jobs
+from llmsched_langgraph.traces import EndedCall, EndedStage, write_jobs
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
@@ -59,14 +59,14 @@ def test_fit_learns_and_writes_one_file(traces, fitted, tmp_path, capsys):
     for own in learned.applications.values():
         assert own.model is not None
         assert own.modelled == own.jobs == len(own.outcomes)
-        assert all(outcome.id for outcome in own.outcomes)
+        assert len(own.history.ids) == own.jobs
 
 
 def test_fit_learns_what_a_live_scheduler_would_find(tmp_path, capsys):
     """A node's own code, where it took long, is no node of the graph: the profile is that of the graph."""
     fan = fan_job(0, 2)
     first, *rest = fan.stages
-    code = TraceStage(f"{first.name} (code)", "tool", (), (TraceCall(None, None, 0.2),))
+    code = EndedStage(name=f"{first.name} (code)", kind="tool", deps=(), calls=(EndedCall(None, None, 0.2),))
     moved = [replace(stage, deps=tuple(dep + 1 for dep in stage.deps)) for stage in rest]
     busy = replace(fan, id="busy", stages=(code, replace(first, deps=(0,)), *moved))
     write_jobs([*(fan_job(n, 2) for n in range(5)), busy], tmp_path / "fan.jsonl")

@@ -71,14 +71,14 @@ def test_stages_are_recorded_as_they_end(make_scheduler):
     assert len([move for move in moves if isinstance(move, Ended)]) == 6
     begun = [move for move in moves if isinstance(move, Began) or (isinstance(move, Revealed) and move.begun)]
     assert len(begun) == 6
-    ended = [stage for record in records for stage in record.stages]
-    assert [(stage.stage, stage.occurrence, stage.place, stage.complete) for stage in ended] == [
-        ("plan", 1, "plan", True),
-        *[("work", 1, "work", True)] * 3,
-        ("join", 1, "join", True),
-        ("plan", 1, "plan", False),
+    ended = [run for record in records for run in record.runs]
+    assert [(run.name, run.occurrence, run.complete) for run in ended] == [
+        ("plan", 1, True),
+        *[("work", 1, True)] * 3,
+        ("join", 1, True),
+        ("plan", 1, False),
     ]
-    assert all(stage.seconds >= 0 for stage in ended)
+    assert all(run.seconds >= 0 for run in ended)
 
 
 def test_stages_of_nested_graphs_are_paths(make_scheduler):

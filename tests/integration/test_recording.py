@@ -17,7 +17,7 @@ from langgraph.types import Command, Send, interrupt
 from pydantic import ConfigDict
 
 from llmsched_langgraph import schedule
-from llmsched_langgraph.belief.outcome import Unit, outcome_of_trace
+from llmsched_langgraph.jobs.observed import Unit, observed
 from llmsched_langgraph.traces import read_jobs
 
 
@@ -183,18 +183,17 @@ def test_a_fan_out_a_loop_and_a_tool(recorded, sync):
     assert job.critical_path_s == 2 + 2 * 3 + 2 * (1.5 + 0.5)
 
 
-def test_it_is_counted_like_the_run(recorded, make_scheduler):
-    """Occurrences and fan-outs of a trace are those that a scheduler learns from."""
+def test_it_is_counted_like_the_run(recorded):
+    """Occurrences and fan-outs of a trace are those that a scheduler learns from, calls one by one or not."""
     (job,) = recorded(newsroom(Model(clock=recorded.clock), sync=False), {"rounds": 0})
-    outcome = outcome_of_trace(job)
-    assert [(*stage.spot, stage.fan_out) for stage in outcome.stages] == [
-        ("plan", 1, 1),
-        ("write", 1, 2),
-        ("write", 2, 2),
-        ("look_up", 1, 1),
-        ("check", 1, 1),
-        ("look_up", 2, 1),
-        ("check", 2, 1),
+    outcome = observed(job)
+    assert [(*stage.spot, stage.fan_out, stage.calls) for stage in outcome.stages] == [
+        ("plan", 1, 1, 1),
+        ("write", 1, 2, 4),
+        ("check", 1, 1, 1),
+        ("check", 2, 1, 1),
+        ("look_up", 1, 1, 0),
+        ("look_up", 2, 1, 0),
     ]
     assert outcome.amount(Unit.SECONDS) == job.work_s
 

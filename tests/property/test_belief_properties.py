@@ -18,9 +18,9 @@ from llmsched_langgraph.belief.columns import Column, Quantity
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.belief.outcome import Unit
 from llmsched_langgraph.belief.total import Known, Posterior
 from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph.jobs.observed import Unit
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 

@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support.applications import app
+from support.ended import ended
 from support.exploring import choice, coin
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
     BeliefFormed,
@@ -79,12 +79,7 @@ def history():
         works = (("plan", size), ("act", 2 * size + n % 2), *((("answer", size),) if n % 5 else ()))
         rounds = (*works[:2], *works) if n % 4 else works
         for name, did in (("x", works), ("y", rounds)):
-            seen: dict[str, int] = {}
-            calls = []
-            for stage, work_s in did:
-                seen[stage] = seen.get(stage, 0) + 1
-                calls.append(CallRecord(stage, seen[stage], work_s, 10 * n, 5))
-            records.append(JobRecord(name, tuple(calls), 0.0, 99.0, True, template=app(name)))
+            records.append(ended(name, *((stage, work_s, 10 * n, 5) for stage, work_s in did)))
     profile = Profile().observe(*records)
     for name, template in TEMPLATES.items():
         own = profile.applications[name]
@@ -353,8 +348,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(applications=st.frozensets(st.sampled_from(["x", "y", "z"])), stage=STAGES, work_s=WORK_S)
     def learn(self, applications, stage, work_s):
         for application in sorted(applications):
-            calls = (CallRecord(stage, 1, work_s), CallRecord(stage, 2, 1.0))
-            self.profile = self.profile.observe(JobRecord(application, calls, 0.0, work_s, True))
+            self.profile = self.profile.observe(ended(application, (stage, work_s), (stage, 1.0)))
         self._handle(ProfileLearned(self.now, self.profile, applications))
 
     @invariant()

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.applications import app
 from support.beliefs import model_of
+from support.ended import ended
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived
 from llmsched_langgraph.core.job import LEAST_S, Job
@@ -25,11 +25,7 @@ QUIET = settings(deadline=None, database=None, max_examples=200)
 
 def of_works(*works):
     """A profile of jobs of one call each."""
-    records = [
-        JobRecord("x", (CallRecord("s", 1, float(work)),), 0.0, 1.0, True, template=app("x"))
-        for work in works
-    ]
-    return Profile().observe(*records)
+    return Profile().observe(*(ended("x", ("s", float(work))) for work in works))
 
 
 def received(work_s):

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.applications import app
+from support.ended import ended
 
-from llmsched_langgraph.belief.outcome import outcome_of_record
-from llmsched_langgraph.belief.profile import Mean, Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
+from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.jobs.observed import observed as observed_of
 
 QUIET = settings(deadline=None, database=None, max_examples=100)
 
@@ -22,13 +22,8 @@ WORK_S = st.floats(0.0, 1e4)
 @st.composite
 def records(draw, applications="xyz"):
     """A job of up to eight calls, its occurrences counted as they come."""
-    seen: dict[str, int] = {}
-    calls = []
-    for stage, work_s in draw(st.lists(st.tuples(st.sampled_from("abc"), WORK_S), max_size=8)):
-        seen[stage] = seen.get(stage, 0) + 1
-        calls.append(CallRecord(stage, seen[stage], work_s))
-    name = draw(st.sampled_from(applications))
-    return JobRecord(name, tuple(calls), 0.0, 1.0, draw(st.booleans()), template=app(name))
+    calls = draw(st.lists(st.tuples(st.sampled_from("abc"), WORK_S), max_size=8))
+    return ended(draw(st.sampled_from(applications)), *calls, end="done" if draw(st.booleans()) else "failed")
 
 
 def observed(jobs):
@@ -39,20 +34,9 @@ def observed(jobs):
 
 
 def same(mean, values):
-    """Whether a running mean is that of the values, as numpy has it."""
+    """Whether a mean is that of the values, as numpy has it."""
     assert mean.count == len(values)
     assert mean.value == pytest.approx(np.mean(values) if len(values) else 0.0, rel=1e-9, abs=1e-9)
-
-
-@QUIET
-@given(st.lists(WORK_S, max_size=50))
-def test_a_running_mean_is_the_mean(values):
-    """Observing one by one gives what numpy gives at once."""
-    mean = Mean()
-    for value in values:
-        mean = mean.observe(value)
-    same(mean, values)
-    assert Mean().observe(*values) == mean
 
 
 @QUIET
@@ -60,16 +44,16 @@ def test_a_running_mean_is_the_mean(values):
 def test_everything_known_is_of_the_complete_jobs(jobs, received_s):
     """Means of jobs and calls are numpy's over the complete jobs; outcomes are what those did, in order."""
     profile = observed(jobs)
-    known = [job for job in jobs if job.complete and job.calls]
+    known = [job for job in jobs if job.teaches]
     same(profile.job, [job.work_s for job in known])
-    same(profile.call, [call.work_s for job in known for call in job.calls])
-    assert profile.applications.keys() == {job.application for job in known}
+    same(profile.call, [call.seconds for job in known for call in job.llm_calls()])
+    assert profile.applications.keys() == {job.fingerprint for job in known}
     for name, learned in profile.applications.items():
-        own = [job for job in known if job.application == name]
+        own = [job for job in known if job.fingerprint == name]
         works = sorted(job.work_s for job in own)
-        assert learned.outcomes == tuple(map(outcome_of_record, own))
+        assert learned.outcomes == tuple(map(observed_of, own))
         assert learned.jobs == profile.jobs(name) == len(own)
-        same(learned.call, [call.work_s for job in own for call in job.calls])
+        same(learned.history.call, [call.seconds for job in own for call in job.llm_calls()])
         assert learned.works_s == pytest.approx(works)
         assert learned.mean_s == pytest.approx(np.mean(works))
         assert learned.beyond_s(received_s) == learned.works_s[bisect_right(learned.works_s, received_s) :]
@@ -99,7 +83,7 @@ def test_observing_changes_nothing_that_was(jobs, job):
     new = kept.observe(job)
     assert kept == observed(jobs)
     assert kept.observe(job) == new
-    assert (new is kept) == (not job.complete or not job.calls)
+    assert (new is kept) == (not job.teaches)
 
 
 @QUIET
@@ -118,6 +102,10 @@ def test_total_work_is_a_finite_number_of_seconds(jobs, application):
     """Between the least and the most that anything known of jobs or calls, or the prior, would say."""
     profile = observed(jobs)
     total_s = profile.total_work_s(app(application))
-    known = [job for job in jobs if job.complete and job.calls]
-    figures = [1.0, *(job.work_s for job in known), *(call.work_s for job in known for call in job.calls)]
+    known = [job for job in jobs if job.teaches]
+    figures = [
+        1.0,
+        *(job.work_s for job in known),
+        *(call.seconds for job in known for call in job.llm_calls()),
+    ]
     assert min(figures) - 1e-9 <= total_s <= max(figures) * (1 + 1e-9)

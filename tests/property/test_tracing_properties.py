@@ -1,19 +1,36 @@
-"""A job that is recorded from a simulated run of another job does the same in the same time."""
+"""What is recorded of a job does the same in the same time, and teaches the same when read from a file."""
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.applications import app
 
-from llmsched_langgraph.belief.tracing import trace_of
+from llmsched_langgraph.core.events import (
+    CallReleased,
+    CallRequested,
+    JobArrived,
+    JobEnded,
+    SlotGranted,
+    StagesMoved,
+)
+from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import as_policy
+from llmsched_langgraph.dag.position import Ended, Revealed, Spot
+from llmsched_langgraph.dag.progress import Outcome, Usage
+from llmsched_langgraph.fields import Field
+from llmsched_langgraph.jobs.observed import Unit, nodes_of, observed, rounds
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads import APPLICATIONS, TimedJob, generate
-from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph.traces.files import line_of_job
+from llmsched_langgraph.traces.form import job_from_node
 
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 1.25, 7.0])
 
@@ -21,29 +38,38 @@ SECONDS = st.sampled_from([0.0, 0.5, 1.0, 1.25, 7.0])
 @st.composite
 def jobs(draw):
     """Any stages in any order, with ties: many things end and begin at the same moment."""
-    stages = [TraceStage("s0", "llm", (), (TraceCall(1, 1, draw(SECONDS)),))]
+    stages = [EndedStage(name="s0", kind="llm", deps=(), calls=(EndedCall(1, 1, draw(SECONDS)),))]
     for index in range(1, draw(st.integers(1, 8))):
         deps = tuple(sorted(draw(st.sets(st.integers(0, index - 1), max_size=3))))
         name = draw(st.sampled_from(["s0", "s1", "s2"]))
         if draw(st.booleans()):
-            used = (TraceCall(None, None, draw(SECONDS)),)
-            stages.append(TraceStage(name, "tool", deps, used, draw(st.none() | st.just("saw"))))
+            used = (EndedCall(None, None, draw(SECONDS)),)
+            stages.append(
+                EndedStage(
+                    name=name, kind="tool", deps=deps, calls=used, tool=draw(st.none() | st.just("saw"))
+                )
+            )
         else:
             calls = draw(st.lists(SECONDS, min_size=1, max_size=3))
-            stages.append(TraceStage(name, "llm", deps, tuple(TraceCall(2, 3, s) for s in calls)))
-    return TraceJob("j", "app", None, tuple(stages))
+            stages.append(
+                EndedStage(name=name, kind="llm", deps=deps, calls=tuple(EndedCall(2, 3, s) for s in calls))
+            )
+    return EndedJob(id="j", app="app", jct_s=None, stages=tuple(stages))
 
 
 def recorded(job, slots=99, arrival_s=0.0):
     """The job as a scheduler records it, run alone."""
     run = Simulation([TimedJob(arrival_s, job)], slots=slots, policy=as_policy("fcfs")).run()
     (record,) = run.records
-    return trace_of(replace(record, id=job.id, ended_at=record.ended_s)), run.jobs[0].jct_s
+    return record, run.jobs[0].jct_s
 
 
 def done(job):
     """Everything that it did, whatever came when."""
-    return Counter((s.name, s.kind, s.tool, call) for s in job.stages for call in s.calls)
+    calls = (
+        (s, call.prompt_tokens, call.output_tokens, call.seconds) for s in job.stages for call in s.calls
+    )
+    return Counter((s.name, s.kind, s.tool, *numbers) for s, *numbers in calls)
 
 
 @given(jobs())
@@ -75,3 +101,106 @@ def test_the_papers_applications_keep_their_stages(app):
         assert once.critical_path_s == pytest.approx(jct_s, abs=1e-4)
         assert once.work_s == pytest.approx(job.work_s, abs=1e-4)
         assert {stage.name for stage in once.stages} == {stage.name for stage in job.stages}
+
+
+class Driven:
+    """One job of a machine, driven by any numbers; it notes by itself what there is to learn."""
+
+    def __init__(self):
+        self.machine = SchedulerMachine(as_policy("fcfs"))
+        self.now, self.numbers, self.open, self.held = 0.0, itertools.count(1), {}, {}
+        self.calls, self.runs, self.tools_s = Counter(), Counter(), Counter()
+        self.asked = {}
+        self.machine.handle(JobArrived(self.now, 1, app("app")))
+
+    @property
+    def position(self):
+        return self.machine._jobs[1].position
+
+    def move(self, *moves):
+        self.machine.handle(StagesMoved(self.now, 1, moves))
+
+    def one_of(self, number):
+        """One of the stage runs that go on, or none."""
+        return [*reversed(self.open), None][number % (len(self.open) + 1)]
+
+    def reveal(self, names, around):
+        """Stage runs begin side by side, in one of those that run or in none."""
+        around = self.one_of(around)
+        runs = tuple((next(self.numbers), name) for name in names)
+        self.move(Revealed(runs, around, begun=True, tools=tuple(map({"b": "saw"}.get, names))))
+        self.open |= {run: (self.now, around) for run, _ in runs}
+
+    def ask(self, run, name):
+        ticket = next(self.numbers)
+        run = self.one_of(run)
+        spot = None if run is None else self.position.spot(run)
+        self.machine.handle(
+            CallRequested(self.now, ticket, "b", name, 1, run=run), SlotGranted(self.now, ticket)
+        )
+        self.held[ticket] = (self.now, spot or Spot(name, self.machine._tickets[ticket].call.occurrence))
+
+    def answer(self, at):
+        if self.held:
+            ticket = sorted(self.held)[at % len(self.held)]
+            since, spot = self.held.pop(ticket)
+            self.machine.handle(CallReleased(self.now, ticket, usage=Usage(ticket, 2 * ticket)))
+            self.asked[ticket] = (spot, self.now - since)
+
+    def end(self, run, complete):
+        run = self.one_of(run)
+        if run is not None and run not in [around for _, around in self.open.values()]:
+            since, _ = self.open.pop(run)
+            spot = self.position.spot(run)
+            self.runs[spot] += complete
+            self.tools_s[spot] += self.now - since
+            self.move(Ended(run, self.now - since, complete))
+
+    def record(self):
+        while self.held:
+            self.answer(0)
+        while self.open:
+            self.end(0, complete=True)
+        (command,) = self.machine.handle(JobEnded(self.now, 1, Outcome.FINISHED))
+        return replace(command.record, id="j")
+
+
+RUNS = st.integers(0, 12)
+NAMES = st.lists(st.sampled_from(["a", "b", "a/c"]), min_size=1, max_size=3)
+ACTS = st.one_of(
+    st.tuples(st.just("reveal"), NAMES, RUNS),
+    st.tuples(st.just("ask"), RUNS, st.sampled_from(["a", "b", ""])),
+    st.tuples(st.just("answer"), RUNS),
+    st.tuples(st.just("end"), RUNS, st.booleans()),
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(ACTS, st.sampled_from([0.0, 0.03, 0.25, 1.5])), max_size=25))
+def test_a_file_teaches_what_the_run_taught(acts):
+    """Calls one after the other in a node, graphs in nodes, retries, tools, calls outside of any stage."""
+    driven = Driven()
+    for (verb, *given_), seconds in acts:
+        driven.now += seconds
+        getattr(driven, verb)(*given_)
+    job = driven.record()
+    read = job_from_node(Field(json.loads(line_of_job(job))))
+    assert read == job
+    assert observed(read) == observed(job)
+    assert nodes_of(read) == nodes_of(job)
+    if not driven.asked:
+        assert job.stages == job.runs == ()
+        return
+    seen = {stage.spot: stage for stage in observed(job).stages}
+    calls = Counter(spot for spot, _ in driven.asked.values())
+    assert {spot: stage.calls for spot, stage in seen.items() if stage.calls} == calls
+    assert seen.keys() == calls.keys() | driven.runs.keys()
+    in_order = [driven.asked[ticket][0] for ticket in sorted(driven.asked)]
+    assert [stage.spot for stage in observed(job).stages if stage.calls] == list(dict.fromkeys(in_order))
+    assert observed(job).prompt_tokens == min(driven.asked)
+    for spot, stage in seen.items():
+        assert stage.fan_out == max(1, driven.runs[spot])
+        own = [seconds for at, seconds in driven.asked.values() if at == spot]
+        assert stage.amount(Unit.SECONDS) == pytest.approx(sum(own))
+        assert stage.amount(Unit.TOOL_SECONDS) == pytest.approx(0.0 if own else driven.tools_s[spot])
+    assert {stage.spot for step in rounds(job) for stage in step} >= calls.keys()

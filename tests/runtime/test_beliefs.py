@@ -7,14 +7,13 @@ import logging
 import pickle
 import shutil
 import threading
-from dataclasses import replace
 
 import pytest
+from support.ended import ended
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
 from llmsched_langgraph.core.policies import POLICIES, Needs
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.position import Ended, Revealed
@@ -67,22 +66,13 @@ class Waiting:
 
 def job(plan_s, work_s, application=APPLICATION, **changes):
     """A job that planned so long, and worked so long."""
-    fields = {
-        "application": application.fingerprint,
-        "calls": (
-            CallRecord("plan", 1, plan_s, 10, 10, ("plan", 1)),
-            CallRecord("work", 1, work_s, 10, 10, ("work", 1)),
-        ),
-        "arrival_s": 0.0,
-        "ended_s": plan_s + work_s,
-        "complete": True,
-        "stages": (
-            StageRecord("plan", 1, "plan", plan_s, complete=True),
-            StageRecord("work", 1, "work", work_s, complete=True),
-        ),
-        "template": application,
-    }
-    return JobRecord(**{**fields, **changes})
+    return ended(
+        application,
+        ("plan", plan_s, 10, 10),
+        ("work", work_s, 10, 10),
+        runs=(("plan", 1, plan_s), ("work", 1, work_s)),
+        **{"jct_s": plan_s + work_s, **changes},
+    )
 
 
 def profiled(*records):
@@ -191,8 +181,8 @@ def test_each_of_the_first_jobs_is_learned_from_then_each_eighth():
 def test_jobs_that_teach_nothing_are_not_learned_from():
     """A run that failed, or made no call."""
     made, published = learner()
-    made.observe(job(1.0, 2.0, complete=False))
-    made.observe(job(1.0, 2.0, calls=()))
+    made.observe(job(1.0, 2.0, end="failed"))
+    made.observe(ended(APPLICATION, runs=(("plan", 1, 1.0),)))
     assert made._background.asked == 0
     assert made.profile == Profile()
     assert published == []
@@ -305,7 +295,7 @@ def test_what_was_forgotten_does_not_come_back_from_the_store(tmp_path):
         made = Learner(Profile(), lambda profile, names: None, Beside, store)
         made._background.do()
         for work_s, at in zip(works_s, moment, strict=False):
-            made.observe(replace(job(1.0, work_s), id=f"job-{at}", ended_at=float(at)))
+            made.observe(job(1.0, work_s, id=f"job-{at}", arrival_s=float(at), jct_s=0.0))
         made._background.do()
         made.keep()
     own = store.load().profile.applications[APPLICATION.fingerprint]

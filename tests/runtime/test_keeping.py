@@ -64,7 +64,7 @@ def test_workers_learn_from_each_other(tmp_path, make_scheduler):
         other.learn()
     one.learn()
     assert jobs(one) == jobs(other) == 9
-    ids = {outcome.id for outcome in one.profile.applications[APPLICATION.fingerprint].outcomes}
+    ids = one.profile.applications[APPLICATION.fingerprint].history.ids
     assert len(ids) == 9
     one.close()
     other.close()

@@ -11,13 +11,16 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+from support.ended import ended
 
 from llmsched_langgraph import ConfigurationError, default_scheduler
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
+from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.jobs.observed import observed
 from llmsched_langgraph.runtime import recording
 from llmsched_langgraph.runtime.recording import Recorder
 from llmsched_langgraph.runtime.scheduler import inside
@@ -63,8 +66,7 @@ def run(scheduler, times=1, outcome=Outcome.FINISHED, calls=1):
 
 
 def record(number=0):
-    call = CallRecord("ask", 1, 1.0, 10, 5, ("ask", 1))
-    return JobRecord("f", (call,), 0.0, 2.0, True, template=APPLICATION, id=f"j{number}", ended_at=100.0)
+    return ended(APPLICATION, ("ask", 1.0, 10, 5), jct_s=2.0, arrival_s=98.0, id=f"j{number}")
 
 
 class Nobody:
@@ -95,6 +97,20 @@ def test_jobs_that_went_to_their_end_are_written(make_scheduler, tmp_path):
     arrivals = [job.arrival_s for job in jobs]
     assert arrivals == sorted(arrivals)
     assert before_s - 0.1 <= arrivals[0] <= arrivals[2] <= time.time() + 0.1
+
+
+def test_what_is_written_is_what_is_learned_from(make_scheduler, tmp_path):
+    """A profile keeps the very jobs that stand in the file, and is the same when it learns from that."""
+    path = tmp_path / "jobs.jsonl"
+    scheduler = make_scheduler(2, record=path)
+    run(scheduler, 3, calls=2)
+    scheduler.close()
+    live = scheduler.profile.applications[APPLICATION.fingerprint]
+    read = [replace(job, template=APPLICATION) for job in read_jobs(path)]
+    assert Profile().observe(*read).applications[APPLICATION.fingerprint] == replace(
+        live, model=None, modelled=0
+    )
+    assert live.outcomes == tuple(map(observed, read))
 
 
 def test_a_call_outside_any_graph_is_a_job(make_scheduler, tmp_path):

@@ -16,7 +16,6 @@ from support.beliefs import planned_job
 from support.profiles import TEMPLATE, ids, job, profile
 
 from llmsched_langgraph.belief.merging import merged, taught_by
-from llmsched_langgraph.belief.outcome import outcome_of_trace
 from llmsched_langgraph.belief.profile_json import application_profile_to_json
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
@@ -42,7 +41,7 @@ def store(request, tmp_path):
 
 def other_profile():
     jobs = [planned_job(n, ("a", "b")[: 1 + n % 2]) for n in range(6)]
-    return taught_by(template_of("planner", jobs), map(outcome_of_trace, jobs))
+    return taught_by(template_of("planner", jobs), jobs)
 
 
 def spoil(store, fingerprint, change):
@@ -85,9 +84,9 @@ def test_a_save_merges(store):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda data: data.update(version=2), "version: 2 is of a newer"),
+        (lambda data: data.update(version=3), "version: 3 is of a newer"),
         (lambda data: data.update(format="else"), "format: must be"),
-        (lambda data: data["outcomes"][1].pop(), r"outcomes\[1\]: must be a list of 6"),
+        (lambda data: data["history"][1].pop("app"), r"history\[1\]\.app: is missing"),
         (lambda data: data.clear(), "format: is missing"),
         (
             lambda data: data.update(application_profile_to_json(other_profile())),

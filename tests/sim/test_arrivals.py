@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.sim.workloads import Bursty, Poisson, Recorded, Traced, arrive, generate
-from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 PATTERNS = [Poisson(), Bursty(0.3), Bursty(3.0), Bursty(13.2), Traced((0.0, 1.0, 0.2, 5.0))]
 
 
 def job(seconds, name="j"):
-    return TraceJob(name, "app", None, (TraceStage("s", "llm", (), (TraceCall(1, 1, seconds),)),))
+    return EndedJob(
+        id=name,
+        app="app",
+        jct_s=None,
+        stages=(EndedStage(name="s", kind="llm", deps=(), calls=(EndedCall(1, 1, seconds),)),),
+    )
 
 
 JOBS = [job(1.0 + number % 7, f"j{number}") for number in range(400)]

@@ -17,19 +17,21 @@ from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.sim.servers import BatchingReplicas, Handover, SlotServer
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads import Poisson, TimedJob, arrive, generate
-from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 
 def llm(name, *seconds, deps=()):
-    return TraceStage(name, "llm", tuple(deps), tuple(TraceCall(10, 10, s) for s in seconds))
+    return EndedStage(
+        name=name, kind="llm", deps=tuple(deps), calls=tuple(EndedCall(10, 10, s) for s in seconds)
+    )
 
 
 def tool(name, seconds, deps=()):
-    return TraceStage(name, "tool", tuple(deps), (TraceCall(None, None, seconds),))
+    return EndedStage(name=name, kind="tool", deps=tuple(deps), calls=(EndedCall(None, None, seconds),))
 
 
 def job(*stages, named="j"):
-    return TraceJob(named, "app", None, stages)
+    return EndedJob(id=named, app="app", jct_s=None, stages=stages)
 
 
 def chain(*seconds, named="j"):
@@ -80,7 +82,15 @@ def test_tools_can_be_few():
 def test_calls_without_seconds_are_refused():
     """What nobody recorded cannot be replayed; the error says so."""
     unknown = [
-        TimedJob(0.0, TraceJob("j", "app", None, (TraceStage("s", "llm", (), (TraceCall(1, 1, None),)),)))
+        TimedJob(
+            0.0,
+            EndedJob(
+                id="j",
+                app="app",
+                jct_s=None,
+                stages=(EndedStage(name="s", kind="llm", deps=(), calls=(EndedCall(1, 1, None),)),),
+            ),
+        )
     ]
     with pytest.raises(InvalidDataError, match="fill them in first"):
         jcts(unknown, FCFS)
@@ -170,8 +180,8 @@ def test_one_application_of_one_size():
     assert sum(jcts(timed, as_policy("sjf"), slots=2, profile=profile)) >= sum(best) - 1e-9
 
 
-def test_records_know_stages_and_places():
-    """A simulation records what a live scheduler would: calls with stages, stages with places."""
+def test_records_know_stage_runs():
+    """A simulation records what a live scheduler would: calls with stages, stages with their runs."""
     application = Application.of("app", ["plan", "work", "join"], [("plan", "work"), ("work", "join")])
     made = job(
         llm("plan", 1.0),
@@ -184,18 +194,18 @@ def test_records_know_stages_and_places():
         .run()
         .records
     )
-    assert record.application == application.fingerprint
-    assert [(call.stage, call.spot, call.work_s) for call in record.calls] == [
+    assert record.fingerprint == application.fingerprint
+    assert [(step.name, record.spot(step), step.calls[0].seconds) for step in record.stages] == [
         ("plan", ("plan", 1), 1.0),
         ("work", ("work", 1), 1.0),
         ("work", ("work", 1), 2.0),
         ("join", ("join", 1), 1.0),
     ]
-    assert [(stage.place, stage.seconds) for stage in record.stages] == [
-        ("plan", 1.0),
-        ("work", 1.0),
-        ("work", 2.0),
-        ("join", 1.0),
+    assert [(run.name, run.occurrence, run.seconds) for run in record.runs] == [
+        ("plan", 1, 1.0),
+        ("work", 1, 1.0),
+        ("work", 1, 2.0),
+        ("join", 1, 1.0),
     ]
 
 

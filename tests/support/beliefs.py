@@ -8,9 +8,9 @@ from llmsched_langgraph.belief.bins import Bins
 from llmsched_langgraph.belief.columns import Column, Quantity
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.belief.outcome import Part, StageOutcome, Unit
 from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.traces.job import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph.jobs.observed import ObservedStage, Part, Unit
 from support.networks import joint
 
 
@@ -24,7 +24,7 @@ def model_of(names, values, parents, tables):
 
 def ended(name, work_s, occurrence=1):
     """A stage that finished after one call."""
-    return StageOutcome(Spot(name, occurrence), (Part(calls=1, work_s=work_s),))
+    return ObservedStage(Spot(name, occurrence), (Part(calls=1, work_s=work_s),))
 
 
 def posterior(model, likelihoods):
@@ -43,25 +43,31 @@ def mean_of(model, table, amounts):
 
 def call(output, seconds=None, prompt=100):
     """A call that took a hundredth of a second a token, unless said otherwise."""
-    return TraceCall(prompt, output, output / 100 if seconds is None else seconds)
+    return EndedCall(prompt, output, output / 100 if seconds is None else seconds)
 
 
 def planned_job(number, tools, plan=50):
     """A plan, the tools that it names side by side, an answer. Tool `a` takes 1 s, `b` 10 s, `c` 50 s."""
     seconds = {"a": 1.0, "b": 10.0, "c": 50.0}
     runs = tuple(
-        TraceStage("use", "tool", (0,), (TraceCall(None, None, seconds[tool] * (1 + number % 5 / 50)),), tool)
+        EndedStage(
+            name="use",
+            kind="tool",
+            deps=(0,),
+            calls=(EndedCall(None, None, seconds[tool] * (1 + number % 5 / 50)),),
+            tool=tool,
+        )
         for tool in tools
     )
     after = tuple(range(1, len(runs) + 1)) or (0,)
-    return TraceJob(
-        f"job-{number}",
-        "planner",
-        None,
-        (
-            TraceStage("plan", "llm", (), (TraceCall(200, plan, None),)),
+    return EndedJob(
+        id=f"job-{number}",
+        app="planner",
+        jct_s=None,
+        stages=(
+            EndedStage(name="plan", kind="llm", deps=(), calls=(EndedCall(200, plan, None),)),
             *runs,
-            TraceStage("answer", "llm", after, (TraceCall(300, 80, None),)),
+            EndedStage(name="answer", kind="llm", deps=after, calls=(EndedCall(300, 80, None),)),
         ),
     )
 
@@ -69,11 +75,15 @@ def planned_job(number, tools, plan=50):
 def fan_job(number, width, app="fan"):
     """One call that decides how many come next; each of those takes as long as the first."""
     first = 20 * width + number % 7
-    stages = [TraceStage("split", "llm", (), (call(first),))]
+    stages = [EndedStage(name="split", kind="llm", deps=(), calls=(call(first),))]
     if width:
-        stages.append(TraceStage("map", "llm", (0,), tuple(call(40 + number % 3) for _ in range(width))))
-        stages.append(TraceStage("join", "llm", (1,), (call(30 * width),)))
-    return TraceJob(f"fan/{number}", app, None, tuple(stages))
+        stages.append(
+            EndedStage(
+                name="map", kind="llm", deps=(0,), calls=tuple(call(40 + number % 3) for _ in range(width))
+            )
+        )
+        stages.append(EndedStage(name="join", kind="llm", deps=(1,), calls=(call(30 * width),)))
+    return EndedJob(id=f"fan/{number}", app=app, jct_s=None, stages=tuple(stages))
 
 
 def loop_job(number, times, app="loop"):
@@ -81,6 +91,8 @@ def loop_job(number, times, app="loop"):
     stages = []
     for _ in range(times):
         after = (len(stages) - 1,) if stages else ()
-        stages.append(TraceStage("think", "llm", after, (call(50 + 7 * (number % 11)),)))
-        stages.append(TraceStage("act", "tool", (len(stages) - 1,), (TraceCall(None, None, 0.5),)))
-    return TraceJob(f"loop/{number}", app, None, tuple(stages))
+        stages.append(EndedStage(name="think", kind="llm", deps=after, calls=(call(50 + 7 * (number % 11)),)))
+        stages.append(
+            EndedStage(name="act", kind="tool", deps=(len(stages) - 1,), calls=(EndedCall(None, None, 0.5),))
+        )
+    return EndedJob(id=f"loop/{number}", app=app, jct_s=None, stages=tuple(stages))

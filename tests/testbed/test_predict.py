@@ -15,7 +15,7 @@ from llmsched_langgraph.sim.workloads import Poisson, TimedJob, arrive, generate
 from llmsched_langgraph.testbed.jobs import replayable, timed
 from llmsched_langgraph.testbed.predict import Fit, Foreteller
 from llmsched_langgraph.testbed.script import in_supersteps
-from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 LATENCY = LatencyModel("made", ((1, 0.02), (4, 0.05)), 0.1, 0.0, "made up", prefill_stalls=True)
 
@@ -38,7 +38,7 @@ def seen(jobs, fit, ahead=0):
         as_run = [TimedJob(one.arrival_s, in_supersteps(one.job)) for one in jobs]
         return Simulation(as_run, slots=slots, policy=as_policy(policy), server=server).run()
 
-    held = [call.work_s for record in run("srtf", 4 + ahead).records for call in record.calls]
+    held = [call.seconds for job in run("srtf", 4 + ahead).records for call in job.llm_calls()]
     return fmean(job.jct_s for job in run("fcfs", 1_000).jobs), fmean(held)
 
 
@@ -68,9 +68,15 @@ def test_who_waits_where():
     """Stock calls wait at the server, which takes the next at once; scheduled ones need a handover each."""
 
     def job(number, *output_tokens):
-        calls = tuple(TraceCall(1, tokens, tokens * 0.02 + 0.1) for tokens in output_tokens)
+        calls = tuple(EndedCall(1, tokens, tokens * 0.02 + 0.1) for tokens in output_tokens)
         return TimedJob(
-            0.001 * number, TraceJob(f"j{number}", "app", None, (TraceStage("s", "llm", (), calls),))
+            0.001 * number,
+            EndedJob(
+                id=f"j{number}",
+                app="app",
+                jct_s=None,
+                stages=(EndedStage(name="s", kind="llm", deps=(), calls=calls),),
+            ),
         )
 
     jobs = [job(0, 45), job(1, 95), job(2, 20)]  # seconds: 1, 2, 0.5
@@ -85,8 +91,16 @@ def test_a_call_ahead_hides_the_handover():
     """It is at the server when the slot there is free: nothing is empty, as stock."""
 
     def job(number):
-        calls = (TraceCall(1, 45, 1.0),)
-        return TimedJob(0.0, TraceJob(f"j{number}", "app", None, (TraceStage("s", "llm", (), calls),)))
+        calls = (EndedCall(1, 45, 1.0),)
+        return TimedJob(
+            0.0,
+            EndedJob(
+                id=f"j{number}",
+                app="app",
+                jct_s=None,
+                stages=(EndedStage(name="s", kind="llm", deps=(), calls=calls),),
+            ),
+        )
 
     jobs = [job(number) for number in range(4)]
     for ahead, expected in ((0, [1.25, 2.5, 3.75, 5.0]), (1, [1.25, 2.25, 3.25, 4.25])):

@@ -18,7 +18,7 @@ from llmsched_langgraph.testbed.graphs import graph_of, replay
 from llmsched_langgraph.testbed.jobs import node_name, replayable, timed
 from llmsched_langgraph.testbed.script import Script, in_supersteps, levels_of, turns_of
 from llmsched_langgraph.testbed.speed import speed_of
-from llmsched_langgraph.traces import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 FAST = 20_000.0
 SPEED = speed_of("llama-3.1-8b-h100").times(FAST)
@@ -147,12 +147,14 @@ def test_the_simulated_job_waits_like_the_graph():
 
 
 def llm(name, deps=(), calls=((8, 3),)):
-    return TraceStage(name, "llm", deps, tuple(TraceCall(*call, None) for call in calls))
+    return EndedStage(name=name, kind="llm", deps=deps, calls=tuple(EndedCall(*call, None) for call in calls))
 
 
 def test_odd_jobs(backend):
     """Names that nodes cannot have, stages without calls, tools with several, no tokens, no stages."""
-    tool = TraceStage("a|b", "tool", (0,), (TraceCall(None, None, 0.001), TraceCall(None, None, 0.0)))
+    tool = EndedStage(
+        name="a|b", kind="tool", deps=(0,), calls=(EndedCall(None, None, 0.001), EndedCall(None, None, 0.0))
+    )
     stages = (
         llm("a:b"),
         tool,
@@ -160,7 +162,10 @@ def test_odd_jobs(backend):
         llm("replay", (2,), ()),
         llm("a:b", (3,)),
     )
-    jobs = [replayable(TraceJob("one", "app", None, stages)), TraceJob("two", "app", None, ())]
+    jobs = [
+        replayable(EndedJob(id="one", app="app", jct_s=None, stages=stages)),
+        EndedJob(id="two", app="app", jct_s=None, stages=()),
+    ]
     names = [stage.name for stage in jobs[0].stages]
     assert names == ["a%3ab", "a%7cb", "%__start__", "replay", "a%3ab"]
     first, second = replayed(backend, jobs)
@@ -177,4 +182,4 @@ def test_names_stay_apart():
 def test_what_was_not_recorded_cannot_be_replayed():
     """One line that names the job and the stage."""
     with pytest.raises(InvalidDataError, match="job 'j': the output tokens of a call of 'ask' were not"):
-        replayable(TraceJob("j", "app", None, (llm("ask", (), ((5, None),)),)))
+        replayable(EndedJob(id="j", app="app", jct_s=None, stages=(llm("ask", (), ((5, None),)),)))

@@ -29,7 +29,7 @@ from llmsched_langgraph.testbed.speed import (
     measured,
     speed_of,
 )
-from llmsched_langgraph.traces import TraceCall, write_jobs
+from llmsched_langgraph.traces import EndedCall, write_jobs
 
 
 def on_backend(function, **settings):
@@ -78,7 +78,7 @@ class Virtual:
         began_s, number = self.now, next(self.numbers)
         tokens = len(prompt) // CHARACTERS_PER_TOKEN
         self.calls[number] = asyncio.get_running_loop().create_future()
-        self.server.begin(self.now, number, TraceCall(tokens, output_tokens, None))
+        self.server.begin(self.now, number, EndedCall(tokens, output_tokens, None))
         if len(self.calls) == 1:
             asyncio.get_running_loop().call_soon(self.move_on)
         await self.calls[number]

@@ -9,7 +9,15 @@ from dataclasses import replace
 import pytest
 
 from llmsched_langgraph.errors import InvalidDataError, LLMSchedError
-from llmsched_langgraph.traces import Derived, TraceCall, TraceJob, TraceStage, read_jobs, write_jobs
+from llmsched_langgraph.traces import (
+    Derived,
+    EndedCall,
+    EndedJob,
+    EndedStage,
+    done_jobs,
+    read_jobs,
+    write_jobs,
+)
 
 JOB = {
     "id": "a",
@@ -21,14 +29,16 @@ JOB = {
         {"n": "answer", "k": "llm", "dep": [0, 1], "calls": [[20, 7, None], [20, 9, 0]]},
     ],
 }
-READ = TraceJob(
-    "a",
-    "demo",
-    3.5,
-    (
-        TraceStage("plan", "llm", (), (TraceCall(10, 5, 0.5),)),
-        TraceStage("act", "tool", (0,), (TraceCall(None, None, 1.25),), "search"),
-        TraceStage("answer", "llm", (0, 1), (TraceCall(20, 7, None), TraceCall(20, 9, 0.0))),
+READ = EndedJob(
+    id="a",
+    app="demo",
+    jct_s=3.5,
+    stages=(
+        EndedStage(name="plan", kind="llm", deps=(), calls=(EndedCall(10, 5, 0.5),)),
+        EndedStage(name="act", kind="tool", deps=(0,), calls=(EndedCall(None, None, 1.25),), tool="search"),
+        EndedStage(
+            name="answer", kind="llm", deps=(0, 1), calls=(EndedCall(20, 7, None), EndedCall(20, 9, 0.0))
+        ),
     ),
 )
 
@@ -59,7 +69,7 @@ def test_the_documented_format_is_read(write, name):
     """Field by field, as the design has it; null stays None, a tool's seconds are those of its one call."""
     assert list(read_jobs(write(name, JOB, {**JOB, "id": "b", "jct": None}))) == [
         READ,
-        TraceJob("b", "demo", None, READ.stages),
+        EndedJob(id="b", app="demo", jct_s=None, stages=READ.stages),
     ]
 
 
@@ -95,8 +105,14 @@ def test_the_same_jobs_give_the_same_bytes(tmp_path):
 
 def test_derived_numbers_are_told_apart_after_a_round_trip(tmp_path):
     both = Derived.PROMPT | Derived.SECONDS
-    calls = (TraceCall(1, 2, 3.0, both), TraceCall(1, 2, 3.0), TraceCall(1, 2, None, Derived.OUTPUT))
-    job = TraceJob("a", "app", None, (TraceStage("s", "llm", (), calls),))
+    calls = (
+        EndedCall(1, 2, 3.0, derived=both),
+        EndedCall(1, 2, 3.0),
+        EndedCall(1, 2, None, derived=Derived.OUTPUT),
+    )
+    job = EndedJob(
+        id="a", app="app", jct_s=None, stages=(EndedStage(name="s", kind="llm", deps=(), calls=calls),)
+    )
     write_jobs([job], tmp_path / "jobs.jsonl")
     assert json.loads((tmp_path / "jobs.jsonl").read_text())["stages"][0]["derived"] == ["ps", "", "o"]
     assert list(read_jobs(tmp_path / "jobs.jsonl")) == [job]
@@ -115,6 +131,19 @@ def test_a_file_that_cannot_be_finished_does_not_appear(tmp_path):
         write_jobs(broken(), path)
     assert list(read_jobs(path)) == [READ]
     assert [file.name for file in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_jobs_that_did_not_go_to_their_end_are_read_and_not_learned_from(write):
+    """How a job ended stands in its line; one that does not say so is done."""
+    path = write("a.jsonl", {**JOB, "end": "failed"}, {**JOB, "id": "b", "end": "done"}, {**JOB, "id": "c"})
+    assert [(job.end, job.teaches) for job in read_jobs(path)] == [
+        ("failed", False),
+        ("done", True),
+        ("done", True),
+    ]
+    assert [job.id for job in done_jobs(path)] == ["b", "c"]
+    with pytest.raises(InvalidDataError, match="end: must be 'done' or 'failed' or 'cancelled', not 'lost'"):
+        list(read_jobs(write("b.jsonl", {**JOB, "end": "lost"})))
 
 
 def test_unknown_fields_are_left_alone(write):

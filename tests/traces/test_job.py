@@ -8,22 +8,26 @@ from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces import (
     MEASURED_SPEED,
     Derived,
+    EndedCall,
+    EndedJob,
+    EndedStage,
     TokenSpeed,
-    TraceCall,
-    TraceJob,
-    TraceStage,
     fill_seconds,
 )
 
 SPEED = TokenSpeed(1.0, 0.01, 0.1, 5.0, {"web-search": 2.0}, "made up")
 
 
+def call(prompt, output, seconds, derived=Derived.NOTHING):
+    return EndedCall(prompt, output, seconds, derived=derived)
+
+
 def stage(*calls, kind="llm", deps=(), tool=None):
-    return TraceStage("s", kind, deps, tuple(TraceCall(*call) for call in calls), tool)
+    return EndedStage(name="s", kind=kind, deps=deps, calls=tuple(call(*own) for own in calls), tool=tool)
 
 
 def job(*stages):
-    return TraceJob("j", "app", None, stages)
+    return EndedJob(id="j", app="app", jct_s=None, stages=stages)
 
 
 def test_work_counts_every_llm_call_and_no_tool():
@@ -84,13 +88,13 @@ def test_a_stage_depends_on_earlier_ones_only(deps, index, message):
 )
 def test_impossible_calls_are_refused(numbers, message):
     with pytest.raises(InvalidDataError, match=message):
-        TraceCall(*numbers)
+        call(*numbers)
 
 
 @pytest.mark.parametrize("arrival_s", [-1.0, float("nan"), float("inf")])
 def test_impossible_arrivals_are_refused(arrival_s):
     with pytest.raises(InvalidDataError, match=f"arrival: must be 0 or more, not {arrival_s}"):
-        TraceJob("j", "app", None, (), arrival_s)
+        EndedJob(id="j", app="app", jct_s=None, stages=(), arrival_s=arrival_s)
 
 
 def test_unknown_kinds_are_refused():
@@ -101,7 +105,7 @@ def test_unknown_kinds_are_refused():
 def test_missing_seconds_come_from_tokens_and_are_marked():
     """What was recorded stays, to the bit, and is not marked."""
     filled = fill_seconds(job(stage((100, 20, None), (100, 20, 0.25), (None, 20, None))))
-    assert filled.stages[0].calls[1] == TraceCall(100, 20, 0.25)
+    assert filled.stages[0].calls[1] == EndedCall(100, 20, 0.25)
     assert [call.derived for call in filled.stages[0].calls] == [
         Derived.SECONDS,
         Derived.NOTHING,

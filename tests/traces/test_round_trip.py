@@ -10,12 +10,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.traces import Derived, TraceCall, TraceJob, TraceStage, read_jobs, write_jobs
+from llmsched_langgraph.traces import (
+    Derived,
+    EndedCall,
+    EndedJob,
+    EndedStage,
+    StageRun,
+    read_jobs,
+    write_jobs,
+)
 from llmsched_langgraph.traces.loaders import SHAPES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 TOKENS = st.none() | st.integers(0, 10**9)
 SECONDS = st.none() | st.floats(0, 1e9)
+RUNS = st.builds(StageRun, TEXT, st.integers(1, 9), st.floats(0, 1e9), st.booleans(), st.none() | TEXT)
+TURNS = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("asked_s", "granted_s", "ended_s"), SECONDS),
+        "backend": st.just("") | TEXT,
+        "attempts": st.integers(0, 9),
+        "reason": st.just("") | TEXT,
+    }
+)
+MORE = {
+    "paused_s": st.floats(0, 1e9),
+    "end": st.sampled_from(["done", "failed", "cancelled"]),
+    "tenant": TEXT,
+    "priority": st.integers(-5, 5),
+    "key": TEXT,
+    "predicted": st.tuples(*[st.floats(0, 1e9)] * 3),
+}
 
 
 @st.composite
@@ -34,18 +59,45 @@ def calls(draw):
     for flag in known:
         if draw(st.booleans()):
             derived |= flag
-    return TraceCall(prompt, output, seconds, derived)
+    return EndedCall(
+        prompt,
+        output,
+        seconds,
+        derived=derived,
+        concurrency=draw(st.sampled_from([1.0, 1.0, 2.5])),
+        **draw(st.just({}) | TURNS),
+    )
 
 
 @st.composite
 def jobs(draw):
+    runs = draw(st.lists(RUNS, max_size=3))
     stages = []
     for index in range(draw(st.integers(0, 6))):
         deps = draw(st.sets(st.integers(0, index - 1))) if index else set()
-        kind = draw(st.sampled_from(["llm", "tool"]))
-        made = tuple(draw(st.lists(calls(), max_size=4)))
-        stages.append(TraceStage(draw(TEXT), kind, tuple(sorted(deps)), made, draw(st.none() | TEXT)))
-    return TraceJob(draw(TEXT), draw(TEXT), draw(SECONDS), tuple(stages), draw(SECONDS))
+        run = draw(st.none() | st.integers(0, len(runs) - 1)) if runs else None
+        occurrence = draw(st.none() | st.integers(1, 9))
+        stages.append(
+            EndedStage(
+                name=draw(TEXT) if occurrence is None else draw(TEXT | st.just("")),
+                kind=draw(st.sampled_from(["llm", "tool"])),
+                deps=tuple(sorted(deps)),
+                calls=tuple(draw(st.lists(calls(), max_size=4))),
+                tool=draw(st.none() | TEXT),
+                run=run,
+                occurrence=occurrence,
+            )
+        )
+    more = draw(st.fixed_dictionaries({}, optional=MORE))
+    return EndedJob(
+        id=draw(TEXT),
+        app=draw(TEXT),
+        jct_s=draw(SECONDS),
+        stages=tuple(stages),
+        runs=tuple(runs),
+        arrival_s=draw(SECONDS),
+        **more,
+    )
 
 
 def read_or_named(path):

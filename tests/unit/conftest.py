@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from support.applications import app
+from support.ended import ended
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.dispatcher import Dispatcher, Settled
 from llmsched_langgraph.core.events import (
     BeliefFormed,
@@ -106,15 +106,7 @@ def desk():
 def record():
     """Make the record of one job from (stage, work) pairs, occurrences counted as they come."""
 
-    def make(application, *calls, complete=True):
-        seen: dict[str, int] = {}
-        done = []
-        for stage, work_s in calls:
-            seen[stage] = seen.get(stage, 0) + 1
-            done.append(CallRecord(stage, seen[stage], work_s))
-        return JobRecord(application, tuple(done), 0.0, 100.0, complete, template=app(application))
-
-    return make
+    return ended
 
 
 @pytest.fixture

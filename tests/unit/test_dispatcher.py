@@ -101,7 +101,7 @@ def test_a_waiting_call_outlives_its_job(desk, ends_first):
     assert d.release(5, 2).records == ([] if not ends_first else d.records[-1:])
     if not ends_first:
         assert len(d.end(6, 1, Outcome.FINISHED).records) == 1
-    assert [[call.work_s for call in record.calls] for record in d.records] == [[2], [3]]
+    assert [[call.seconds for call in record.llm_calls()] for record in d.records] == [[2], [3]]
 
 
 def test_check_finds_machine_and_ledger_out_of_step(desk):

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from support.beliefs import call, fan_job, loop_job, planned_job
 
-from llmsched_langgraph.belief.evaluation import PARTS, dealt, evaluate, groups_of, moments, unit_of
+from llmsched_langgraph.belief.evaluation import PARTS, evaluate, groups_of, moments, split, unit_of
 from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.outcome import Unit, outcome_of_trace
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.traces.job import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph.jobs.observed import Unit, observed
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
@@ -39,14 +39,14 @@ def test_a_job_is_seen_as_it_was_then():
 
 
 def test_what_runs_side_by_side_ends_one_by_one():
-    job = TraceJob(
-        "j",
-        "a",
-        None,
-        (
-            TraceStage("plan", "llm", (), (call(10),)),
-            TraceStage("left", "llm", (0,), (call(20),)),
-            TraceStage("right", "llm", (0,), (call(30),)),
+    job = EndedJob(
+        id="j",
+        app="a",
+        jct_s=None,
+        stages=(
+            EndedStage(name="plan", kind="llm", deps=(), calls=(call(10),)),
+            EndedStage(name="left", kind="llm", deps=(0,), calls=(call(20),)),
+            EndedStage(name="right", kind="llm", deps=(0,), calls=(call(30),)),
         ),
     )
     seen = list(moments(job, template_of("a", [job]), Unit.TOKENS))
@@ -71,7 +71,7 @@ def test_two_jobs_with_the_same_past_have_the_same_belief():
     """Their futures differ: the one goes round again, the other is all but over."""
     jobs = [loop_job(n, 1 + n % 4) for n in range(40)]
     template = template_of("loop", jobs)
-    model = learn(template, [outcome_of_trace(job) for job in jobs])
+    model = learn(template, [observed(job) for job in jobs])
     short, long = loop_job(7, 2), loop_job(7, 4)
     pasts = [list(moments(job, template, Unit.SECONDS))[:4] for job in (short, long)]
     for one, other in zip(*pasts, strict=True):
@@ -98,19 +98,24 @@ def test_jobs_that_belong_together_are_found_by_their_ids(ids, groups):
 def test_groups_are_dealt_whole_and_evenly():
     jobs = [replace(loop_job(0, 1), id=f"problem-{n % 40}/{n}") for n in range(200)]
     jobs = [replace(job, id=f"run-{n // 40}/problem-{n % 40}") for n, job in enumerate(jobs)]
-    parts = dealt(jobs, 3)
+    parts = split(jobs, 3)
     homes = {}
     for job, part in zip(jobs, parts, strict=True):
         homes.setdefault(job.id.split("/")[1], set()).add(part)
     assert all(len(home) == 1 for home in homes.values())
     assert sorted(parts.count(part) for part in range(PARTS)) == [40] * PARTS
-    assert dealt(jobs, 3) == parts != dealt(jobs, 4)
+    assert split(jobs, 3) == parts != split(jobs, 4)
 
 
 def test_the_unit_is_what_was_recorded():
     assert unit_of([fan_job(0, 2)]) is Unit.SECONDS
     assert unit_of([planned_job(0, "ab")]) is Unit.TOOL_SECONDS
-    unknown = TraceJob("j", "a", None, (TraceStage("x", "llm", (), (TraceCall(1, 5, None),)),))
+    unknown = EndedJob(
+        id="j",
+        app="a",
+        jct_s=None,
+        stages=(EndedStage(name="x", kind="llm", deps=(), calls=(EndedCall(1, 5, None),)),),
+    )
     assert unit_of([unknown]) is Unit.TOKENS
 
 
@@ -131,12 +136,17 @@ def test_independent_stages_are_predicted_by_the_marginals():
     """And then the figures of both are the same."""
     deal = random.Random(6)
     jobs = [
-        TraceJob(
-            f"{n}",
-            "coins",
-            None,
-            tuple(
-                TraceStage(name, "llm", (i - 1,) if i else (), (call(deal.choice((10, 100, 400))),))
+        EndedJob(
+            id=f"{n}",
+            app="coins",
+            jct_s=None,
+            stages=tuple(
+                EndedStage(
+                    name=name,
+                    kind="llm",
+                    deps=(i - 1,) if i else (),
+                    calls=(call(deal.choice((10, 100, 400))),),
+                )
                 for i, name in enumerate("abc")
             ),
         )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.applications import app
+from support.ended import ended
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.policies import llmsched
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
@@ -28,10 +27,7 @@ def history():
         look = (1.0, 5.0, 5.2, 1.1)[n % 4]
         act = (2.0, 40.0, 44.0, None)[n % 4]
         works = [("look", look), *([("act", act)] if act else []), ("report", 1.0)]
-        calls = tuple(CallRecord(stage, 1, work_s) for stage, work_s in works)
-        records.append(JobRecord(AGENT.fingerprint, calls, 0.0, 99.0, True, template=AGENT))
-        plain = (CallRecord("s", 1, 10.0 + n % 3),)
-        records.append(JobRecord("plain", plain, 0.0, 99.0, True, template=app("plain")))
+        records += [ended(AGENT, *works), ended("plain", ("s", 10.0 + n % 3))]
     profile = Profile().observe(*records)
     for name, own in profile.applications.items():
         profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)

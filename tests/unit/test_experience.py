@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.ended import ended
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
 from llmsched_langgraph.dag.application import AUTHORS_WORD, Application, Kind, Node
 from llmsched_langgraph.dag.exchange import application_from_json, application_to_json
 from llmsched_langgraph.dag.experience import ENOUGH, NodeSeen, corrected
 from llmsched_langgraph.dag.position import Began, Ended, Position, Revealed
+from llmsched_langgraph.jobs.observed import nodes_of
 
 AGENT = Application.of(
     "agent",
@@ -79,14 +80,9 @@ def test_a_learned_node_does_not_end_the_way():
 
 def test_a_profile_knows_the_template():
     """Records of jobs, added up over all of them, give the corrected template; others stay as they are."""
-    calls = tuple(CallRecord("tools", n, 1.0, spot=("tools", n)) for n in (1, 2))
-    stages = (
-        StageRecord("tools", 1, "tools#1", 1.0, True),
-        StageRecord("tools", 1, "tools#1", 1.0, True),
-        StageRecord("tools", 2, "tools#2", 1.0, True),
-    )
-    record = JobRecord(AGENT.fingerprint, calls, 0.0, 9.0, True, stages)
-    assert record.nodes() == {"tools": NodeSeen(runs=3, calls=2, side_by_side=2, occurrences=2)}
+    runs = (("tools", 1, 1.0), ("tools", 1, 1.0), ("tools", 2, 1.0))
+    record = ended(AGENT, ("tools", 1.0), ("tools", 1.0), runs=runs)
+    assert nodes_of(record) == {"tools": NodeSeen(runs=3, calls=2, side_by_side=2, occurrences=2)}
     profile = Profile().observe(record, record)
     node = profile.template(AGENT).by_path["tools"]
     assert (node.kind, node.calls_llm) == ("dynamic", True)

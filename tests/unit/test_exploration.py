@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.applications import app
+from support.ended import ended
 from support.exploring import choice, coin
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.exploration import LOOKED_AT, Exploration
 from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.core.policies import POLICIES, llmsched
@@ -256,18 +256,7 @@ JOBS = [job for n in range(60) for job in (LEADS if n % 2 else LEADS_LONG, PLAIN
 @pytest.fixture(scope="module")
 def history():
     """A profile in which the first stage of `leads` settles the second, and `plain` has one stage."""
-    records = [
-        JobRecord(
-            KINDS[name].fingerprint,
-            tuple(CallRecord(stage, 1, work_s) for stage, work_s in calls),
-            0.0,
-            99.0,
-            True,
-            template=KINDS[name],
-        )
-        for name, *calls in JOBS
-    ]
-    profile = Profile().observe(*records)
+    profile = Profile().observe(*(ended(KINDS[name], *calls) for name, *calls in JOBS))
     for name, own in profile.applications.items():
         profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)
     assert profile.applications[LEADING.fingerprint].model.correlated

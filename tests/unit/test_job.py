@@ -9,12 +9,12 @@ from support.applications import app
 
 from llmsched_langgraph.belief.evidence import Begun
 from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.outcome import Part, StageOutcome
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.core.job import LEAST_S, Job
 from llmsched_langgraph.dag.application import Application, Kind, Node
 from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph.jobs.observed import ObservedStage, Part
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
 LOOP = Application.of("loop", [Node("think", Kind.LLM, calls_llm=True)], [("think", "think")], ["think"])
@@ -75,7 +75,7 @@ def test_calls_of_stages_that_nobody_watches():
     story.call("b", 4.0, starts=False)
     evidence = story.job.evidence(6.0)
     assert evidence.prompt_tokens == 70
-    assert evidence.finished == (StageOutcome(Spot("a", 1), (Part(None, 1, 1, 3.0, 70, 9),)),)
+    assert evidence.finished == (ObservedStage(Spot("a", 1), (Part(None, 1, 1, 3.0, 70, 9),)),)
     assert evidence.begun == (Begun(Spot("a", 2), 1, 2.0), Begun(Spot("b", 1)))
 
 
@@ -94,7 +94,7 @@ def test_stage_runs_side_by_side_are_one_stage():
     story.job.move([Ended(2, 5.0), Ended(3, 0.5)], 0.0)
     evidence = story.job.evidence(9.0)
     assert evidence.begun == ()
-    assert evidence.finished == (StageOutcome(Spot("map", 1), (Part(None, 3, 2, 10.0, None, None),)),)
+    assert evidence.finished == (ObservedStage(Spot("map", 1), (Part(None, 3, 2, 10.0, None, None),)),)
     assert story.job.evidence(10.0).finished[0] is evidence.finished[0]
 
 
@@ -161,14 +161,14 @@ def test_of_many_runs_alike_not_every_end_is_news():
 
 
 def test_stage_records_in_the_order_of_their_ends():
-    """With the stage that each was part of, and the tool that it was announced to use."""
+    """With the tool that each was announced to use."""
     template = Application.of("t", ["a", "b"], [("a", "b")], ["a"])
     job = Job(1, template, 1, 0.0)
     job.move([Revealed(((1, "a"), (2, "b")), tools=(None, "saw")), Began(1), Began(2), Ended(2, 3.0)], 0.0)
     job.move([Ended(1, 4.0, complete=False)], 0.0)
-    assert [(r.stage, r.occurrence, r.place, r.seconds, r.complete, r.tool) for r in job.stages] == [
-        ("b", 1, "b", 3.0, True, "saw"),
-        ("a", 1, "a", 4.0, False, None),
+    assert [watched.run for watched in job.stages] == [
+        ("b", 1, 3.0, True, "saw"),
+        ("a", 1, 4.0, False, None),
     ]
 
 
@@ -235,7 +235,7 @@ class TestChain:
 @pytest.fixture
 def loop(record):
     """A profile of a loop: half of the jobs end after one round, the others after three."""
-    jobs = [replace(record(*calls), application=LOOP.fingerprint, template=LOOP) for calls in LOOPS]
+    jobs = [replace(record(*calls), template=LOOP) for calls in LOOPS]
     profile = Profile().observe(*jobs * 200)
     own = profile.applications[LOOP.fingerprint]
     return profile.learned(LOOP.fingerprint, learn(own.template, own.outcomes), own.jobs)

@@ -11,7 +11,7 @@ import pytest
 import llmsched_langgraph
 
 ROOT = Path(llmsched_langgraph.__file__).parent
-PURE = ("dag", "belief", "core", "sim")
+PURE = ("dag", "jobs", "belief", "core", "sim")
 NO_IO = {
     "asyncio",
     "threading",

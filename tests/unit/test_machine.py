@@ -12,7 +12,6 @@ from support.beliefs import model_of
 
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord
 from llmsched_langgraph.core.events import (
     BeliefFormed,
     CallQueued,
@@ -39,6 +38,12 @@ from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
 from llmsched_langgraph.dag.progress import Outcome, Usage
 from llmsched_langgraph.errors import InvalidTransitionError
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
+
+
+def llm(name, occurrence, call):
+    """A stage of one call outside of any stage run."""
+    return EndedStage(name=name, kind="llm", calls=(call,), occurrence=occurrence)
 
 
 def machine(policy="fair"):
@@ -130,7 +135,13 @@ def test_a_call_without_a_running_job_is_a_job_of_its_own(job):
     assert m.handle(CallReleased(4, 5, usage=Usage(7, 9))) == [
         ReleaseSlot("b", 5),
         RecordJob(
-            JobRecord(DIRECT.fingerprint, (CallRecord("s", 1, 2, 7, 9, backend="b"),), 1, 4, complete=True)
+            EndedJob(
+                id="",
+                app="direct",
+                stages=(llm("s", 1, EndedCall(7, 9, 2, backend="b", asked_s=0, granted_s=1, ended_s=3)),),
+                jct_s=3,
+                arrival_s=1,
+            )
         ),
     ]
 
@@ -148,7 +159,7 @@ def test_a_direct_call_that_failed_is_no_complete_job(outcome):
     m = machine()
     m.handle(CallRequested(0, 1, "b"), SlotGranted(0, 1))
     (record,) = [c.record for c in m.handle(CallReleased(1, 1, outcome)) if isinstance(c, RecordJob)]
-    assert not record.complete
+    assert record.end == outcome.value
 
 
 # -- records ----------------------------------------------------------------------------
@@ -168,13 +179,28 @@ def test_a_job_is_recorded_after_its_last_release():
     assert m.handle(CallReleased(8, 1)) == [
         ReleaseSlot("b", 1),
         RecordJob(
-            JobRecord(
-                "app",
-                (CallRecord("s", 1, 5, backend="b"), CallRecord("s", 2, 2, backend="b", side_by_side=2.0)),
-                0,
-                8,
-                complete=True,
-                template=app("app"),
+            EndedJob(
+                id="",
+                app="app",
+                stages=(
+                    llm("s", 1, EndedCall(None, None, 5, backend="b", asked_s=1, granted_s=3, ended_s=8)),
+                    llm(
+                        "s",
+                        2,
+                        EndedCall(
+                            None,
+                            None,
+                            2,
+                            backend="b",
+                            concurrency=2.0,
+                            asked_s=2,
+                            granted_s=4,
+                            ended_s=6,
+                        ),
+                    ),
+                ),
+                jct_s=8,
+                arrival_s=0,
             )
         ),
     ]
@@ -189,7 +215,7 @@ def test_a_record_lists_calls_as_they_were_asked_for():
         m.handle(CallRequested(0, ticket, "b", stage, 1), SlotGranted(0, ticket))
     m.handle(CallReleased(1, 3), CallReleased(2, 2), CallReleased(3, 1))
     (command,) = m.handle(JobEnded(4, 1, Outcome.FINISHED))
-    assert [(c.stage, c.occurrence, c.work_s) for c in command.record.calls] == [
+    assert [(s.name, s.occurrence, s.calls[0].seconds) for s in command.record.stages] == [
         ("x", 1, 3),
         ("y", 1, 2),
         ("x", 2, 1),
@@ -205,7 +231,7 @@ def test_calls_side_by_side_are_counted():
     for ticket in (1, 3, 4, 2):
         m.handle(CallReleased(1, ticket))
     (command,) = m.handle(JobEnded(4, 1, Outcome.FINISHED))
-    assert [(call.backend, call.side_by_side) for call in command.record.calls] == [
+    assert [(call.backend, call.concurrency) for call in command.record.llm_calls()] == [
         ("b", 2.0),  # alone at first, three at its end
         ("b", 1.5),
         ("c", 1.0),
@@ -219,8 +245,9 @@ def test_only_a_finished_job_is_complete(outcome):
     m = machine()
     m.handle(JobArrived(0, 1, app("app")))
     (command,) = m.handle(JobEnded(2, 1, outcome))
-    complete = outcome is Outcome.FINISHED
-    assert command == RecordJob(JobRecord("app", (), 0, 2, complete=complete, template=app("app")))
+    end = "done" if outcome is Outcome.FINISHED else outcome.value
+    assert command == RecordJob(EndedJob(id="", app="app", jct_s=2, arrival_s=0, end=end))
+    assert command.record.template is app("app")
     assert m.handle(JobEnded(3, 1, outcome)) == []
 
 
@@ -230,7 +257,7 @@ def test_a_jobs_number_may_come_again_after_its_end():
     m.handle(JobArrived(0, 1, app("app")), CallRequested(0, 1, "b", "s", 1), JobEnded(1, 1, Outcome.FINISHED))
     m.handle(JobArrived(2, 1, app("app2")))
     (_, recorded) = m.handle(CallReleased(3, 1))
-    assert recorded.record.application == "app"
+    assert recorded.record.fingerprint == "app"
     assert m.jobs == 1
 
 

@@ -15,12 +15,12 @@ from llmsched_langgraph.belief.columns import Quantity
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.learning import PRIOR_CALL, learn
 from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.outcome import JobOutcome, Unit, outcome_of_trace
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.application import DIRECT, Application, Kind, Node
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.traces import TraceJob, TraceStage
+from llmsched_langgraph.jobs.observed import ObservedJob, Unit, observed
+from llmsched_langgraph.traces import EndedJob, EndedStage
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
@@ -28,7 +28,7 @@ NOTHING = JobEvidence()
 
 
 def learned(jobs, **options):
-    return learn(template_of(jobs[0].app, jobs), [outcome_of_trace(job) for job in jobs], **options)
+    return learn(template_of(jobs[0].app, jobs), [observed(job) for job in jobs], **options)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_long_loops_can_be_asked_everything():
 def test_nodes_that_only_runs_show_are_learned():
     """A graph of tasks shows nothing; a job that does not fit the template is no error."""
     jobs = [fan_job(n, 1 + n % 3) for n in range(20)]
-    model = learn(Application.of("fan"), [outcome_of_trace(job) for job in jobs])
+    model = learn(Application.of("fan"), [observed(job) for job in jobs])
     assert set(model.stages) == {"split", "map", "join"}
     assert model.fingerprint == Application.of("fan").fingerprint
 
@@ -189,7 +189,7 @@ def test_before_there_is_much_to_learn_from_a_prior_serves(jobs):
     application = Application.of(
         "early", [Node("a", Kind.LLM, calls_llm=True), "b"], [("a", "b"), ("b", "a")], ["a"]
     )
-    outcomes = [outcome_of_trace(loop_job(n, 2)) for n in range(jobs)]
+    outcomes = [observed(loop_job(n, 2)) for n in range(jobs)]
     for template in (application, DIRECT, template_of("loop", [loop_job(0, 2)])):
         for unit in Unit:
             model = learn(template, outcomes, unit=unit)
@@ -204,15 +204,15 @@ def test_before_there_is_much_to_learn_from_a_prior_serves(jobs):
 
 def test_a_few_jobs_sharpen_the_prior():
     application = template_of("loop", [loop_job(0, 1)])
-    slow = [JobOutcome("loop", (ended("think", 40.0),)) for _ in range(4)]
+    slow = [ObservedJob((ended("think", 40.0),)) for _ in range(4)]
     assert learn(application, slow).belief(NOTHING).mean > 5 * learn(application, []).belief(NOTHING).mean
 
 
 def test_jobs_that_tell_nothing_are_left_out():
     """Those that were cancelled, and those whose seconds nobody recorded."""
-    jobs = [outcome_of_trace(fan_job(n, 1 + n % 3)) for n in range(20)]
-    cancelled = JobOutcome("fan", (ended("split", 999.0),), 100, complete=False)
-    unknown = outcome_of_trace(planned_job(0, "a"))
+    jobs = [observed(fan_job(n, 1 + n % 3)) for n in range(20)]
+    cancelled = ObservedJob((ended("split", 999.0),), 100, complete=False)
+    unknown = observed(planned_job(0, "a"))
     application = template_of("fan", [fan_job(0, 1)])
     assert learn(application, [*jobs, cancelled, unknown]) == learn(application, jobs)
 
@@ -305,8 +305,8 @@ def test_a_wide_stage_is_judged_by_its_runs_that_are_over():
 
     def wide(number):
         each = 2.0 + number % 7
-        runs = TraceStage("many", "llm", (), tuple(call(10, each) for _ in range(8)))
-        return TraceJob(f"wide/{number}", "wide", None, (runs,))
+        runs = EndedStage(name="many", kind="llm", deps=(), calls=tuple(call(10, each) for _ in range(8)))
+        return EndedJob(id=f"wide/{number}", app="wide", jct_s=None, stages=(runs,))
 
     model = learned([wide(n) for n in range(60)])
     assert Quantity.FAN_OUT not in {column.quantity for column in model.columns}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from support.beliefs import call, fan_job, loop_job, planned_job
+from support.ended import ended
 
-from llmsched_langgraph.belief.outcome import Part, Unit, by_tool, outcome_of_record, outcome_of_trace, rounds
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.application import Application, Kind
 from llmsched_langgraph.dag.position import Ended, Position, Revealed
-from llmsched_langgraph.traces.job import TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph.jobs.observed import Part, Unit, observed, rounds, split_by_tool
 
 
 def spots(outcome):
@@ -17,7 +17,7 @@ def spots(outcome):
 
 
 def test_a_loop_is_a_row_of_occurrences():
-    outcome = outcome_of_trace(loop_job(0, 3))
+    outcome = observed(loop_job(0, 3))
     assert spots(outcome) == [(name, i) for i in (1, 2, 3) for name in ("think", "act")]
     assert [stage.amount(Unit.SECONDS) for stage in outcome.stages] == [0.5, 0.0] * 3
     assert [stage.amount(Unit.TOKENS) for stage in outcome.stages] == [50, 0] * 3
@@ -27,24 +27,24 @@ def test_a_loop_is_a_row_of_occurrences():
 
 
 def test_the_calls_of_a_stage_are_its_fan_out():
-    split, mapped, join = outcome_of_trace(fan_job(0, 4)).stages
+    split, mapped, join = observed(fan_job(0, 4)).stages
     assert (split.fan_out, mapped.fan_out, join.fan_out) == (1, 4, 1)
     assert (mapped.calls, mapped.amount(Unit.TOKENS)) == (4, 160)
 
 
 def test_what_runs_in_one_step_is_one_occurrence_as_a_position_counts_it():
     """Two chains beside each other, with other things waited for: the same times as in a live run."""
-    job = TraceJob(
-        "j",
-        "a",
-        None,
-        (
-            TraceStage("start", "llm", (), (call(10),)),
-            TraceStage("work", "llm", (0,), (call(10),)),
-            TraceStage("look", "tool", (0,), (TraceCall(None, None, 1.0),)),
-            TraceStage("work", "llm", (1,), (call(20),)),
-            TraceStage("work", "llm", (2,), (call(30),)),
-            TraceStage("work", "llm", (3, 4), (call(40),)),
+    job = EndedJob(
+        id="j",
+        app="a",
+        jct_s=None,
+        stages=(
+            EndedStage(name="start", kind="llm", deps=(), calls=(call(10),)),
+            EndedStage(name="work", kind="llm", deps=(0,), calls=(call(10),)),
+            EndedStage(name="look", kind="tool", deps=(0,), calls=(EndedCall(None, None, 1.0),)),
+            EndedStage(name="work", kind="llm", deps=(1,), calls=(call(20),)),
+            EndedStage(name="work", kind="llm", deps=(2,), calls=(call(30),)),
+            EndedStage(name="work", kind="llm", deps=(3, 4), calls=(call(40),)),
         ),
     )
     position = Position(template_of("a", [job]))
@@ -56,7 +56,7 @@ def test_what_runs_in_one_step_is_one_occurrence_as_a_position_counts_it():
         for run, _ in runs:
             position.move(Ended(run, 1.0))
         number += len(runs)
-    assert live == [stage.spot for stage in outcome_of_trace(job).stages]
+    assert live == [stage.spot for stage in observed(job).stages]
     assert [tuple(spot) for spot in live] == [
         ("start", 1),
         ("work", 1),
@@ -64,11 +64,11 @@ def test_what_runs_in_one_step_is_one_occurrence_as_a_position_counts_it():
         ("work", 2),
         ("work", 3),
     ]
-    assert outcome_of_trace(job).stages[3].fan_out == 2
+    assert observed(job).stages[3].fan_out == 2
 
 
 def test_tools_are_kept_apart():
-    (_, used, _) = outcome_of_trace(planned_job(0, "aab")).stages
+    (_, used, _) = observed(planned_job(0, "aab")).stages
     assert [(part.tool, part.runs, part.tool_s, part.calls) for part in used.parts] == [
         ("a", 2, 2.0, 0),
         ("b", 1, 10.0, 0),
@@ -77,58 +77,46 @@ def test_tools_are_kept_apart():
 
 
 def test_what_was_not_recorded_is_not_known():
-    outcome = outcome_of_trace(planned_job(0, "a"))
+    outcome = observed(planned_job(0, "a"))
     assert outcome.amount(Unit.SECONDS) is None
     assert outcome.amount(Unit.TOKENS) == 130
-    empty = outcome_of_trace(TraceJob("j", "a", None, ()))
+    empty = observed(EndedJob(id="j", app="a", jct_s=None, stages=()))
     assert (empty.stages, empty.prompt_tokens, empty.amount(Unit.SECONDS)) == ((), None, 0.0)
 
 
 def test_a_live_run_gives_the_same_as_its_trace():
     """Of a fan-out, a stage run is one of its runs, and its calls are those with its spot."""
-    record = JobRecord(
+    record = ended(
         "f",
-        (
-            CallRecord("split", 1, 0.2, 100, 20, ("split", 1)),
-            CallRecord("map", 1, 0.4, 100, 40, ("map", 1)),
-            CallRecord("map", 2, 0.4, 100, 40, ("map", 1)),
-            CallRecord("join", 1, 0.3, 100, 30, ("join", 1)),
+        ("split", 0.2, 100, 20),
+        ("map", 0.4, 100, 40, 1),
+        ("map", 0.4, 100, 40, 1),
+        ("join", 0.3, 100, 30),
+        runs=(
+            ("split", 1, 0.2),
+            ("map", 1, 5.0, False),  # failed, and was tried again
+            ("map", 1, 0.4),
+            ("map", 1, 0.4),
+            ("join", 1, 0.3),
         ),
-        0.0,
-        9.0,
-        complete=True,
+    )
+    recorded = EndedJob(
+        id="j",
+        app="f",
+        jct_s=9.0,
         stages=(
-            StageRecord("split", 1, "split", 0.2, complete=True),
-            StageRecord("map", 1, "map", 5.0, complete=False),  # failed, and was tried again
-            StageRecord("map", 1, "map", 0.4, complete=True),
-            StageRecord("map", 1, "map", 0.4, complete=True),
-            StageRecord("join", 1, "join", 0.3, complete=True),
+            EndedStage(name="split", kind="llm", deps=(), calls=(call(20),)),
+            EndedStage(name="map", kind="llm", deps=(0,), calls=(call(40), call(40))),
+            EndedStage(name="join", kind="llm", deps=(1,), calls=(call(30),)),
         ),
     )
-    recorded = TraceJob(
-        "j",
-        "f",
-        9.0,
-        (
-            TraceStage("split", "llm", (), (call(20),)),
-            TraceStage("map", "llm", (0,), (call(40), call(40))),
-            TraceStage("join", "llm", (1,), (call(30),)),
-        ),
-    )
-    assert outcome_of_record(record) == outcome_of_trace(recorded)
+    assert observed(record) == observed(recorded)
 
 
 def test_of_a_live_run_stages_without_calls_have_the_seconds_of_tools():
     """And a call that no stage run was seen around is an occurrence of its own name."""
-    record = JobRecord(
-        "f",
-        (CallRecord("model", 2, 1.5),),
-        0.0,
-        9.0,
-        complete=False,
-        stages=(StageRecord("search", 1, None, 2.5, complete=True),),
-    )
-    outcome = outcome_of_record(record)
+    record = ended("f", ("model", 1.5, None, None, 2), runs=(("search", 1, 2.5),), end="failed")
+    outcome = observed(record)
     assert spots(outcome) == [("model", 2), ("search", 1)]
     assert outcome.amount(Unit.SECONDS) == 1.5
     assert outcome.amount(Unit.TOOL_SECONDS) == 2.5
@@ -156,35 +144,34 @@ def test_who_plans_tools_is_seen_in_the_records():
         template_of("planner", [planned_job(0, "a"), planned_job(1, "b")]).by_path["use"].planned_by is None
     )
     steps = [
-        TraceStage("think", "llm", (), (call(5),)),
-        TraceStage("use", "tool", (0,), (TraceCall(None, None, 1.0),), "a"),
-        TraceStage("think", "llm", (1,), (call(5),)),
-        TraceStage("use", "tool", (2,), (TraceCall(None, None, 1.0),), "b"),
+        EndedStage(name="think", kind="llm", deps=(), calls=(call(5),)),
+        EndedStage(name="use", kind="tool", deps=(0,), calls=(EndedCall(None, None, 1.0),), tool="a"),
+        EndedStage(name="think", kind="llm", deps=(1,), calls=(call(5),)),
+        EndedStage(name="use", kind="tool", deps=(2,), calls=(EndedCall(None, None, 1.0),), tool="b"),
     ]
-    agent = template_of("agent", [TraceJob("j", "agent", None, tuple(steps))])
+    agent = template_of("agent", [EndedJob(id="j", app="agent", jct_s=None, stages=tuple(steps))])
     assert agent.by_path["use"].planned_by is None
 
 
-def test_work_is_dealt_out_to_tools_run_by_run():
+def test_work_is_split_among_tools_run_by_run():
     """By how many runs used each; seconds as they are known, or evenly. Nothing is made up."""
     whole = Part(None, 4, 8, 12.0, 400, None, 0.0)
-    assert by_tool(whole, {"saw": 3, "drill": 1}) == (
+    assert split_by_tool(whole, {"saw": 3, "drill": 1}) == (
         Part("drill", 1, 2, 3.0, 100, None, 0.0),
         Part("saw", 3, 6, 9.0, 300, None, 0.0),
     )
     idle = Part(None, 4, 0, 0.0, 0, 0, 10.0)
-    assert [part.tool_s for part in by_tool(idle, {"saw": 3, "drill": 1})] == [2.5, 7.5]
-    told = by_tool(idle, {"saw": 3, "drill": 1}, {"saw": 1.0, "drill": 9.0})
+    assert [part.tool_s for part in split_by_tool(idle, {"saw": 3, "drill": 1})] == [2.5, 7.5]
+    told = split_by_tool(idle, {"saw": 3, "drill": 1}, {"saw": 1.0, "drill": 9.0})
     assert [part.tool_s for part in told] == [9.0, 1.0]
-    unknown = by_tool(Part(work_s=None, tool_s=None), {"saw": 1})
+    unknown = split_by_tool(Part(work_s=None, tool_s=None), {"saw": 1})
     assert [(part.work_s, part.tool_s) for part in unknown] == [(None, 0.0)]
 
 
-def test_calls_of_a_stage_of_several_tools_are_dealt_out():
+def test_calls_of_a_stage_of_several_tools_are_split():
     """Of a live run: which tool made a call is not known, so each of its runs made as many."""
-    calls = tuple(CallRecord("use", n, 3.0, 100, 10, ("use", 1)) for n in (1, 2))
-    runs = tuple(StageRecord("use", 1, "use", 5.0, True, tool) for tool in ("saw", "drill"))
-    (stage,) = outcome_of_record(JobRecord("x", calls, 0.0, 9.0, True, runs)).stages
+    runs = [("use", 1, 5.0, True, tool) for tool in ("saw", "drill")]
+    (stage,) = observed(ended("x", *[("use", 3.0, 100, 10, 1)] * 2, runs=runs)).stages
     assert [(part.tool, part.runs, part.calls, part.work_s) for part in stage.parts] == [
         ("drill", 1, 1, 3.0),
         ("saw", 1, 1, 3.0),

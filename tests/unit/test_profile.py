@@ -6,14 +6,14 @@ from fractions import Fraction
 
 import pytest
 from support.applications import app
+from support.ended import ended
 
 from llmsched_langgraph.belief import profile as profile_module
 from llmsched_langgraph.belief.drift import RECENT
 from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.outcome import outcome_of_record
 from llmsched_langgraph.belief.profile import Mean, Profile
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
 from llmsched_langgraph.dag.application import Application, Kind, Node
+from llmsched_langgraph.jobs.observed import observed as observed_of
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
 LOOP_ONCE = ("loop", ("think", 1.0))
@@ -29,14 +29,6 @@ AGENT = Application.of(
 
 
 # -- means ------------------------------------------------------------------------------
-
-
-def test_mean_of_observations():
-    """A mean is the average of what was observed, and observing gives a new one."""
-    empty = Mean()
-    assert empty.observe(3.0).observe(5.0) == Mean(2, 4.0)
-    assert empty.observe(3.0, 5.0) == Mean(2, 4.0)
-    assert empty == Mean(0, 0.0)
 
 
 def test_shrinkage_counts_the_prior_as_two_observations():
@@ -63,24 +55,23 @@ def test_observe_leaves_the_old_profile_alone(record, observed):
 def test_nothing_is_learned_of_a_job_without_calls(record, complete):
     """A job that made no call teaches nothing."""
     profile = Profile()
-    assert profile.observe(record("app", complete=complete)) is profile
+    assert profile.observe(record("app", end="done" if complete else "failed")) is profile
 
 
 def test_nothing_is_learned_of_an_incomplete_job(record, observed):
     """A failed or cancelled job is ignored: what it would still have done is unknown."""
     profile = observed(CHAIN)
-    assert profile.observe(record("chain", ("a", 50.0), complete=False)) is profile
-    assert profile.observe(record("other", ("a", 50.0), complete=False)) is profile
+    assert profile.observe(record("chain", ("a", 50.0), end="failed")) is profile
+    assert profile.observe(record("other", ("a", 50.0), end="failed")) is profile
 
 
 def test_an_application_keeps_what_its_jobs_did(record, observed):
     """One outcome a job, the newest last, and the means of calls and jobs."""
     own = observed(LOOP_ONCE, CHAIN, ("loop", ("think", 3.0), ("think", 5.0))).applications["loop"]
     assert own.outcomes == tuple(
-        outcome_of_record(record("loop", *calls))
-        for calls in ([("think", 1.0)], [("think", 3.0), ("think", 5.0)])
+        observed_of(record("loop", *calls)) for calls in ([("think", 1.0)], [("think", 3.0), ("think", 5.0)])
     )
-    assert own.call == Mean(3, 3.0)
+    assert own.history.call == Mean(3, 3.0)
     assert own.works_s == (1.0, 8.0)
     assert own.mean_s == 4.5
     assert (own.jobs, own.model, own.modelled) == (2, None, 0)
@@ -104,7 +95,7 @@ def test_what_was_before_a_change_can_be_forgotten(observed):
     assert not profile.applications["chain"].drifted
     new = profile.having(own.forgetting())
     assert new.applications["x"].works_s == (50.0,) * RECENT
-    assert (new.applications["x"].jobs, new.applications["x"].call) == (own.jobs, own.call)
+    assert (new.applications["x"].jobs, new.applications["x"].model) == (own.jobs, own.model)
     assert not new.applications["x"].drifted
     assert new.applications["chain"] is profile.applications["chain"]
     assert profile.applications["x"] is own
@@ -122,14 +113,8 @@ def test_jobs_that_needed_more(observed, received_s, beyond_s):
 
 def test_the_template_is_what_runs_showed(observed):
     """How often a loop went round, and what a node called, is known for the next job's template."""
-    stages = tuple(
-        StageRecord(path, occurrence, f"{path}#{occurrence}", 1.0, True)
-        for occurrence in range(1, 6)
-        for path in ("think", "act")
-    )
-    calls = tuple(CallRecord("think", n, 1.0, spot=("think", n)) for n in range(1, 6))
-    record = JobRecord(AGENT.fingerprint, calls, 0.0, 9.0, True, stages, template=AGENT)
-    profile = Profile().observe(record)
+    runs = [(path, occurrence, 1.0) for occurrence in range(1, 6) for path in ("think", "act")]
+    profile = Profile().observe(ended(AGENT, *[("think", 1.0)] * 5, runs=runs))
     assert AGENT.occurrences("think") < 5
     assert profile.template(AGENT).occurrences("think") >= 5
     assert profile.applications[AGENT.fingerprint].template == profile.template(AGENT)

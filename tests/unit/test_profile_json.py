@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 from support.beliefs import planned_job
+from support.ended import ended
 from support.profiles import TEMPLATE, ids, profile
 
 from llmsched_langgraph.belief.calibration import Calibration, Served
 from llmsched_langgraph.belief.merging import profile_of, taught_by
-from llmsched_langgraph.belief.outcome import JobOutcome, Part, StageOutcome, outcome_of_trace
-from llmsched_langgraph.belief.profile import ApplicationProfile
+from llmsched_langgraph.belief.profile import ApplicationProfile, History, Profile
 from llmsched_langgraph.belief.profile_json import (
     application_profile_from_json,
     application_profile_to_json,
@@ -23,10 +23,27 @@ from llmsched_langgraph.belief.profile_json import (
 )
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph.dag.exchange import application_to_json
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph.jobs.observed import Unit
 
-UNKNOWN = JobOutcome("fan", (StageOutcome(Spot("split", 1), (Part("t", 2, 0, None, None, None, None),)),))
+UNKNOWN = EndedJob(
+    id="u",
+    app="fan",
+    stages=(EndedStage(name="split", kind="llm", calls=(EndedCall(None, None, None),), tool="t"),),
+)
+
+
+WATCHED = ended(
+    TEMPLATE,
+    ("split", 1.25, 10, 5),
+    ("map", 2.0, None, None, 1),
+    ("map", 3.0, 7, 8, 1),
+    ("", 0.5),
+    runs=(("split", 1, 1.5), ("map", 1, 4.0, False, "a"), ("map", 1, 5.0)),
+    paused_s=3.5,
+)
 
 
 def through_text(data):
@@ -35,7 +52,7 @@ def through_text(data):
 
 def planned():
     jobs = [planned_job(n, ("a", "b")[: 1 + n % 2]) for n in range(6)]
-    return taught_by(template_of("planner", jobs), map(outcome_of_trace, jobs))
+    return taught_by(template_of("planner", jobs), jobs)
 
 
 @pytest.mark.parametrize(
@@ -43,22 +60,25 @@ def planned():
     [
         profile(range(12), modelled=12),
         replace(profile(range(3)), forgotten_before=1.5),
-        replace(profile([]), outcomes=(UNKNOWN, replace(UNKNOWN, complete=False))),
+        replace(profile([]), history=History((UNKNOWN, replace(UNKNOWN, id="v", end="failed")))),
+        Profile()
+        .observe(WATCHED, replace(WATCHED, tenant="t", priority=-1))
+        .applications[TEMPLATE.fingerprint],
         planned(),
         ApplicationProfile(Application.of("")),
     ],
-    ids=["model", "forgetful", "unknown", "tools", "empty"],
+    ids=["model", "forgetful", "unknown", "watched", "tools", "empty"],
 )
 def test_read_back_it_is_the_same(own):
     """Through text and back, ids and times and model and all."""
     again = application_profile_from_json(through_text(application_profile_to_json(own)))
     assert again == own
     assert ids(again) == ids(own)
-    assert [job.ended_at for job in again.outcomes] == [job.ended_at for job in own.outcomes]
+    assert again.outcomes == own.outcomes
 
 
 def test_a_whole_profile_is_read_back_too():
-    """With the means of all jobs and calls; either form gives its applications."""
+    """With what was seen of backends; either form gives its applications."""
     pace = Calibration().observe(Served("a", b, 0.5 * b, 10 * b) for b in range(1, 5))
     whole = replace(profile_of([profile(range(5)), planned()]), paces={"gpu": pace, "": Calibration()})
     data = through_text(profile_to_json(whole))
@@ -81,29 +101,28 @@ def put(path, value):
     ("change", "words"),
     [
         (put(["format"], "other"), "format: must be 'llmsched-application-profile', not 'other'"),
-        (put(["version"], 2), "version: 2 is of a newer llmsched-langgraph .* upgrade it"),
+        (put(["version"], 3), "version: 3 is of a newer llmsched-langgraph .* upgrade it"),
         (put(["version"], "1"), "version: must be an integer"),
         (put(["application", "stages", 0], 3), r"application\.stages\[0\]: must be an object, not 3"),
         (put(["application"], None), "application: must be an object, not None"),
         (put(["application", "entries"], ["x"]), "application does not fit together"),
         (put(["jobs"], -1), "jobs: must be an integer"),
-        (put(["call"], [1]), "call: must be a list of 2"),
-        (put(["call", 1], float("nan")), r"call\[1\]: must be a number"),
-        (put(["nodes", 0, 1], 1.5), r"nodes\[0\]\[1\]: must be an integer"),
-        (put(["names", 0], None), r"names\[0\]: must be a string"),
+        (put(["history", 0, "id"], ""), r"history\[0\]\.id: must be a string that is not empty"),
+        (put(["history", 1, "id"], "0"), "history: must be jobs of different ids"),
+        (put(["history", 3, "arrival"], "x"), r"history\[3\]\.arrival: must be a number"),
         (
-            put(["outcomes", 3, 5, 1, 2, 0, 3], "x"),
-            r"outcomes\[3\]\[5\]\[1\]\[2\]\[0\]\[3\]: must be a number",
+            put(["history", 3, "stages", 1, "calls", 0, 2], "x"),
+            r"history\[3\]\.stages\[1\]\.calls\[0\]\[2\]: must be a number",
         ),
-        (put(["outcomes", 0, 2], 99), r"outcomes\[0\]\[2\]: must be a place in names, which has 4, not 99"),
-        (put(["outcomes", 0, 4], 2), r"outcomes\[0\]\[4\]: must be an integer, 0 to 1"),
-        (put(["outcomes", 1], []), r"outcomes\[1\]: must be a list of 6"),
+        (put(["history", 2, "stages", 0, "dep"], [1]), r"history\[2\]\.stages\[0\]\.dep: the first stage"),
+        (put(["history", 2, "stages", 0, "r"], 0), r"history\[2\]\.stages\[0\]\.r: must name one of 0 runs"),
+        (put(["history", 1], []), r"history\[1\]: must be an object"),
         (put(["model", "network", "tables", 0, 0], 9), r"model\.network\.tables"),
         (put(["model", "columns"], []), r"model\.network\.names"),
         (put(["model", "fingerprint"], "f" * 16), r"model\.fingerprint: must be .* that of the application"),
         (put(["modelled"], None), "modelled: must be an integer"),
         (put(["forgotten_before"], "x"), "forgotten_before: must be a number"),
-        (lambda data: data.pop("outcomes"), "outcomes: is missing"),
+        (lambda data: data.pop("history"), "history: is missing"),
     ],
 )
 def test_what_is_wrong_is_named(change, words):
@@ -130,8 +149,75 @@ def test_no_application_is_there_twice():
         profile_from_json(data)
 
 
-def test_whoever_records_says_which_job_it_was():
-    """A trace's id; two outcomes that say the same are equal all the same."""
-    one, other = (outcome_of_trace(replace(planned_job(1, ("a",)), id=name)) for name in "xy")
-    assert (one.id, other.id, one == other) == ("x", "y", True)
-    assert TEMPLATE.fingerprint == profile([]).application.fingerprint
+OLD = {
+    "format": "llmsched-application-profile",
+    "version": 1,
+    "forgotten_before": 0.0,
+    "jobs": 7,
+    "call": [9, 1.5],
+    "nodes": [["split", 2, 2, 1, 1], ["map", 3, 5, 2, 1]],
+    "names": ["fan", "split", "map", "a", "b"],
+    "outcomes": [
+        [
+            "j1",
+            50.0,
+            0,
+            30,
+            1,
+            [
+                [1, 1, [[None, 1, 2, 3.0, 70, 11, 0.0]]],
+                [2, 1, [[3, 2, 3, 6.0, 9, 9, 0.0], [4, 1, 0, 0.0, 0, 0, 2.5]]],
+            ],
+        ],
+        ["", 0.0, 0, None, 0, [[1, 2, [[None, 1, 1, None, None, None, None]]]]],
+    ],
+    "model": None,
+    "modelled": 0,
+}
+
+
+def test_profiles_of_version_1_are_read():
+    """Their outcomes become jobs that did the same, each with an id."""
+    old = {**OLD, "application": application_to_json(TEMPLATE)}
+    own = application_profile_from_json(through_text(old))
+    assert (own.jobs, len(own.history), own.forgotten_before) == (7, 2, 0.0)
+    assert ids(own)[0] == "j1"
+    assert ids(own)[1].startswith("#")
+    assert own.history.jobs[0].ended_at == 50.0
+    first, other = own.outcomes
+    assert (first.prompt_tokens, first.complete, other.complete) == (30, True, False)
+    assert [(*stage.spot, stage.fan_out, stage.calls) for stage in first.stages] == [
+        ("split", 1, 1, 2),
+        ("map", 1, 3, 3),
+    ]
+    assert [stage.amount(Unit.SECONDS) for stage in first.stages] == pytest.approx([3.0, 6.0])
+    assert [stage.amount(Unit.TOKENS) for stage in first.stages] == [11, 9]
+    assert {part.tool: part.runs for part in first.stages[1].parts} == {"a": 2, "b": 1}
+    assert (tuple(other.stages[0].spot), other.amount(Unit.SECONDS)) == (("split", 2), None)
+    assert own.nodes["map"].runs == 3
+    again = application_profile_from_json(through_text(application_profile_to_json(own)))
+    assert again == own
+    whole = {"format": "llmsched-profile", "version": 1, "job": [7, 2.0], "call": [9, 1.5], "paces": []}
+    assert profile_from_json(through_text({**whole, "applications": [old]})).jobs(TEMPLATE.fingerprint) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put(["names", 0], None), r"names\[0\]: must be a string"),
+        (
+            put(["outcomes", 0, 5, 1, 2, 0, 3], "x"),
+            r"outcomes.*\[1\]\[2\]\[0\]\[3\]: must be a number",
+        ),
+        (
+            put(["outcomes", 0, 5, 0, 0], 99),
+            r"\[5\]\[0\]\[0\]: must be a place in names, which has 5",
+        ),
+        (put(["outcomes", 1], []), r"outcomes\[1\]: must be a list of 6"),
+    ],
+)
+def test_what_is_wrong_in_version_1_is_named(change, words):
+    data = copy.deepcopy({**OLD, "application": application_to_json(TEMPLATE)})
+    change(data)
+    with pytest.raises(InvalidDataError, match=words):
+        application_profile_from_json(data)

@@ -12,11 +12,11 @@ from support.profiles import TEMPLATE, profile
 from llmsched_langgraph.belief.columns import OTHER, Column, Quantity
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.merging import profile_of, taught_by
-from llmsched_langgraph.belief.outcome import Unit, outcome_of_trace
 from llmsched_langgraph.belief.profile import Mean
 from llmsched_langgraph.belief.summary import summary_of
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.experience import NodeSeen
+from llmsched_langgraph.jobs.observed import Unit
 from llmsched_langgraph.views.profile_text import profile_text
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
@@ -24,9 +24,8 @@ pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
 def learned(jobs, **how):
     """The profile that recorded jobs teach, model and all."""
-    outcomes = [outcome_of_trace(job) for job in jobs]
-    own = taught_by(template_of(jobs[0].app, jobs), outcomes)
-    return replace(own, model=learn(own.template, outcomes, **how), modelled=own.jobs)
+    own = taught_by(template_of(jobs[0].app, jobs), jobs)
+    return replace(own, model=learn(own.template, own.outcomes, **how), modelled=own.jobs)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def fan():
 
 def test_what_jobs_teach_is_counted():
     """Jobs, calls and runs of nodes, by hand: widths 1 and 2, so four calls of `map` and `join`."""
-    own = taught_by(TEMPLATE, [outcome_of_trace(fan_job(n, 1 + n)) for n in range(2)])
+    own = taught_by(TEMPLATE, [fan_job(n, 1 + n) for n in range(2)])
     assert own.jobs == 2
     assert dict(own.nodes) == {
         "split": NodeSeen(2, 2, 1, 1),
@@ -44,7 +43,7 @@ def test_what_jobs_teach_is_counted():
         "join": NodeSeen(2, 2, 1, 1),
     }
     # split 20 and 41, map 40 and 2 * 41, join 30 and 60, in hundredths of a second
-    assert (own.call.count, own.call.value) == (7, pytest.approx(2.73 / 7))
+    assert (own.history.call.count, own.history.call.value) == (7, pytest.approx(2.73 / 7))
     both = profile_of([own, replace(own, application=replace(TEMPLATE, name="other"))])
     assert both.job == Mean(4, pytest.approx(2.73 / 2))
     assert both.call == Mean(14, pytest.approx(2.73 / 7))

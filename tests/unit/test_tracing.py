@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from llmsched_langgraph.belief.outcome import outcome_of_record, outcome_of_trace
 from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.belief.tracing import CODE_S, trace_of, without_code
+from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.core.events import CallReleased
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome, Usage
+from llmsched_langgraph.fields import Field
+from llmsched_langgraph.jobs.layout import CODE_S, without_code
+from llmsched_langgraph.jobs.observed import observed, rounds
+from llmsched_langgraph.traces.files import line_of_job
+from llmsched_langgraph.traces.form import job_from_node
 
 
 class Run:
@@ -40,10 +45,15 @@ class Run:
     def record(self, now):
         self.desk.end(now, 1)
         (record,) = self.desk.records
-        return replace(record, id="j", ended_at=1_000_000.0 + now)
+        return replace(record, id="j", arrival_s=1_000_000.0 + record.arrival_s)
 
     def trace(self, now):
-        return trace_of(self.record(now))
+        """What is written of the job and read again, which is the whole record."""
+        record = self.record(now)
+        read = job_from_node(Field(json.loads(line_of_job(record))))
+        assert read == record
+        assert observed(read) == observed(record)
+        return read
 
 
 @pytest.fixture
@@ -179,14 +189,11 @@ def test_code_before_the_calls_of_a_fan_out_is_in_all_of_them_or_in_none(run):
     job = run.trace(104.0)
     assert shape(job) == [
         ("work (code)", "tool", (), [0.0]),
-        ("work", "llm", (0,), [4.0]),
         ("work (code)", "tool", (), [2.0]),
-        ("work", "llm", (2,), [2.0]),
+        ("work", "llm", (0,), [4.0]),
+        ("work", "llm", (1,), [2.0]),
     ]
-    assert [(stage.spot.path, stage.fan_out) for stage in outcome_of_trace(job).stages] == [
-        ("work (code)", 2),
-        ("work", 2),
-    ]
+    assert [(stage.spot.path, stage.fan_out) for stage in observed(job).stages] == [("work", 2)]
 
 
 def test_the_wait_for_a_thread_is_no_code(run):
@@ -213,10 +220,10 @@ def test_a_graph_in_a_node_stands_in_its_place(run):
     run.move(104.0, Revealed(((7, "end"),)), Began(7), Ended(7, 0.0))
     assert shape(run.trace(104.0)) == [
         ("team/ask", "llm", (), [1.0]),
-        ("team/look", "tool", (0,), [3.0]),
         ("team/ask", "llm", (), [2.0]),
-        ("team/look", "tool", (2,), [2.0]),
-        ("end", "tool", (1, 3), [0.0]),
+        ("team/look", "tool", (0,), [3.0]),
+        ("team/look", "tool", (1,), [2.0]),
+        ("end", "tool", (2, 3), [0.0]),
     ]
 
 
@@ -248,25 +255,23 @@ def test_calls_whose_stage_nobody_saw_stand_by_their_own_names(run):
     ]
     run.desk.call(200.0, 9, None, "")
     run.desk.release(202.0, 9)
-    direct = trace_of(replace(run.desk.records[-1], id="d", ended_at=5_000.0))
-    assert (direct.app, direct.arrival_s, shape(direct)) == ("direct", 4998.0, [("call", "llm", (), [2.0])])
+    direct = run.desk.records[-1]
+    assert (direct.app, direct.arrival_s, shape(direct)) == ("direct", 200.0, [("", "llm", (), [2.0])])
     assert direct.stages[0].calls[0].output_tokens is None
 
 
 def test_graphs_without_a_name_are_told_apart(run):
     """By their fingerprints; others go by the names that their authors gave."""
-    record = run.record(101.0)
-    names = set()
+    job, names = run.desk.dispatcher.machine._jobs[1], set()
     for node in ("a", "b"):
-        application = Application.of("LangGraph", [node])
-        renamed = replace(record, application=application.fingerprint, template=application)
-        names.add(trace_of(renamed).app)
-        assert trace_of(renamed).app == f"LangGraph-{application.fingerprint[:8]}"
+        job.template = Application.of("LangGraph", [node])
+        names.add(ended(job, 101.0).app)
+        assert ended(job, 101.0).app == f"LangGraph-{job.template.fingerprint[:8]}"
     assert len(names) == 2
 
 
-def test_it_teaches_what_the_record_does(run):
-    """To learn from a trace is to learn from the run, where calls in a node go side by side."""
+def test_where_calls_of_a_node_go_side_by_side_depths_tell_the_occurrences(run):
+    """A record in which stage runs were not watched teaches the same as one in which they were."""
     run.move(100.0, Revealed(((1, "plan"),)), Began(1))
     run.call(100.0, 102.0, 1, "plan")
     run.move(102.0, Ended(1, 2.0), Revealed(((2, "work"), (3, "work")), tools=("saw", "drill")))
@@ -274,7 +279,27 @@ def test_it_teaches_what_the_record_does(run):
     run.move(104.5, Revealed(((4, "join"),)), Began(4))
     run.call(104.5, 106.0, 4, "join")
     run.move(106.0, Ended(4, 1.5))
-    record = run.record(106.0)
-    of_trace, of_record = outcome_of_trace(trace_of(record)), outcome_of_record(record)
-    by_spot = {stage.spot: set(stage.parts) for stage in of_record.stages}
-    assert {stage.spot: set(stage.parts) for stage in of_trace.stages} == by_spot
+    job = run.trace(106.0)
+    bare = replace(job, stages=tuple(replace(stage, run=None) for stage in job.stages), runs=())
+    assert job.watched
+    assert not bare.watched
+    by_spot = {stage.spot: set(stage.parts) for stage in observed(job).stages}
+    assert {stage.spot: set(stage.parts) for stage in observed(bare).stages} == by_spot
+
+
+def test_calls_of_a_node_one_after_the_other_are_one_occurrence(run):
+    """And a node around a graph is one, too: what a file teaches is what the run taught, see `Run.trace`."""
+    run.move(100.0, Revealed(((1, "team"),)), Began(1))
+    run.move(100.0, Revealed(((2, "team/ask"), (3, "team/ask")), 1, begun=True))
+    for since in (100.0, 101.0):
+        asked = [run.ask(since, number) for number in (2, 3)]
+        for ticket in asked:
+            run.answer(since + 1.0, ticket)
+    run.move(102.0, Ended(2, 2.0), Ended(3, 2.0, complete=False), Ended(1, 2.0))
+    job = run.trace(102.0)
+    assert len(job.stages) == 4
+    assert [(*stage.spot, stage.fan_out, stage.calls) for stage in observed(job).stages] == [
+        ("team/ask", 1, 1, 4),
+        ("team", 1, 1, 0),
+    ]
+    assert [[stage.spot.path for stage in step] for step in rounds(job)] == [["team/ask"]]

@@ -12,8 +12,8 @@ from support.networks import network
 
 from llmsched_langgraph.belief.evaluation import Guess, Guesses
 from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.outcome import Unit
 from llmsched_langgraph.dag.application import Application, Kind, Node
+from llmsched_langgraph.jobs.observed import Unit
 from llmsched_langgraph.views.network_picture import network_picture
 from llmsched_langgraph.views.picture import Arrow, Box, Words, picture_svg
 

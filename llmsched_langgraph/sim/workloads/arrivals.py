@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.traces.job import TraceJob
+from llmsched_langgraph.jobs.ended import EndedJob
 
 _ARRIVALS = 3
 """The stream of random numbers, out of a seed, that jobs are not made from."""
@@ -25,7 +25,7 @@ class TimedJob:
     """A job and when it arrives."""
 
     arrival_s: float
-    job: TraceJob
+    job: EndedJob
 
 
 class Arrivals(Protocol):
@@ -122,7 +122,7 @@ class Recorded:
         """The recorded times, of so many jobs; the first is at 0."""
         return [0.0, *(after - before for before, after in pairwise(self.at_s[:count]))]
 
-    def offered(self, jobs: Sequence[TraceJob], slots: int) -> float:
+    def offered(self, jobs: Sequence[EndedJob], slots: int) -> float:
         """The load that these jobs came to: slot-seconds for each that there was.
 
         Raises:
@@ -132,7 +132,7 @@ class Recorded:
 
 
 def arrive(
-    jobs: Sequence[TraceJob], arrivals: Arrivals, *, load: float, slots: int, seed: int
+    jobs: Sequence[EndedJob], arrivals: Arrivals, *, load: float, slots: int, seed: int
 ) -> list[TimedJob]:
     """Let jobs arrive, in their order, so that they offer `load` of what the slots can do.
 
@@ -169,7 +169,7 @@ def arrive(
     return [TimedJob(at * stretch, job) for at, job in zip(accumulate(gaps), jobs, strict=True)]
 
 
-def _total_work_s(jobs: Sequence[TraceJob]) -> float:
+def _total_work_s(jobs: Sequence[EndedJob]) -> float:
     total = 0.0
     for job in jobs:
         work_s = job.work_s

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.sim.workloads.draws import Choice, JobBuilder, LogNormal, linked, normal
-from llmsched_langgraph.traces.job import TraceJob
 from llmsched_langgraph.traces.speed import TokenSpeed
 
 # Code generation: hermes_apps code_feedback (HumanEval, at most 5 attempts), n = 119 jobs.
@@ -31,7 +31,7 @@ EXECUTE_S = LogNormal(-1.032, 0.035, 0.33, 0.39)
 sandbox, which its record calls an artefact.)"""
 
 
-def code_generation(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> TraceJob:
+def code_generation(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
     """Generate, execute, and refine and execute again while it fails."""
     job = JobBuilder(speed)
     attempts, z = ATTEMPTS.draw(rng), normal(rng)
@@ -68,7 +68,7 @@ SEARCH_S = LogNormal(0.715, 0.381, 1.16, 5.57)
 """Seconds of a Wikipedia search: hermes_apps react_fever, n = 76 that took any."""
 
 
-def web_search(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> TraceJob:
+def web_search(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
     """Think and search in turns until there is an answer."""
     job = JobBuilder(speed)
     steps, z = STEPS.draw(rng), normal(rng)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob, EndedStage
 from llmsched_langgraph.traces.speed import TokenSpeed
 
 T = TypeVar("T")
@@ -77,27 +77,31 @@ class JobBuilder:
     def __init__(self, speed: TokenSpeed) -> None:
         """Start without stages, for a model of this speed."""
         self._speed = speed
-        self._stages: list[TraceStage] = []
+        self._stages: list[EndedStage] = []
 
     def llm(
         self, name: str, calls: Iterable[tuple[int, int]], deps: Sequence[int] = (), tool: str | None = None
     ) -> int:
         """Add a stage of parallel calls, each of (prompt tokens, output tokens); gives its index."""
         made = tuple(
-            TraceCall(prompt, output, self._speed.call_s(prompt, output), Derived.SECONDS)
+            EndedCall(prompt, output, self._speed.call_s(prompt, output), derived=Derived.SECONDS)
             for prompt, output in calls
         )
-        return self._add(TraceStage(name, "llm", tuple(sorted(set(deps))), made, tool))
+        return self._add(
+            EndedStage(name=name, kind="llm", deps=tuple(sorted(set(deps))), calls=made, tool=tool)
+        )
 
     def tool(self, name: str, seconds: float, deps: Sequence[int], tool: str | None = None) -> int:
         """Add a stage that runs a tool for that long; gives its index."""
-        call = TraceCall(None, None, round(seconds, 3))
-        return self._add(TraceStage(name, "tool", tuple(sorted(set(deps))), (call,), tool))
+        call = EndedCall(None, None, round(seconds, 3))
+        return self._add(
+            EndedStage(name=name, kind="tool", deps=tuple(sorted(set(deps))), calls=(call,), tool=tool)
+        )
 
-    def job(self, job_id: str, app: str) -> TraceJob:
+    def job(self, job_id: str, app: str) -> EndedJob:
         """The job that has these stages."""
-        return TraceJob(job_id, app, None, tuple(self._stages))
+        return EndedJob(id=job_id, app=app, jct_s=None, stages=tuple(self._stages))
 
-    def _add(self, stage: TraceStage) -> int:
+    def _add(self, stage: EndedStage) -> int:
         self._stages.append(stage)
         return len(self._stages) - 1

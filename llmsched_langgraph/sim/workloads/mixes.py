@@ -12,13 +12,13 @@ from types import MappingProxyType
 import numpy as np
 
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.sim.workloads.chain import code_generation, web_search
 from llmsched_langgraph.sim.workloads.planning import llm_compiler, task_automation
 from llmsched_langgraph.sim.workloads.predefined import document_merging, sequence_sorting
-from llmsched_langgraph.traces.job import TraceJob
 from llmsched_langgraph.traces.speed import MEASURED_SPEED, TokenSpeed
 
-Generator = Callable[[np.random.Generator, str, TokenSpeed], TraceJob]
+Generator = Callable[[np.random.Generator, str, TokenSpeed], EndedJob]
 
 APPLICATIONS: Mapping[str, Generator] = MappingProxyType(
     {
@@ -46,7 +46,7 @@ _JOBS, _RESAMPLED = 1, 2
 """Streams of random numbers that have nothing to do with each other, out of one seed."""
 
 
-def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPEED) -> list[TraceJob]:
+def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPEED) -> list[EndedJob]:
     """Jobs of a mix or of one application, the same for the same seed; a longer list begins as a shorter one.
 
     Args:
@@ -71,7 +71,7 @@ def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPE
     return made
 
 
-def resample(recorded: Sequence[TraceJob], jobs: int, seed: int) -> list[TraceJob]:
+def resample(recorded: Sequence[EndedJob], jobs: int, seed: int) -> list[EndedJob]:
     """Recorded jobs drawn with replacement, for more of them than were recorded; ids get the draw's number.
 
     Raises:

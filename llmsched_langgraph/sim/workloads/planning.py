@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.sim.workloads.draws import Choice, JobBuilder, LogNormal, normal, pick
-from llmsched_langgraph.traces.job import TraceJob
 from llmsched_langgraph.traces.speed import TokenSpeed
 
 # Task automation: hermes_apps hugginggpt, n = 89 jobs with 269 sub-tasks; with hugginggpt_timed, n = 18 with
@@ -65,7 +65,7 @@ ANSWER_MU, ANSWER_PER_PROMPT_TOKEN, ANSWER_SIGMA = 5.492, 0.001144, 0.240
 """The logarithm of the answer's tokens by its prompt's: a line fitted, and the spread about it (rho 0.72)."""
 
 
-def task_automation(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> TraceJob:
+def task_automation(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
     """Plan, run the sub-tasks that the plan names, respond when all are done."""
     job = JobBuilder(speed)
     count = SUBTASKS.draw(rng)
@@ -121,7 +121,7 @@ JOIN_PROMPT, JOIN_OUTPUT = 3121, LogNormal(2.987, 0.12, 16, 33)
 """The prompt that joins; its answers have 20, 22, 22 and 16 tokens. `max_replans` is 1: there is one plan."""
 
 
-def llm_compiler(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> TraceJob:
+def llm_compiler(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
     """Plan, search for all things at once, do the sums that the plan asks for, join."""
     job = JobBuilder(speed)
     branches, shape = BRANCHES.draw(rng), pick(rng, SHAPES)

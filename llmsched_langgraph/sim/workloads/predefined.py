@@ -11,8 +11,8 @@ from math import exp, log
 
 import numpy as np
 
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.sim.workloads.draws import JobBuilder, LogNormal, linked, normal, pick
-from llmsched_langgraph.traces.job import TraceJob
 from llmsched_langgraph.traces.speed import TokenSpeed
 
 # Sequence sorting. Shape and tokens: hermes_apps got_sort128, n = 6 jobs of 151 calls. Tokens are cl100k.
@@ -45,7 +45,7 @@ IMPROVE_SHARED = {32: 0.25, 64: 0.40, 128: 0.10}
 of 0.155, 0.319 and 0.125."""
 
 
-def sequence_sorting(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> TraceJob:
+def sequence_sorting(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
     """Split, sort the chunks, then merge and improve them by twos until one list is left."""
     length = pick(rng, LENGTHS)
     job = JobBuilder(speed)
@@ -105,7 +105,7 @@ SCORE_EXTRA, AGGREGATE_EXTRA, SECOND_EXTRA = 119, -35, -76
 """Prompt tokens beyond the first stage's prompt and the documents: means of 76 jobs."""
 
 
-def document_merging(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> TraceJob:
+def document_merging(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
     """Generate, score, aggregate, score, generate, score: a fixed chain of wide stages."""
     documents = DOCUMENTS_PROMPT.tokens(normal(rng))
     length, score = normal(rng), normal(rng)

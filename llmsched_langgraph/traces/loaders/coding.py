@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.traces.job import Derived, TraceJob
+from llmsched_langgraph.jobs.ended import Derived, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 
-def _autocoderover(node: Field) -> Iterator[TraceJob]:
+def _autocoderover(node: Field) -> Iterator[EndedJob]:
     """A chain: each step is a stage, in the order of the log.
 
     An LLM step is one call with tokens and seconds, a tool step has seconds; both come from a log that
@@ -30,7 +30,7 @@ def _autocoderover(node: Field) -> Iterator[TraceJob]:
     yield stages.job(node["id"].text(), node["app"].text(), node["jct"].maybe_number())
 
 
-def _swe_agent(node: Field) -> Iterator[TraceJob]:
+def _swe_agent(node: Field) -> Iterator[EndedJob]:
     """A chain of `act`, one call whose output is the recorded response, and `environment`, a tool.
 
     Prompt tokens are recorded for the job alone: each call gets an equal part of them, derived. Neither the
@@ -47,7 +47,7 @@ def _swe_agent(node: Field) -> Iterator[TraceJob]:
     yield stages.job(node["id"].text(), node["app"].text(), None)
 
 
-def _chatdev(node: Field) -> Iterator[TraceJob]:
+def _chatdev(node: Field) -> Iterator[EndedJob]:
     """A chain: each request is a stage named by its phase, `improve_task` where the log names none.
 
     Tokens are the API's. Seconds come from a log of whole seconds; a third of them is missing, where they
@@ -61,7 +61,7 @@ def _chatdev(node: Field) -> Iterator[TraceJob]:
     yield stages.job(node["id"].text(), node["app"].text(), node["jct"].maybe_number())
 
 
-def _reflexion(node: Field) -> Iterator[TraceJob]:
+def _reflexion(node: Field) -> Iterator[EndedJob]:
     """A chain: `implement`, `test`, then `reflect`, `implement`, `test` for every retry.
 
     Output tokens are lengths of the recorded texts. Where the source kept only reflections, the last attempt

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.traces.job import TraceCall, TraceJob
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 
@@ -18,7 +18,7 @@ class _Request:
     """One request of a session, and the sub-agents that ran between it and the next."""
 
     at_s: float
-    call: TraceCall
+    call: EndedCall
     waited_s: float | None
     """Between the end of the request before and the start of this one; None where it is not recorded."""
     ended: bool
@@ -27,7 +27,7 @@ class _Request:
     agents: list[Field] = field(default_factory=list)
 
 
-def _claude_code(node: Field) -> Iterator[TraceJob]:
+def _claude_code(node: Field) -> Iterator[EndedJob]:
     """One job for every turn: a chain of `respond`, one call, and `tools` where the next call answers tools.
 
     The tools' seconds are the client's delay before that next call. A sub-agent is a chain of its own,
@@ -96,7 +96,7 @@ def _sub_agent(stages: Stages, agent: Field, after: int) -> int:
     return after
 
 
-def _tau_bench(node: Field) -> Iterator[TraceJob]:
+def _tau_bench(node: Field) -> Iterator[EndedJob]:
     """One job for every turn: a chain of `respond`, one call, and `use_tool` for the tool that it asked for.
 
     The user, whom a model played in the benchmark, is left out: its messages are what divides the turns.

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.traces.job import Derived, TraceJob
+from llmsched_langgraph.jobs.ended import Derived, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 
-def _plan(node: Field) -> Iterator[TraceJob]:
+def _plan(node: Field) -> Iterator[EndedJob]:
     """`plan`, one call, and a stage `subtask` for every planned tool, after those that the plan puts before.
 
     The plan's length is recorded. Its prompt is derived and is the request alone: the planner's

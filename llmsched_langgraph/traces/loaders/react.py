@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.traces.job import Derived, TraceJob
+from llmsched_langgraph.jobs.ended import Derived, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 _EXAMPLES = {"react_hotpotqa": 1476, "react_fever": 794}
@@ -18,7 +18,7 @@ _NO_TOOL = ("finish", "think", "reflect")
 """Actions that ask nobody anything."""
 
 
-def _react(node: Field) -> Iterator[TraceJob]:
+def _react(node: Field) -> Iterator[EndedJob]:
     """A chain of `think`, one call for thought and action, and the tool that the action names.
 
     Reflexion's agent (HotpotQA, runs `react_...`) made thought and action in two calls: `think`, then `act`.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob, EndedStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Shape:
 
     name: str
     fields: tuple[str, ...]
-    load: Callable[[Field], Iterator[TraceJob]]
+    load: Callable[[Field], Iterator[EndedJob]]
 
     def matches(self, node: Field) -> bool:
         """Whether a line is of this shape."""
@@ -36,14 +36,14 @@ class Stages:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._stages: list[TraceStage] = []
+        self._stages: list[EndedStage] = []
 
     def __len__(self) -> int:
         return len(self._stages)
 
-    def llm(self, name: str, *calls: TraceCall, after: tuple[int, ...] | None = None) -> int:
+    def llm(self, name: str, *calls: EndedCall, after: tuple[int, ...] | None = None) -> int:
         """Add a stage of LLM calls that run in parallel; gives its index."""
-        return self._add(TraceStage(name, "llm", self._deps(after), calls))
+        return self._add(EndedStage(name=name, kind="llm", deps=self._deps(after), calls=calls))
 
     def tool(
         self,
@@ -56,19 +56,19 @@ class Stages:
     ) -> int:
         """Add a stage that runs a tool; gives its index."""
         flag = Derived.SECONDS if derived else Derived.NOTHING
-        call = TraceCall(None, None, seconds, flag)
-        return self._add(TraceStage(name, "tool", self._deps(after), (call,), tool))
+        call = EndedCall(None, None, seconds, derived=flag)
+        return self._add(EndedStage(name=name, kind="tool", deps=self._deps(after), calls=(call,), tool=tool))
 
-    def job(self, job_id: str, app: str, jct_s: float | None) -> TraceJob:
+    def job(self, job_id: str, app: str, jct_s: float | None) -> EndedJob:
         """The job that has these stages."""
-        return TraceJob(job_id, app, jct_s, tuple(self._stages))
+        return EndedJob(id=job_id, app=app, jct_s=jct_s, stages=tuple(self._stages))
 
     def _deps(self, after: tuple[int, ...] | None) -> tuple[int, ...]:
         if after is not None:
             return tuple(sorted(set(after)))
         return (len(self._stages) - 1,) if self._stages else ()
 
-    def _add(self, stage: TraceStage) -> int:
+    def _add(self, stage: EndedStage) -> int:
         self._stages.append(stage)
         return len(self._stages) - 1
 
@@ -78,10 +78,10 @@ def call(
     output_tokens: int | None,
     seconds: float | None = None,
     derived: Derived = Derived.NOTHING,
-) -> TraceCall:
+) -> EndedCall:
     """A call, derived only where there is a number."""
     if prompt_tokens is None:
         derived &= ~Derived.PROMPT
     if output_tokens is None:
         derived &= ~Derived.OUTPUT
-    return TraceCall(prompt_tokens, output_tokens, seconds, derived)
+    return EndedCall(prompt_tokens, output_tokens, seconds, derived=derived)

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from llmsched_langgraph.fields import Field
-from llmsched_langgraph.traces.job import Derived, TraceCall, TraceJob
+from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 
-def _graph_of_thoughts(node: Field) -> Iterator[TraceJob]:
+def _graph_of_thoughts(node: Field) -> Iterator[EndedJob]:
     """A chain: consecutive requests of one operation are the calls of one stage, named by its type.
 
     The operations' edges are not recorded, only their order. The client made one request after the other,
@@ -33,7 +33,7 @@ _LOCAL = ("score", "keepbest", "groundtruth", "rescore")
 """Actions that a program does without a model."""
 
 
-def _aries(node: Field) -> Iterator[TraceJob]:
+def _aries(node: Field) -> Iterator[EndedJob]:
     """A chain: each action is a stage; where a model chose it, a stage `decide` with that call goes before.
 
     An action that makes thoughts has one call for each of them, whose output tokens are the thought's length;
@@ -57,7 +57,7 @@ _KEPT = 1000
 """More thoughts than any step keeps."""
 
 
-def _tree_of_thoughts(node: Field) -> Iterator[TraceJob]:
+def _tree_of_thoughts(node: Field) -> Iterator[EndedJob]:
     """Two stages a step: the calls that make new thoughts, then those that judge them.
 
     Tokens are recorded for the job alone, so all are derived, by equal parts. Game of 24: `propose` has one
@@ -84,7 +84,7 @@ def _tree_of_thoughts(node: Field) -> Iterator[TraceJob]:
     yield stages.job(node["id"].text(), node["app"].text(), None)
 
 
-def _even(sent: int, answered: int, requests: int) -> TraceCall:
+def _even(sent: int, answered: int, requests: int) -> EndedCall:
     both = Derived.PROMPT | Derived.OUTPUT
     return call(round(sent / requests), round(answered / requests), derived=both)
 

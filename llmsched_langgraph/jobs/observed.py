@@ -1,19 +1,18 @@
-"""Knows what one ended job did, stage by stage, wherever it was recorded: in a trace or in a live run.
+"""Knows what learning keeps of an ended job, by stage occurrence: fan-out, calls, work, tokens.
 
-Does not know how anything is learned from it.
+Does not know how anything is learned from it. Everything here is derived from the record.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from llmsched_langgraph.belief.calibration import Calibration
-from llmsched_langgraph.belief.record import CallRecord, JobRecord, StageRecord
+from llmsched_langgraph.dag.experience import NodeSeen
 from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.traces.job import TraceJob, TraceStage
+from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
 
 
 class Unit(StrEnum):
@@ -27,12 +26,9 @@ class Unit(StrEnum):
     """Seconds of tools, which take no slot."""
 
 
-NO_PACES: Mapping[str, Calibration] = {}
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What those runs of a stage did that used one tool, or none. A number nobody recorded is None.
+    """What those runs of a stage did that used one tool, or none. A number that was not recorded is None.
 
     Attributes:
         tool: which tool, where a stage can run several.
@@ -64,8 +60,8 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class StageOutcome:
-    """One occurrence of a stage in one job; its parts have different tools."""
+class ObservedStage:
+    """One stage occurrence of a job; its parts have different tools."""
 
     spot: Spot
     parts: tuple[Part, ...]
@@ -91,24 +87,18 @@ class StageOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class JobOutcome:
-    """One ended job. Two that did the same are equal, whichever jobs they were.
+class ObservedJob:
+    """The observed behaviour of one ended job. Two that did the same are equal, whichever jobs they were.
 
     Attributes:
-        application: whose run it was: the name in a trace, the fingerprint in a live run.
-        stages: what happened, each stage behind those that it waited for.
-        prompt_tokens: tokens that its first call sent: the size of its input. None if nobody could tell.
+        stages: what happened.
+        prompt_tokens: tokens that its first call sent: the size of its input. None if not recorded.
         complete: whether it went to its end.
-        id: which job it was, among all jobs of the application, in all processes; empty if nobody knows.
-        ended_at: when it ended, in seconds of wall-clock time; 0 if nobody knows.
     """
 
-    application: str
-    stages: tuple[StageOutcome, ...]
+    stages: tuple[ObservedStage, ...]
     prompt_tokens: int | None = None
     complete: bool = True
-    id: str = field(default="", compare=False)
-    ended_at: float = field(default=0.0, compare=False)
 
     def amount(self, unit: Unit) -> float | None:
         """The whole job's work, counted in that unit; None if some of it is not known."""
@@ -120,47 +110,80 @@ class JobOutcome:
         return sum(part.work_s or 0.0 for stage in self.stages for part in stage.parts)
 
 
-def rounds(job: TraceJob) -> list[tuple[StageOutcome, ...]]:
-    """What happened in a recorded job, stages that ran side by side together, in the order of time.
+def observed(job: EndedJob) -> ObservedJob:
+    """What learning keeps of a job.
+
+    Stage occurrences are those that the run was watched to have, first those with calls, in the order in
+    which they asked for them, then the others in the order in which they ended. In a job that was not
+    watched they are those of `rounds`.
+    """
+    first = next(job.llm_calls(), None)
+    return ObservedJob(
+        tuple(_watched(job)) if job.watched else tuple(stage for step in rounds(job) for stage in step),
+        None if first is None else first.prompt_tokens,
+        job.end == "done",
+    )
+
+
+def nodes_of(job: EndedJob) -> dict[str, NodeSeen]:
+    """What each node of a job was seen to do, by its path."""
+    runs: Counter[Spot]
+    if job.watched:
+        runs = Counter(Spot(run.name, run.occurrence) for run in job.runs)
+        calls: Counter[str] = Counter()
+        for stage in job.stages:
+            if stage.kind == "llm":
+                calls[job.spot(stage).path] += len(stage.calls)
+    else:
+        stages = [stage for step in rounds(job) for stage in step]
+        runs = Counter({stage.spot: stage.fan_out for stage in stages})
+        calls = sum((Counter({stage.spot.path: stage.calls}) for stage in stages), Counter())
+    seen: dict[str, NodeSeen] = {}
+    for (path, occurrence), count in runs.items():
+        before = seen.get(path)
+        here = NodeSeen(count, 0 if before else calls[path], count, occurrence)
+        seen[path] = here if before is None else before + here
+    return seen
+
+
+def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
+    """What happened in a job, stage occurrences that began side by side together, in the order of time.
 
     A stage's depth is the length of the longest chain of stages behind it: the superstep in which LangGraph
-    runs it. Stages of one name at one depth are one occurrence with a fan-out, whatever each waits
-    for, just as `Position` counts stage runs that are announced together; the i-th depth at which a name is
-    found is its i-th occurrence. The calls of one stage count as runs side by side.
+    runs it. In a job that was not watched, stages of one name at one depth are one occurrence with a fan-out,
+    whatever each waits for, just as `Position` counts stage runs that are announced together; the i-th depth
+    at which a name is found is its i-th occurrence. The calls of one stage count as runs side by side.
     """
     depths: list[int] = []
     for stage in job.stages:
         depths.append(1 + max((depths[dep] for dep in stage.deps), default=-1))
-    found: list[dict[str, list[TraceStage]]] = [{} for _ in range(max(depths, default=-1) + 1)]
+    if job.watched:
+        begun: dict[Spot, int] = {}
+        for stage, depth in zip(job.stages, depths, strict=True):
+            begun[job.spot(stage)] = min(depth, begun.get(job.spot(stage), depth))
+        seen = [stage for stage in _watched(job) if stage.spot in begun]
+        return [
+            tuple(stage for stage in seen if begun[stage.spot] == depth)
+            for depth in sorted(set(begun.values()))
+        ]
+    found: list[dict[str, list[EndedStage]]] = [{} for _ in range(max(depths, default=-1) + 1)]
     for stage, depth in zip(job.stages, depths, strict=True):
         found[depth].setdefault(stage.name, []).append(stage)
-    times: dict[str, int] = {}
+    times: Counter[str] = Counter()
     made = []
     for together in found:
-        for name in together:
-            times[name] = times.get(name, 0) + 1
+        times.update(together.keys())
         made.append(
             tuple(
-                StageOutcome(Spot(name, times[name]), tuple(_parts(stages)))
+                ObservedStage(Spot(name, times[name]), tuple(_parts(stages)))
                 for name, stages in together.items()
             )
         )
     return made
 
 
-def outcome_of_trace(job: TraceJob) -> JobOutcome:
-    """What a recorded job did; `rounds` says what an occurrence is."""
-    first = next(job.llm_calls(), None)
-    return JobOutcome(
-        job.app,
-        tuple(stage for together in rounds(job) for stage in together),
-        None if first is None else first.prompt_tokens,
-        id=job.id,
-    )
-
-
-def _parts(stages: Iterable[TraceStage]) -> Iterator[Part]:
-    by_tool: dict[str | None, list[TraceStage]] = {}
+def _parts(stages: Iterable[EndedStage]) -> Iterator[Part]:
+    by_tool: dict[str | None, list[EndedStage]] = {}
     for stage in stages:
         by_tool.setdefault(stage.tool, []).append(stage)
     for tool, own in by_tool.items():
@@ -177,44 +200,27 @@ def _parts(stages: Iterable[TraceStage]) -> Iterator[Part]:
         )
 
 
-def outcome_of_record(record: JobRecord, paces: Mapping[str, Calibration] = NO_PACES) -> JobOutcome:
-    """What a job of a live run did, stages in the order in which they asked for calls or ended.
-
-    Occurrences are those that the run was watched to have. A call whose stage is not known counts as
-    an occurrence of its own of the name that it went by. Of calls in a stage that ran several tools it is
-    not known which tool made them, see `by_tool`. Seconds of calls are those that they would have taken on
-    a busy backend, as far as `paces` tells of it (`Calibration.at_capacity`).
-    """
-    calls: dict[Spot, list[CallRecord]] = {}
-    runs: dict[Spot, list[StageRecord]] = {}
-    for call in record.calls:
-        spot = Spot(*(call.spot or (call.stage, call.occurrence)))
-        if (pace := paces.get(call.backend)) is not None:
-            call = replace(call, work_s=call.work_s * pace.at_capacity(call.side_by_side))
-        calls.setdefault(spot, []).append(call)
-    for run in record.stages:
-        runs.setdefault(Spot(run.stage, run.occurrence), []).append(run)
-    return JobOutcome(
-        record.application,
-        tuple(
-            StageOutcome(spot, _live(runs.get(spot, []), calls.get(spot, [])))
-            for spot in dict.fromkeys((*calls, *runs))
-        ),
-        record.calls[0].prompt_tokens if record.calls else None,
-        record.complete,
-        record.id,
-        record.ended_at,
-    )
+def _watched(job: EndedJob) -> Iterator[ObservedStage]:
+    calls: dict[Spot, list[EndedCall]] = {}
+    runs: dict[Spot, list[StageRun]] = {}
+    for stage in job.stages:
+        if stage.kind == "llm":
+            calls.setdefault(job.spot(stage), []).extend(stage.calls)
+    for run in job.runs:
+        runs.setdefault(Spot(run.name, run.occurrence), []).append(run)
+    for spot in dict.fromkeys((*calls, *runs)):
+        yield ObservedStage(spot, _occurrence(runs.get(spot, []), calls.get(spot, [])))
 
 
-def _live(runs: list[StageRecord], calls: list[CallRecord]) -> tuple[Part, ...]:
+def _occurrence(runs: list[StageRun], calls: list[EndedCall]) -> tuple[Part, ...]:
     # A run that failed is tried again as the same one.
     whole = [run for run in runs if run.complete]
+    seconds = [call.seconds for call in calls if call.seconds is not None]
     part = Part(
         None,
         max(1, len(whole)),
         len(calls),
-        sum(call.work_s for call in calls),
+        sum(seconds) if len(seconds) == len(calls) else None,
         _whole(call.prompt_tokens for call in calls),
         _whole(call.output_tokens for call in calls),
         # With calls, a run's seconds contain their waiting.
@@ -223,17 +229,17 @@ def _live(runs: list[StageRecord], calls: list[CallRecord]) -> tuple[Part, ...]:
     used = Counter(run.tool for run in whole if run.tool is not None)
     if not used:
         return (part,)
-    seconds = {tool: sum(run.seconds for run in runs if run.tool == tool) for tool in used}
-    return by_tool(part, used, None if calls else seconds)
+    tool_s = {tool: sum(run.seconds for run in runs if run.tool == tool) for tool in used}
+    return split_by_tool(part, used, None if calls else tool_s)
 
 
-def by_tool(
+def split_by_tool(
     part: Part, used: Mapping[str, int], seconds: Mapping[str, float] | None = None
 ) -> tuple[Part, ...]:
-    """A stage's work dealt out to the tools that its runs used: evenly, run by run.
+    """A stage's work split among the tools that its runs used: evenly, run by run.
 
     Args:
-        part: the whole.
+        part: the whole. Which tool made a call is not known.
         used: how many runs used each tool.
         seconds: what each tool took, if that is known.
     """
