@@ -22,8 +22,6 @@ from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces import TraceJob, TraceStage
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
-
 NOTHING = JobEvidence()
 
 
