@@ -31,8 +31,9 @@ def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationPro
     contained the other, which holds where workers began with the same stored profile. So a count is at
     least either profile's, and never more than the truth; what it lacks is what workers forgot apart.
 
-    Of two models the one learned from more jobs (`modelled`) is kept, of two applications that of the
-    newest outcome.
+    Of two models the one learned from more jobs (`modelled`) is kept, but a given one before one that was
+    learned, as long as the other profile has not forgotten jobs since. Of two applications that of the
+    newest outcome is kept.
 
     Raises:
         ValueError: they are of different applications.
@@ -48,7 +49,7 @@ def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationPro
     together = _Tally.of(_from(cut, united))
     apart = [_Tally.of_profile(profile).less(_Tally.of(_from(cut, own))) for profile, own in sides]
     newest, _ = max(sides, key=lambda side: (max(side[1], default=_EVER), repr(side[0].application)))
-    learned = _learned_from_more(one, other)
+    learned = _learned_from_more(one, other, since)
     return ApplicationProfile(
         newest.application,
         tuple(kept[-HISTORY:]),
@@ -134,8 +135,15 @@ def _from(cut: _Age, outcomes: Mapping[_Age, JobOutcome]) -> Iterable[JobOutcome
     return (outcome for age, outcome in outcomes.items() if age >= cut)
 
 
-def _learned_from_more(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationProfile:
-    ranks = [(own.modelled, own.model.jobs) if own.model else (-1, 0) for own in (one, other)]
+def _learned_from_more(
+    one: ApplicationProfile, other: ApplicationProfile, since: float
+) -> ApplicationProfile:
+    ranks = [
+        (own.model.given and own.forgotten_before == since, own.modelled, own.model.jobs)
+        if own.model
+        else (False, -1, 0)
+        for own in (one, other)
+    ]
     if ranks[0] == ranks[1] and one.model and other.model and one.model != other.model:
         return max((one, other), key=lambda own: json.dumps(own.model and own.model.to_json()))
     return one if ranks[0] >= ranks[1] else other
