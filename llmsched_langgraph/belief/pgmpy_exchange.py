@@ -99,12 +99,19 @@ def state_names(model: ApplicationModel) -> dict[str, list[str]]:
 
 
 def _state_names(column: Column, bins: Bins, unit: Unit) -> list[str]:
-    what = _counted(column, unit)
+    shown: list[str] = []
     for digits in range(3, 18):
-        shown = [tuple(_number(x, digits) for x in (own.lo, own.hi)) for own in bins.bins]
-        if len({x for pair in shown for x in {*pair}}) == sum(len({*pair}) for pair in shown):
+        shown = [_shown(own.lo, own.hi, _counted(column, unit), digits) for own in bins.bins]
+        if len(set(shown)) == len(shown):
             break
-    return ["absent", *(f"{lo} {what}" if lo == hi else f"{lo} to {hi} {what}" for lo, hi in shown)]
+    return ["absent", *shown]
+
+
+def _shown(lo: float, hi: float, what: str, digits: int) -> str:
+    least, most = (f"{float(f'{x:.{digits}g}'):.{max(digits, 6)}g}" for x in (lo, hi))
+    if least != most:
+        return f"{least} to {most} {what}"
+    return f"{least} {what[:-1] if least == '1' and what != 's' else what}"
 
 
 def _counted(column: Column, unit: Unit) -> str:
@@ -117,10 +124,6 @@ def _counted(column: Column, unit: Unit) -> str:
             return "tokens"
         case Quantity.TOTAL | Quantity.WORK | Quantity.TOOL:
             return "tokens" if unit is Unit.TOKENS else "s"
-
-
-def _number(x: float, digits: int) -> str:
-    return f"{float(f'{x:.{digits}g}'):.{max(digits, 6)}g}"
 
 
 def _known(profile: Profile, application: Application | str) -> ApplicationProfile:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from llmsched_langgraph.belief.learner import _counts, _levels, _seen
 
 
 def tables(states, cards, families, smoothing):
     """In place of `learner.tables`: pgmpy counts and divides, with the backed-off prior as pseudo-counts."""
+    pytest.importorskip("pgmpy.parameter_estimator")  # which pgmpy 1.1.0 has not
     from pgmpy.models import DiscreteBayesianNetwork
     from pgmpy.parameter_estimator import DiscreteBayesianEstimator
 

@@ -88,7 +88,7 @@ def test_it_comes_out_as_a_valid_network(fan):
         assert np.array_equal(np.moveaxis(cpd.values, 0, -1), model.network.tables[i])
         assert cpd.state_names[name] == state_names(model)[name]
         assert cpd.state_names[name][0] == "absent"
-    assert {"1 runs", "2 runs", "4 runs"} < set(state_names(model)["fan_out:map"])
+    assert {"1 run", "2 runs", "4 runs"} < set(state_names(model)["fan_out:map"])
 
 
 @pytest.mark.parametrize("application", [FAN, "fan", TEMPLATE], ids=["fingerprint", "name", "application"])
