@@ -113,7 +113,7 @@ def main() -> None:
     rows = [[name, microseconds(costs[name]), *versus(costs, name, "a push and a pop")] for name in cases]
     print_table(["", "us of CPU", "times a push and a pop, CPU", "wall"], rows)
 
-    print("Learning an application, network and held-out test included (pgmpy is imported before):\n")
+    print("Learning an application, network and held-out test included:\n")
     rows = []
     for stages in sizes:
         taken = []

@@ -268,7 +268,7 @@ class Belief:
         if not self._posterior.by_variable:
             return 0.0
         unsettled = [i for i in range(len(self.model.columns)) if i not in self._known.values]
-        return self.model.network.entropy(unsettled, self._posterior.likelihoods)
+        return self.model.positive.entropy(unsettled, self._posterior.likelihoods)
 
     @cached_property
     def present(self) -> Mapping[str, float]:
@@ -302,7 +302,7 @@ class Belief:
         return taught[x]
 
     def _taught(self, x: int) -> float:
-        network, bins = self.model.network, self.model.bins
+        network, bins = self.model.positive, self.model.bins
         common = [i for i in self.model.totals if x in network.descendants(i)]
         correlated = {y for i in (x, *common) for y in network.descendants(i)} - {x}
         ys = sorted(y for y in correlated if y in self._posterior.by_variable)

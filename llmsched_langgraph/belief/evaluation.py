@@ -313,7 +313,7 @@ class _Tally:
         for job in held:
             self.jobs += 1
             outcome = observed(job)
-            self.bits.append((_bits(network, outcome), _bits(marginals, outcome)))
+            self.bits.append((job_bits(network, outcome), job_bits(marginals, outcome)))
             for moment in moments(job, template, unit):
                 if moment.finished > STEPS:
                     break
@@ -347,15 +347,19 @@ class _Tally:
         )
 
 
-def _bits(model: ApplicationModel, outcome: ObservedJob) -> float:
-    """-log2 P(the job), its total summed out."""
+def job_bits(model: ApplicationModel, outcome: ObservedJob) -> float:
+    """-log2 of the probability that a model gives to what a job did, in its bins, the job's total summed out.
+
+    The fewer bits on jobs that the model did not learn from, the better it predicts. Of models with other
+    bins the bits do not compare.
+    """
     (values,) = values_of(model.columns, [outcome], model.unit)
     seen = {
         i: np.eye(own.states)[own.index(value)]
         for i, (column, own, value) in enumerate(zip(model.columns, model.bins, values, strict=True))
         if column.quantity is not Quantity.TOTAL
     }
-    return -model.network.evidence_bits(seen)
+    return -model.positive.evidence_bits(seen)
 
 
 def _r2(true: Any, guessed: Any) -> float | None:

@@ -6,15 +6,16 @@ Does not know where outcomes are kept, nor when it is time to learn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmsched_langgraph.belief.bins import BINS, Bins
 from llmsched_langgraph.belief.columns import LEAST_JOBS, Column, Quantity, columns_of, values_of
-from llmsched_langgraph.belief.learner import SMOOTHING, choose, fit
+from llmsched_langgraph.belief.learner import MAX_PARENTS, SMOOTHING, choose, fit
 from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.network import independent
+from llmsched_langgraph.belief.network import Network, independent
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.jobs.observed import ObservedJob, Unit
 
@@ -57,20 +58,84 @@ def learn(
         correlated: True takes the network anyway, False the marginals.
         call: work of a call, as far as other applications show it: a guess where no job has shown a stage.
     """
-    usable = [job for job in outcomes if job.complete and job.amount(unit) is not None]
+    usable = usable_of(outcomes, unit)
     if len(usable) < LEAST_JOBS:
         return _prior(application, usable, unit, PRIOR_CALL[unit] if call is None else call)
-    columns = columns_of(application, usable, unit)
-    values = values_of(columns, usable, unit)
-    bins = [Bins.fit([row[i] for row in values], BINS, LEAST_COUNT) for i in range(len(columns))]
-    rows = [[own.index(value) for own, value in zip(bins, row, strict=True)] for row in values]
-    cards, names = [own.states for own in bins], [column.name for column in columns]
+    data = Lessons.of(application, usable, unit)
     if correlated == "choose":
-        hidden = [i for i, column in enumerate(columns) if column.quantity is Quantity.TOTAL]
-        network = choose(rows, cards, names, hidden=hidden, seed=seed).network
+        network = choose(data.rows, data.cards, data.names, hidden=data.hidden, seed=seed).network
     else:
-        network = fit(rows, cards, names) if correlated else fit(rows, cards, names, max_parents=0)
-    return ApplicationModel(application.fingerprint, unit, columns, tuple(bins), network, len(usable))
+        network = fit(data.rows, data.cards, data.names, max_parents=MAX_PARENTS if correlated else 0)
+    return data.model(application, network)
+
+
+class Lessons(NamedTuple):
+    """Jobs as a network is learned from them.
+
+    Attributes:
+        unit: what work is counted in.
+        columns: the variables.
+        bins: their states.
+        rows: the jobs' states, shape (jobs, variables).
+    """
+
+    unit: Unit
+    columns: tuple[Column, ...]
+    bins: tuple[Bins, ...]
+    rows: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, application: Application, usable: Sequence[ObservedJob], unit: Unit) -> Lessons:
+        """What these jobs show, in variables and bins that follow from them."""
+        columns = columns_of(application, usable, unit)
+        values = values_of(columns, usable, unit)
+        bins = tuple(Bins.fit([row[i] for row in values], BINS, LEAST_COUNT) for i in range(len(columns)))
+        return cls(unit, columns, bins, _states(bins, values))
+
+    @classmethod
+    def for_model(cls, model: ApplicationModel, outcomes: Sequence[ObservedJob]) -> Lessons:
+        """What these jobs show, in the variables and bins of a model."""
+        values = values_of(model.columns, usable_of(outcomes, model.unit), model.unit)
+        return cls(model.unit, model.columns, model.bins, _states(model.bins, values))
+
+    @property
+    def cards(self) -> list[int]:
+        """How many states each variable has."""
+        return [own.states for own in self.bins]
+
+    @property
+    def names(self) -> list[str]:
+        """One unique name a variable."""
+        return [column.name for column in self.columns]
+
+    @property
+    def hidden(self) -> list[int]:
+        """Numbers of the variables that say nothing new of a job: its total."""
+        return [i for i, column in enumerate(self.columns) if column.quantity is Quantity.TOTAL]
+
+    def model(self, application: Application, network: Network, *, given: bool = False) -> ApplicationModel:
+        """The model of a network of these variables, in whatever order it has them."""
+        place = {name: i for i, name in enumerate(self.names)}
+        order = [place[name] for name in network.names]
+        return ApplicationModel(
+            application.fingerprint,
+            self.unit,
+            tuple(self.columns[i] for i in order),
+            tuple(self.bins[i] for i in order),
+            network,
+            len(self.rows),
+            given,
+        )
+
+
+def usable_of(outcomes: Sequence[ObservedJob], unit: Unit) -> list[ObservedJob]:
+    """The jobs that went to their end and whose work in this unit is known."""
+    return [job for job in outcomes if job.complete and job.amount(unit) is not None]
+
+
+def _states(bins: Sequence[Bins], values: Sequence[Sequence[float | None]]) -> NDArray[np.intp]:
+    rows = [[own.index(value) for own, value in zip(bins, row, strict=True)] for row in values]
+    return np.array(rows, dtype=np.intp).reshape(len(rows), len(bins))
 
 
 def _prior(

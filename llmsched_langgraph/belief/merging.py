@@ -20,8 +20,9 @@ def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationPro
 
     The jobs are united by their ids, put in `order`, and cut to the newest `HISTORY` that did not end before
     the later `forgotten_before`. Where a job is told in two ways, the later counts. Of two models the one
-    learned from more jobs (`modelled`) is kept, of two applications that of the newest job; of `counted`,
-    the larger, as workers that share a store may have counted the same jobs. All else is derived.
+    learned from more jobs (`modelled`) is kept, but a given one before one that was learned, as long as the
+    other profile has not forgotten jobs since; of two applications that of the newest job; of `counted`, the
+    larger, as workers that share a store may have counted the same jobs. All else is derived.
 
     Raises:
         ValueError: they are of different applications.
@@ -29,7 +30,7 @@ def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationPro
     if one.application.fingerprint != other.application.fingerprint:
         raise ValueError(f"{one.application.name} and {other.application.name} are different applications")
     since = max(one.forgotten_before, other.forgotten_before)
-    learned = _learned_from_more(one, other)
+    learned = _learned_from_more(one, other, since)
     return ApplicationProfile(
         max(one, other, key=_newest).application,
         _united((*one.history.jobs, *other.history.jobs), since),
@@ -69,8 +70,15 @@ def _newest(own: ApplicationProfile) -> tuple[tuple[float, str], str]:
     return max(map(order, own.history.jobs), default=(-inf, "")), repr(own.application)
 
 
-def _learned_from_more(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationProfile:
-    ranks = [(own.modelled, own.model.jobs) if own.model else (-1, 0) for own in (one, other)]
+def _learned_from_more(
+    one: ApplicationProfile, other: ApplicationProfile, since: float
+) -> ApplicationProfile:
+    ranks = [
+        (own.model.given and own.forgotten_before == since, own.modelled, own.model.jobs)
+        if own.model
+        else (False, -1, 0)
+        for own in (one, other)
+    ]
     if ranks[0] == ranks[1] and one.model and other.model and one.model != other.model:
         return max((one, other), key=lambda own: json.dumps(own.model and own.model.to_json()))
     return one if ranks[0] >= ranks[1] else other

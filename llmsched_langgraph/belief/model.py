@@ -25,6 +25,9 @@ from llmsched_langgraph.jobs.observed import Unit
 VERSION = 1
 """Of the form that `to_json` writes."""
 
+LEAST = 1e-9
+"""Probability that is spread over all states of a variable whose given table has zeros."""
+
 CACHED = 4096
 """Beliefs that a model keeps at hand, and posteriors that they rest on."""
 
@@ -40,6 +43,9 @@ class ApplicationModel:
         bins: what their states mean.
         network: how they hang together; no edges at all if the independent marginals predict better.
         jobs: how many jobs taught it; under `LEAST_JOBS` it is mostly a static prior.
+        given: whether the network was taken over from pgmpy (`Profile.with_network`). Learning keeps such a
+            model until its application's runs drift; the explicit ways to replace it are another
+            `Profile.with_network` and `llmsched profile fit`.
 
     Raises:
         InvalidDataError: the fields do not fit together.
@@ -51,6 +57,7 @@ class ApplicationModel:
     bins: tuple[Bins, ...]
     network: Network
     jobs: int
+    given: bool = False
     _belief: Callable[[JobEvidence], Belief] = field(init=False, repr=False, compare=False)
     _posteriors: dict[Hashable, Posterior] = field(init=False, repr=False, compare=False)
 
@@ -63,11 +70,11 @@ class ApplicationModel:
         self.forget()
 
     def __repr__(self) -> str:
-        kind = "network" if self.correlated else "marginals"
+        kind = "given network" if self.given else "network" if self.correlated else "marginals"
         return f"<ApplicationModel {self.fingerprint}: {len(self.stages)} stages, {kind} of {self.jobs} jobs>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.fingerprint, self.unit, self.columns, self.bins, self.network, self.jobs)
+        fields = (self.fingerprint, self.unit, self.columns, self.bins, self.network, self.jobs, self.given)
         return ApplicationModel, fields
 
     @property
@@ -85,6 +92,18 @@ class ApplicationModel:
         """The same without any correlation: every stage on its own. An inference, the first time."""
         return replace(self, network=self.network.independent())
 
+    @cached_property
+    def positive(self) -> Network:
+        """The network that beliefs rest on: `network`, with at least `LEAST` / card where a table has zeros.
+
+        Learned tables have no zeros. Those of a given network may, and a job must have a belief even if
+        it does what that network calls impossible.
+        """
+        if all(table.min() > 0.0 for table in self.network.tables):
+            return self.network
+        tables = tuple((1.0 - LEAST) * table + LEAST / table.shape[-1] for table in self.network.tables)
+        return replace(self.network, tables=tables)
+
     def belief(self, evidence: JobEvidence) -> Belief:
         """What is still to come of a job, given what is known of it.
 
@@ -100,7 +119,7 @@ class ApplicationModel:
         key = total.key(self.network, self.bins, counted, known)
         found = self._posteriors.get(key)
         if found is None:
-            found = Posterior(self.network, self.bins, counted, known, self._rounds)
+            found = Posterior(self.positive, self.bins, counted, known, self._rounds)
             self._posteriors[key] = found
             if len(self._posteriors) > CACHED:
                 del self._posteriors[next(iter(self._posteriors))]
@@ -183,6 +202,7 @@ class ApplicationModel:
             "fingerprint": self.fingerprint,
             "unit": self.unit.value,
             "jobs": self.jobs,
+            **({"given": 1} if self.given else {}),
             "columns": [column.to_json() for column in self.columns],
             "bins": [own.to_json() for own in self.bins],
             "network": self.network.to_json(),
@@ -199,6 +219,7 @@ class ApplicationModel:
         version = given["version"]
         if version.count() != VERSION:
             raise version.fault(f"{VERSION}, the only version that can be read")
+        mark = given.get("given")
         parts = (
             given["fingerprint"].text(),
             given["unit"].choice(Unit),
@@ -206,6 +227,7 @@ class ApplicationModel:
             tuple(Bins.from_json(own) for own in given["bins"].items()),
             Network.from_json(given["network"]),
             given["jobs"].count(),
+            mark is not None and bool(mark.count(1)),
         )
         try:
             return cls(*parts)

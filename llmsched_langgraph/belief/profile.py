@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph.belief.calibration import Calibration, Served
 from llmsched_langgraph.belief.drift import RECENT, drifted
@@ -262,6 +262,43 @@ class Profile:
             _ = own.template, own.works_s
         _ = self.job, self.call
         return self
+
+    def to_pgmpy(self, application: Application | str) -> Any:
+        """The network learned of an application, as a pgmpy `DiscreteBayesianNetwork` of its own.
+
+        To be queried (`pgmpy.inference.VariableElimination`), drawn or written. Variables are the columns of
+        the application's model by name (`total`, `prompt`, `fan_out:STAGE`, `work:STAGE`, ...), states are
+        `absent` and the range of each bin, such as `0.52 to 1.2 s`. Imports pgmpy, which takes seconds.
+
+        Args:
+            application: the application, its fingerprint, or its name.
+
+        Raises:
+            InvalidDataError: the profile has no such application, several of that name, or no model of it.
+        """
+        from llmsched_langgraph.belief.pgmpy_exchange import to_pgmpy
+
+        return to_pgmpy(self, application)
+
+    def with_network(self, application: Application | str, network: Any) -> Profile:
+        """The profile with a pgmpy network in place of what was learned of an application.
+
+        Its variables are those of `to_pgmpy`, with any edges that have no cycle. CPDs are used as they stand:
+        states go by the names of `to_pgmpy`, or by their numbers. Without CPDs, tables are estimated from the
+        jobs that the profile remembers. The network keeps its place when more jobs are learned from, and
+        when profiles are merged, until the application's runs drift, or another one takes its place.
+
+        Args:
+            application: the application, its fingerprint, or its name.
+            network: a pgmpy `DiscreteBayesianNetwork` or `DAG`.
+
+        Raises:
+            InvalidDataError: as `to_pgmpy`; or other variables or states, a CPD that is missing or no
+                distribution, a cycle, a table of more than 2**22 cells. The message names the variable.
+        """
+        from llmsched_langgraph.belief.pgmpy_exchange import with_network
+
+        return with_network(self, application, network)
 
     def template(self, application: Application) -> Application:
         """The application as its runs showed it to be."""

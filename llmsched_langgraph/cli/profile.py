@@ -1,4 +1,4 @@
-"""Knows that `llmsched profile` has actions: those that measure predictions, and those on files of profiles.
+"""Knows that `llmsched profile` has actions: to measure predictions, to fit profiles, and on files of them.
 
 Does not know what any of them does.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from llmsched_langgraph.cli import profile_files, profile_measure
+from llmsched_langgraph.cli import profile_files, profile_fit, profile_measure
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,4 +19,5 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     profile_measure.register(actions)
+    profile_fit.register(actions)
     profile_files.register(actions)

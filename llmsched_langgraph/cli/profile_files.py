@@ -1,4 +1,4 @@
-"""Knows the actions of `llmsched profile` that show, move, make and draw what was learned.
+"""Knows the actions of `llmsched profile` that show, move and draw what was learned.
 
 Does not know how anything is learned, stored or drawn.
 """
@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,42 +23,33 @@ _PATH = "the folder of a store, or a file that `export` or `fit` wrote"
 
 def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the actions to those of `llmsched profile`."""
-    show = _action(actions, "show", run_show, "print what was learned of applications")
+    show = action(actions, "show", run_show, "print what was learned of applications")
     show.add_argument("path", metavar="PATH", type=Path, help=_PATH)
     show.add_argument("app", metavar="APP", nargs="?", help="only this one, by name or fingerprint")
     show.add_argument("--json", action="store_true", help="print one JSON list")
 
-    export = _action(actions, "export", run_export, "write all profiles of a store into one file")
+    export = action(actions, "export", run_export, "write all profiles of a store into one file")
     export.add_argument("path", metavar="PATH", type=Path, help=_PATH)
     export.add_argument("out", metavar="OUT", type=Path, help="the file")
 
-    take = _action(actions, "import", run_import, "merge the profiles in a file into a store")
+    take = action(actions, "import", run_import, "merge the profiles in a file into a store")
     take.add_argument("file", metavar="FILE", type=Path, help="a file that `export` or `fit` wrote")
     take.add_argument("path", metavar="PATH", type=Path, help="the store's folder; it is made if need be")
 
-    fit = _action(
-        actions,
-        "fit",
-        run_fit,
-        "learn profiles from recorded jobs",
-        " LLM calls whose seconds nobody recorded take those of the server that `llmsched bench` simulates.",
-    )
-    fit.add_argument("traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of them")
-    fit.add_argument("out", metavar="OUT", type=Path, help="the file")
-
-    draw = _action(actions, "draw", run_draw, "draw the learned network of an application")
+    draw = action(actions, "draw", run_draw, "draw the learned network of an application")
     draw.add_argument("path", metavar="PATH", type=Path, help=_PATH)
     draw.add_argument("app", metavar="APP", help="which, by name or fingerprint")
     draw.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .svg or .png")
 
 
-def _action(
+def action(
     actions: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     run: Callable[[argparse.Namespace], int],
     words: str,
     more: str = "",
 ) -> argparse.ArgumentParser:
+    """Add an action that `run` does, with a line about it, and more on its own page of help."""
     parser = actions.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.{more}")
     parser.set_defaults(run=run)
     return parser
@@ -91,8 +81,8 @@ def run_export(options: argparse.Namespace) -> int:
         ConfigurationError: the file cannot be written.
     """
     profiles = _read(options.path)
-    _write(profiles, options.out)
-    print(f"{_count(profiles)} written to {options.out}")
+    write_profiles(profiles, options.out)
+    print(f"{count_of(profiles)} written to {options.out}")
     return 0
 
 
@@ -111,39 +101,6 @@ def run_import(options: argparse.Namespace) -> int:
         for own in profiles:
             now = store.save(own)
             print(f"{own.application.name}: {own.jobs:,} jobs taken in, {now.jobs:,} in {options.path}")
-    return 0
-
-
-def run_fit(options: argparse.Namespace) -> int:
-    """Learn a profile from the recorded jobs of each application.
-
-    Raises:
-        InvalidDataError: the jobs cannot be read.
-        ConfigurationError: the file cannot be written.
-    """
-    from llmsched_langgraph.belief.learning import learn
-    from llmsched_langgraph.belief.merging import taught_by
-    from llmsched_langgraph.belief.profile import as_learned, calibrated
-    from llmsched_langgraph.belief.template import template_of
-    from llmsched_langgraph.jobs.layout import without_code
-    from llmsched_langgraph.jobs.observed import observed
-    from llmsched_langgraph.traces import MEASURED_SPEED, by_app, done_jobs, fill_seconds
-
-    _check_file(options.out)
-    # A profile is found by what its graph looks like, and to a live scheduler that is nodes.
-    read = [without_code(fill_seconds(job, MEASURED_SPEED)) for job in done_jobs(options.traces)]
-    paces, apps = calibrated({}, read), by_app(read)
-    profiles = []
-    for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
-        print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
-        learned = [as_learned(job, paces) for job in jobs]
-        own = taught_by(template_of(app, jobs), learned)
-        model = learn(own.template, [observed(job) for job in learned])
-        profiles.append(replace(own, model=model, modelled=own.jobs))
-    if not profiles:
-        raise InvalidDataError(f"{options.traces[0]}: there are no jobs in it")
-    _write(profiles, options.out)
-    print(f"{_count(profiles)} written to {options.out}")
     return 0
 
 
@@ -210,23 +167,34 @@ def _named(profiles: list[ApplicationProfile], options: argparse.Namespace) -> l
     return found
 
 
-def _check_file(out: Path) -> None:
+def check_file(out: Path) -> None:
+    """Check that a file of profiles can be written there.
+
+    Raises:
+        ConfigurationError: it is a folder.
+    """
     if out.is_dir():
         raise ConfigurationError(
             f"OUT {out} is a folder: name a file; `llmsched profile import FILE {out}` merges it into a store"
         )
 
 
-def _write(profiles: list[ApplicationProfile], out: Path) -> None:
+def write_profiles(profiles: list[ApplicationProfile], out: Path) -> None:
+    """Write profiles into one file.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
     from llmsched_langgraph.belief.merging import profile_of
     from llmsched_langgraph.belief.profile_json import profile_to_json
     from llmsched_langgraph.runtime.stores import write_json
 
-    _check_file(out)
+    check_file(out)
     with written("OUT", out):
         write_json(profile_to_json(profile_of(profiles)), out)
 
 
-def _count(profiles: list[ApplicationProfile]) -> str:
+def count_of(profiles: list[ApplicationProfile]) -> str:
+    """How many applications and jobs there are, for people."""
     jobs = sum(own.jobs for own in profiles)
     return f"{len(profiles)} application{'s' * (len(profiles) != 1)} of {jobs:,} jobs"

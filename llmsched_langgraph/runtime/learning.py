@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
-from llmsched_langgraph.errors import LLMSchedError
 from llmsched_langgraph.runtime.background import Background
 from llmsched_langgraph.runtime.closed import ClosedJob
-from llmsched_langgraph.runtime.helper import learned_elsewhere
 from llmsched_langgraph.runtime.keeping import Keeper
 from llmsched_langgraph.runtime.stores import ProfileStore
 
@@ -32,18 +29,15 @@ NETWORK_JOBS = 20
 BATCH = 256
 """Jobs after which they are taken in, whether an application is due or not."""
 
-APART_S = 30.0
-"""Seconds from one start of the helper process to the next, at least."""
-
 
 class Learner:
     """Keeps the newest profile, and learns a new model of an application while its jobs still teach some.
 
     That makes the machine look again at every job of the application, so it happens after each of the
     first sixteen jobs, and then each time their number has grown by an eighth: O(log n) times in all. A model
-    of stages on their own takes milliseconds and is made in a background thread. Correlations need pgmpy,
-    which takes seconds to import and much memory, so they are learned in a helper process that ends
-    afterwards; where none can be started, in the thread.
+    of stages on their own takes milliseconds. Correlations take up to a second and are learned in a thread
+    of their own, each time the number of jobs has grown by a quarter. A network that was given
+    (`Profile.with_network`) stays until runs drift.
 
     Args:
         profile: to go on from.
@@ -66,10 +60,9 @@ class Learner:
         self._batch: deque[ClosedJob] = deque()
         self._due: dict[str, int] = {}  # jobs of the application until it is learned again
         self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
-        self._elsewhere_s = -APART_S
         self._lock = threading.Lock()
         self._background = background("llmsched-learning", self._learn)
-        self._helper = background("llmsched-networks", self._learn_networks)
+        self._networking = background("llmsched-networks", self._learn_network)
         self._unread = store is not None
         self._reading = threading.Lock()
         self._keeper: Keeper | None = None
@@ -89,12 +82,12 @@ class Learner:
             self._profile = self._profile.observe(*batch)
         return self._profile
 
-    def observe(self, record: ClosedJob) -> None:
+    def observe(self, job: ClosedJob) -> None:
         """Learn from one job, when there is time. O(1)."""
-        if not record.teaches:
+        if not job.teaches:
             return
-        self._batch.append(record)
-        left = self._due[record.application] = self._due.get(record.application, 1) - 1
+        self._batch.append(job)
+        left = self._due[job.fingerprint] = self._due.get(job.fingerprint, 1) - 1
         if left <= 0 or len(self._batch) >= BATCH:
             self._background.there_is_work()
 
@@ -105,7 +98,7 @@ class Learner:
         self._read(again=True)
         profile = self.profile
         for name, own in profile.applications.items():
-            if own.modelled < own.jobs or own.model is None:
+            if own.model is None or (own.modelled < own.jobs and not own.model.given):
                 whole = len(own.outcomes) >= NETWORK_JOBS
                 how: Literal["choose", False] = "choose" if whole else False
                 self._take_over(own, learn(own.template, own.outcomes, correlated=how, call=profile.call_s))
@@ -121,7 +114,7 @@ class Learner:
     def stop(self) -> None:
         """Learn no more. What was not looked at yet still counts in `profile`."""
         self._background.stop()
-        self._helper.stop()
+        self._networking.stop()
         if self._keeper is not None:
             self._keeper.stop()
 
@@ -155,28 +148,29 @@ class Learner:
             profile = self._take_in()
             mine = profile.applications.get(name)
             both = own if mine is None else merged(mine, own)
-            if mine is not None and mine.model is both.model and mine.outcomes == both.outcomes:
+            if mine is not None and mine.model is both.model and mine.history == both.history:
                 return
-            if mine is None:
-                job, call = profile.job.plus(both.job), profile.call.plus(both.call)
-                profile = replace(profile, job=job, call=call)
             profile = self._profile = profile.having(both)
             self._networks[name] = max(self._networks.get(name, 0), both.modelled)
         if both.model is not None:
-            self._publish(profile, frozenset([name]))
+            self._publish(profile.prepared(), frozenset([name]))
 
     def _learn_one(self, own: ApplicationProfile) -> None:
         from llmsched_langgraph.belief.learning import learn
 
-        name = own.application.fingerprint
         if fresh := own.drifted:
             own = self._forget(own)
-        enough = len(own.outcomes) >= NETWORK_JOBS
-        if fresh or not enough or own.model is None:
+        if fresh or own.model is None or (len(own.outcomes) < NETWORK_JOBS and not own.model.given):
             call_s = self._profile.call_s
             self._take_over(own, learn(own.template, own.outcomes, correlated=False, call=call_s))
-        if enough and own.jobs >= self._networks.get(name, 0) * 5 // 4:
-            self._helper.there_is_work()
+        if self._due_for_network(own):
+            self._networking.there_is_work()
+
+    def _due_for_network(self, own: ApplicationProfile) -> bool:
+        """Whether there are so many more jobs that correlations should be learned from them."""
+        before = self._networks.get(own.application.fingerprint, 0)
+        given = own.model is not None and own.model.given
+        return len(own.outcomes) >= NETWORK_JOBS and own.jobs >= max(before * 5 // 4, 1) and not given
 
     def _forget(self, own: ApplicationProfile) -> ApplicationProfile:
         fresh = own.forgetting()
@@ -190,46 +184,33 @@ class Learner:
         with self._lock:
             now = self._take_in()
             kept = now.applications[own.application.fingerprint]
-            newer = kept.jobs - own.jobs
-            outcomes = (*fresh.outcomes, *kept.outcomes[len(kept.outcomes) - newer :])
-            fresh = replace(kept, outcomes=outcomes, forgotten_before=fresh.forgotten_before)
+            model = kept.model and replace(kept.model, given=False)
+            fresh = replace(kept.forgetting(len(fresh.outcomes) + kept.jobs - own.jobs), model=model)
             self._profile = now.having(fresh)
             self._networks.pop(own.application.fingerprint, None)
         return fresh
 
-    def _learn_networks(self) -> bool:
-        """Learn the correlations of the applications that are due for it; whether there were any."""
-        profile = self.profile
-        due = [
-            own
-            for name, own in profile.applications.items()
-            if len(own.outcomes) >= NETWORK_JOBS and own.jobs >= max(self._networks.get(name, 0) * 5 // 4, 1)
-        ]
-        if not due:
+    def _learn_network(self) -> bool:
+        """Learn the correlations of one application that is due for it; whether there was one."""
+        from llmsched_langgraph.belief.learning import learn
+
+        own = next(filter(self._due_for_network, self.profile.applications.values()), None)
+        if own is None:
             return False
-        wait_s = self._elsewhere_s + APART_S - time.monotonic()
-        if wait_s > 0 and self._helper.stopped(wait_s):
-            return False
-        self._elsewhere_s = time.monotonic()
-        for own in due:
-            self._networks[own.application.fingerprint] = own.jobs
-        try:
-            lessons = [(own.template, own.outcomes) for own in due]
-            models = learned_elsewhere(lessons, lambda: self._helper.stopped(0.0))
-        except LLMSchedError as error:
-            logger.warning("correlations between stages could not be learned (tried again later): %s", error)
-            return False
-        for own, model in zip(due, models or (), strict=models is not None):
-            self._take_over(own, model)
+        self._networks[own.application.fingerprint] = own.jobs
+        self._take_over(own, learn(own.template, own.outcomes))
         return True
 
     def _take_over(self, own: ApplicationProfile, model: ApplicationModel) -> None:
         name = own.application.fingerprint
         with self._lock:
             profile = self._take_in()
-            if profile.applications[name].modelled > own.jobs:
-                return  # a newer one is there already
+            now = profile.applications[name]
+            if now.modelled > own.jobs or now.forgotten_before > own.forgotten_before:
+                return  # a newer one is there already, or what it was learned from is forgotten
+            if now.model is not None and now.model.given:
+                return
             profile = self._profile = profile.learned(name, model, own.jobs)
-        self._publish(profile, frozenset([name]))
+        self._publish(profile.prepared(), frozenset([name]))
         if self._keeper is not None:
             self._keeper.there_is_news()

@@ -10,8 +10,6 @@ from support.beliefs import fan_job, loop_job
 from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.traces import write_jobs
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
-
 
 @pytest.fixture
 def traces(tmp_path):

@@ -51,7 +51,10 @@ def refused(capsys, *words):
 
 def test_fit_learns_and_writes_one_file(traces, fitted, tmp_path, capsys):
     status, out, err = ran(capsys, "fit", traces / "fan.jsonl.gz", traces / "loop.jsonl", tmp_path / "x.json")
-    assert (status, out) == (0, f"2 applications of 50 jobs written to {tmp_path / 'x.json'}\n")
+    assert (status, out.splitlines()[-1]) == (
+        0,
+        f"2 applications of 50 jobs written to {tmp_path / 'x.json'}",
+    )
     assert "[1/2] fan: 30 jobs" in err
     assert (tmp_path / "x.json").read_bytes() == fitted.read_bytes()
     learned = profile_from_json(json.loads(fitted.read_text()))
@@ -60,6 +63,102 @@ def test_fit_learns_and_writes_one_file(traces, fitted, tmp_path, capsys):
         assert own.model is not None
         assert own.modelled == own.jobs == len(own.outcomes)
         assert len(own.history.ids) == own.jobs
+
+
+def test_fit_weighs_structures(traces, tmp_path, capsys):
+    """A table of all for each application; the one with the fewest bits is chosen."""
+    _, out, err = ran(capsys, "fit", traces, tmp_path / "x.json")
+    head, *rows = [line.split() for line in out.splitlines()[:11]]
+    assert head == ["application", "jobs", "structure", "bits/job", "chosen"]
+    for app, jobs in (("fan", "30"), ("loop", "20")):
+        own = [row for row in rows if row[0] == app]
+        assert [row[1] for row in own] == [jobs] * 5
+        assert [row[2] for row in own] == ["own", "hill-climb", "ges", "chow-liu", "marginals"]
+        (chosen,) = (row for row in own if row[-1] == "yes")
+        bits = [float(row[3]) for row in own if row[3] != "left"]
+        assert float(chosen[3]) == min(bits)
+    assert "left out" not in err.replace("ges left out", "")
+
+
+def test_fit_prints_data(traces, tmp_path, capsys):
+    """One list, and nothing else on the standard output."""
+    status, out, err = ran(capsys, "fit", traces / "fan.jsonl.gz", tmp_path / "x.json", "--json")
+    (data,) = json.loads(out)
+    assert status == 0
+    assert f"1 application of 30 jobs written to {tmp_path / 'x.json'}" in err
+    assert (data["app"], data["fingerprint"], data["jobs"]) == ("fan", TEMPLATE.fingerprint, 30)
+    assert [one["structure"] for one in data["structures"]][-1] == "marginals"
+    assert sum(one["chosen"] for one in data["structures"]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("own",),
+        ("hill-climb",),
+        ("hill-climb", "--score", "bdeu"),
+        ("ges",),
+        ("ges", "--score", "bdeu"),
+        ("chow-liu",),
+    ],
+    ids=" ".join,
+)
+def test_fit_with_the_structure_asked_for(traces, tmp_path, capsys, words):
+    """It alone beside the marginals; and it stays, unless it is the scheduler's own."""
+    name, *more = words
+    arguments = (traces / "fan.jsonl.gz", tmp_path / "x.json", "--json", "--structure", name, *more)
+    status, out, _ = ran(capsys, "fit", *arguments)
+    (data,) = json.loads(out)
+    assert status == 0
+    assert [(one["structure"], one["chosen"]) for one in data["structures"]] == [
+        (name, True),
+        ("marginals", False),
+    ]
+    learned = profile_from_json(json.loads((tmp_path / "x.json").read_text()))
+    assert learned.applications[TEMPLATE.fingerprint].model.given is (name != "own")
+
+
+def test_fit_with_the_edges_of_a_file(traces, fitted, tmp_path, capsys):
+    """Those of a network that was handed out and written by pgmpy; tables are learned anew."""
+    from pgmpy.readwrite import BIFWriter
+
+    network = profile_from_json(json.loads(fitted.read_text())).to_pgmpy("fan")
+    file = tmp_path / "fan.bif"
+    BIFWriter(network).write(str(file))
+    made = tmp_path / "x.json"
+    assert ran(capsys, "fit", traces / "fan.jsonl.gz", made, "--structure", file)[0] == 0
+    own = profile_from_json(json.loads(made.read_text())).to_pgmpy("fan")
+    assert set(own.edges) == set(network.edges)
+    line = refused(capsys, "fit", traces, made, "--structure", file)
+    assert f"--structure {file}: is the network of one application, and the jobs are of 2: fan, loop;" in line
+    line = refused(capsys, "fit", traces / "loop.jsonl", made, "--structure", file)
+    assert f"loop: --structure {file}: network: the model has no variable 'fan_out:map'" in line
+    line = refused(capsys, "fit", traces, made, "--structure", tmp_path / "no.bif")
+    assert "no.bif" in line
+
+
+def test_fit_refuses_what_goes_with_nothing(traces, tmp_path, capsys):
+    """A score where nothing is scored, one that GES cannot use, and a structure that is none."""
+    out = tmp_path / "x.json"
+    words = "--score bic: goes with --structure hill-climb or ges, not chow-liu; leave it out"
+    assert words in refused(capsys, "fit", traces, out, "--structure", "chow-liu", "--score", "bic")
+    words = "--score k2: GES needs a score that is equal for equivalent networks; write bdeu or bic"
+    assert words in refused(capsys, "fit", traces, out, "--structure", "ges", "--score", "k2")
+    for option, words in (
+        (
+            ("--structure", "pc"),
+            "'pc' is none of own, hill-climb, ges, chow-liu, and no file that ends in .bif",
+        ),
+        (("--score", "aic"), "invalid choice: 'aic'"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["profile", "fit", str(traces), str(out), *option])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
+    assert not out.exists()
+    status, _, err = ran(capsys, "fit", traces / "fan.jsonl.gz", out, "--score", "k2")
+    assert status == 0
+    assert "ges left out: GES needs a score that is equal for equivalent networks: bic or bdeu" in err
 
 
 def test_fit_learns_what_a_live_scheduler_would_find(tmp_path, capsys):

@@ -72,7 +72,6 @@ def test_a_program_is_recorded(capfd, program, tmp_path):
     assert len(list(read_jobs(file))) == 9
 
 
-@pytest.mark.timeout(120)  # pgmpy takes seconds to import
 def test_what_was_recorded_is_replayed(capfd, program, tmp_path):
     """By `llmsched replay` as it came; by bench at a load of one's own, and the testbed takes it, too."""
     file = tmp_path / "jobs.jsonl"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pickle
-import shutil
 import threading
 
 import pytest
 from support.ended import ended
 
+from llmsched_langgraph.belief.evidence import JobEvidence
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.profile import Profile
@@ -18,9 +17,8 @@ from llmsched_langgraph.core.policies import POLICIES, Needs
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.position import Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime import helper, learning
+from llmsched_langgraph.runtime import learning
 from llmsched_langgraph.runtime.driver import Driver
-from llmsched_langgraph.runtime.helper import learned_elsewhere
 from llmsched_langgraph.runtime.learning import Learner
 from llmsched_langgraph.runtime.stores import DirectoryStore
 
@@ -196,8 +194,8 @@ def test_the_profile_has_every_job():
         assert made.profile.jobs(APPLICATION.fingerprint) == number
 
 
-def test_correlations_are_learned_in_another_process(monkeypatch):
-    """As soon as there are enough jobs; what it says then is published."""
+def test_correlations_are_learned_apart():
+    """As soon as there are enough jobs, in a thread that holds up no quick model; then it is published."""
     made, published = learner()
     for record in TOLD[: learning.NETWORK_JOBS]:
         made.observe(record)
@@ -205,67 +203,108 @@ def test_correlations_are_learned_in_another_process(monkeypatch):
     own = made.profile.applications[APPLICATION.fingerprint]
     assert own.model is not None
     assert not own.model.correlated
-    assert made._helper.asked
-    made._helper.do()
+    assert made._networking is not made._background
+    assert made._networking.asked
+    made._networking.do()
     own = made.profile.applications[APPLICATION.fingerprint]
     assert own.model.correlated
     assert own.model == learn(own.template, own.outcomes)
     assert published[-1] == (made.profile, frozenset([APPLICATION.fingerprint]))
 
 
-@pytest.mark.parametrize("executable", ["", "/there/is/no/such/python"])
-def test_where_there_can_be_no_process_it_is_done_here(monkeypatch, executable):
-    """An embedded Python does not know where it is; a container may allow no children."""
-    monkeypatch.setattr("sys.executable", executable)
-    own = Profile().observe(*TOLD).applications[APPLICATION.fingerprint]
-    (model,) = learned_elsewhere([(own.template, own.outcomes)])
-    assert model == learn(own.template, own.outcomes)
+def test_correlations_are_learned_anew_when_there_are_a_quarter_more_jobs():
+    """Of every application that is due, one after the other."""
+    other = Application.of("other", APPLICATION.nodes, APPLICATION.edges)
+    made, published = learner()
+    for number in range(1, 41):
+        made.observe(TOLD[number - 1])
+        made.observe(replace(TOLD[number - 1], application=other.fingerprint, template=other))
+        made._background.do()
+        made._networking.do()
+    learned = [
+        own.modelled
+        for profile, (name,) in published
+        for own in [profile.applications[name]]
+        if name == other.fingerprint and own.model.correlated
+    ]
+    assert learned[0] == learning.NETWORK_JOBS
+    assert len(learned) >= 3
+    assert all(later >= earlier * 5 // 4 for earlier, later in itertools.pairwise(learned))
+    assert len({name for _, (name,) in published}) == 2
 
 
-def test_a_helper_gets_more_than_a_pipe_holds(monkeypatch):
-    """However long it takes until it reads."""
-    monkeypatch.setattr(helper, "LIMIT_S", 30.0)
-    monkeypatch.setattr(helper, "LOOK_S", 0.001)  # before it can have read anything
-    records = [job(1.0 + n / 1000, 2.0 + n % 7) for n in range(1000)]
-    own = Profile().observe(*records).applications[APPLICATION.fingerprint]
-    lessons = [(own.template, own.outcomes)]
-    assert len(pickle.dumps(lessons)) > 2 * 65_536
-    assert learned_elsewhere(lessons) == [learn(own.template, own.outcomes)]
-
-
-def test_one_helper_at_a_time(monkeypatch):
-    """However many schedulers there are; who waits for a turn that nobody needs any more goes away."""
-    began, go = threading.Event(), threading.Event()
-
-    def slow(lessons, given_up):
-        began.set()
-        assert go.wait(PATIENCE_S)
-        return []
-
-    monkeypatch.setattr(helper, "LOOK_S", 0.01)
-    monkeypatch.setattr(helper, "_models", slow)
-    one = threading.Thread(target=helper.learned_elsewhere, args=([],))
-    one.start()
-    assert began.wait(PATIENCE_S)
-    looks = iter([False, False, True])
-    assert learned_elsewhere([], lambda: next(looks)) is None
-    go.set()
-    one.join(PATIENCE_S)
-    assert learned_elsewhere([]) == []
-
-
-def test_a_helper_that_fails_costs_the_correlations_only(monkeypatch, caplog):
-    """It is said, and the stages are judged on their own until it works."""
+def test_a_failure_to_learn_costs_the_correlations_only(monkeypatch):
+    """The stages are judged on their own until it works, when there are more jobs."""
     made, _ = learner()
     for record in TOLD[: learning.NETWORK_JOBS]:
         made.observe(record)
     made._background.do()
-    monkeypatch.setattr("sys.executable", shutil.which("false"))
-    with caplog.at_level(logging.WARNING, "llmsched_langgraph"):
-        made._helper.do()
-    (record,) = caplog.records
-    assert "correlations between stages could not be learned (tried again later)" in record.getMessage()
+    with monkeypatch.context() as patched:
+        patched.setattr("llmsched_langgraph.belief.learning.choose", None)
+        with pytest.raises(TypeError):
+            made._networking.do()
     assert made.profile.applications[APPLICATION.fingerprint].model is not None
+    for record in TOLD[: learning.NETWORK_JOBS // 4]:
+        made.observe(record)
+    made._background.do()
+    made._networking.do()
+    assert made.profile.applications[APPLICATION.fingerprint].model.correlated
+
+
+def given(*records):
+    """A profile with a network in place of what was learned: here, one without edges."""
+    profile = profiled(*records)
+    own = profile.applications[APPLICATION.fingerprint]
+    return profile.having(replace(own, model=replace(own.model.marginals, given=True)))
+
+
+@pytest.mark.parametrize("jobs", [8, 40])
+def test_a_given_network_stays(jobs):
+    """However many more jobs come, in the background and when it is asked to learn."""
+    profile = given(*TOLD[:jobs])
+    model = profile.applications[APPLICATION.fingerprint].model
+    made, published = learner(profile)
+    for record in TOLD * 3:
+        made.observe(record)
+        made._background.do()
+        made._networking.do()
+    made.catch_up()
+    own = made.profile.applications[APPLICATION.fingerprint]
+    assert own.model is model
+    assert own.jobs == jobs + 3 * len(TOLD)
+    assert published == []
+
+
+def test_a_network_that_comes_while_one_is_learned_stays():
+    """It was given to another worker, and comes from the store."""
+    made, _ = learner()
+    for record in TOLD:
+        made.observe(record)
+    before = made.profile.applications[APPLICATION.fingerprint]
+    whole = given(*TOLD)
+    made._adopt(whole.applications[APPLICATION.fingerprint])
+    made._take_over(before, learn(before.template, before.outcomes))
+    assert made.profile.applications[APPLICATION.fingerprint].model.given
+
+
+def test_a_given_network_goes_when_runs_change(tmp_path):
+    """It was made for the runs of before, and does not come back from a store."""
+    old = [replace(job(1.0, 2.0 + n / 100), id=f"old-{n}", ended_at=float(n + 1)) for n in range(60)]
+    profile = given(*old)
+    store = DirectoryStore(tmp_path)
+    store.save(profile.applications[APPLICATION.fingerprint])
+    made = Learner(Profile(), lambda profile, names: None, Beside, store)
+    made._background.do()
+    assert made.profile.applications[APPLICATION.fingerprint].model.given
+    for n in range(30):
+        made.observe(replace(job(1.0, 40.0 + n / 100), id=f"new-{n}", ended_at=float(100 + n)))
+    made._background.do()
+    made._networking.do()
+    made.keep()
+    for own in (made.profile, store.load().profile):
+        model = own.applications[APPLICATION.fingerprint].model
+        assert not model.given
+        assert model.belief(JobEvidence()).mean == pytest.approx(41.0, rel=0.02)
 
 
 def test_when_runs_change_the_past_is_forgotten(caplog):
@@ -283,8 +322,6 @@ def test_when_runs_change_the_past_is_forgotten(caplog):
     own = made.profile.applications[APPLICATION.fingerprint]
     assert len(own.outcomes) == 30
     assert own.jobs == 90
-    from llmsched_langgraph.belief.evidence import JobEvidence
-
     assert own.model.belief(JobEvidence()).mean == pytest.approx(41.0, rel=0.02)
 
 

@@ -15,8 +15,6 @@ from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph.jobs.observed import Unit, observed
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
-
 
 def test_a_job_is_seen_as_it_was_then():
     """At each moment what ended and what was announced, never what came later."""

@@ -11,8 +11,6 @@ from llmsched_langgraph.core.policies import llmsched
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
-
 AGENT = Application.of(
     "agent", ["look", "act", "report"], [("look", "act"), ("act", "report"), ("look", "report")], ["look"]
 )

@@ -24,8 +24,6 @@ from llmsched_langgraph.dag.position import Revealed, Spot
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import ConfigurationError
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
-
 QUIET = settings(deadline=None, database=None, max_examples=150)
 
 ALWAYS = Exploration(1.0, 1.0)

@@ -8,14 +8,15 @@ from math import lgamma
 
 import numpy as np
 import pytest
+from support import pgmpy_reference
 from support.networks import married
 
 from llmsched_langgraph.belief import learner
-from llmsched_langgraph.belief.learner import choose, fit
+from llmsched_langgraph.belief.learner import choose, fit, k2
 from llmsched_langgraph.belief.network import Network
 from llmsched_langgraph.errors import InvalidDataError
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
+pytestmark = pytest.mark.timeout(120)  # the reference is pgmpy, which takes seconds to import
 
 
 def chain(count=4, keep=0.9, rows=200, seed=0):
@@ -67,7 +68,7 @@ def test_tables_are_counts_with_a_prior_that_backs_off():
 def test_the_score_is_k2():
     """By its formula, on rows that leave most combinations of parents out: those count for nothing."""
     rows = np.random.default_rng(2).integers(0, 2, (40, 3))
-    score = learner._k2(rows, [7, 5, 6])
+    score = k2(rows, [7, 5, 6])
     for family in ((2,), (0, 2), (1, 2), (0, 1, 2)):
         expected = 0.0
         for combination in {tuple(row[list(family[:-1])]) for row in rows}:
@@ -87,7 +88,7 @@ def test_the_score_is_pgmpys_bdeu_of_one_row_a_cell(seed):
     cards = [int(card) for card in random.integers(2, 7, count)]
     many = int(random.integers(1, 120))
     rows = np.stack([random.integers(0, card, many) for card in cards], axis=1)
-    score = learner._k2(rows, cards)
+    score = k2(rows, cards)
     for _ in range(6):
         i = int(random.integers(0, count))
         parents = sorted(random.permutation([p for p in range(count) if p != i])[: random.integers(0, 3)])
@@ -202,10 +203,105 @@ def test_hidden_must_exist():
         choose(chain(), [3] * 4, names(4), hidden=[4])
 
 
-def test_pgmpy_is_imported_late():
-    """Not with the module: it takes seconds."""
-    code = (
-        "import sys, llmsched_langgraph.belief.learner;"
-        "assert not {'pgmpy', 'pandas', 'torch'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def linked(seed):
+    """Rows of variables that hang together more or less, some constant, some absent in a part of the rows."""
+    random = np.random.default_rng(seed)
+    count, many = int(random.integers(2, 9)), int(random.integers(2, 300))
+    cards = [int(card) for card in random.integers(1, 8, count)]
+    base, noise = random.random(many), random.choice([0.05, 0.2, 1.0])
+    columns = [
+        np.clip((card * (base + random.normal(0, noise, many))).astype(int), 0, card - 1)
+        * (random.random(many) < 0.8)
+        for card in cards
+    ]
+    return np.stack(columns, axis=1), cards
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_tables_are_those_of_pgmpys_estimator(seed):
+    """Of the same structure: to the last bit where it has edges, and to rounding where it has none."""
+    rows, cards = linked(seed)
+    families = learner._structure(rows, cards, 2)
+    expected = pgmpy_reference.tables(rows, cards, families, 0.3)
+    got = learner.tables(rows, cards, families, 0.3)
+    if any(families):
+        assert all(map(np.array_equal, got, expected))
+    for one, other in zip(got, expected, strict=True):
+        assert np.abs(one - other).max() < 1e-15
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_choice_is_that_of_pgmpys_estimator(monkeypatch, seed):
+    """Network or marginals, by how many bits, and the network itself."""
+    rows, cards = linked(100 + seed)
+    hidden = [0] if seed % 2 else []
+    made = choose(rows, cards, names(len(cards)), hidden=hidden)
+    monkeypatch.setattr(learner, "tables", pgmpy_reference.tables)
+    reference = choose(rows, cards, names(len(cards)), hidden=hidden)
+    assert made.correlated == reference.correlated
+    assert made.network.parents == reference.network.parents
+    assert made.gain_bits == pytest.approx(reference.gain_bits, abs=1e-12)
+    assert made.error_bits == pytest.approx(reference.error_bits, abs=1e-12)
+    for one, other in zip(made.network.tables, reference.network.tables, strict=True):
+        assert np.abs(one - other).max() < 1e-12
+
+
+HEAVY = ("pgmpy", "pandas", "torch", "scipy", "sklearn", "networkx")
+
+LEARNING = {
+    "learn": """
+from llmsched_langgraph.belief.learning import learn
+from llmsched_langgraph.jobs.observed import observed
+from llmsched_langgraph.belief.template import template_of
+from llmsched_langgraph.sim.workloads import generate
+jobs = [job for job in generate("predefined", 120, 0) if job.app == "sequence_sorting"]
+assert learn(template_of(jobs[0].app, jobs), [observed(job) for job in jobs]).correlated
+""",
+    "a scheduler": """
+from typing import TypedDict
+from langchain_core.language_models import FakeListChatModel
+from langgraph.graph import END, START, StateGraph
+from llmsched_langgraph import Scheduler, schedule
+
+class State(TypedDict, total=False):
+    size: int
+
+class Clock:
+    now_s = 0.0
+    def __call__(self):
+        return self.now_s
+
+class Model(FakeListChatModel):
+    def _call(self, messages, *args, **more):
+        clock.now_s += int(messages[-1].text)
+        return "x"
+
+clock, model = Clock(), Model(responses=["x"])
+graph = (
+    StateGraph(State)
+    .add_node("plan", lambda state: model.invoke(str(1 + state["size"])) and {})
+    .add_node("work", lambda state: model.invoke(str(10 + 10 * state["size"])) and {})
+    .add_edge(START, "plan").add_edge("plan", "work").add_edge("work", END).compile(name="two")
+)
+with Scheduler(1, clock=clock) as scheduler:
+    agent = schedule(graph, scheduler)
+    for n in range(40):
+        agent.invoke({"size": n % 4})
+    scheduler.learn()
+    (own,) = scheduler.profile.applications.values()
+    assert own.model.correlated
+""",
+    "a simulated comparison": """
+from llmsched_langgraph.cli.main import main
+words = "bench --workload sequence_sorting --jobs 20 --policies fcfs,llmsched --seeds 1"
+assert main(words.split()) == 0
+""",
+}
+
+
+@pytest.mark.parametrize("code", LEARNING.values(), ids=LEARNING.keys())
+def test_learning_needs_none_of_pgmpy(code):
+    """Nor what pgmpy brings along: their import fails, here and in the processes that a command starts."""
+    before = f"import sys\nsys.modules.update(dict.fromkeys({HEAVY}))\n"
+    after = f"\nassert not any(sys.modules[name] for name in {HEAVY})"
+    subprocess.run([sys.executable, "-c", before + code + after], check=True, capture_output=True)

@@ -22,8 +22,6 @@ from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.jobs.observed import ObservedJob, Unit, observed
 from llmsched_langgraph.traces import EndedJob, EndedStage
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
-
 NOTHING = JobEvidence()
 
 

@@ -19,8 +19,6 @@ from llmsched_langgraph.dag.experience import NodeSeen
 from llmsched_langgraph.jobs.observed import Unit
 from llmsched_langgraph.views.profile_text import profile_text
 
-pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
-
 
 def learned(jobs, **how):
     """The profile that recorded jobs teach, model and all."""
