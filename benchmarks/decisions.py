@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from llmsched_langgraph.core.dispatcher import Dispatcher
+from llmsched_langgraph.core.ledger import SlotLedger
 from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 
 from llmsched_langgraph import Profile
-from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived, JobEnded
-from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import as_policy
 from llmsched_langgraph.dag.application import Application

@@ -15,10 +15,10 @@ from llmsched_langgraph.belief.learner import MARGINALS, Make, Rows, fit, gained
 from llmsched_langgraph.belief.learning import Lessons, learn, usable_of
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.jobs.observed import ObservedJob, Unit
 from llmsched_langgraph.belief.structures import Parents, chow_liu, fit_edges
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.observed import ObservedJob, Unit
 
 LEAST_GAIN = 1e-6
 """Gain under which two networks are the same, in bits a job: rounding makes so much."""

@@ -20,10 +20,10 @@ from llmsched_langgraph.belief.columns import Column, Quantity
 from llmsched_langgraph.belief.learner import MAX_PARENTS, k2
 from llmsched_langgraph.belief.learning import Lessons
 from llmsched_langgraph.belief.network import ROUNDING, Network
-from llmsched_langgraph.jobs.observed import Unit
 from llmsched_langgraph.belief.structures import Parents, check_size, fit_edges, topological
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.observed import Unit
 
 if TYPE_CHECKING:
     from llmsched_langgraph.belief.model import ApplicationModel

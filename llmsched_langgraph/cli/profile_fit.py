@@ -74,10 +74,11 @@ def run_fit(options: argparse.Namespace) -> int:
     """
     from llmsched_langgraph.belief.fitting import fitted
     from llmsched_langgraph.belief.merging import taught_by
-    from llmsched_langgraph.jobs.observed import observed
+    from llmsched_langgraph.belief.profile import as_learned, calibrated
     from llmsched_langgraph.belief.template import template_of
-    from llmsched_langgraph.belief.tracing import without_code
-    from llmsched_langgraph.traces import MEASURED_SPEED, by_app, fill_seconds, read_jobs
+    from llmsched_langgraph.jobs.layout import without_code
+    from llmsched_langgraph.jobs.observed import observed
+    from llmsched_langgraph.traces import MEASURED_SPEED, by_app, done_jobs, fill_seconds
 
     check_file(options.out)
     if options.score is not None and options.structure not in (None, *SCORED):
@@ -90,15 +91,17 @@ def run_fit(options: argparse.Namespace) -> int:
             "--score k2: GES needs a score that is equal for equivalent networks; write bdeu or bic"
         )
     # A profile is found by what its graph looks like, and to a live scheduler that is nodes.
-    apps = by_app(without_code(fill_seconds(job, MEASURED_SPEED)) for job in read_jobs(options.traces))
+    read = [without_code(fill_seconds(job, MEASURED_SPEED)) for job in done_jobs(options.traces)]
+    paces, apps = calibrated({}, read), by_app(read)
     if not apps:
         raise InvalidDataError(f"{options.traces[0]}: there are no jobs in it")
     searches = _searches(options, sorted(apps))
     found: list[tuple[ApplicationProfile, Fitted]] = []
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
-        outcomes = [observed(job) for job in jobs]
-        own = taught_by(template_of(app, jobs), outcomes)
+        learned = [as_learned(job, paces) for job in jobs]
+        outcomes = [observed(job) for job in learned]
+        own = taught_by(template_of(app, jobs), learned)
         try:
             made = fitted(own.template, outcomes, searches, given=options.structure is not None)
         except InvalidDataError as error:

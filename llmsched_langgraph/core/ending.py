@@ -24,8 +24,8 @@ _DIGITS = 6
 def ended(closed: Job | Direct) -> EndedJob:
     """The record of a job that is closed. Times are the machine's clock; it has no id yet.
 
-    A job without calls has no stages: it teaches nothing, and most graphs that never call a model are such. Not
-    in two threads at once.
+    A job without calls has no stages: it teaches nothing, and most graphs that never call a model are such.
+    Not in two threads at once.
     """
     if isinstance(closed, Direct):
         call = closed.call

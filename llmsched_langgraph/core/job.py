@@ -1,8 +1,8 @@
 """Knows one job as the scheduler sees it: a log of facts, and what follows from them.
 
-Does not know other jobs, slots, or the order of service. The log is the truth; everything else is derived from
-it by applying one fact after the other. A decision that is broken off leaves facts in the log that were never
-committed: `restore` cuts them off and derives the rest anew.
+Does not know other jobs, slots, or the order of service. The log is the truth; everything else is derived
+from it by applying one fact after the other. A decision that is broken off leaves facts in the log that were
+never committed: `restore` cuts them off and derives the rest anew.
 """
 
 from __future__ import annotations

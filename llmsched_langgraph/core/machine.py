@@ -1,8 +1,8 @@
 """Knows every job, and decides how urgent each waiting call is. Changes only in `handle`.
 
-Does not know clocks, locks, threads, loops or IO: time, profiles and beliefs come in. Who holds a slot and who
-waits is the ledger's to say. A decision is staged and committed by one call (`truth.py`): whatever breaks it off
-leaves the state before, and the same event can be handled again.
+Does not know clocks, locks, threads, loops or IO: time, profiles and beliefs come in. Who holds a slot and
+who waits is the ledger's to say. A decision is staged and committed by one call (`truth.py`): whatever breaks
+it off leaves the state before, and the same event can be handled again.
 """
 
 from __future__ import annotations
@@ -194,8 +194,10 @@ class SchedulerMachine:
         if gone:
             self.ledger.committed(gone)
             for key in gone:
-                if type(key) is int and key < 0 and (job := self._jobs.pop(-key, None)) is not None:
-                    job.settle()
+                if type(key) is int and key < 0:
+                    closed = self._jobs.pop(-key, None)
+                    if closed is not None:
+                        closed.settle()
 
     def _settle(self, now: float, trust: bool) -> None:
         """Grant until no admissible ticket waits. Between two grants, keys may change."""
@@ -488,10 +490,11 @@ class SchedulerMachine:
             self._templates[fingerprint] = profile.template(self._templates[fingerprint])
         for number in tuple(self._jobs):
             job = self._job(number)
-            if job is not None and job.id is not None and job.fingerprint in event.applications:
-                if job.active:
-                    self._add(job, Job.revised)
-                    self._refresh(now, job, trust)
+            if job is None or job.id is None or not job.active:
+                continue
+            if job.fingerprint in event.applications:
+                self._add(job, Job.revised)
+                self._refresh(now, job, trust)
         self.story.tell(now, "ProfileLearned", 0, 0, "", event.applications)
         return False
 

@@ -1,7 +1,7 @@
 """Knows the story: the log of what happened and what was decided, the one thing that everybody else observes.
 
-Does not know who observes it. Entries stand under their numbers before they count: a decision that is broken off
-leaves entries behind that the next one writes over.
+Does not know who observes it. Entries stand under their numbers before they count: a decision that is broken
+off leaves entries behind that the next one writes over.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from llmsched_langgraph.demo.backend import LATENCY, MODEL, backend, counts, res
 from llmsched_langgraph.demo.graphs import chain, planner, react_agent
 from llmsched_langgraph.demo.passes import Pass
 from llmsched_langgraph.demo.workload import BURST, DemoRun, workload
-from llmsched_langgraph.runtime.scheduler import Scheduler, check_slots
+from llmsched_langgraph.ledger.values import check_slots
+from llmsched_langgraph.runtime.scheduler import Scheduler
 from llmsched_langgraph.sim.latency import latency_model
 
 SECONDS_PER_RUN = 0.2

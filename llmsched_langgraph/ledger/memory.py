@@ -1,8 +1,8 @@
 """Knows who waits and who holds in one process: a ledger whose home is memory.
 
-Does not know jobs, policies, clocks, locks or IO. The truth is a dict of immutable values (`truth.py`). Heaps and
-queues are indexes of it: they may name too much and never too little, are added to before a commit and cleaned
-after it, and what they name is checked against the truth.
+Does not know jobs, policies, clocks, locks or IO. The truth is a dict of immutable values (`truth.py`). Heaps
+and queues are indexes of it: they may name too much and never too little, are added to before a commit and
+cleaned after it, and what they name is checked against the truth.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmsched_langgraph.ledger.exploration import Exploration, choose
 from llmsched_langgraph.ledger.truth import Truth
@@ -77,12 +77,12 @@ class MemoryLedger:
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
         self._queues: dict[Lane, deque[int]] = {}
         self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or with time
-        self._do: dict[type[Change], Callable[[float, Change], None]] = {
+        self._do: dict[type[Change], Callable[[float, Any], None]] = {
             Request: self._request,
             Rekey: self._rekey,
             Release: self._release,
             Configure: self._configure,
-        }  # type: ignore[dict-item]
+        }
 
     # -- the protocol ------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ class MemoryLedger:
             heapq.heapreplace(heap, (level, order, first, lane))  # arrivals grow: it was a lower bound
 
     def _rebuild(self, name: str) -> list[Rank]:
-        """A heap without what is dead. Dead entries stay under twice the lanes, at O(1) a change, amortised."""
+        """A heap without dead entries: they stay under twice the lanes, at O(1) a change, amortised."""
         heap = [
             (known.level, known.order, self._first(lane)[1].arrival, lane)
             for lane in tuple(self._queues)
@@ -311,7 +311,7 @@ class MemoryLedger:
         return heap
 
     def _in_order(self, name: str) -> Iterator[tuple[float, Lane, int, Explore | None]]:
-        """Lanes of a backend from the first in line on, with order, first arrival, and what exploring needs."""
+        """Lanes of a backend, the first in line first: order, lane, first arrival, what exploring needs."""
         heap, committed = self._heaps[name], self._committed
         reached: list[tuple[Rank, int]] = [(heap[0], 0)] if heap else []
         found: set[Lane] = set()

@@ -35,14 +35,14 @@ class Ledger(Protocol):
         """Take these changes in order. Never waits for IO."""
 
     def settle(self, now: float) -> tuple[Sequence[Granted | Lost], float | None]:
-        """What has happened; and, once nothing is left to tell, when to be asked again, if time alone matters.
+        """What has happened; and, once nothing is left to tell, when to be asked again if time alone matters.
 
         Ask until the first is empty. A home may tell one grant at a time, so that the keys that depend on it
         can be changed before the next.
         """
 
     def admit(self, now: float, request: Request) -> Grant | None:
-        """The short path: the grant, if nobody waits at the backend and a slot of it is free, or if it is forced.
+        """The short path: the grant, if no ticket waits at the backend and a slot is free, or if it is forced.
 
         Else, or where a home cannot tell at once, None, and nothing has changed: `submit` the request then.
         """

@@ -1,8 +1,9 @@
 """Knows how a decision becomes true all at once, or not at all.
 
 Does not know what is decided. All state that matters is one dict of immutable values. A decision computes new
-values aside and commits them by one call of `dict.update`, which is written in C: the keys are numbers, strings
-and tuples of them, so no line of Python runs inside it. Whatever breaks a decision off leaves the state before.
+values aside and commits them by one call of `dict.update`, which is written in C: the keys are numbers,
+strings and tuples of them, so no line of Python runs inside it. What breaks a decision off leaves the state
+before.
 """
 
 from __future__ import annotations

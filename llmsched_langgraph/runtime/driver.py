@@ -65,10 +65,10 @@ GIVEN_UP = 6
 class Driver:
     """The live driver: one machine, one clock, one timer, and a waker for each ticket that waits.
 
-    Events go into an inbox, and the thread that finds the lock free handles all that is there. An event stays in
-    the inbox until it is applied and settled, so an interrupt in the middle of it loses nothing: the next one who
-    comes by, or the timer, goes on from there. Waiters are woken and observers called after the lock is given
-    back; whom to wake is what the ledger says of the tickets that wait.
+    Events go into an inbox, and the thread that finds the lock free handles all that is there. An event stays
+    in the inbox until it is applied and settled, so an interrupt in the middle of it loses nothing: the next
+    thread that posts an event, or the timer, goes on from there. Waiters are woken and observers called after
+    the lock is given back; whom to wake is what the ledger says of the tickets that wait.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Driver:
     # -- what happens ------------------------------------------------------------------
 
     def start_job(self, info: JobInfo, resumes: str | None = None, moves: list[Move] | None = None) -> int:
-        """A run begins, or goes on if it was paused on thread `resumes`; `moves` is what is seen of its stages.
+        """A run begins, or goes on if it was paused on thread `resumes`; `moves`: what is seen of its stages.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
@@ -238,13 +238,13 @@ class Driver:
         self.pump()
 
     def pump(self) -> None:
-        """Handle what is in the inbox, unless another call does: it looks again after giving the lock back."""
+        """Handle what is in the inbox, unless another thread does: that one looks again afterwards."""
         inbox, lock = self._inbox, self._lock
         while inbox:
             if lock.locked():  # perhaps by this very thread: a finaliser inside a decision, or a policy
                 return
-            # On one line, with the loop in the callee: to leave the block takes no line of its own, at which an
-            # interrupt could keep the lock. `with lock` takes and gives it back in C.
+            # On one line, with the loop in the callee: to leave the block takes no line of its own, at which
+            # an interrupt could keep the lock. `with lock` takes and gives it back in C.
             with lock: self._decide()  # noqa: E701  # fmt: skip
             self._deliver()
 

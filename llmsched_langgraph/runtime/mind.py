@@ -60,7 +60,7 @@ class Mind:
         self.learner = Learner(profile, self._learned, store=store)
 
     def see(self, entry: Entry) -> None:
-        """Learn from the job that is closed and record it, or form the belief that is wanted, when there is time."""
+        """Learn from the job that is closed and record it, or form the belief that is wanted; later."""
         if entry.number <= self._seen:
             return
         self._seen = entry.number

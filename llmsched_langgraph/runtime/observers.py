@@ -1,7 +1,7 @@
 """Knows how entries of the story reach those who observe it: in order, outside the driver's lock, each once.
 
-Does not know what an observer does with them. One that fails is told of once in the log and costs nobody a slot.
-An observer that is broken off by an interrupt may be given the same entry once more.
+Does not know what an observer does with them. One that fails is told of once in the log, and costs nothing
+else. An observer that is broken off by an interrupt may be given the same entry once more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Subscription:
         self.failures = 0
 
     def catch_up(self, *, wait: bool = False) -> None:
-        """Give it the entries that it has not seen. With `wait`, also those that another thread gives it now."""
+        """Give it the entries that it has not seen; with `wait`, wait for a thread that is giving it some."""
         while self.read < self._story.last:
             if self._lock.locked() and (not wait or self._reader == threading.get_ident()):
                 return  # the one who is at it looks again

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.runtime.background import Background
 from llmsched_langgraph.runtime.closed import ClosedJob
 

@@ -215,8 +215,7 @@ class Slot:
         if self._used:
             raise RuntimeError("a Slot is for one call; ask scheduler.slot() for another one")
         self._used = True
-        slot = _holder.get()
-        return slot is not None and bool(slot._held)
+        return riding()
 
     def release(self, outcome: Outcome = Outcome.FINISHED, failure: Failure | None = None) -> None:
         """Give the slot back, if there is one to give back; `failure` says why the attempt failed."""

@@ -1,7 +1,7 @@
-"""Knows how a driver is woken when time alone matters, or a wake-up was broken off: one thread, while it is needed.
+"""Knows how a driver is woken when time alone matters, or when an interrupt broke a wake-up off: by a thread.
 
-Does not know what is done then. No signal handler ever runs in a thread that is not the main one, so whatever an
-interrupt kept the main thread from doing is done here.
+Does not know what is done then. No signal handler ever runs in a thread that is not the main one, so whatever
+an interrupt kept the main thread from doing is done here. The thread is there only while a call waits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from _thread import allocate_lock
 from typing import Protocol
 
 BEAT_S = 0.5
-"""Seconds from one look to the next, at most, while a call waits: what an interrupt can delay a wake-up by."""
+"""Seconds between two looks, at most, while a call waits: how long an interrupt can delay a wake-up."""
 
 IDLE_BEATS = 4
 """Looks without a call that waits, after which the thread ends."""

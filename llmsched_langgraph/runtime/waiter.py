@@ -16,7 +16,7 @@ _FOR_EVER_S = 10 * 365 * 24 * 3600.0
 
 
 class Waiter(Protocol):
-    """Somebody who waits for a slot. `wake` may come from any thread, before or during the wait, and often."""
+    """What waits for a slot. `wake` may come from any thread, before or during the wait, and often."""
 
     @property
     def error(self) -> Exception | None:

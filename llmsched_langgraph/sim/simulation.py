@@ -130,9 +130,7 @@ class Simulation:
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
-        self._machine = SchedulerMachine(
-            policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=0
-        )
+        self._machine = SchedulerMachine(policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=0)
         self._read = 0  # entries of the story
         self._server = SlotServer() if server is None else server
         self._tools_free = inf if tools is None else tools

@@ -29,7 +29,8 @@ from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.core.policies import as_policy
 from llmsched_langgraph.demo.backend import LATENCY, MODEL, backend, counts, reset
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError
-from llmsched_langgraph.runtime.scheduler import DEFAULT_POLICY, Scheduler, check_slots
+from llmsched_langgraph.ledger.values import check_slots
+from llmsched_langgraph.runtime.scheduler import DEFAULT_POLICY, Scheduler
 from llmsched_langgraph.sim.latency import LATENCY_MODELS, LatencyModel, latency_model
 from llmsched_langgraph.sim.workloads import Poisson, TimedJob, arrive
 from llmsched_langgraph.testbed.calls import Calls, CountingClient, EmbeddedLengths, Lengths

@@ -15,10 +15,10 @@ from llmsched_langgraph.belief.evaluation import job_bits
 from llmsched_langgraph.belief.evidence import JobEvidence
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.merging import profile_of, taught_by
-from llmsched_langgraph.jobs.observed import ObservedStage, Part, observed
 from llmsched_langgraph.belief.pgmpy_exchange import states_of
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph.jobs.observed import ObservedStage, Part, observed
 from llmsched_langgraph.sim.workloads import generate
 
 pytestmark = pytest.mark.timeout(180)  # pgmpy takes seconds to import

@@ -18,13 +18,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from llmsched_langgraph.core.dispatcher import Dispatcher
+from llmsched_langgraph.core.exploration import LOOKED_AT
+from llmsched_langgraph.core.ledger import SlotLedger
 from support.applications import app
 from support.ended import ended
 from support.exploring import choice, coin
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import (
     BeliefFormed,
     CallReleased,
@@ -35,8 +37,6 @@ from llmsched_langgraph.core.events import (
     ProfileLearned,
     StagesMoved,
 )
-from llmsched_langgraph.core.exploration import LOOKED_AT
-from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import POLICIES, Needs, llmsched
 from llmsched_langgraph.dag.application import Application

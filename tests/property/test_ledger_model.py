@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-
 from llmsched_langgraph.core.ledger import SlotLedger
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmsched_langgraph.core.dispatcher import Dispatcher
+from llmsched_langgraph.core.ledger import SlotLedger
 from support.applications import app
 from support.beliefs import model_of
 from support.ended import ended
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.dispatcher import Dispatcher
 from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived
 from llmsched_langgraph.core.job import LEAST_S, Job
-from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import POLICIES
 

@@ -6,8 +6,8 @@ import logging
 import threading
 
 import pytest
-
 from llmsched_langgraph.core.exploration import Exploration
+
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.runtime.driver import PUT_BY

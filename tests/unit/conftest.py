@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from llmsched_langgraph.core.dispatcher import Dispatcher, Settled
+from llmsched_langgraph.core.ledger import SlotLedger
 from support.applications import app
 from support.ended import ended
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.dispatcher import Dispatcher, Settled
 from llmsched_langgraph.core.events import (
     BeliefFormed,
     CallReleased,
@@ -20,7 +21,6 @@ from llmsched_langgraph.core.events import (
     ProfileLearned,
     StagesMoved,
 )
-from llmsched_langgraph.core.ledger import SlotLedger
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import as_policy
 from llmsched_langgraph.dag.progress import Outcome

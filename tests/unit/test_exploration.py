@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmsched_langgraph.core.exploration import LOOKED_AT, Exploration
 from support.applications import app
 from support.ended import ended
 from support.exploring import choice, coin
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.exploration import LOOKED_AT, Exploration
 from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.core.policies import POLICIES, llmsched
 from llmsched_langgraph.dag.application import Application

@@ -9,9 +9,9 @@ from support.beliefs import fan_job
 from llmsched_langgraph.belief.fitting import Candidate, fitted, tree
 from llmsched_langgraph.belief.learner import choose
 from llmsched_langgraph.belief.learning import Lessons, learn
-from llmsched_langgraph.jobs.observed import Unit, observed
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.observed import Unit, observed
 
 JOBS = [fan_job(n, (1, 2, 4)[n % 3]) for n in range(60)]
 OUTCOMES = [observed(job) for job in JOBS]
@@ -65,9 +65,7 @@ def test_a_network_that_says_no_more_than_the_marginals_is_not_used():
     assert not made.model.correlated
     assert not made.model.given
     random = np.random.default_rng(1)
-    shuffled = [
-        observed(fan_job(int(random.integers(100)), int(random.integers(1, 4)))) for _ in range(20)
-    ]
+    shuffled = [observed(fan_job(int(random.integers(100)), int(random.integers(1, 4)))) for _ in range(20)]
     loose = fitted(FAN, shuffled, {"backwards": backwards})
     assert loose.model.jobs == 20
 

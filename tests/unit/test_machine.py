@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from llmsched_langgraph.core.exploration import Exploration
 from support.applications import app
 from support.beliefs import model_of
 
@@ -31,7 +32,6 @@ from llmsched_langgraph.core.events import (
     SlotGranted,
     StagesMoved,
 )
-from llmsched_langgraph.core.exploration import Exploration
 from llmsched_langgraph.core.machine import STORY_LENGTH, SchedulerMachine
 from llmsched_langgraph.core.policies import POLICIES, NamedPolicy, Needs
 from llmsched_langgraph.dag.application import DIRECT

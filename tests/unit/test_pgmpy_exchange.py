@@ -19,7 +19,6 @@ from llmsched_langgraph.belief.learning import Lessons, learn
 from llmsched_langgraph.belief.merging import merged, profile_of, taught_by
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.network import independent
-from llmsched_langgraph.jobs.observed import Unit, observed
 from llmsched_langgraph.belief.pgmpy_exchange import (
     edges_of,
     ges,
@@ -33,6 +32,7 @@ from llmsched_langgraph.belief.profile_json import profile_from_json, profile_to
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.jobs.observed import Unit, observed
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
