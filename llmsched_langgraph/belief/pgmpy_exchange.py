@@ -347,8 +347,13 @@ def _searched(data: Lessons, score: str, search: Callable[[Any], Any]) -> Parent
     frame = pd.DataFrame(
         {i: pd.Categorical(data.rows[:, i], categories=range(card)) for i, card in enumerate(data.cards)}
     )
-    with _quiet():
-        found = search(_scoring(score, frame, data)).fit(frame).causal_graph_
+    try:
+        with _quiet():
+            found = search(_scoring(score, frame, data)).fit(frame).causal_graph_
+    except InvalidDataError:
+        raise
+    except Exception as error:  # one search that fails must not cost the others
+        raise InvalidDataError(f"pgmpy's search failed: {error!r}") from error
     return [sorted(found.predecessors(i)) for i in range(count)]
 
 

@@ -61,6 +61,7 @@ class Summary:
         mean: the work of those.
         median: the same.
         model: "network", "marginals", or None if nothing was learned yet.
+        given: whether that was taken over from pgmpy, and stays when more jobs are learned from.
         modelled: `jobs` when it was learned.
         stages: in the order of the template.
         depends: what depends on what in the model, in words: a quantity, and those that tell most of it.
@@ -82,6 +83,7 @@ class Summary:
     depends: tuple[tuple[str, tuple[str, ...]], ...]
     entropy_bits: tuple[float, ...]
     followed: int
+    given: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -112,6 +114,7 @@ def summary_of(profile: ApplicationProfile) -> Summary:
         depends=() if model is None else tuple(dependencies(model)),
         entropy_bits=() if model is None else tuple(_entropies(model, profile.template, followed)),
         followed=len(followed),
+        given=model is not None and model.given,
     )
 
 

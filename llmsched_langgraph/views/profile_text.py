@@ -33,7 +33,8 @@ def _head(summary: Summary) -> Iterator[str]:
         yield "  no model was learned yet"
     else:
         what = "a network" if summary.model == "network" else "stages taken independently"
-        yield f"  model: {what}, learned after {_jobs(summary.modelled)}"
+        how = "given" if summary.given else "learned"
+        yield f"  model: {what}, {how} after {_jobs(summary.modelled)}"
 
 
 def _stages(summary: Summary) -> Iterator[str]:

@@ -471,6 +471,16 @@ def test_a_search_that_goes_in_circles_is_given_up(fan, monkeypatch):
         ges("bdeu")(lessons(fan))
 
 
+@pytest.mark.parametrize("search", [hill_climb("bic"), ges("bic")], ids=["hill-climb", "ges"])
+def test_few_jobs_and_constants(fan, search):
+    """A variable of one state, and one row: what pgmpy cannot do is one clear error."""
+    data = lessons(fan)
+    still = data._replace(rows=np.ones_like(data.rows[:6]))
+    assert search(still) == [[]] * len(data.cards)
+    with pytest.raises(InvalidDataError, match=r"pgmpy.s search failed: ValueError.*at least 2"):
+        search(data._replace(rows=data.rows[:1]))
+
+
 def test_the_edges_of_a_network_are_a_search(fan):
     network = fan.to_pgmpy("fan")
     own = fan.applications[FAN].model.network

@@ -117,3 +117,11 @@ def test_every_quantity_has_words():
         assert words
         assert "a/b#2" in words or "x" in words or quantity in ("total", "prompt", "tasks")
     assert Column(Quantity.TOOL, tool=OTHER).words == "work of other tools"
+
+
+def test_a_given_network_is_told_from_a_learned_one(fan):
+    """It stays when more jobs are learned from, and people should know."""
+    given = replace(fan, model=replace(fan.model, given=True))
+    assert "a network, learned after 60 jobs" in profile_text(summary_of(fan))
+    assert "a network, given after 60 jobs" in profile_text(summary_of(given))
+    assert [summary_of(own).to_json()["given"] for own in (fan, given)] == [False, True]
