@@ -171,7 +171,7 @@ class SchedulerMachine:
             trust: whether to ask the policy. Without it the jobs that change go in order of arrival.
         """
         if self._committed[_APPLIED] is not event:
-            self._begin()
+            self._truth.staged, self._touched = {}, []
             settle = self._handlers[type(event)](now, event, trust)
             staged = self._truth.staged
             if staged:
@@ -180,10 +180,6 @@ class SchedulerMachine:
             if not settle:
                 return
         self._settle(now, trust)
-
-    def _begin(self) -> None:
-        self._truth.begin()
-        self._touched = []
 
     def _commit(self) -> None:
         truth = self._truth
@@ -202,7 +198,7 @@ class SchedulerMachine:
     def _settle(self, now: float, trust: bool) -> None:
         """Grant until no admissible ticket waits. Between two grants, keys may change."""
         while True:
-            self._begin()
+            self._truth.staged, self._touched = {}, []
             found, self.wake_s = self.ledger.settle(now)
             if not found:
                 return

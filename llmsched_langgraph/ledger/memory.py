@@ -51,7 +51,7 @@ class _Lane(NamedTuple):
 
 
 class MemoryLedger:
-    """The memory home of the `Ledger` protocol.
+    """The memory home of the `Ledger` protocol. `claim` is what is committed, and no more than a look-up.
 
     `settle` grants one ticket at a time. A change is O(log n) in the lanes that wait, amortised.
 
@@ -74,6 +74,8 @@ class MemoryLedger:
             self._names[backend.name] = "backend " + backend.name
             truth.committed["backend " + backend.name] = BackendView(backend)
         truth.committed[_ARRIVALS] = 0
+        self._told: deque[Granted] = deque()  # granted in a `submit` that was committed by itself
+        self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
         self._queues: dict[Lane, deque[int]] = {}
         self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or with time
@@ -93,13 +95,18 @@ class MemoryLedger:
         """See `Ledger.submit`."""
         for change in changes:
             self._do[type(change)](now, change)
-            if self._own and _AT_ONCE not in self._truth.staged:
+            if self._own:
+                self._told += self._truth.staged.pop(_AT_ONCE, ())
                 self.committed(self._truth.commit())
 
     def settle(self, now: float) -> tuple[tuple[Granted | Lost, ...], float | None]:
         """See `Ledger.settle`."""
         at_once = self._truth.staged.pop(_AT_ONCE, None)
-        found = (at_once, None) if at_once is not None else self._settle(now)
+        if at_once is not None:
+            return at_once, None
+        if self._told:
+            return (self._told.popleft(),), None
+        found = self._settle(now)
         if self._own and found[0]:
             self.committed(self._truth.commit())
         return found
@@ -128,11 +135,6 @@ class MemoryLedger:
         if self._own:
             self.committed(self._truth.commit())
         return grant
-
-    def claim(self, ticket: int) -> Waiting | Grant | None:
-        """See `Ledger.claim`."""
-        found: Waiting | Grant | None = self._truth.get(ticket)
-        return found
 
     def backend(self, name: str) -> BackendView:
         """See `Ledger.backend`."""

@@ -42,13 +42,14 @@ class Ledger(Protocol):
         """
 
     def admit(self, now: float, request: Request) -> Grant | None:
-        """The short path: the grant, if no ticket waits at the backend and a slot is free, or if it is forced.
+        """The short path: the grant, if no ticket waits at the backend and a slot is free, or if forced.
 
         Else, or where a home cannot tell at once, None, and nothing has changed: `submit` the request then.
         """
 
-    def claim(self, ticket: int) -> Waiting | Grant | None:
-        """What the ticket has now; None if it is not known (any more)."""
+    @property
+    def claim(self) -> Callable[[int], Waiting | Grant | None]:
+        """Gives what a ticket has now, as it is committed; None if it is not known (any more)."""
 
     def backend(self, name: str) -> BackendView:
         """One backend now. Raises KeyError for one that there is not."""

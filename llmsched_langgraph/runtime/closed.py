@@ -21,23 +21,24 @@ class ClosedJob:
 
     Args:
         job: as the machine had it.
-        id: what tells it from all other jobs, in all processes.
+        prefix: what tells the scheduler from all others, in all processes.
         offset_s: what the wall clock is ahead of the machine's, in seconds.
+
+    Attributes:
+        direct: whether it is a single call, made outside of any run.
+        fingerprint: of its application.
     """
 
-    __slots__ = ("_id", "_job", "_lock", "_offset_s", "_record")
+    __slots__ = ("_job", "_lock", "_offset_s", "_prefix", "_record", "direct", "fingerprint")
 
-    def __init__(self, job: Job | Direct, id: str, offset_s: float) -> None:  # noqa: A002 (the record's word)
+    def __init__(self, job: Job | Direct, prefix: str, offset_s: float) -> None:
         self._job = job
-        self._id = id
+        self._prefix = prefix
         self._offset_s = offset_s
+        self.direct = isinstance(job, Direct)
+        self.fingerprint = DIRECT.fingerprint if isinstance(job, Direct) else job.fingerprint
         self._lock = threading.Lock()
         self._record: EndedJob | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of its application."""
-        return DIRECT.fingerprint if isinstance(self._job, Direct) else self._job.fingerprint
 
     @property
     def teaches(self) -> bool:
@@ -54,5 +55,6 @@ class ClosedJob:
                 record = ended(self._job)
                 # Microseconds are as much as is measured.
                 arrival_s = round(max((record.arrival_s or 0.0) + self._offset_s, 0.0), 6)
-                self._record = replace(record, id=self._id, arrival_s=arrival_s)
+                name = f"{self._prefix}-{self._job.number}"
+                self._record = replace(record, id=name, arrival_s=arrival_s)
             return self._record

@@ -62,6 +62,9 @@ GIVEN_UP = 6
 """Times that an event is broken off after which it is dropped, so that those behind it can be handled."""
 
 
+_FOR_THE_MIND = frozenset(["BeliefWanted", "CallClosed", "JobClosed"])
+
+
 class Driver:
     """The live driver: one machine, one clock, one timer, and a waker for each ticket that waits.
 
@@ -328,10 +331,11 @@ class Driver:
     def _observe(self, entry: Entry) -> None:
         """What the package itself does about an entry."""
         self.counts.see(entry)
-        if entry.kind == "PolicyFailed":
-            self._tell_failure(entry.detail)
-        else:
+        kind = entry.kind
+        if kind in _FOR_THE_MIND:
             self._mind.see(entry)
+        elif kind == "PolicyFailed":
+            self._tell_failure(entry.detail)
 
     def _tell_failure(self, error: Exception) -> None:
         if not self._failed:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
-from llmsched_langgraph.belief.profile import ApplicationProfile, Profile
+from llmsched_langgraph.belief.profile import HISTORY, ApplicationProfile, Profile
 from llmsched_langgraph.runtime.background import Background
 from llmsched_langgraph.runtime.closed import ClosedJob
 from llmsched_langgraph.runtime.keeping import Keeper
@@ -27,14 +29,18 @@ NETWORK_JOBS = 20
 """Jobs of an application from which on the stages are learned together; before, each on its own."""
 
 BATCH = 256
-"""Jobs after which they are taken in, whether an application is due or not."""
+"""Jobs after which they are taken in, due or not; a single call outside of any run counts a sixteenth."""
+
+REST = 20.0
+"""Times as long as learning took that it rests afterwards: it has at most a twentieth of a processor."""
 
 
 class Learner:
     """Keeps the newest profile, and learns a new model of an application while its jobs still teach some.
 
     That makes the machine look again at every job of the application, so it happens after each of the
-    first sixteen jobs, and then each time their number has grown by an eighth: O(log n) times in all. A model
+    first sixteen jobs, and then each time their number has grown by an eighth: O(log n) times in all, and
+    with a rest after each. A model
     of stages on their own takes milliseconds. Correlations take up to a second and are learned in a thread
     of their own, each time the number of jobs has grown by a quarter. A network that was given
     (`Profile.with_network`) stays until runs drift.
@@ -58,11 +64,13 @@ class Learner:
         self._publish = publish
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
         self._batch: deque[ClosedJob] = deque()
+        self._weight = 0  # of the batch
         self._due: dict[str, int] = {}  # jobs of the application until it is learned again
         self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
         self._lock = threading.Lock()
         self._background = background("llmsched-learning", self._learn)
         self._networking = background("llmsched-networks", self._learn_network)
+        self._rested_s = self._networks_rested_s = -inf  # on the clock of `time.monotonic`
         self._unread = store is not None
         self._reading = threading.Lock()
         self._keeper: Keeper | None = None
@@ -77,9 +85,19 @@ class Learner:
             return self._take_in()
 
     def _take_in(self) -> Profile:
-        batch = [self._batch.popleft().record for _ in range(len(self._batch))]
+        batch = [self._batch.popleft() for _ in range(len(self._batch))]
         if batch:
-            self._profile = self._profile.observe(*batch)
+            self._weight = 0
+            by_application: dict[str, list[ClosedJob]] = {}
+            for job in batch:
+                by_application.setdefault(job.fingerprint, []).append(job)
+            profile = self._profile
+            for name, own in by_application.items():
+                # What is not remembered any more once the newest have come need not be looked at.
+                profile = profile.observe(*(job.record for job in own[-HISTORY:]))
+                known = profile.applications[name]
+                profile = profile.having(replace(known, counted=known.jobs + len(own[:-HISTORY])))
+            self._profile = profile
         return self._profile
 
     def observe(self, job: ClosedJob) -> None:
@@ -88,7 +106,9 @@ class Learner:
             return
         self._batch.append(job)
         left = self._due[job.fingerprint] = self._due.get(job.fingerprint, 1) - 1
-        if left <= 0 or len(self._batch) >= BATCH:
+        self._weight += 1 if job.direct else 16
+        if left == 0 or self._weight >= 16 * BATCH:
+            self._weight = 0
             self._background.there_is_work()
 
     def catch_up(self) -> None:
@@ -120,6 +140,10 @@ class Learner:
 
     def _learn(self) -> bool:
         """Learn the applications that are due, stage by stage; whether there were any."""
+        wait_s = self._rested_s - time.monotonic()
+        if wait_s > 0.0 and self._background.stopped(wait_s):
+            return False
+        began_s = time.monotonic()
         self._read()
         profile = self.profile
         ripe = sorted(name for name, left in tuple(self._due.items()) if left <= 0)
@@ -127,6 +151,8 @@ class Learner:
             self._due[name] = max(profile.jobs(name) // 8, 1)
         for name in ripe:
             self._learn_one(profile.applications[name])
+        now_s = time.monotonic()
+        self._rested_s = now_s + REST * (now_s - began_s)
         return bool(ripe)
 
     def _read(self, *, again: bool = False) -> None:
@@ -194,11 +220,17 @@ class Learner:
         """Learn the correlations of one application that is due for it; whether there was one."""
         from llmsched_langgraph.belief.learning import learn
 
+        wait_s = self._networks_rested_s - time.monotonic()
+        if wait_s > 0.0 and self._networking.stopped(wait_s):
+            return False
         own = next(filter(self._due_for_network, self.profile.applications.values()), None)
         if own is None:
             return False
+        began_s = time.monotonic()
         self._networks[own.application.fingerprint] = own.jobs
         self._take_over(own, learn(own.template, own.outcomes))
+        now_s = time.monotonic()
+        self._networks_rested_s = now_s + REST * (now_s - began_s)
         return True
 
     def _take_over(self, own: ApplicationProfile, model: ApplicationModel) -> None:

@@ -49,7 +49,10 @@ class Mind:
         self._tell = tell
         self._catch_up = catch_up
         self._clock = clock
+        # A forked process goes on with the numbers of the one that it was, and with the process's own.
         self._name = secrets.token_hex(6)
+        self._named()
+        _minds.add(self)
         self._seen = 0  # entries of the story
         self._stopped = False
         self._at_end = _at_exit(weakref.ref(self))
@@ -59,6 +62,9 @@ class Mind:
         self.forecaster = Forecaster(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
 
+    def _named(self) -> None:
+        self._prefix = f"{self._name}-{os.getpid()}"
+
     def see(self, entry: Entry) -> None:
         """Learn from the job that is closed and record it, or form the belief that is wanted; later."""
         if entry.number <= self._seen:
@@ -66,10 +72,8 @@ class Mind:
         self._seen = entry.number
         if entry.kind == "BeliefWanted":
             self.forecaster.want(entry.detail)
-        elif entry.kind in ("CallClosed", "JobClosed"):
-            # A forked process goes on with the name and the numbers of the one that it was.
-            name = f"{self._name}-{os.getpid()}-{entry.job}"
-            job = ClosedJob(entry.detail, name, time.time() - self._clock())
+        else:
+            job = ClosedJob(entry.detail, self._prefix, time.time() - self._clock())
             if job.teaches:
                 self.learner.observe(job)
                 if self._recorder is not None:
@@ -110,6 +114,18 @@ class Mind:
     def _believed(self, job: int, belief: Belief) -> None:
         if not self._stopped:
             self._tell(BeliefFormed(job, belief))
+
+
+_minds: weakref.WeakSet[Mind] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for mind in _minds:
+        mind._named()  # noqa: SLF001 (of this module)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _at_exit(mind: weakref.ref[Mind]) -> Callable[[], None]:
