@@ -28,13 +28,15 @@ from langgraph.runtime import get_runtime
 
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime.context import STAGE, StageRun, current_stage_run, inside_stage
+from llmsched_langgraph.runtime.context import STAGE, StageRun, inside_stage
 from llmsched_langgraph.runtime.marks import unmark
-from llmsched_langgraph.runtime.scheduler import Run, current_run
+from llmsched_langgraph.runtime.scheduler import RUN, Run, current_run
 from llmsched_langgraph.runtime.slot import outcome_of
 
 logger = logging.getLogger("llmsched_langgraph")
 
+
+_new = tuple.__new__
 
 PUSH = "__pregel_push"
 """First part of the path of a stage run that a `Send` asked for."""
@@ -136,34 +138,38 @@ def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
-    run = current_run()
+    run = RUN.get()
     if run is None or task.name == START:
         return await stock.arun_with_retry(task, *args, **kwargs)
-    stage, began_s, ending = _begin(run, task), run.scheduler.clock(), None
+    clock = run.scheduler.clock
+    stage, began_s = _begin(run, task), clock()
     mark = STAGE.set(stage)
     try:
-        return await stock.arun_with_retry(task, *args, **kwargs)
+        result = await stock.arun_with_retry(task, *args, **kwargs)
+        now = clock()
+        run.seen.moves.append(_new(Ended, (stage.number, now - began_s, True, False, now)))
+        return result
     except BaseException as error:
-        ending = error
         if outcome_of(error) is Outcome.CANCELLED:
             stage.cancel()
+        _end(run, stage, began_s, error)
         raise
     finally:
         unmark(STAGE, mark)
-        _end(run, stage, began_s, ending)
 
 
 def _begin(run: Run, task: Any) -> StageRun:
     """What this execution is; if nobody announced it, it is announced now."""
-    stage = run.seen.coming.pop(task.id, None)
+    seen = run.seen
+    stage = seen.coming.pop(task.id, None) if seen.coming else None
     if stage is not None:
-        run.seen.moves.append(Began(stage.number))
+        seen.moves.append(Began(stage.number))
         return stage
     stage = _stage_run(task)
-    around = None if stage.around is None else stage.around.number
-    tool = _tool(task)
+    tool = _tool(task) if task.path[0] == PUSH else None
     runs, tools = ((stage.number, stage.name),), () if tool is None else (tool,)
-    run.seen.moves.append(Revealed(runs, around, _called(task), begun=True, tools=tools))
+    around, called = (None, False) if stage.around is None else (stage.around.number, _called(task))
+    seen.moves.append(_new(Revealed, (runs, around, called, True, tools)))
     return stage
 
 
@@ -181,10 +187,12 @@ def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None)
 
 
 def _stage_run(task: Any) -> StageRun:
-    around = current_stage_run()
+    around = STAGE.get()
+    timeout = getattr(task, "timeout", None)
+    if around is None and timeout is None:
+        return StageRun(task.name)
     if around is not None and around.idle_timeout_s is not None:
         around.heartbeat = get_runtime().heartbeat  # here, in its own context, it is its own
-    timeout = getattr(task, "timeout", None)
     if timeout is None or timeout.idle_timeout is None:
         return StageRun(_path(around, task), around)
     idle = timeout.idle_timeout

@@ -29,7 +29,6 @@ from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
 from llmsched_langgraph.runtime.default import default_scheduler
-from llmsched_langgraph.runtime.marks import unmark
 from llmsched_langgraph.runtime.scheduler import RUN, Run, Scheduler, current_run, inside
 from llmsched_langgraph.runtime.slot import outcome_of
 from llmsched_langgraph.runtime.threads import learn_pool
@@ -137,7 +136,10 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                 except StopAsyncIteration:
                     break
                 finally:
-                    unmark(RUN, mark)
+                    try:  # what `unmark` does, at each step
+                        RUN.reset(mark)
+                    except ValueError:
+                        pass
                 yield step
                 coming = anext(steps)
             if job is not None and job.may_be_paused():
@@ -246,11 +248,14 @@ class _Job:
 
 def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:
     """What is known of the run before it begins: plain values only."""
-    given = config or {}
+    application = application_of(graph)
+    if not config:
+        return JobInfo(application)
+    given = config
     run_id = given.get("run_id")
     metadata = given.get("metadata")
     return JobInfo(
-        application=application_of(graph),
+        application=application,
         run_id="" if run_id is None else str(run_id),
         thread_id=thread or "",
         tags=tuple(given.get("tags") or ()),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsched_langgraph.dag.application import Application
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from llmsched_langgraph.belief.profile import Profile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobInfo:
+class JobInfo(NamedTuple):
     """What is known of a job when it arrives.
 
     Attributes:
@@ -47,8 +45,7 @@ class JobInfo:
     metadata: tuple[tuple[str, str | int | float | bool], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class JobArrived:
+class JobArrived(NamedTuple):
     """A run of a scheduled graph began, or went on, if `resumes` names the thread of a paused one.
 
     `moves` is what is seen of its stages: it is only ever appended to, and read whenever the job is heard of.
@@ -137,8 +134,7 @@ class BeliefFormed(NamedTuple):
     belief: Belief
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ProfileLearned:
+class ProfileLearned(NamedTuple):
     """There is a newer profile; what it says about these applications has changed."""
 
     profile: Profile

@@ -323,7 +323,8 @@ class SchedulerMachine:
         job = self._active(event.job)
         if job is None:
             return False
-        self._hear_moves(job, now)
+        if job.progress.outstanding or job.progress.finished:  # else its stages teach nothing
+            self._hear_moves(job, now)
         self._add(job, Job.ended, event.outcome)
         self._truth.staged[_RUNNING] = self._committed[_RUNNING] - 1
         self._ids.pop(event.job, None)

@@ -57,7 +57,7 @@ def _fcfs(job: JobView, now: float) -> float:
 
 def _app_fifo(job: JobView, now: float) -> float:
     """Job arrival, as Parrot does (OSDI '24)."""
-    return float(job.number)
+    return job.arrival_s
 
 
 def _fair(job: JobView, now: float) -> float:

@@ -36,7 +36,7 @@ class JobView(NamedTuple):
     """A job at one moment, as a policy sees it. All amounts of work are slot-seconds.
 
     Attributes:
-        number: 1 for the first job that arrived at the scheduler, 2 for the next, ...
+        number: the job's own, from 1, in the order in which the scheduler came to know of the jobs.
         info: what was known of it at its arrival.
         arrival_s: the clock at its arrival.
         work_s: work that it has received, that of its running calls included.

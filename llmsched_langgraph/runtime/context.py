@@ -38,7 +38,10 @@ class StageRun:
         waiting: its threads that wait for a slot.
     """
 
-    __slots__ = ("around", "cancelled", "heartbeat", "idle_timeout_s", "name", "number", "waiting")
+    around: StageRun | None = None
+    idle_timeout_s: float | None = None
+    heartbeat: Callable[[], None] | None = None
+    cancelled = False
 
     def __init__(
         self,
@@ -50,15 +53,16 @@ class StageRun:
     ) -> None:
         self.number = next(_numbers)
         self.name = name
-        self.around = around
-        self.idle_timeout_s = idle_timeout_s
-        self.heartbeat = heartbeat
-        if around is not None and around.idle_timeout_s is not None:
-            # The limit of the stage around it runs on meanwhile, and whoever beats, beats for both.
-            self.idle_timeout_s = min(idle_timeout_s or around.idle_timeout_s, around.idle_timeout_s)
-            self.heartbeat = _both(heartbeat, around.heartbeat)
-        self.cancelled = False
         self.waiting: set[Waiting] = set()
+        # Most stage runs have nothing but these: the rest stands in the class.
+        if idle_timeout_s is not None:
+            self.idle_timeout_s, self.heartbeat = idle_timeout_s, heartbeat
+        if around is not None:
+            self.around = around
+            if around.idle_timeout_s is not None:
+                # The limit of the stage around it runs on meanwhile, and one sign of life is for both.
+                self.idle_timeout_s = min(idle_timeout_s or around.idle_timeout_s, around.idle_timeout_s)
+                self.heartbeat = _both(heartbeat, around.heartbeat)
 
     def cancel(self) -> None:
         """The run needs nothing of this stage any more: its threads need not wait for slots."""

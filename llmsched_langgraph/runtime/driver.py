@@ -93,6 +93,10 @@ class Driver:
         self._waiters: dict[int, Waiter] = {}
         self._tickets = itertools.count(1)
         self._jobs = itertools.count(1)
+        self._quiet: dict[int | None, Any] = {}  # arrivals of jobs that have not made a call
+        self._uncalled = 0  # jobs that ended without one
+        self._tally = threading.RLock()  # a finaliser may end a job in the middle of the end of another
+        self._hears = hasattr(policy, "hear")
         self._closed = False
         self._decider: int | None = None  # the thread that is handling the inbox
         self._trying: Any = None
@@ -118,20 +122,37 @@ class Driver:
         """
         self._check_open()
         job = next(self._jobs)
-        self._put_by(JobArrived(job, info, resumes, () if moves is None else moves))
+        arrived = (self._clock(), JobArrived(job, info, resumes, () if moves is None else moves))
+        if resumes is None and not self._subscriptions and not self._hears:
+            # Most runs of most graphs make no call. Until one does, the machine need not know of it.
+            self._quiet[job] = arrived
+        else:
+            self._inbox.append(arrived)
         return job
+
+    def _announce(self, job: int) -> None:
+        """See to it that the machine knows of the job."""
+        arrived = self._quiet.pop(job, None)
+        if arrived is not None:
+            self._inbox.append(arrived)
 
     def end_job(self, job: int, outcome: Outcome) -> None:
         """The run is over, however it ended."""
-        self._end(JobEnded(job, outcome))
+        if self._quiet.pop(job, None) is None:
+            self._end(JobEnded(job, outcome))
+        else:
+            with self._tally:
+                self._uncalled += 1
 
     def pause_job(self, job: int, thread: str) -> None:
         """The run was interrupted, and may be resumed on `thread`."""
+        self._announce(job)
         self._put_by(JobPaused(job, thread))
 
     def move_stages(self, job: int) -> None:
         """There is something new among what is seen of the job's stages."""
-        self.post(StagesMoved(job))
+        if job not in self._quiet:
+            self.post(StagesMoved(job))
 
     def dismiss(self, ticket: int) -> None:
         """End the ticket's wait; nothing happens if it has its slot already."""
@@ -157,6 +178,8 @@ class Driver:
         """
         if self._closed:
             self._check_open()
+        if job is not None and job in self._quiet:
+            self._announce(job)
         self._inbox.append((self._clock(), CallRequested(ticket, backend, stage, job, forced, run)))
         self.pump()
         if type(self.claim(ticket)) is not Grant:
@@ -332,6 +355,8 @@ class Driver:
         """What the package itself does about an entry."""
         self.counts.see(entry)
         kind = entry.kind
+        if kind == "JobClosed" and not entry.detail.progress.finished:
+            return  # without a call it teaches nothing
         if kind in _FOR_THE_MIND:
             self._mind.see(entry)
         elif kind == "PolicyFailed":
@@ -374,7 +399,12 @@ class Driver:
     @property
     def jobs(self) -> int:
         """Jobs that have arrived and not ended."""
-        return self._machine.jobs
+        return self._machine.jobs + len(self._quiet)
+
+    @property
+    def jobs_ended(self) -> int:
+        """Jobs that have ended, and whose last call is back."""
+        return self.counts.jobs + self._uncalled
 
     @property
     def backends(self) -> Mapping[str, BackendView]:

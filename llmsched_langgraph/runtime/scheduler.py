@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.core.events import JobInfo
@@ -223,7 +223,7 @@ class Scheduler:
                 for name, own in backends.items()
             ),
             jobs_running=self._driver.jobs,
-            jobs_ended=counts.jobs,
+            jobs_ended=self._driver.jobs_ended,
             granted=sum(own.granted for own in backends.values()),
             released=sum(own.released for own in backends.values()),
             peak=counts.peak,
@@ -297,8 +297,7 @@ class Seen:
     interrupted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One job on one scheduler.
 
     Attributes:
@@ -308,8 +307,8 @@ class Run:
 
     scheduler: Scheduler
     job: int
-    loop: asyncio.AbstractEventLoop | None = None
-    seen: Seen = field(default_factory=Seen, compare=False, repr=False)
+    loop: asyncio.AbstractEventLoop | None
+    seen: Seen
 
     def on(self, loop: asyncio.AbstractEventLoop) -> Run:
         """The same run, on `loop`."""
