@@ -1,29 +1,35 @@
-"""What the unit tests share: a manual clock and a dispatcher with short verbs. Nothing here waits."""
+"""What the unit tests share: a manual clock and a machine with short verbs. Nothing here waits."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
-from llmsched_langgraph.core.dispatcher import Dispatcher, Settled
-from llmsched_langgraph.core.ledger import SlotLedger
 from support.applications import app
 from support.ended import ended
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core import ending
 from llmsched_langgraph.core.events import (
+    BackendConfigured,
     BeliefFormed,
     CallReleased,
     CallRequested,
-    CapacityChanged,
     Event,
     JobArrived,
     JobEnded,
+    JobInfo,
+    JobPaused,
     ProfileLearned,
     StagesMoved,
+    Ticked,
 )
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import as_policy
-from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.dag.position import Ended
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph.ledger.values import Backend
 
 
 class Clock:
@@ -36,60 +42,111 @@ class Clock:
         return self.now
 
 
+class Led(NamedTuple):
+    """What one event led to, read from the story: tickets, records, and the entries of two kinds."""
+
+    granted: list
+    records: list
+    faults: list
+    wanted: list
+
+
 class Desk:
-    """A dispatcher with one verb for each event; it remembers what was granted, recorded and reported.
+    """A machine with one verb for each event; it remembers what was granted, recorded and reported.
 
     Beliefs are formed at once, unless they are to be `wanted` from it.
     """
 
     def __init__(self, policy, *, slots=1, profile=None, backends=("b",), at_once=True):
-        machine = SchedulerMachine(as_policy(policy), profile or Profile())
-        self.dispatcher = Dispatcher(machine, {name: SlotLedger(slots) for name in backends}, at_once)
+        pools = [Backend(name, slots) for name in backends]
+        self.machine = SchedulerMachine(as_policy(policy), pools, profile, at_once=at_once)
         self.granted, self.records, self.faults, self.wanted = [], [], [], []
+        self._moves = {}
 
-    def _handle(self, event: Event) -> Settled:
-        held = sum(ledger.holding for ledger in self.dispatcher.ledgers.values())
-        settled = self.dispatcher.handle(event)
-        self.dispatcher.check(held_before=held)
-        self.granted += settled.granted
-        self.records += settled.records
-        self.faults += settled.faults
-        self.wanted += settled.wanted
-        return settled
+    def handle(self, now, event: Event) -> Led:
+        before = self.machine.story.last
+        self.machine.handle(now, event)
+        self.machine.check(now)
+        led = Led([], [], [], [])
+        for entry in self.machine.story.after(before):
+            match entry.kind:
+                case "SlotGranted":
+                    led.granted.append(entry.ticket)
+                case "JobClosed" | "CallClosed":
+                    led.records.append(ending.ended(entry.detail))
+                case "PolicyFailed":
+                    led.faults.append(entry)
+                case "BeliefWanted":
+                    led.wanted.append(entry.detail)
+        for kept, new in zip((self.granted, self.records, self.faults, self.wanted), led, strict=True):
+            kept += new
+        return led
 
-    def arrive(self, now, job, application="app"):
+    def arrive(self, now, job, application="app", resumes=None):
         given = app(application) if isinstance(application, str) else application
-        return self._handle(JobArrived(now, job, given))
+        moves = self._moves[job] = []
+        return self.handle(now, JobArrived(job, JobInfo(application=given), resumes, moves))
 
     def call(self, now, ticket, job=None, stage="s", *, backend="b", forced=False, run=None):
-        return self._handle(CallRequested(now, ticket, backend, stage, job, forced, run))
+        return self.handle(now, CallRequested(ticket, backend, stage, job, forced, run))
 
     def move(self, now, job, *moves):
-        return self._handle(StagesMoved(now, job, moves))
+        """What is seen of the job's stages; ends that name no time are of now."""
+        for move in moves:
+            timed = isinstance(move, Ended) and move.at_s is None
+            self._moves[job].append(move._replace(at_s=now) if timed else move)
+        return self.handle(now, StagesMoved(job))
 
     def form(self, now):
         """Form all beliefs that were wanted so far."""
         wanted, self.wanted = self.wanted, []
         for command in wanted:
-            self._handle(BeliefFormed(now, command.arrival, command.belief()))
+            self.handle(now, BeliefFormed(command.job, command.belief()))
 
-    def release(self, now, ticket, outcome=Outcome.FINISHED):
-        return self._handle(CallReleased(now, ticket, outcome))
+    def release(self, now, ticket, outcome=Outcome.FINISHED, usage=UNKNOWN_USAGE, failure=None):
+        return self.handle(now, CallReleased(ticket, outcome, usage, failure))
 
     def end(self, now, job, outcome=Outcome.FINISHED):
-        return self._handle(JobEnded(now, job, outcome))
+        return self.handle(now, JobEnded(job, outcome))
+
+    def pause(self, now, job, thread="thread"):
+        return self.handle(now, JobPaused(job, thread))
 
     def resize(self, now, slots, backend="b"):
-        return self._handle(CapacityChanged(now, backend, slots))
+        return self.handle(now, BackendConfigured(Backend(backend, slots)))
 
     def learn(self, now, profile, *applications):
-        return self._handle(ProfileLearned(now, profile, frozenset(applications)))
+        return self.handle(now, ProfileLearned(profile, frozenset(applications)))
+
+    def tick(self, now):
+        return self.handle(now, Ticked())
 
     def serve(self, now):
-        """Release whoever holds a slot, again and again, until nobody waits or holds."""
-        while holders := [t for ledger in self.dispatcher.ledgers.values() for t in ledger.holders()]:
-            self.release(now, holders[0])
+        """Release the first ticket that holds a slot, again and again, until none waits or holds."""
+        while holding := self.machine.ledger.view().holding:
+            self.release(now, next(iter(holding)))
         return self.granted
+
+    def backlog(self, backend="b"):
+        """The tickets that wait there, the next one first."""
+        ledger, waiting = self.machine.ledger, self.machine.ledger.view().waiting
+        places = {}
+        for ticket, claim in waiting.items():
+            if claim.lane[0] == backend:
+                lane = ledger._committed[claim.lane]
+                places[ticket] = (lane.level, lane.order, claim.arrival)
+        return sorted(places, key=places.__getitem__)
+
+    def job(self, id_):
+        """The job that goes by that name."""
+        return self.machine._jobs[self.machine._ids[id_]]
+
+    def order(self, id_, backend="b"):
+        """The order of the job's lanes at the backend, which is one."""
+        number, committed = self.job(id_).number, self.machine.ledger._committed
+        lanes = {claim.lane for claim in self.machine.ledger.view().waiting.values()}
+        (order,) = {committed[lane].order for lane in lanes if lane[:2] == (backend, number)}
+        return order
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
-"""The dispatcher: machine and ledgers kept in step, grant by grant."""
+"""The machine with its ledger: kept in step, grant by grant."""
 
 from __future__ import annotations
 
 import pytest
-from support.applications import app
 
-from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived
 from llmsched_langgraph.core.policies import NamedPolicy
 from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.ledger.values import Release
 
 CALLS_THEN_SLOTS = NamedPolicy(
-    "calls then slots", lambda job, profile, now: 10 * len(job.progress.outstanding) + job.progress.holding
+    "calls then slots", lambda job, now: 10 * (job.waiting + job.holding) + job.holding
 )
 
 
@@ -30,8 +29,8 @@ def test_lowering_drains_and_never_revokes(desk):
     d = desk("fcfs", slots=3)
     for ticket in range(1, 6):
         d.call(0, ticket)
-    settled = d.resize(1, 1)
-    assert settled.granted == []
+    led = d.resize(1, 1)
+    assert led.granted == []
     assert [d.release(2, ticket).granted for ticket in (1, 2, 3)] == [[], [], [4]]
     assert d.serve(3) == [1, 2, 3, 4, 5]
 
@@ -56,7 +55,7 @@ def test_a_forced_call_leaves_the_latest_priority_in_the_ledger(desk):
     d.call(0, 3, 1, forced=True)  # two outstanding, one of them in a slot: 21, by way of 20
     d.call(0, 4, 2)
     d.call(0, 5, 2)  # two outstanding: 20
-    assert list(d.dispatcher.ledgers["b"].backlog()) == [4, 5, 2]
+    assert d.backlog() == [4, 5, 2]
 
 
 def test_backends_do_not_take_each_others_slots(desk):
@@ -74,18 +73,16 @@ def test_backends_do_not_take_each_others_slots(desk):
     assert d.release(3, 4).granted == [3]
 
 
-def test_a_batch_is_handled_event_by_event(desk):
-    """Several events at once settle like the same events one after the other."""
+def test_the_same_release_twice_is_one(desk):
+    """Events one after the other at one time, one of them twice: nothing is granted or recorded twice."""
     d = desk("fcfs")
-    settled = d.dispatcher.handle(
-        JobArrived(0, 1, app("app")),
-        CallRequested(0, 1, "b", "s", 1),
-        CallRequested(0, 2, "b", "s", 1),
-        CallReleased(2, 1),
-        CallReleased(2, 1),
-    )
-    assert settled.granted == [1, 2]
-    assert (settled.records, settled.faults) == ([], [])
+    d.arrive(0, 1)
+    d.call(0, 1, 1)
+    d.call(0, 2, 1)
+    d.release(2, 1)
+    d.release(2, 1)
+    assert d.granted == [1, 2]
+    assert (d.records, d.faults) == ([], [])
 
 
 @pytest.mark.parametrize("ends_first", [True, False])
@@ -105,12 +102,14 @@ def test_a_waiting_call_outlives_its_job(desk, ends_first):
 
 
 def test_check_finds_machine_and_ledger_out_of_step(desk):
-    """The dispatcher's own check fails when a ledger was touched behind the machine's back."""
+    """The machine's own check fails when the ledger was touched behind its back."""
     d = desk("fcfs", slots=2)
-    d.call(0, 1)
-    d.dispatcher.ledgers["b"].release(1)
+    d.arrive(0, 1)
+    d.call(0, 1, 1)
+    d.machine.ledger.submit(0, Release(1))
+    d.machine._truth.commit()
     with pytest.raises(AssertionError):
-        d.dispatcher.check()
+        d.machine.check()
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -127,10 +126,10 @@ def test_beliefs_are_formed_at_once_or_by_somebody_else(desk, learned, at_once):
     d.arrive(1, 3, "x")
     for ticket, job, stage in ((3, 1, "b"), (4, 2, "s"), (5, 3, "b")):
         d.call(1, ticket, job, stage)
-    assert [command.arrival for command in d.wanted] == ([] if at_once else [1, 3, 4])
+    assert [wanted.job for wanted in d.wanted] == ([] if at_once else [1, 3, 4])
     d.form(2)
     assert d.wanted == []
-    assert list(d.dispatcher.ledgers["b"].backlog()) == [4, 3, 5]
+    assert d.backlog() == [4, 3, 5]
 
 
 def test_who_finds_a_slot_asks_for_no_belief(desk, learned):

@@ -104,11 +104,11 @@ def test_no_grant_waits_for_a_belief(desk, history, policy):
     d.arrive(50.0, 2, "plain")
     d.call(50.0, 4, 1, "act")
     d.call(50.0, 3, 2, "s")
-    before = [*d.dispatcher.ledgers["b"].backlog()]
+    before = d.backlog()
     assert sorted(before) == [3, 4]
     assert len(d.wanted) == 2
     d.form(55.0)
-    assert [*d.dispatcher.ledgers["b"].backlog()] == [3, 4]
+    assert d.backlog() == [3, 4]
     assert d.release(60.0, 2).granted == [3]
 
 

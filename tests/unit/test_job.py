@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,11 @@ from support.applications import app
 from llmsched_langgraph.belief.evidence import Begun
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.core.job import LEAST_S, Job
 from llmsched_langgraph.dag.application import Application, Kind, Node
 from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph.jobs.observed import ObservedStage, Part
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
@@ -23,23 +25,48 @@ FAN_OUT = ("fan", ("plan", 1.0), ("work", 2.0), ("work", 2.0), ("work", 2.0))
 
 
 class Story:
-    """A job and the verbs by which it goes on; every call is a ticket."""
+    """A job and the facts by which it goes on; every call is a ticket."""
 
     def __init__(self, application, profile=None):
-        self.job = Job(1, application, 1, 0.0)
+        self.job = Job(1, JobInfo(application=application), application, 0.0)
         self.model = profile.applications[application.fingerprint].model if profile else None
-        self._tickets = 0
+        self.moves = []
+        self.job.add((Job.named, 1, self.moves))
+        self._calls = {}
 
     def call(self, stage, now=0.0, *, run=None, starts=True):
-        self._tickets += 1
+        ticket = len(self._calls) + 1
+        occurrence = self.job.progress.next_occurrence(stage)
         spot = None if run is None else self.job.position.spot(run)
-        self.job.progress.request(self._tickets, stage, now, spot)
+        spot = Spot(stage, occurrence) if spot is None else spot
+        self._calls[ticket] = [stage, occurrence, spot, now, None]
+        self.job.add((Job.requested, ticket, stage, spot, "b"))
         if starts:
-            self.job.progress.start(self._tickets, now)
-        return self._tickets
+            self.start(ticket, now)
+        return ticket
+
+    def start(self, ticket, now):
+        self._calls[ticket][4] = now
+        self.job.add((Job.granted, now, self._calls[ticket][2], False))
 
     def over(self, ticket, now, usage=UNKNOWN_USAGE, outcome=Outcome.FINISHED):
-        self.job.finish(ticket, outcome, usage, now)
+        stage, occurrence, spot, asked_s, granted_s = self._calls[ticket]
+        if granted_s is None:
+            self.job.add((Job.withdrew, ticket, spot))
+            return
+        fields = (ticket, stage, occurrence, spot, None, "b", asked_s, granted_s, now, 1.0, usage, outcome)
+        self.job.add((Job.finished, FinishedCall(*fields)))
+
+    def move(self, *moves, now=0.0):
+        self.moves += moves
+        self.job.add((Job.moved, now, self.job.news))
+
+    def asks(self):
+        """Whether there is news for a belief, and take it as asked for."""
+        _ = self.job.position
+        outdated = self.job.outdated
+        self.job.add((Job.asked, 0.0))
+        return outdated
 
     def do(self, stage, seconds, now=0.0):
         """A whole call of `stage`, begun at `now`; the time at which it is over."""
@@ -47,8 +74,10 @@ class Story:
         return now + seconds
 
     def believe(self, now):
-        self.job.belief = self.model.belief(self.job.evidence(now))
-        return self.job.belief
+        belief = self.model.belief(self.job.evidence(now))
+        self.job.add((Job.asked, now))
+        self.job.add((Job.believes, belief))
+        return belief
 
     def remaining_s(self, now, formed=None):
         """What is left by a belief formed at `formed`, or at once."""
@@ -82,16 +111,16 @@ def test_calls_of_stages_that_nobody_watches():
 def test_stage_runs_side_by_side_are_one_stage():
     """Announced together; those that are over tell what they took, and the stage is over with the last."""
     story = Story(app("x"))
-    story.job.move([Revealed(((1, "map"), (2, "map"), (3, "map")))], 0.0)
+    story.move(Revealed(((1, "map"), (2, "map"), (3, "map"))))
     assert story.job.evidence(0.0).begun == (Begun(Spot("map", 1), 3),)
-    story.job.move([Began(1), Began(2)], 0.0)
+    story.move(Began(1), Began(2))
     one, two = story.call("map", 0.0, run=1), story.call("map", 1.0, run=2)
     assert story.job.evidence(4.0).begun == (Begun(Spot("map", 1), 3, 7.0),)
     story.over(one, 5.0)
-    story.job.move([Ended(1, 5.0)], 0.0)
+    story.move(Ended(1, 5.0))
     assert story.job.evidence(5.0).begun == (Begun(Spot("map", 1), 3, 9.0, 1, 5.0),)
     story.over(two, 6.0)
-    story.job.move([Ended(2, 5.0), Ended(3, 0.5)], 0.0)
+    story.move(Ended(2, 5.0), Ended(3, 0.5))
     evidence = story.job.evidence(9.0)
     assert evidence.begun == ()
     assert evidence.finished == (ObservedStage(Spot("map", 1), (Part(None, 3, 2, 10.0, None, None),)),)
@@ -103,9 +132,9 @@ def test_what_can_come_no_more_is_skipped():
     route = Application.of("route", ["in", "left", "right"], [("in", "left"), ("in", "right")], ["in"])
     story = Story(route)
     assert story.job.evidence(0.0).skipped == frozenset()
-    story.job.move([Revealed(((1, "in"),)), Began(1), Ended(1, 1.0), Revealed(((2, "left"),))], 0.0)
+    story.move(Revealed(((1, "in"),)), Began(1), Ended(1, 1.0), Revealed(((2, "left"),)))
     assert story.job.evidence(0.0).skipped == {"in", "right"}
-    story.job.move([Began(2), Ended(2, 1.0)], 0.0)
+    story.move(Began(2), Ended(2, 1.0))
     assert story.job.evidence(0.0).skipped == {"in", "left", "right"}
     story.call("right", starts=False)
     assert story.job.evidence(0.0).skipped == {"in", "left"}
@@ -120,42 +149,42 @@ def test_a_plan_is_known_when_it_is_announced():
         ["plan"],
     )
     story = Story(template)
-    story.job.move([Revealed(((1, "plan"),)), Began(1), Ended(1, 1.0)], 0.0)
+    story.move(Revealed(((1, "plan"),)), Began(1), Ended(1, 1.0))
     assert story.job.evidence(0.0).planned is None
     named = ("b", "a", "b")
-    story.job.move([Revealed(((2, "use"), (3, "use"), (4, "use")), tools=named)], 0.0)
+    story.move(Revealed(((2, "use"), (3, "use"), (4, "use")), tools=named))
     assert story.job.evidence(0.0).planned == (("a", 1), ("b", 2))
     story.over(story.call("use", 0.0, run=2), 6.0)
-    story.job.move([Ended(run, 1.0) for run in (2, 3, 4)], 0.0)
+    story.move(*(Ended(run, 1.0) for run in (2, 3, 4)))
     use = story.job.evidence(6.0).finished[-1]
     assert [(part.tool, part.runs, part.work_s) for part in use.parts] == [("a", 1, 2.0), ("b", 2, 4.0)]
 
 
 def test_news_is_what_a_belief_can_rest_on():
     """Ends and announcements; not that something has begun. Told once."""
-    job = Job(1, app("x"), 1, 0.0)
-    assert [job.ask(), job.ask()] == [True, False]
+    story = Story(app("x"))
+    assert [story.asks(), story.asks()] == [True, False]
     for moves, news in (
         ([Revealed(((1, "a"),))], True),
         ([Began(1)], False),
         ([Ended(1, 1.0)], True),
         ([], False),
     ):
-        job.move(moves, 0.0)
-        assert [job.ask(), job.ask()] == [news, False]
+        story.move(*moves)
+        assert [story.asks(), story.asks()] == [news, False]
 
 
 def test_of_many_runs_alike_not_every_end_is_news():
     """Each doubling of those that are over, and the last: the first few tell most of what the others take."""
     story = Story(app("x"))
-    story.job.move([Revealed(tuple((n, "map") for n in range(20)))], 0.0)
+    story.move(Revealed(tuple((n, "map") for n in range(20))))
     tickets = [story.call("map", run=n) for n in range(20)]
     told = []
     for n, ticket in enumerate(tickets, 1):
-        story.job.ask()
+        story.asks()
         story.over(ticket, 1.0)
-        story.job.move([Ended(n - 1, 1.0)], 0.0)
-        if story.job.ask():
+        story.move(Ended(n - 1, 1.0))
+        if story.asks():
             told.append(n)
     assert told == [1, 2, 4, 8, 16, 20]
 
@@ -163,10 +192,10 @@ def test_of_many_runs_alike_not_every_end_is_news():
 def test_stage_records_in_the_order_of_their_ends():
     """With the tool that each was announced to use."""
     template = Application.of("t", ["a", "b"], [("a", "b")], ["a"])
-    job = Job(1, template, 1, 0.0)
-    job.move([Revealed(((1, "a"), (2, "b")), tools=(None, "saw")), Began(1), Began(2), Ended(2, 3.0)], 0.0)
-    job.move([Ended(1, 4.0, complete=False)], 0.0)
-    assert [watched.run for watched in job.stages] == [
+    story = Story(template)
+    story.move(Revealed(((1, "a"), (2, "b")), tools=(None, "saw")), Began(1), Began(2), Ended(2, 3.0))
+    story.move(Ended(1, 4.0, complete=False))
+    assert [watched.run for watched in story.job.stages] == [
         ("b", 1, 3.0, True, "saw"),
         ("a", 1, 4.0, False, None),
     ]
@@ -279,9 +308,9 @@ def test_fan_out(learned):
     assert story.remaining_s(now) == pytest.approx(6.0, rel=0.01)
     first, _, third = (story.call("work", now, starts=False) for _ in range(3))
     assert story.remaining_s(now) == pytest.approx(6.0)
-    story.job.progress.start(first, now)
+    story.start(first, now)
     assert story.remaining_s(now + 0.5) == pytest.approx(5.5)
-    story.job.progress.start(third, now + 0.5)
+    story.start(third, now + 0.5)
     assert story.remaining_s(now + 1.5) == pytest.approx(3.5)
 
 
@@ -289,7 +318,7 @@ def test_a_fan_out_of_stage_runs(record, learned):
     """Of runs side by side the work is that of all of them; those that are over count no more."""
     story = Story(app("fan"), learned(*[("fan", ("plan", 1.0), ("work", 6.0))] * 200))
     now = story.do("plan", 1.0)
-    story.job.move([Revealed(((1, "work"), (2, "work"), (3, "work")))], 0.0)
+    story.move(Revealed(((1, "work"), (2, "work"), (3, "work"))))
     assert story.remaining_s(now) == pytest.approx(6.0)
     story.call("work", now, run=1)
     assert story.remaining_s(now + 1.0) == pytest.approx(5.0)
@@ -299,10 +328,86 @@ def test_a_fan_out_of_stage_runs(record, learned):
 def test_a_stage_that_has_ended_since_has_nothing_left(learned):
     """A belief from before its end still holds for the rest."""
     story = Story(app("chain"), learned(*[CHAIN] * 200))
-    story.job.move([Revealed(((1, "a"),)), Began(1)], 0.0)
+    story.move(Revealed(((1, "a"),)), Began(1))
     ticket = story.call("a", run=1)
     story.believe(0.0)
     story.over(ticket, 1.0)
     assert story.job.remaining_s(1.0, 99.0) == pytest.approx(5.0, rel=0.01)  # the run may call again
-    story.job.move([Ended(1, 1.0)], 0.0)
+    story.move(Ended(1, 1.0))
     assert story.job.remaining_s(1.0, 99.0) == pytest.approx(4.0, rel=0.01)
+
+
+# -- the log ----------------------------------------------------------------------------
+
+SEEN = [Revealed(((1, "think"),)), Began(1), Ended(1, 4.0)]
+
+
+def told(job):
+    """All that can be seen of a job, but for how much of its log is committed."""
+    more = {"tick": job.tick, "stages": job.stages, "evidence": job.evidence(9.0)}
+    names = {name for name in Job.__slots__ if not name.startswith("_")} - {"sent", "applied"}
+    seen = {name: getattr(job, name) for name in names}
+    return {**seen, **more, "progress": deepcopy(job.progress), "explored": dict(job.explored)}
+
+
+def test_a_job_is_what_its_log_says(loop):
+    """Cut off anywhere, it is the job that it was then."""
+    story = Story(LOOP, loop)
+    job, befores = story.job, []
+
+    def kept():
+        befores.append((job.facts, told(job)))
+
+    kept()
+    one, two = story.call("think"), story.call("think", starts=False)
+    kept()
+    story.over(one, 3.0, Usage(5, 6))
+    kept()
+    story.believe(3.0)
+    job.add((Job.revised,))
+    kept()
+    story.moves += SEEN
+    story.move(now=4.0)
+    kept()
+    job.add((Job.paused, 5.0))
+    kept()
+    job.add((Job.resumed, 8.0, 7, [Revealed(((2, "think"),))]))
+    kept()
+    job.add((Job.granted, 8.0, Spot("think", 2), True))
+    story._calls[two][4] = 8.0
+    kept()
+    story.over(two, 9.0)
+    story.call("think", 9.0, starts=False)
+    story.over(3, 9.0)
+    job.add((Job.ended, Outcome.FAILED))
+    job.add((Job.closed, 9.0))
+    kept()
+    for facts, before in reversed(befores):
+        job.restore(facts)
+        assert told(job) == before
+        job.check()
+
+
+def test_what_was_half_done_is_undone():
+    """A fact that breaks off leaves the job marked as half changed until it is restored."""
+    story = Story(app("x"))
+    story.call("a")
+    facts, before = story.job.facts, told(story.job)
+    with pytest.raises(KeyError):
+        story.job.add((Job.granted, 0.0, Spot("nothing", 1), False))
+    with pytest.raises(AssertionError, match="half changed"):
+        story.job.check()
+    story.job.restore(facts)
+    assert told(story.job) == before
+    story.job.check()
+
+
+def test_a_settled_job_keeps_what_it_is_but_not_its_log():
+    """The log of a job that is closed serves nobody."""
+    story = Story(app("x"))
+    story.do("a", 1.0)
+    before = told(story.job)
+    story.job.settle()
+    assert story.job.facts == 0
+    assert told(story.job) == before
+    story.job.check()

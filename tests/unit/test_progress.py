@@ -5,148 +5,194 @@ from __future__ import annotations
 import pytest
 
 from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Progress, Usage
+from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Progress, Usage
 
 
-def test_occurrences_are_counted_by_stage():
+class Calls:
+    """A job's progress and its calls, so that a call is spoken of by its ticket alone."""
+
+    def __init__(self):
+        self.progress = Progress()
+        self._asked = {}
+        self._granted = {}
+
+    def request(self, ticket, stage, now, spot=None):
+        occurrence = self.progress.next_occurrence(stage)
+        spot = Spot(stage, occurrence) if spot is None else spot
+        self.progress.request(ticket, stage, spot)
+        self._asked[ticket] = (stage, occurrence, spot, now)
+        return occurrence
+
+    def start(self, ticket, now):
+        self.progress.start(self._asked[ticket][2], now)
+        self._granted[ticket] = now
+
+    def finish(self, ticket, outcome, usage, now):
+        stage, occurrence, spot, asked_s = self._asked[ticket]
+        if ticket not in self._granted:
+            self.progress.withdraw(ticket, spot)
+            return None
+        granted_s = self._granted[ticket]
+        call = FinishedCall(
+            ticket, stage, occurrence, spot, None, "b", asked_s, granted_s, now, 1.0, usage, outcome
+        )
+        self.progress.finish(call)
+        return call
+
+
+@pytest.fixture
+def calls():
+    return Calls()
+
+
+@pytest.fixture
+def progress(calls):
+    return calls.progress
+
+
+def test_occurrences_are_counted_by_stage(calls, progress):
     """The n-th call of a stage has occurrence n, whatever other stages do in between."""
-    progress = Progress()
-    calls = [progress.request(n, stage, 0.0) for n, stage in enumerate("abaab")]
-    assert [(call.stage, call.occurrence) for call in calls] == [
-        ("a", 1),
-        ("b", 1),
-        ("a", 2),
-        ("a", 3),
-        ("b", 2),
-    ]
-    assert progress.latest == ("b", 2)
-    assert list(progress.outstanding) == [0, 1, 2, 3, 4]
+    assert [calls.request(n, stage, 0.0) for n, stage in enumerate("abaab")] == [1, 1, 2, 3, 2]
+    assert [progress.next_occurrence(stage) for stage in "abc"] == [4, 3, 1]
+    assert (progress.outstanding, progress.waiting) == (5, 5)
 
 
-def test_a_new_job_has_no_evidence():
+def test_a_new_job_has_no_evidence(progress):
     """Before the first call there is nothing to know."""
-    progress = Progress()
-    assert progress.latest is None
-    assert progress.holding == 0
+    assert (progress.outstanding, progress.waiting, progress.holding) == (0, 0, 0)
+    assert (progress.works, progress.ready, progress.finished) == ({}, {}, [])
     assert progress.work_s(5.0) == 0.0
+    progress.check()
 
 
-def test_finish_moves_the_call_and_keeps_what_it_used():
+def test_finish_moves_the_call_and_keeps_what_it_used(calls, progress):
     """A finished call leaves the outstanding ones and keeps times, usage and outcome."""
-    progress = Progress()
-    progress.request(1, "a", 1.0)
-    progress.start(1, 2.0)
-    call = progress.finish(1, Outcome.FAILED, Usage(10, 20), 5.5)
-    assert progress.outstanding == {}
+    calls.request(1, "a", 1.0)
+    calls.start(1, 2.0)
+    call = calls.finish(1, Outcome.FAILED, Usage(10, 20), 5.5)
+    assert progress.outstanding == 0
     assert progress.finished == [call]
-    assert (call.requested_s, call.granted_s, call.released_s) == (1.0, 2.0, 5.5)
+    assert (call.asked_s, call.granted_s, call.released_s) == (1.0, 2.0, 5.5)
     assert (call.outcome, call.usage) == (Outcome.FAILED, Usage(10, 20))
-    assert call.work_s(99.0) == 3.5
+    assert call.work_s == 3.5
 
 
-def test_a_call_that_never_held_a_slot_did_no_work():
+def test_a_call_that_never_held_a_slot_did_no_work(calls, progress):
     """Giving up in the backlog leaves no finished call and no work, but its occurrence stays taken."""
-    progress = Progress()
-    progress.request(1, "a", 0.0)
-    assert progress.finish(1, Outcome.CANCELLED, UNKNOWN_USAGE, 9.0).work_s(9.0) == 0.0
+    calls.request(1, "a", 0.0)
+    calls.finish(1, Outcome.CANCELLED, UNKNOWN_USAGE, 9.0)
     assert progress.finished == []
     assert progress.work_s(9.0) == 0.0
-    assert progress.request(2, "a", 9.0).occurrence == 2
+    assert calls.request(2, "a", 9.0) == 2
 
 
-def test_work_sums_finished_and_running_calls():
+def test_work_sums_finished_and_running_calls(calls, progress):
     """Work received is that of ended calls plus that of running ones up to now; waiting ones add none."""
-    progress = Progress()
     for ticket, stage in enumerate("abc", 1):
-        progress.request(ticket, stage, 0.0)
-    progress.start(1, 0.0)
-    progress.start(2, 2.0)
-    progress.finish(1, Outcome.FINISHED, UNKNOWN_USAGE, 4.0)
+        calls.request(ticket, stage, 0.0)
+    calls.start(1, 0.0)
+    calls.start(2, 2.0)
+    calls.finish(1, Outcome.FINISHED, UNKNOWN_USAGE, 4.0)
     assert progress.work_s(10.0) == 4.0 + 8.0
     assert (progress.holding, progress.waiting) == (1, 1)
     progress.check()
 
 
-def test_finishing_an_unknown_ticket_is_an_error():
-    """Progress itself does not forgive: the machine is who makes release idempotent."""
+def test_finishing_what_was_never_asked_for_is_an_error(progress):
+    """Progress itself does not forgive: it is the machine that makes release idempotent."""
+    for verb in (lambda: progress.start(Spot("a", 1), 0.0), lambda: progress.withdraw(1, Spot("a", 1))):
+        with pytest.raises(KeyError):
+            verb()
+    call = FinishedCall(
+        1, "a", 1, Spot("a", 1), None, "b", 0.0, 0.0, 0.0, 1.0, UNKNOWN_USAGE, Outcome.FINISHED
+    )
     with pytest.raises(KeyError):
-        Progress().finish(1, Outcome.FINISHED, UNKNOWN_USAGE, 0.0)
+        progress.finish(call)
 
 
-def test_rounding_errors_end_with_the_running_calls():
+def test_rounding_errors_end_with_the_running_calls(calls, progress):
     """The work of running calls is kept as a sum; when the last of them ends, no error is left in it."""
-    progress = Progress()
     for ticket in range(1_000):
-        progress.request(ticket, "a", 0.1)
-        progress.start(ticket, 0.1 * ticket)
+        calls.request(ticket, "a", 0.1)
+        calls.start(ticket, 0.1 * ticket)
         progress.check()
         if ticket:
-            progress.finish(ticket - 1, Outcome.FINISHED, UNKNOWN_USAGE, 0.1 * ticket)
-    progress.finish(999, Outcome.FINISHED, UNKNOWN_USAGE, 200.0)
-    assert progress.work_s(1e6) == sum(call.work_s(1e6) for call in progress.finished)
+            calls.finish(ticket - 1, Outcome.FINISHED, UNKNOWN_USAGE, 0.1 * ticket)
+    calls.finish(999, Outcome.FINISHED, UNKNOWN_USAGE, 200.0)
+    assert progress.work_s(1e6) == sum(call.work_s for call in progress.finished)
 
 
-def test_works_by_occurrence():
+def test_works_by_occurrence(calls, progress):
     """Calls add up by the occurrence of a stage; where that is not known, each is one of its own."""
-    progress = Progress()
     for ticket, spot in enumerate([Spot("a", 1), Spot("a", 1), None, None, Spot("b", 2)]):
-        progress.request(ticket, "a", 0.0, spot)
-    waiting = {spot: work.waiting for spot, work in progress.works.items()}
-    assert waiting == {Spot("a", 1): 2, Spot("a", 3): 1, Spot("a", 4): 1, Spot("b", 2): 1}
-    progress.start(0, 1.0)
-    progress.start(1, 2.0)
-    progress.finish(0, Outcome.FINISHED, Usage(10, 3), 4.0)
+        calls.request(ticket, "a", 0.0, spot)
+    waiting = {Spot("a", 1): 2, Spot("a", 3): 1, Spot("a", 4): 1, Spot("b", 2): 1}
+    assert {spot: work.waiting for spot, work in progress.works.items()} == waiting
+    assert progress.ready == waiting
+    calls.start(0, 1.0)
+    calls.start(1, 2.0)
+    assert Spot("a", 1) not in progress.ready
+    calls.finish(0, Outcome.FINISHED, Usage(10, 3), 4.0)
     work = progress.works[Spot("a", 1)]
     assert (work.calls, work.running, work.done, work.waiting) == (2, 1, 1, 0)
     assert (work.done_s, work.received_s(10.0)) == (3.0, 3.0 + 8.0)
     assert (work.prompt_tokens, work.output_tokens) == (10, 3)
     assert work.outstanding
-    progress.finish(1, Outcome.FINISHED, Usage(5, None), 5.0)
+    calls.finish(1, Outcome.FINISHED, Usage(5, None), 5.0)
     assert (work.prompt_tokens, work.output_tokens) == (15, None)
     assert (work.done_s, work.received_s(99.0)) == (6.0, 6.0)
     assert not work.outstanding
     progress.check()
 
 
-def test_a_call_that_gave_up_waiting_was_never_of_its_stage():
+def test_a_call_that_gave_up_waiting_was_never_of_its_stage(calls, progress):
     """Of a stage whose only call gave up nothing is kept; of one with others it is one call less."""
-    progress = Progress()
     for ticket, spot in enumerate([Spot("a", 1), Spot("b", 1), Spot("b", 1)]):
-        progress.request(ticket, spot.path, 0.0, spot)
-    progress.finish(0, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
-    progress.finish(1, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
+        calls.request(ticket, spot.path, 0.0, spot)
+    calls.finish(0, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
+    calls.finish(1, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
     assert {spot: work.calls for spot, work in progress.works.items()} == {Spot("b", 1): 1}
     assert (progress.waiting, progress.holding) == (1, 0)
     progress.check()
 
 
-def test_the_first_call_tells_the_size_of_the_input():
+def test_the_first_call_tells_the_size_of_the_input(calls, progress):
     """As soon as it is over; one that gave up waiting was not the first."""
-    progress = Progress()
     for ticket in range(3):
-        progress.request(ticket, "a", 0.0)
-        progress.start(ticket, 0.0) if ticket else None
-    progress.finish(2, Outcome.FINISHED, Usage(30, 1), 1.0)
+        calls.request(ticket, "a", 0.0)
+        calls.start(ticket, 0.0) if ticket else None
+    calls.finish(2, Outcome.FINISHED, Usage(30, 1), 1.0)
     assert progress.prompt_tokens is None
-    progress.finish(0, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
-    progress.finish(1, Outcome.FINISHED, Usage(20, 1), 2.0)
+    calls.finish(0, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
+    calls.finish(1, Outcome.FINISHED, Usage(20, 1), 2.0)
     assert progress.prompt_tokens is None
-    progress.request(3, "a", 3.0)
-    progress.start(3, 3.0)
-    progress.finish(3, Outcome.FINISHED, Usage(40, 1), 4.0)
+    calls.request(3, "a", 3.0)
+    calls.start(3, 3.0)
+    calls.finish(3, Outcome.FINISHED, Usage(40, 1), 4.0)
     assert progress.prompt_tokens == 40
 
 
-@pytest.mark.parametrize("spoil", ["running", "works", "finished", "_granted_sum_s"])
-def test_check_finds_what_differs_from_the_calls(spoil):
-    """Progress's own check fails when what it keeps at hand is not what its calls say."""
-    progress = Progress()
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"waiting": 3},
+        {"holding": 3},
+        {"works": {}},
+        {"ready": {}},
+        {"finished": []},
+        {"granted_sum_s": 3.0},
+    ],
+    ids=lambda spoil: next(iter(spoil)),
+)
+def test_check_finds_what_differs_from_the_calls(calls, progress, spoil):
+    """Progress's own check fails when a sum is not what it sums up."""
     for ticket in (1, 2, 3):
-        progress.request(ticket, "a", 0.0)
-    progress.start(1, 2.0)
-    progress.start(2, 2.0)
-    progress.finish(2, Outcome.FINISHED, UNKNOWN_USAGE, 3.0)
+        calls.request(ticket, "a", 0.0)
+    calls.start(1, 2.0)
+    calls.start(2, 2.0)
+    calls.finish(2, Outcome.FINISHED, UNKNOWN_USAGE, 3.0)
     progress.check()
-    setattr(progress, spoil, 3.0 if spoil == "_granted_sum_s" else {})
+    for name, value in spoil.items():
+        setattr(progress, name, value)
     with pytest.raises(AssertionError):
         progress.check()

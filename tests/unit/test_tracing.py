@@ -9,7 +9,8 @@ import pytest
 
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.core.ending import ended
-from llmsched_langgraph.core.events import CallReleased
+from llmsched_langgraph.core.events import JobInfo
+from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome, Usage
@@ -36,8 +37,7 @@ class Run:
         return self.tickets
 
     def answer(self, now, ticket, prompt=10, output=5):
-        usage = Usage(prompt, output)
-        self.desk._handle(CallReleased(now, ticket, Outcome.FINISHED, usage))
+        self.desk.release(now, ticket, Outcome.FINISHED, Usage(prompt, output))
 
     def call(self, since, until, run=None, stage="s"):
         self.answer(until, self.ask(since, run, stage))
@@ -229,11 +229,11 @@ def test_a_graph_in_a_node_stands_in_its_place(run):
 
 def test_an_interrupted_job_is_without_the_humans_time(run):
     """From arrival to end, less the pause; where it stopped and went on stand one behind the other."""
-    job = run.desk.dispatcher.machine._jobs[1]
     run.move(100.0, Revealed(((1, "ask"),)), Began(1))
     run.call(100.0, 101.0, 1)
     run.move(101.0, Ended(1, 1.0, complete=False, again=True))
-    job.paused_s = 3600.0
+    run.desk.pause(101.0, 1, "thread")
+    run.desk.arrive(3701.0, 1, "app", resumes="thread")
     run.move(3701.0, Revealed(((2, "ask"),)), Began(2))
     run.call(3701.0, 3703.0, 2)
     run.move(3703.0, Ended(2, 2.0))
@@ -262,11 +262,14 @@ def test_calls_whose_stage_nobody_saw_stand_by_their_own_names(run):
 
 def test_graphs_without_a_name_are_told_apart(run):
     """By their fingerprints; others go by the names that their authors gave."""
-    job, names = run.desk.dispatcher.machine._jobs[1], set()
+    names = set()
     for node in ("a", "b"):
-        job.template = Application.of("LangGraph", [node])
-        names.add(ended(job, 101.0).app)
-        assert ended(job, 101.0).app == f"LangGraph-{job.template.fingerprint[:8]}"
+        template = Application.of("LangGraph", [node])
+        job = Job(1, JobInfo(application=template), template, 100.0)
+        job.add((Job.ended, Outcome.FINISHED))
+        job.add((Job.closed, 101.0))
+        names.add(ended(job).app)
+        assert ended(job).app == f"LangGraph-{template.fingerprint[:8]}"
     assert len(names) == 2
 
 
