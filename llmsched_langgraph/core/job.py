@@ -51,6 +51,7 @@ class Job:
         outdated: whether there is evidence that the belief does not rest on.
         sent: the order that the ledger was told last; not derived, so unknown after `restore`.
         backends: those that it has asked for slots.
+        ticks: events in it so far: calls that were requested and ended, stage runs that moved.
     """
 
     __slots__ = (
@@ -63,7 +64,6 @@ class Job:
         "_source",
         "_stages",
         "_taken",
-        "_ticks",
         "applied",
         "arrival_s",
         "backends",
@@ -82,6 +82,7 @@ class Job:
         "progress",
         "sent",
         "template",
+        "ticks",
     )
 
     def __init__(self, number: int, info: JobInfo, template: Application, arrival_s: float) -> None:
@@ -111,7 +112,7 @@ class Job:
         self._source: Sequence[Move] = ()  # what is seen of its stages, by whoever watches them
         self._taken = 0  # of those
         self._heard: list[Any] = []  # taken, and not looked at yet: in fives
-        self._ticks = 0
+        self.ticks = 0
         self._position: Position | None = None
         self._stages: list[WatchedRun] = []
         self._revealed: dict[int, tuple[int, float, int | None]] = {}  # until they end
@@ -178,13 +179,13 @@ class Job:
     def moved(self, now: float, upto: int) -> None:
         """Fact: the first `upto` moves of the source are known; those that are new are heard of at `now`."""
         # They are looked at when a question needs them: for jobs that make no call, none does.
-        self._heard += (self._ticks + 1, now, self._source, self._taken, upto)
-        self._ticks += upto - self._taken
+        self._heard += (self.ticks + 1, now, self._source, self._taken, upto)
+        self.ticks += upto - self._taken
         self._taken = upto
 
     def requested(self, ticket: int, stage: str, spot: Spot, backend: str) -> None:
         """Fact: it asks for a slot for a call."""
-        self._ticks += 1
+        self.ticks += 1
         self.progress.request(ticket, stage, spot)
         if backend not in self.backends:
             self.backends += (backend,)
@@ -198,14 +199,14 @@ class Job:
     def withdrew(self, ticket: int, spot: Spot) -> None:
         """Fact: a call of it gave up waiting."""
         self.progress.withdraw(ticket, spot)
-        self._ticks += 1
+        self.ticks += 1
         if not self.progress.outstanding:
             self.outdated = True  # a belief that was wanted meanwhile came too late to be taken
 
     def finished(self, call: FinishedCall) -> None:
         """Fact: a call of it that held a slot is over."""
         self.progress.finish(call)
-        self._ticks += 1
+        self.ticks += 1
         work = self.progress.works[call.spot]
         if _tells(work.done, work.calls) or not self.progress.outstanding:
             self.outdated = True
@@ -231,15 +232,10 @@ class Job:
         return self.outcome is None and self.paused_since is None
 
     @property
-    def news(self) -> int:
-        """How many moves there are in all, if some of them are not known; else 0."""
+    def news(self) -> tuple[int, int]:
+        """How many moves there are in all, and how many of them are not known."""
         moves = len(self._source)
-        return moves if moves > self._taken else 0
-
-    @property
-    def tick(self) -> int:
-        """The number of the next event in it, counted from 1."""
-        return self._ticks + 1
+        return moves, moves - self._taken
 
     @property
     def position(self) -> Position:

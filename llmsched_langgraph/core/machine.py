@@ -351,13 +351,10 @@ class SchedulerMachine:
 
     def _hear_moves(self, job: Job, now: float) -> int:
         """Take in the job's new moves; how many there were."""
-        upto = job.news
-        if not upto:
-            return 0
-        before = job.tick
-        self._add(job, Job.moved, now, upto)
-        heard = job.tick - before
-        self.story.tell(now, "StagesMoved", job.number, 0, "", heard)
+        upto, heard = job.news
+        if heard:
+            self._add(job, Job.moved, now, upto)
+            self.story.tell(now, "StagesMoved", job.number, 0, "", heard)
         return heard
 
     # -- calls -------------------------------------------------------------------------
@@ -389,7 +386,7 @@ class SchedulerMachine:
         known = None if run is None else job.position.spot(run)
         spot = Spot(stage, occurrence) if known is None else known
         run = None if known is None else run
-        call = CallInfo(stage, spot, occurrence, run, job.tick, models)
+        call = CallInfo(stage, spot, occurrence, run, job.ticks + 1, models)
         self._add(job, Job.requested, ticket, stage, spot, backend)
         lane = (backend, job.number, spot)
         grant = ledger.admit(now, Request(ticket, lane, None, forced, call))
@@ -450,7 +447,7 @@ class SchedulerMachine:
             fields = (
                 *(ticket, call.stage, call.occurrence, spot, call.run, backend),
                 *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
-                *(usage, outcome, call.first, 2 if job is None else job.tick, claim.reason),
+                *(usage, outcome, call.first, 2 if job is None else job.ticks + 1s + 1, claim.reason),
             )
             done = _new(FinishedCall, fields)
             if job is not None:

@@ -144,7 +144,7 @@ class Progress:
 
     def request(self, ticket: int, stage: str, spot: Spot) -> None:
         """The job asks for one more call of `stage`, in the stage occurrence `spot`."""
-        self._occurrences[stage] = self.next_occurrence(stage)
+        self._occurrences[stage] = self._occurrences.get(stage, 0) + 1
         if self._first is None:
             self._first = ticket
         work = self.works.get(spot)

@@ -202,13 +202,16 @@ class MemoryLedger:
 
     def _release(self, now: float, release: Release) -> None:
         truth = self._truth
-        claim = truth.get(release.ticket)
+        ticket, staged = release.ticket, truth.staged
+        claim = staged[ticket] if ticket in staged else self._committed.get(ticket)
         if claim is None:
             return
         name = claim.lane[0]
         at = self._names[name]
-        backend, holding, waiting, granted, released, opens_s = truth.get(at)
-        truth.remove(release.ticket)
+        backend, holding, waiting, granted, released, opens_s = (
+            staged[at] if at in staged else self._committed[at]
+        )
+        truth.remove(ticket)
         if type(claim) is Grant:
             holding, released = holding - 1, released + 1
             failure = release.failure
@@ -219,7 +222,7 @@ class MemoryLedger:
             waiting -= 1
         if waiting:
             self._ripe[name] = None
-        truth.staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
 
     def _configure(self, now: float, configure: Configure) -> None:
         backend = configure.backend

@@ -42,12 +42,12 @@ class Truth:
 
     def commit(self) -> list[Any]:
         """Make the decision true. The keys that were removed for good."""
-        self.committed.update(self.staged)  # the one store
+        committed = self.committed
+        committed.update(self.staged)  # the one store
         self.staged = {}
-        return self._sweep() if self._gone else _NOTHING
-
-    def _sweep(self) -> list[Any]:
-        committed, swept = self.committed, []
+        if not self._gone:
+            return _NOTHING
+        swept = []
         for key in self._gone:
             if key in committed and committed[key] is None:
                 swept.append(key)
