@@ -447,7 +447,7 @@ class SchedulerMachine:
             fields = (
                 *(ticket, call.stage, call.occurrence, spot, call.run, backend),
                 *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
-                *(usage, outcome, call.first, 2 if job is None else job.ticks + 1s + 1, claim.reason),
+                *(usage, outcome, call.first, 2 if job is None else job.ticks + 1, claim.reason),
             )
             done = _new(FinishedCall, fields)
             if job is not None:
