@@ -193,7 +193,10 @@ class SchedulerMachine:
                 if type(key) is int and key < 0:
                     closed = self._jobs.pop(-key, None)
                     if closed is not None:
+                        self._forget_id(closed)
                         closed.settle()
+                elif type(key) is tuple:
+                    self._paused.pop(key, None)
 
     def _settle(self, now: float, trust: bool) -> None:
         """Grant until no admissible ticket waits. Between two grants, keys may change."""
@@ -226,6 +229,11 @@ class SchedulerMachine:
         if job is None or job.id != id_ or job.outcome is not None or job.paused_since is not None:
             return None
         return job
+
+    def _forget_id(self, job: Job) -> None:
+        """A job that is closed or paused needs no id. Only then: a decision may still be broken off."""
+        if job.id is not None and self._ids.get(job.id) == job.number:
+            del self._ids[job.id]
 
     def _add(self, job: Job, *fact: Any) -> None:
         if job not in self._touched:
@@ -283,6 +291,7 @@ class SchedulerMachine:
             self._add(job, Job.named, event.job, event.moves)
             kind = "JobArrived"
         else:
+            self._forget_id(job)
             self._add(job, Job.resumed, now, event.job, event.moves)
             kind = "JobResumed"
         self._ids[event.job] = job.number
@@ -306,7 +315,6 @@ class SchedulerMachine:
             self._forget_paused(now, oldest)
         self._truth.staged[at] = job.number
         self._truth.staged[_RUNNING] = self._committed[_RUNNING] - 1
-        self._ids.pop(event.job, None)
         self.story.tell(now, "JobPaused", job.number, 0, "", event.thread)
         return False
 
@@ -327,7 +335,6 @@ class SchedulerMachine:
             self._hear_moves(job, now)
         self._add(job, Job.ended, event.outcome)
         self._truth.staged[_RUNNING] = self._committed[_RUNNING] - 1
-        self._ids.pop(event.job, None)
         self.story.tell(now, "JobEnded", job.number, 0, "", event.outcome)
         self._close(job, now)
         return False
