@@ -77,7 +77,7 @@ class MemoryLedger:
         self._told: deque[Granted] = deque()  # granted in a `submit` that was committed by itself
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
-        self._queues: dict[Lane, deque[int]] = {}
+        self._queues: dict[Lane, deque[tuple[int, int]]] = {}  # arrivals and tickets
         self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or with time
         self._do: dict[type[Change], Callable[[float, Any], None]] = {
             Request: self._request,
@@ -93,14 +93,17 @@ class MemoryLedger:
 
     def submit(self, now: float, *changes: Change) -> None:
         """See `Ledger.submit`."""
+        if self._own:
+            self._truth.begin()
         for change in changes:
             self._do[type(change)](now, change)
             if self._own:
-                self._told += self._truth.staged.pop(_AT_ONCE, ())
                 self.committed(self._truth.commit())
 
     def settle(self, now: float) -> tuple[tuple[Granted | Lost, ...], float | None]:
         """See `Ledger.settle`."""
+        if self._own:
+            self._truth.begin()
         at_once = self._truth.staged.pop(_AT_ONCE, None)
         if at_once is not None:
             return at_once, None
@@ -120,6 +123,8 @@ class MemoryLedger:
     def admit(self, now: float, request: Request) -> Grant | None:
         """See `Ledger.admit`."""
         ticket, lane, _, forced, call = request
+        if self._own:
+            self._truth.begin()
         at = self._names[lane[0]]
         staged = self._truth.staged
         backend, holding, waiting, granted, released, opens_s = (
@@ -166,11 +171,12 @@ class MemoryLedger:
         if truth.get(ticket) is not None:
             return
         if forced:
-            own, self._own = self._own, False  # committed with its telling
             grant = self.admit(now, request)
-            self._own = own
             assert grant is not None
-            staged[_AT_ONCE] = (*staged.get(_AT_ONCE, ()), Granted(ticket, grant))
+            if self._own:
+                self._told.append(Granted(ticket, grant))
+            else:  # committed with its telling
+                staged[_AT_ONCE] = (*staged.get(_AT_ONCE, ()), Granted(ticket, grant))
             return
         at = self._names[name]
         backend, holding, waiting, granted, released, opens_s = truth.get(at)
@@ -181,10 +187,12 @@ class MemoryLedger:
         queue = self._queues.get(lane)
         if queue is None:
             queue = self._queues[lane] = deque()
+        elif known is not None and len(queue) > 2 * known.waiting + 16:
+            queue = self._queues[lane] = deque(own for own in queue if self._lives(*own))
         if known is None or key.order != known.order or key.level != known.level:
             first = arrival if known is None else self._first(lane)[1].arrival
-            heapq.heappush(self._heaps[name], (key.level, key.order, first, lane))
-        queue.append(ticket)
+            self._rank((key.level, key.order, first, lane))
+        queue.append((arrival, ticket))
         self._ripe[name] = None
         staged[ticket] = Waiting(lane, arrival, now, call)
         staged[lane] = _Lane(key.level, key.order, key.explore, 1 if known is None else known.waiting + 1)
@@ -196,8 +204,7 @@ class MemoryLedger:
         if known is None:
             return
         if order != known.order or level != known.level:
-            first = self._first(lane)[1].arrival
-            heapq.heappush(self._heaps[lane[0]], (level, order, first, lane))
+            self._rank((level, order, self._first(lane)[1].arrival, lane))
         self._truth.staged[lane] = _new(_Lane, (level, order, explore, known.waiting))
 
     def _release(self, now: float, release: Release) -> None:
@@ -277,22 +284,36 @@ class MemoryLedger:
         """The first ticket that waits in the lane. One does: else there would be no such lane."""
         queue, committed, staged = self._queues[lane], self._committed, self._truth.staged
         while True:
-            claim = committed.get(queue[0])
-            if type(claim) is Waiting or queue[0] in staged:
+            arrival, ticket = queue[0]
+            if ticket in staged:
                 break
+            claim = committed.get(ticket)
+            if type(claim) is Waiting and claim.arrival == arrival:
+                return ticket, claim
             queue.popleft()
-        for ticket in queue:
+        for arrival, ticket in queue:
             claim = staged[ticket] if ticket in staged else committed.get(ticket)
-            if type(claim) is Waiting:
+            if type(claim) is Waiting and claim.arrival == arrival:
                 return ticket, claim
         raise AssertionError(f"lane {lane} has lost its tickets")
+
+    def _lives(self, arrival: int, ticket: int) -> bool:
+        """Whether the place in a queue may be one at which a ticket waits."""
+        claim = self._committed.get(ticket)
+        return ticket in self._truth.staged or (type(claim) is Waiting and claim.arrival == arrival)
+
+    def _rank(self, rank: Rank) -> None:
+        """Give a lane its place in the heap. Places that it has no more stay until they come to the top."""
+        name = rank[3][0]
+        heap = self._heaps[name]
+        if len(heap) > 2 * len(self._queues) + 64:
+            heap = self._rebuild(name)
+        heapq.heappush(heap, rank)
 
     def _top(self, name: str) -> Lane:
         """The first lane of a backend at which something waits."""
         committed = self._committed
         heap = self._heaps[name]
-        if len(heap) > 2 * len(self._queues) + 64:
-            heap = self._rebuild(name)
         while True:
             level, order, arrival, lane = heap[0]
             known = committed.get(lane)
@@ -306,18 +327,22 @@ class MemoryLedger:
 
     def _rebuild(self, name: str) -> list[Rank]:
         """A heap without dead entries: they stay under twice the lanes, at O(1) a change, amortised."""
+        committed, staged = self._committed, self._truth.staged
         heap = [
-            (known.level, known.order, self._first(lane)[1].arrival, lane)
-            for lane in tuple(self._queues)
-            if lane[0] == name and (known := self._committed.get(lane)) is not None
+            (known.level, known.order, queue[0][0], lane)
+            for lane, queue in self._queues.items()
+            if lane[0] == name
+            for known in (committed.get(lane), staged.get(lane))
+            if known is not None
         ]
         heapq.heapify(heap)
         self._heaps[name] = heap
         return heap
 
     def _in_order(self, name: str) -> Iterator[tuple[float, Lane, int, Explore | None]]:
-        """Lanes of a backend, the first in line first: order, lane, first arrival, what exploring needs."""
+        """Lanes of a backend's first level, in order: order, lane, first arrival, what exploring needs."""
         heap, committed = self._heaps[name], self._committed
+        served: int | None = None
         reached: list[tuple[Rank, int]] = [(heap[0], 0)] if heap else []
         found: set[Lane] = set()
         while reached:
@@ -326,6 +351,9 @@ class MemoryLedger:
             if known is not None and known.order == order and known.level == level and lane not in found:
                 first = self._first(lane)[1].arrival
                 if first == arrival:
+                    if served is not None and level != served:
+                        return
+                    served = level
                     found.add(lane)
                     yield order, lane, first, known.explore
                 else:
@@ -350,7 +378,7 @@ class MemoryLedger:
             assert not (pool.waiting and free), "a slot is free, an admissible ticket waits"
         for ticket, claim in view.waiting.items():
             lanes[claim.lane] = lanes.get(claim.lane, 0) + 1
-            assert ticket in self._queues[claim.lane], "a waiting ticket is in no queue"
+            assert (claim.arrival, ticket) in self._queues[claim.lane], "a waiting ticket is in no queue"
         for grant in view.holding.values():
             assert grant.reason == "forced" or grant.concurrency <= grant.slots, "a limit was exceeded"
         known = {key: value for key, value in committed.items() if type(value) is _Lane}
