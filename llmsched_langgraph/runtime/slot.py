@@ -29,6 +29,8 @@ logger = logging.getLogger("llmsched_langgraph")
 
 _ANYONE = object()
 
+_USED = "a Slot is for one call; ask scheduler.slot() for another one"
+
 _TURNS_TO_CLOSE = 4
 """Turns of an event loop in which it closes a stream that was dropped, and so gives its slot back."""
 
@@ -213,7 +215,7 @@ class Slot:
 
     def _rides(self) -> bool:
         if self._used:
-            raise RuntimeError("a Slot is for one call; ask scheduler.slot() for another one")
+            raise RuntimeError(_USED)
         self._used = True
         return riding()
 
@@ -276,6 +278,8 @@ class Slot:
     # -- context managers --------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        if self._used and not self._taken_over:
+            raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
         try:
             self.acquire()
             self._mark = _holder.set(self) if self._held else None
@@ -285,6 +289,8 @@ class Slot:
             raise
 
     async def __aenter__(self) -> Self:
+        if self._used and not self._taken_over:
+            raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
         try:
             await self.aacquire()
             self._mark = _holder.set(self) if self._held else None
