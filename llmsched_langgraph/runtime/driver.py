@@ -132,9 +132,8 @@ class Driver:
 
     def _announce(self, job: int) -> None:
         """See to it that the machine knows of the job."""
-        arrived = self._quiet.pop(job, None)
-        if arrived is not None:
-            self._inbox.append(arrived)
+        # Taken and put by one call, so that no other thread finds it in neither place and is ahead of it.
+        self._inbox.extend(filter(None, map(self._quiet.pop, (job,), (None,))))
 
     def end_job(self, job: int, outcome: Outcome) -> None:
         """The run is over, however it ended."""
@@ -430,8 +429,15 @@ class Driver:
 
     def _check(self) -> None:
         self._machine.check(self._clock())
-        for ticket in tuple(self._waiters):
-            assert self.claim(ticket) is not None or ticket in self._machine.untold, "a waiter of no ticket"
+        waiters = tuple(self._waiters)
+        asking = {
+            one[1].ticket
+            for one in self._inbox.copy()
+            if type(one) is tuple and type(one[1]) is CallRequested
+        }
+        for ticket in waiters:
+            known = self.claim(ticket) is not None or ticket in self._machine.untold or ticket in asking
+            assert known or ticket not in self._waiters, "a waiter of no ticket"
 
     def look(self) -> None:
         """See to it that what was put by is handled, and that the package's own observers have seen it."""
