@@ -5,23 +5,28 @@ from __future__ import annotations
 import gc
 import threading
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import pytest
 
 from llmsched_langgraph import Scheduler
+from llmsched_langgraph.core.events import JobInfo
+from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime import slot as slot_module
+from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.waiter import ThreadWaiter
 
 PATIENCE_S = 20  # for what must happen; reached only by a test that fails
 
 
-class ByStage:
-    """A policy whose priority is the number that a job's latest call has as its stage."""
+class ByTag:
+    """A policy whose order is the number that a job has as its tag."""
 
-    name = "by stage"
+    name = "by tag"
 
-    def priority(self, job, profile, now):
-        return float(job.progress.latest[0])
+    def order(self, job, now):
+        return float(job.info.tags[0])
 
 
 def check_idle(scheduler):
@@ -35,7 +40,7 @@ def check_idle(scheduler):
     scheduler.check()
     assert not driver._waiters
     assert not driver._inbox
-    assert not driver._dispatcher.machine._tickets
+    assert not driver._machine.untold
 
 
 @pytest.fixture
@@ -60,8 +65,24 @@ def idle():
 
 
 @pytest.fixture
-def by_stage():
-    return ByStage()
+def by_tag():
+    return ByTag()
+
+
+@contextmanager
+def tagged_job(scheduler, tag):
+    """The block is a job with that tag."""
+    run = scheduler.start_job(JobInfo(application=Application.of("tagged"), tags=(tag,)))
+    try:
+        with inside(run):
+            yield
+    finally:
+        scheduler.end_job(run, Outcome.FINISHED)
+
+
+@pytest.fixture
+def tagged():
+    return tagged_job
 
 
 @pytest.fixture
@@ -95,7 +116,7 @@ def queued(monkeypatch):
 
     class AnnouncedWaiter(ThreadWaiter):
         def wait(self, timeout_s):
-            if not self._event.is_set():
+            if self._baton.locked():
                 semaphore.release()
             return super().wait(timeout_s)
 

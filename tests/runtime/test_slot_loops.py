@@ -53,15 +53,19 @@ WHERE = pytest.mark.parametrize("run", [same_thread, aside])
 # -- order ------------------------------------------------------------------------------
 
 
-def test_tasks_are_served_in_the_policys_order(make_scheduler, by_stage):
-    """Tasks that wait get the slot by priority, equal ones in the order in which they came."""
+def test_tasks_are_served_in_the_policys_order(make_scheduler, by_tag, tagged):
+    """Tasks that wait get the slot in its order, equal ones in the order in which they came."""
 
     async def main():
-        scheduler, log = make_scheduler(1, policy=by_stage), []
-        holder = scheduler.slot(stage="0")
+        scheduler, log = make_scheduler(1, policy=by_tag), []
+
+        async def call(name):
+            with tagged(scheduler, name[0]):
+                await take(scheduler, log, name)
+
+        holder = scheduler.slot()
         await holder.aacquire()
-        names = ("3a", "1a", "2a", "1b", "3b", "2b")
-        tasks = await begin(*(take(scheduler, log, name, name[0]) for name in names))
+        tasks = await begin(*map(call, ("3a", "1a", "2a", "1b", "3b", "2b")))
         assert scheduler.statistics().waiting == 6
         holder.release()
         await asyncio.gather(*tasks)
@@ -70,14 +74,18 @@ def test_tasks_are_served_in_the_policys_order(make_scheduler, by_stage):
     assert asyncio.run(main()) == ["1a", "1b", "2a", "2b", "3a", "3b"]
 
 
-def test_threads_and_loops_share_one_queue(make_scheduler, by_stage, enqueue):
+def test_threads_and_loops_share_one_queue(make_scheduler, by_tag, tagged, enqueue):
     """A thread, this loop and a loop in another thread are served in one order."""
-    scheduler, log = make_scheduler(1, policy=by_stage), []
+    scheduler, log = make_scheduler(1, policy=by_tag), []
     waiting = threading.Event()
+
+    async def call(name):
+        with tagged(scheduler, name[0]):
+            await take(scheduler, log, name)
 
     def other_loop():
         async def main():
-            task = asyncio.create_task(take(scheduler, log, "3 other loop", "3"))
+            task = asyncio.create_task(call("3 other loop"))
             await asyncio.sleep(0)
             waiting.set()
             await task
@@ -85,18 +93,18 @@ def test_threads_and_loops_share_one_queue(make_scheduler, by_stage, enqueue):
         asyncio.run(main())
 
     def thread():
-        with scheduler.slot(stage="2"):
+        with tagged(scheduler, "2"), scheduler.slot():
             log.append("2 thread")
 
     async def main(spawn_other):
-        holder = scheduler.slot(stage="0")
+        holder = scheduler.slot()
         await holder.aacquire()
-        tasks = await begin(take(scheduler, log, "4 this loop", "4"))
+        tasks = await begin(call("4 this loop"))
         elsewhere = threading.Thread(target=spawn_other, daemon=True)
         elsewhere.start()
         assert await asyncio.to_thread(waiting.wait, 20)
         future = await asyncio.to_thread(enqueue, thread)
-        tasks += await begin(take(scheduler, log, "1 this loop", "1"))
+        tasks += await begin(call("1 this loop"))
         holder.release()
         await asyncio.gather(*tasks)
         await asyncio.to_thread(elsewhere.join, 20)
@@ -297,37 +305,78 @@ def test_a_waiter_that_is_destroyed_leaves_the_queue(make_scheduler):
 @pytest.mark.parametrize("error", [None, SchedulerClosedError("closed")])
 @WHERE
 def test_a_loop_waiter_woken_before_or_during_the_wait(run, error, timeout_s):
-    """A wake-up is never lost, whether it comes first or later, and it brings its error."""
+    """A wake-up is never lost, whether it comes first or later, and the error is there when it comes."""
+
+    def wake(waiter):
+        waker = waiter.waker()
+        if error is not None:
+            waker.refuse(error)
+            assert waker.error is error
+        assert waker.wake()
 
     async def outcome(waiter):
-        woken = await waiter.wait(timeout_s)
         try:
-            waiter.check()
-        except SchedulerClosedError as raised:
-            return raised
-        return woken
+            return await waiter.wait(timeout_s), waiter.error
+        finally:
+            waiter.done()
 
     async def main():
         early, late = LoopWaiter(), LoopWaiter()
-        run(early.wake, error)
+        run(wake, early)
         (waiting,) = await begin(outcome(late))
-        run(late.wake, error)
+        run(wake, late)
         return [await outcome(early), await waiting]
 
-    assert asyncio.run(main()) == [error or True] * 2
+    assert asyncio.run(main()) == [(True, error)] * 2
+
+
+@WHERE
+def test_a_loop_waiter_may_be_woken_often(run):
+    """Wake-ups before the wait count as one; after it, the next one ends the next wait."""
+
+    async def main():
+        waiter = LoopWaiter()
+        for _ in range(3):
+            run(waiter.wake)
+        woken = [await waiter.wait(60.0), await waiter.wait(0.001)]
+        run(waiter.wake)
+        woken.append(await waiter.wait(60.0))
+        waiter.done()
+        return woken
+
+    assert asyncio.run(main()) == [True, False, True]
+
+
+def test_a_waker_does_not_keep_its_waiter():
+    """Once the coroutine is gone there is nobody to wake, and the waker says so."""
+
+    async def main():
+        waiter = LoopWaiter()
+        waker = waiter.waker()
+        assert waker.wake()
+        await waiter.wait(60.0)
+        waiter.done()
+        del waiter
+        gc.collect()
+        waker.refuse(SchedulerClosedError("closed"))
+        return waker.wake(), waker.error
+
+    assert asyncio.run(main()) == (False, None)
 
 
 @pytest.mark.parametrize("timeout_s", [None, 60.0])
 def test_a_thread_waiter_woken_before_the_wait(timeout_s):
-    """A wake-up that comes before the wait ends it at once; its error is raised by the check after it."""
-    waiter, refused = ThreadWaiter(), ThreadWaiter()
+    """However many wake-ups come before the wait, they end it at once, and one wait only."""
+    waiter = ThreadWaiter()
+    for _ in range(3):
+        assert waiter.wake()
+    assert waiter.error is None
+    assert waiter.wait(timeout_s)
+    assert not waiter.wait(0.001)
+    waiter.refuse(error := SchedulerClosedError("closed"))
     assert waiter.wake()
     assert waiter.wait(timeout_s)
-    waiter.check()
-    assert refused.wake(SchedulerClosedError("closed"))
-    assert refused.wait(timeout_s)
-    with pytest.raises(SchedulerClosedError):
-        refused.check()
+    assert waiter.error is error
 
 
 def test_waiters_that_nobody_wakes():

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from llmsched_langgraph import QueueTimeoutError, SchedulerClosedError
-from llmsched_langgraph.core.events import CallReleased
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime import slot as slot_module
@@ -26,19 +26,25 @@ def take(scheduler, log, name, stage=""):
 
 
 def outcomes(scheduler):
-    return [event.outcome for event in scheduler._driver.story() if isinstance(event, CallReleased)]
+    """How calls ended that held a slot, or that gave up waiting for one."""
+    endings = {"CallReleased": lambda call: call.outcome, "CallWithdrawn": lambda outcome: outcome}
+    entries = scheduler._driver.story()
+    return [endings[entry.kind](entry.detail) for entry in entries if entry.kind in endings]
 
 
 # -- order ------------------------------------------------------------------------------
 
 
-def test_threads_are_served_in_the_policys_order(make_scheduler, by_stage, enqueue):
-    """Threads that wait get the slot by priority, equal ones in the order in which they came."""
-    scheduler, log = make_scheduler(1, policy=by_stage), []
-    with scheduler.slot(stage="0"):
-        futures = [
-            enqueue(take, scheduler, log, name, name[0]) for name in ("3a", "1a", "2a", "1b", "3b", "2b")
-        ]
+def test_threads_are_served_in_the_policys_order(make_scheduler, by_tag, tagged, enqueue):
+    """Threads that wait get the slot in its order, equal ones in the order in which they came."""
+    scheduler, log = make_scheduler(1, policy=by_tag), []
+
+    def call(name):
+        with tagged(scheduler, name[0]):
+            take(scheduler, log, name)
+
+    with tagged(scheduler, "0"), scheduler.slot():
+        futures = [enqueue(call, name) for name in ("3a", "1a", "2a", "1b", "3b", "2b")]
         assert scheduler.statistics().waiting == 6
     for future in futures:
         future.result(20)
@@ -53,7 +59,7 @@ def test_what_was_learned_decides_the_order(make_scheduler, enqueue):
         with scheduler.slot(stage=stage):
             now[0] += work_s
     scheduler.learn()
-    scheduler._driver._dispatcher.at_once = True  # or the slot may be given before the belief is there
+    scheduler._driver._machine._at_once = True  # or the slot may be given before the belief is there
     with scheduler.slot():
         futures = [enqueue(take, scheduler, log, stage, stage) for stage in ("long", "short")]
     for future in futures:
@@ -178,14 +184,14 @@ def wait_elsewhere(scheduler):
 
 def test_a_grant_that_comes_with_the_timeout_is_not_lost(make_scheduler, monkeypatch):
     """A slot that is granted in the very moment in which its caller gives up goes to the next."""
-    scheduler = make_scheduler(1, queue_timeout_s=5)
+    scheduler = make_scheduler(1, queue_timeout_s=1e-9)
     holder = scheduler.slot()
     holder.acquire()
 
     class TooLate(ThreadWaiter):
         def wait(self, timeout_s):
             holder.release()  # which grants this waiter the slot
-            assert self._event.is_set()
+            assert not self._baton.locked()
             return False
 
     with monkeypatch.context() as patch:
@@ -211,7 +217,7 @@ def test_release_from_many_threads_counts_once(make_scheduler, spawn):
     scheduler = make_scheduler(1)
     slot, barrier = scheduler.slot(), threading.Barrier(8)
     slot.acquire()
-    ticket = slot._claimed
+    ticket = slot._ticket
 
     def release():
         barrier.wait(20)
@@ -346,7 +352,7 @@ def test_close_while_a_request_is_under_way(make_scheduler):
 def test_a_run_outlives_the_close(make_scheduler):
     """A run under way when the scheduler is closed can make no call any more, and can be ended."""
     scheduler = make_scheduler(1)
-    run = scheduler.start_job(APPLICATION)
+    run = scheduler.start_job(JobInfo(application=APPLICATION))
     scheduler.close()
     with inside(run), pytest.raises(SchedulerClosedError), scheduler.slot():
         pytest.fail("the scheduler is closed")

@@ -9,7 +9,6 @@ import gc
 
 import pytest
 
-from llmsched_langgraph.core.events import CallReleased
 from llmsched_langgraph.dag.progress import Outcome, Usage
 from llmsched_langgraph.runtime.streams import ahold, hold
 
@@ -71,8 +70,8 @@ def held(scheduler):
 
 
 def last_release(scheduler):
-    releases = [event for event in scheduler._driver.story() if isinstance(event, CallReleased)]
-    return releases[-1].outcome, releases[-1].usage
+    calls = [entry.detail for entry in scheduler._driver.story() if entry.kind == "CallReleased"]
+    return calls[-1].outcome, calls[-1].usage
 
 
 # -- plain iterators --------------------------------------------------------------------
@@ -323,8 +322,12 @@ def test_an_asynchronous_stream_that_is_cancelled(make_scheduler, where):
         assert task.cancelled()
         holder.release()
         assert held(scheduler) == scheduler.statistics().waiting == 0
-        releases = [e for e in scheduler._driver.story() if isinstance(e, CallReleased)]
-        assert releases[0].outcome is Outcome.CANCELLED
+        story = scheduler._driver.story()
+        if where == "waiting":
+            (outcome,) = [entry.detail for entry in story if entry.kind == "CallWithdrawn"]
+        else:
+            (outcome,) = [entry.detail.outcome for entry in story if entry.kind == "CallReleased"]
+        assert outcome is Outcome.CANCELLED
 
     asyncio.run(main())
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from llmsched_langgraph import QueueTimeoutError
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.core.policies import POLICIES
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
@@ -53,6 +54,11 @@ class Blind:
         return UNKNOWN_USAGE
 
 
+def any_job(chance):
+    """A job of one of three applications."""
+    return JobInfo(application=Application.of(f"app {chance.randrange(3)}"))
+
+
 class Crowd:
     """What the workers share: the scheduler, the gauge, and how calls go."""
 
@@ -62,7 +68,7 @@ class Crowd:
 
     def job(self, chance):
         """One job: calls that finish, fail, time out, or are streams given up in the middle."""
-        run = self.scheduler.start_job(Application.of(f"app {chance.randrange(3)}"))
+        run = self.scheduler.start_job(any_job(chance))
         with inside(run):
             for _ in range(CALLS):
                 try:
@@ -90,7 +96,7 @@ class Crowd:
 
     async def ajob(self, chance):
         """One job on a loop, the same and cancelled besides."""
-        run = self.scheduler.start_job(Application.of(f"app {chance.randrange(3)}"))
+        run = self.scheduler.start_job(any_job(chance))
         with inside(run):
             calls = [asyncio.create_task(self.acall(chance)) for _ in range(CALLS)]
             for call in calls:
