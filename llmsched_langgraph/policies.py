@@ -1,0 +1,25 @@
+"""What the author of a policy needs: the protocol, what a policy sees of a job, and what it can ask for.
+
+from llmsched_langgraph import Scheduler
+from llmsched_langgraph.policies import JobView, Needs
+
+
+class LongestWork:
+    name = "longest"
+    needs = Needs.MEAN
+
+    def order(self, job: JobView, now: float) -> float:
+        return -job.remaining_s
+
+
+scheduler = Scheduler(8, policy=LongestWork())
+"""
+
+from __future__ import annotations
+
+from llmsched_langgraph.core.events import JobInfo
+from llmsched_langgraph.core.policies import POLICIES, Policy, llmsched
+from llmsched_langgraph.core.view import JobView, Needs, PolicyEvent
+from llmsched_langgraph.ledger.exploration import Exploration
+
+__all__ = ["POLICIES", "Exploration", "JobInfo", "JobView", "Needs", "Policy", "PolicyEvent", "llmsched"]
