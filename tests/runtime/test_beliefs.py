@@ -5,28 +5,34 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from dataclasses import replace
 
 import pytest
-from support.ended import ended
+from support.ended import Closed, ended
 
 from llmsched_langgraph.belief.evidence import JobEvidence
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.model import ApplicationModel
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.policies import POLICIES, Needs
+from llmsched_langgraph.core.events import JobInfo
+from llmsched_langgraph.core.policies import POLICIES, as_policy
+from llmsched_langgraph.core.view import Needs
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.position import Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph.ledger.values import Backend
 from llmsched_langgraph.runtime import learning
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.learning import Learner
+from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.stores import DirectoryStore
 
 PATIENCE_S = 20
 APPLICATION = Application.of(
     "two", (Node("plan", calls_llm=True), Node("work", calls_llm=True)), (("plan", "work"),)
 )
-BELIEVING = [name for name, policy in POLICIES.items() if policy.needs not in (Needs.NOTHING, Needs.TAG)]
+INFO = JobInfo(application=APPLICATION)
+BELIEVING = [name for name in POLICIES if getattr(as_policy(name), "needs", Needs.NOTHING)]
 
 
 class Beside:
@@ -51,15 +57,33 @@ class Beside:
 
 
 class Waiting:
-    """Whoever waits: notes that it was woken."""
+    """Notes its ticket when that has its slot."""
 
-    def __init__(self, log, ticket):
-        self.log, self.ticket = log, ticket
+    error = None
 
-    def wake(self, error):
-        assert error is None
+    def __init__(self, driver, log, ticket):
+        self.driver, self.log, self.ticket = driver, log, ticket
+
+    def wake(self):
+        assert self.driver.outcome(self.ticket, self)
+        self.driver.told(self.ticket)
         self.log.append(self.ticket)
         return True
+
+
+def request(driver, log, stage, job=None, run=None):
+    """The ticket of a call, which goes into the log when it has its slot."""
+    ticket = driver.new_ticket()
+    if driver.request(ticket, "b", stage, job, False, run):
+        log.append(ticket)
+    else:
+        driver.register(ticket, Waiting(driver, log, ticket))
+    return ticket
+
+
+def line(driver):
+    """The jobs that wait at the backend, in the order in which they would be served."""
+    return [job for _, (_, job, _), _, _ in driver._ledger._in_order("b")]
 
 
 def job(plan_s, work_s, application=APPLICATION, **changes):
@@ -81,8 +105,6 @@ def profiled(*records):
     return profile
 
 
-PATIENCE_S = 20
-
 TOLD = [job(plan_s, 10.0 * plan_s) for plan_s in (1.0, 1.1, 3.0, 3.1)] * 10
 
 
@@ -99,11 +121,9 @@ def test_no_grant_waits_for_an_inference(monkeypatch, policy):
     profile = profiled(*TOLD)
     monkeypatch.setattr(ApplicationModel, "belief", endless)
     log: list[int] = []
-    driver = Driver({"b": 4}, POLICIES[policy], profile=profile)
-    jobs = [driver.start_job(APPLICATION) for _ in range(1_000)]
-    tickets = [driver.new_ticket() for _ in jobs]
-    for number, ticket in zip(jobs, tickets, strict=True):
-        driver.request(ticket, Waiting(log, ticket), "b", job=number, stage="plan")
+    driver = Driver([Backend("b", 4)], as_policy(policy), profile=profile)
+    jobs = [driver.start_job(INFO) for _ in range(1_000)]
+    tickets = [request(driver, log, "plan", job) for job in jobs]
     assert entered.wait(PATIENCE_S), "no belief was asked for"
     assert log == tickets[:4]
     for ticket in tickets:
@@ -118,41 +138,35 @@ def test_a_belief_moves_its_job():
     """What a plan took tells what is left: of two jobs alike but for that, the shorter one goes first."""
     log: list[int] = []
     now = [0.0]
-    driver = Driver({"b": 1}, POLICIES["srtf"], profile=profiled(*TOLD), clock=lambda: now[0])
+    driver = Driver([Backend("b", 1)], as_policy("srtf"), profile=profiled(*TOLD), clock=lambda: now[0])
     beside = Beside("beliefs", driver._mind.forecaster._form_one)
     driver._mind.forecaster._background = beside
-    jobs = []
-    for number, plan_s in enumerate((3.0, 1.0)):
-        name = driver.start_job(APPLICATION)
-        jobs.append(name)
-        ticket, run = driver.new_ticket(), number + 1
-        driver._post(_moved(now, name, Revealed(((run, "plan"),), begun=True)))
-        driver.request(ticket, Waiting(log, ticket), "b", job=name, stage="plan", run=run)
+    jobs = {}
+    for run, plan_s in enumerate((3.0, 1.0), 1):
+        moves = []
+        job = driver.start_job(INFO, moves=moves)
+        jobs[job] = moves
+        moves.append(Revealed(((run, "plan"),), begun=True))
+        ticket = request(driver, log, "plan", job, run)
         now[0] += plan_s
         driver.release(ticket)
-        driver._post(_moved(now, name, Ended(run, plan_s)))
-    held = driver.new_ticket()
-    driver.request(held, Waiting(log, held), "b", job=None, stage="other")
+        moves.append(Ended(run, plan_s))
+        driver.move_stages(job)
+    held = request(driver, log, "other")
     waiting = []
-    for number, name in enumerate(jobs):
-        ticket, run = driver.new_ticket(), 10 + number
-        driver._post(_moved(now, name, Revealed(((run, "work"),), begun=True)))
-        driver.request(ticket, Waiting(log, ticket), "b", job=name, stage="work", run=run)
-        waiting.append(ticket)
-    assert list(driver.ledgers["b"].backlog()) == waiting
+    for run, (job, moves) in enumerate(jobs.items(), 10):
+        moves.append(Revealed(((run, "work"),), begun=True))
+        driver.move_stages(job)
+        waiting.append(request(driver, log, "work", job, run))
+    assert line(driver) == [1, 2]
     beside.do()
-    assert list(driver.ledgers["b"].backlog()) == waiting[::-1]
+    assert line(driver) == [2, 1]
     driver.release(held)
     assert log[-1] == waiting[1]
-    for ticket in waiting:
+    for ticket in reversed(waiting):
         driver.release(ticket)
+    assert log[-1] == waiting[0]
     driver.check()
-
-
-def _moved(now, job, *moves):
-    from llmsched_langgraph.core.events import StagesMoved
-
-    return StagesMoved(now[0], job, moves)
 
 
 def learner(profile=None):
@@ -167,7 +181,7 @@ def test_each_of_the_first_jobs_is_learned_from_then_each_eighth():
     made, published = learner()
     learned = []
     for number in range(1, 19):
-        made.observe(job(1.0, 2.0))
+        made.observe(Closed(job(1.0, 2.0)))
         before = len(published)
         made._background.do()
         if len(published) > before:
@@ -179,8 +193,8 @@ def test_each_of_the_first_jobs_is_learned_from_then_each_eighth():
 def test_jobs_that_teach_nothing_are_not_learned_from():
     """A run that failed, or made no call."""
     made, published = learner()
-    made.observe(job(1.0, 2.0, end="failed"))
-    made.observe(ended(APPLICATION, runs=(("plan", 1, 1.0),)))
+    made.observe(Closed(job(1.0, 2.0, end="failed")))
+    made.observe(Closed(ended(APPLICATION, runs=(("plan", 1, 1.0),))))
     assert made._background.asked == 0
     assert made.profile == Profile()
     assert published == []
@@ -190,7 +204,7 @@ def test_the_profile_has_every_job():
     """Whether something was learned from it or not."""
     made, _ = learner()
     for number in range(1, 40):
-        made.observe(job(1.0, float(number)))
+        made.observe(Closed(job(1.0, float(number))))
         assert made.profile.jobs(APPLICATION.fingerprint) == number
 
 
@@ -198,7 +212,7 @@ def test_correlations_are_learned_apart():
     """As soon as there are enough jobs, in a thread that holds up no quick model; then it is published."""
     made, published = learner()
     for record in TOLD[: learning.NETWORK_JOBS]:
-        made.observe(record)
+        made.observe(Closed(record))
         made._background.do()
     own = made.profile.applications[APPLICATION.fingerprint]
     assert own.model is not None
@@ -217,8 +231,8 @@ def test_correlations_are_learned_anew_when_there_are_a_quarter_more_jobs():
     other = Application.of("other", APPLICATION.nodes, APPLICATION.edges)
     made, published = learner()
     for number in range(1, 41):
-        made.observe(TOLD[number - 1])
-        made.observe(replace(TOLD[number - 1], application=other.fingerprint, template=other))
+        made.observe(Closed(TOLD[number - 1]))
+        made.observe(Closed(replace(TOLD[number - 1], app="other", template=other)))
         made._background.do()
         made._networking.do()
     learned = [
@@ -237,7 +251,7 @@ def test_a_failure_to_learn_costs_the_correlations_only(monkeypatch):
     """The stages are judged on their own until it works, when there are more jobs."""
     made, _ = learner()
     for record in TOLD[: learning.NETWORK_JOBS]:
-        made.observe(record)
+        made.observe(Closed(record))
     made._background.do()
     with monkeypatch.context() as patched:
         patched.setattr("llmsched_langgraph.belief.learning.choose", None)
@@ -245,7 +259,7 @@ def test_a_failure_to_learn_costs_the_correlations_only(monkeypatch):
             made._networking.do()
     assert made.profile.applications[APPLICATION.fingerprint].model is not None
     for record in TOLD[: learning.NETWORK_JOBS // 4]:
-        made.observe(record)
+        made.observe(Closed(record))
     made._background.do()
     made._networking.do()
     assert made.profile.applications[APPLICATION.fingerprint].model.correlated
@@ -265,7 +279,7 @@ def test_a_given_network_stays(jobs):
     model = profile.applications[APPLICATION.fingerprint].model
     made, published = learner(profile)
     for record in TOLD * 3:
-        made.observe(record)
+        made.observe(Closed(record))
         made._background.do()
         made._networking.do()
     made.catch_up()
@@ -279,7 +293,7 @@ def test_a_network_that_comes_while_one_is_learned_stays():
     """It was given to another worker, and comes from the store."""
     made, _ = learner()
     for record in TOLD:
-        made.observe(record)
+        made.observe(Closed(record))
     before = made.profile.applications[APPLICATION.fingerprint]
     whole = given(*TOLD)
     made._adopt(whole.applications[APPLICATION.fingerprint])
@@ -289,7 +303,7 @@ def test_a_network_that_comes_while_one_is_learned_stays():
 
 def test_a_given_network_goes_when_runs_change(tmp_path):
     """It was made for the runs of before, and does not come back from a store."""
-    old = [replace(job(1.0, 2.0 + n / 100), id=f"old-{n}", ended_at=float(n + 1)) for n in range(60)]
+    old = [job(1.0, 2.0 + n / 100, id=f"old-{n}", arrival_s=n + 1.0, jct_s=0.0) for n in range(60)]
     profile = given(*old)
     store = DirectoryStore(tmp_path)
     store.save(profile.applications[APPLICATION.fingerprint])
@@ -297,7 +311,7 @@ def test_a_given_network_goes_when_runs_change(tmp_path):
     made._background.do()
     assert made.profile.applications[APPLICATION.fingerprint].model.given
     for n in range(30):
-        made.observe(replace(job(1.0, 40.0 + n / 100), id=f"new-{n}", ended_at=float(100 + n)))
+        made.observe(Closed(job(1.0, 40.0 + n / 100, id=f"new-{n}", arrival_s=100.0 + n, jct_s=0.0)))
     made._background.do()
     made._networking.do()
     made.keep()
@@ -311,7 +325,7 @@ def test_when_runs_change_the_past_is_forgotten(caplog):
     """With a note in the log, and a model of the new kind of runs at once."""
     made, _ = learner()
     for work_s in [2.0 + n / 100 for n in range(60)] + [40.0 + n / 100 for n in range(30)]:
-        made.observe(job(1.0, work_s))
+        made.observe(Closed(job(1.0, work_s)))
     with caplog.at_level(logging.INFO, "llmsched_langgraph"):
         made._background.do()
     (record,) = caplog.records
@@ -332,7 +346,7 @@ def test_what_was_forgotten_does_not_come_back_from_the_store(tmp_path):
         made = Learner(Profile(), lambda profile, names: None, Beside, store)
         made._background.do()
         for work_s, at in zip(works_s, moment, strict=False):
-            made.observe(job(1.0, work_s, id=f"job-{at}", arrival_s=float(at), jct_s=0.0))
+            made.observe(Closed(job(1.0, work_s, id=f"job-{at}", arrival_s=float(at), jct_s=0.0)))
         made._background.do()
         made.keep()
     own = store.load().profile.applications[APPLICATION.fingerprint]
@@ -344,7 +358,7 @@ def test_learning_here_and_now():
     """For whoever reads or keeps the profile: everything that has ended is in the models."""
     made, published = learner()
     for record in TOLD:
-        made.observe(record)
+        made.observe(Closed(record))
     made.catch_up()
     own = made.profile.applications[APPLICATION.fingerprint]
     assert (own.modelled, own.model.correlated) == (40, True)
@@ -359,9 +373,7 @@ def test_a_scheduler_learns_by_itself(make_scheduler):
     told = threading.Event()
     publish = scheduler._driver._mind._learned
     scheduler._driver._mind.learner._publish = lambda *news: (publish(*news), told.set())
-    run = scheduler.start_job(APPLICATION)
-    from llmsched_langgraph.runtime.scheduler import inside
-
+    run = scheduler.start_job(INFO)
     with inside(run), scheduler.slot(stage="plan"):
         pass
     scheduler.end_job(run, Outcome.FINISHED)

@@ -13,18 +13,20 @@ import pytest
 from langgraph.store.memory import InMemoryStore
 
 from llmsched_langgraph import ConfigurationError, Scheduler
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.stores import DirectoryStore
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
+INFO = JobInfo(application=APPLICATION)
 
 
 def run(scheduler, times=1):
     """Runs of one call each."""
     for _ in range(times):
-        job = scheduler.start_job(APPLICATION)
+        job = scheduler.start_job(INFO)
         with inside(job), scheduler.slot(stage="ask"):
             pass
         scheduler.end_job(job, Outcome.FINISHED)
@@ -49,7 +51,7 @@ def test_what_one_scheduler_learned_the_next_one_knows(kind, tmp_path, make_sche
     own = second.profile.applications[APPLICATION.fingerprint]
     assert own == first.profile.applications[APPLICATION.fingerprint]
     assert own.model is not None
-    assert second._driver._dispatcher.machine.profile.jobs(APPLICATION.fingerprint) == 5
+    assert second._driver._machine.profile.jobs(APPLICATION.fingerprint) == 5
     second.close()
 
 
@@ -165,13 +167,15 @@ def test_what_is_left_is_kept_at_the_end(closes, tmp_path):
     """Of the scheduler, or of the process, whichever comes first."""
     program = f"""
         from llmsched_langgraph import Scheduler
+        from llmsched_langgraph.core.events import JobInfo
         from llmsched_langgraph.dag.application import Application, Node
         from llmsched_langgraph.dag.progress import Outcome
         from llmsched_langgraph.runtime.scheduler import inside
 
+        info = JobInfo(application=Application.of("app", (Node("ask", calls_llm=True),)))
         scheduler = Scheduler(2, profiles={str(tmp_path)!r})
         for _ in range(3):
-            job = scheduler.start_job(Application.of("app", (Node("ask", calls_llm=True),)))
+            job = scheduler.start_job(info)
             with inside(job), scheduler.slot(stage="ask"):
                 pass
             scheduler.end_job(job, Outcome.FINISHED)

@@ -14,10 +14,11 @@ import time
 from dataclasses import replace
 
 import pytest
-from support.ended import ended
+from support.ended import Closed, ended
 
 from llmsched_langgraph import ConfigurationError, default_scheduler
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application, Node
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.jobs.observed import observed
@@ -27,18 +28,21 @@ from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.traces import read_jobs
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
+INFO = JobInfo(application=APPLICATION)
 
 PROGRAM = """
     import os, signal, sys
     from llmsched_langgraph import Scheduler
+    from llmsched_langgraph.core.events import JobInfo
     from llmsched_langgraph.dag.application import Application, Node
     from llmsched_langgraph.dag.progress import Outcome
     from llmsched_langgraph.runtime.scheduler import inside
 
     path, jobs = sys.argv[1], int(sys.argv[2])
     scheduler = Scheduler(2, record=path)
+    info = JobInfo(application=Application.of("app", (Node("ask", calls_llm=True),)))
     for _ in range(jobs):
-        job = scheduler.start_job(Application.of("app", (Node("ask", calls_llm=True),)))
+        job = scheduler.start_job(info)
         with inside(job), scheduler.slot(stage="ask"):
             pass
         scheduler.end_job(job, Outcome.FINISHED)
@@ -58,7 +62,7 @@ def program(end, *arguments):
 
 def run(scheduler, times=1, outcome=Outcome.FINISHED, calls=1):
     for _ in range(times):
-        job = scheduler.start_job(APPLICATION)
+        job = scheduler.start_job(INFO)
         for _ in range(calls):
             with inside(job), scheduler.slot(stage="ask"):
                 pass
@@ -135,7 +139,7 @@ def test_what_is_there_is_kept(make_scheduler, tmp_path):
 def test_a_job_that_ends_after_the_scheduler_was_closed(make_scheduler, tmp_path):
     """Its call was in a slot, and goes on."""
     scheduler = make_scheduler(1, record=tmp_path / "jobs.jsonl")
-    job = scheduler.start_job(APPLICATION)
+    job = scheduler.start_job(INFO)
     with inside(job), scheduler.slot(stage="ask"):
         scheduler.close()
     scheduler.end_job(job, Outcome.FINISHED)
@@ -154,7 +158,7 @@ def test_nothing_is_written_on_an_event_loop(make_scheduler, tmp_path, monkeypat
     async def main():
         with make_scheduler(1, record=tmp_path / "jobs.jsonl") as scheduler:
             for _ in range(3):
-                job = scheduler.start_job(APPLICATION)
+                job = scheduler.start_job(INFO)
                 with inside(job):
                     async with scheduler.slot(stage="ask"):
                         pass
@@ -179,7 +183,7 @@ def test_no_file_is_touched_on_an_event_loop(tmp_path, monkeypatch, given):
     async def main():
         with ctx(scanned_modules=["llmsched_langgraph"]):
             scheduler = default_scheduler()
-            job = scheduler.start_job(APPLICATION)
+            job = scheduler.start_job(INFO)
             with inside(job):
                 async with scheduler.slot(stage="ask"):
                     pass
@@ -244,10 +248,10 @@ def test_workers_share_a_file(tmp_path):
 def test_a_fork_writes_what_is_its_own(tmp_path, monkeypatch):
     """What waited to be written when it came about is its parent's to write."""
     recorder = Recorder(tmp_path / "jobs.jsonl", Nobody)
-    recorder.note(record(1))
+    recorder.note(Closed(record(1)))
     process = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: process + 1)
-    recorder.note(record(2))
+    recorder.note(Closed(record(2)))
     recorder.flush()
     assert [job.id for job in read_jobs(tmp_path / "jobs.jsonl")] == ["j2"]
 
@@ -257,7 +261,7 @@ def test_a_lock_that_a_fork_has_taken_along_is_no_end(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "PATIENCE_S", 0.0)
     recorder = Recorder(tmp_path / "jobs.jsonl", Nobody)
     recorder._writing.acquire()
-    recorder.note(record())
+    recorder.note(Closed(record()))
     recorder.flush()
     assert len(list(read_jobs(tmp_path / "jobs.jsonl"))) == 1
 
@@ -266,7 +270,7 @@ def test_a_file_may_be_moved_away(tmp_path):
     """The next job begins another one."""
     recorder = Recorder(tmp_path / "jobs.jsonl", Nobody)
     for number in range(2):
-        recorder.note(record(number))
+        recorder.note(Closed(record(number)))
         recorder.flush()
         (tmp_path / "jobs.jsonl").rename(tmp_path / f"jobs.{number}")
     assert [next(read_jobs(tmp_path / f"jobs.{number}")).id for number in range(2)] == ["j0", "j1"]
@@ -277,7 +281,7 @@ def test_where_it_is_does_not_depend_on_where_the_program_goes(tmp_path, monkeyp
     recorder = Recorder("jobs.jsonl", Nobody)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    recorder.note(record())
+    recorder.note(Closed(record()))
     recorder.flush()
     assert (tmp_path / "jobs.jsonl").exists()
 
@@ -302,16 +306,16 @@ def test_a_line_that_could_not_be_finished_takes_no_other_with_it(tmp_path, monk
     path = tmp_path / "jobs.jsonl"
     path.write_text('{"id":"cut of')
     recorder = Recorder(path, Nobody)
-    recorder.note(record(1))
+    recorder.note(Closed(record(1)))
     recorder.flush()
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:20]))
-    recorder.note(record(2))
+    recorder.note(Closed(record(2)))
     with caplog.at_level(logging.WARNING, "llmsched_langgraph"):
         recorder.flush()
     assert "bytes could be written" in caplog.text
     monkeypatch.setattr(os, "write", write)
-    recorder.note(record(3))
+    recorder.note(Closed(record(3)))
     recorder.flush()
     cut, one, two, three = [line for line in path.read_text().splitlines() if line]
     assert cut == '{"id":"cut of'

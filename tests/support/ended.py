@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
 from support.applications import app
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A closed job whose record is there already: what a learner and a recorder take."""
+
+    record: EndedJob
+    direct: bool = False
+
+    @property
+    def fingerprint(self):
+        return self.record.fingerprint
+
+    @property
+    def teaches(self):
+        return self.record.teaches
 
 
 def ended(application, *calls, runs=(), **fields):
