@@ -103,6 +103,10 @@ class Desk:
         for command in wanted:
             self.handle(now, BeliefFormed(command.job, command.belief()))
 
+    def believe(self, now, job, belief):
+        """What is still to come of the job that goes by that name."""
+        return self.handle(now, BeliefFormed(self.job(job).number, belief))
+
     def release(self, now, ticket, outcome=Outcome.FINISHED, usage=UNKNOWN_USAGE, failure=None):
         return self.handle(now, CallReleased(ticket, outcome, usage, failure))
 

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmsched_langgraph.core.exploration import LOOKED_AT, Exploration
 from support.applications import app
 from support.ended import ended
-from support.exploring import choice, coin
+from support.exploring import Said, choice_of_lanes, coin
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.job import Job
-from llmsched_langgraph.core.policies import POLICIES, llmsched
+from llmsched_langgraph.core.events import JobArrived, JobInfo
+from llmsched_langgraph.core.policies import llmsched
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Revealed, Spot
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.ledger.exploration import JOBS, LANES, Exploration, choose
+from llmsched_langgraph.ledger.values import Explore
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
-
-ALWAYS = Exploration(1.0, 1.0)
 
 
 # -- the coin ---------------------------------------------------------------------------
@@ -98,47 +96,30 @@ def test_the_sample_is_a_share(sample):
 # -- the choice -------------------------------------------------------------------------
 
 
-@dataclass
-class Said:
-    """A belief that says what it is told to: an interval, and what each stage teaches."""
+def job(number, lo=None, hi=None, *, waits=("s",), left=1, order=0.0, past=(0.0, 0.0, 0, 0.0), **teaches):
+    """The lanes of a job, one for each stage of which a call waits; they arrived as they are named.
 
-    lo: float
-    hi: float
-    teaches: dict = field(default_factory=dict)
-    expected = {}
-
-    def __post_init__(self):
-        self.mean = self.after = (self.lo + self.hi) / 2
-
-    @property
-    def bounds(self):
-        return self.lo, self.hi
-
-    def uncertainty_reduction(self, stage, tool=None):
-        return self.teaches.get(stage.path, 0.0)
+    `past` is what it had received when its interval was formed, what it has received of calls that are over,
+    how many hold a slot, and the sum of the times at which those were granted.
+    """
+    explore = None if lo is None else Explore(Said(lo, hi, teaches), *past, left)
+    return [
+        (order, ("b", number, Spot(stage, 1)), 100 * number + n, explore) for n, stage in enumerate(waits)
+    ]
 
 
-def job(arrival, lo=None, hi=None, *, waits=("s",), **teaches):
-    """A job whose stages `waits` wait with one call each, or as many as there are letters of it."""
-    made = Job(arrival, app("app"), arrival, 0.0)
-    for stage in waits:
-        made.progress.request(len(made.progress.outstanding) + 100 * arrival, stage, 0.0, Spot(stage, 1))
-    if lo is not None:
-        made.belief = Said(lo, hi, teaches)
-    return made
-
-
-def chosen(*jobs, exploration=ALWAYS, now=0.0):
-    """Arrival of the job and name of the stage that were chosen, in whatever order the jobs are given."""
+def chosen(*jobs, now=0.0):
+    """Number of the job and name of the stage that were chosen, in whatever order the lanes are given."""
+    lanes = [lane for own in jobs for lane in own]
     shuffle = random.Random(0)
-    orders = (jobs, jobs[::-1], *(shuffle.sample(jobs, len(jobs)) for _ in range(5)))
-    found = [exploration.choose(order, now, grantable=lambda job, spot: True) for order in orders]
-    told = {own and (own[0].arrival, own[1].path) for own in found}
-    assert len(told) == 1
-    return told.pop()
+    orders = (lanes, lanes[::-1], *(shuffle.sample(lanes, len(lanes)) for _ in range(5)))
+    found = {choose(order, now) for order in orders}
+    assert len(found) == 1
+    lane = found.pop()
+    return lane and (lane[1], lane[2].path)
 
 
-def test_nobody_to_choose():
+def test_none_to_choose():
     """No jobs; jobs of which nothing is believed; stages that teach nothing; no stage that waits."""
     assert chosen() is None
     assert chosen(job(1), job(2)) is None
@@ -164,9 +145,9 @@ def test_a_later_set_is_not_touched():
 def test_a_first_set_that_teaches_nothing_is_not_passed_over():
     """It comes first for certain, so nothing that a later one teaches is worth its waiting."""
     assert chosen(job(1, 1, 3), job(2, 4, 6, s=9.0)) is None
-    spent = job(1, 1, 3, s=9.0)
-    spent.explored[Spot("s", 1)] = 1
+    spent = job(1, 1, 3, left=0, s=9.0)
     assert chosen(spent, job(2, 4, 6, s=9.0)) is None
+    assert chosen(spent, job(2, 3, 6, s=9.0)) == (2, "s")
 
 
 def test_intervals_that_touch_overlap():
@@ -189,58 +170,85 @@ def test_of_stages_that_teach_as_much_the_sooner():
     ("sample", "calls", "granted"),
     [(0.3, 1, 1), (0.3, 3, 1), (0.3, 4, 2), (0.3, 10, 3), (0.3, 11, 4), (1.0, 5, 5), (0.01, 90, 1)],
 )
-def test_a_sample_of_a_stage_is_enough(sample, calls, granted):
+def test_a_sample_of_a_stage_is_enough(desk, sample, calls, granted):
     """So many of its calls are granted to learn from it, rounded up; then it is out of the question."""
-    own = job(1, 1, 2, waits=(), s=9.0, other=1.0)
-    for ticket in range(calls):
-        own.progress.request(ticket, "s", 0.0, Spot("s", 1))
-    own.progress.request(calls, "other", 0.0, Spot("other", 1))
-    exploration = Exploration(1.0, sample)
-    for n in range(granted):
-        assert chosen(own, exploration=exploration) == (1, "s")
-        own.explored[Spot("s", 1)] = n + 1
-        own.progress.start(n, 0.0)
-    assert chosen(own, exploration=exploration) == (1, "other")
+    d = desk(llmsched(epsilon=1.0, sample=sample), at_once=False)
+    d.call(0.0, 1)
+    d.arrive(0.0, 1)
+    d.move(0.0, 1, Revealed(tuple((n, "s") for n in range(calls))))
+    for n in range(calls):
+        d.call(0.0, 100 + n, 1, "s", run=n)
+    d.call(0.0, 2, 1, "other")
+    d.believe(0.0, 1, Said(1.0, 2.0, {"s": 9.0, "other": 1.0}))
     # Occurrences are samples of their own.
-    own.progress.request(999, "s", 0.0, Spot("s", 2))
-    assert chosen(own, exploration=exploration) == (1, "s")
+    d.call(0.0, 3, 1, "s")
+    assert (
+        d.serve(0.0)[1 : granted + 4]
+        == [
+            *range(100, 100 + granted),
+            3,
+            2,
+            *range(100 + granted, 100 + calls),
+        ][: granted + 3]
+    )
+    reasons = [entry.detail.reason for entry in d.machine.entries() if entry.kind == "SlotGranted"]
+    assert reasons == ["free", *["explore"] * (granted + 2), *["order"] * (calls - granted)]
 
 
 def test_what_was_received_since_is_not_to_come():
     """An interval moves down by what its job received after its belief was formed, both ends alike."""
-    own = job(1, 4.0, 6.0, s=1.0)
     other = job(2, 0.5, 1.5, s=0.5)
-    assert chosen(own, other) == (2, "s")
-    own.believed_at_s = -3.0  # three seconds have come since: it is from 1 to 3 now
-    assert chosen(own, other) == (1, "s")
-    own.believed_at_s = -5.0  # more than its lower end, which is at nought at least
+    assert chosen(job(1, 4.0, 6.0, s=1.0), other) == (2, "s")
+    # Three seconds have come since, of calls that are over or in their slots: it is from 1 to 3 now.
+    for past in ((0.0, 3.0, 0, 0.0), (2.0, 5.0, 0, 0.0), (1.0, 2.0, 1, 6.0), (0.0, 1.0, 2, 14.0)):
+        assert chosen(job(1, 4.0, 6.0, s=1.0, past=past), other, now=8.0) == (1, "s")
+    # More than its lower end, which is at nought at least.
+    own = job(1, 4.0, 6.0, s=1.0, past=(0.0, 5.0, 0, 0.0))
     assert chosen(own, job(2, 2.5, 3.0, s=8.0)) == (1, "s")
     assert chosen(own, job(2, 1.5, 3.0, s=8.0)) == (2, "s")
+    # And never up: a clock may go back by a little.
+    own = job(1, 4.0, 6.0, s=1.0, past=(3.0, 0.0, 0, 0.0))
+    assert chosen(own, job(2, 6.0, 7.0, s=2.0)) == (2, "s")
+
+
+def test_only_so_many_jobs_and_lanes_are_looked_at():
+    """The first of them in the order of service; jobs in a tie with the last hide none of its lanes."""
+    crowd = [lane for n in range(1, JOBS + 1) for lane in job(n, 1, 2, s=1.0, order=float(n))]
+    teaching = job(99, 1, 2, s=5.0, order=50.0)
+    assert choose([*crowd[: JOBS - 1], *teaching], 0.0) == teaching[0][1]
+    assert choose([*crowd, *teaching], 0.0) == crowd[0][1]
+    late = job(JOBS, 1, 2, s=6.0, order=float(JOBS))
+    tied = job(98, 1, 2, s=9.0, order=float(JOBS))
+    assert choose([*crowd, *tied, *late], 0.0) == late[0][1]
+    wide = [lane for n in range(1, 4) for lane in job(n, 1, 2, waits=map(str, range(60)))]
+    assert choose([*wide[: LANES - 1], *teaching], 0.0) == teaching[0][1]
+    assert choose([*wide[:LANES], *teaching], 0.0) is None
 
 
 @st.composite
 def backlogs(draw):
-    """Jobs with intervals on a small grid, so that ends touch and ties are many."""
-    jobs = []
-    for arrival in range(1, draw(st.integers(1, 7)) + 1):
+    """Lanes with intervals on a small grid, so that ends touch and ties are many, in the order of service."""
+    lanes = []
+    for number in range(1, draw(st.integers(1, 7)) + 1):
         lo = draw(st.integers(0, 12))
         hi = lo + draw(st.integers(0, 4))
         waits = tuple(sorted(draw(st.sets(st.sampled_from("abc")))))
         teaches = {stage: float(draw(st.integers(0, 3))) for stage in waits}
-        known = draw(st.integers(0, 5))
-        jobs.append(job(arrival, *((lo, hi) if known else ()), waits=waits, **(teaches if known else {})))
-    return jobs
+        bounds = (lo, hi) if draw(st.integers(0, 5)) else ()
+        past = (draw(st.integers(0, 3)), draw(st.integers(0, 3)), draw(st.integers(0, 2)), 0.0)
+        lefts = {"left": draw(st.integers(0, 2)), "past": past, "order": float(draw(st.integers(0, 2)))}
+        lanes += job(number, *bounds, waits=waits, **lefts, **(teaches if bounds else {}))
+    return sorted(lanes, key=lambda own: (own[0], own[2]))
 
 
 @QUIET
-@given(backlogs())
-def test_the_choice_is_that_of_the_paper(jobs):
+@given(backlogs(), st.integers(0, 3))
+def test_the_choice_is_that_of_the_paper(lanes, now):
     """Sets by their definition: the transitive closure of overlapping, in ascending order."""
-    expected = choice(jobs, 1.0, 0.0, {})
-    assert chosen(*jobs) == (expected and (expected[0], expected[1].path))
+    assert choose(lanes, float(now)) == choice_of_lanes(lanes, float(now))
 
 
-# -- through the dispatcher -------------------------------------------------------------
+# -- through the machine ----------------------------------------------------------------
 
 LEADING = Application.of("leads", ["look", "act"], [("look", "act")], ["look"])
 KINDS = {"leads": LEADING, "plain": app("plain")}
@@ -248,13 +256,13 @@ LEADS = ("leads", ("look", 1.0), ("act", 2.0))
 LEADS_LONG = ("leads", ("look", 3.0), ("act", 40.0))
 PLAIN = ("plain", ("s", 1.5))
 PLAIN_LONG = ("plain", ("s", 30.0))
-JOBS = [job for n in range(60) for job in (LEADS if n % 2 else LEADS_LONG, PLAIN if n % 3 else PLAIN_LONG)]
+RUNS = [job for n in range(60) for job in (LEADS if n % 2 else LEADS_LONG, PLAIN if n % 3 else PLAIN_LONG)]
 
 
 @pytest.fixture(scope="module")
 def history():
     """A profile in which the first stage of `leads` settles the second, and `plain` has one stage."""
-    profile = Profile().observe(*(ended(KINDS[name], *calls) for name, *calls in JOBS))
+    profile = Profile().observe(*(ended(KINDS[name], *calls) for name, *calls in RUNS))
     for name, own in profile.applications.items():
         profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)
     assert profile.applications[LEADING.fingerprint].model.correlated
@@ -262,7 +270,7 @@ def history():
 
 
 def crowd(d, jobs=12):
-    """Jobs of both kinds that wait for one slot, which somebody else has."""
+    """Jobs of both kinds that wait for one slot, which another call has."""
     d.call(0.0, 1)
     for n in range(jobs):
         d.arrive(0.0, n, LEADING if n % 3 == 0 else "plain")
@@ -279,7 +287,7 @@ def test_without_epsilon_it_is_srtf(desk, history):
     assert served[0] == served[1]
 
 
-def test_a_turn_that_explores_goes_to_who_teaches(desk, history):
+def test_a_turn_that_explores_goes_to_what_teaches(desk, history):
     """Under a coin that always says so, the calls of `leads` go first, though shorter jobs wait."""
     d = desk(llmsched(epsilon=1.0), profile=history)
     crowd(d)
@@ -319,8 +327,8 @@ def test_only_the_next_in_line_are_looked_at(desk, history):
         d.call(0.0, 9_999, 999, "look")
         return d.release(1.0, 1).granted
 
-    assert served(LOOKED_AT - 1) == [9_999]
-    assert served(LOOKED_AT) == [10]
+    assert served(JOBS - 1) == [9_999]
+    assert served(JOBS) == [10]
 
 
 def test_a_stage_that_waits_elsewhere_is_not_granted_here(desk, history):
@@ -336,16 +344,23 @@ def test_a_stage_that_waits_elsewhere_is_not_granted_here(desk, history):
     assert d.release(1.0, 2).granted == [3]
 
 
-def test_what_waits_elsewhere_hides_nothing_here():
+def test_what_waits_elsewhere_hides_nothing_here(desk):
     """What teaches most of what this backend can serve is chosen, though another call would teach more."""
-    both = job(1, 1, 5, waits=("a", "b"), a=9.0, b=1.0)
-    spots = (both, Spot("b", 1))
-    assert ALWAYS.choose([both], 0.0, grantable=lambda job, spot: spot.path == "b") == spots
-    assert ALWAYS.choose([both], 0.0, grantable=lambda job, spot: False) is None
+    d = desk(llmsched(epsilon=1.0), at_once=False, backends=("b", "c"))
+    d.call(0.0, 1)
+    d.call(0.0, 2, backend="c")
+    for number, teaches in ((1, {"far": 9.0, "near": 1.0}), (2, {"near": 0.5})):
+        d.arrive(0.0, number)
+        d.call(0.0, 10 + number, number, "near")
+        d.believe(0.0, number, Said(1.0, 5.0, teaches))
+    d.call(0.0, 3, 1, "far", backend="c")
+    d.release(0.0, 1)
+    assert d.granted[2:] == [11]
+    assert d.machine.ledger.claim(11).reason == "explore"
 
 
 def test_the_number_of_the_grant_decides(desk, history):
-    """Every grant of the backend counts, those that nobody waited for too."""
+    """Every grant of the backend counts, those for which no call waited too."""
     policy = llmsched(epsilon=0.3)
     for grant in range(2, 40):
         d = desk(policy, profile=history)
@@ -360,20 +375,36 @@ def test_the_number_of_the_grant_decides(desk, history):
         assert d.granted[-1] == (1_002 if policy.exploration.turn(grant) else 1_001)
 
 
-def test_a_call_that_gave_up_was_explored_all_the_same():
+def test_a_call_that_gave_up_was_explored_all_the_same(desk):
     """A sample counts what was granted, not what came of it."""
-    own = job(1, 1, 2, waits=(), s=9.0)
-    for ticket in range(2):
-        own.progress.request(ticket, "s", 0.0, Spot("s", 1))
-    own.explored[Spot("s", 1)] = 1
-    own.progress.start(0, 0.0)
-    own.progress.finish(0, Outcome.CANCELLED, UNKNOWN_USAGE, 0.0)
-    assert chosen(own, exploration=Exploration(1.0, 0.3)) is None
+    d = desk(llmsched(epsilon=1.0), at_once=False)
+    d.call(0.0, 1)
+    d.arrive(0.0, 1)
+    d.move(0.0, 1, Revealed(((1, "s"), (2, "s"))))
+    for run in (1, 2):
+        d.call(0.0, 10 + run, 1, "s", run=run)
+    d.believe(0.0, 1, Said(1.0, 2.0, {"s": 9.0}))
+    d.release(0.0, 1)
+    assert d.machine.ledger.claim(11).reason == "explore"
+    d.release(0.0, 11, Outcome.CANCELLED)
+    assert d.machine.ledger.claim(12).reason == "order"
+
+
+def test_exploring_keeps_to_the_first_level(desk):
+    """A level is served before all later ones, whatever those would teach."""
+    d = desk(llmsched(epsilon=1.0), at_once=False)
+    d.call(0.0, 1)
+    for number, priority, taught in ((1, 1, 9.0), (2, 0, 1.0), (3, -1, 0.0), (4, 1, 10.0)):
+        info = JobInfo(application=app("app"), priority=priority)
+        d.handle(0.0, JobArrived(number, info))
+        d.call(0.0, 10 + number, number)
+        d.believe(0.0, number, Said(1.0, 5.0, {"s": taught}))
+    assert d.serve(0.0) == [1, 13, 12, 14, 11]
 
 
 def test_policies_with_other_shares_have_other_names():
     assert llmsched().name == "llmsched"
     assert llmsched(seed=5).name == "llmsched"
     assert llmsched(epsilon=0.2).name == "llmsched(epsilon=0.2,sample=0.3)"
-    assert POLICIES["llmsched"].exploration == Exploration(0.1, 0.3, 0)
+    assert llmsched().exploration == Exploration(0.1, 0.3, 0)
     assert copy.deepcopy(llmsched()) == llmsched()

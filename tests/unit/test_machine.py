@@ -539,7 +539,7 @@ def test_a_failing_exploration_costs_its_turn_never_a_slot(desk):
     for job in (1, 2, 3):
         d.arrive(0, job)
         d.call(0, job, job)
-        d.handle(0, BeliefFormed(job, Lost()))
+        d.believe(0, job, Lost())
     assert d.serve(1) == [1, 2, 3]
 
 
