@@ -119,5 +119,7 @@ class Counts:
             self.holding -= 1
             self.prompt_tokens += detail.usage.prompt_tokens or 0
             self.output_tokens += detail.usage.output_tokens or 0
-        elif kind in ("CallClosed", "JobClosed"):
+        elif kind == "CallClosed":
             self.jobs += 1
+        elif kind == "JobClosed" and detail.paused_since is None:
+            self.jobs += 1  # else it was paused, and is forgotten
