@@ -17,7 +17,7 @@ from support.models import PlainModel
 
 from llmsched_langgraph import compile_graph, schedule
 from llmsched_langgraph.adapter import executor
-from llmsched_langgraph.core.events import CallRequested, JobEnded, StagesMoved
+from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
 
 
@@ -37,48 +37,79 @@ def planner(model, width: int = 3):
     return builder.compile()
 
 
-def test_a_dynamic_stage_is_revealed_before_it_runs(make_scheduler):
+@pytest.fixture
+def watched(monkeypatch):
+    """Gives the moves that are seen of each job of a scheduler from then on."""
+
+    def watch(scheduler):
+        begin, seen = scheduler._driver.start_job, []
+
+        def start_job(info, resumes, moves):
+            seen.append(moves)
+            return begin(info, resumes, moves)
+
+        monkeypatch.setattr(scheduler._driver, "start_job", start_job)
+        return seen
+
+    return watch
+
+
+def asked(scheduler):
+    """The stage of each call, as it was asked for, and how many moves the scheduler had heard of by then."""
+    stages: dict[int, tuple[str, int]] = {}
+    heard = 0
+    for entry in scheduler._driver.story():
+        if entry.kind == "StagesMoved":
+            heard += entry.detail
+        elif entry.kind == "CallQueued":
+            stages[entry.ticket] = (entry.detail.stage, heard)
+        elif entry.kind == "SlotGranted":
+            stages.setdefault(entry.ticket, (entry.detail.call.stage, heard))
+    return list(stages.values())
+
+
+def test_a_dynamic_stage_is_revealed_before_it_runs(make_scheduler, watched):
     """The scheduler knows which stages a plan named, and how often, before the first asks for a slot."""
     scheduler = make_scheduler(1)
+    seen = watched(scheduler)
     asyncio.run(schedule(planner(PlainModel()), scheduler).ainvoke({}))
-    story = scheduler._driver.story()
-    moves = [move for event in story if isinstance(event, StagesMoved) for move in event.moves]
-    revealed = [tuple(path for _, path in move.runs) for move in moves if isinstance(move, Revealed)]
-    assert revealed == [("plan",), ("work", "work", "work"), ("join",)]
-    plan = next(
-        event
-        for event in story
-        if isinstance(event, StagesMoved)
-        and any(isinstance(move, Revealed) and len(move.runs) == 3 for move in event.moves)
-    )
-    calls = [event for event in story if isinstance(event, CallRequested)]
-    assert [call.stage for call in calls] == ["plan", "work", "work", "work", "join"]
-    assert story.index(calls[0]) < story.index(plan) < story.index(calls[1])
+    (moves,) = seen
+    revealed = [move for move in moves if isinstance(move, Revealed)]
+    assert [tuple(path for _, path in move.runs) for move in revealed] == [
+        ("plan",),
+        ("work", "work", "work"),
+        ("join",),
+    ]
+    stages, heard = zip(*asked(scheduler), strict=True)
+    assert stages == ("plan", "work", "work", "work", "join")
+    assert heard[0] <= moves.index(revealed[1]) < heard[1]
 
 
-def test_stages_are_recorded_as_they_end(make_scheduler):
+def test_stages_are_recorded_as_they_end(make_scheduler, watched):
     """Every execution of a stage is told to the scheduler, with how it ended, before the job's end."""
-    scheduler, records = make_scheduler(1), []
-    scheduler._driver._mind.learner.observe = lambda record: records.append(record) or frozenset()
+    scheduler = make_scheduler(1)
+    seen = watched(scheduler)
     model = PlainModel()
     model.meter.fail_with = ZeroDivisionError()
     asyncio.run(schedule(planner(PlainModel()), scheduler).ainvoke({}))
     with pytest.raises(ZeroDivisionError):
         asyncio.run(schedule(planner(model), scheduler).ainvoke({}))
     story = scheduler._driver.story()
-    assert isinstance(story[-1], JobEnded)
-    moves = [move for event in story if isinstance(event, StagesMoved) for move in event.moves]
+    assert [entry.kind for entry in story[-2:]] == ["JobEnded", "JobClosed"]
+    moves = [move for moves in seen for move in moves]
+    assert sum(entry.detail for entry in story if entry.kind == "StagesMoved") == len(moves)
     assert len([move for move in moves if isinstance(move, Ended)]) == 6
     begun = [move for move in moves if isinstance(move, Began) or (isinstance(move, Revealed) and move.begun)]
     assert len(begun) == 6
-    ended = [run for record in records for run in record.runs]
-    assert [(run.name, run.occurrence, run.complete) for run in ended] == [
+    records = [ended(entry.detail) for entry in story if entry.kind == "JobClosed"]
+    runs = [run for record in records for run in record.runs]
+    assert [(run.name, run.occurrence, run.complete) for run in runs] == [
         ("plan", 1, True),
         *[("work", 1, True)] * 3,
         ("join", 1, True),
         ("plan", 1, False),
     ]
-    assert all(run.seconds >= 0 for run in ended)
+    assert all(run.seconds >= 0 for run in runs)
 
 
 def test_stages_of_nested_graphs_are_paths(make_scheduler):
@@ -104,7 +135,7 @@ def test_stages_of_nested_graphs_are_paths(make_scheduler):
 
     asyncio.run(schedule(builder.compile(), scheduler).ainvoke({}))
     asyncio.run(schedule(flow, scheduler).ainvoke(""))
-    stages = {event.stage for event in scheduler._driver.story() if isinstance(event, CallRequested)}
+    stages = {stage for stage, _ in asked(scheduler)}
     assert stages == {f"{a}/{b}" for a in ("declared", "called") for b in ("plan", "work", "join")} | {"ask"}
 
 
@@ -227,9 +258,7 @@ def test_unknown_langgraph_falls_back(make_scheduler, monkeypatch, caplog):
     assert "(run_with_retry does not take a task first): its own runner is used" in record.getMessage()
     asyncio.run(graph.ainvoke({}))
     assert model.meter.peak <= 2
-    calls = [event for event in scheduler._driver.story() if isinstance(event, CallRequested)]
-    assert [call.stage for call in calls] == ["plan", "work", "work", "work", "join"]
-    assert not [event for event in scheduler._driver.story() if isinstance(event, StagesMoved)]
+    assert asked(scheduler) == [(stage, 0) for stage in ("plan", "work", "work", "work", "join")]
 
 
 def test_runs_correct_the_template(make_scheduler):
@@ -247,4 +276,4 @@ def test_runs_correct_the_template(make_scheduler):
     scheduler.learn()
     corrected = scheduler.profile.template(application)
     assert corrected.by_path["ask"].kind == "llm"
-    assert scheduler._driver._dispatcher.machine._templates[application.fingerprint] == corrected
+    assert scheduler._driver._machine._templates[application.fingerprint] == corrected

@@ -43,7 +43,7 @@ def runs():
 @pytest.fixture(scope="module")
 def profile(runs):
     outcomes = [observed(job) for job in runs[0]]
-    own = taught_by(template_of(APP, runs[0]), outcomes)
+    own = taught_by(template_of(APP, runs[0]), runs[0])
     alone = learn(own.template, outcomes, correlated=False)
     return profile_of([replace(own, model=alone, modelled=own.jobs)])
 

@@ -15,7 +15,6 @@ from support.models import PlainModel
 from llmsched_langgraph import schedule
 from llmsched_langgraph.adapter.graph import application_of
 from llmsched_langgraph.core import machine
-from llmsched_langgraph.core.events import CallRequested, JobArrived, JobEnded, JobPaused
 
 THREAD = {"configurable": {"thread_id": "t"}}
 
@@ -63,8 +62,8 @@ def test_interrupted_and_resumed_is_one_job(make_scheduler, inside):
     asyncio.run(main())
     assert scheduler.statistics().jobs_ended == 1
     story = scheduler._driver.story()
-    kinds = [type(event) for event in story if isinstance(event, JobArrived | JobPaused | JobEnded)]
-    assert kinds == [JobArrived, JobPaused, JobArrived, JobEnded]
+    kinds = [entry.kind for entry in story if entry.kind.startswith("Job")]
+    assert kinds == ["JobArrived", "JobPaused", "JobResumed", "JobEnded", "JobClosed"]
     learned = scheduler.profile.applications[application_of(graph).fingerprint]
     (outcome,) = learned.outcomes
     assert {stage.spot.path for stage in outcome.stages if stage.calls} == {"first", "second"}
@@ -84,8 +83,7 @@ def test_another_thread_is_another_job(make_scheduler):
 
     asyncio.run(main())
     assert scheduler.statistics().jobs_ended == 1
-    calls = [event.job for event in scheduler._driver.story() if isinstance(event, CallRequested)]
-    assert len(set(calls)) == 4
+    assert [entry.job for entry in scheduler._driver.story() if entry.kind == "SlotGranted"] == [1, 2, 3, 3]
 
 
 def test_resumed_elsewhere(make_scheduler):
@@ -96,8 +94,8 @@ def test_resumed_elsewhere(make_scheduler):
     asyncio.run(schedule(graph, here).ainvoke({}, THREAD))
     state = asyncio.run(schedule(graph, elsewhere).ainvoke(Command(resume="yes"), THREAD))
     assert state["answers"] == ["yes", "yes", "yes"]
-    (call,) = [event for event in elsewhere._driver.story() if isinstance(event, CallRequested)]
-    assert call.stage == "second"
+    (grant,) = [entry.detail for entry in elsewhere._driver.story() if entry.kind == "SlotGranted"]
+    assert grant.call.stage == "second"
     assert elsewhere.statistics().jobs_ended == 1
 
 
@@ -105,15 +103,14 @@ def test_resumed_elsewhere_it_is_predicted_from_where_it_stands(make_scheduler):
     """Another process knows nothing of the job's past, but from the first stage on what may still come."""
     remaining = []
 
-    class Spy:
-        name = "spy"
-
-        def priority(self, job, profile, now):
+    def look(entry) -> None:
+        if entry.kind == "SlotGranted":
+            (job,) = there._driver._machine.known()
             remaining.append(job.position.remaining())
-            return 0.0
 
     graph = graph_of(PlainModel())
-    here, there = make_scheduler(1), make_scheduler(1, policy=Spy())
+    here, there = make_scheduler(1), make_scheduler(1)
+    there.subscribe(look)
 
     async def main() -> None:
         await schedule(graph, here).ainvoke({}, THREAD)
@@ -142,7 +139,7 @@ def test_paused_jobs_do_not_pile_up(make_scheduler, monkeypatch):
     async def main() -> None:
         for thread in threads:
             await graph.ainvoke({}, thread)
-        assert len(scheduler._driver._dispatcher.machine._paused) == 3
+        assert len(scheduler._driver._machine._paused) == 3
         for thread in threads:
             await graph.ainvoke(Command(resume="yes"), thread)
 
