@@ -109,6 +109,7 @@ class Driver:
         self._own = Subscription(self._story, self._observe, self._unsubscribe)
         self._lag = LAG if recorder is None else 1
         self._subscriptions: tuple[Subscription, ...] = ()
+        self._ledger.attach(self._look_again)
         # Last, as it may have something to tell at once.
         self._mind = Mind(self.post, self.look, clock, profile or Profile(), store, recorder)
 
@@ -326,6 +327,10 @@ class Driver:
         wake_s = machine.wake_s
         if wake_s is not None:
             self._timer.within(wake_s - self._clock())
+
+    def _look_again(self) -> None:
+        """The ledger has news that no event of this process led to."""
+        self.post(Ticked())
 
     def tick(self) -> float | None:
         """See `Timed.tick`."""
