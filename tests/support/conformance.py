@@ -1,0 +1,1052 @@
+"""What every home of the ledger protocol must do: examples, and a random walk beside a model.
+
+A home gives `make`, and `quiet` if what it is told takes effect later. `LedgerConformance` is collected where
+a test module subclasses it; `walk` makes a Hypothesis machine of the same home.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph.dag.progress import Usage
+from llmsched_langgraph.ledger.exploration import Exploration
+from llmsched_langgraph.ledger.values import (
+    FIRST_COME,
+    Backend,
+    CallInfo,
+    Configure,
+    Explore,
+    Failure,
+    Grant,
+    Granted,
+    Key,
+    Rekey,
+    Release,
+    Request,
+    Waiting,
+)
+from support.exploring import Said, choice_of_lanes, coin
+
+
+class Home:
+    """How a ledger is made, and what may differ from one home to another."""
+
+    tells_one_by_one = True
+    """Whether `settle` tells one grant at a time, so that keys can change before the next."""
+
+    admits = True
+    """Whether `admit` can tell at once that a slot is free."""
+
+    def make(self, backends, exploration=None):
+        """A new ledger of these backends."""
+        raise NotImplementedError
+
+    def quiet(self, ledger, now):
+        """Return when all that was submitted has been taken in, and the home's clock is at `now`."""
+
+
+def lane(job=1, stage="s", backend="b"):
+    return (backend, job, Spot(stage, 1))
+
+
+class Bench:
+    """A ledger of one home with short verbs, and a clock; each gives the tickets granted since, in order."""
+
+    def __init__(self, home, *backends, exploration=None):
+        self.home = home
+        self.ledger = home.make(backends or (Backend("b", 1),), exploration)
+        self.now = 0.0
+        self.wake_s = None
+        self.told = []
+
+    def submit(self, *changes):
+        self.ledger.submit(self.now, *changes)
+        self.home.quiet(self.ledger, self.now)
+
+    def tell(self):
+        """The next news, which may be several at once; none if there are no more for now."""
+        news, wake_s = self.ledger.settle(self.now)
+        for one in news:
+            assert isinstance(one, Granted)
+            assert self.ledger.claim(one.ticket) in (one.grant, None)
+        if not news:
+            self.wake_s = wake_s
+        self.told += news
+        return [one.ticket for one in news]
+
+    def settle(self):
+        granted = []
+        while news := self.tell():
+            granted += news
+        self.ledger.check(self.now)
+        return granted
+
+    def do(self, *changes):
+        self.submit(*changes)
+        return self.settle()
+
+    def ask(self, ticket, at=None, order=None, *, level=0, explore=None, forced=False):
+        """Request a slot for a ticket in a lane of its own, unless another one is named."""
+        key = None if order is None else Key(level, order, explore)
+        return self.do(Request(ticket, lane(ticket) if at is None else at, key, forced))
+
+    def release(self, ticket, retry_after_s=None):
+        failure = None if retry_after_s is None else Failure(429, retry_after_s, "rate")
+        return self.do(Release(ticket, Usage(1, 2), failure))
+
+    def resize(self, slots, backend="b"):
+        return self.do(Configure(Backend(backend, slots)))
+
+    def at(self, now):
+        """The clock goes on."""
+        self.now = now
+        self.home.quiet(self.ledger, now)
+        return self.settle()
+
+    def serve(self, *first):
+        """Release what holds, `first` to begin with, until no ticket is left; the order of the grants."""
+        for ticket in first:
+            self.release(ticket)
+        while holding := self.holding():
+            self.release(holding[0])
+        return [one.ticket for one in self.told]
+
+    def waiting(self):
+        return list(self.ledger.view().waiting)
+
+    def holding(self):
+        return list(self.ledger.view().holding)
+
+    def counts(self, backend="b"):
+        """Slots held, tickets that wait, slots given and given back."""
+        return self.ledger.backend(backend)[1:5]
+
+
+class LedgerConformance(Home):
+    """Every home passes these. Subclass it as `Test...` in a test module of the home."""
+
+    @pytest.fixture
+    def bench(self):
+        return lambda *backends, exploration=None: Bench(self, *backends, exploration=exploration)
+
+    @pytest.fixture
+    def one(self, bench):
+        """One backend of one slot, which ticket 0 holds."""
+        made = bench()
+        assert made.ask(0) == [0]
+        return made
+
+    # -- order -------------------------------------------------------------------------
+
+    def test_a_new_ledger_knows_nothing(self, bench):
+        """No ticket waits or holds, and nothing is told."""
+        b = bench(Backend("b", 3), Backend("c", 1, ("m",)))
+        assert b.settle() == []
+        assert b.wake_s is None
+        view = b.ledger.view()
+        assert (dict(view.waiting), dict(view.holding)) == ({}, {})
+        assert {name: own.backend for name, own in view.backends.items()} == {
+            "b": Backend("b", 3),
+            "c": Backend("c", 1, ("m",)),
+        }
+        assert {name: own[1:] for name, own in b.ledger.backends.items()} == dict.fromkeys(
+            "bc", (0, 0, 0, 0, 0.0)
+        )
+
+    def test_a_free_slot_is_taken_at_once(self, bench):
+        """A ticket that finds a slot free and none waiting has it, whatever its order."""
+        b = bench(Backend("b", 2))
+        assert [b.ask(ticket, order=9.0 - ticket) for ticket in (1, 2, 3)] == [[1], [2], []]
+        assert (b.holding(), b.waiting()) == ([1, 2], [3])
+
+    def test_smaller_orders_are_sooner_and_ties_go_by_arrival(self, one):
+        """Tickets are granted by order, equal ones as they were requested, not by their numbers."""
+        for ticket, order in (
+            (9, 1.0),
+            (1, 1.0),
+            (5, 0.5),
+            (7, math.inf),
+            (3, 1.0),
+            (2, -1.0),
+            (8, -math.inf),
+        ):
+            assert one.ask(ticket, order=order) == []
+        assert one.serve() == [0, 8, 2, 5, 9, 1, 3, 7]
+
+    def test_a_level_is_served_before_all_later_ones(self, one):
+        """Whatever the orders are; inside a level they decide."""
+        for ticket, level, order in ((1, 1, -9.0), (2, 0, 5.0), (3, -5, 9.0), (4, 0, 4.0), (5, 5, -math.inf)):
+            one.ask(ticket, order=order, level=level)
+        assert one.serve() == [0, 3, 4, 2, 1, 5]
+
+    def test_a_lane_moves_as_one(self, one):
+        """The key of a lane is that of all its tickets, and inside it they go by arrival."""
+        x, y = lane(1), lane(2)
+        for ticket, at, order in ((1, x, 1.0), (2, y, 2.0), (3, x, 1.0), (4, y, 2.0)):
+            one.ask(ticket, at, order)
+        one.do(Rekey(y, Key(0, 0.0)))
+        one.ask(5, x, -1.0)
+        assert one.serve() == [0, 1, 3, 5, 2, 4]
+
+    def test_lanes_of_equal_keys_take_turns_by_arrival(self, one):
+        """A lane's first waiting ticket stands for it, also after some gave up and the lane was moved."""
+        lanes = {name: lane(n) for n, name in enumerate("xyz")}
+        for ticket, name in enumerate("xyxzyx", 1):
+            one.ask(ticket, lanes[name], 7.0)
+        one.release(1)
+        one.release(5)
+        one.do(Rekey(lanes["x"], Key(0, 3.0)))
+        one.do(Rekey(lanes["x"], Key(0, 7.0)))
+        assert one.serve() == [0, 2, 3, 4, 6]
+
+    @pytest.mark.parametrize("stage", ["", "s", "team/agent", "müller\n{"])
+    def test_stages_of_one_job_are_lanes_of_their_own(self, one, stage):
+        """Occurrences, too: each has its own key."""
+        lanes = [("b", 1, Spot(stage, n)) for n in (1, 2, 3)]
+        for ticket, (at, order) in enumerate(zip(lanes, (3.0, 1.0, 2.0), strict=True), 1):
+            one.ask(ticket, at, order)
+        one.do(Rekey(lanes[2], Key(0, 4.0)))
+        assert one.serve() == [0, 2, 1, 3]
+
+    def test_a_request_without_a_key_leaves_the_lanes(self, one):
+        """A lane in which nothing waits has none: it is served by arrival, as if nothing was known of it."""
+        one.ask(1, lane(1), 1.0)
+        one.ask(2, lane(2), -1.0)
+        one.ask(3, lane(2))
+        one.ask(4, lane(3))
+        assert one.serve() == [0, 2, 3, 4, 1]
+        assert Key(0, 0.0, None) == FIRST_COME
+
+    def test_a_key_is_gone_with_the_last_ticket_of_its_lane(self, one):
+        """One that comes later starts anew."""
+        one.ask(1, lane(1), 1.0)
+        one.ask(2, lane(2), 0.5)
+        one.release(1)
+        one.ask(3, lane(1))
+        assert one.serve() == [0, 3, 2]
+
+    # -- rekey -------------------------------------------------------------------------
+
+    def test_rekey_keeps_the_arrival(self, one):
+        """A ticket that comes back to its old key is again before those that came later."""
+        one.ask(1, order=1.0)
+        one.ask(2, order=1.0)
+        one.do(Rekey(lane(1), Key(0, 2.0)))
+        one.do(Rekey(lane(1), Key(0, 1.0)))
+        assert one.serve() == [0, 1, 2]
+
+    def test_rekey_takes_a_lane_to_another_level(self, one):
+        """Up and down."""
+        for ticket in (1, 2, 3):
+            one.ask(ticket, order=float(ticket))
+        one.do(Rekey(lane(3), Key(-1, 9.0)), Rekey(lane(1), Key(1, 0.0)))
+        assert one.serve() == [0, 3, 2, 1]
+
+    @pytest.mark.parametrize(
+        "at", [lane(0), lane(99), lane(1, "other")], ids=["holds", "unknown", "other stage"]
+    )
+    def test_rekey_of_a_lane_in_which_nothing_waits_does_nothing(self, one, at):
+        """And leaves nothing behind for those that come later."""
+        one.ask(1, order=1.0)
+        assert one.do(Rekey(at, Key(-5, -1.0))) == []
+        assert (one.holding(), one.waiting()) == ([0], [1])
+        one.ask(2, at)
+        one.ask(3, lane(3), -0.5)
+        assert one.serve() == [0, 3, 2, 1]
+
+    def test_rekey_twice_is_once(self, one):
+        """Idempotent."""
+        for ticket in (1, 2):
+            one.ask(ticket, order=1.0)
+        change = Rekey(lane(2), Key(0, 0.5))
+        one.do(change, change)
+        one.do(change)
+        assert one.serve() == [0, 2, 1]
+
+    # -- request and release -----------------------------------------------------------
+
+    @pytest.mark.parametrize("forced", [False, True])
+    @pytest.mark.parametrize("ticket", [0, 1], ids=["holds", "waits"])
+    def test_a_ticket_that_is_known_is_not_requested_again(self, one, ticket, forced):
+        """A second request changes nothing: not its lane, not that lane's key, not its place."""
+        one.ask(1, order=1.0)
+        before = one.ledger.view(), one.counts()
+        assert one.ask(ticket, lane(7), -5.0, forced=forced) == []
+        assert one.ask(ticket, lane(1), -5.0, forced=forced) == []
+        assert (one.ledger.view(), one.counts()) == before
+        one.ask(2, order=0.5)
+        assert one.serve() == [0, 2, 1]
+
+    def test_a_batch_that_is_submitted_twice_counts_once(self, one):
+        """What a decision asked for that was broken off and made again."""
+        changes = (
+            Request(1, lane(1), Key(0, 2.0)),
+            Request(2, lane(2), Key(0, 1.0)),
+            Rekey(lane(1), Key(0, 0.5)),
+            Release(2),
+            Configure(Backend("b", 1)),
+            Request(3, lane(3), None, True),
+        )
+        assert one.do(*changes[:2]) == []
+        assert one.do(*changes) == [3]
+        before = one.ledger.view()
+        assert one.do(*changes[2:]) == []
+        assert one.ledger.view() == before
+        assert (one.holding(), one.waiting()) == ([0, 3], [1])
+        assert one.counts() == (2, 1, 2, 0)
+
+    @pytest.mark.parametrize("same", [True, False], ids=["same lane", "other lane"])
+    def test_a_released_ticket_may_come_again_with_a_new_arrival(self, one, same):
+        """A number that was released is forgotten: asked again, it queues at the end."""
+        at = lane(7)
+        one.ask(1, at, 0.0)
+        one.ask(2, at, 0.0)
+        assert one.release(1) == []
+        assert one.ask(1, at if same else lane(8), 0.0) == []
+        assert one.serve() == [0, 2, 1]
+
+    def test_release_from_every_state(self, one):
+        """A slot comes back once for a holder, and never for anything else."""
+        one.ask(1)
+        for ticket, released in ((1, 0), (0, 1), (0, 1), (99, 1)):
+            one.release(ticket)
+            assert one.counts()[3] == released
+        assert one.counts() == (0, 0, 1, 1)
+
+    def test_never_more_grants_than_slots(self, bench):
+        """With every slot held nothing is granted until one comes back."""
+        b = bench(Backend("b", 2))
+        assert [b.ask(ticket) for ticket in (1, 2, 3, 4)] == [[1], [2], [], []]
+        assert b.settle() == []
+        assert b.release(2) == [3]
+        assert b.release(3) == [4]
+
+    def test_no_ticket_overtakes_those_that_wait(self, one):
+        """A slot that has just come free belongs to the backlog: a new ticket stands in line by its order."""
+        one.ask(1, order=2.0)
+        one.submit(Release(0), Request(2, lane(2), Key(0, 5.0)))
+        assert one.settle() == [1]
+        one.submit(Release(1), Request(3, lane(3), Key(0, 1.0)))
+        assert one.settle() == [3]
+
+    # -- forced ------------------------------------------------------------------------
+
+    def test_a_forced_ticket_holds_at_once_and_takes_room(self, one):
+        """It goes over the slots; others wait until there is room below them again."""
+        one.ask(1)
+        assert one.ask(2, forced=True) == [2]
+        assert one.counts() == (2, 1, 2, 0)
+        grant = one.ledger.claim(2)
+        assert (grant.reason, grant.concurrency, grant.slots) == ("forced", 2, 1)
+        assert one.release(0) == []
+        assert one.release(2) == [1]
+
+    def test_every_forced_ticket_is_told_of(self, one):
+        """However many come together, and whatever else does."""
+        one.submit(Request(1, lane(1), None, True), Request(2, lane(2)), Request(3, lane(3), None, True))
+        if self.admits:
+            assert one.ledger.admit(one.now, Request(4, lane(4), None, True)) is not None
+        assert one.settle() == [1, 3]
+        one.submit(Request(5, lane(5), None, True))
+        one.submit(Request(6, lane(6), None, True), Release(5))
+        assert 6 in one.settle()
+        assert one.ledger.claim(5) is None
+
+    def test_a_forced_ticket_says_nothing_of_those_that_wait(self, one):
+        """It never waits, so the key of its lane stays what it is."""
+        one.ask(1, lane(1), 1.0)
+        one.ask(2, lane(2), 2.0)
+        one.ask(3, lane(2), 0.0, forced=True)
+        assert one.serve(0, 3) == [0, 3, 1, 2]
+
+    # -- the short path ----------------------------------------------------------------
+
+    def test_admit_gives_a_free_slot(self, bench):
+        """There is nothing to tell of it: its caller has the grant."""
+        if not self.admits:
+            return
+        b = bench(Backend("b", 1))
+        call = CallInfo("s", Spot("s", 1), models=("m",))
+        grant = b.ledger.admit(3.0, Request(1, lane(1), Key(0, 1.0), call=call))
+        assert grant == Grant(lane(1), 3.0, 3.0, call, "free", 1, 1)
+        assert b.ledger.claim(1) == grant
+        assert b.settle() == []
+        assert b.counts() == (1, 0, 1, 0)
+        b.release(1)
+        assert b.counts() == (0, 0, 1, 1)
+
+    def test_admit_refuses_and_changes_nothing(self, bench):
+        """If no slot is free, or a ticket waits, or the backend is paused."""
+        b = bench(Backend("b", 2))
+        b.ask(1)
+        b.ask(2)
+        cases = [(2, None, None), (0, 2, 5.0)]
+        for _, released, retry_after_s in cases:
+            if released is not None:
+                b.release(released, retry_after_s)
+            before = b.ledger.view()
+            assert b.ledger.admit(b.now, Request(9, lane(9))) is None
+            assert b.ledger.view() == before
+            assert b.ledger.claim(9) is None
+        b.ask(3)
+        b.at(5.0)
+        assert b.holding() == [1, 3]
+        b.ask(4)
+        b.ask(5)
+        b.submit(Release(4), Release(5), Release(1), Request(6, lane(6)))
+        assert b.ledger.admit(b.now, Request(9, lane(9))) is None
+        assert b.settle() == [6]
+
+    def test_admit_forces(self, one):
+        """Over the slots, past those that wait, and in a pause."""
+        if not self.admits:
+            return
+        one.ask(1)
+        grant = one.ledger.admit(0.0, Request(2, lane(2), None, True))
+        assert (grant.reason, grant.concurrency, grant.slots) == ("forced", 2, 1)
+        one.release(0, 9.0)
+        assert one.ledger.admit(0.0, Request(3, lane(3), None, True)).concurrency == 2
+        assert one.settle() == []
+        one.ledger.check(one.now)
+
+    # -- settings ----------------------------------------------------------------------
+
+    def test_lower_slots_drain(self, bench):
+        """Lowering revokes nothing and grants nothing until enough came back; raising grants at once."""
+        b = bench(Backend("b", 3))
+        for ticket in range(1, 6):
+            b.ask(ticket)
+        assert b.resize(1) == []
+        assert b.counts()[0] == 3
+        assert [b.release(ticket) for ticket in (1, 2, 3)] == [[], [], [4]]
+        assert b.resize(2) == [5]
+        assert b.ledger.backend("b").backend == Backend("b", 2)
+
+    def test_configure_twice_is_once(self, one):
+        """Idempotent, and no change of the slots if the other settings change."""
+        one.ask(1)
+        for backend in (Backend("b", 1, ("m",)), Backend("b", 1, ("m",))):
+            assert one.do(Configure(backend)) == []
+            assert one.ledger.backend("b").backend == backend
+        assert one.counts() == (1, 1, 1, 0)
+
+    def test_raised_slots_are_granted_in_order(self, one):
+        """All of them before anything else happens."""
+        for ticket in (1, 2, 3, 4):
+            one.ask(ticket, order=-float(ticket))
+        assert one.resize(4) == [4, 3, 2]
+
+    # -- pauses ------------------------------------------------------------------------
+
+    def test_a_failure_may_pause_its_backend(self, one):
+        """Until then nothing is granted; when time alone allows a grant, `settle` says."""
+        one.ask(1)
+        one.now = 10.0
+        assert one.release(0, 5.0) == []
+        assert one.wake_s == 15.0
+        assert one.ledger.backend("b").opens_s == 15.0
+        assert one.at(14.9) == []
+        assert one.wake_s == 15.0
+        assert one.at(15.0) == [1]
+        assert one.wake_s is None
+
+    @pytest.mark.parametrize("failure", [None, Failure(500), Failure(429, None, "rate"), Failure(None, 0.0)])
+    def test_other_failures_do_not(self, one, failure):
+        """Without a time after which to ask again, or with one that is over, the next is granted."""
+        one.ask(1)
+        assert one.do(Release(0, failure=failure)) == [1]
+
+    def test_the_longest_pause_counts(self, bench):
+        """Whichever was said last; and each failure counts once."""
+        b = bench(Backend("b", 3))
+        for ticket in range(5):
+            b.ask(ticket)
+        b.release(0, 8.0)
+        b.release(1, 3.0)
+        assert b.wake_s == 8.0
+        b.now = 1.0
+        b.release(0, 99.0)
+        b.release(2, 8.0)
+        assert b.wake_s == 9.0
+        assert b.at(8.5) == []
+        assert b.at(9.0) == [3, 4]
+
+    def test_only_a_holder_pauses(self, one):
+        """A ticket that waits, or is not known, has asked the backend for nothing."""
+        one.ask(1)
+        one.ask(2)
+        one.release(1, 50.0)
+        one.release(99, 50.0)
+        assert one.release(0) == [2]
+
+    def test_new_tickets_wait_for_the_end_of_a_pause(self, one):
+        """In their order, though slots are free; the first of them makes the time matter."""
+        one.release(0, 5.0)
+        assert one.wake_s is None
+        assert one.ask(1, order=2.0) == []
+        assert one.wake_s == 5.0
+        one.ask(2, order=1.0)
+        assert one.at(5.0) == [2]
+
+    def test_time_alone_matters_only_if_it_allows_a_grant(self, bench):
+        """Not while no ticket waits, nor while no slot is free."""
+        b = bench(Backend("b", 2))
+        for ticket in (0, 1, 2):
+            b.ask(ticket)
+        b.release(0, 5.0)
+        assert b.wake_s == 5.0
+        b.resize(1)
+        assert b.wake_s is None
+        b.release(1)
+        assert b.wake_s == 5.0
+        b.release(2)
+        assert b.wake_s is None
+        b.ask(3)
+        assert b.wake_s == 5.0
+        b.ask(4, forced=True)
+        assert b.wake_s is None
+        assert b.at(6.0) == []
+        assert b.release(4) == [3]
+
+    def test_a_forced_ticket_does_not_wait_for_the_end(self, one):
+        """It cannot wait."""
+        one.release(0, 5.0)
+        assert one.ask(1, forced=True) == [1]
+
+    def test_other_backends_go_on(self, bench):
+        """A pause is that of one backend; of several the first to end is named."""
+        b = bench(Backend("b", 1), Backend("c", 1), Backend("d", 1))
+        for ticket, backend in enumerate("bcdbcd"):
+            b.ask(ticket, lane(ticket, backend=backend))
+        b.release(0, 7.0)
+        b.release(1, 3.0)
+        assert b.release(2) == [5]
+        assert b.wake_s == 3.0
+        assert b.at(3.0) == [4]
+        assert b.wake_s == 7.0
+        assert b.at(8.0) == [3]
+
+    # -- exploring ---------------------------------------------------------------------
+
+    @staticmethod
+    def teaching(lo, hi, gain=0.0, *, left=1, past=(0.0, 0.0, 0, 0.0)):
+        """What exploring the stage `s` needs, with what was received as in `Explore`."""
+        return Explore(Said(lo, hi, {"s": gain}), *past, left)
+
+    def explored(self, bench, *explores, orders=None):
+        """The first grant, and why, among tickets 1, 2, ... of these teachings; the coin always says yes."""
+        b = bench(exploration=Exploration(1.0))
+        b.ask(0)
+        for ticket, explore in enumerate(explores, 1):
+            b.ask(ticket, order=float(ticket) if orders is None else orders[ticket - 1], explore=explore)
+        (granted,) = b.release(0)
+        return granted, b.ledger.claim(granted).reason
+
+    def test_the_lane_of_the_first_set_that_teaches_most(self, bench):
+        """Whichever of the overlapping jobs it is of; later sets come later, whatever they would teach."""
+        teaching = self.teaching
+        assert self.explored(bench, teaching(1, 5, 2.0), teaching(4, 9, 3.0), teaching(9.5, 20, 9.0)) == (
+            2,
+            "explore",
+        )
+        assert self.explored(bench, teaching(1, 5, 2.0), teaching(4, 9, 1.0), teaching(9, 20, 9.0)) == (
+            3,
+            "explore",
+        )
+        assert self.explored(bench, teaching(50, 60, 9.0), teaching(1, 3, 0.1)) == (2, "explore")
+        assert self.explored(bench, teaching(1, 50, 1.0), teaching(2, 3), teaching(40, 60, 2.0)) == (
+            3,
+            "explore",
+        )
+
+    def test_where_nothing_teaches_the_order_decides(self, bench):
+        """No teachings; nothing taught; a first set that teaches nothing; samples that are used up."""
+        teaching = self.teaching
+        assert self.explored(bench, None, None) == (1, "order")
+        assert self.explored(bench, teaching(1, 2), teaching(1, 2)) == (1, "order")
+        assert self.explored(bench, None, teaching(1, 3), teaching(4, 6, 9.0)) == (1, "order")
+        assert self.explored(bench, teaching(1, 3, 9.0, left=0), teaching(4, 6, 9.0)) == (1, "order")
+        assert self.explored(bench, teaching(1, 3, 9.0, left=0), teaching(3, 6, 1.0)) == (2, "explore")
+
+    def test_ties_go_to_the_least_work_then_to_the_earlier_job(self, bench):
+        """Then to the earlier arrival."""
+        teaching = self.teaching
+        assert self.explored(bench, teaching(2, 9, 2.0), teaching(1, 9, 2.0)) == (2, "explore")
+        assert self.explored(bench, teaching(1, 9, 2.0), teaching(1, 4, 2.0), orders=(5.0, 1.0)) == (
+            1,
+            "explore",
+        )
+        b = bench(exploration=Exploration(1.0))
+        b.ask(0)
+        explore = Explore(Said(1, 2, {"x": 3.0, "y": 3.0}), 0.0, 0.0, 0, 0.0, 1)
+        b.ask(1, lane(1, "y"), 0.0, explore=explore)
+        b.ask(2, lane(1, "x"), 0.0, explore=explore)
+        assert b.release(0) == [1]
+
+    def test_intervals_age_with_the_clock(self, bench):
+        """What a job received since its interval was formed is not to come; running calls count by now."""
+        b = bench(exploration=Exploration(1.0))
+        b.ask(0)
+        b.ask(1, order=0.0, explore=self.teaching(0.5, 1.5, 0.5))
+        b.ask(2, order=1.0, explore=self.teaching(4.0, 6.0, 1.0, past=(0.0, 1.0, 2, 14.0)))
+        b.now = 7.5  # 2 s: from 2 to 4
+        assert b.do(Rekey(lane(1), Key(0, 0.0, self.teaching(0.5, 1.5, 0.5)))) == []
+        b.now = 8.0  # 3 s: from 1 to 3
+        assert b.release(0) == [2]
+
+    def test_the_number_of_the_grant_decides(self, bench):
+        """Every grant of the backend counts, whatever it was for; other backends count for themselves."""
+        exploration = Exploration(0.3, seed=5)
+        b = bench(Backend("b", 1), Backend("c", 9), exploration=exploration)
+        b.ask(1_000)
+        teaches, knows = lane(2), lane(1)
+        reasons = []
+        for number in range(2, 60):
+            b.ask(number, lane(3, backend="c"))
+            b.release(number)
+            for ticket, at, explore in (
+                (10_000 + number, knows, self.teaching(1, 2)),
+                (20_000 + number, teaches, self.teaching(1, 2, 1.0)),
+            ):
+                b.ask(ticket, at, float(at[1]), explore=explore)
+            if number % 7 == 0:  # in place of the grant of that number
+                b.ask(30_000 + number, forced=True)
+                b.release(30_000 + number)
+                reasons.append(None)
+                continue
+            (granted,) = b.release(b.holding()[0])
+            reasons.append(b.ledger.claim(granted).reason == "explore")
+            assert b.ledger.claim(granted).lane == (teaches if reasons[-1] else knows)
+        expected = [None if n % 7 == 0 else exploration.turn(n) for n in range(2, 60)]
+        assert reasons == expected
+
+    def test_lanes_of_other_backends_are_not_explored(self, bench):
+        """A slot of one backend is no slot of another."""
+        b = bench(Backend("b", 1), Backend("c", 1), exploration=Exploration(1.0))
+        b.ask(1)
+        b.ask(2, lane(2, backend="c"))
+        b.ask(3, lane(3, backend="c"), 0.0, explore=self.teaching(1, 2, 9.0))
+        b.ask(4, lane(4), 1.0, explore=self.teaching(1, 2))
+        b.ask(5, lane(5), 2.0, explore=self.teaching(1, 2, 1.0))
+        assert b.release(1) == [5]
+        assert b.release(2) == [3]
+
+    def test_exploring_keeps_to_the_first_level(self, bench):
+        """A level is served before all later ones, whatever those would teach."""
+        b = bench(exploration=Exploration(1.0))
+        b.ask(0)
+        for ticket, level, gain in ((1, 1, 9.0), (2, 0, 1.0), (3, -1, 0.0), (4, 1, 10.0)):
+            b.ask(ticket, order=0.0, level=level, explore=self.teaching(1, 5, gain))
+        assert b.serve() == [0, 3, 2, 4, 1]
+
+    def test_a_failing_teaching_costs_its_turn_never_the_slot(self, bench):
+        """It may be anybody's object: the first in the order is granted."""
+
+        class Fails:
+            @property
+            def bounds(self):
+                raise KeyError("a bug")
+
+        explore = Explore(Fails(), 0.0, 0.0, 0, 0.0, 1)
+        assert self.explored(bench, self.teaching(1, 2), explore) == (1, "order")
+
+    # -- what can be seen --------------------------------------------------------------
+
+    def test_a_ticket_that_waits(self, one):
+        """Where, since when, and what is known of its call."""
+        call = CallInfo("s", Spot("s", 1), 2, 7, 3, ("m", "n"), 5, 6, "talk", "me")
+        one.now = 2.5
+        one.do(Request(1, lane(3), call=call))
+        one.do(Request(2, lane(4)))
+        claim = one.ledger.claim(1)
+        assert isinstance(claim, Waiting)
+        assert (claim.lane, claim.asked_s, claim.call) == (lane(3), 2.5, call)
+        assert claim.arrival < one.ledger.claim(2).arrival
+        assert one.ledger.claim(99) is None
+        assert dict(one.ledger.view().waiting) == {1: claim, 2: one.ledger.claim(2)}
+
+    def test_a_ticket_that_holds(self, one):
+        """When it asked and was granted, why, and how many held a slot then."""
+        call = CallInfo("s", Spot("s", 1))
+        one.now = 1.0
+        one.do(Request(1, lane(1), call=call))
+        one.now = 4.0
+        one.resize(3)
+        assert one.ledger.claim(1) == Grant(lane(1), 1.0, 4.0, call, "order", 2, 3)
+        assert dict(one.ledger.view().holding) == {0: one.ledger.claim(0), 1: one.ledger.claim(1)}
+        assert [(one_.ticket, one_.grant) for one_ in one.told][1:] == [(1, one.ledger.claim(1))]
+
+    def test_waiting_tickets_are_seen_as_they_arrived(self, one):
+        """Whatever their numbers and orders are."""
+        for ticket in (7, 3, 9, 1):
+            one.ask(ticket, order=float(ticket))
+        assert one.waiting() == [7, 3, 9, 1]
+
+    def test_backends_do_not_take_each_others_slots(self, bench):
+        """Each has its own slots and backlog."""
+        b = bench(Backend("b", 1), Backend("c", 2))
+        granted = [b.ask(n, lane(1, backend=backend)) for n, backend in enumerate("bbcbccc")]
+        assert granted == [[0], [], [2], [], [4], [], []]
+        assert (b.counts("b"), b.counts("c")) == ((1, 2, 1, 0), (2, 2, 2, 0))
+        assert b.release(2) == [5]
+        assert b.release(0) == [1]
+        assert b.resize(9, "c") == [6]
+        assert b.ledger.backends["c"] == b.ledger.backend("c")
+        assert list(b.ledger.backends) == ["b", "c"]
+
+    def test_a_backend_that_there_is_not(self, bench):
+        """Is an error of its caller."""
+        with pytest.raises(KeyError):
+            bench().ledger.backend("nowhere")
+
+    def test_it_can_be_attached_to(self, bench):
+        """What is called when there is news may be given at any time."""
+        b = bench()
+        b.ledger.attach(lambda: None)
+        assert b.ask(1) == [1]
+
+
+# -- a random walk -----------------------------------------------------------------------
+
+BACKENDS = ("b", "c")
+ORDERS = st.one_of(
+    st.integers(0, 3).map(float),
+    st.floats(allow_nan=False),
+    st.sampled_from([math.inf, -math.inf, 0.0, -0.0]),
+)
+EXPLORES = st.one_of(
+    st.none(),
+    st.builds(
+        lambda lo, more, gains, formed, done, left: Explore(
+            Said(lo, lo + more, dict(zip("xy", gains, strict=True))), formed, done, 0, 0.0, left
+        ),
+        *(st.integers(0, 6), st.integers(0, 4)),
+        st.tuples(st.integers(0, 3), st.integers(0, 3)),
+        *(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2)),
+    ),
+)
+KEYS = st.builds(Key, st.sampled_from((0, 0, 0, -1, 2)), ORDERS, EXPLORES)
+LANES = st.builds(
+    lambda backend, job, stage: (backend, job, Spot(stage, 1)),
+    st.sampled_from((*"bbb", "c")),
+    st.one_of(st.integers(0, 4), st.integers(0, 120)),
+    st.sampled_from("xxxy"),
+)
+PICKS = st.integers(0, 200)
+MOVES = st.lists(st.tuples(LANES, KEYS), max_size=4)
+
+
+class Model:
+    """A ledger that could not be simpler: a list of those that wait, searched anew for each grant."""
+
+    def __init__(self, slots, exploration):
+        self.slots = dict.fromkeys(BACKENDS, slots)
+        self.opens_s = dict.fromkeys(BACKENDS, 0.0)
+        self.granted = dict.fromkeys(BACKENDS, 0)
+        self.released = dict.fromkeys(BACKENDS, 0)
+        self.exploration = exploration
+        self.waiting = {}  # lanes of tickets, in the order of their arrival
+        self.keys = {}
+        self.holding = {}  # lanes of tickets
+        self.forced = set()
+
+    def held(self, backend):
+        return sum(at[0] == backend for at in self.holding.values())
+
+    def backlog(self, backend):
+        """Those that wait there, the next one first."""
+        waiting = [ticket for ticket, at in self.waiting.items() if at[0] == backend]
+        return sorted(waiting, key=lambda ticket: self.keys[self.waiting[ticket]][:2])
+
+    def known(self, ticket):
+        return ticket in self.waiting or ticket in self.holding
+
+    def request(self, ticket, at, key):
+        if not self.known(ticket):
+            known = self.keys.get(at, FIRST_COME) if at in self.waiting.values() else FIRST_COME
+            self.waiting[ticket] = at
+            self.keys[at] = known if key is None else key
+
+    def force(self, ticket, at):
+        if not self.known(ticket):
+            self.seat(ticket, at)
+            self.forced.add(ticket)
+
+    def seat(self, ticket, at):
+        self.waiting.pop(ticket, None)
+        self.holding[ticket] = at
+        self.granted[at[0]] += 1
+
+    def rekey(self, at, key):
+        if at in self.waiting.values():
+            self.keys[at] = key
+
+    def release(self, ticket, retry_after_s, now):
+        self.waiting.pop(ticket, None)
+        at = self.holding.pop(ticket, None)
+        self.forced.discard(ticket)
+        if at is not None:
+            self.released[at[0]] += 1
+            if retry_after_s is not None:
+                self.opens_s[at[0]] = max(self.opens_s[at[0]], now + retry_after_s)
+
+    def free(self, backend):
+        """Whether a slot is free there and a ticket waits, were it not for a pause."""
+        return bool(self.backlog(backend)) and self.held(backend) < self.slots[backend]
+
+    def next(self, backend, now):
+        """The ticket that gets a slot there, and why; None if there is none."""
+        if not self.free(backend) or now < self.opens_s[backend]:
+            return None
+        backlog = self.backlog(backend)
+        exploration = self.exploration
+        if exploration is not None and coin(exploration.seed, self.granted[backend] + 1, exploration.epsilon):
+            level = self.keys[self.waiting[backlog[0]]].level
+            arrivals = {}
+            for arrival, (_, at) in enumerate(self.waiting.items()):
+                arrivals.setdefault(at, arrival)
+            lanes = dict.fromkeys(self.waiting[ticket] for ticket in backlog)
+            chosen = choice_of_lanes(
+                [
+                    (self.keys[at].order, at, arrivals[at], self.keys[at].explore)
+                    for at in lanes
+                    if self.keys[at].level == level
+                ],
+                now,
+            )
+            if chosen is not None:
+                return next(ticket for ticket, at in self.waiting.items() if at == chosen), "explore"
+        return backlog[0], "order"
+
+    def wake_s(self, now):
+        """When time alone allows a grant."""
+        times = [self.opens_s[backend] for backend in BACKENDS if self.free(backend)]
+        return min((at for at in times if at > now), default=None)
+
+
+class LedgerWalk(RuleBasedStateMachine):
+    """Every operation on ledger and model alike; news is asked for after each, as the protocol demands."""
+
+    home = Home()
+
+    @initialize(
+        slots=st.integers(1, 3),
+        epsilon=st.sampled_from((None, 0.3, 1.0)),
+        seed=st.integers(0, 99),
+    )
+    def start(self, slots, epsilon, seed):
+        exploration = None if epsilon is None else Exploration(epsilon, seed=seed)
+        self.bench = Bench(self.home, *(Backend(name, slots) for name in BACKENDS), exploration=exploration)
+        self.model = Model(slots, exploration)
+        self.tickets = 0
+        self.unforced = dict.fromkeys(BACKENDS, 0)
+
+    def _ticket(self, pick):
+        """A ticket that waits, holds, was released, or never was, as the number has it."""
+        return pick % (self.tickets + 2)
+
+    def _settle(self, moves=()):
+        """Ask for news until there is none; a lane is moved after each, if the home tells one by one."""
+        moves, bench, model = list(moves), self.bench, self.model
+        if not self.home.tells_one_by_one:
+            moves = []
+        while granted := bench.tell():
+            for ticket in granted:
+                if ticket in model.forced:
+                    assert ticket in self.untold
+                    self.untold.discard(ticket)
+                    continue
+                backend = model.waiting[ticket][0]
+                assert model.next(backend, bench.now) == (ticket, bench.ledger.claim(ticket).reason)
+                model.seat(ticket, model.waiting[ticket])
+            if moves:
+                at, key = moves.pop()
+                bench.submit(Rekey(at, key))
+                model.rekey(at, key)
+        assert not self.untold
+        assert [model.next(backend, bench.now) for backend in BACKENDS] == [None, None]
+        assert bench.wake_s == model.wake_s(bench.now)
+
+    def _do(self, changes, moves=(), times=1):
+        """All of them at once, maybe twice."""
+        self.untold = set()
+        for change in changes * times:
+            match change:
+                case Request(ticket, at, key, forced, _):
+                    if forced and not self.model.known(ticket):
+                        self.untold.add(ticket)
+                    self.model.force(ticket, at) if forced else self.model.request(ticket, at, key)
+                case Rekey(at, key):
+                    self.model.rekey(at, key)
+                case Release(ticket, _, failure):
+                    self.untold.discard(ticket)
+                    self.model.release(ticket, failure and failure.retry_after_s, self.bench.now)
+                case Configure(backend):
+                    self.model.slots[backend.name] = backend.slots
+        for _ in range(times):
+            self.bench.submit(*changes)
+        self._settle(moves)
+
+    def _new(self):
+        self.tickets += 1
+        return self.tickets
+
+    @rule(at=LANES, key=st.one_of(st.none(), KEYS), moves=MOVES)
+    def request(self, at, key, moves):
+        """A new ticket, whose key is from now on that of its lane."""
+        self._do([Request(self._new(), at, key)], moves)
+
+    @rule(count=st.integers(1, 30), lanes=st.lists(LANES, min_size=1), key=KEYS, together=st.booleans())
+    def request_many(self, count, lanes, key, together):
+        requests = [Request(self._new(), lanes[n % len(lanes)], key) for n in range(count)]
+        for batch in [requests] if together else [[own] for own in requests]:
+            self._do(batch)
+
+    @rule(at=LANES, key=KEYS)
+    def force(self, at, key):
+        self._do([Request(self._new(), at, key, True)])
+
+    @rule(at=LANES, forced=st.booleans())
+    def admit(self, at, forced):
+        """The short path gives a slot if one is free, and otherwise changes nothing."""
+        bench, model, ticket = self.bench, self.model, self._new()
+        backend = at[0]
+        free = (
+            not model.backlog(backend)
+            and model.held(backend) < model.slots[backend]
+            and bench.now >= model.opens_s[backend]
+        )
+        grant = bench.ledger.admit(bench.now, Request(ticket, at, None, forced))
+        assert grant is None or forced or free
+        assert grant is not None or not self.home.admits or not (forced or free)
+        if grant is not None:
+            assert grant == bench.ledger.claim(ticket)
+            assert grant.reason == ("forced" if forced else "free")
+            model.seat(ticket, at)
+            if forced:
+                model.forced.add(ticket)
+        self.untold = set()
+        self._settle()
+
+    @rule(pick=PICKS, at=LANES, key=KEYS, forced=st.booleans())
+    def request_again(self, pick, at, key, forced):
+        """A ticket that is known changes nothing; one that was released comes anew."""
+        ticket = self._ticket(pick)
+        self.tickets = max(self.tickets, ticket)
+        self._do([Request(ticket, at, key, forced)])
+
+    @rule(moves=st.lists(st.tuples(LANES, KEYS), min_size=1, max_size=20))
+    def move(self, moves):
+        self._do([Rekey(at, key) for at, key in moves])
+
+    @rule(low=st.floats(-9, 9), times=st.integers(1, 4))
+    def bury(self, low, times):
+        """Move every lane about, to places that are worse and then to one that is better."""
+        lanes = dict.fromkeys(self.model.waiting.values())
+        for order in (*range(1_000, 1_000 + times), low):
+            self._do([Rekey(at, Key(0, float(order))) for at in lanes])
+
+    @rule(
+        pick=PICKS,
+        moves=MOVES,
+        retry_after_s=st.sampled_from((None, None, None, 0.0, 2.0, 9.0)),
+        again=st.booleans(),
+    )
+    def release(self, pick, moves, retry_after_s=None, again=False):
+        failure = None if retry_after_s is None else Failure(429, retry_after_s)
+        self._do([Release(self._ticket(pick), failure=failure)], moves, times=1 + again)
+
+    @rule(count=st.integers(1, 30), retry_after_s=st.sampled_from((None, None, 1.0)))
+    def release_holders(self, count, retry_after_s):
+        failure = None if retry_after_s is None else Failure(429, retry_after_s)
+        for ticket in list(self.model.holding)[:count]:
+            self._do([Release(ticket, failure=failure)])
+
+    @rule(backend=st.sampled_from(BACKENDS), slots=st.integers(1, 20), moves=MOVES)
+    def configure(self, backend, slots, moves):
+        self._do([Configure(Backend(backend, slots))], moves)
+
+    @rule(
+        at=LANES,
+        keys=st.tuples(KEYS, KEYS),
+        picks=st.tuples(PICKS, PICKS),
+        slots=st.integers(1, 3),
+        again=st.booleans(),
+    )
+    def everything_at_once(self, at, keys, picks, slots, again):
+        """One submit of all kinds of changes; the second time it changes nothing that it need not."""
+        changes = [
+            Request(self._new(), at, keys[0]),
+            Rekey(at, keys[1]),
+            Configure(Backend(at[0], slots)),
+            Request(self._new(), at, None),
+            *(Release(self._ticket(pick)) for pick in picks),
+        ]
+        if again:
+            released = {change.ticket for change in changes if isinstance(change, Release)}
+            changes = [own for own in changes if not (isinstance(own, Request) and own.ticket in released)]
+        self._do(changes, times=1 + again)
+
+    @rule(passed_s=st.floats(0.0, 9.0), moves=MOVES)
+    def pass_time(self, passed_s, moves):
+        self.bench.now += passed_s
+        self.home.quiet(self.bench.ledger, self.bench.now)
+        self.untold = set()
+        self._settle(moves)
+
+    @precondition(lambda self: self.bench.wake_s is not None)
+    @rule()
+    def wake(self):
+        """Time alone allows a grant: one at least is told, and not a moment before."""
+        held = len(self.model.holding)
+        before, self.bench.now = self.bench.now, math.nextafter(self.bench.wake_s, 0.0)
+        self.untold = set()
+        if self.bench.now > before:
+            self.home.quiet(self.bench.ledger, self.bench.now)
+            assert self.bench.tell() == []
+        self.bench.now = self.bench.wake_s
+        self.home.quiet(self.bench.ledger, self.bench.now)
+        self._settle()
+        assert len(self.model.holding) > held
+
+    @invariant()
+    def sound(self):
+        """The ledger agrees with the model, and the invariants hold of both."""
+        if not hasattr(self, "bench"):
+            return
+        ledger, model = self.bench.ledger, self.model
+        ledger.check(self.bench.now)
+        view = ledger.view()
+        assert {ticket: claim.lane for ticket, claim in view.waiting.items()} == model.waiting
+        assert list(view.waiting) == list(model.waiting)
+        assert {ticket: grant.lane for ticket, grant in view.holding.items()} == model.holding
+        for backend in BACKENDS:
+            own = view.backends[backend]
+            assert own == ledger.backend(backend) == ledger.backends[backend]
+            assert (own.backend.slots, own.opens_s) == (model.slots[backend], model.opens_s[backend])
+            assert (own.holding, own.waiting) == (model.held(backend), len(model.backlog(backend)))
+            assert (own.granted, own.released) == (model.granted[backend], model.released[backend])
+            unforced = sum(
+                at[0] == backend and ticket not in model.forced for ticket, at in model.holding.items()
+            )
+            assert unforced <= max(own.backend.slots, self.unforced[backend])
+            self.unforced[backend] = unforced
+
+    def teardown(self):
+        """Every ticket ends released, whatever happened to it before."""
+        if not hasattr(self, "bench"):
+            return
+        for ticket in range(self.tickets + 2):
+            self.release(ticket, ())
+        assert [self.bench.counts(backend)[:2] for backend in BACKENDS] == [(0, 0), (0, 0)]
+        self.bench.ledger.check(self.bench.now)
+
+
+def walk(home):
+    """The random walk for that home."""
+    return type(f"Walk{type(home).__name__}", (LedgerWalk,), {"home": home})
