@@ -73,7 +73,7 @@ class Simulated:
 
     jobs: tuple[Finished, ...]
     grants: tuple[int, ...]
-    closed: tuple[Job | Direct, ...]
+    closed: tuple[Job | Direct, ...] = field(compare=False)
     decisions_s: tuple[float, ...] = ()
 
     @cached_property
