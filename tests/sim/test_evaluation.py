@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from support.comparisons import row_of
 
-from llmsched_langgraph.core.policies import POLICIES, NamedPolicy, Needs
+from llmsched_langgraph.core.policies import POLICIES, NamedPolicy, as_policy
+from llmsched_langgraph.core.view import Needs
 from llmsched_langgraph.sim.evaluation import Cell, half_width, learned_from, measure, summary
 from llmsched_langgraph.sim.workloads import Poisson, generate
 
@@ -104,7 +105,7 @@ def test_numbers_of_jobs_do_not_mix():
 
 def test_a_variant_is_one_more_policy():
     """A policy object is told apart by its name; one that decides the same has the same figures."""
-    variant = NamedPolicy("srtf(variant=2)", POLICIES["srtf"].priority, Needs.BELIEF)
+    variant = NamedPolicy("srtf(variant=2)", as_policy("srtf").order, Needs.MEAN)
     fcfs, srtf, other, oracle = measure(cell(policies=("fcfs", "srtf", variant)))
     assert (other["policy"], oracle["policy"]) == ("srtf(variant=2)", "oracle")
     assert other["mean_jct_s"] == srtf["mean_jct_s"] < fcfs["mean_jct_s"]

@@ -1,51 +1,78 @@
-"""The same events lead to the same grants in the simulator and in the live driver: there is one machine."""
+"""The same events lead to the same story in the simulator and in the live driver: there is one machine."""
 
 from __future__ import annotations
 
 import pytest
 
-from llmsched_langgraph.core.events import BeliefFormed, CallQueued, CallRequested, SlotGranted
-from llmsched_langgraph.core.policies import POLICIES, Needs, as_policy
+from llmsched_langgraph.core.ending import ended
+from llmsched_langgraph.core.events import JobArrived
+from llmsched_langgraph.core.machine import BeliefWanted
+from llmsched_langgraph.core.policies import POLICIES, as_policy
+from llmsched_langgraph.core.view import Needs
+from llmsched_langgraph.ledger.values import Backend
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.sim.simulation import BACKEND, Simulation
 from llmsched_langgraph.sim.workloads import Poisson, arrive, generate
 
 
-class Grants:
-    """Whoever waits in the live driver: notes who was woken, and when in line."""
+class Told:
+    """What a machine is told, with what was new of each job's stages by then, and what it makes of it."""
 
-    def __init__(self, log, ticket):
-        self._log, self._ticket = log, ticket
+    def __init__(self, machine):
+        self.events, self.story = [], []
+        self._machine, self._handle = machine, machine.handle
+        self._moves = {}  # of each job: where they are to be read, and how many are known
+        machine.handle = self.handle
 
-    def wake(self, error):
-        assert error is None
-        self._log.append(self._ticket)
-        return True
+    def handle(self, now, event):
+        if isinstance(event, JobArrived):
+            self._moves[event.job] = (event.moves, 0)
+        news = {}
+        for job, (moves, known) in self._moves.items():
+            if len(moves) > known:
+                news[job] = moves[known:]
+                self._moves[job] = (moves, len(moves))
+        self.events.append((now, event, news))
+        last = self._machine.story.last
+        self._handle(now, event)
+        self.story += self._machine.story.after(last)
+
+
+def comparable(entry):
+    """An entry with a value in place of a job."""
+    return entry._replace(detail=ended(entry.detail)) if entry.kind == "JobClosed" else entry
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_same_story(policy, seed):
-    """What the simulator told its machine, told to the live driver by a manual clock, gives its grants."""
+def test_the_same_story(policy, seed, monkeypatch):
+    """What the simulator told its machine, told to the live driver by a manual clock, gives its story."""
+    beliefs = []
+    form = BeliefWanted.belief
+    monkeypatch.setattr(BeliefWanted, "belief", lambda wanted: beliefs.append(wanted.job) or form(wanted))
     timed = arrive(generate("planning", 25, seed), Poisson(), load=1.1, slots=2, seed=seed)
     profile = learned_from(generate("planning", 50, 1_000 + seed))
     templates = templates_of(generate("planning", 50, 1_000 + seed))
     simulation = Simulation(timed, slots=2, policy=as_policy(policy), profile=profile, applications=templates)
+    told = Told(simulation._machine)
     grants = simulation.run().grants
-    story = simulation._machine.story()
-    assert len(story) < 2_000, "the story has lost its beginning"
-    now, log = [0.0], []
-    driver = Driver({BACKEND: 2}, as_policy(policy), profile=profile, clock=lambda: now[0])
+    simulated, beliefs[:] = list(beliefs), []
+    now, moves, story = [0.0], {}, []
+    driver = Driver([Backend(BACKEND, 2)], as_policy(policy), profile=profile, clock=lambda: now[0])
     driver._mind.learner.observe = lambda record: None  # the simulation's profile stays as it is, too
-    driver._dispatcher.at_once = True  # a manual clock has no background
-    for event in story:
-        if not isinstance(event, SlotGranted | CallQueued | BeliefFormed):
-            now[0] = event.now
-            waiter = Grants(log, event.ticket) if isinstance(event, CallRequested) else None
-            driver._post(event, waiter)
+    driver._machine._at_once = True  # a manual clock has no background
+    driver.subscribe(story.append)
+    for now_s, event, news in told.events:
+        now[0] = now_s
+        if isinstance(event, JobArrived):
+            moves[event.job] = []
+            event = event._replace(moves=moves[event.job])
+        for job, more in news.items():
+            moves[job] += more
+        driver.post(event)
     driver.check()
-    assert tuple(log) == grants
-    assert driver.story() == story
-    beliefs = sum(isinstance(event, BeliefFormed) for event in story)
-    assert (beliefs > 0) == (as_policy(policy).needs not in (Needs.NOTHING, Needs.TAG))
+    assert tuple(entry.ticket for entry in story if entry.kind == "SlotGranted") == grants
+    assert list(map(comparable, story)) == list(map(comparable, told.story))
+    assert beliefs == simulated
+    assert bool(beliefs) == bool(getattr(as_policy(policy), "needs", Needs.NOTHING))

@@ -157,6 +157,7 @@ def test_any_policy(made, slots, policy):
     ]
     one, other = (Simulation(timed, slots=slots, policy=as_policy(policy)).run() for _ in range(2))
     assert one == other
+    assert one.records == other.records
     assert sorted(one.grants) == list(range(1, 1 + sum(len(calls) for _, calls in made)))
     mean = sum(done.jct_s for done in one.jobs) / len(timed)
     assert mean >= lower_bound_s(timed, slots) - 1e-9
@@ -255,11 +256,11 @@ def test_a_policys_own_error_is_raised():
     class Broken:
         name = "broken"
 
-        def priority(self, job, profile, now):
+        def order(self, job, now):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        jcts([TimedJob(0.0, chain(1.0))], Broken())
+        jcts([TimedJob(0.0, chain(1.0)), TimedJob(0.0, chain(1.0))], Broken(), slots=1)
 
 
 def test_generated_workloads_run():
