@@ -447,8 +447,8 @@ class Driver:
     def look(self) -> None:
         """See to it that what was put by is handled, and that the package's own observers have seen it."""
         self.pump()
-        if self._decider != threading.get_ident():
-            self._own.catch_up(wait=True)
+        # A policy may look at its own scheduler, in the middle of a decision: it waits for no other thread.
+        self._own.catch_up(wait=self._decider != threading.get_ident())
 
 
 def closed_while_waiting() -> SchedulerClosedError:
