@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import sys
 import threading
 
 import pytest
-from llmsched_langgraph.core.exploration import Exploration
 
+from llmsched_langgraph import SchedulerClosedError
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph.errors import CallCancelledError
+from llmsched_langgraph.ledger.values import Backend
 from llmsched_langgraph.runtime.driver import PUT_BY
 from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.streams import hold
 
 APPLICATION = Application.of("app", ["s"])
+INFO = JobInfo(application=APPLICATION)
 
 
 class Nothing:
@@ -28,16 +34,34 @@ class Nothing:
 
 
 class Waiter:
-    """A waiter that remembers how often it was woken, and does something when it is."""
+    """A waiter that counts how often it was woken, and does something when it is."""
 
     def __init__(self, then=lambda: None):
-        self.woken = []
+        self.woken = 0
+        self.error = None
         self.then = then
 
-    def wake(self, error=None):
-        self.woken.append(error)
+    def refuse(self, error):
+        self.error = error
+
+    def wake(self):
+        self.woken += 1
         self.then()
         return True
+
+
+def request(scheduler, *, job=None, waiter=None):
+    """A new ticket for a slot; if it has to wait, its waiter is registered."""
+    driver = scheduler._driver
+    ticket = driver.new_ticket()
+    if not driver.request(ticket, "default", "s", job, False, None) and waiter is not None:
+        driver.register(ticket, waiter)
+    return ticket
+
+
+def told(scheduler):
+    """The story in short: kinds and tickets."""
+    return [(entry.kind, entry.ticket) for entry in scheduler._driver.story() if entry.ticket]
 
 
 class Calling:
@@ -48,7 +72,7 @@ class Calling:
     def __init__(self):
         self.back = lambda: None
 
-    def priority(self, job, profile, now):
+    def order(self, job, now):
         self.back()
         return 0.0
 
@@ -68,12 +92,14 @@ def test_a_finaliser_may_release_in_the_middle_of_a_decision(make_scheduler, spa
     def main():
         streams = [abandoned_stream(scheduler)]
         policy.back = streams.clear
-        with scheduler.slot():  # asking for this slot kills the stream that holds it
-            assert streams == []
-            return scheduler.statistics().holding
+        ticket = request(scheduler)  # asking for this slot kills the stream that holds it
+        assert streams == []
+        scheduler.check()
+        now = scheduler.statistics()
+        scheduler._driver.release(ticket)
+        return now.holding, now.granted
 
-    assert spawn(main).result(20) == 1
-    assert scheduler.statistics().granted == 2
+    assert spawn(main).result(20) == (1, 2)
 
 
 def test_a_finaliser_may_release_while_somebody_looks(make_scheduler, spawn, monkeypatch):
@@ -82,11 +108,10 @@ def test_a_finaliser_may_release_while_somebody_looks(make_scheduler, spawn, mon
 
     def main():
         streams = [abandoned_stream(scheduler)]
-        check = scheduler._driver._dispatcher.machine.check
-        monkeypatch.setattr(type(scheduler._driver._dispatcher.machine), "check", lambda m: streams.clear())
+        monkeypatch.setattr(type(scheduler._driver._machine), "check", lambda machine, now: streams.clear())
         scheduler.check()
         monkeypatch.undo()
-        check()
+        scheduler.check()
         return scheduler.statistics().holding
 
     assert spawn(main).result(20) == 0
@@ -98,19 +123,24 @@ def test_a_policy_may_post_events(make_scheduler, spawn):
     scheduler = make_scheduler(1, policy=policy)
 
     def main():
-        driver, first, second = scheduler._driver, Waiter(), Waiter()
-        driver.request(1, first, "default", job=None, stage="s")
+        first = request(scheduler)
 
         def once():
             policy.back = lambda: None
-            driver.release(1)
-            driver.release(2)
+            scheduler._driver.release(first)
+            scheduler._driver.release(first + 1)
 
         policy.back = once
-        driver.request(2, second, "default", job=None, stage="s")
-        return first.woken, second.woken
+        request(scheduler)
+        return told(scheduler)
 
-    assert spawn(main).result(20) == ([None], [None])
+    assert spawn(main).result(20) == [
+        ("SlotGranted", 1),
+        ("CallQueued", 2),
+        ("CallReleased", 1),
+        ("SlotGranted", 2),
+        ("CallReleased", 2),
+    ]
 
 
 def test_what_is_posted_as_the_lock_is_given_back_is_not_left_behind(make_scheduler, spawn):
@@ -122,29 +152,71 @@ def test_what_is_posted_as_the_lock_is_given_back_is_not_left_behind(make_schedu
     lock = driver._lock
 
     class LateLock:
-        """A lock in whose last moment somebody else posts."""
+        """A lock in whose last moment another thread posts."""
 
-        def acquire(self, blocking=True):
-            return lock.acquire(blocking)
+        def locked(self):
+            return lock.locked()
 
-        def release(self):
-            driver._lock = lock
-            late = threading.Thread(target=slot.release, daemon=True)
-            late.start()
-            late.join(20)
-            assert driver.ledgers["default"].holding == 1, "the lock was free"
+        def __enter__(self):
+            lock.acquire()
+
+        def __exit__(self, *error):
+            if driver._lock is self:
+                driver._lock = lock
+                late = threading.Thread(target=slot.release, daemon=True)
+                late.start()
+                late.join(20)
+                assert driver.backends["default"].holding == 1, "the lock was free"
             lock.release()
 
     driver._lock = LateLock()
-    spawn(driver.resize, "default", 1).result(20)
-    assert driver.ledgers["default"].holding == 0
+    spawn(driver.configure, Backend(slots=1)).result(20)
+    assert driver.backends["default"].holding == 0
 
 
-def test_what_nobody_waits_for_is_put_by(make_scheduler):
-    """Jobs that come and go are taken in with the next event, by whoever looks, or when there are many."""
+def test_jobs_without_calls_cost_nothing(make_scheduler):
+    """They are counted, and that is all: the machine never hears of them."""
     scheduler = make_scheduler(1)
+    runs = [scheduler.start_job(INFO) for _ in range(3)]
+    scheduler.tell(runs[0])
+    assert scheduler.statistics().jobs_running == 3
+    for run in runs:
+        scheduler.end_job(run, Outcome.FINISHED)
+    now = scheduler.statistics()
+    assert (now.jobs_running, now.jobs_ended) == (0, 3)
+    assert scheduler._driver.story() == []
+
+
+def test_no_call_is_ahead_of_the_arrival_of_its_job(make_scheduler, spawn):
+    """Two threads of a job make its first calls at once: whichever announces it, both calls belong to it."""
+    scheduler, rounds = make_scheduler(2), 300
+    runs = [scheduler.start_job(INFO) for _ in range(rounds)]
+    barrier = threading.Barrier(2)
+
+    def calls():
+        for run in runs:
+            barrier.wait(20)
+            with inside(run), scheduler.slot(stage="s"):
+                pass
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for future in [spawn(calls) for _ in range(2)]:
+            future.result(50)
+    finally:
+        sys.setswitchinterval(interval_s)
+    for run in runs:
+        scheduler.end_job(run, Outcome.FINISHED)
+    assert scheduler.statistics().jobs_ended == rounds
+    assert scheduler.profile.jobs(DIRECT.fingerprint) == 0
+
+
+def test_what_no_call_waits_for_is_put_by(make_scheduler):
+    """Jobs that come and go are taken in with the next event, by a look, or when there are many."""
+    scheduler = make_scheduler(1, policy="justitia")  # a policy that hears of every job
     driver = scheduler._driver
-    runs = [scheduler.start_job(APPLICATION) for _ in range(3)]
+    runs = [scheduler.start_job(INFO) for _ in range(3)]
     assert len(driver._inbox) == 3
     assert scheduler.statistics().jobs_running == 3
     assert not driver._inbox
@@ -153,99 +225,240 @@ def test_what_nobody_waits_for_is_put_by(make_scheduler):
     with scheduler.slot():
         assert driver.jobs == 0
     for _ in range(3 * PUT_BY):
-        scheduler.end_job(scheduler.start_job(APPLICATION), Outcome.FINISHED)
+        scheduler.end_job(scheduler.start_job(INFO), Outcome.FINISHED)
     assert len(driver._inbox) <= PUT_BY
     assert scheduler.statistics().jobs_ended >= 3 * PUT_BY
 
 
-def test_waiters_are_woken_after_the_lock_is_given_back(make_scheduler, spawn):
+@pytest.fixture
+def make_still(make_scheduler):
+    """Make schedulers with nothing in the background, which might wake a waiter again: a test calls `tick`."""
+
+    def make(*args, **kwargs):
+        scheduler = make_scheduler(*args, **kwargs)
+        scheduler._driver._timer.within = lambda seconds: None
+        scheduler._driver._mind.learner.observe = lambda job: None
+        return scheduler
+
+    return make
+
+
+def test_waiters_are_woken_after_the_lock_is_given_back(make_still, spawn):
     """A waiter that looks at the scheduler as it is woken finds the lock free."""
-    scheduler = make_scheduler(1)
+    scheduler = make_still(1)
     looked = []
 
     def look():
         scheduler.check()
-        looked.append(scheduler._driver.story()[-1].ticket)
+        looked.append(told(scheduler)[-1])
 
     waiter = Waiter(look)
-    spawn(lambda: scheduler._driver.request(1, waiter, "default", job=None, stage="s")).result(20)
-    assert waiter.woken == [None]
-    assert looked == [1]
-    scheduler._driver.release(1)
+    first = request(scheduler)
+    second = request(scheduler, waiter=waiter)
+    assert waiter.woken == 0
+    spawn(scheduler._driver.release, first).result(20)
+    assert waiter.woken == 1
+    assert looked == [("SlotGranted", second)]
+    scheduler._driver.told(second)
+    scheduler._driver.release(second)
 
 
-def test_a_waiter_is_woken_once(make_scheduler):
-    """Neither a later release nor the close wakes who was granted a slot."""
-    scheduler = make_scheduler(1)
-    waiter = Waiter()
-    scheduler._driver.request(1, waiter, "default", job=None, stage="s")
+def test_a_waiter_that_was_told_is_not_woken(make_still):
+    """Neither a later release nor the close wakes who knows of its slot."""
+    scheduler, waiter = make_still(1), Waiter()
+    driver = scheduler._driver
+    first, second = request(scheduler), request(scheduler, waiter=waiter)
+    driver.release(first)
+    assert driver.outcome(second, waiter)
+    driver.told(second)
+    woken = waiter.woken
     scheduler.resize(5)
+    driver.tick()
     scheduler.close()
-    scheduler._driver.release(1)
-    assert waiter.woken == [None]
+    driver.release(second)
+    assert waiter.woken == woken == 1
+    assert waiter.error is None
+
+
+def test_a_waiter_that_was_not_told_is_woken_again(make_still):
+    """An interrupt may cost the first wake-up; the timer gives another one."""
+    scheduler = make_still(1)
+    driver = scheduler._driver
+
+    def interrupted():
+        waiter.then = lambda: None
+        raise KeyboardInterrupt
+
+    waiter = Waiter(interrupted)
+    first, second = request(scheduler), request(scheduler, waiter=waiter)
+    with pytest.raises(KeyboardInterrupt):
+        driver.release(first)
+    driver.tick()
+    assert waiter.woken >= 2
+    assert driver.outcome(second, waiter)
+    driver.told(second)
+    driver.release(second)
 
 
 def test_a_released_waiter_is_not_woken(make_scheduler):
     """Who gave up in the backlog is not woken any more, not even by the close."""
-    scheduler = make_scheduler(1)
-    first, second = Waiter(), Waiter()
-    for ticket, waiter in ((1, first), (2, second)):
-        scheduler._driver.request(ticket, waiter, "default", job=None, stage="s")
-    scheduler._driver.release(2)
-    scheduler._driver.release(1)
+    scheduler, waiter = make_scheduler(1), Waiter()
+    first, second = request(scheduler), request(scheduler, waiter=waiter)
+    scheduler._driver.release(second)
+    scheduler._driver.release(first)
     scheduler.close()
-    assert (first.woken, second.woken) == ([None], [])
+    assert waiter.woken == 0
+    scheduler._driver.told(second)
 
 
-def test_a_waiter_that_is_gone_hands_on_its_slot(make_scheduler):
+def test_a_waiter_that_is_gone_hands_on_its_slot(make_still):
     """A waiter that cannot be woken is released, and the next in the queue gets the slot."""
-    scheduler = make_scheduler(1)
+    scheduler = make_still(1)
     gone, next_one = Waiter(), Waiter()
-    gone.wake = lambda error=None: False
-    scheduler._driver.request(1, Waiter(), "default", job=None, stage="s")
-    scheduler._driver.request(2, gone, "default", job=None, stage="s")
-    scheduler._driver.request(3, next_one, "default", job=None, stage="s")
-    scheduler._driver.release(1)
-    assert next_one.woken == [None]
+    gone.wake = lambda: False
+    first = request(scheduler)
+    request(scheduler, waiter=gone)
+    third = request(scheduler, waiter=next_one)
+    scheduler._driver.release(first)
+    assert next_one.woken == 1
     assert scheduler.statistics().granted == 3
-    scheduler._driver.release(3)
+    scheduler._driver.told(third)
+    scheduler._driver.release(third)
+
+
+# -- dismissal and close ----------------------------------------------------------------
+
+
+def test_a_dismissed_ticket_is_woken_and_raises(make_still):
+    """It is woken once it is out of the backlog, and finds the error that it was refused with."""
+    scheduler, waiter = make_still(1), Waiter()
+    driver = scheduler._driver
+    first, second = request(scheduler), request(scheduler, waiter=waiter)
+    waiter.refuse(error := LookupError("not wanted"))
+    assert driver.outcome(second, waiter) is False  # until it is dismissed
+    driver.dismiss(second)
+    assert waiter.woken == 1
+    with pytest.raises(LookupError) as caught:
+        driver.outcome(second, waiter)
+    assert caught.value is error
+    driver.told(second)
+    driver.release(first)
+    assert told(scheduler)[2:] == [("CallWithdrawn", second), ("CallReleased", first)]
+
+
+def test_a_dismissal_that_comes_after_the_grant_changes_nothing(make_scheduler):
+    """The slot is there: who waits for it takes it, though it was refused."""
+    scheduler, waiter = make_scheduler(1), Waiter()
+    driver = scheduler._driver
+    first, second = request(scheduler), request(scheduler, waiter=waiter)
+    waiter.refuse(LookupError("not wanted"))
+    driver.release(first)
+    driver.dismiss(second)
+    assert driver.outcome(second, waiter)
+    driver.told(second)
+    driver.release(second)
+    driver.dismiss(second)
+    driver.dismiss(1_000)
+    assert told(scheduler)[-1] == ("CallReleased", second)
+
+
+def test_a_slot_that_is_dismissed_before_it_waits(make_scheduler, spawn, monkeypatch):
+    """The run is stopped between the request of its call and its wait: the wait ends at once."""
+    scheduler = make_scheduler(1)
+    driver, holder, slot = scheduler._driver, scheduler.slot(), scheduler.slot()
+    holder.acquire()
+    register = driver.register
+    monkeypatch.setattr(driver, "register", lambda *args: (slot.dismiss(), register(*args)))
+
+    def wait():
+        with pytest.raises(CallCancelledError):
+            slot.acquire()
+
+    spawn(wait).result(20)
+    assert scheduler.statistics().waiting == 0
+    holder.release()
+
+
+@pytest.mark.parametrize("when", ["before the request", "before the wait", "in the wait"])
+def test_close_at_any_moment_of_a_call(make_scheduler, spawn, monkeypatch, when):
+    """A call that does not have its slot when the scheduler is closed raises, however far it has come."""
+    scheduler = make_scheduler(1)
+    driver, holder = scheduler._driver, scheduler.slot()
+    holder.acquire()
+    request_, register, outcome = driver.request, driver.register, driver.outcome
+
+    def closing(then):
+        def close_first(*args):
+            if not driver.closed:
+                scheduler.close()
+            return then(*args)
+
+        return close_first
+
+    if when == "before the request":
+        monkeypatch.setattr(driver, "request", closing(request_))
+    elif when == "before the wait":
+        monkeypatch.setattr(driver, "register", closing(register))
+    else:
+        monkeypatch.setattr(driver, "outcome", closing(outcome))
+
+    def wait():
+        with pytest.raises(SchedulerClosedError):
+            scheduler.slot().acquire()
+
+    spawn(wait).result(20)
+    now = scheduler.statistics()
+    assert (now.holding, now.waiting) == (1, 0)
+    holder.release()
+
+
+def test_a_slot_that_is_granted_as_the_scheduler_is_closed_is_kept(make_scheduler):
+    """A call that holds its slot goes on, though its waiter does not know of it yet."""
+    scheduler, waiter = make_scheduler(1), Waiter()
+    driver = scheduler._driver
+    first, second = request(scheduler), request(scheduler, waiter=waiter)
+    driver.release(first)
+    scheduler.close()
+    assert driver.outcome(second, waiter)
+    driver.told(second)
+    assert scheduler.statistics().holding == 1
+    driver.release(second)
+
+
+# -- policies and learning --------------------------------------------------------------
 
 
 def test_a_failing_policy_is_logged_once(make_scheduler, caplog):
-    """The first error of each kind is logged with the policy's name; every call is served all the same."""
-
-    class Lost(Exploration):
-        def choose(self, jobs, now, *, grantable):
-            raise KeyError("another bug")
+    """Its first error is logged with the policy's name; every call is served all the same."""
 
     class Failing:
         name = "failing"
-        exploration = Lost(epsilon=1.0)
 
-        def priority(self, job, profile, now):
+        def order(self, job, now):
             raise ZeroDivisionError("my bug")
+
+        def hear(self, event):
+            raise KeyError("another bug")
 
     scheduler = make_scheduler(1, policy=Failing())
     with caplog.at_level(logging.ERROR, logger="llmsched_langgraph"):
-        for ticket in (1, 2, 3):  # one at once, two that wait
-            scheduler._driver.request(ticket, Waiter(), "default", job=None, stage="s")
-        for ticket in (1, 2, 3):
+        tickets = [request(scheduler) for _ in range(3)]  # one at once, two that wait
+        for ticket in tickets:
             scheduler._driver.release(ticket)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"policy 'failing' failed; {instead} (said once): {error}"
-        for instead, error in (
-            ("the jobs it fails for go in order of arrival", "ZeroDivisionError('my bug')"),
-            ("turns to explore go to the next in line", "KeyError('another bug')"),
-        )
-    ]
-    assert scheduler.statistics().granted == 3
+        scheduler.statistics()
+    (message,) = [record.getMessage() for record in caplog.records]
+    instead = "the jobs it fails for go in order of arrival (said once)"
+    assert message == f"policy 'failing' failed; {instead}: KeyError('another bug')"
+    failures = [entry.detail for entry in scheduler._driver.story() if entry.kind == "PolicyFailed"]
+    assert {type(failure) for failure in failures} == {KeyError, ZeroDivisionError}
+    assert [ticket for kind, ticket in told(scheduler) if kind == "SlotGranted"] == tickets
 
 
 def test_a_job_is_learned_from_when_its_last_call_is_back(make_scheduler):
     """A run that ended before its call counts as ended, and teaches, once the call is back."""
     now = [0.0]
     scheduler = make_scheduler(1, clock=lambda: now[0])
-    run = scheduler.start_job(APPLICATION)
+    run = scheduler.start_job(INFO)
     with inside(run), scheduler.slot(stage="s"):
         now[0] = 4.0
         scheduler.end_job(run, Outcome.FINISHED)
@@ -263,18 +476,20 @@ def test_the_machine_is_told_what_was_learned(make_scheduler):
     class Spy:
         name = "spy"
 
-        def priority(self, job, profile, now):
-            seen.append(profile.jobs(APPLICATION.fingerprint))
+        def order(self, job, now):
+            seen.append(job.runs)
             return 0.0
 
     scheduler = make_scheduler(1, policy=Spy())
     for _ in range(3):
-        run = scheduler.start_job(APPLICATION)
-        with inside(run), scheduler.slot():
-            pass
+        holder = request(scheduler)
+        run = scheduler.start_job(INFO)
+        waiting = request(scheduler, job=run.job)
+        for ticket in (holder, waiting):
+            scheduler._driver.release(ticket)
         scheduler.end_job(run, Outcome.FINISHED)
         scheduler.learn()
-    assert seen == [0, 1, 2]
+    assert [runs for runs, _ in itertools.groupby(seen)] == [0, 1, 2]
 
 
 def test_whoever_reads_the_profile_finds_every_job_in_it(make_scheduler):
@@ -296,7 +511,7 @@ def test_a_policy_may_read_its_schedulers_profile(make_scheduler, spawn):
     class Reading:
         name = "reading"
 
-        def priority(self, job, profile, now):
+        def order(self, job, now):
             seen.append(scheduler.profile.jobs(DIRECT.fingerprint))
             return 0.0
 
@@ -304,11 +519,12 @@ def test_a_policy_may_read_its_schedulers_profile(make_scheduler, spawn):
 
     def main():
         for _ in range(50):
-            with scheduler.slot(stage="s"):
-                pass
+            for ticket in [request(scheduler), request(scheduler)]:
+                scheduler._driver.release(ticket)
+            scheduler._driver.release(request(scheduler))  # which never waits
 
     spawn(main).result(20)
-    assert seen == list(range(50))
+    assert [jobs for jobs, _ in itertools.groupby(seen)] == list(range(0, 150, 3))
 
 
 @pytest.mark.parametrize("tickets", [(), (1,), (2, 3)])
@@ -319,5 +535,5 @@ def test_story(make_scheduler, tickets):
         with scheduler.slot():
             pass
     story = scheduler._driver.story(*tickets)
-    numbers = [getattr(event, "ticket", None) for event in story]
-    assert {number for number in numbers if number} == set(tickets or (1, 2, 3))
+    assert {entry.ticket for entry in story if entry.ticket} == set(tickets or (1, 2, 3))
+    assert not tickets or all(entry.ticket for entry in story)
