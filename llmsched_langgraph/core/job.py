@@ -213,6 +213,7 @@ class Job:
 
     def asked(self, now: float) -> None:
         """Fact: a belief was asked for, on all evidence that there is."""
+        _ = self.position  # derived anew, moves that it rests on were not looked at yet
         self.outdated = False
         self._asked_at_s = self.progress.work_s(now)
 
