@@ -1,4 +1,8 @@
-"""The dispatcher under every policy and random events, watched from outside: who is granted, and when."""
+"""The machine under every policy and random events, watched from outside: who is granted, and when.
+
+Beside it runs a twin whose decisions are broken off at random lines and then made again: it must come to the
+same grants, the same story and the same records.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 import random
 from dataclasses import dataclass, field
 from functools import cache
+from math import ceil
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,30 +23,38 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from llmsched_langgraph.core.dispatcher import Dispatcher
-from llmsched_langgraph.core.exploration import LOOKED_AT
-from llmsched_langgraph.core.ledger import SlotLedger
 from support.applications import app
+from support.breaking import Breaking, Broken
 from support.ended import ended
+from support.exploring import JOBS as LOOKED_AT
 from support.exploring import choice, coin
 
 from llmsched_langgraph.belief.learning import learn
 from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.core import ending
 from llmsched_langgraph.core.events import (
+    BackendConfigured,
     BeliefFormed,
+    CallDismissed,
     CallReleased,
     CallRequested,
-    CapacityChanged,
+    HolderDied,
     JobArrived,
     JobEnded,
+    JobInfo,
+    JobPaused,
     ProfileLearned,
     StagesMoved,
+    Ticked,
 )
 from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import POLICIES, Needs, llmsched
+from llmsched_langgraph.core.policies import POLICIES, as_policy, llmsched
+from llmsched_langgraph.core.view import Needs
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.position import Began, Ended, Revealed
 from llmsched_langgraph.dag.progress import Outcome, Usage
+from llmsched_langgraph.ledger.memory import MemoryLedger
+from llmsched_langgraph.ledger.values import Backend, Failure, Grant, Waiting
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
 pytestmark = pytest.mark.timeout(400)
@@ -60,6 +73,9 @@ STAGES = st.sampled_from(["plan", "act", "answer"])
 TICKETS = st.integers(0, 60)
 JOBS = st.integers(0, 4)
 WORK_S = st.floats(0.0, 9.0)
+THREADS = st.sampled_from(["one", "other"])
+APPLICATIONS = st.sampled_from(["x", "y", "z"])
+FAILURES = st.sampled_from((None, None, None, Failure(500), Failure(429, 4.0), Failure(429, 0.5)))
 
 
 TEMPLATES = {
@@ -89,34 +105,41 @@ def history():
 
 
 class Adversary:
-    """Gives any number at all, no number, or an error, as its seed has it."""
+    """Gives any number at all, no number, or an error, as its seed and the job have it."""
 
     name = "adversary"
 
     def __init__(self, seed):
-        self._random = random.Random(seed)
+        self._seed = seed
 
-    def priority(self, job, profile, now):
-        match self._random.randrange(8):
+    def order(self, job, now):
+        told = (self._seed, job.number, job.work_s, job.holding, job.waiting, job.remaining_s, now)
+        chance = random.Random(repr(told))
+        match chance.randrange(8):
             case 0:
-                return self._random.choice([math.inf, -math.inf, math.nan])
+                return chance.choice([math.inf, -math.inf, math.nan])
             case 1:
                 raise ValueError("adversary")
             case 2:
                 return "not a number"
             case 3:
-                return self._random.uniform(-1e9, 1e9)
+                return chance.uniform(-1e9, 1e9)
             case _:
-                return self._random.randrange(4)
+                return chance.randrange(4)
 
 
 @dataclass
 class Watched:
-    """A policy that notes what it last said of each job's calls."""
+    """A policy that notes what it last said of each job, and breaks off when it is told to."""
 
     policy: object
     said: dict[int, float] = field(default_factory=dict)
     faults: int = 0
+    breaks_in: int = 0
+
+    def __post_init__(self):
+        if hasattr(self.policy, "hear"):
+            self.hear = self.policy.hear
 
     @property
     def name(self):
@@ -130,82 +153,115 @@ class Watched:
     def exploration(self):
         return getattr(self.policy, "exploration", None)
 
-    def priority(self, job, profile, now):
+    def order(self, job, now):
+        self.breaks_in -= 1
+        if self.breaks_in == 0:
+            raise Broken(self.name)
         understood = 0.0  # what counts instead of an error or of what is no number
         try:
-            priority = self.policy.priority(job, profile, now)
-            if not isinstance(priority, str) and not math.isnan(priority):
-                understood = float(priority)
+            order = self.policy.order(job, now)
+            if not isinstance(order, str) and not math.isnan(order):
+                understood = float(order)
             else:
                 self.faults += 1
         except ValueError:
             self.faults += 1
             raise
         finally:
-            self.said.update(dict.fromkeys(job.progress.outstanding, understood))
-        return priority
+            self.said[job.number] = understood
+        return order
 
 
-class WatchedLedger(SlotLedger):
-    """A ledger whose every grant is compared with the tickets' last known priorities and arrivals.
+class WatchedLedger(MemoryLedger):
+    """A ledger whose every grant is compared with the jobs' last known orders and the tickets' arrivals.
 
-    And, where the coin says so, with who teaches most.
+    And, where the coin says so, with what teaches most.
     """
 
-    def watch(self, name, world):
-        self.name, self.world = name, world
-        self.queue: list[int] = []  # waiting tickets in the order of their arrival
-        return self
+    def watch(self, world):
+        self.world = world
 
-    def request(self, ticket, group, priority, *, forced=False):
-        free = self.holding < self.capacity
-        seated = super().request(ticket, group, priority, forced=forced)
-        assert seated == (forced or (free and not self.queue)), f"{ticket} overtook, or waits beside a slot"
-        if not seated:
-            self.queue.append(ticket)
-        return seated
+    def admit(self, now, request):
+        backend = request.lane[0]
+        pool = self.backend(backend)
+        open_ = not pool.waiting and pool.holding < pool.backend.slots and now >= pool.opens_s
+        grant = super().admit(now, request)
+        assert (grant is not None) == (request.forced or open_), "overtook, or waits beside a slot"
+        return grant
 
-    def release(self, ticket):
-        if ticket in self.queue:
-            self.queue.remove(ticket)
-        return super().release(ticket)
+    def settle(self, now):
+        expected = {name: self._expected(name, now) for name in BACKENDS}
+        news, wake_s = super().settle(now)
+        for one in news:
+            backend = one.grant.lane[0]
+            assert (one.ticket, one.grant.reason) == expected[backend], f"and not {one.ticket} at {backend}"
+            if one.grant.reason == "explore":
+                at = one.grant.lane[1:]
+                self.world.explored[at] = self.world.explored.get(at, 0) + 1
+        assert news or expected == dict.fromkeys(BACKENDS)
+        return news, wake_s
 
-    def sorted(self):
-        """Waiting tickets, the next one first: by priority, and of equal ones the earliest."""
-        return sorted(self.queue, key=self.world.policy.said.__getitem__)
+    def sorted(self, backend):
+        """Waiting tickets, the next one first: by level and order, and of equal ones the earliest."""
+        waiting = {t: claim for t, claim in self.view().waiting.items() if claim.lane[0] == backend}
+        jobs, said = self.world.machine._jobs, self.world.policy.said
 
-    def _explored(self):
+        def place(ticket):
+            number = waiting[ticket].lane[1]
+            return jobs[number].info.priority, said[number]
+
+        return sorted(waiting, key=place)
+
+    def _expected(self, backend, now):
+        """The ticket that is to be granted, and the reason; None if none can be."""
+        pool = self.backend(backend)
+        line = self.sorted(backend)
+        if not line or pool.holding >= pool.backend.slots or now < pool.opens_s:
+            return None
+        explored = self._explored(line, pool.granted + 1, now)
+        return (line[0], "order") if explored is None else (explored, "explore")
+
+    def _explored(self, line, number, now):
         """The ticket that is to be granted for what it teaches, if there is one."""
         exploration = self.world.policy.exploration
-        if exploration is None or not coin(exploration.seed, self.granted + 1, exploration.epsilon):
+        if exploration is None or not coin(exploration.seed, number, exploration.epsilon):
             return None
-        tickets = self.world.dispatcher.machine._tickets
-        jobs = {tickets[ticket].job.arrival: tickets[ticket].job for ticket in self.sorted()}
-        jobs = list(jobs.values())[:LOOKED_AT]
-        here = {(tickets[ticket].job.arrival, tickets[ticket].call.place) for ticket in self.queue}
-        chosen = choice(jobs, exploration.sample, self.world.now, self.world.explored, here)
-        if chosen is None:
-            return None
-        arrival, spot = chosen
-        for ticket in self.queue:
-            if tickets[ticket].job.arrival == arrival and tickets[ticket].call.place == spot:
-                self.world.explored[chosen] = self.world.explored.get(chosen, 0) + 1
-                return ticket
-        return None
-
-    def grant(self, ticket=None):
-        assert self.queue, "nobody is there to be granted"
-        assert self.holding < self.capacity, "no slot is there to be granted"
-        explored = self._explored()
-        assert ticket == explored, f"{ticket} was picked, and {explored} teaches most"
-        expected = self.sorted()[0] if explored is None else explored
-        granted = super().grant(ticket)
-        assert granted == expected, f"{granted} was granted before {expected}"
-        self.queue.remove(granted)
-        return granted
+        jobs, claims = self.world.machine._jobs, self.view().waiting
+        level = jobs[claims[line[0]].lane[1]].info.priority
+        line = [ticket for ticket in line if jobs[claims[ticket].lane[1]].info.priority == level]
+        numbers = list(dict.fromkeys(claims[ticket].lane[1] for ticket in line))[:LOOKED_AT]
+        ready, intervals, first = {}, {}, {}
+        for ticket in sorted(line, key=lambda ticket: claims[ticket].arrival):
+            _, job, spot = claims[ticket].lane
+            known = jobs[job]
+            if job not in numbers or known.belief is None:
+                continue
+            lo, hi = known.belief.bounds
+            less = min(max(known.progress.work_s(now) - known.believed_at_s, 0.0), lo)
+            intervals[job] = (lo - less, hi - less)
+            first.setdefault((job, spot), ticket)
+            enough = ceil(exploration.sample * known.progress.works[spot].calls)
+            if self.world.explored.get((job, spot), 0) < enough:
+                taught = known.belief.uncertainty_reduction(spot)
+                ready.setdefault((job, spot), (taught, claims[ticket].arrival))
+        chosen = choice(ready, intervals)
+        return None if chosen is None else first[chosen]
 
 
-class DispatcherMachine(RuleBasedStateMachine):
+def seen(entry):
+    """An entry of the story without what is another object in each machine."""
+    detail = entry.detail
+    match entry.kind:
+        case "JobClosed" | "CallClosed":
+            detail = ending.ended(detail)
+        case "PolicyFailed":
+            detail = repr(detail)
+        case "BeliefWanted":
+            detail = (detail.job, detail.model, detail.evidence, detail.needs)
+    return entry._replace(detail=detail)
+
+
+class MachineWalk(RuleBasedStateMachine):
     """Jobs and calls in any order, released in any state and again, under one policy."""
 
     policy_name = "fcfs"
@@ -218,27 +274,26 @@ class DispatcherMachine(RuleBasedStateMachine):
         crowd=st.lists(st.tuples(JOBS, STAGES), max_size=12),
     )
     def start(self, seed, slots, knows, at_once, crowd):
-        if self.policy_name == "adversary":
-            policy = Adversary(seed)
-        elif self.policy_name == "explorer":
-            policy = llmsched(epsilon=0.7, sample=0.5, seed=seed)
-        else:
-            policy = POLICIES[self.policy_name]
-        self.policy = Watched(policy)
-        self.ledgers = {name: WatchedLedger(slots).watch(name, self) for name in BACKENDS}
         self.profile = history() if knows else Profile()
-        self.dispatcher = Dispatcher(SchedulerMachine(self.policy, self.profile), self.ledgers, at_once)
+        self.policy, self.machine = self._made(seed, slots, at_once)
+        self.twin_policy, self.twin = self._made(seed, slots, at_once)
+        self.machine.ledger.__class__ = WatchedLedger
+        self.machine.ledger.watch(self)
+        self.lines: list[int] = []  # at which the twin's next decision is broken off
         self.explored: dict[tuple, int] = {}  # calls granted to learn from, by job and stage
         self.wanted: list = []  # beliefs that are still to be formed
         self.runs: dict[int, list[int]] = {}  # stage runs under way, by job
+        self.moves: dict[int, list] = {}
         self.run_numbers = 0
         self.now = 0.0
         self.tickets: dict[int, str] = {}  # ticket -> waiting, holding or released
         self.jobs_of: dict[int, int] = {}
         self.forced: set[int] = set()
         self.unforced_before = dict.fromkeys(BACKENDS, 0)
-        self.jobs: set[int] = set()  # those that run
+        self.jobs: dict[int, str] = {}  # those that run, with their applications
+        self.paused: set[tuple[str, str]] = set()
         self.arrived = self.direct = self.records = self.faults = 0
+        self.last = None
         for job, application in enumerate("xyxyz"):
             self.arrive(job, application)
         if crowd:  # a backlog, from the first step on
@@ -247,42 +302,123 @@ class DispatcherMachine(RuleBasedStateMachine):
         for n, (job, stage) in enumerate(crowd):
             self.call(job, stage, BACKENDS[n % 4 == 3], 1)
 
+    def _made(self, seed, slots, at_once):
+        if self.policy_name == "adversary":
+            policy = Adversary(seed)
+        elif self.policy_name == "explorer":
+            policy = llmsched(epsilon=0.7, sample=0.5, seed=seed)
+        else:
+            policy = as_policy(self.policy_name)
+        watched = Watched(policy)
+        backends = [Backend(name, slots) for name in BACKENDS]
+        return watched, SchedulerMachine(watched, backends, self.profile, at_once=at_once)
+
     def _handle(self, event):
-        settled = self.dispatcher.handle(event)
-        for ticket in settled.granted:
+        """What the story tells of it; the twin tells the same, however often it is disturbed."""
+        self.last = event
+        before = self.machine.story.last
+        self.machine.handle(self.now, event)
+        entries = self.machine.story.after(before)
+        where, lines = [], self.lines
+        self.lines = []
+        for line in lines:
+            try:
+                with Breaking(line) as breaking:
+                    self.twin.handle(self.now, event)
+            except Broken:
+                where.append(breaking.where)
+        self._retry(event, where)
+        told = self.twin.story.after(before)
+        assert [seen(entry) for entry in told] == [seen(entry) for entry in entries], where
+        assert self.twin.ledger.view() == self.machine.ledger.view(), where
+        assert self.twin.jobs == self.machine.jobs, where
+        granted = [entry.ticket for entry in entries if entry.kind == "SlotGranted"]
+        for ticket in granted:
             assert self.tickets[ticket] == "waiting"
             self.tickets[ticket] = "holding"
-        for record in settled.records:
-            self.profile = self.profile.observe(record)
-        self.records += len(settled.records)
-        self.faults += len(settled.faults)
-        self.wanted += settled.wanted
-        assert not (settled.wanted and self.dispatcher.at_once)
-        return settled
+            assert {ticket} <= self.machine.untold.keys() & self.twin.untold.keys()
+        for entry in entries:
+            if entry.kind in ("JobClosed", "CallClosed"):
+                self.profile = self.profile.observe(ending.ended(entry.detail))
+                self.records += 1
+        self.faults += sum(entry.kind == "PolicyFailed" for entry in entries)
+        self.wanted += [entry.detail for entry in entries if entry.kind == "BeliefWanted"]
+        assert not (self.wanted and self.machine._at_once)
+        return granted
+
+    def _retry(self, event, where):
+        while True:
+            try:
+                self.twin.handle(self.now, event)
+            except Broken as broken:  # of the policy
+                where.append(str(broken))
+            else:
+                return
+
+    def _pass(self, passed_s):
+        self.now += passed_s
+        for machine in (self.machine, self.twin):
+            wake_s = machine.wake_s
+            if wake_s is not None and wake_s <= self.now:
+                self._handle(Ticked())
+                return
 
     @rule(passed_s=WORK_S)
     def pass_time(self, passed_s):
-        self.now += passed_s
+        self._pass(passed_s)
 
-    @rule(job=JOBS, application=st.sampled_from(["x", "y", "z"]))
-    def arrive(self, job, application):
+    @rule(lines=st.lists(st.integers(1, 160), min_size=1, max_size=3), calls=st.integers(0, 3))
+    def disturb(self, lines, calls):
+        """The twin's next decision is broken off at these lines, or by its policy; then it is made again."""
+        self.lines = lines
+        self.twin_policy.breaks_in = calls
+
+    @rule()
+    def again(self):
+        """What happened already changes nothing."""
+        if isinstance(
+            self.last, (CallRequested, CallReleased, CallDismissed, JobEnded, JobPaused, StagesMoved)
+        ):
+            before = dict(self.machine._committed)
+            assert self._handle(self.last._replace()) == []
+            assert self.machine._committed == before
+
+    @rule(job=JOBS, application=APPLICATIONS, priority=st.sampled_from((0, 0, 0, -1, 3)))
+    def arrive(self, job, application, priority=0, resumes=None):
         if job not in self.jobs:
-            self.jobs.add(job)
-            self.arrived += 1
-            self._handle(JobArrived(self.now, job, app(application)))
+            self.jobs[job] = application
+            if (application, resumes) in self.paused:
+                self.paused.discard((application, resumes))
+            else:
+                self.arrived += 1
+            self.moves[job] = []
+            info = JobInfo(application=app(application), priority=priority)
+            self._handle(JobArrived(job, info, resumes, self.moves[job]))
+
+    @rule(job=JOBS, application=APPLICATIONS, thread=THREADS)
+    def resume(self, job, application, thread):
+        self.arrive(job, application, 0, thread)
+
+    @rule(job=JOBS, thread=THREADS)
+    def pause(self, job, thread):
+        """A pause on the thread of another ends that one for good."""
+        if job in self.jobs:
+            self.paused.add((self.jobs.pop(job), thread))
+            self.runs.pop(job, None)
+        self._handle(JobPaused(job, thread))
 
     @rule(job=JOBS, stage=STAGES, backend=st.sampled_from(BACKENDS), count=st.integers(1, 4))
     def call(self, job, stage, backend, count, forced=False, runs=()):
         for n in range(count):
-            ticket = len(self.tickets)
+            ticket = len(self.tickets) + 1
             self.tickets[ticket] = "waiting"
             self.jobs_of[ticket] = job
             self.direct += job not in self.jobs
             if forced:
                 self.forced.add(ticket)
             run = runs[n] if n < len(runs) else None
-            settled = self._handle(CallRequested(self.now, ticket, backend, stage, job, forced, run))
-            assert not forced or ticket in settled.granted
+            granted = self._handle(CallRequested(ticket, backend, stage, job, forced, run))
+            assert not forced or ticket in granted
 
     @rule(job=JOBS, stage=STAGES, backend=st.sampled_from(BACKENDS), width=st.integers(1, 5))
     def fan_out(self, job, stage, backend, width):
@@ -291,8 +427,8 @@ class DispatcherMachine(RuleBasedStateMachine):
             runs = list(range(self.run_numbers, self.run_numbers + width))
             self.run_numbers += width
             self.runs.setdefault(job, []).extend(runs)
-            moves = (Revealed(tuple((run, stage) for run in runs)), *map(Began, runs))
-            self._handle(StagesMoved(self.now, job, moves))
+            self.moves[job] += (Revealed(tuple((run, stage) for run in runs)), *map(Began, runs))
+            self._handle(StagesMoved(job))
             self.call(job, stage, backend, width, runs=runs)
 
     @precondition(lambda self: any(self.runs.values()))
@@ -302,94 +438,136 @@ class DispatcherMachine(RuleBasedStateMachine):
             choice % sum(map(len, self.runs.values()))
         ]
         self.runs[job].remove(run)
-        self._handle(StagesMoved(self.now, job, (Ended(run, 1.0, not again, again),)))
+        self.moves[job].append(Ended(run, 1.0, not again, again))
+        self._handle(StagesMoved(job))
 
     @precondition(lambda self: self.wanted)
     @rule(choice=TICKETS)
     def form(self, choice):
         """A belief is there, maybe long after it was asked for, and maybe not the one asked for last."""
-        command = self.wanted.pop(choice % len(self.wanted))
-        self._handle(BeliefFormed(self.now, command.arrival, command.belief()))
+        wanted = self.wanted.pop(choice % len(self.wanted))
+        self._handle(BeliefFormed(wanted.job, wanted.belief()))
 
     @rule(job=JOBS, stage=STAGES, backend=st.sampled_from(BACKENDS))
     def force(self, job, stage, backend):
         """A call that cannot wait, of a job that has waiting calls if there is one."""
         waiting = {self.jobs_of[t] for t, state in self.tickets.items() if state == "waiting"}
-        crowd = sorted(waiting & self.jobs)
+        crowd = sorted(waiting & self.jobs.keys())
         self.call(crowd[job % len(crowd)] if crowd else job, stage, backend, 1, forced=True)
 
     @precondition(lambda self: self.tickets)
-    @rule(choice=TICKETS, outcome=st.sampled_from(Outcome))
-    def release(self, choice, outcome):
-        ticket = choice % (len(self.tickets) + 1)  # one of them was never requested
+    @rule(choice=TICKETS, outcome=st.sampled_from(Outcome), failure=FAILURES)
+    def release(self, choice, outcome, failure=None):
+        ticket = 1 + choice % (len(self.tickets) + 1)  # one of them was never requested
         before = self.tickets.get(ticket, "released")
-        settled = self._handle(CallReleased(self.now, ticket, outcome, Usage(1, 1)))
-        assert before != "released" or not settled.granted
+        granted = self._handle(CallReleased(ticket, outcome, Usage(1, 1), failure))
+        assert before != "released" or not granted
         if ticket in self.tickets:
             self.tickets[ticket] = "released"
+
+    @precondition(lambda self: self.tickets)
+    @rule(choice=TICKETS)
+    def dismiss(self, choice):
+        """Only a call that waits is sent away."""
+        ticket = 1 + choice % (len(self.tickets) + 1)
+        self._handle(CallDismissed(ticket))
+        if self.tickets.get(ticket) == "waiting":
+            self.tickets[ticket] = "released"
+
+    @precondition(lambda self: self.tickets)
+    @rule(choice=TICKETS)
+    def die(self, choice):
+        """What held the ticket is gone: the same as its release."""
+
+        class Holder:
+            pass
+
+        ticket = 1 + choice % len(self.tickets)
+        died = HolderDied(Holder())
+        died.ticket = ticket
+        self._handle(died)
+        self.tickets[ticket] = "released"
 
     @precondition(lambda self: "holding" in self.tickets.values())
     @rule(choice=TICKETS, passed_s=WORK_S)
     def finish(self, choice, passed_s):
+        self._pass(passed_s)
         holding = [ticket for ticket, state in self.tickets.items() if state == "holding"]
-        self.now += passed_s
-        self.release(holding[choice % len(holding)], Outcome.FINISHED)
+        self.release(holding[choice % len(holding)] - 1, Outcome.FINISHED)
 
     @rule(job=JOBS, outcome=st.sampled_from(Outcome))
     def end(self, job, outcome):
-        self.jobs.discard(job)
+        self.jobs.pop(job, None)
         self.runs.pop(job, None)
-        self._handle(JobEnded(self.now, job, outcome))
+        self._handle(JobEnded(job, outcome))
 
     @rule(backend=st.sampled_from(BACKENDS), slots=st.integers(1, 6))
     def resize(self, backend, slots):
-        self._handle(CapacityChanged(self.now, backend, slots))
+        self._handle(BackendConfigured(Backend(backend, slots)))
 
-    @rule(applications=st.frozensets(st.sampled_from(["x", "y", "z"])), stage=STAGES, work_s=WORK_S)
+    @rule(applications=st.frozensets(APPLICATIONS), stage=STAGES, work_s=WORK_S)
     def learn(self, applications, stage, work_s):
         for application in sorted(applications):
             self.profile = self.profile.observe(ended(application, (stage, work_s), (stage, 1.0)))
-        self._handle(ProfileLearned(self.now, self.profile, applications))
+        self._handle(ProfileLearned(self.profile, applications))
 
     @invariant()
     def sound(self):
-        """What the dispatcher says of itself, and what can be seen from outside, after every step."""
-        for name, ledger in self.ledgers.items():
-            ledger.check(held_before=self.unforced_before[name])
-            unforced = len(set(ledger.holders()) - self.forced)
-            assert unforced <= max(ledger.capacity, self.unforced_before[name])
-            self.unforced_before[name] = unforced
-            assert not (ledger.waiting and ledger.holding < ledger.capacity), (
-                "a free slot beside a waiting ticket"
+        """What the machine says of itself, and what can be seen from outside, after every step."""
+        self.machine.check(self.now)
+        self.twin.check(self.now)
+        ledger = self.machine.ledger
+        view = ledger.view()
+        wake_s = math.inf
+        for name, pool in view.backends.items():
+            unforced = sum(
+                grant.lane[0] == name and ticket not in self.forced for ticket, grant in view.holding.items()
             )
-            assert list(ledger.backlog()) == ledger.sorted()
-        self.dispatcher.check(held_before=max(self.unforced_before.values()))
-        held = [ticket for ledger in self.ledgers.values() for ticket in ledger.holders()]
-        waiting = [ticket for ledger in self.ledgers.values() for ticket in ledger.backlog()]
-        assert sorted(held) == [t for t, state in self.tickets.items() if state == "holding"]
-        assert sorted(waiting) == [t for t, state in self.tickets.items() if state == "waiting"]
+            assert unforced <= max(pool.backend.slots, self.unforced_before[name])
+            self.unforced_before[name] = unforced
+            if pool.waiting and pool.holding < pool.backend.slots:
+                assert self.now < pool.opens_s, "a free slot beside a waiting ticket"
+                wake_s = min(wake_s, pool.opens_s)
+            orders = [ledger._committed[view.waiting[ticket].lane][:2] for ticket in ledger.sorted(name)]
+            assert orders == sorted(orders), "the ledger has not heard of an order"
+        for machine in (self.machine, self.twin):
+            assert wake_s == math.inf or machine.wake_s <= wake_s, "nobody is told when a pause is over"
+        states = {"waiting": list(view.waiting), "holding": list(view.holding)}
+        for state, tickets in states.items():
+            assert sorted(tickets) == [t for t, own in self.tickets.items() if own == state]
+        for ticket, state in self.tickets.items():
+            claim = ledger.claim(ticket)
+            assert {"waiting": Waiting, "holding": Grant, "released": type(None)}[state] is type(claim)
         assert self.faults == self.policy.faults
+        assert self.machine.jobs == len(self.jobs)
 
     def teardown(self):
         """Whatever happened, releasing every ticket and ending every job leaves nothing behind."""
-        if not hasattr(self, "dispatcher"):
+        if not hasattr(self, "machine"):
             return
         for ticket in self.tickets:
-            self._handle(CallReleased(self.now, ticket))
+            self._handle(CallReleased(ticket))
         while self.wanted:
             self.form(0)
         for job in list(self.jobs):
             self.end(job, Outcome.FINISHED)
-        machine = self.dispatcher.machine
-        assert all((ledger.holding, ledger.waiting) == (0, 0) for ledger in self.ledgers.values())
-        assert (machine.jobs, machine.holding(), machine.waiting()) == (0, set(), set())
-        assert machine._tickets == {}
+        for application, thread in sorted(self.paused):
+            self.arrive(0, application, 0, thread)
+            self.end(0, Outcome.FINISHED)
+        for machine in (self.machine, self.twin):
+            view = machine.ledger.view()
+            assert (dict(view.waiting), dict(view.holding)) == ({}, {})
+            assert (machine.jobs, list(machine.known())) == (0, [])
+            assert {type(key) for key in machine._committed} == {str}, "something is left of them"
+            machine.check(self.now)
+        machine = self.machine
+        assert (machine._jobs, machine._ids, machine._paused, machine.untold) == ({}, {}, {}, {})
+        assert machine.ledger._queues == {}
         assert self.records == self.arrived + self.direct, "each job is recorded once"
-        self.dispatcher.check()
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, "explorer", "adversary"])
 def test_dispatcher(policy):
     """Under this policy no sequence of events breaks an invariant or loses a ticket."""
-    machine = type("DispatcherUnder", (DispatcherMachine,), {"policy_name": policy})
+    machine = type("MachineUnder", (MachineWalk,), {"policy_name": policy})
     run_state_machine_as_test(machine, settings=QUIET)
