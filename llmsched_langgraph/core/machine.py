@@ -8,9 +8,7 @@ it off leaves the state before, and the same event can be handled again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from math import ceil, isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmsched_langgraph.belief.profile import Profile
 from llmsched_langgraph.core.events import (
@@ -32,23 +30,23 @@ from llmsched_langgraph.core.events import (
     Ticked,
 )
 from llmsched_langgraph.core.job import Job
+from llmsched_langgraph.core.jobs import JOBS, Jobs
+from llmsched_langgraph.core.lifecycle import RUNNING, Lifecycle
+from llmsched_langgraph.core.ordering import Ordering
 from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.core.story import LENGTH, Story
-from llmsched_langgraph.core.view import JobView, Needs, PolicyEvent
-from llmsched_langgraph.dag.application import DIRECT, Application
+from llmsched_langgraph.core.view import JobView, Needs
+from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.dag.position import Spot
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
-from llmsched_langgraph.ledger.exploration import Exploration
 from llmsched_langgraph.ledger.memory import MemoryLedger
 from llmsched_langgraph.ledger.truth import Truth
 from llmsched_langgraph.ledger.values import (
     Backend,
     CallInfo,
     Configure,
-    Explore,
     Grant,
     Granted,
-    Key,
     Lane,
     Rekey,
     Release,
@@ -56,44 +54,13 @@ from llmsched_langgraph.ledger.values import (
     Waiting,
 )
 
-if TYPE_CHECKING:
-    from llmsched_langgraph.belief.belief import Belief
-    from llmsched_langgraph.belief.evidence import JobEvidence
-    from llmsched_langgraph.belief.model import ApplicationModel
-
-PAUSED_JOBS = 10_000
-"""Interrupted jobs that are remembered; the oldest are forgotten, and start anew if they are resumed."""
-
-_APPLIED, _JOBS, _RUNNING = "#applied", "#jobs", "#running"
+_APPLIED = "#applied"
 
 _DIRECT = JobInfo(application=DIRECT)
 
-_new = tuple.__new__
-"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+_new = tuple.__new__  # makes a named tuple of a tuple without a line of Python
 
 _BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BeliefWanted:
-    """Work out what is still to come of a job, and tell it with `BeliefFormed`.
-
-    Attributes:
-        job: its number.
-        model: what is known of its application.
-        evidence: what is known of the job.
-        needs: what the policy will read of it.
-    """
-
-    job: int
-    model: ApplicationModel
-    evidence: JobEvidence
-    needs: Needs
-
-    def belief(self) -> Belief:
-        """The belief. Nothing is worked out yet but what it depends on."""
-        model = self.model.marginals if Needs.MARGINALS in self.needs else self.model
-        return model.belief(self.evidence)
 
 
 class SchedulerMachine:
@@ -122,41 +89,33 @@ class SchedulerMachine:
         at_once: bool = False,
         memory: int = LENGTH,
     ) -> None:
-        self.policy = policy
-        self.profile = Profile() if profile is None else profile
-        self._needs: Needs = getattr(policy, "needs", Needs.NOTHING)
-        self._believing = bool(self._needs & _BELIEF)
-        self._by_index, self._by_median = Needs.INDEX in self._needs, Needs.MEDIAN in self._needs
-        self._by_interval = Needs.INTERVAL in self._needs
-        self._hear: Callable[[PolicyEvent], None] | None = getattr(policy, "hear", None)
-        self._exploration: Exploration | None = getattr(policy, "exploration", None)
         self._at_once = at_once
         self._truth = Truth()
-        self.ledger = MemoryLedger(backends, self._exploration, self._truth)
+        self.ordering = Ordering(policy, Profile() if profile is None else profile)
+        self._believing = self.ordering.believing
+        self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth)
         self._committed = self._truth.committed
-        self._committed.update({_APPLIED: None, _JOBS: 0, _RUNNING: 0})
+        self._committed[_APPLIED] = None
         self.story = Story(self._truth, memory)
         self.wake_s: float | None = None
         self.untold: dict[int, bool] = {}
-        self._jobs: dict[int, Job] = {}  # by number; those that are not in the truth are no more
-        self._ids: dict[int, int] = {}  # the number of each job that has an id
-        self._touched: list[Job] = []
-        self._paused: dict[tuple[str, str, str], None] = {}  # the oldest first
-        self._templates: dict[str, Application] = {}  # as runs have corrected them
-        self._totals: dict[str, tuple[int, float, tuple[float, ...]]] = {}
+        self._jobs = Jobs(self._truth)
+        self._job, self._add = self._jobs.get, self._jobs.add
+        self._life = Lifecycle(self._truth, self._jobs, self.ordering, self.story, self.ledger)
+        self._hear_moves, self._new_job, self._close = self._life.hear_moves, self._life.new, self._life.close
         self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
             CallRequested: self._requested,
             CallReleased: self._released,
             StagesMoved: self._stages_moved,
-            JobArrived: self._arrived,
-            JobEnded: self._ended,
-            JobPaused: self._paused_job,
+            JobArrived: self._life.arrived,
+            JobEnded: self._life.ended,
+            JobPaused: self._life.paused,
             BeliefFormed: self._believed,
             ProfileLearned: self._learned,
             CallDismissed: self._dismissed,
             HolderDied: self._holder_died,
             BackendConfigured: self._configured,
-            Ticked: self._ticked,
+            Ticked: lambda now, event, trust: True,
         }
 
     def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
@@ -171,7 +130,7 @@ class SchedulerMachine:
             trust: whether to ask the policy. Without it the jobs that change go in order of arrival.
         """
         if self._committed[_APPLIED] is not event:
-            self._truth.staged, self._touched = {}, []
+            self._truth.staged, self._jobs.touched = {}, []
             settle = self._handlers[type(event)](now, event, trust)
             staged = self._truth.staged
             if staged:
@@ -182,26 +141,16 @@ class SchedulerMachine:
         self._settle(now, trust)
 
     def _commit(self) -> None:
-        truth = self._truth
-        gone = truth.commit()
-        for job in self._touched:
-            if job.applied < 0:
-                job.applied = job.facts
+        gone = self._truth.commit()
+        self._jobs.committed(gone)
         if gone:
             self.ledger.committed(gone)
-            for key in gone:
-                if type(key) is int and key < 0:
-                    closed = self._jobs.pop(-key, None)
-                    if closed is not None:
-                        self._forget_id(closed)
-                        closed.settle()
-                elif type(key) is tuple:
-                    self._paused.pop(key, None)
+            self._life.committed(gone)
 
     def _settle(self, now: float, trust: bool) -> None:
         """Grant until no admissible ticket waits. Between two grants, keys may change."""
         while True:
-            self._truth.staged, self._touched = {}, []
+            self._truth.staged, self._jobs.touched = {}, []
             found, self.wake_s = self.ledger.settle(now)
             if not found:
                 return
@@ -212,157 +161,12 @@ class SchedulerMachine:
 
     # -- jobs --------------------------------------------------------------------------
 
-    def _job(self, number: int) -> Job | None:
-        """The job of that number, as committed; None if it is no more."""
-        facts = self._committed.get(-number)
-        if facts is None:
-            return None
-        job = self._jobs[number]
-        if job.applied != facts and job not in self._touched:
-            job.restore(facts)  # a decision about it was broken off
-        return job
-
-    def _active(self, id_: int | None) -> Job | None:
-        """The job that goes by the id and has not ended."""
-        number = None if id_ is None else self._ids.get(id_)
-        job = None if number is None else self._job(number)
-        if job is None or job.id != id_ or job.outcome is not None or job.paused_since is not None:
-            return None
-        return job
-
-    def _forget_id(self, job: Job) -> None:
-        """A job that is closed or paused needs no id. Only then: a decision may still be broken off."""
-        if job.id is not None and self._ids.get(job.id) == job.number:
-            del self._ids[job.id]
-
-    def _add(self, job: Job, *fact: Any) -> None:
-        if job not in self._touched:
-            self._touched.append(job)
-        self._truth.staged[-job.number] = job.add(fact)
-
-    def _new_job(self, now: float, info: JobInfo) -> Job:
-        number = self._next_number()
-        application = info.application
-        template = self._templates.get(application.fingerprint)
-        if template is None:
-            template = self._templates[application.fingerprint] = self.profile.template(application)
-        job = self._jobs[number] = Job(number, info, template, now)
-        self._touched.append(job)
-        if self._hear is not None:
-            self._tell_policy(now, "JobArrived", job)
-        return job
-
-    def _next_number(self) -> int:
-        number: int = self._truth.get(_JOBS) + 1
-        self._truth.staged[_JOBS] = number
-        return number
-
-    def _tell_policy(self, now: float, kind: str, job: Job) -> None:
-        slots = sum(own.backend.slots for own in self.ledger.backends.values())
-        try:
-            assert self._hear is not None
-            self._hear(PolicyEvent(kind, now, job.number, self._total(job)[1], slots))
-        except Exception as error:
-            self.story.tell(now, "PolicyFailed", job.number, 0, "", error)
-
-    def _total(self, job: Job) -> tuple[int, float, tuple[float, ...]]:
-        """Of its application: jobs that are known, their mean work before anything is known, their works."""
-        fingerprint = job.fingerprint
-        found = self._totals.get(fingerprint)
-        if found is None:
-            known = self.profile.applications.get(fingerprint)
-            works_s = () if known is None else known.works_s
-            runs = 0 if known is None else max(known.jobs, 1)
-            found = self._totals[fingerprint] = (runs, self.profile.total_work_s(job.template), works_s)
-        return found
-
-    def _arrived(self, now: float, event: JobArrived, trust: bool) -> bool:
-        if self._active(event.job) is not None:
-            return False
-        number = None
-        if event.resumes is not None:
-            at = ("paused", event.info.application.fingerprint, event.resumes)
-            number = self._committed.get(at)
-            if number is not None:
-                self._truth.remove(at)
-        job = None if number is None else self._job(number)
-        if job is None:
-            job = self._new_job(now, event.info)
-            self._add(job, Job.named, event.job, event.moves)
-            kind = "JobArrived"
-        else:
-            self._forget_id(job)
-            self._add(job, Job.resumed, now, event.job, event.moves)
-            kind = "JobResumed"
-        self._ids[event.job] = job.number
-        self._truth.staged[_RUNNING] = self._committed[_RUNNING] + 1
-        self.story.tell(now, kind, job.number, 0, "", event.info)
-        return False
-
-    def _paused_job(self, now: float, event: JobPaused, trust: bool) -> bool:
-        job = self._active(event.job)
-        if job is None:
-            return False
-        self._hear_moves(job, now)
-        self._add(job, Job.paused, now)
-        at = ("paused", job.info.application.fingerprint, event.thread)
-        self._forget_paused(now, at)
-        self._paused.pop(at, None)
-        self._paused[at] = None
-        if len(self._paused) > PAUSED_JOBS:
-            oldest = next(iter(self._paused))
-            del self._paused[oldest]
-            self._forget_paused(now, oldest)
-        self._truth.staged[at] = job.number
-        self._truth.staged[_RUNNING] = self._committed[_RUNNING] - 1
-        self.story.tell(now, "JobPaused", job.number, 0, "", event.thread)
-        return False
-
-    def _forget_paused(self, now: float, at: tuple[str, str, str]) -> None:
-        """The job that was paused there is not resumed any more."""
-        number = self._truth.get(at)
-        job = None if number is None else self._job(number)
-        if job is not None and job.paused_since is not None:
-            self._truth.remove(at)
-            self._add(job, Job.ended, Outcome.CANCELLED)
-            self._close(job, now)
-
-    def _ended(self, now: float, event: JobEnded, trust: bool) -> bool:
-        job = self._active(event.job)
-        if job is None:
-            return False
-        if job.progress.outstanding or job.progress.finished:  # else its stages teach nothing
-            self._hear_moves(job, now)
-        self._add(job, Job.ended, event.outcome)
-        self._truth.staged[_RUNNING] = self._committed[_RUNNING] - 1
-        self.story.tell(now, "JobEnded", job.number, 0, "", event.outcome)
-        self._close(job, now)
-        return False
-
-    def _close(self, job: Job, now: float) -> None:
-        """The job is no more, once it has ended and its last call is back."""
-        if job.outcome is None or job.progress.outstanding:
-            return
-        self._add(job, Job.closed, now)
-        self._truth.remove(-job.number)
-        if self._hear is not None:
-            self._tell_policy(now, "JobClosed", job)
-        self.story.tell(now, "JobClosed", job.number, 0, "", job)
-
     def _stages_moved(self, now: float, event: StagesMoved, trust: bool) -> bool:
-        job = self._active(event.job)
+        job = self._jobs.active(event.job)
         # Without a call that waits nothing depends on them yet; they are heard with the next one.
         if job is not None and job.progress.waiting and self._hear_moves(job, now):
             self._refresh(now, job, trust)
         return False
-
-    def _hear_moves(self, job: Job, now: float) -> int:
-        """Take in the job's new moves; how many there were."""
-        upto, heard = job.news
-        if heard:
-            self._add(job, Job.moved, now, upto)
-            self.story.tell(now, "StagesMoved", job.number, 0, "", heard)
-        return heard
 
     # -- calls -------------------------------------------------------------------------
 
@@ -371,17 +175,17 @@ class SchedulerMachine:
         ledger = self.ledger
         if ledger.claim(ticket) is not None:
             return False
-        job = None if id_ is None else self._active(id_)
+        job = None if id_ is None else self._jobs.active(id_)
         if job is None:
-            if self._hear is None:
+            if not self.ordering.hears:
                 # A call outside of any run that need not wait is no job to anybody.
                 spot = _new(Spot, (stage, 1))
                 call = _new(CallInfo, (stage, spot, 1, None, 1, models, None, None, "", ""))
-                number = self._committed[_JOBS] + 1
+                number = self._committed[JOBS] + 1
                 lane = (backend, number, spot)
                 grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
                 if grant is not None:
-                    self._truth.staged[_JOBS] = number
+                    self._truth.staged[JOBS] = number
                     self.untold[ticket] = True
                     self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
                     return False
@@ -403,7 +207,7 @@ class SchedulerMachine:
         if self._believing and trust:
             self._believe(job, now)
         order = self._order(now, job, trust)
-        key = self._key(job, spot, order)
+        key = self.ordering.key(job, spot, order)
         self._rekey(now, job, order, but=lane)
         ledger.submit(now, Request(ticket, lane, key, False, call))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
@@ -413,8 +217,8 @@ class SchedulerMachine:
     def _granted(self, now: float, ticket: int, grant: Grant, trust: bool) -> None:
         backend, number, spot = grant.lane
         self.untold[ticket] = True
-        job = self._jobs.get(number)
-        if job is not None and (job in self._touched or self._job(number) is not None):
+        job = self._jobs.of(number)
+        if job is not None:
             self._add(job, Job.granted, now, spot, grant.reason == "explore")
             self._refresh(now, job, trust)
         self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
@@ -485,13 +289,9 @@ class SchedulerMachine:
         return False
 
     def _learned(self, now: float, event: ProfileLearned, trust: bool) -> bool:
-        profile = self.profile = event.profile
-        self._totals.clear()
-        for fingerprint in event.applications & self._templates.keys():
-            self._templates[fingerprint] = profile.template(self._templates[fingerprint])
-        for number in tuple(self._jobs):
-            job = self._job(number)
-            if job is None or job.id is None or not job.active:
+        self.ordering.learn(event.profile, event.applications)
+        for job in self._jobs.known():
+            if job.id is None or not job.active:
                 continue
             if job.fingerprint in event.applications:
                 self._add(job, Job.revised)
@@ -507,87 +307,33 @@ class SchedulerMachine:
             self._rekey(now, job, self._order(now, job, trust))
 
     def _believe(self, job: Job, now: float) -> None:
-        """See to a belief, if there is a model, and evidence that the last one does not rest on."""
-        known = self.profile.applications.get(job.fingerprint)
-        if known is None or known.model is None:
+        """See to a belief, if one is wanted."""
+        wanted = self.ordering.wanted(job, now)
+        if wanted is None:
             return
-        _ = job.position  # moves that were not looked at may be news
-        if not job.outdated:
-            return
-        wanted = BeliefWanted(job.number, known.model, job.evidence(now), self._needs)
         self._add(job, Job.asked, now)
         if self._at_once:
             self._add(job, Job.believes, wanted.belief())
         else:
             self.story.tell(now, "BeliefWanted", job.number, 0, "", wanted)
 
-    def view(self, job: Job, now: float) -> JobView:
-        """The job as its policy sees it."""
-        progress, belief = job.progress, job.belief
-        work_s = progress.done_s + (progress.holding * now - progress.granted_sum_s)
-        total = self._totals.get(job.fingerprint)
-        runs, total_s, works_s = self._total(job) if total is None else total
-        median_s = interval_s = None
-        if self._believing:
-            remaining_s = index_s = job.remaining_s(now, total_s)
-            if belief is not None:
-                if self._by_index and belief.mean > 0.0:
-                    # What was received since the belief was formed counts at once.
-                    index_s = remaining_s * (belief.index / belief.mean)
-                since_s = max(work_s - job.believed_at_s, 0.0)
-                if self._by_median:
-                    median_s = max(belief.median - since_s, 0.0)
-                if self._by_interval:
-                    lo, hi = belief.bounds
-                    less_s = min(since_s, lo)
-                    interval_s = (lo - less_s, hi - less_s)
-        else:
-            remaining_s = index_s = max(total_s - work_s, 0.0)
-        fields = (
-            *(job.number, job.info, job.arrival_s, work_s, progress.holding, progress.waiting),
-            *(runs, total_s, works_s, remaining_s, median_s, interval_s, index_s, belief is not None),
-        )
-        return _new(JobView, fields)
-
     def _order(self, now: float, job: Job, trust: bool) -> float:
-        # A policy may be anybody's object. Its bug costs the order of one job, never a slot.
+        # A policy may be any object of a user's. Its bug costs the order of one job, never a slot.
         if not trust:
             return 0.0
         try:
-            order = float(self.policy.order(self.view(job, now), now))
-            if isnan(order):
-                raise ValueError(f"policy {self.policy.name!r} gave NaN as an order")
+            return self.ordering.order(job, now)
         except Exception as error:
             self.story.tell(now, "PolicyFailed", job.number, 0, "", error)
             return 0.0
-        return order
-
-    def _key(self, job: Job, spot: Spot, order: float) -> Key:
-        return Key(job.info.priority, order, self._explore(job, spot))
-
-    def _explore(self, job: Job, spot: Spot) -> Explore | None:
-        """What exploring the stage occurrence needs; None if it is never explored."""
-        belief, exploration, progress = job.belief, self._exploration, job.progress
-        if exploration is None or belief is None:
-            return None
-        work = progress.works.get(spot)
-        calls = 0 if work is None else work.calls
-        return Explore(
-            belief,
-            job.believed_at_s,
-            progress.done_s,
-            progress.holding,
-            progress.granted_sum_s,
-            ceil(exploration.sample * calls) - job.explored.get(spot, 0),
-        )
 
     def _rekey(self, now: float, job: Job, order: float, but: Lane | None = None) -> None:
         """Tell the ledger the keys of the job's lanes, if they may be other ones than before."""
-        if order == job.sent and self._exploration is None:
+        if order == job.sent and self.ordering.exploration is None:
             return
         job.sent = order
         for spot in job.progress.ready:
-            key = self._key(job, spot, order)
+            key = self.ordering.key(job, spot, order)
             for backend in job.backends:
                 lane = (backend, job.number, spot)
                 if lane != but:
@@ -600,25 +346,36 @@ class SchedulerMachine:
         self.story.tell(now, "BackendConfigured", 0, 0, event.backend.name, event.backend)
         return True
 
-    def _ticked(self, now: float, event: Ticked, trust: bool) -> bool:
-        return True
-
     # -- what can be seen --------------------------------------------------------------
+
+    def known(self) -> Iterator[Job]:
+        """The jobs that are not closed."""
+        return self._jobs.known()
+
+    @property
+    def policy(self) -> Policy:
+        """The order of service."""
+        return self.ordering.policy
+
+    @property
+    def profile(self) -> Profile:
+        """What earlier runs taught."""
+        return self.ordering.profile
+
+    def view(self, job: Job, now: float) -> JobView:
+        """The job as its policy sees it."""
+        return self.ordering.view(job, now)
 
     @property
     def jobs(self) -> int:
         """Jobs that have arrived and not ended."""
-        running: int = self._committed[_RUNNING]
+        running: int = self._committed[RUNNING]
         return running
 
     def entries(self, *tickets: int) -> list[Entry]:
         """The story, oldest first; only what is about `tickets` if any are given."""
         entries = self.story.after(0)
         return [entry for entry in entries if entry.ticket in tickets] if tickets else entries
-
-    def known(self) -> Iterator[Job]:
-        """The jobs that are not closed."""
-        return (job for number in tuple(self._jobs) if (job := self._job(number)) is not None)
 
     def check(self, now: float = float("inf")) -> None:
         """Raise AssertionError unless every invariant of machine and ledger holds at `now`."""
@@ -630,7 +387,7 @@ class SchedulerMachine:
             waiting[claim.lane[1]] = waiting.get(claim.lane[1], 0) + 1
         for grant in view.holding.values():
             holding[grant.lane[1]] = holding.get(grant.lane[1], 0) + 1
-        known = {job.number: job for job in self.known()}
+        known = {job.number: job for job in self._jobs.known()}
         assert waiting.keys() <= known.keys(), "a waiting ticket has lost its job"
         active = 0
         for number, job in known.items():

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph.core.machine import BeliefWanted
+from llmsched_langgraph.core.ordering import BeliefWanted
 from llmsched_langgraph.core.view import Needs
 from llmsched_langgraph.runtime.background import Background
 

@@ -276,4 +276,4 @@ def test_runs_correct_the_template(make_scheduler):
     scheduler.learn()
     corrected = scheduler.profile.template(application)
     assert corrected.by_path["ask"].kind == "llm"
-    assert scheduler._driver._machine._templates[application.fingerprint] == corrected
+    assert scheduler._driver._machine.ordering._templates[application.fingerprint] == corrected

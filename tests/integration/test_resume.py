@@ -14,7 +14,7 @@ from support.models import PlainModel
 
 from llmsched_langgraph import schedule
 from llmsched_langgraph.adapter.graph import application_of
-from llmsched_langgraph.core import machine
+from llmsched_langgraph.core import lifecycle
 
 THREAD = {"configurable": {"thread_id": "t"}}
 
@@ -131,7 +131,7 @@ def test_nothing_is_learned_of_what_cannot_be_resumed(make_scheduler):
 
 def test_paused_jobs_do_not_pile_up(make_scheduler, monkeypatch):
     """Of interrupted runs that nobody resumes, only so many are remembered; the others start anew."""
-    monkeypatch.setattr(machine, "PAUSED_JOBS", 3)
+    monkeypatch.setattr(lifecycle, "PAUSED_JOBS", 3)
     scheduler = make_scheduler(1)
     graph = schedule(graph_of(PlainModel()), scheduler)
     threads = [{"configurable": {"thread_id": str(n)}} for n in range(5)]

@@ -59,7 +59,7 @@ def jobs(draw):
 
 def recorded(job, slots=99, arrival_s=0.0):
     """The job as a scheduler records it, run alone."""
-    run = Simulation([TimedJob(arrival_s, job)], slots=slots, policy=as_policy("fcfs")).run()
+    run = Simulation([TimedJob(arrival_s, job)], slots=slots, policy=as_policy("fcfs"), keep=True).run()
     (record,) = run.records
     return record, run.jobs[0].jct_s
 
@@ -115,7 +115,7 @@ class Driven:
 
     @property
     def position(self):
-        return self.machine._jobs[1].position
+        return self.machine._jobs._jobs[1].position
 
     def move(self, *moves):
         self.machine.handle(StagesMoved(self.now, 1, moves))

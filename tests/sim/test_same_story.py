@@ -6,7 +6,7 @@ import pytest
 
 from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.core.events import JobArrived
-from llmsched_langgraph.core.machine import BeliefWanted
+from llmsched_langgraph.core.ordering import BeliefWanted
 from llmsched_langgraph.core.policies import POLICIES, as_policy
 from llmsched_langgraph.core.view import Needs
 from llmsched_langgraph.ledger.values import Backend

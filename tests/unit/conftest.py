@@ -143,7 +143,7 @@ class Desk:
 
     def job(self, id_):
         """The job that goes by that name."""
-        return self.machine._jobs[self.machine._ids[id_]]
+        return self.machine._jobs._jobs[self.machine._jobs._ids[id_]]
 
     def order(self, id_, backend="b"):
         """The order of the job's lanes at the backend, which is one."""

@@ -12,7 +12,7 @@ from support.beliefs import model_of
 
 from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core import machine as machine_module
+from llmsched_langgraph.core import lifecycle as lifecycle_module
 from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.core.events import (
     BackendConfigured,
@@ -386,7 +386,7 @@ def test_a_pause_on_the_same_thread_takes_the_place_of_the_one_before(m):
 
 def test_the_oldest_of_many_paused_jobs_is_forgotten(m, monkeypatch):
     """Only of those that are paused still: one that was resumed takes up no place."""
-    monkeypatch.setattr(machine_module, "PAUSED_JOBS", 3)
+    monkeypatch.setattr(lifecycle_module, "PAUSED_JOBS", 3)
     m.handle(0, arrived(0), JobPaused(0, "waits"))
     for job in range(1, 20):
         m.handle(job, arrived(job), JobPaused(job, f"thread {job}"))
@@ -795,8 +795,8 @@ def test_the_story_is_bounded():
     assert LENGTH <= len(m.machine.entries()) <= LENGTH + LENGTH // 8
     last = m.machine.entries()[-1]
     assert (last.kind, last.at_s) == ("JobClosed", LENGTH - 1)
-    assert m.machine._templates.keys() == {DIRECT.fingerprint, "app"}
-    assert (m.machine._jobs, m.machine._ids, m.machine.untold) == ({}, {}, {})
+    assert m.machine.ordering._templates.keys() == {DIRECT.fingerprint, "app"}
+    assert (m.machine._jobs._jobs, m.machine._jobs._ids, m.machine.untold) == ({}, {}, {})
     ledger = m.machine.ledger
     assert ledger._queues == {}
     assert {type(key) for key in m.machine._committed} == {str}
