@@ -139,7 +139,7 @@ def test_paused_jobs_do_not_pile_up(make_scheduler, monkeypatch):
     async def main() -> None:
         for thread in threads:
             await graph.ainvoke({}, thread)
-        assert len(scheduler._driver._machine._paused) == 3
+        assert len(scheduler._driver._machine._life._paused) == 3
         for thread in threads:
             await graph.ainvoke(Command(resume="yes"), thread)
 

@@ -59,7 +59,7 @@ class Story:
 
     def move(self, *moves, now=0.0):
         self.moves += moves
-        self.job.add((Job.moved, now, self.job.news))
+        self.job.add((Job.moved, now, self.job.news[0]))
 
     def asks(self):
         """Whether there is news for a belief, and take it as asked for."""
@@ -344,7 +344,7 @@ SEEN = [Revealed(((1, "think"),)), Began(1), Ended(1, 4.0)]
 
 def told(job):
     """All that can be seen of a job, but for how much of its log is committed."""
-    more = {"tick": job.tick, "stages": job.stages, "evidence": job.evidence(9.0)}
+    more = {"tick": (job.ticks + 1), "stages": job.stages, "evidence": job.evidence(9.0)}
     names = {name for name in Job.__slots__ if not name.startswith("_")} - {"sent", "applied"}
     seen = {name: getattr(job, name) for name in names}
     return {**seen, **more, "progress": deepcopy(job.progress), "explored": dict(job.explored)}
