@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
+from support.breaking import Breaking, Broken
 from support.conformance import Bench, LedgerConformance, lane
 
-from llmsched_langgraph.ledger import memory
 from llmsched_langgraph.ledger.memory import MemoryLedger
 from llmsched_langgraph.ledger.truth import Truth
 from llmsched_langgraph.ledger.values import Backend, Configure, Failure, Key, Rekey, Release, Request
@@ -247,36 +245,6 @@ def test_a_forced_request_is_committed_with_its_telling(owned):
     assert ledger.claim(3).reason == "forced"
     truth.begin()
     assert ledger.settle(1.0) == ((), None)
-
-
-class Broken(BaseException):
-    """What a signal raises."""
-
-
-class Breaking:
-    """Raises at the n-th line that is run in the ledger from now on."""
-
-    def __init__(self, line):
-        self.left = line
-
-    def __enter__(self):
-        self._before = sys.gettrace()
-        sys.settrace(self._enter)
-        return self
-
-    def __exit__(self, *_):
-        sys.settrace(self._before)
-
-    def _enter(self, frame, event, arg):
-        return self._line if frame.f_code.co_filename == memory.__file__ else None
-
-    def _line(self, frame, event, arg):
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                sys.settrace(self._before)
-                raise Broken
-        return self._line
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=repr)

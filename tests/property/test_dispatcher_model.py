@@ -201,10 +201,13 @@ class WatchedLedger(MemoryLedger):
         assert news or expected == dict.fromkeys(BACKENDS)
         return news, wake_s
 
+    def _jobs(self):
+        return {job.number: job for job in self.world.machine.known()}
+
     def sorted(self, backend):
         """Waiting tickets, the next one first: by level and order, and of equal ones the earliest."""
         waiting = {t: claim for t, claim in self.view().waiting.items() if claim.lane[0] == backend}
-        jobs, said = self.world.machine._jobs, self.world.policy.said
+        jobs, said = self._jobs(), self.world.policy.said
 
         def place(ticket):
             number = waiting[ticket].lane[1]
@@ -226,7 +229,7 @@ class WatchedLedger(MemoryLedger):
         exploration = self.world.policy.exploration
         if exploration is None or not coin(exploration.seed, number, exploration.epsilon):
             return None
-        jobs, claims = self.world.machine._jobs, self.view().waiting
+        jobs, claims = self._jobs(), self.view().waiting
         level = jobs[claims[line[0]].lane[1]].info.priority
         line = [ticket for ticket in line if jobs[claims[ticket].lane[1]].info.priority == level]
         numbers = list(dict.fromkeys(claims[ticket].lane[1] for ticket in line))[:LOOKED_AT]
@@ -531,7 +534,7 @@ class MachineWalk(RuleBasedStateMachine):
             orders = [ledger._committed[view.waiting[ticket].lane][:2] for ticket in ledger.sorted(name)]
             assert orders == sorted(orders), "the ledger has not heard of an order"
         for machine in (self.machine, self.twin):
-            assert wake_s == math.inf or machine.wake_s <= wake_s, "nobody is told when a pause is over"
+            assert wake_s == math.inf or machine.wake_s <= wake_s, "the end of a pause would be missed"
         states = {"waiting": list(view.waiting), "holding": list(view.holding)}
         for state, tickets in states.items():
             assert sorted(tickets) == [t for t, own in self.tickets.items() if own == state]
@@ -561,7 +564,8 @@ class MachineWalk(RuleBasedStateMachine):
             assert {type(key) for key in machine._committed} == {str}, "something is left of them"
             machine.check(self.now)
         machine = self.machine
-        assert (machine._jobs, machine._ids, machine._paused, machine.untold) == ({}, {}, {}, {})
+        left = [machine._jobs._jobs, machine._jobs._ids, machine._life._paused, machine.untold]
+        assert left == [{}, {}, {}, {}]
         assert machine.ledger._queues == {}
         assert self.records == self.arrived + self.direct, "each job is recorded once"
 

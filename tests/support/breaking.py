@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from llmsched_langgraph.core import job, machine, story
+from llmsched_langgraph import core, ledger
 from llmsched_langgraph.dag import position, progress
-from llmsched_langgraph.ledger import exploration, memory, truth
+
+_ROOMS = [Path(own.__file__).parent for own in (core, ledger)]
 
 FILES = frozenset(
-    own.__file__ for own in (job, machine, story, position, progress, exploration, memory, truth)
+    [
+        str(path)
+        for room in _ROOMS
+        for path in room.glob("*.py")
+        if path.stem not in ("policies", "fair_clock")
+    ]
+    + [position.__file__, progress.__file__]
 )
 """All that a decision runs, but for policies: a virtual clock may be left a step behind."""
 
