@@ -10,13 +10,19 @@ from graphs import EACH_RUN
 from graphs.fixture import aplay, play
 
 from llmsched_langgraph import Scheduler, compile_graph, schedule
+from llmsched_langgraph.core.ending import ended
 
 
 def recorded(fixture, run, how):
     """The job's record, from a run through the scheduler."""
     records = []
+
+    def see(entry):
+        if entry.kind == "JobClosed":
+            records.append(ended(entry.detail))
+
     with Scheduler(slots=2) as scheduler:
-        scheduler._driver._mind.learner.observe = lambda record: records.append(record) or frozenset()
+        scheduler.subscribe(see)
         graph = schedule(fixture.build(), scheduler)
         if how == "loop":
 

@@ -232,7 +232,7 @@ def test_what_no_call_waits_for_is_put_by(make_scheduler):
 
 @pytest.fixture
 def make_still(make_scheduler):
-    """Make schedulers with nothing in the background, which might wake a waiter again: a test calls `tick`."""
+    """Make schedulers with nothing in the background that might wake a waiter again: a test calls `tick`."""
 
     def make(*args, **kwargs):
         scheduler = make_scheduler(*args, **kwargs)
