@@ -91,6 +91,8 @@ class Driver:
         self._lock = allocate_lock()
         self._inbox: deque[Any] = deque()  # pairs of time and event, and `HolderDied`
         self._waiters: dict[int, Waiter] = {}
+        # Kept here until the ticket is released, for a weak reference that dies first tells nobody.
+        self._watched: dict[int, HolderDied] = {}
         self._tickets = itertools.count(1)
         self._jobs = itertools.count(1)
         self._quiet: dict[int | None, Any] = {}  # arrivals of jobs that have not made a call
@@ -141,8 +143,7 @@ class Driver:
         if self._quiet.pop(job, None) is None:
             self._end(JobEnded(job, outcome))
         else:
-            with self._tally:
-                self._uncalled += 1
+            with self._tally: self._uncalled += 1  # noqa: E701  # fmt: skip
 
     def pause_job(self, job: int, thread: str) -> None:
         """The run was interrupted, and may be resumed on `thread`."""
@@ -163,9 +164,10 @@ class Driver:
         return next(self._tickets)
 
     def watch(self, holder: Any, ticket: int) -> HolderDied:
-        """What gives back whatever the ticket has when `holder` dies, unless it is dropped before."""
+        """What gives back whatever the ticket has when `holder` dies, unless it is released before."""
         died = HolderDied(holder, self._inbox.append)
         died.ticket = ticket
+        self._watched[ticket] = died
         return died
 
     def request(
@@ -196,6 +198,7 @@ class Driver:
     ) -> None:
         """Give back whatever the ticket has: from any state, any thread, any number of times."""
         self._inbox.append((self._clock(), CallReleased(ticket, outcome, usage, failure)))
+        self._watched.pop(ticket, None)
         self.pump()
 
     def configure(self, backend: Backend) -> None:
@@ -276,8 +279,8 @@ class Driver:
 
     def _decide(self) -> None:
         inbox, handle = self._inbox, self._machine.handle
-        self._decider = threading.get_ident()
         try:
+            self._decider = threading.get_ident()
             for _ in range(AT_A_TIME):
                 if not inbox:
                     break
@@ -290,6 +293,7 @@ class Driver:
                     now, event = one
                 else:
                     now, event = self._clock(), one
+                    self._watched.pop(one.ticket, None)
                 if self._tries < GIVEN_UP:
                     try:
                         handle(now, event, trust=self._tries < TRIES)
@@ -314,8 +318,8 @@ class Driver:
                     continue  # it does not wait yet, and looks for itself before it does
                 if not waiter.wake():
                     # Its event loop is closed: there is nobody to give the slot back.
-                    self._waiters.pop(ticket, None)
                     self._inbox.append((self._clock(), CallReleased(ticket, Outcome.CANCELLED)))
+                    self._waiters.pop(ticket, None)
                 if ticket in untold:
                     untold[ticket] = False
         story, own = self._story, self._own

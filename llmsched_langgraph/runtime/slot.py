@@ -34,12 +34,14 @@ _USED = "a Slot is for one call; ask scheduler.slot() for another one"
 _TURNS_TO_CLOSE = 4
 """Turns of an event loop in which it closes a stream that was dropped, and so gives its slot back."""
 
-_holder: ContextVar[Slot | None] = ContextVar("llmsched_slot", default=None)
+_holder: ContextVar[HolderDied | None] = ContextVar("llmsched_slot", default=None)
+"""The slot that the running code is inside of. Weak: a context that is kept must not keep the slot taken."""
 
 
 def riding() -> bool:
     """Whether the code that asks runs inside a call that holds a slot: then it needs none of its own."""
-    slot = _holder.get()
+    holder = _holder.get()
+    slot = None if holder is None else holder()
     return slot is not None and slot.held
 
 
@@ -95,7 +97,7 @@ class Slot:
         self._held: list[HolderDied] = []
         self._used = False
         self._taken_over = False  # acquired by another one, and not entered yet
-        self._mark: Token[Slot | None] | None = None
+        self._mark: Token[HolderDied | None] | None = None
         self._reader: object = _ANYONE  # who can read on, while a stream is open and its reader does not
         self._waiter: Waiter | None = None
         self._refusal: Exception | None = None  # it need not wait any longer
@@ -199,8 +201,9 @@ class Slot:
 
     def _abandon(self) -> None:
         """Nobody wants the slot any more; if it is there already, it goes back."""
-        self._held.clear()
         self._driver.release(self._ticket, Outcome.CANCELLED)
+        self._driver.told(self._ticket)  # once more: an interrupt may have come before
+        self._held.clear()
 
     def _give_up(self) -> NoReturn:
         raise self._driver.timed_out(self._ticket, self._backend, time.monotonic() - self._since)
@@ -229,8 +232,11 @@ class Slot:
 
     def __del__(self) -> None:
         # Asynchronous generators that outlive their event loop are dropped without their `finally`.
-        if self._held:
-            self.release(Outcome.CANCELLED)
+        try:
+            if self._held:
+                self.release(Outcome.CANCELLED)
+        except AttributeError:
+            pass  # it was broken off before it was made
 
     def take_over(self) -> Slot | None:
         """What this one holds, as a slot of the caller; None if it holds nothing any more.
@@ -250,9 +256,9 @@ class Slot:
 
     # -- marks: what the running code, and the tasks and threads that it starts, may know --
 
-    def inside(self) -> Mark[Slot | None]:
+    def inside(self) -> Mark[HolderDied | None]:
         """In the block the running code is inside this slot, and its calls need none of their own."""
-        return Mark(_holder, self if self.held else _holder.get())
+        return Mark(_holder, self._held[0] if self._held else _holder.get())
 
     def pause(self) -> Mark[tuple[Slot, ...]]:
         """In the block a stream's consumer has the floor, while its request is still in flight."""
@@ -282,7 +288,7 @@ class Slot:
             raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
         try:
             self.acquire()
-            self._mark = _holder.set(self) if self._held else None
+            self._mark = _holder.set(self._held[0]) if self._held else None
             return self
         except BaseException:
             self.release(Outcome.CANCELLED)
@@ -293,7 +299,7 @@ class Slot:
             raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
         try:
             await self.aacquire()
-            self._mark = _holder.set(self) if self._held else None
+            self._mark = _holder.set(self._held[0]) if self._held else None
             return self
         except BaseException:
             self.release(Outcome.CANCELLED)

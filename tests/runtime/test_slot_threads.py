@@ -268,7 +268,7 @@ def test_the_context_is_left_as_it_was(make_scheduler):
     """A slot is marked in the context for the time of its block only: afterwards nothing refers to it."""
     scheduler = make_scheduler(1)
     with scheduler.slot() as slot:
-        assert slot_module._holder.get() is slot
+        assert slot_module._holder.get()() is slot
     assert slot_module._holder.get() is None
 
 
