@@ -146,6 +146,7 @@ class SchedulerMachine:
         if gone:
             self.ledger.committed(gone)
             self._life.committed(gone)
+            gone.clear()
 
     def _settle(self, now: float, trust: bool) -> None:
         """Grant until no admissible ticket waits. Between two grants, keys may change."""

@@ -98,7 +98,7 @@ class MemoryLedger:
         for change in changes:
             self._do[type(change)](now, change)
             if self._own:
-                self.committed(self._truth.commit())
+                self._commit()
 
     def settle(self, now: float) -> tuple[tuple[Granted | Lost, ...], float | None]:
         """See `Ledger.settle`."""
@@ -111,8 +111,14 @@ class MemoryLedger:
             return (self._told.popleft(),), None
         found = self._settle(now)
         if self._own and found[0]:
-            self.committed(self._truth.commit())
+            self._commit()
         return found
+
+    def _commit(self) -> None:
+        """Make it true, where nobody else does."""
+        gone = self._truth.commit()
+        self.committed(gone)
+        gone.clear()
 
     def committed(self, gone: Iterable[object]) -> None:
         """The owner has committed; these keys are no more."""
@@ -138,7 +144,7 @@ class MemoryLedger:
         staged[ticket] = grant
         staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, opens_s))
         if self._own:
-            self.committed(self._truth.commit())
+            self._commit()
         return grant
 
     def backend(self, name: str) -> BackendView:

@@ -17,14 +17,16 @@ class Truth:
     Attributes:
         committed: what is true. Read it freely; only `commit` writes it.
         staged: what the present decision makes of it; None stands for what is no more.
+        gone: keys that are no more. The owner clears it once no index of it names them.
     """
 
-    __slots__ = ("_gone", "committed", "staged")
+    __slots__ = ("_removed", "committed", "gone", "staged")
 
     def __init__(self) -> None:
         self.committed: dict[Any, Any] = {}
         self.staged: dict[Any, Any] = {}
-        self._gone: list[Any] = []
+        self.gone: list[Any] = []
+        self._removed: list[Any] = []
 
     def begin(self) -> None:
         """Start a decision. What an earlier one staged and did not commit is forgotten."""
@@ -37,23 +39,18 @@ class Truth:
 
     def remove(self, key: Any) -> None:
         """Stage that there is no such value any more."""
-        self._gone.append(key)
+        self._removed.append(key)
         self.staged[key] = None
 
     def commit(self) -> list[Any]:
-        """Make the decision true. The keys that were removed for good."""
+        """Make the decision true. The same as `gone`."""
         committed = self.committed
         committed.update(self.staged)  # the one store
         self.staged = {}
-        if not self._gone:
-            return _NOTHING
-        swept = []
-        for key in self._gone:
-            if key in committed and committed[key] is None:
-                swept.append(key)
-                del committed[key]
-        self._gone.clear()
-        return swept
-
-
-_NOTHING: list[Any] = []
+        if self._removed:
+            for key in self._removed:
+                if key in committed and committed[key] is None:
+                    self.gone.append(key)
+                    del committed[key]
+            self._removed.clear()
+        return self.gone
