@@ -6,6 +6,7 @@ Does not know calls, beyond that a job ends when its last one is back.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from llmsched_langgraph.core.events import JobArrived, JobEnded, JobInfo, JobPaused
@@ -91,23 +92,24 @@ class Lifecycle:
         self._forget_paused(now, at)
         self._paused.pop(at, None)
         self._paused[at] = None
-        if len(self._paused) > PAUSED_JOBS:
-            oldest = next(iter(self._paused))
-            del self._paused[oldest]
-            self._forget_paused(now, oldest)
+        for oldest in tuple(islice(self._paused, max(len(self._paused) - PAUSED_JOBS, 0))):
+            if not self._forget_paused(now, oldest):  # else its name goes with the commit
+                del self._paused[oldest]
         self._truth.staged[at] = job.number
         self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
         self._story.tell(now, "JobPaused", job.number, 0, "", event.thread)
         return False
 
-    def _forget_paused(self, now: float, at: tuple[str, str, str]) -> None:
-        """The job that was paused there is not resumed any more."""
+    def _forget_paused(self, now: float, at: tuple[str, str, str]) -> bool:
+        """The job that was paused there is not resumed any more; whether there is one."""
         number = self._truth.get(at)
         job = None if number is None else self._jobs.get(number)
-        if job is not None and job.paused_since is not None:
-            self._truth.remove(at)
-            self._jobs.add(job, Job.ended, Outcome.CANCELLED)
-            self.close(job, now)
+        if job is None or job.paused_since is None:
+            return False
+        self._truth.remove(at)
+        self._jobs.add(job, Job.ended, Outcome.CANCELLED)
+        self.close(job, now)
+        return True
 
     def ended(self, now: float, event: JobEnded, trust: bool) -> bool:
         """A run is over."""
