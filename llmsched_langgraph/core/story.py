@@ -57,7 +57,8 @@ class Story:
         """The entries behind that number, as far as they are kept."""
         entries = self._entries
         numbers = range(max(number + 1, self._first), self._truth.committed[_LAST] + 1)
-        return [entries[n] for n in numbers]
+        # Another thread may forget some meanwhile.
+        return [entry for number in numbers if (entry := entries.get(number)) is not None]
 
     def trim(self, delivered: int) -> None:
         """Forget entries that are older than the latest, up to the number that was delivered."""
@@ -65,5 +66,5 @@ class Story:
         if upto - self._first < self._length // 8:
             return
         for number in range(self._first, upto + 1):
+            self._entries.pop(number, None)
             self._first = number + 1
-            del self._entries[number]
