@@ -63,7 +63,8 @@ class Learner:
         self._profile = profile
         self._publish = publish
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
-        self._batch: deque[ClosedJob] = deque()
+        self._batch: deque[tuple[int, ClosedJob]] = deque()
+        self._taken = self._counted = 0  # the number of the last one
         self._weight = 0  # of the batch
         self._due: dict[str, int] = {}  # jobs of the application until it is learned again
         self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
@@ -85,27 +86,37 @@ class Learner:
             return self._take_in()
 
     def _take_in(self) -> Profile:
-        batch = [self._batch.popleft() for _ in range(len(self._batch))]
+        batch = tuple(self._batch)
         if batch:
-            self._weight = 0
+            self._weight, taken = 0, self._taken
             by_application: dict[str, list[ClosedJob]] = {}
-            for job in batch:
-                by_application.setdefault(job.fingerprint, []).append(job)
+            for number, job in batch:
+                if number > taken or not number:
+                    taken = number or taken
+                    by_application.setdefault(job.fingerprint, []).append(job)
             profile = self._profile
             for name, own in by_application.items():
                 # What is not remembered any more once the newest have come need not be looked at.
                 profile = profile.observe(*(job.record for job in own[-HISTORY:]))
                 known = profile.applications[name]
                 profile = profile.having(replace(known, counted=known.jobs + len(own[:-HISTORY])))
-            self._profile = profile
+            self._profile, self._taken = profile, taken  # at once; then they are not needed any more
+            for _ in batch:
+                self._batch.popleft()
         return self._profile
 
-    def observe(self, job: ClosedJob) -> None:
-        """Learn from one job, when there is time. O(1)."""
+    def observe(self, job: ClosedJob, number: int = 0) -> None:
+        """Learn from one job, when there is time. O(1).
+
+        Args:
+            job: it.
+            number: of the news of it, ascending; the same number is the same news. 0 is always news.
+        """
         if not job.teaches:
             return
-        self._batch.append(job)
-        left = self._due[job.fingerprint] = self._due.get(job.fingerprint, 1) - 1
+        self._batch.append((number, job))
+        left = self._due.get(job.fingerprint, 1) - (not number or number != self._counted)
+        self._due[job.fingerprint], self._counted = left, number  # at once; told again, it is due again
         self._weight += 1 if job.direct else 16
         if left == 0 or self._weight >= 16 * BATCH:
             self._weight = 0

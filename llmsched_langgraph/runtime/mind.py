@@ -67,17 +67,19 @@ class Mind:
 
     def see(self, entry: Entry) -> None:
         """Learn from the job that is closed and record it, or form the belief that is wanted; later."""
-        if entry.number <= self._seen:
+        number = entry.number
+        if number <= self._seen:
             return
-        self._seen = entry.number
         if entry.kind == "BeliefWanted":
             self.forecaster.want(entry.detail)
         else:
             job = ClosedJob(entry.detail, self._prefix, time.time() - self._clock())
             if job.teaches:
-                self.learner.observe(job)
+                # Broken off here, they are told once more: they know it by the number.
+                self.learner.observe(job, number)
                 if self._recorder is not None:
-                    self._recorder.note(job)
+                    self._recorder.note(job, number)
+        self._seen = number
 
     @property
     def profile(self) -> Profile:

@@ -20,6 +20,9 @@ logger = logging.getLogger("llmsched_langgraph")
 
 See = Callable[[Entry], None]
 
+TRIES = 3
+"""Times that an observer is given an entry which it leaves by an exception that is no `Exception`."""
+
 
 class Subscription:
     """One observer of a scheduler's story, from now on until it is closed.
@@ -39,6 +42,7 @@ class Subscription:
         self._lock = allocate_lock()
         self._reader: int | None = None
         self.read = story.last
+        self._trying = self._tries = 0
         self.missed = 0
         self.failures = 0
 
@@ -54,10 +58,13 @@ class Subscription:
         try:
             entries = self._story.after(self.read)
             for entry in entries:
-                self.missed += entry.number - self.read - 1
+                if entry.number > self.read + 1:
+                    self.missed, self.read = self.missed + entry.number - self.read - 1, entry.number - 1
                 try:
                     self._see(entry)
-                except Exception as error:
+                except BaseException as error:
+                    if not isinstance(error, Exception) and self._again(entry.number):
+                        raise
                     self.failures += 1
                     if self.failures == 1:
                         logger.warning(
@@ -68,6 +75,12 @@ class Subscription:
                 self.read = entry.number
         finally:
             self._reader = None
+
+    def _again(self, number: int) -> bool:
+        """Whether the entry is given once more: most probably it was a signal that broke the observer off."""
+        self._tries = self._tries + 1 if self._trying == number else 1
+        self._trying = number
+        return self._tries < TRIES
 
     def close(self) -> None:
         """Observe no more."""
@@ -109,17 +122,17 @@ class Counts:
         number, _, kind, _, _, _, detail = entry
         if number <= self._seen:
             return
-        self._seen = number
+        # First all that is new, then one line that stores it: so each entry counts once, and as a whole.
         if kind == "SlotGranted":
-            self.holding += 1
-            self.peak = max(self.peak, self.holding)
-            self.waited_s += detail.granted_s - detail.asked_s
-            self.over_commitments += detail.reason == "forced"
+            holding, waited_s = self.holding + 1, self.waited_s + detail.granted_s - detail.asked_s
+            peak, forced = max(self.peak, holding), self.over_commitments + (detail.reason == "forced")
+            self.peak = peak  # the same however often
+            self._seen, self.holding, self.waited_s, self.over_commitments = number, holding, waited_s, forced
         elif kind == "CallReleased":
-            self.holding -= 1
-            self.prompt_tokens += detail.usage.prompt_tokens or 0
-            self.output_tokens += detail.usage.output_tokens or 0
-        elif kind == "CallClosed":
-            self.jobs += 1
-        elif kind == "JobClosed" and detail.paused_since is None:
-            self.jobs += 1  # else it was paused, and is forgotten
+            holding, usage = self.holding - 1, detail.usage
+            sent, answered = usage.prompt_tokens or 0, usage.output_tokens or 0
+            sent, answered = self.prompt_tokens + sent, self.output_tokens + answered
+            self._seen, self.holding, self.prompt_tokens, self.output_tokens = number, holding, sent, answered
+        elif kind == "CallClosed" or (kind == "JobClosed" and detail.paused_since is None):
+            # One that was paused is forgotten, and has not ended.
+            self._seen, self.jobs = number, self.jobs + 1

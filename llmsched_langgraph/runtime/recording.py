@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmsched_langgraph.errors import ConfigurationError
@@ -51,17 +51,23 @@ class Recorder:
         if not _on_event_loop():  # which nobody may hold up by asking where it is
             self.path = self.path.absolute()  # wherever the program goes from here
         # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
-        self._jobs: deque[tuple[int, ClosedJob]] = deque()
+        self._jobs: deque[tuple[int, int, ClosedJob]] = deque()
+        self._taken = 0  # the number of the last one
         self._writing = threading.Lock()
         self._torn = False
         self._told = False
         self._background = background("llmsched-recording", self._write)
 
-    def note(self, job: ClosedJob) -> None:
-        """Write the job down when there is time, if it made a call and went to its end. O(1)."""
+    def note(self, job: ClosedJob, number: int = 0) -> None:
+        """Write the job down when there is time, if it made a call and went to its end. O(1).
+
+        Args:
+            job: it.
+            number: of the news of it, ascending; the same number is the same news. 0 is always news.
+        """
         if job.teaches:
             # What a process has not written when it forks is its own to write.
-            self._jobs.append((os.getpid(), job))
+            self._jobs.append((os.getpid(), number, job))
             self._background.there_is_work()
 
     def flush(self) -> None:
@@ -86,7 +92,7 @@ class Recorder:
         try:
             found = [self._jobs.popleft() for _ in range(len(self._jobs))]
             if found:
-                self._append(_lines([job.record for process, job in found if process == os.getpid()]))
+                self._append(_lines([job.record for job in self._fresh(found)]))
         except Exception as error:
             self._tell(error)
             return True
@@ -94,6 +100,12 @@ class Recorder:
             if alone:
                 self._writing.release()
         return bool(found)
+
+    def _fresh(self, found: list[tuple[int, int, ClosedJob]]) -> Iterator[ClosedJob]:
+        for process, number, job in found:
+            if process == os.getpid() and (number > self._taken or not number):
+                self._taken = number or self._taken
+                yield job
 
     def _append(self, lines: bytes) -> None:
         if not lines:
