@@ -51,8 +51,11 @@ class Background:
         thread = self._thread
         if thread is not None and thread.is_alive():
             return
-        if self._stopped.is_set() or not self._starting.acquire(blocking=False):
-            return
+        if not self._stopped.is_set() and not self._starting.locked():
+            # On one line: then no interrupt can keep the lock.
+            with self._starting: self._start()  # noqa: E701  # fmt: skip
+
+    def _start(self) -> None:
         try:
             if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -62,8 +65,6 @@ class Background:
         except RuntimeError as error:
             # No thread can be had, for one because the interpreter is going down. It is work that can wait.
             logger.debug("%s: no thread: %s", self._name, error)
-        finally:
-            self._starting.release()
 
     def stop(self) -> None:
         """Do no more work than the piece that is being done. Waits for nothing."""

@@ -6,10 +6,13 @@ an interrupt kept the main thread from doing is done here. The thread is there o
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from _thread import allocate_lock
 from typing import Protocol
+
+logger = logging.getLogger("llmsched_langgraph")
 
 BEAT_S = 0.5
 """Seconds between two looks, at most, while a call waits: how long an interrupt can delay a wake-up."""
@@ -47,7 +50,12 @@ class Timer:
                 pass  # it rings already
 
     def _start(self) -> None:
-        if not self._starting.acquire(blocking=False):
+        if not self._starting.locked():
+            # On one line: then no interrupt can keep the lock.
+            with self._starting: self._start_one()  # noqa: E701  # fmt: skip
+
+    def _start_one(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
             return
         try:
             thread = threading.Thread(
@@ -57,8 +65,6 @@ class Timer:
             thread.start()
         except RuntimeError:
             self._thread = None  # the interpreter is going down
-        finally:
-            self._starting.release()
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until it rings. For its own thread."""
@@ -75,11 +81,11 @@ def _run(timer: weakref.ref[Timer], timed: weakref.ref[Timed]) -> None:
         clock, it = timer(), timed()
         if clock is None or it is None:
             return
-        due_s = it.tick()
+        due_s = _tick(it)
         if due_s is None and idle >= IDLE_BEATS:
             # The next one who needs it starts another thread; who needed it before that is seen now.
             clock.leave(None)
-            due_s = it.tick()
+            due_s = _tick(it)
             if due_s is None:
                 return
             clock.leave(threading.current_thread())
@@ -88,3 +94,12 @@ def _run(timer: weakref.ref[Timer], timed: weakref.ref[Timed]) -> None:
         del it
         clock.wait(next_s)
         del clock
+
+
+def _tick(timed: Timed) -> float | None:
+    try:
+        return timed.tick()
+    except BaseException:
+        # A policy or an observer may leave by anything. Those who wait depend on this thread.
+        logger.exception("a look at the calls that wait was broken off; there will be another one")
+        return BEAT_S
