@@ -134,7 +134,7 @@ def learned_from(jobs: Sequence[EndedJob], applications: Mapping[str, Applicatio
     applications = templates_of(jobs) if applications is None else applications
     alone = [TimedJob(number * APART_S, job) for number, job in enumerate(jobs)]
     slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
-    run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications)
+    run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications, keep=True)
     # Calls take here what they were recorded to take, whatever is served beside them.
     ended = [job.with_calls(lambda _, call: replace(call, concurrency=1.0)) for job in run.run().records]
     profile = Profile().observe(*ended)

@@ -67,18 +67,24 @@ class Simulated:
     Attributes:
         jobs: in the order in which they arrived.
         grants: tickets in the order in which they got their slots; tickets count the calls asked for.
-        closed: the jobs as the machine had them, in the order in which they ended.
+        closed: the jobs as the machine had them, in the order in which they ended; None if not kept.
         decisions_s: what each decision took by the stopwatch, if one was given.
     """
 
     jobs: tuple[Finished, ...]
     grants: tuple[int, ...]
-    closed: tuple[Job | Direct, ...] = field(compare=False)
+    closed: tuple[Job | Direct, ...] | None = field(default=None, compare=False)
     decisions_s: tuple[float, ...] = ()
 
     @cached_property
     def records(self) -> tuple[EndedJob, ...]:
-        """What a live scheduler would have learned from."""
+        """What a live scheduler would have learned from.
+
+        Raises:
+            ValueError: the simulation did not keep its jobs.
+        """
+        if self.closed is None:
+            raise ValueError("records: only a Simulation(..., keep=True) has them")
         return tuple(map(ended, self.closed))
 
 
@@ -114,6 +120,7 @@ class Simulation:
         server: how long calls take; None for as long as they were recorded to.
         tools: how many tool stages run at once; the others wait, first come, first served. None: all.
         stopwatch: a clock for what decisions take; it changes nothing else.
+        keep: whether to keep the jobs when they have ended, for `Simulated.records`.
     """
 
     def __init__(
@@ -127,6 +134,7 @@ class Simulation:
         server: Server | None = None,
         tools: int | None = None,
         stopwatch: Callable[[], float] | None = None,
+        keep: bool = False,
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
@@ -143,7 +151,7 @@ class Simulation:
         self._calls: dict[int, tuple[_Running, int, int, EndedCall]] = {}  # by ticket: job, stage, run
         self._finished: dict[int, Finished] = {}
         self._grants: list[int] = []
-        self._closed: list[Job | Direct] = []
+        self._closed: list[Job | Direct] | None = [] if keep else None
         self._decisions_s: list[float] = []
 
     def run(self) -> Simulated:
@@ -168,7 +176,7 @@ class Simulation:
         return Simulated(
             tuple(self._finished[number] for number in range(1, len(self._jobs) + 1)),
             tuple(self._grants),
-            tuple(self._closed),
+            None if self._closed is None else tuple(self._closed),
             tuple(self._decisions_s),
         )
 
@@ -190,7 +198,8 @@ class Simulation:
                 self._grants.append(ticket)
                 self._server.begin(now, ticket, self._calls[ticket][3])
             elif kind == "JobClosed":
-                self._closed.append(detail)
+                if self._closed is not None:
+                    self._closed.append(detail)
             elif kind == "PolicyFailed":
                 raise detail
         story.trim(self._read)

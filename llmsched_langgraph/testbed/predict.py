@@ -131,6 +131,7 @@ class Foreteller:
             profile=profile,
             applications=self.applications,
             server=Handover(server, fit.handover_s),
+            keep=True,
         ).run()
 
 

@@ -155,7 +155,7 @@ def test_any_policy(made, slots, policy):
         TimedJob(float(at), job(llm("s", *map(float, calls)), named=f"j{n}"))
         for n, (at, calls) in enumerate(made)
     ]
-    one, other = (Simulation(timed, slots=slots, policy=as_policy(policy)).run() for _ in range(2))
+    one, other = (Simulation(timed, slots=slots, policy=as_policy(policy), keep=True).run() for _ in range(2))
     assert one == other
     assert one.records == other.records
     assert sorted(one.grants) == list(range(1, 1 + sum(len(calls) for _, calls in made)))
@@ -191,7 +191,7 @@ def test_records_know_stage_runs():
         llm("join", 1.0, deps=[1, 2]),
     )
     (record,) = (
-        Simulation([TimedJob(0.0, made)], slots=4, policy=FCFS, applications={"app": application})
+        Simulation([TimedJob(0.0, made)], slots=4, policy=FCFS, applications={"app": application}, keep=True)
         .run()
         .records
     )

@@ -36,7 +36,7 @@ def seen(jobs, fit, ahead=0):
     def run(policy, slots):
         server = Handover(BatchingReplicas(1, 4, LATENCY.times(fit.speed)), fit.handover_s)
         as_run = [TimedJob(one.arrival_s, in_supersteps(one.job)) for one in jobs]
-        return Simulation(as_run, slots=slots, policy=as_policy(policy), server=server).run()
+        return Simulation(as_run, slots=slots, policy=as_policy(policy), server=server, keep=True).run()
 
     held = [call.seconds for job in run("srtf", 4 + ahead).records for call in job.llm_calls()]
     return fmean(job.jct_s for job in run("fcfs", 1_000).jobs), fmean(held)
