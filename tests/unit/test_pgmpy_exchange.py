@@ -27,7 +27,7 @@ from llmsched_langgraph.belief.pgmpy_exchange import (
     state_names,
     states_of,
 )
-from llmsched_langgraph.belief.profile import Profile
+from llmsched_langgraph.belief.profile import History, Profile
 from llmsched_langgraph.belief.profile_json import profile_from_json, profile_to_json
 from llmsched_langgraph.belief.template import template_of
 from llmsched_langgraph.dag.position import Spot
@@ -43,7 +43,7 @@ def learned(jobs=60, app="fan"):
     """A profile of jobs whose width tells all, with the network that they teach."""
     traces = [fan_job(n, (1, 2, 4)[n % 3], app) for n in range(jobs)]
     outcomes = [observed(job) for job in traces]
-    own = taught_by(template_of(app, traces), outcomes)
+    own = taught_by(template_of(app, traces), traces)
     return profile_of([replace(own, model=learn(own.template, outcomes), modelled=own.jobs)])
 
 
@@ -266,7 +266,7 @@ def test_through_a_file_and_json(fan, tmp_path):
 def test_a_given_network_wins_when_profiles_are_merged(fan):
     """Whatever more jobs taught, unless the other one has forgotten jobs since."""
     given = fan.with_network("fan", fan.to_pgmpy("fan")).applications[FAN]
-    more = replace(fan.applications[FAN], jobs=1_000, modelled=1_000)
+    more = replace(fan.applications[FAN], counted=1_000, modelled=1_000)
     for one, other in ((given, more), (more, given)):
         assert merged(one, other).model is given.model
     drifted = replace(more, forgotten_before=5.0)
@@ -294,7 +294,7 @@ def test_an_application_that_is_not_there(fan):
     with pytest.raises(InvalidDataError, match="the profile does not know it; it knows: none"):
         Profile().to_pgmpy(TEMPLATE)
     traces = [loop_job(n, 1 + n % 2, "fan") for n in range(9)]
-    twin = taught_by(template_of("fan", traces), map(observed, traces))
+    twin = taught_by(template_of("fan", traces), traces)
     both = fan.having(twin)
     with pytest.raises(InvalidDataError, match=f"several have that name; give a fingerprint: fan .{FAN}"):
         both.to_pgmpy("fan")
@@ -342,7 +342,7 @@ def test_a_cycle(fan):
 
 def test_a_table_that_is_too_large():
     traces = [loop_job(n, 1 + n % 12) for n in range(200)]
-    own = taught_by(template_of("loop", traces), [observed(job) for job in traces])
+    own = taught_by(template_of("loop", traces), traces)
     whole = profile_of([replace(own, model=learn(own.template, own.outcomes), modelled=200)])
     *above, last = [column.name for column in whole.applications[own.application.fingerprint].model.columns]
     words = f"'{last}': its {len(above)} parents take a table of more than 4,194,304 cells; give it fewer"
@@ -400,7 +400,7 @@ def test_tables_that_are_missing(fan):
     refused(
         fan, network, "variable 'work:map' has no CPD; add it, or remove all others to have them estimated"
     )
-    empty = replace(fan.applications[FAN], outcomes=())
+    empty = replace(fan.applications[FAN], history=History())
     words = "fan: the network has no CPDs, and the profile remembers no job to estimate them from; add CPDs"
     refused(fan.having(empty), dag(names_of(fan), []), words)
 

@@ -8,20 +8,15 @@ import math
 import pytest
 
 from llmsched_langgraph import Backend, ConfigurationError, SchedulerClosedError, UnknownModelError
+from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application
 from llmsched_langgraph.dag.progress import Outcome, Usage
 from llmsched_langgraph.runtime.scheduler import Scheduler, current_run, inside
 
 BAD_SLOTS = [0, -1, True, False, 2.0, math.inf, "4", None]
 APPLICATION = Application.of("app", ["s"])
+INFO = JobInfo(application=APPLICATION)
 TWO = (Backend("small", 1, ("gpt-small", "gpt-tiny")), Backend("large", 2, ("gpt-large",)))
-
-
-class Nobody:
-    """A waiter that is woken in vain, but is there."""
-
-    def wake(self, error=None):
-        return True
 
 
 # -- settings ---------------------------------------------------------------------------
@@ -165,7 +160,7 @@ def test_resize_of_no_known_backend(backend):
 def test_repr_fits_a_line(clock):
     """It shows policy, jobs, and holding/slots +waiting of each backend."""
     scheduler = Scheduler(backends=TWO, policy="fair", clock=clock)
-    run = scheduler.start_job(APPLICATION)
+    run = scheduler.start_job(INFO)
     with scheduler.slot("gpt-large"):
         assert repr(scheduler) == "<Scheduler fair | 1 jobs | small 0/1 +0 | large 1/2 +0>"
     scheduler.end_job(run, Outcome.FINISHED)
@@ -188,7 +183,7 @@ def test_statistics_are_frozen(clock):
 def test_statistics_add_up(clock):
     """Sums over backends, totals of grants, returns, tokens and jobs, and the peak."""
     scheduler = Scheduler(backends=TWO, clock=clock)
-    with inside(scheduler.start_job(APPLICATION)):
+    with inside(scheduler.start_job(INFO)):
         run = current_run()
         with scheduler.slot("gpt-large", stage="s") as first, scheduler.slot("gpt-small") as riding:
             first.usage, riding.usage = Usage(5, 7), Usage(100, 100)
@@ -211,15 +206,15 @@ def test_statistics_are_of_one_moment():
     class Looking:
         name = "looking"
 
-        def priority(self, job, profile, now):
+        def order(self, job, now):
             looks.append(scheduler.statistics())
             return 0.0
 
     scheduler = Scheduler(1, policy=Looking())
-    run = scheduler.start_job(APPLICATION)
+    run = scheduler.start_job(INFO)
     driver, tickets = scheduler._driver, range(1, 5)
     for ticket in tickets:
-        driver.request(ticket, Nobody(), "default", job=run.job, stage="s")
+        driver.request(ticket, "default", "s", run.job, False, None)
     scheduler.resize(3)
     for ticket in tickets:
         driver.release(ticket)
@@ -231,13 +226,13 @@ def test_statistics_are_of_one_moment():
 def test_what_is_learned_is_a_value_for_another_scheduler(clock):
     """A profile taken from one scheduler serves in the next, and neither changes the other's."""
     first = Scheduler(clock=clock)
-    run = first.start_job(APPLICATION)
+    run = first.start_job(INFO)
     with inside(run), first.slot(stage="s"):
         clock.now += 8.0
     first.end_job(run, Outcome.FINISHED)
     second = Scheduler(profile=first.profile, clock=clock)
     assert second.profile.jobs(APPLICATION.fingerprint) == 1
-    run = second.start_job(APPLICATION)
+    run = second.start_job(INFO)
     with inside(run), second.slot(stage="s"):
         pass
     second.end_job(run, Outcome.FINISHED)
@@ -248,7 +243,7 @@ def test_what_is_learned_is_a_value_for_another_scheduler(clock):
 def test_another_schedulers_run_is_not_ours(clock):
     """A call inside a run of one scheduler that takes a slot of another is a direct call there."""
     ours, theirs = Scheduler(clock=clock), Scheduler(clock=clock)
-    own, foreign = ours.start_job(APPLICATION), theirs.start_job(APPLICATION)
+    own, foreign = ours.start_job(INFO), theirs.start_job(INFO)
     assert own.job == foreign.job  # the numbers alone do not tell them apart
     with inside(foreign), ours.slot():
         pass
@@ -262,10 +257,10 @@ def test_another_schedulers_run_is_not_ours(clock):
 def test_a_closed_scheduler_takes_nothing_new(clock):
     """No run starts and no slot is granted; the error says what to do. Closing twice is closing."""
     with Scheduler(clock=clock) as scheduler:
-        run = scheduler.start_job(APPLICATION)
+        run = scheduler.start_job(INFO)
     scheduler.close()
     with pytest.raises(SchedulerClosedError, match="make a new Scheduler"):
-        scheduler.start_job(APPLICATION)
+        scheduler.start_job(INFO)
     with pytest.raises(SchedulerClosedError), scheduler.slot():
         pytest.fail("the block must not be entered")
     scheduler.end_job(run, Outcome.FINISHED)
