@@ -12,7 +12,6 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from llmsched_langgraph.belief.profile import Profile
@@ -35,11 +34,14 @@ from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
+from llmsched_langgraph.errors import QueueTimeoutError
 from llmsched_langgraph.ledger.values import Backend, BackendView, Failure, Grant, LedgerView
+from llmsched_langgraph.runtime.books import Books
 from llmsched_langgraph.runtime.mind import Mind
-from llmsched_langgraph.runtime.observers import Counts, See, Subscription
+from llmsched_langgraph.runtime.observers import See, Subscription
+from llmsched_langgraph.runtime.quiet import QuietJobs
 from llmsched_langgraph.runtime.recording import Recorder
+from llmsched_langgraph.runtime.refusals import closed, closed_while_waiting, timed_out
 from llmsched_langgraph.runtime.stores import ProfileStore
 from llmsched_langgraph.runtime.timer import BEAT_S, Timer
 from llmsched_langgraph.runtime.waiter import Waiter
@@ -60,9 +62,6 @@ TRIES = 3
 
 GIVEN_UP = 6
 """Times that an event is broken off after which it is dropped, so that those behind it can be handled."""
-
-
-_FOR_THE_MIND = frozenset(["BeliefWanted", "CallClosed", "JobClosed"])
 
 
 class Driver:
@@ -95,25 +94,25 @@ class Driver:
         self._watched: dict[int, HolderDied] = {}
         self._tickets = itertools.count(1)
         self._jobs = itertools.count(1)
-        self._quiet: dict[int | None, Any] = {}  # arrivals of jobs that have not made a call
-        self._uncalled = 0  # jobs that ended without one
-        self._tally = threading.RLock()  # a finaliser may end a job in the middle of the end of another
+        self._quiet = QuietJobs(self._inbox)
         self._hears = hasattr(policy, "hear")
         self._closed = False
         self._decider: int | None = None  # the thread that is handling the inbox
         self._trying: Any = None
         self._tries = 0
-        self._failed: set[str] = set()  # kinds of failures of the policy that were told of
         self._timer = Timer(self)
-        self.counts = Counts()
         self._end = self._put_by if recorder is None else self.post
         self._story = self._machine.story
-        self._own = Subscription(self._story, self._observe, self._unsubscribe)
+        self._books = Books(policy.name)
+        self.counts = self._books.counts
+        self._own = Subscription(self._story, self._books.see, self._unsubscribe)
         self._lag = LAG if recorder is None else 1
         self._subscriptions: tuple[Subscription, ...] = ()
         self._ledger.attach(self._look_again)
         # Last, as it may have something to tell at once.
-        self._mind = Mind(self.post, self.look, clock, profile or Profile(), store, recorder)
+        self._mind = self._books.mind = Mind(
+            self.post, self.look, clock, profile or Profile(), store, recorder
+        )
 
     # -- what happens ------------------------------------------------------------------
 
@@ -127,27 +126,19 @@ class Driver:
         job = next(self._jobs)
         arrived = (self._clock(), JobArrived(job, info, resumes, () if moves is None else moves))
         if resumes is None and not self._subscriptions and not self._hears:
-            # Most runs of most graphs make no call. Until one does, the machine need not know of it.
-            self._quiet[job] = arrived
+            self._quiet.keep(job, arrived)
         else:
             self._inbox.append(arrived)
         return job
 
-    def _announce(self, job: int) -> None:
-        """See to it that the machine knows of the job."""
-        # Taken and put by one call, so that no other thread finds it in neither place and is ahead of it.
-        self._inbox.extend(filter(None, map(self._quiet.pop, (job,), (None,))))
-
     def end_job(self, job: int, outcome: Outcome) -> None:
         """The run is over, however it ended."""
-        if self._quiet.pop(job, None) is None:
+        if not self._quiet.end(job):
             self._end(JobEnded(job, outcome))
-        else:
-            with self._tally: self._uncalled += 1  # noqa: E701  # fmt: skip
 
     def pause_job(self, job: int, thread: str) -> None:
         """The run was interrupted, and may be resumed on `thread`."""
-        self._announce(job)
+        self._quiet.announce(job)
         self._put_by(JobPaused(job, thread))
 
     def move_stages(self, job: int) -> None:
@@ -180,8 +171,8 @@ class Driver:
         """
         if self._closed:
             self._check_open()
-        if job is not None and job in self._quiet:
-            self._announce(job)
+        if job is not None:
+            self._quiet.announce(job)
         self._inbox.append((self._clock(), CallRequested(ticket, backend, stage, job, forced, run)))
         self.pump()
         if type(self.claim(ticket)) is not Grant:
@@ -222,10 +213,7 @@ class Driver:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SchedulerClosedError(
-                "the scheduler is closed; make a new Scheduler, or call reset_default_scheduler() "
-                "if it was the default one"
-            )
+            raise closed()
 
     # -- those who wait ----------------------------------------------------------------
 
@@ -359,26 +347,6 @@ class Driver:
     def _unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions = tuple(own for own in self._subscriptions if own is not subscription)
 
-    def _observe(self, entry: Entry) -> None:
-        """What the package itself does about an entry."""
-        self.counts.see(entry)
-        kind = entry.kind
-        if kind == "JobClosed" and not entry.detail.progress.finished:
-            return  # without a call it teaches nothing
-        if kind in _FOR_THE_MIND:
-            self._mind.see(entry)
-        elif kind == "PolicyFailed":
-            self._tell_failure(entry.detail)
-
-    def _tell_failure(self, error: Exception) -> None:
-        if not self._failed:
-            self._failed.add("order")
-            logger.error(
-                "policy %r failed; the jobs it fails for go in order of arrival (said once): %r",
-                self.policy.name,
-                error,
-            )
-
     def learn(self) -> None:
         """Learn from all jobs that have ended, here and now."""
         self._mind.learn()
@@ -386,13 +354,8 @@ class Driver:
     # -- what can be seen --------------------------------------------------------------
 
     def timed_out(self, ticket: int, backend: str, waited_s: float) -> QueueTimeoutError:
-        """The error for a call whose wait was too long, with what stood in its way."""
-        now = self._ledger.backend(backend)
-        return QueueTimeoutError(
-            f"call {ticket} waited {waited_s:.1f} s for one of the {now.backend.slots} slots of backend "
-            f"{backend!r}, with {now.holding} held and {now.waiting} calls waiting; raise "
-            f"queue_timeout_s, or the slots if the backend can serve more"
-        )
+        """The error for a call whose wait was too long."""
+        return timed_out(ticket, self._ledger.backend(backend), waited_s)
 
     @property
     def policy(self) -> Policy:
@@ -412,7 +375,7 @@ class Driver:
     @property
     def jobs_ended(self) -> int:
         """Jobs that have ended, and whose last call is back."""
-        return self.counts.jobs + self._uncalled
+        return self.counts.jobs + self._quiet.ended
 
     @property
     def backends(self) -> Mapping[str, BackendView]:
@@ -453,13 +416,3 @@ class Driver:
         self.pump()
         # A policy may look at its own scheduler, in the middle of a decision: it waits for no other thread.
         self._own.catch_up(wait=self._decider != threading.get_ident())
-
-
-def closed_while_waiting() -> SchedulerClosedError:
-    """The error for a call that waited when the scheduler was closed."""
-    return SchedulerClosedError("the scheduler was closed while the call waited for a slot")
-
-
-def resized(backend: Backend, slots: int) -> Backend:
-    """The backend with another number of slots."""
-    return replace(backend, slots=slots)

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -22,7 +22,7 @@ from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 from llmsched_langgraph.ledger.values import DEFAULT_SLOTS, Backend, check_slots
 from llmsched_langgraph.runtime.context import StageRun
-from llmsched_langgraph.runtime.driver import Driver, resized
+from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.observers import See, Subscription
 from llmsched_langgraph.runtime.recording import Recorder
@@ -210,7 +210,7 @@ class Scheduler:
         if backend not in names:
             raise ConfigurationError(f"no backend {backend!r}; name one of: {', '.join(names)}")
         now = self._driver.backends[backend].backend
-        self._driver.configure(resized(now, check_slots(slots, "slots")))
+        self._driver.configure(replace(now, slots=check_slots(slots, "slots")))
 
     def statistics(self) -> Statistics:
         """What is going on now, and the totals so far."""

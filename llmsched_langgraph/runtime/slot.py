@@ -9,7 +9,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -19,6 +18,7 @@ from llmsched_langgraph.core.events import HolderDied
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import CallCancelledError, ConfigurationError
 from llmsched_langgraph.ledger.values import Failure
+from llmsched_langgraph.runtime.beats import Beats
 from llmsched_langgraph.runtime.context import STAGE, StageRun
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark, unmark
@@ -168,7 +168,7 @@ class Slot:
         with nullcontext() if stage is None else stage.wait(self):
             try:
                 self._wait_with(waiter)
-                beats = _Beats(self._timeout_s, stage)
+                beats = Beats(self._timeout_s, stage)
                 with stepping_aside(self._loop):
                     while not driver.outcome(ticket, waiter):
                         if not waiter.wait(beats.next_s()):
@@ -183,7 +183,7 @@ class Slot:
         self._since = time.monotonic()
         try:
             self._wait_with(waiter.waker())
-            beats = _Beats(self._timeout_s, stage)
+            beats = Beats(self._timeout_s, stage)
             while not driver.outcome(ticket, waiter):
                 if not await waiter.wait(beats.next_s()):
                     beats.beat() or self._give_up()
@@ -337,36 +337,6 @@ def offered() -> Slot | None:
     """The slot that whoever started this thread has acquired for it, if it has not been taken over yet."""
     slot = _offered.get()
     return None if slot is None else slot.take_over()
-
-
-class _Beats:
-    """How long to wait at a time: until the time is up, or until LangGraph wants a sign of life.
-
-    LangGraph cannot know of the queue, so a stage with an idle timeout beats while it waits.
-    """
-
-    def __init__(self, timeout_s: float | None, stage: StageRun | None) -> None:
-        self._until = None if timeout_s is None else time.monotonic() + timeout_s
-        self._every_s: float | None = None
-        self._heartbeat: Callable[[], None] | None = None
-        if stage is not None and stage.idle_timeout_s is not None:
-            self._every_s = stage.idle_timeout_s / 4
-            self._heartbeat = stage.heartbeat
-
-    def next_s(self) -> float | None:
-        """Seconds to wait now; None for as long as it takes."""
-        if self._until is None:
-            return self._every_s
-        left_s = max(self._until - time.monotonic(), 0.0)
-        return left_s if self._every_s is None else min(left_s, self._every_s)
-
-    def beat(self) -> bool:
-        """Give the sign of life that is due; False if the time is up."""
-        if self._until is not None and time.monotonic() >= self._until:
-            return False
-        if self._heartbeat is not None:
-            self._heartbeat()
-        return True
 
 
 _paused: ContextVar[tuple[Slot, ...]] = ContextVar("llmsched_paused_slots", default=())
