@@ -12,20 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.applications import app
 
+from llmsched_langgraph.core.ending import ended
 from llmsched_langgraph.core.events import (
     CallReleased,
     CallRequested,
     JobArrived,
     JobEnded,
-    SlotGranted,
+    JobInfo,
     StagesMoved,
 )
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import as_policy
-from llmsched_langgraph.dag.position import Ended, Revealed, Spot
+from llmsched_langgraph.dag.position import Ended, Position, Revealed, Spot
 from llmsched_langgraph.dag.progress import Outcome, Usage
 from llmsched_langgraph.fields import Field
 from llmsched_langgraph.jobs.observed import Unit, nodes_of, observed, rounds
+from llmsched_langgraph.ledger.values import Backend
 from llmsched_langgraph.sim.simulation import Simulation
 from llmsched_langgraph.sim.workloads import APPLICATIONS, TimedJob, generate
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
@@ -107,18 +109,17 @@ class Driven:
     """One job of a machine, driven by any numbers; it notes by itself what there is to learn."""
 
     def __init__(self):
-        self.machine = SchedulerMachine(as_policy("fcfs"))
+        self.machine = SchedulerMachine(as_policy("fcfs"), [Backend("b", 100)])
         self.now, self.numbers, self.open, self.held = 0.0, itertools.count(1), {}, {}
         self.calls, self.runs, self.tools_s = Counter(), Counter(), Counter()
         self.asked = {}
-        self.machine.handle(JobArrived(self.now, 1, app("app")))
+        self.moves, self.position = [], Position(app("app"))
+        self.machine.handle(self.now, JobArrived(1, JobInfo(application=app("app")), moves=self.moves))
 
-    @property
-    def position(self):
-        return self.machine._jobs._jobs[1].position
-
-    def move(self, *moves):
-        self.machine.handle(StagesMoved(self.now, 1, moves))
+    def move(self, move):
+        self.position.move(move)
+        self.moves.append(move)
+        self.machine.handle(self.now, StagesMoved(1))
 
     def one_of(self, number):
         """One of the stage runs that go on, or none."""
@@ -135,16 +136,15 @@ class Driven:
         ticket = next(self.numbers)
         run = self.one_of(run)
         spot = None if run is None else self.position.spot(run)
-        self.machine.handle(
-            CallRequested(self.now, ticket, "b", name, 1, run=run), SlotGranted(self.now, ticket)
-        )
-        self.held[ticket] = (self.now, spot or Spot(name, self.machine._tickets[ticket].call.occurrence))
+        self.machine.handle(self.now, CallRequested(ticket, "b", name, 1, run=run))
+        call = self.machine.ledger.claim(ticket).call
+        self.held[ticket] = (self.now, spot or Spot(name, call.occurrence))
 
     def answer(self, at):
         if self.held:
             ticket = sorted(self.held)[at % len(self.held)]
             since, spot = self.held.pop(ticket)
-            self.machine.handle(CallReleased(self.now, ticket, usage=Usage(ticket, 2 * ticket)))
+            self.machine.handle(self.now, CallReleased(ticket, usage=Usage(ticket, 2 * ticket)))
             self.asked[ticket] = (spot, self.now - since)
 
     def end(self, run, complete):
@@ -154,15 +154,16 @@ class Driven:
             spot = self.position.spot(run)
             self.runs[spot] += complete
             self.tools_s[spot] += self.now - since
-            self.move(Ended(run, self.now - since, complete))
+            self.move(Ended(run, self.now - since, complete, at_s=self.now))
 
     def record(self):
         while self.held:
             self.answer(0)
         while self.open:
             self.end(0, complete=True)
-        (command,) = self.machine.handle(JobEnded(self.now, 1, Outcome.FINISHED))
-        return replace(command.record, id="j")
+        self.machine.handle(self.now, JobEnded(1, Outcome.FINISHED))
+        (job,) = [entry.detail for entry in self.machine.entries() if entry.kind == "JobClosed"]
+        return replace(ended(job), id="j")
 
 
 RUNS = st.integers(0, 12)
