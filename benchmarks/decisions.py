@@ -1,6 +1,6 @@
 """Knows what a decision costs with many calls waiting: of a job each, or all of one job.
 
-Does not know graphs or loops: the dispatcher is driven by hand.
+Does not know graphs or loops: the machine is driven by hand.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from llmsched_langgraph.core.dispatcher import Dispatcher
-from llmsched_langgraph.core.ledger import SlotLedger
 from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 
-from llmsched_langgraph import Profile
-from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived, JobEnded
+from llmsched_langgraph import Backend, Profile
+from llmsched_langgraph.core.events import CallReleased, CallRequested, Event, JobArrived, JobEnded, JobInfo
 from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import as_policy
 from llmsched_langgraph.dag.application import Application
@@ -31,63 +29,84 @@ def learned() -> Profile:
     profile = Profile()
     for n, application in enumerate(APPLICATIONS):
         stages = tuple(
-            EndedStage(name=NODE, kind="llm", calls=(EndedCall(None, None, work_s),), occurrence=at)
-            for at, work_s in enumerate((1.0 + n, 2.0), 1)
+            EndedStage(name=NODE, kind="llm", calls=(EndedCall(None, None, seconds),), occurrence=occurrence)
+            for occurrence, seconds in ((1, 1.0 + n), (2, 2.0))
         )
-        job = EndedJob(id=f"{n}", app=application.name, stages=stages, template=application)
+        job = EndedJob(id=f"job {n}", app=application.name, stages=stages, jct_s=1.0, template=application)
         profile = profile.observe(job)
     return profile
 
 
-def dispatcher(policy: str) -> Dispatcher:
-    return Dispatcher(SchedulerMachine(as_policy(policy), learned()), {"": SlotLedger(1)})
+class Desk:
+    """A machine with one slot, driven by hand."""
+
+    def __init__(self, policy: str) -> None:
+        self._machine = SchedulerMachine(as_policy(policy), [Backend("backend", 1)], learned(), memory=0)
+        self._read = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait."""
+        return self._machine.ledger.backend("backend").waiting
+
+    def handle(self, now: float, *events: Event) -> int | None:
+        """Take the events in; the last ticket that was granted, if one was."""
+        granted = None
+        story = self._machine.story
+        for event in events:
+            self._machine.handle(now, event)
+        for entry in story.after(self._read):
+            self._read = entry.number
+            if entry.kind == "SlotGranted":
+                granted = entry.ticket
+        story.trim(self._read)
+        return granted
 
 
 class Backlog:
     """One slot, held, and calls that wait for it, each of a job of its own."""
 
     def __init__(self, policy: str) -> None:
-        self._dispatcher = dispatcher(policy)
+        self._desk = Desk(policy)
         self._tickets = 0
         self._holder = 0
 
     def fill(self, waiting: int) -> None:
         """Let calls arrive until so many wait."""
-        while self._dispatcher.ledgers[""].waiting < waiting:
+        while self._desk.waiting < waiting:
             self._tickets += 1
-            ticket, now = self._tickets, float(self._tickets)
-            application = APPLICATIONS[ticket * 7 % len(APPLICATIONS)]
-            settled = self._dispatcher.handle(
-                JobArrived(now, ticket, application), CallRequested(now, ticket, "", NODE, ticket)
+            ticket = self._tickets
+            info = JobInfo(application=APPLICATIONS[ticket * 7 % len(APPLICATIONS)])
+            granted = self._desk.handle(
+                float(ticket), JobArrived(ticket, info), CallRequested(ticket, "backend", NODE, ticket)
             )
-            if settled.granted:
-                self._holder = settled.granted[0]
+            self._holder = granted or self._holder
 
     def measure(self, waiting: int) -> Cost:
         """What it costs that the holder gives its slot back and the next one gets it, while so many wait."""
         self.fill(waiting)
         with Clock(STEPS) as clock:
             for _ in range(STEPS):
-                settled = self._dispatcher.handle(CallReleased(float(self._tickets), self._holder))
-                (self._holder,) = settled.granted
+                granted = self._desk.handle(float(self._tickets), CallReleased(self._holder))
+                assert granted is not None
+                self._holder = granted
         return clock.cost
 
 
 def fan_out(policy: str, calls: int) -> Cost:
     """What one call costs, from its request to its end, of a job that makes so many at once."""
     jobs = max(1, 1_000 // calls)
-    dispatchers = [dispatcher(policy) for _ in range(jobs)]
+    desks = [Desk(policy) for _ in range(jobs)]
     with Clock(jobs * calls) as clock:
-        for one in dispatchers:
-            one.handle(JobArrived(0.0, 1, APPLICATIONS[0]))
+        for one in desks:
+            one.handle(0.0, JobArrived(1, JobInfo(application=APPLICATIONS[0])))
             holder = None
-            for ticket in range(calls):
-                settled = one.handle(CallRequested(float(ticket), ticket, "", NODE, 1))
-                holder = settled.granted[0] if settled.granted else holder
+            for ticket in range(1, calls + 1):
+                granted = one.handle(float(ticket), CallRequested(ticket, "backend", NODE, 1))
+                holder = granted or holder
             while holder is not None:
-                settled = one.handle(CallReleased(float(calls), holder))
-                holder = settled.granted[0] if settled.granted else None
-            one.handle(JobEnded(float(calls), 1, Outcome.FINISHED))
+                holder = one.handle(float(calls), CallReleased(holder))
+            one.handle(float(calls), JobEnded(1, Outcome.FINISHED))
     return clock.cost
 
 

@@ -86,9 +86,6 @@ class Jobs:
 
     def committed(self, gone: Iterable[Any]) -> None:
         """The decision is committed; these keys are no more in the truth."""
-        for job in self.touched:
-            if job.applied < 0:
-                job.applied = job.facts
         for key in gone:
             if type(key) is int and key < 0:
                 closed = self._jobs.pop(-key, None)

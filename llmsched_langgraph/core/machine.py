@@ -142,8 +142,11 @@ class SchedulerMachine:
 
     def _commit(self) -> None:
         gone = self._truth.commit()
-        self._jobs.committed(gone)
+        for job in self._jobs.touched:
+            if job.applied < 0:
+                job.applied = job.facts
         if gone:
+            self._jobs.committed(gone)
             self.ledger.committed(gone)
             self._life.committed(gone)
             gone.clear()
@@ -159,6 +162,8 @@ class SchedulerMachine:
                 if isinstance(one, Granted):
                     self._granted(now, one.ticket, one.grant, trust)
             self._commit()
+            if not self.ledger.more:
+                return
 
     # -- jobs --------------------------------------------------------------------------
 

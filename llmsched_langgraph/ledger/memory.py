@@ -60,6 +60,9 @@ class MemoryLedger:
         exploration: how often to grant for what a call teaches; None for never.
         truth: where its values are kept; changes take effect with the owner's `commit`. Without one, each
             change and each grant is committed by itself.
+
+    Attributes:
+        more: whether `settle` may have more to tell than the grant that it told last.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class MemoryLedger:
             self._names[backend.name] = "backend " + backend.name
             truth.committed["backend " + backend.name] = BackendView(backend)
         truth.committed[_ARRIVALS] = 0
+        self.more = True
         self._told: deque[Granted] = deque()  # granted in a `submit` that was committed by itself
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
@@ -272,6 +276,7 @@ class MemoryLedger:
             staged[at] = _new(
                 BackendView, (backend, holding + 1, waiting - 1, granted + 1, released, opens_s)
             )
+            self.more = (waiting > 1 and holding + 1 < backend.slots) or len(self._ripe) > 1
             return (Granted(ticket, grant),), None
         return (), wake_s
 
