@@ -275,14 +275,17 @@ class MachineWalk(RuleBasedStateMachine):
         knows=st.sampled_from((True, True, True, False)),
         at_once=st.sampled_from((True, True, False)),
         crowd=st.lists(st.tuples(JOBS, STAGES), max_size=12),
+        levels=st.sampled_from(((0,) * 5, (0,) * 5, (0, 0, 1, 1, 0), (1, 0, 2, 0, 2))),
+        shaken=st.sampled_from((0, 1, 2)),
     )
-    def start(self, seed, slots, knows, at_once, crowd):
+    def start(self, seed, slots, knows, at_once, crowd, levels, shaken):
         self.profile = history() if knows else Profile()
         self.policy, self.machine = self._made(seed, slots, at_once)
         self.twin_policy, self.twin = self._made(seed, slots, at_once)
         self.machine.ledger.__class__ = WatchedLedger
         self.machine.ledger.watch(self)
         self.lines: list[int] = []  # at which the twin's next decision is broken off
+        self.shaken, self.chance = shaken, random.Random(seed)  # how often each decision is, at random lines
         self.explored: dict[tuple, int] = {}  # calls granted to learn from, by job and stage
         self.wanted: list = []  # beliefs that are still to be formed
         self.runs: dict[int, list[int]] = {}  # stage runs under way, by job
@@ -298,7 +301,7 @@ class MachineWalk(RuleBasedStateMachine):
         self.arrived = self.direct = self.records = self.faults = 0
         self.last = None
         for job, application in enumerate("xyxyz"):
-            self.arrive(job, application)
+            self.arrive(job, application, levels[job])
         if crowd:  # a backlog, from the first step on
             for backend in BACKENDS:
                 self.call(-1, "plan", backend, slots)
@@ -323,7 +326,7 @@ class MachineWalk(RuleBasedStateMachine):
         self.machine.handle(self.now, event)
         entries = self.machine.story.after(before)
         where, lines = [], self.lines
-        self.lines = []
+        self.lines = [int(math.exp(self.chance.uniform(0.0, 5.3))) for _ in range(self.shaken)]
         for line in lines:
             try:
                 with Breaking(line) as breaking:
@@ -557,6 +560,8 @@ class MachineWalk(RuleBasedStateMachine):
         for application, thread in sorted(self.paused):
             self.arrive(0, application, 0, thread)
             self.end(0, Outcome.FINISHED)
+        self.lines, self.shaken = [], 0
+        self.resize("b", 1)  # what a decision that was broken off has left behind goes with the next
         for machine in (self.machine, self.twin):
             view = machine.ledger.view()
             assert (dict(view.waiting), dict(view.holding)) == ({}, {})
