@@ -223,10 +223,14 @@ class Belief:
 
         What is left of stages that go on comes first.
         """
-        amounts, states = self._posterior.futures(FUTURES)
-        if self._left:
-            amounts = np.vstack((np.full(FUTURES, self._left), amounts))
-            states = np.vstack((np.ones(FUTURES, dtype=np.intp), states))
+        posterior = self._posterior
+        if not self._left:
+            if posterior.index is None:
+                posterior.index = gittins.index(*posterior.futures(FUTURES))
+            return posterior.index
+        amounts, states = posterior.futures(FUTURES)
+        amounts = np.vstack((np.full(FUTURES, self._left), amounts))
+        states = np.vstack((np.ones(FUTURES, dtype=np.intp), states))
         return gittins.index(amounts, states)
 
     @property

@@ -5,6 +5,7 @@ Does not know which quantity it is, nor how the states of several quantities han
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -94,22 +95,27 @@ class Bins:
 
     bins: tuple[Bin, ...]
     absent: int = 0
-    _cuts: NDArray[np.float64] = field(init=False, repr=False, compare=False)
+    _cuts: tuple[float, ...] = field(init=False, repr=False, compare=False)
     _points: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _shares: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _owners: NDArray[np.intp] = field(init=False, repr=False, compare=False)
+    _upto: NDArray[np.intp] = field(init=False, repr=False, compare=False)  # points up to each state's last
+    _sums: NDArray[np.float64] = field(init=False, repr=False, compare=False)  # of shares, from 0 on
     _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)  # of the bins' means
     means: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     variances: NDArray[np.float64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        cuts = [_between(a.hi, b.lo) for a, b in pairwise(self.bins)]
-        object.__setattr__(self, "_cuts", np.array(cuts))
+        cuts = tuple(_between(a.hi, b.lo) for a, b in pairwise(self.bins))
+        object.__setattr__(self, "_cuts", cuts)
         object.__setattr__(self, "_points", np.array([p for own in self.bins for p in own.points]))
         shares = [w / own.count for own in self.bins for w in own.weights]
         object.__setattr__(self, "_shares", np.array(shares))
         owners = [i for i, own in enumerate(self.bins, 1) for _ in own.points]
         object.__setattr__(self, "_owners", np.array(owners, dtype=np.intp))
+        upto = np.cumsum([0, *(len(own.points) for own in self.bins)], dtype=np.intp)
+        object.__setattr__(self, "_upto", upto)
+        object.__setattr__(self, "_sums", _sums(self._shares))
         object.__setattr__(self, "_logs", tuple(log(max(own.mean, LEAST)) for own in self.bins))
         object.__setattr__(self, "means", np.array([0.0, *(own.mean for own in self.bins)]))
         spreads = (
@@ -176,7 +182,7 @@ class Bins:
             return ABSENT
         if not value >= 0.0:
             raise InvalidDataError(f"value: expected a nonnegative number or None, got {value!r}")
-        return 1 + int(np.searchsorted(self._cuts, value, side="right"))
+        return 1 + bisect_right(self._cuts, value)
 
     def indices(self, values: Iterable[float | None]) -> list[int]:
         """The states of many values, as `index`."""
@@ -190,8 +196,10 @@ class Bins:
         one, at -1 at most. None if there is nothing to be said: the value is absent or zero, or its bin has
         no neighbour.
         """
+        if not value:
+            return None
         state = self.index(value)
-        if not value or state == ABSENT or len(self.bins) < 2:
+        if len(self.bins) < 2:
             return None
         own, here = self._logs[state - 1], log(max(value, LEAST))
         other = state + 1 if here > own else state - 1
@@ -215,25 +223,27 @@ class Bins:
         Past everything ever seen it is in the last bin, and the expectation of what is left grows with
         the time by which it has overrun, so that it never looks as if about to end for ever.
         """
-        weights, left = np.zeros(self.states), np.zeros(self.states)
         if not self.bins:
-            weights[ABSENT] = 1.0
-            return AtLeast(weights, left)
+            return AtLeast(np.ones(1), np.zeros(1))
         reached = np.where(self._points >= amount, self._shares, 0.0)
-        np.add.at(weights, self._owners, reached)
+        weights = self._by_state(reached)
         if weights[-1] <= 0.0:
             last = self.bins[-1]
-            weights[:], weights[-1] = 0.0, 1.0
+            weights, left = np.zeros(self.states), np.zeros(self.states)
+            weights[-1] = 1.0
             left[-1] = max(last.mean - last.lo, amount - last.hi)
             return AtLeast(weights, left)
-        np.add.at(left, self._owners, reached * (self._points - amount))
-        some = weights > 0.0
-        left[some] /= weights[some]
+        left = self._by_state(reached * (self._points - amount))
+        np.divide(left, weights, out=left, where=weights > 0.0)
         return AtLeast(np.minimum(weights, 1.0), left)
+
+    def _by_state(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Amounts of the points, summed up by state. There is a bin, so there is a point in the last one."""
+        return np.bincount(self._owners, amounts).astype(np.float64, copy=False)
 
     def passed(self, amount: float) -> int:
         """How many points lie under the amount: `at_least` gives the same weights for the same number."""
-        return int(np.searchsorted(self._points, amount, side="left"))
+        return int(self._points.searchsorted(amount))
 
     def points(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The points that are there, ascending, and the probability of each, given that of each state."""
@@ -260,7 +270,7 @@ class Bins:
 
         Numbers in [0, 1) pick it, one a state: the same numbers give the same amounts.
         """
-        return self._picked(states, uniform, self._shares, self._points)
+        return self._picked(states, uniform, self._sums, self._points)
 
     def left(
         self, amount: float, states: NDArray[np.intp], uniform: NDArray[np.float64]
@@ -269,22 +279,23 @@ class Bins:
         reached = np.where(self._points >= amount, self._shares, 0.0)
         if not reached.any():
             return self.at_least(amount).left[states]
-        return self._picked(states, uniform, reached, self._points - amount)
+        return self._picked(states, uniform, _sums(reached), self._points - amount)
 
     def _picked(
         self,
         states: NDArray[np.intp],
         uniform: NDArray[np.float64],
-        shares: NDArray[np.float64],
+        sums: NDArray[np.float64],
         points: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        ends = np.concatenate(([0.0], np.cumsum(shares)))
-        last = np.searchsorted(self._owners, np.arange(self.states), side="right")
-        low, high = ends[np.concatenate(([0], last[:-1]))][states], ends[last][states]
-        at = np.searchsorted(ends, low + uniform * (high - low), side="right") - 1
+        if not points.size:
+            return np.zeros(len(states))
+        ends = sums[self._upto]
+        low, high = np.concatenate((ends[:1], ends[:-1]))[states], ends[states]
+        at = sums.searchsorted(low + uniform * (high - low), side="right") - 1
         # Rounding must not carry a draw over its bin's end.
-        at = np.minimum(at, last[states] - 1)
-        return np.where(high > low, points[np.maximum(at, 0)], 0.0) if points.size else np.zeros(len(states))
+        at = np.minimum(at, (self._upto - 1)[states])
+        return np.where(high > low, points[at], 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; `from_json` of it is equal to these bins."""
@@ -334,6 +345,10 @@ def _bin(data: Field) -> Bin:
     if len(made.weights) != len(made.points) or sum(made.weights) != made.count:
         raise data["weights"].fault(f"one a point, {made.count} in all")
     return made
+
+
+def _sums(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate(([0.0], np.cumsum(shares)))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

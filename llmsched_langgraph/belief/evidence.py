@@ -6,8 +6,8 @@ Does not know networks, nor what will come of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import floor, log10
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from llmsched_langgraph.belief.bins import Bins
 from llmsched_langgraph.belief.columns import Column, Quantity, stage_value, tool_name, tools_of
 from llmsched_langgraph.belief.total import Known
 from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.jobs.observed import ObservedStage, Unit
+from llmsched_langgraph.jobs.observed import ObservedStage, Part, Unit
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +76,11 @@ class JobEvidence:
         """The same, work that goes on rounded to `DIGITS` digits."""
         if not any(own.received for own in self.begun):
             return self
-        return replace(self, begun=tuple(replace(own, received=_rounded(own.received)) for own in self.begun))
+        begun = [
+            Begun(own.spot, own.runs, _rounded(own.received), own.ended, own.settled, own.tool)
+            for own in self.begun
+        ]
+        return JobEvidence(self.prompt_tokens, self.finished, tuple(begun), self.planned, self.skipped)
 
 
 class Vocabulary:
@@ -95,6 +99,7 @@ class Vocabulary:
         self.tools = tools_of(columns)
         self.usual = _usual(columns, bins)
         self.nodes = frozenset(column.node for column in columns if column.node)
+        self._readers = tuple((column, _READERS[column.quantity]) for column in self.columns)
 
     def known(self, evidence: JobEvidence) -> Known:
         """What the evidence says of each column, by number.
@@ -106,18 +111,29 @@ class Vocabulary:
         left: dict[int, float] = {}
         reached: dict[int, float] = {}
         likelihoods: dict[int, Floats] = {}
-        for i, column in enumerate(self.columns):
-            said = reading.of(column)
+        skipped, highest = evidence.skipped, reading.highest
+        for i, (column, read) in enumerate(self._readers):
+            node = column.node
+            if node and node not in highest:  # it has not come up
+                if node in skipped:
+                    values[i] = None
+                continue
+            said = read(reading, column)
+            if said is None:
+                continue
             if isinstance(said, Settled):
                 values[i] = said.value
                 if said.left:
                     left[i] = said.left
-            elif isinstance(said, Reached):
-                if said.amount > 0.0:
-                    reached[i] = said.amount
-                else:
-                    likelihoods[i] = self.bins[i].present()
+            elif said.amount > 0.0:
+                reached[i] = said.amount
+            else:
+                likelihoods[i] = self.bins[i].present()
         return Known(values, reached, likelihoods, left)
+
+
+_new = tuple.__new__
+"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
 
 
 class Settled(NamedTuple):
@@ -134,63 +150,65 @@ class Reached(NamedTuple):
 
 
 class _Reading:
-    """The evidence, looked at column by column."""
+    """The evidence, looked at column by column. Each of the methods tells what is known of one, or None."""
 
     def __init__(self, vocabulary: Vocabulary, evidence: JobEvidence) -> None:
-        self._unit = vocabulary.unit
+        unit, tools, nodes = vocabulary.unit, vocabulary.tools, vocabulary.nodes
+        self._unit = unit
         self._evidence = evidence
-        self._tools = vocabulary.tools
         self._usual = vocabulary.usual
         self._plan: Counter[str] | None = None
         if evidence.planned is not None:
             self._plan = Counter()
             for tool, count in evidence.planned:
-                self._plan[tool_name(tool, self._tools)] += count
-        self._finished: dict[str, list[ObservedStage]] = {}
+                self._plan[tool_name(tool, tools)] += count
+        self._finished: dict[str, list[tuple[ObservedStage, float]]] = {}  # with their work
         self._begun: dict[str, list[Begun]] = {}
-        self._highest: dict[str, int] = {}
+        self.highest: dict[str, int] = {}  # occurrence of each node that came up
+        self._parts: dict[str, list[Part]] = {}  # of stages that ended, by tool
+        ended = 0.0
         for stage in evidence.finished:
+            parts = stage.parts
+            amount = (parts[0] if len(parts) == 1 else stage).amount(unit) or 0.0
+            ended += amount
             path, occurrence = stage.spot
-            if path in vocabulary.nodes:
-                self._finished.setdefault(path, []).append(stage)
-                self._highest[path] = max(self._highest.get(path, 0), occurrence)
+            if path in nodes:
+                self._finished.setdefault(path, []).append((stage, amount))
+                self.highest[path] = max(self.highest.get(path, 0), occurrence)
+            if tools and stage.tools:
+                for part in parts:
+                    self._parts.setdefault(tool_name(part.tool, tools), []).append(part)
+        self._received = ended + sum([own.received for own in evidence.begun])
+        self._running: dict[str, list[float]] = {}  # what goes on has received, by tool
         for own in evidence.begun:
             path, occurrence = own.spot
-            if path in vocabulary.nodes:
+            if path in nodes:
                 self._begun.setdefault(path, []).append(own)
-                self._highest[path] = max(self._highest.get(path, 0), occurrence)
+                self.highest[path] = max(self.highest.get(path, 0), occurrence)
+            if own.tool is not None:
+                self._running.setdefault(tool_name(own.tool, tools), []).append(own.received)
 
-    def of(self, column: Column) -> Settled | Reached | None:
-        """What is known of a column; None if it is nothing."""
-        match column.quantity:
-            case Quantity.TOTAL:
-                return Reached(self._received())
-            case Quantity.PROMPT:
-                tokens = self._evidence.prompt_tokens
-                return None if tokens is None else Settled(tokens)
-            case Quantity.TASKS:
-                return None if self._plan is None else Settled(self._plan.total() or None)
-            case Quantity.PLANNED:
-                return None if self._plan is None else Settled(self._plan[column.tool] or None)
-            case Quantity.TOOL:
-                return self._tool(column)
-            case Quantity.FAN_OUT:
-                return self._fan_out(column)
-            case Quantity.WORK | Quantity.LENGTH:
-                return self._work(column)
+    def total(self, column: Column) -> Reached:
+        return Reached(self._received)
 
-    def _received(self) -> float:
-        ended = sum(stage.amount(self._unit) or 0.0 for stage in self._evidence.finished)
-        return ended + sum(own.received for own in self._evidence.begun)
+    def prompt(self, column: Column) -> Settled | None:
+        tokens = self._evidence.prompt_tokens
+        return None if tokens is None else Settled(tokens)
 
-    def _fan_out(self, column: Column) -> Settled | None:
+    def tasks(self, column: Column) -> Settled | None:
+        return None if self._plan is None else Settled(self._plan.total() or None)
+
+    def planned(self, column: Column) -> Settled | None:
+        return None if self._plan is None else Settled(self._plan[column.tool] or None)
+
+    def fan_out(self, column: Column) -> Settled | None:
         begun = self._now(column)
         if begun:
             first = begun[0].spot
             return Settled(sum(own.runs for own in begun if own.spot == first))
         return self._ended(column) or (Settled(None) if self._missed(column) else None)
 
-    def _work(self, column: Column) -> Settled | Reached | None:
+    def work(self, column: Column) -> Settled | Reached | None:
         ended = self._ended(column)
         begun = self._now(column)
         again = column.tail and column.node not in self._evidence.skipped
@@ -219,31 +237,25 @@ class _Reading:
         )
 
     def _now(self, column: Column) -> list[Begun]:
-        return [own for own in self._begun.get(column.node, ()) if column.covers(*own.spot)]
+        begun = self._begun.get(column.node)
+        return [] if begun is None else [own for own in begun if column.covers(*own.spot)]
 
     def _ended(self, column: Column) -> Settled | None:
-        own = [stage for stage in self._finished.get(column.node, ()) if column.covers(*stage.spot)]
-        return Settled(stage_value(column.quantity, own, self._unit)) if own else None
+        own = [each for each in self._finished.get(column.node, ()) if column.covers(*each[0].spot)]
+        if not own:
+            return None
+        if column.quantity is Quantity.WORK:
+            return _new(Settled, (sum([amount for _, amount in own]), 0.0))
+        return Settled(stage_value(column.quantity, [stage for stage, _ in own], self._unit))
 
     def _missed(self, column: Column) -> bool:
         """Whether nothing that the column stands for can come any more."""
         if column.node in self._evidence.skipped:
             return True
-        return column.last is not None and column.last < self._highest.get(column.node, 0)
+        return column.last is not None and column.last < self.highest.get(column.node, 0)
 
-    def _tool(self, column: Column) -> Settled | Reached | None:
-        ended = [
-            part
-            for stage in self._evidence.finished
-            if stage.tools
-            for part in stage.parts
-            if tool_name(part.tool, self._tools) == column.tool
-        ]
-        running = [
-            own.received
-            for own in self._evidence.begun
-            if own.tool is not None and tool_name(own.tool, self._tools) == column.tool
-        ]
+    def tool(self, column: Column) -> Settled | Reached | None:
+        ended, running = self._parts.get(column.tool, ()), self._running.get(column.tool, ())
         so_far = sum(part.amount(self._unit) or 0.0 for part in ended) + sum(running)
         runs = sum(part.runs for part in ended)
         if self._plan is None:
@@ -251,6 +263,18 @@ class _Reading:
         if running or runs < self._plan[column.tool]:
             return Reached(so_far)
         return Settled(so_far if ended else None)
+
+
+_READERS: dict[Quantity, Callable[[_Reading, Column], Settled | Reached | None]] = {
+    Quantity.TOTAL: _Reading.total,
+    Quantity.PROMPT: _Reading.prompt,
+    Quantity.TASKS: _Reading.tasks,
+    Quantity.PLANNED: _Reading.planned,
+    Quantity.TOOL: _Reading.tool,
+    Quantity.FAN_OUT: _Reading.fan_out,
+    Quantity.WORK: _Reading.work,
+    Quantity.LENGTH: _Reading.work,
+}
 
 
 def _usual(columns: Sequence[Column], bins: Sequence[Bins]) -> dict[Column, tuple[float, float | None]]:

@@ -95,12 +95,20 @@ class Collected:
     Attributes:
         tables: each clique's table times its evidence.
         messages: what it sent up; None where it had nothing to say.
-        bits: log2 P(E) of each evidence, shape (evidences,).
+        scales: what the messages were divided by, shape (evidences,) or (1,) each.
     """
 
     tables: tuple[Floats, ...]
     messages: tuple[Floats | None, ...]
-    bits: Floats
+    scales: tuple[Floats, ...]
+
+    @property
+    def bits(self) -> Floats:
+        """log2 P(E) of each evidence, shape (evidences,)."""
+        bits: Any = np.zeros(1)
+        for scale in self.scales:
+            bits = bits + np.log2(scale)
+        return np.asarray(bits)
 
 
 def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
@@ -117,7 +125,7 @@ def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
     count = len(tree)
     tables: list[Floats] = [clique.table[None] for clique in tree]
     messages: list[Floats | None] = [None] * count
-    bits: Any = np.zeros(1)
+    scales: list[Floats] = []
     touched = [False] * count
     for i, given in likelihoods.items():
         rows = given if given.ndim == 2 else given[None]
@@ -129,16 +137,16 @@ def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
             continue  # nothing was seen at it or below it, so it has nothing to say
         clique = tree[i]
         message = np.add.reduce(tables[i], axis=-1)
-        scale = message.reshape(len(message), -1).max(axis=1)
-        if not scale.min() > 0.0:
+        scale = np.maximum.reduce(message.reshape(len(message), -1), axis=1)
+        if not np.minimum.reduce(scale) > 0.0:
             raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
-        bits = bits + np.log2(scale)
+        scales.append(scale)
         message = message / scale.reshape(-1, *(1,) * (message.ndim - 1))
         messages[i] = message
         if clique.up >= 0:
             tables[clique.up] = tables[clique.up] * message.reshape(len(message), *clique.shape_up)
             touched[clique.up] = True
-    return Collected(tuple(tables), tuple(messages), bits)
+    return Collected(tuple(tables), tuple(messages), tuple(scales))
 
 
 def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...]:
@@ -167,7 +175,7 @@ def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...
             flat = table.reshape(len(table), -1, table.shape[-1])
             marginal = (weight.reshape(len(weight), 1, -1) @ flat)[:, 0]
             belief = table * weight[..., None] if clique.wide else table
-        total = marginal.sum(axis=-1, keepdims=True)
+        total = np.add.reduce(marginal, axis=-1, keepdims=True)
         made.append(marginal / total)
         whole.append(belief / total.reshape(-1, *(1,) * (belief.ndim - 1)) if clique.wide else None)
     return tuple(made)

@@ -54,17 +54,18 @@ class Known:
         if i in self.values:
             return _one_hot(bins.index(self.values[i]), bins.states)
         if i in self.reached:
-            return self._at_least(i, bins)[0]
+            return self.at_least(i, bins)[0]
         given = self.likelihoods.get(i)
         return None if given is None else np.asarray(given, dtype=np.float64)
 
     def amounts(self, i: int, bins: Bins) -> Floats:
         """What is still to come of an amount that is not settled, by its state."""
         if i in self.reached:
-            return self._at_least(i, bins)[1]
+            return self.at_least(i, bins)[1]
         return bins.means * self.scales.get(i, 1.0)
 
-    def _at_least(self, i: int, bins: Bins) -> tuple[Floats, Floats]:
+    def at_least(self, i: int, bins: Bins) -> tuple[Floats, Floats]:
+        """What is known of an amount that goes on, as weights over its states, and what is still to come."""
         scale = self.scales.get(i, 1.0)
         found = bins.at_least(self.reached[i] / scale)
         return found.weights, found.left * scale
@@ -105,12 +106,23 @@ class Posterior:
         self._known = known
         self._rounds = rounds
         self.taught: dict[int, float] = {}  # uncertainty reductions, by variable, once they were asked for
+        self.index: float | None = None  # the Gittins index of the sum, likewise
 
     @cached_property
     def likelihoods(self) -> dict[int, Floats]:
         """What is known, for `Network`."""
-        found = ((i, self._known.likelihood(i, own)) for i, own in enumerate(self._bins))
+        reached = self._reached
+        found = (
+            (i, reached[i][0] if i in reached else self._known.likelihood(i, own))
+            for i, own in enumerate(self._bins)
+        )
         return {i: weights for i, weights in found if weights is not None}
+
+    @cached_property
+    def _reached(self) -> dict[int, tuple[Floats, Floats]]:
+        """What is known of each amount that goes on, and what is still to come of it, by state."""
+        known = self._known
+        return {i: known.at_least(i, self._bins[i]) for i in known.reached if i not in known.values}
 
     @cached_property
     def _places(self) -> list[tuple[int, tuple[int, float]]]:
@@ -129,7 +141,8 @@ class Posterior:
 
     @cached_property
     def _amounts(self) -> dict[int, Floats]:
-        return {i: self._known.amounts(i, self._bins[i]) for i in self._of}
+        reached = self._reached
+        return {i: reached[i][1] if i in reached else self._known.amounts(i, self._bins[i]) for i in self._of}
 
     @cached_property
     def factor(self) -> float:
@@ -198,6 +211,8 @@ class Posterior:
         One number of each future says how long its loops go on. Each round is there as often as before, but
         a later one only where the earlier ones are.
         """
+        if not self._rounds:
+            return
         generator = np.random.default_rng((seed, len(states), 1))
         how_long = generator.random(len(states))
         for i in self._rounds:
@@ -216,7 +231,7 @@ def places(
     found = []
     for i, value in sorted(known.values.items()):
         place = bins[i].place(value)
-        if place is not None and place[1] and unsettled & network.adjacent(i):
+        if place is not None and place[1] and not unsettled.isdisjoint(network.adjacent(i)):
             found.append((i, place))
     return found
 
@@ -234,8 +249,8 @@ def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known)
         # Named by what is known, or a state could pass for an amount.
         if i in known.values:
             value = known.values[i]
-            told = (own.index(value), own.place(value)) if unsettled & network.adjacent(i) else None
-            parts.append(("is", told))
+            apart = unsettled.isdisjoint(network.adjacent(i))
+            parts.append(("is", None if apart else (own.index(value), own.place(value))))
         elif i in known.reached and i in counted:
             parts.append(("reached", known.reached[i], known.scales.get(i)))
         elif i in known.reached:

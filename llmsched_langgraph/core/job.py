@@ -114,7 +114,7 @@ class Job:
         self._heard: list[Any] = []  # taken, and not looked at yet: in fives
         self.ticks = 0
         self._position: Position | None = None
-        self._stages: list[WatchedRun] = []
+        self._stages: list[tuple[Spot, int, int, float, int | None, float, str | None, Ended]] = []
         self._revealed: dict[int, tuple[int, float, int | None]] = {}  # until they end
         self._ended: dict[Spot, tuple[int, int, ObservedStage]] = {}
 
@@ -256,7 +256,9 @@ class Job:
 
     def _take(self, position: Position, number: int, now: float, move: Move) -> None:
         if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
-            self._stages.append(self._watched(position, spot, number, now, move))
+            first, heard_s, around = self._revealed.pop(move.run)
+            tool = position.tool(move.run)
+            self._stages.append((spot, first, number, heard_s, around, now, tool, move))
             position.move(move)
             runs = position.runs(spot)
             if runs is None or _tells(runs.ended, runs.revealed):
@@ -268,19 +270,18 @@ class Job:
             for run, _ in move.runs:
                 self._revealed[run] = (number, now, move.around)
 
-    def _watched(self, position: Position, spot: Spot, number: int, now: float, move: Ended) -> WatchedRun:
-        first, heard_s, around = self._revealed.pop(move.run)
-        until_s = now if move.at_s is None else move.at_s
-        # One that was alone in its step is heard of only later.
-        since_s = min(heard_s, until_s - move.seconds)
-        run = StageRun(*spot, move.seconds, move.complete, position.tool(move.run))
-        return WatchedRun(run, move.run, around, Span(first, number, since_s, until_s))
-
     @property
     def stages(self) -> tuple[WatchedRun, ...]:
-        """Its executions of stages that are over."""
+        """Its executions of stages that are over. O(how many there are)."""
         _ = self.position
-        return tuple(self._stages)
+        made = []
+        for spot, first, last, heard_s, around, now, tool, move in self._stages:
+            until_s = now if move.at_s is None else move.at_s
+            # One that was alone in its step is heard of only later.
+            since_s = min(heard_s, until_s - move.seconds)
+            run = StageRun(*spot, move.seconds, move.complete, tool)
+            made.append(WatchedRun(run, move.run, around, Span(first, last, since_s, until_s)))
+        return tuple(made)
 
     def evidence(self, now: float) -> JobEvidence:
         """What is known of it at `now`. O(stages that it has run)."""
@@ -312,20 +313,20 @@ class Job:
                 finished.append(self._over(spot, Runs(1, 0, 1)))
         coming = position.coming()
         skipped = frozenset(
-            path for path in position.application.by_path if path not in coming and path not in active
+            [path for path in position.application.by_path if path not in coming and path not in active]
         )
         return JobEvidence(
             self.progress.prompt_tokens, tuple(finished), tuple(begun), position.planned(), skipped
         )
 
     def _over(self, spot: Spot, runs: Runs) -> ObservedStage:
-        from llmsched_langgraph.jobs.observed import ObservedStage, Part, split_by_tool
-
         work = self.progress.works.get(spot)
         calls = 0 if work is None else work.done
         kept = self._ended.get(spot)
         if kept is not None and kept[:2] == (runs.ended, calls):
             return kept[2]
+        from llmsched_langgraph.jobs.observed import ObservedStage, Part, split_by_tool
+
         part = Part(None, runs.ended)
         if work is not None:
             part = replace(

@@ -203,10 +203,10 @@ class SchedulerMachine:
         known = None if run is None else job.position.spot(run)
         spot = Spot(stage, occurrence) if known is None else known
         run = None if known is None else run
-        call = CallInfo(stage, spot, occurrence, run, job.ticks + 1, models)
+        call = _new(CallInfo, (stage, spot, occurrence, run, job.ticks + 1, models, None, None, "", ""))
         self._add(job, Job.requested, ticket, stage, spot, backend)
         lane = (backend, job.number, spot)
-        grant = ledger.admit(now, Request(ticket, lane, None, forced, call))
+        grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
         if grant is not None:
             self._granted(now, ticket, grant, trust)
             return False
@@ -215,7 +215,7 @@ class SchedulerMachine:
         order = self._order(now, job, trust)
         key = self.ordering.key(job, spot, order)
         self._rekey(now, job, order, but=lane)
-        ledger.submit(now, Request(ticket, lane, key, False, call))
+        ledger.submit(now, _new(Request, (ticket, lane, key, False, call)))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
         pool = ledger.backend(backend)
         return pool.holding < pool.backend.slots  # it is paused, or a pause is just over
@@ -258,7 +258,7 @@ class SchedulerMachine:
             return False
         (backend, number, spot), call = claim.lane, claim.call
         before = ledger.backend(backend)
-        ledger.submit(now, Release(ticket, usage, failure))
+        ledger.submit(now, _new(Release, (ticket, usage, failure)))
         job = self._job(number)
         if type(claim) is Grant:
             fields = (
@@ -343,7 +343,7 @@ class SchedulerMachine:
             for backend in job.backends:
                 lane = (backend, job.number, spot)
                 if lane != but:
-                    self.ledger.submit(now, Rekey(lane, key))
+                    self.ledger.submit(now, _new(Rekey, (lane, key)))
 
     # -- backends and time -------------------------------------------------------------
 

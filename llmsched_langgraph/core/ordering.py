@@ -146,10 +146,12 @@ class Ordering:
                     interval_s = (lo - less_s, hi - less_s)
         else:
             remaining_s = index_s = max(total_s - work_s, 0.0)
+        # fmt: off
         fields = (
-            *(job.number, job.info, job.arrival_s, work_s, progress.holding, progress.waiting),
-            *(runs, total_s, works_s, remaining_s, median_s, interval_s, index_s, belief is not None),
+            job.number, job.info, job.arrival_s, work_s, progress.holding, progress.waiting,
+            runs, total_s, works_s, remaining_s, median_s, interval_s, index_s, belief is not None,
         )
+        # fmt: on
         return _new(JobView, fields)
 
     def order(self, job: Job, now: float) -> float:
@@ -165,7 +167,7 @@ class Ordering:
 
     def key(self, job: Job, spot: Spot, order: float) -> Key:
         """The key of the job's lanes for a stage occurrence."""
-        return Key(job.info.priority, order, self._explore(job, spot))
+        return _new(Key, (job.info.priority, order, self._explore(job, spot)))
 
     def _explore(self, job: Job, spot: Spot) -> Explore | None:
         """What exploring the stage occurrence needs; None if it is never explored."""
@@ -174,7 +176,7 @@ class Ordering:
             return None
         work = progress.works.get(spot)
         calls = 0 if work is None else work.calls
-        return Explore(
+        fields = (
             belief,
             job.believed_at_s,
             progress.done_s,
@@ -182,3 +184,4 @@ class Ordering:
             progress.granted_sum_s,
             ceil(exploration.sample * calls) - job.explored.get(spot, 0),
         )
+        return _new(Explore, fields)

@@ -60,6 +60,10 @@ class Ended(NamedTuple):
 Move = Revealed | Began | Ended
 
 
+_new = tuple.__new__
+"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+
+
 class Spot(NamedTuple):
     """A node, and which time it runs in its job."""
 
@@ -115,21 +119,20 @@ class Position:
 
     def move(self, move: Move) -> None:
         """Take in what happened. A stage run that is not known (any more) changes nothing."""
-        match move:
-            case Revealed(runs, around, called, begun, tools):
-                self._reveal(runs, around, called, begun)
-                for (number, _), tool in zip(runs, tools, strict=False):
-                    if tool is not None:
-                        self._runs[number].tool = tool
-                        named = self._tallies[self._runs[number].spot].tools
-                        named[tool] = named.get(tool, 0) + 1
-            case Began(number):
-                run = self._runs.get(number)
-                if run is not None and not run.running:
-                    run.running = True
-                    self._tallies[run.spot].running += 1
-            case Ended(number, _, _, again, _):
-                self._end(number, again)
+        if isinstance(move, Ended):
+            self._end(move.run, move.again)
+        elif isinstance(move, Revealed):
+            self._reveal(move.runs, move.around, move.called, move.begun)
+            for (number, _), tool in zip(move.runs, move.tools, strict=False):
+                if tool is not None:
+                    self._runs[number].tool = tool
+                    named = self._tallies[self._runs[number].spot].tools
+                    named[tool] = named.get(tool, 0) + 1
+        else:
+            run = self._runs.get(move.run)
+            if run is not None and not run.running:
+                run.running = True
+                self._tallies[run.spot].running += 1
 
     def _reveal(
         self, runs: tuple[tuple[int, str], ...], around: int | None, called: bool, begun: bool
@@ -220,13 +223,14 @@ class Position:
         For a dynamic stage that is the plan as it was announced, and how much of it is done.
         """
         return {
-            spot: Runs(tally.revealed, tally.running, tally.ended) for spot, tally in self._tallies.items()
+            spot: _new(Runs, (tally.revealed, tally.running, tally.ended))
+            for spot, tally in self._tallies.items()
         }
 
     def runs(self, spot: Spot) -> Runs | None:
         """The stage runs of one spot; None if it never came up."""
         tally = self._tallies.get(spot)
-        return None if tally is None else Runs(tally.revealed, tally.running, tally.ended)
+        return None if tally is None else _new(Runs, (tally.revealed, tally.running, tally.ended))
 
     def tool(self, run: int) -> str | None:
         """The tool that the stage run was announced to use; None if that is not known, or it is over."""
@@ -292,7 +296,7 @@ class Position:
 
         A node that runs, or is announced, is among them only if it can come again after that.
         """
-        return self._coming() | frozenset(path for path in self._again if not self.over)
+        return self._coming().union(self._again) if self._again and not self.over else self._coming()
 
     def _alive(self) -> Iterator[str]:
         """Nodes that run now, or ran in the latest step of a graph that goes on from there."""
@@ -308,9 +312,9 @@ class Position:
         if not self._fronts:
             begin = self.application.entries or tuple(self.application.by_path)
             return self.application.reachable(begin) | frozenset(begin)
-        deferred = (node.path for node in self.application.nodes if node.deferred)
-        waiting = frozenset(path for path in deferred if path not in self._highest)
-        return self.application.reachable(self._alive()) | self.application.reachable(waiting) | waiting
+        deferred = [node.path for node in self.application.nodes if node.deferred]
+        waiting = [path for path in deferred if path not in self._highest]
+        return self.application.reachable([*self._alive(), *waiting]).union(waiting)
 
     def _next(self) -> frozenset[str]:
         """Nodes that may be run in the very next step."""

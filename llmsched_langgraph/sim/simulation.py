@@ -39,6 +39,9 @@ from llmsched_langgraph.sim.workloads.arrivals import TimedJob
 
 BACKEND = "simulated"
 
+MEMORY = 256
+"""Entries of the story that are kept: none is needed, but they are trimmed many at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -138,7 +141,9 @@ class Simulation:
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
-        self._machine = SchedulerMachine(policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=0)
+        self._machine = SchedulerMachine(
+            policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=MEMORY
+        )
         self._read = 0  # entries of the story
         self._server = SlotServer() if server is None else server
         self._tools_free = inf if tools is None else tools
