@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from types import TracebackType
@@ -19,6 +20,9 @@ from llmsched_langgraph.core.story import Story
 logger = logging.getLogger("llmsched_langgraph")
 
 See = Callable[[Entry], None]
+
+PATIENCE_S = 1.0
+"""Seconds to wait, at most, for a thread that is giving entries to an observer."""
 
 TRIES = 3
 """Times that an observer is given an entry which it leaves by an exception that is no `Exception`."""
@@ -48,10 +52,15 @@ class Subscription:
 
     def catch_up(self, *, wait: bool = False) -> None:
         """Give it the entries that it has not seen; with `wait`, wait for a thread that is giving it some."""
+        until_s = time.monotonic() + PATIENCE_S if wait else 0.0
         while self.read < self._story.last:
-            if self._lock.locked() and (not wait or self._reader == threading.get_ident()):
+            if not self._lock.locked():
+                with self._lock: self._give()  # noqa: E701  # fmt: skip
+            elif not wait or self._reader == threading.get_ident() or time.monotonic() > until_s:
                 return  # the one who is at it looks again
-            with self._lock: self._give()  # noqa: E701  # fmt: skip
+            else:
+                # The lock is not waited for: this may be a signal handler in the very thread that has it.
+                time.sleep(0.0005)
 
     def _give(self) -> None:
         self._reader = threading.get_ident()
