@@ -51,6 +51,9 @@ logger = logging.getLogger("llmsched_langgraph")
 PUT_BY = 64
 """Events that may lie in the inbox until one comes that has to be handled."""
 
+LOOK_S = 0.1
+"""Seconds for which a look waits, at most, for another thread that handles the inbox."""
+
 AT_A_TIME = 256
 """Events that are handled before their outcome is delivered."""
 
@@ -415,4 +418,10 @@ class Driver:
         """See to it that what was put by is handled, and that the package's own observers have seen it."""
         self.pump()
         # A policy may look at its own scheduler, in the middle of a decision: it waits for no other thread.
-        self._own.catch_up(wait=self._decider != threading.get_ident())
+        inside = self._decider == threading.get_ident()
+        until_s = time.monotonic() + LOOK_S
+        while self._inbox and not inside and time.monotonic() < until_s:
+            # Another thread is at it, not for long. Its lock is not waited for: a signal handler may look, in
+            # the very thread that holds it.
+            self.pump()
+        self._own.catch_up(wait=not inside)
