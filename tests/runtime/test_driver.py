@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import sys
 import threading
 
@@ -15,6 +16,7 @@ from llmsched_langgraph.dag.application import DIRECT, Application
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph.errors import CallCancelledError
 from llmsched_langgraph.ledger.values import Backend
+from llmsched_langgraph.runtime import driver as driver_module
 from llmsched_langgraph.runtime.driver import PUT_BY
 from llmsched_langgraph.runtime.scheduler import inside
 from llmsched_langgraph.runtime.streams import hold
@@ -228,6 +230,53 @@ def test_what_no_call_waits_for_is_put_by(make_scheduler):
         scheduler.end_job(scheduler.start_job(INFO), Outcome.FINISHED)
     assert len(driver._inbox) <= PUT_BY
     assert scheduler.statistics().jobs_ended >= 3 * PUT_BY
+
+
+def test_a_look_waits_for_the_thread_that_decides(make_scheduler, spawn, monkeypatch):
+    """What a thread has told before it looks is in what it sees, though another thread is handling it."""
+    monkeypatch.setattr(driver_module, "LOOK_S", 20.0)
+    policy = Calling()
+    scheduler = make_scheduler(1, policy=policy)
+    deciding, go_on = threading.Event(), threading.Event()
+
+    def hold_up():
+        policy.back = lambda: None
+        deciding.set()
+        assert go_on.wait(20)
+
+    first = request(scheduler)
+    policy.back = hold_up
+    second = spawn(request, scheduler)
+    assert deciding.wait(20)
+    scheduler._driver.release(first)  # left to the thread that decides
+    assert scheduler._driver._inbox
+    look = spawn(scheduler.statistics)
+    go_on.set()
+    now = look.result(20)
+    assert (now.granted, now.released) == (2, 1)
+    scheduler._driver.release(second.result(20))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX alone")
+def test_a_signal_handler_may_look_at_any_moment(make_scheduler):
+    """Also while its own thread holds the lock: it sees what is there, and nothing hangs."""
+    scheduler, looks = make_scheduler(1), []
+
+    def look(number, frame):
+        now = scheduler.statistics()
+        looks.append(now.granted - now.released == now.holding)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003)  # the next one, once this one is through
+
+    previous = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 0.0003)
+    try:
+        while len(looks) < 200:
+            with scheduler.slot():
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)
+    assert all(looks)
 
 
 @pytest.fixture
