@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmsched_langgraph.core.dispatcher import Dispatcher
-from llmsched_langgraph.core.ledger import SlotLedger
 from support.applications import app
 from support.beliefs import model_of
 from support.ended import ended
 
 from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived
-from llmsched_langgraph.core.job import LEAST_S, Job
+from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived, JobInfo
+from llmsched_langgraph.core.job import LEAST_S
 from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import POLICIES
+from llmsched_langgraph.core.policies import POLICIES, as_policy
+from llmsched_langgraph.ledger.values import Backend
 
 QUIET = settings(deadline=None, database=None, max_examples=200)
 
@@ -28,42 +27,51 @@ def of_works(*works):
     return Profile().observe(*(ended("x", ("s", float(work))) for work in works))
 
 
-def received(work_s):
-    """A job that has had so much."""
-    job = Job(1, app("x"), 1, 0.0)
-    job.progress.request(1, "s", 0.0)
-    job.progress.start(1, 0.0)
-    return job, work_s
+def rank(policy, profile, work_s):
+    """The order of a job of `x` whose only call holds a slot since the beginning, after so many seconds."""
+    said = []
+
+    class Spy:
+        name, needs = "spy", policy.needs
+
+        def order(self, job, now):
+            said.append(policy.order(job, now))
+            return said[-1]
+
+    machine = SchedulerMachine(Spy(), [Backend("b", 1)], profile)
+    machine.handle(0.0, JobArrived(1, JobInfo(application=app("x"))))
+    machine.handle(0.0, CallRequested(1, "b", "s", 1))
+    machine.handle(work_s, CallRequested(2, "b", "s", 1))
+    return said[-1]
 
 
 @QUIET
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(0, 24))
 def test_hermes_is_its_formula(works, halves):
     """G(D, a) = E[min(X - a, D) | X > a] / P(X - a <= D | X > a), the least over every D."""
-    job, now = received(halves / 2)
-    rank = POLICIES["hermes"].priority(job, of_works(*works), now)
+    now = halves / 2
+    found = rank(as_policy("hermes"), of_works(*works), now)
     beyond = [work - now for work in works if work > now]
     if not beyond:
-        assert rank == max(now, LEAST_S)
+        assert found == max(now, LEAST_S)
         return
     ranks = [
         np.mean([min(left, ahead) for left in beyond]) / np.mean([left <= ahead for left in beyond])
         for ahead in beyond
     ]
-    assert rank == pytest.approx(min(ranks))
+    assert found == pytest.approx(min(ranks))
     # Between those any other look-ahead costs more, for no more ends.
     for ahead in np.arange(0.25, 13.0, 0.25):
         share = np.mean([left <= ahead for left in beyond])
         if share:
-            assert np.mean([min(left, ahead) for left in beyond]) / share >= rank - 1e-9
+            assert np.mean([min(left, ahead) for left in beyond]) / share >= found - 1e-9
 
 
 @QUIET
 @given(st.floats(0.0, 50.0))
 def test_hermes_of_an_application_that_never_ran(now):
     """What a job is thought to need, less what it has had."""
-    job, _ = received(now)
-    assert POLICIES["hermes"].priority(job, Profile(), now) == max(1.0 - now, LEAST_S)
+    assert rank(as_policy("hermes"), Profile(), now) == max(1.0 - now, LEAST_S)
 
 
 # -- what a job has done is all that counts ---------------------------------------------
@@ -94,31 +102,31 @@ def pasts(draw):
 
 
 def play(policy, profile, *histories):
-    """Jobs with these pasts, all of which then wait with one more call; their priorities."""
-    slots = SlotLedger(len(histories))
-    dispatcher = Dispatcher(SchedulerMachine(POLICIES[policy], profile), {"b": slots}, at_once=True)
+    """Jobs with these pasts, all of which then wait with one more call; the orders of those."""
+    machine = SchedulerMachine(as_policy(policy), [Backend("b", len(histories))], profile, at_once=True)
     ticket = 0
     for job, history in enumerate(histories, 1):
-        dispatcher.handle(JobArrived(0.0, job, app("x")))
+        machine.handle(0.0, JobArrived(job, JobInfo(application=app("x"))))
         now = 0.0
         for stage, seconds in history:
             ticket += 1
-            dispatcher.handle(CallRequested(now, ticket, "b", stage, job))
+            machine.handle(now, CallRequested(ticket, "b", stage, job))
             now += seconds
-            dispatcher.handle(CallReleased(now, ticket))
+            machine.handle(now, CallReleased(ticket))
     for _ in histories:
         ticket += 1
-        dispatcher.handle(CallRequested(999.0, ticket, "b"))
+        machine.handle(999.0, CallRequested(ticket, "b"))
     for job in range(1, len(histories) + 1):
         ticket += 1
-        dispatcher.handle(CallRequested(999.0, ticket, "b", "c", job))
-    dispatcher.check()
-    return [dispatcher.machine._jobs[job].priority for job in range(1, len(histories) + 1)]
+        machine.handle(999.0, CallRequested(ticket, "b", "c", job))
+    machine.check(999.0)
+    lanes = [claim.lane for claim in machine.ledger.view().waiting.values()]
+    return [machine.ledger._committed[lane].order for lane in lanes]
 
 
 @settings(QUIET, max_examples=40)
 @given(pasts(), st.data())
-def test_jobs_of_one_past_have_one_priority(past, data):
+def test_jobs_of_one_past_have_one_order(past, data):
     """Whatever becomes of them afterwards: nothing of that is known, so nothing of it counts."""
     profile = knowing(tree((2.0, 20.0)))
     policy = data.draw(st.sampled_from([name for name in POLICIES if name not in ("app_fifo", "justitia")]))
@@ -128,7 +136,7 @@ def test_jobs_of_one_past_have_one_priority(past, data):
 
 @settings(QUIET, max_examples=40)
 @given(pasts(), st.sampled_from(("srtf", "srtf_marginal", "llmsched", "gittins")))
-def test_a_stage_that_nobody_knows_moves_nobody(past, policy):
+def test_a_stage_that_is_not_known_moves_no_job(past, policy):
     """Its time is no time of any stage that is still to come."""
     profile = knowing(tree((2.0, 20.0)))
     known = [(stage, seconds) for stage, seconds in past if stage != "strange"]
@@ -136,13 +144,13 @@ def test_a_stage_that_nobody_knows_moves_nobody(past, policy):
     assert one == other
 
 
-def test_other_evidence_is_another_priority():
+def test_other_evidence_is_another_order():
     """Every pair of different pasts in this small world: what tells of the future is told apart."""
     profile = knowing(tree((2.0, 20.0)))
     histories = [[("a", 2.0)], [("a", 20.0)], [("b", 2.0)], [("b", 20.0)], []]
-    priorities = play("srtf", profile, *histories)
-    for (i, one), (j, other) in product(enumerate(priorities), repeat=2):
+    orders = play("srtf", profile, *histories)
+    for (i, one), (j, other) in product(enumerate(orders), repeat=2):
         assert (one == other) == (i == j)
-    by_name = dict(zip(("a2", "a20", "b2", "b20", "new"), priorities, strict=True))
+    by_name = dict(zip(("a2", "a20", "b2", "b20", "new"), orders, strict=True))
     assert by_name["b2"] < by_name["b20"]
     assert by_name["a2"] < by_name["a20"]
