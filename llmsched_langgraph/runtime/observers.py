@@ -58,9 +58,8 @@ class Subscription:
                 with self._lock: self._give()  # noqa: E701  # fmt: skip
             elif not wait or self._reader == threading.get_ident() or time.monotonic() > until_s:
                 return  # the one who is at it looks again
-            else:
-                # The lock is not waited for: this may be a signal handler in the very thread that has it.
-                time.sleep(0.0005)
+            # The lock is not waited for: this may be a signal handler in the very thread that has it. Nor is
+            # this a place to sleep: it may be an event loop.
 
     def _give(self) -> None:
         self._reader = threading.get_ident()
