@@ -30,7 +30,7 @@ def make_plain(make_scheduler):
 
     def make(*args, **kwargs):
         scheduler = make_scheduler(*args, **kwargs)
-        scheduler._driver._mind.learner.observe = lambda job: None
+        scheduler._driver._mind.learner.observe = lambda *news: None
         return scheduler
 
     return make

@@ -60,7 +60,7 @@ def test_the_same_story(policy, seed, monkeypatch):
     simulated, beliefs[:] = list(beliefs), []
     now, moves, story = [0.0], {}, []
     driver = Driver([Backend(BACKEND, 2)], as_policy(policy), profile=profile, clock=lambda: now[0])
-    driver._mind.learner.observe = lambda record: None  # the simulation's profile stays as it is, too
+    driver._mind.learner.observe = lambda *news: None  # the simulation's profile stays as it is, too
     driver._machine._at_once = True  # a manual clock has no background
     driver.subscribe(story.append)
     for now_s, event, news in told.events:
