@@ -41,7 +41,7 @@ class Lifecycle:
     def committed(self, gone: Iterable[Any]) -> None:
         """The decision is committed; these keys are no more in the truth."""
         for key in gone:
-            if type(key) is tuple:
+            if type(key) is tuple and key not in self._committed:
                 self._paused.pop(key, None)
 
     def new(self, now: float, info: JobInfo) -> Job:

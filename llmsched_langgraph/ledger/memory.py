@@ -127,7 +127,7 @@ class MemoryLedger:
     def committed(self, gone: Iterable[object]) -> None:
         """The owner has committed; these keys are no more."""
         for key in gone:
-            if type(key) is tuple:
+            if type(key) is tuple and key not in self._committed:  # it may have come again
                 self._queues.pop(key, None)
 
     def admit(self, now: float, request: Request) -> Grant | None:
@@ -163,14 +163,10 @@ class MemoryLedger:
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
-        waiting, holding = {}, {}
-        for ticket, value in tuple(self._committed.items()):
-            if type(value) is Waiting:
-                waiting[ticket] = value
-            elif type(value) is Grant:
-                holding[ticket] = value
-        in_order = dict(sorted(waiting.items(), key=lambda item: item[1].arrival))
-        return LedgerView(self.backends, in_order, holding)
+        values = tuple(self._committed.items())
+        waiting = [(ticket, value) for ticket, value in values if type(value) is Waiting]
+        holding = {ticket: value for ticket, value in values if type(value) is Grant}
+        return LedgerView(self.backends, dict(sorted(waiting, key=lambda own: own[1].arrival)), holding)
 
     # -- changes -----------------------------------------------------------------------
 

@@ -234,6 +234,21 @@ def test_a_grant_that_is_not_committed_is_made_again(owned):
     assert [one.ticket for one in told[0][0]] == [2]
 
 
+def test_a_lane_that_comes_again_is_not_taken_for_gone(owned):
+    """Its owner may hear of what is gone only when something of it is there again."""
+    ledger, truth = owned
+    ledger.submit(1.0, Release(2))
+    truth.commit()  # and broken off behind that
+    truth.begin()
+    ledger.submit(1.0, Request(3, lane(2)), Release(1))
+    gone = truth.commit()
+    assert lane(2) in gone
+    ledger.committed(gone)
+    truth.begin()
+    (found, _) = ledger.settle(1.0)
+    assert [one.ticket for one in found] == [3]
+
+
 def test_a_forced_request_is_committed_with_its_telling(owned):
     """In one decision: it is told of in the same one."""
     ledger, truth = owned
