@@ -30,7 +30,7 @@ class ByTag:
 
 
 def check_idle(scheduler):
-    """Assert that nothing is held, nobody waits, and nothing is left in the driver."""
+    """Assert that nothing is held, nothing waits, and nothing is left in the driver."""
     driver = scheduler._driver
     assert driver._lock.acquire(timeout=PATIENCE_S), "the driver's lock was never given back"
     driver._lock.release()

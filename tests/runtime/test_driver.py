@@ -1,4 +1,4 @@
-"""The driver: an inbox that loses nothing, whoever posts and whenever."""
+"""The driver: an inbox that loses nothing, from any thread at any time."""
 
 from __future__ import annotations
 
@@ -541,8 +541,8 @@ def test_the_machine_is_told_what_was_learned(make_scheduler):
     assert [runs for runs, _ in itertools.groupby(seen)] == [0, 1, 2]
 
 
-def test_whoever_reads_the_profile_finds_every_job_in_it(make_scheduler):
-    """Jobs are learned from in batches, but nobody can see a profile in which one is missing."""
+def test_a_profile_that_is_read_has_every_job_in_it(make_scheduler):
+    """Jobs are learned from in batches, but no profile that is read lacks one."""
     scheduler = make_scheduler(1)
     for calls in range(1, 101):
         with scheduler.slot(stage="s"):

@@ -1,4 +1,4 @@
-"""Observers of the story: every entry once and in order, outside the lock, at nobody's cost."""
+"""Observers of the story: every entry once and in order, outside the lock, at no cost to calls."""
 
 from __future__ import annotations
 

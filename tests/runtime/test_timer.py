@@ -249,7 +249,7 @@ def test_no_grant_before_a_pause_is_over_and_one_after(paused, enqueue):
     for now in (100.0, 115.0, 129.999):
         paused.now = now
         paused.driver.tick()
-        paused.scheduler.check()  # nobody waits who could go
+        paused.scheduler.check()  # no call waits that could go
         assert paused.figures == (0, 1)
     paused.now = 130.0
     paused.driver.tick()
@@ -259,7 +259,7 @@ def test_no_grant_before_a_pause_is_over_and_one_after(paused, enqueue):
 
 
 def test_the_timer_ends_a_pause(paused, enqueue, beat):
-    """Nobody asks, and nothing happens but that time passes: the thread of the timer grants."""
+    """No event comes, time alone passes: the thread of the timer grants."""
     beat(0.001)
     paused.pause()
     future = enqueue(paused.call)
@@ -302,7 +302,7 @@ def test_those_behind_the_one_that_failed_wait_out_the_pause(paused, spawn, enqu
 
 
 def test_a_call_on_a_loop_waits_out_a_pause(paused):
-    """Woken by whichever thread finds that the time has come."""
+    """It is woken by the thread that finds that the time has come."""
     paused.pause()
 
     async def call():
