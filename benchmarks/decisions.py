@@ -1,12 +1,20 @@
 """Knows what a decision costs with many calls waiting: of a job each, or all of one job.
 
-Does not know graphs or loops: the machine is driven by hand.
+    python benchmarks/decisions.py [--repeats 25] [--quick] [--against CHECKOUT]
+
+Does not know graphs or loops: the machine is driven by hand. With `--against`, the tables of another checkout
+of this project, by its own benchmarks, come first and last, so that a change of the machine's pace shows.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 
@@ -129,3 +137,28 @@ def table(repeats: int, what: str, sizes: tuple[int, ...], measure: Callable[[st
         least = next(iter(cases))
         rows += [[name, microseconds(costs[name]), *versus(costs, name, least)] for name in cases]
     print_table([what, "us of CPU", f"times that with {sizes[0]}, CPU", "wall"], rows)
+
+
+def of_checkout(root: Path, options: argparse.Namespace) -> None:
+    """The tables of a checkout, printed by a Python of their own."""
+    print(f"# {root}\n", flush=True)
+    quick = ["--quick"] if options.quick else []
+    script = [str(root / "benchmarks" / "overhead.py"), "--only", "decisions"]
+    command = [sys.executable, *script, "--repeats", str(options.repeats), *quick]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=25, help="measurements of each case")
+    parser.add_argument("--quick", action="store_true", help="short measurements, for a first look")
+    parser.add_argument("--against", type=Path, help="another checkout of this project")
+    options = parser.parse_args()
+    own = Path(__file__).resolve().parent.parent
+    other = None if options.against is None else options.against.resolve()
+    for root in [own] if other is None else [other, own, other]:
+        of_checkout(root, options)
+
+
+if __name__ == "__main__":
+    main()
