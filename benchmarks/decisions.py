@@ -80,7 +80,7 @@ class Backlog:
         self._holder = 0
 
     def fill(self, waiting: int) -> None:
-        """Let calls arrive until so many wait."""
+        """Let calls arrive until `waiting` of them wait."""
         while self._desk.waiting < waiting:
             self._tickets += 1
             ticket = self._tickets
@@ -91,7 +91,7 @@ class Backlog:
             self._holder = granted or self._holder
 
     def measure(self, waiting: int) -> Cost:
-        """What it costs that the holder gives its slot back and the next one gets it, while so many wait."""
+        """What it costs that the holder gives its slot back and the next one gets it, with `waiting` calls."""
         self.fill(waiting)
         with Clock(STEPS) as clock:
             for _ in range(STEPS):
@@ -102,7 +102,7 @@ class Backlog:
 
 
 def fan_out(policy: str, calls: int) -> Cost:
-    """What one call costs, from its request to its end, of a job that makes so many at once."""
+    """What one call costs, from its request to its end, of a job that makes `calls` at once."""
     jobs = max(1, 1_000 // calls)
     desks = [Desk(policy) for _ in range(jobs)]
     with Clock(jobs * calls) as clock:

@@ -28,7 +28,7 @@ def of_works(*works):
 
 
 def rank(policy, profile, work_s):
-    """The order of a job of `x` whose only call holds a slot since the beginning, after so many seconds."""
+    """The order of a job of `x` whose only call holds a slot since the beginning, after `work_s`."""
     said = []
 
     class Spy:

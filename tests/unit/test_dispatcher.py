@@ -25,7 +25,7 @@ def test_a_grant_changes_the_order_of_the_next(desk):
 
 
 def test_lowering_drains_and_never_revokes(desk):
-    """With fewer slots nobody loses one, and nobody gets one before enough came back."""
+    """With fewer slots no ticket loses one, and none gets one before enough came back."""
     d = desk("fcfs", slots=3)
     for ticket in range(1, 6):
         d.call(0, ticket)
@@ -113,8 +113,8 @@ def test_check_finds_machine_and_ledger_out_of_step(desk):
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_beliefs_are_formed_at_once_or_by_somebody_else(desk, learned, at_once):
-    """The same order in the end: who has least left, as is believed, goes first."""
+def test_beliefs_are_formed_at_once_or_elsewhere(desk, learned, at_once):
+    """The same order in the end: the job believed to have least left goes first."""
     d = desk(
         "srtf", profile=learned(*[("x", ("a", 1.0), ("b", 9.0)), ("y", ("s", 8.0))] * 60), at_once=at_once
     )
@@ -132,8 +132,8 @@ def test_beliefs_are_formed_at_once_or_by_somebody_else(desk, learned, at_once):
     assert d.backlog() == [4, 3, 5]
 
 
-def test_who_finds_a_slot_asks_for_no_belief(desk, learned):
-    """Nobody waits for it, so nobody works anything out: an idle backend costs no inference."""
+def test_a_call_that_finds_a_slot_asks_for_no_belief(desk, learned):
+    """No call waits, so nothing is worked out: an idle backend costs no inference."""
     d = desk("llmsched", slots=2, profile=learned(*[("x", ("a", 1.0))] * 6), at_once=False)
     d.arrive(0, 1, "x")
     d.call(0, 1, 1, "a")

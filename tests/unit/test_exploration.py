@@ -171,7 +171,7 @@ def test_of_stages_that_teach_as_much_the_sooner():
     [(0.3, 1, 1), (0.3, 3, 1), (0.3, 4, 2), (0.3, 10, 3), (0.3, 11, 4), (1.0, 5, 5), (0.01, 90, 1)],
 )
 def test_a_sample_of_a_stage_is_enough(desk, sample, calls, granted):
-    """So many of its calls are granted to learn from it, rounded up; then it is out of the question."""
+    """That share of its calls is granted to learn from it, rounded up; then the stage is passed over."""
     d = desk(llmsched(epsilon=1.0, sample=sample), at_once=False)
     d.call(0.0, 1)
     d.arrive(0.0, 1)

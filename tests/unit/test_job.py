@@ -403,7 +403,7 @@ def test_what_was_half_done_is_undone():
 
 
 def test_a_settled_job_keeps_what_it_is_but_not_its_log():
-    """The log of a job that is closed serves nobody."""
+    """A closed job needs no log."""
     story = Story(app("x"))
     story.do("a", 1.0)
     before = told(story.job)

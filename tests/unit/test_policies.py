@@ -62,7 +62,7 @@ def test_fair_serves_the_job_with_the_fewest_slots(desk):
         d.call(0, ticket, job)
     assert d.granted == [1, 2]
     assert d.release(1, 1).granted == [4]  # job 1 still holds one, jobs 2 and 3 none
-    assert d.release(2, 2).granted == [3]  # now nobody holds one, and call 3 came before call 5
+    assert d.release(2, 2).granted == [3]  # now no job holds one, and call 3 came before call 5
     assert d.release(3, 4).granted == [5]
     assert d.serve(4) == [1, 2, 4, 3, 5]
 
