@@ -91,7 +91,7 @@ class Backlog:
             self._holder = granted or self._holder
 
     def measure(self, waiting: int) -> Cost:
-        """What it costs that the holder gives its slot back and the next one gets it, with `waiting` calls."""
+        """What it costs that the holder gives its slot back and the next gets it, with `waiting` calls."""
         self.fill(waiting)
         with Clock(STEPS) as clock:
             for _ in range(STEPS):
