@@ -144,7 +144,7 @@ class SchedulerMachine:
         gone = self._truth.commit()
         for job in self._jobs.touched:
             if job.applied < 0:
-                job.applied = job.facts
+                job.applied = self._committed.get(-job.number, 0)
         if gone:
             self._jobs.committed(gone)
             self.ledger.committed(gone)

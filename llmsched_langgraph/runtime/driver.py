@@ -156,7 +156,7 @@ class Driver:
         """
         if self._closed:
             self._check_open()
-        if job is not None:
+        if job in self._quiet.arrivals:
             self._quiet.announce(job)
         self._inbox.append((self._clock(), CallRequested(ticket, backend, stage, job, forced, run)))
         self.pump()
