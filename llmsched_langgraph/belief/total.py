@@ -161,8 +161,7 @@ class Posterior:
     @cached_property
     def by_variable(self) -> dict[int, float]:
         """What is still to come of each of the variables, settled ones aside."""
-        marginals, factor = self.marginals, self.factor
-        return {i: float(marginals[i] @ amounts) * factor for i, amounts in self._amounts.items()}
+        return {i: float(self.marginals[i] @ amounts) * self.factor for i, amounts in self._amounts.items()}
 
     @cached_property
     def mean(self) -> float:
@@ -244,25 +243,22 @@ def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known)
     to, for they separate it from the rest. An amount that only tells of the others, but is not asked for,
     counts by the states that it leaves.
     """
-    values, reached, scales = known.values, known.reached, known.scales
-    unsettled = set(range(len(bins))).difference(values)
+    unsettled, counted = set(range(len(bins))) - set(known.values), set(of)
     parts: list[Hashable] = []
     for i, own in enumerate(bins):
         # Named by what is known, or a state could pass for an amount.
-        if i in values:
-            if unsettled.isdisjoint(network.adjacent(i)):
-                parts.append("is")
-            else:
-                parts.append(("is", own.index(values[i]), own.place(values[i])))
-        elif i in reached:
-            if i in of:
-                parts.append(("reached", reached[i], scales.get(i)))
-            else:
-                parts.append(("passed", own.passed(reached[i])))
+        if i in known.values:
+            value = known.values[i]
+            apart = unsettled.isdisjoint(network.adjacent(i))
+            parts.append(("is", None if apart else (own.index(value), own.place(value))))
+        elif i in known.reached and i in counted:
+            parts.append(("reached", known.reached[i], known.scales.get(i)))
+        elif i in known.reached:
+            parts.append(("passed", own.passed(known.reached[i])))
         elif i in known.likelihoods:
-            parts.append(("likely", np.asarray(known.likelihoods[i]).tobytes(), scales.get(i)))
+            parts.append(("likely", np.asarray(known.likelihoods[i]).tobytes(), known.scales.get(i)))
         else:
-            parts.append(scales.get(i))
+            parts.append(known.scales.get(i))
     return tuple(parts)
 
 
