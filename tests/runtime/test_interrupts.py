@@ -122,7 +122,7 @@ def free_slot_in_a_job():
 
 
 @scene
-def free_slot_in_a_job_that_nobody_watches():
+def free_slot_in_a_job_without_observers():
     bench = Bench("plas", slots=2, watched=False)
     application = Application.of("app", ["a"])
 
@@ -645,7 +645,7 @@ def observer_exits():
 
 
 @scene
-def somebody_looks():
+def look_from_outside():
     bench = Bench("fair")
     bench.job(1, app("app"))
     bench.ask(1, 1)
@@ -1037,6 +1037,7 @@ WITH_CYCLES = {
 }
 
 
+@pytest.mark.timeout(300)  # a scene takes seconds, on a machine that does nothing else
 @pytest.mark.parametrize("name", SCENES)
 def test_a_break_at_any_line(name, monkeypatch):
     """Broken off at each line in turn: nothing is lost, and nothing is done twice."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import llmsched_langgraph
 from llmsched_langgraph import Scheduler
-from llmsched_langgraph.core.events import JobArrived, JobInfo, Ticked
+from llmsched_langgraph.core.events import CallRequested, JobArrived, JobInfo, Ticked
 from llmsched_langgraph.core.job import Job
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.ledger.values import Backend
@@ -150,14 +150,12 @@ class Bench:
         self.driver.post(event)
 
     def job(self, number, application, resumes=None, moves=(), **fields):
-        """A job arrives under this number, which tells the driver's own apart from it."""
+        """A job arrives under this number. The driver numbers its own from 1: use the one way or the other."""
         info = JobInfo(application=application, **fields)
         self.post(JobArrived(number, info, resumes, moves))
 
     def ask(self, ticket, job=None, stage="", *, backend="default", forced=False, run=None):
         """A ticket asks for a slot, and waits. Whether it was broken off or not, it stays."""
-        from llmsched_langgraph.core.events import CallRequested
-
         if not forced:
             waker = self.wakers[ticket] = Woken()
             self.driver._waiters[ticket] = waker
