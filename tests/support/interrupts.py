@@ -150,7 +150,7 @@ class Bench:
         self.driver.post(event)
 
     def job(self, number, application, resumes=None, moves=(), **fields):
-        """A job arrives under this number. The driver numbers its own from 1: use the one way or the other."""
+        """A job arrives under this number. The driver numbers its own from 1: use either way."""
         info = JobInfo(application=application, **fields)
         self.post(JobArrived(number, info, resumes, moves))
 
