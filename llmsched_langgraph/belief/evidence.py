@@ -78,6 +78,8 @@ class JobEvidence:
             return self
         begun = [
             Begun(own.spot, own.runs, _rounded(own.received), own.ended, own.settled, own.tool)
+            if own.received
+            else own
             for own in self.begun
         ]
         return JobEvidence(self.prompt_tokens, self.finished, tuple(begun), self.planned, self.skipped)

@@ -94,7 +94,7 @@ class Collected:
 
     Attributes:
         tables: each clique's table times its evidence.
-        messages: what it sent up; None where it had nothing to say.
+        messages: what it sent up; None where it had nothing to say, or nobody to say it to.
         scales: what the messages were divided by, shape (evidences,) or (1,) each.
     """
 
@@ -141,9 +141,9 @@ def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
         if not np.minimum.reduce(scale) > 0.0:
             raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
         scales.append(scale)
-        message = message / scale.reshape(-1, *(1,) * (message.ndim - 1))
-        messages[i] = message
         if clique.up >= 0:
+            message = message / scale.reshape(-1, *(1,) * (message.ndim - 1))
+            messages[i] = message
             tables[clique.up] = tables[clique.up] * message.reshape(len(message), *clique.shape_up)
             touched[clique.up] = True
     return Collected(tuple(tables), tuple(messages), tuple(scales))

@@ -161,7 +161,8 @@ class Posterior:
     @cached_property
     def by_variable(self) -> dict[int, float]:
         """What is still to come of each of the variables, settled ones aside."""
-        return {i: float(self.marginals[i] @ amounts) * self.factor for i, amounts in self._amounts.items()}
+        marginals, factor = self.marginals, self.factor
+        return {i: float(marginals[i] @ amounts) * factor for i, amounts in self._amounts.items()}
 
     @cached_property
     def mean(self) -> float:
@@ -243,22 +244,25 @@ def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known)
     to, for they separate it from the rest. An amount that only tells of the others, but is not asked for,
     counts by the states that it leaves.
     """
-    unsettled, counted = set(range(len(bins))) - set(known.values), set(of)
+    values, reached, scales = known.values, known.reached, known.scales
+    unsettled = set(range(len(bins))).difference(values)
     parts: list[Hashable] = []
     for i, own in enumerate(bins):
         # Named by what is known, or a state could pass for an amount.
-        if i in known.values:
-            value = known.values[i]
-            apart = unsettled.isdisjoint(network.adjacent(i))
-            parts.append(("is", None if apart else (own.index(value), own.place(value))))
-        elif i in known.reached and i in counted:
-            parts.append(("reached", known.reached[i], known.scales.get(i)))
-        elif i in known.reached:
-            parts.append(("passed", own.passed(known.reached[i])))
+        if i in values:
+            if unsettled.isdisjoint(network.adjacent(i)):
+                parts.append("is")
+            else:
+                parts.append(("is", own.index(values[i]), own.place(values[i])))
+        elif i in reached:
+            if i in of:
+                parts.append(("reached", reached[i], scales.get(i)))
+            else:
+                parts.append(("passed", own.passed(reached[i])))
         elif i in known.likelihoods:
-            parts.append(("likely", np.asarray(known.likelihoods[i]).tobytes(), known.scales.get(i)))
+            parts.append(("likely", np.asarray(known.likelihoods[i]).tobytes(), scales.get(i)))
         else:
-            parts.append(known.scales.get(i))
+            parts.append(scales.get(i))
     return tuple(parts)
 
 

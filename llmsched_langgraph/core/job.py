@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph.core.events import JobInfo
 from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Ended, Move, Position, Revealed, Runs, Spot
-from llmsched_langgraph.dag.progress import FinishedCall, Outcome, Progress
+from llmsched_langgraph.dag.position import Ended, Move, Position, Revealed, Spot
+from llmsched_langgraph.dag.progress import FinishedCall, Outcome, Progress, Work
 from llmsched_langgraph.jobs.ended import StageRun
 from llmsched_langgraph.jobs.layout import Span, WatchedRun
 
@@ -260,15 +260,14 @@ class Job:
             tool = position.tool(move.run)
             self._stages.append((spot, first, number, heard_s, around, now, tool, move))
             position.move(move)
-            runs = position.runs(spot)
-            if runs is None or _tells(runs.ended, runs.revealed):
+            runs = position.tallies[spot]
+            if _tells(runs.ended, runs.revealed):
                 self.outdated = True
             return
         position.move(move)
         if isinstance(move, Revealed):
             self.outdated = True
-            for run, _ in move.runs:
-                self._revealed[run] = (number, now, move.around)
+            self._revealed.update(dict.fromkeys([run for run, _ in move.runs], (number, now, move.around)))
 
     @property
     def stages(self) -> tuple[WatchedRun, ...]:
@@ -288,13 +287,13 @@ class Job:
         from llmsched_langgraph.belief.evidence import Begun, JobEvidence
 
         position, works = self.position, self.progress.works
-        expanded = position.expanded()
+        expanded = position.tallies
         finished, begun, active = [], [], set()
         for spot, runs in expanded.items():
             work = works.get(spot)
             if runs.revealed > runs.ended:
                 active.add(spot.path)
-                tools = position.tools(spot)
+                tools = runs.tools
                 tool = next(iter(tools)) if len(tools) == 1 else None
                 if work is None:
                     begun.append(Begun(spot, runs.revealed, ended=runs.ended, tool=tool))
@@ -302,7 +301,7 @@ class Job:
                     settled = work.done_s if runs.ended else 0.0
                     begun.append(Begun(spot, runs.revealed, work.received_s(now), runs.ended, settled, tool))
             elif runs.ended:
-                finished.append(self._over(spot, runs))
+                finished.append(self._over(spot, runs.ended, work))
         for spot, work in works.items():
             if spot in expanded:
                 continue
@@ -310,7 +309,7 @@ class Job:
                 active.add(spot.path)
                 begun.append(Begun(spot, work.calls, work.received_s(now), work.done, work.done_s))
             else:
-                finished.append(self._over(spot, Runs(1, 0, 1)))
+                finished.append(self._over(spot, 1, work))
         coming = position.coming()
         skipped = frozenset(
             [path for path in position.application.by_path if path not in coming and path not in active]
@@ -319,15 +318,14 @@ class Job:
             self.progress.prompt_tokens, tuple(finished), tuple(begun), position.planned(), skipped
         )
 
-    def _over(self, spot: Spot, runs: Runs) -> ObservedStage:
-        work = self.progress.works.get(spot)
+    def _over(self, spot: Spot, runs: int, work: Work | None) -> ObservedStage:
         calls = 0 if work is None else work.done
         kept = self._ended.get(spot)
-        if kept is not None and kept[:2] == (runs.ended, calls):
+        if kept is not None and kept[0] == runs and kept[1] == calls:
             return kept[2]
         from llmsched_langgraph.jobs.observed import ObservedStage, Part, split_by_tool
 
-        part = Part(None, runs.ended)
+        part = Part(None, runs)
         if work is not None:
             part = replace(
                 part,
@@ -338,7 +336,7 @@ class Job:
             )
         tools = self.position.tools(spot)
         made = ObservedStage(spot, split_by_tool(part, tools) if tools else (part,))
-        self._ended[spot] = (runs.ended, calls, made)
+        self._ended[spot] = (runs, calls, made)
         return made
 
     def remaining_s(self, now: float, prior_s: float) -> float:
@@ -352,14 +350,13 @@ class Job:
         if belief is None:
             return max(prior_s - self.progress.work_s(now), LEAST_S)
         left_s = belief.after
-        works, position = self.progress.works, self.position
+        works, tallies = self.progress.works, self.position.tallies
         for spot, expected in belief.expected.items():
-            work = works.get(spot)
-            runs = position.runs(spot)
+            work, runs = works.get(spot), tallies.get(spot)
             if runs is not None and runs.ended >= runs.revealed:
                 continue
             if work is None:
-                left_s += expected.left(0.0, 0 if runs is None else runs.ended)
+                left_s += expected.whole
             else:
                 ended = work.done if runs is None else runs.ended
                 left_s += expected.left(work.received_s(now), ended, work.done_s if ended else 0.0)

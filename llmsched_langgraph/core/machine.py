@@ -105,7 +105,7 @@ class SchedulerMachine:
         self._hear_moves, self._new_job, self._close = self._life.hear_moves, self._life.new, self._life.close
         self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
             CallRequested: self._requested,
-            CallReleased: self._released,
+            CallReleased: lambda now, event, trust: self._release(now, trust, *event),
             StagesMoved: self._stages_moved,
             JobArrived: self._life.arrived,
             JobEnded: self._life.ended,
@@ -113,7 +113,7 @@ class SchedulerMachine:
             BeliefFormed: self._believed,
             ProfileLearned: self._learned,
             CallDismissed: self._dismissed,
-            HolderDied: self._holder_died,
+            HolderDied: lambda now, event, trust: self._release(now, trust, event.ticket, Outcome.CANCELLED),
             BackendConfigured: self._configured,
             Ticked: lambda now, event, trust: True,
         }
@@ -144,7 +144,7 @@ class SchedulerMachine:
         gone = self._truth.commit()
         for job in self._jobs.touched:
             if job.applied < 0:
-                job.applied = job.facts
+                job.applied = self._committed.get(-job.number, 0)
         if gone:
             self._jobs.committed(gone)
             self.ledger.committed(gone)
@@ -228,12 +228,6 @@ class SchedulerMachine:
             self._add(job, Job.granted, now, spot, grant.reason == "explore")
             self._refresh(now, job, trust)
         self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
-
-    def _released(self, now: float, event: CallReleased, trust: bool) -> bool:
-        return self._release(now, trust, *event)
-
-    def _holder_died(self, now: float, event: HolderDied, trust: bool) -> bool:
-        return self._release(now, trust, event.ticket, Outcome.CANCELLED)
 
     def _dismissed(self, now: float, event: CallDismissed, trust: bool) -> bool:
         if type(self.ledger.claim(event.ticket)) is not Waiting:

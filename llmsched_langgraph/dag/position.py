@@ -88,8 +88,8 @@ class _StageRun:
 
 
 @dataclass(slots=True)
-class _Tally:
-    """The stage runs of one spot."""
+class Tally:
+    """The stage runs of one spot, as they come: see `Runs`; and how many use which tool."""
 
     revealed: int = 0
     running: int = 0
@@ -104,12 +104,17 @@ class Position:
     The i-th time that a node runs is counted over supersteps: stage runs of one node that are announced
     together are one occurrence, however many they are (a `Send` fan-out). Inside graphs that run side by
     side, the same times round fall together, too.
+
+    Attributes:
+        application: the template.
+        over: whether the job is over.
+        tallies: the stage runs of each node that came up, occurrence by occurrence. Only `move` changes them.
     """
 
     application: Application
     over: bool = False
+    tallies: dict[Spot, Tally] = field(default_factory=dict)
     _runs: dict[int, _StageRun] = field(default_factory=dict)  # those that are not over
-    _tallies: dict[Spot, _Tally] = field(default_factory=dict)
     _highest: dict[str, int] = field(default_factory=dict)
     _base: dict[tuple[Spot | None, str], int] = field(default_factory=dict)
     _times: dict[tuple[int | None, str], int] = field(default_factory=dict)
@@ -126,13 +131,13 @@ class Position:
             for (number, _), tool in zip(move.runs, move.tools, strict=False):
                 if tool is not None:
                     self._runs[number].tool = tool
-                    named = self._tallies[self._runs[number].spot].tools
+                    named = self.tallies[self._runs[number].spot].tools
                     named[tool] = named.get(tool, 0) + 1
         else:
             run = self._runs.get(move.run)
             if run is not None and not run.running:
                 run.running = True
-                self._tallies[run.spot].running += 1
+                self.tallies[run.spot].running += 1
 
     def _reveal(
         self, runs: tuple[tuple[int, str], ...], around: int | None, called: bool, begun: bool
@@ -148,7 +153,9 @@ class Position:
             self._runs[number] = _StageRun(spot, around, running=begun)
             if around is not None:
                 self._inside.setdefault(around, []).append(number)
-            tally = self._tallies.setdefault(spot, _Tally())
+            tally = self.tallies.get(spot)
+            if tally is None:
+                tally = self.tallies[spot] = Tally()
             tally.revealed += 1
             tally.running += begun
         nodes = self.application.by_path
@@ -167,7 +174,7 @@ class Position:
         run = self._runs.pop(number, None)
         if run is None:
             return
-        tally = self._tallies[run.spot]
+        tally = self.tallies[run.spot]
         tally.running -= run.running
         if again:
             tally.revealed -= 1
@@ -183,7 +190,7 @@ class Position:
         run = self._runs.pop(number, None)
         if run is None:
             return
-        tally = self._tallies[run.spot]
+        tally = self.tallies[run.spot]
         tally.running -= run.running
         tally.revealed -= 1
         self._fronts.pop(number, None)
@@ -224,12 +231,12 @@ class Position:
         """
         return {
             spot: _new(Runs, (tally.revealed, tally.running, tally.ended))
-            for spot, tally in self._tallies.items()
+            for spot, tally in self.tallies.items()
         }
 
     def runs(self, spot: Spot) -> Runs | None:
         """The stage runs of one spot; None if it never came up."""
-        tally = self._tallies.get(spot)
+        tally = self.tallies.get(spot)
         return None if tally is None else _new(Runs, (tally.revealed, tally.running, tally.ended))
 
     def tool(self, run: int) -> str | None:
@@ -239,7 +246,7 @@ class Position:
 
     def tools(self, spot: Spot) -> Mapping[str, int]:
         """How many runs of one spot were announced to use which tool."""
-        tally = self._tallies.get(spot)
+        tally = self.tallies.get(spot)
         return {} if tally is None else tally.tools
 
     def planned(self) -> tuple[tuple[str, int], ...] | None:
@@ -250,7 +257,7 @@ class Position:
         """
         named: dict[str, int] = {}
         coming: frozenset[str] | None = None
-        for spot, tally in self._tallies.items():
+        for spot, tally in self.tallies.items():
             for tool, count in tally.tools.items():
                 if coming is None:
                     coming = self.coming()
@@ -263,9 +270,9 @@ class Position:
         """What has become of every stage of the template, by id."""
         found: dict[str, Status] = {}
         coming, next_ = self._coming(), self._next()
-        ran: dict[str, list[_Tally]] = {}
+        ran: dict[str, list[Tally]] = {}
         known = self.application.by_path
-        for spot, tally in self._tallies.items():
+        for spot, tally in self.tallies.items():
             if spot.path in known and tally.revealed:
                 ran.setdefault(self.application.stage_id(*spot), []).append(tally)
         again = {self.application.stage_id(*spot) for spot in self._again.items() if spot[0] in known}
@@ -326,7 +333,7 @@ class Position:
         return frozenset(target for source, target in self.application.edges if source in done)
 
 
-def _status_of(tallies: list[_Tally], *, over: bool) -> Status:
+def _status_of(tallies: list[Tally], *, over: bool) -> Status:
     if any(tally.running for tally in tallies) and not over:
         return Status.RUNNING
     if any(tally.revealed > tally.ended for tally in tallies) and not over:

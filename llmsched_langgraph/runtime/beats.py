@@ -5,9 +5,11 @@ Does not know slots.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
+from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.runtime.context import StageRun
 
 
@@ -39,3 +41,20 @@ class Beats:
         if self._heartbeat is not None:
             self._heartbeat()
         return True
+
+
+def check_timeout(timeout_s: object) -> float | None:
+    """`timeout_s` if calls can wait that long; None for ever.
+
+    Raises:
+        ConfigurationError: it is no positive number of seconds.
+    """
+    if timeout_s is None:
+        return None
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ConfigurationError(
+            f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
+            f"not {timeout_s!r}"
+        )
+    # Threads cannot be told to wait any longer than this, which is some centuries.
+    return timeout_s if timeout_s < threading.TIMEOUT_MAX else None

@@ -34,37 +34,19 @@ from llmsched_langgraph.core.machine import SchedulerMachine
 from llmsched_langgraph.core.policies import Policy
 from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph.errors import QueueTimeoutError
 from llmsched_langgraph.ledger.values import Backend, BackendView, Failure, Grant, LedgerView
 from llmsched_langgraph.runtime.books import Books
 from llmsched_langgraph.runtime.mind import Mind
 from llmsched_langgraph.runtime.observers import See, Subscription
+from llmsched_langgraph.runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
 from llmsched_langgraph.runtime.quiet import QuietJobs
 from llmsched_langgraph.runtime.recording import Recorder
-from llmsched_langgraph.runtime.refusals import closed, closed_while_waiting, timed_out
+from llmsched_langgraph.runtime.refusals import closed, closed_while_waiting
 from llmsched_langgraph.runtime.stores import ProfileStore
 from llmsched_langgraph.runtime.timer import BEAT_S, Timer
 from llmsched_langgraph.runtime.waiter import Waiter
 
 logger = logging.getLogger("llmsched_langgraph")
-
-PUT_BY = 64
-"""Events that may lie in the inbox until one comes that has to be handled."""
-
-LOOK_S = 0.1
-"""Seconds for which a look waits, at most, for another thread that handles the inbox."""
-
-AT_A_TIME = 256
-"""Events that are handled before their outcome is delivered."""
-
-LAG = 64
-"""Entries of the story that the package itself looks at together, if none of them is urgent."""
-
-TRIES = 3
-"""Times that an event is broken off after which it is handled without asking the policy."""
-
-GIVEN_UP = 6
-"""Times that an event is broken off after which it is dropped, so that those behind it can be handled."""
 
 
 class Driver:
@@ -111,7 +93,7 @@ class Driver:
         self._own = Subscription(self._story, self._books.see, self._unsubscribe)
         self._lag = LAG if recorder is None else 1
         self._subscriptions: tuple[Subscription, ...] = ()
-        self._ledger.attach(self._look_again)
+        self._ledger.attach(lambda: self.post(Ticked()))
         # Last, as it may have something to tell at once.
         self._mind = self._books.mind = Mind(
             self.post, self.look, clock, profile or Profile(), store, recorder
@@ -174,7 +156,7 @@ class Driver:
         """
         if self._closed:
             self._check_open()
-        if job is not None:
+        if job in self._quiet.arrivals:
             self._quiet.announce(job)
         self._inbox.append((self._clock(), CallRequested(ticket, backend, stage, job, forced, run)))
         self.pump()
@@ -323,14 +305,9 @@ class Driver:
         if wake_s is not None:
             self._timer.within(wake_s - self._clock())
 
-    def _look_again(self) -> None:
-        """The ledger has news that no event of this process led to."""
-        self.post(Ticked())
-
     def tick(self) -> float | None:
         """See `Timed.tick`."""
-        wake_s = self._machine.wake_s
-        if not self._waiters and not self._inbox and wake_s is None:
+        if not self._waiters and not self._inbox and self._machine.wake_s is None:
             return None
         self._inbox.append((self._clock(), Ticked()))
         self.pump()
@@ -355,10 +332,6 @@ class Driver:
         self._mind.learn()
 
     # -- what can be seen --------------------------------------------------------------
-
-    def timed_out(self, ticket: int, backend: str, waited_s: float) -> QueueTimeoutError:
-        """The error for a call whose wait was too long."""
-        return timed_out(ticket, self._ledger.backend(backend), waited_s)
 
     @property
     def policy(self) -> Policy:

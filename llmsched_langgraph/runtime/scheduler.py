@@ -21,12 +21,13 @@ from llmsched_langgraph.dag.position import Move
 from llmsched_langgraph.dag.progress import Outcome
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 from llmsched_langgraph.ledger.values import DEFAULT_SLOTS, Backend, check_slots
+from llmsched_langgraph.runtime.beats import check_timeout
 from llmsched_langgraph.runtime.context import StageRun
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark
 from llmsched_langgraph.runtime.observers import See, Subscription
 from llmsched_langgraph.runtime.recording import Recorder
-from llmsched_langgraph.runtime.slot import Slot, check_timeout
+from llmsched_langgraph.runtime.slot import Slot
 from llmsched_langgraph.runtime.stores import as_store
 
 DEFAULT_POLICY = "llmsched"

@@ -16,12 +16,13 @@ from typing import NoReturn, Self
 
 from llmsched_langgraph.core.events import HolderDied
 from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph.errors import CallCancelledError, ConfigurationError
+from llmsched_langgraph.errors import CallCancelledError
 from llmsched_langgraph.ledger.values import Failure
 from llmsched_langgraph.runtime.beats import Beats
 from llmsched_langgraph.runtime.context import STAGE, StageRun
 from llmsched_langgraph.runtime.driver import Driver
 from llmsched_langgraph.runtime.marks import Mark, unmark
+from llmsched_langgraph.runtime.refusals import timed_out
 from llmsched_langgraph.runtime.threads import stepping_aside
 from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 
@@ -206,7 +207,8 @@ class Slot:
         self._held.clear()
 
     def _give_up(self) -> NoReturn:
-        raise self._driver.timed_out(self._ticket, self._backend, time.monotonic() - self._since)
+        now = self._driver.backends[self._backend]
+        raise timed_out(self._ticket, now, time.monotonic() - self._since)
 
     def dismiss(self) -> None:
         """End the wait for the slot with an error; nothing happens if it is over."""
@@ -357,23 +359,6 @@ def _me() -> object:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:
         return threading.get_ident()
-
-
-def check_timeout(timeout_s: object) -> float | None:
-    """`timeout_s` if calls can wait that long; None for ever.
-
-    Raises:
-        ConfigurationError: it is no positive number of seconds.
-    """
-    if timeout_s is None:
-        return None
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-        raise ConfigurationError(
-            f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
-            f"not {timeout_s!r}"
-        )
-    # Threads cannot be told to wait any longer than this, which is some centuries.
-    return timeout_s if timeout_s < threading.TIMEOUT_MAX else None
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
