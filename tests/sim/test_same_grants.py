@@ -44,13 +44,20 @@ def learned(mix):
     """The templates of the mix's applications, and what is known of them."""
     train = generate(mix, TRAIN, LEARNED)
     templates = templates_of(train)
-    profile = learned_from(train, templates)
+    return templates, learned_from(train, templates)
+
+
+def anew(profile):
+    """The profile with models that were asked nothing yet.
+
+    What a belief is asked first decides in which order it sums up, and so the last bit of what it is asked
+    later. For the same reason the arrays of all networks are given one layout in memory.
+    """
     for name, own in list(profile.applications.items()):
-        # Sums over arrays of another layout in memory differ in their last bit.
         network = own.model.network
         network = replace(network, tables=tuple(map(np.ascontiguousarray, network.tables)))
         profile = profile.learned(name, replace(own.model, network=network), own.jobs)
-    return templates, profile
+    return profile
 
 
 def hashed(mix, policy, seed):
@@ -58,7 +65,7 @@ def hashed(mix, policy, seed):
     templates, profile = learned(mix)
     timed = arrive(generate(mix, TEST, seed), Poisson(), load=LOAD, slots=SLOTS, seed=seed)
     order = Clairvoyant(timed) if policy == CLAIRVOYANT else as_policy(policy)
-    run = Simulation(timed, slots=SLOTS, policy=order, profile=profile, applications=templates).run()
+    run = Simulation(timed, slots=SLOTS, policy=order, profile=anew(profile), applications=templates).run()
     told = json.dumps([run.grants, [job.end_s for job in run.jobs]])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -68,12 +75,12 @@ def changed(mix, policy, seeds):
     return [seed for seed in seeds if hashed(mix, policy, seed) != RECORDED[mix][policy][seed]]
 
 
-def seeds_of(policy):
-    """All seeds for cheap policies; for the others two, and others for each policy."""
-    seeds = len(RECORDED["mixed"][policy])
+def seeds_of(mix, policy):
+    """All seeds for cheap policies; for each of the others one, another one in each mix."""
+    seeds = len(RECORDED[mix][policy])
     if policy not in DEAR:
         return range(seeds)
-    return range(DEAR.index(policy), seeds, seeds // 2)
+    return [(DEAR.index(policy) + len(DEAR) * list(RECORDED).index(mix)) % seeds]
 
 
 def test_all_policies_are_recorded():
@@ -86,7 +93,7 @@ def test_all_policies_are_recorded():
 @pytest.mark.parametrize("mix", RECORDED)
 def test_the_same_grants(mix, policy):
     """The same calls get their slots in the same order, and all jobs end at the same times."""
-    assert changed(mix, policy, seeds_of(policy)) == []
+    assert changed(mix, policy, seeds_of(mix, policy)) == []
 
 
 def main():
