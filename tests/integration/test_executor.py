@@ -95,7 +95,8 @@ def test_stages_are_recorded_as_they_end(make_scheduler, watched):
     with pytest.raises(ZeroDivisionError):
         asyncio.run(schedule(planner(model), scheduler).ainvoke({}))
     story = scheduler._driver.story()
-    assert [entry.kind for entry in story[-2:]] == ["JobEnded", "JobClosed"]
+    kinds = [entry.kind for entry in story if entry.kind != "ProfileLearned"]  # which comes when it comes
+    assert kinds[-2:] == ["JobEnded", "JobClosed"]
     moves = [move for moves in seen for move in moves]
     assert sum(entry.detail for entry in story if entry.kind == "StagesMoved") == len(moves)
     assert len([move for move in moves if isinstance(move, Ended)]) == 6
