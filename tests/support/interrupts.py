@@ -56,6 +56,7 @@ class Breaker:
     def __init__(self, at, also=()):
         self.place, self.handling = None, False
         self._left = at
+        self._raised_at = None
         self._also = {function.__code__ for function in also}
         self._known = {}
 
@@ -75,7 +76,14 @@ class Breaker:
         return self._line if inside else None
 
     def _line(self, frame, event, arg):
-        if event == "line":
+        raised_at, self._raised_at = self._raised_at, None
+        if event == "exception":
+            self._raised_at = frame, frame.f_lineno
+        elif event == "line":
+            if raised_at == (frame, frame.f_lineno):
+                # From CPython 3.12 on, `with lock: ...` is told of once more when an exception leaves it,
+                # before C code gives the lock back. No signal can come between the two.
+                return self._line
             self._left -= 1
             if not self._left:
                 code = frame.f_code
