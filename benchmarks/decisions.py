@@ -49,8 +49,7 @@ class Desk:
     """A machine with one slot, driven by hand."""
 
     def __init__(self, policy: str) -> None:
-        self._machine = SchedulerMachine(as_policy(policy), [Backend("backend", 1)], learned(), memory=0)
-        self._read = 0
+        self._machine = SchedulerMachine(as_policy(policy), [Backend("backend", 1)], learned())
 
     @property
     def waiting(self) -> int:
@@ -59,16 +58,11 @@ class Desk:
 
     def handle(self, now: float, *events: Event) -> int | None:
         """Take the events in; the last ticket that was granted, if one was."""
-        granted = None
-        story = self._machine.story
+        machine = self._machine
         for event in events:
-            self._machine.handle(now, event)
-        for entry in story.after(self._read):
-            self._read = entry.number
-            if entry.kind == "SlotGranted":
-                granted = entry.ticket
-        story.trim(self._read)
-        return granted
+            machine.handle(now, event)
+        machine.story.trim(machine.story.last)
+        return machine.untold.popitem()[0] if machine.untold else None  # as the driver finds whom to wake
 
 
 class Backlog:

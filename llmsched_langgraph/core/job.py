@@ -38,7 +38,7 @@ class Job:
         template: its application, as runs have corrected it.
         fingerprint: of its application: the key of what has been learned of it.
         arrival_s: the clock at its arrival.
-        applied: how much of the log everything else rests on; -1 in the middle of a change.
+        applied: how much of the log everything else rests on; -1 in the middle of a fact.
         id: the driver's name for it; None for a call outside of any run, which is a job of its own.
         outcome: None until the job has ended.
         ended_s: the clock when it ended and its last call was back; None before.
@@ -146,7 +146,8 @@ class Job:
         log.append(len(fact))
         log += fact  # flat, because the collector looks at every tuple that stays
         fact[0](self, *fact[1:])
-        return len(log)
+        self.applied = facts = len(log)
+        return facts
 
     def settle(self) -> None:
         """Nothing of it changes any more: the log is not needed."""

@@ -6,7 +6,7 @@ that holds more was in a decision that was broken off, and is restored before it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from llmsched_langgraph.core.events import JobInfo
@@ -21,8 +21,7 @@ JOBS = "#jobs"
 class Jobs:
     """The table of jobs. Index and jobs may know of what was never committed; the truth says what is.
 
-    Attributes:
-        touched: the jobs that the present decision has changed.
+    A job that the present decision has changed has its number among the staged keys.
     """
 
     def __init__(self, truth: Truth) -> None:
@@ -31,7 +30,6 @@ class Jobs:
         self._committed[JOBS] = 0
         self._jobs: dict[int, Job] = {}  # by number; those that are not in the truth are no more
         self._ids: dict[int, int] = {}  # the number of each job that has an id
-        self.touched: list[Job] = []
 
     def get(self, number: int) -> Job | None:
         """The job of that number, as committed; None if it is no more."""
@@ -39,14 +37,9 @@ class Jobs:
         if facts is None:
             return None
         job = self._jobs[number]
-        if job.applied != facts and job not in self.touched:
+        if job.applied != facts and -number not in self._truth.staged:
             job.restore(facts)  # a decision about it was broken off
         return job
-
-    def of(self, number: int) -> Job | None:
-        """The job of that number, as the present decision has it."""
-        job = self._jobs.get(number)
-        return job if job is not None and (job in self.touched or self.get(number) is not None) else None
 
     def active(self, id_: int | None) -> Job | None:
         """The job that goes by the id and has not ended."""
@@ -65,17 +58,15 @@ class Jobs:
         if job.id is not None and self._ids.get(job.id) == job.number:
             del self._ids[job.id]
 
-    def add(self, job: Job, *fact: Any) -> None:
+    def add(self, job: Job, fact: tuple[Any, ...]) -> None:
         """Add a fact to the job, as part of the present decision."""
-        if job not in self.touched:
-            self.touched.append(job)
         self._truth.staged[-job.number] = job.add(fact)
 
     def new(self, now: float, info: JobInfo, template: Application) -> Job:
         """A job arrives."""
         number = self.next_number()
         job = self._jobs[number] = Job(number, info, template, now)
-        self.touched.append(job)
+        self._truth.staged[-number] = 0
         return job
 
     def next_number(self) -> int:
@@ -84,14 +75,15 @@ class Jobs:
         self._truth.staged[JOBS] = number
         return number
 
-    def committed(self, gone: Iterable[Any]) -> None:
-        """The decision is committed; these keys are no more in the truth."""
-        for key in gone:
-            if type(key) is int and key < 0:
-                closed = self._jobs.pop(-key, None)
-                if closed is not None:
-                    self.forget_id(closed)
-                    closed.settle()
+    def remove(self, job: Job) -> None:
+        """The job is no more, as part of the present decision."""
+        self._truth.remove(-job.number, self._forget)
+
+    def _forget(self, key: int) -> None:
+        closed = self._jobs.pop(-key, None)
+        if closed is not None:
+            self.forget_id(closed)
+            closed.settle()
 
     def known(self) -> Iterator[Job]:
         """The jobs that are not closed."""

@@ -5,9 +5,7 @@ Does not know calls, beyond that a job ends when its last one is back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
-from typing import Any
 
 from llmsched_langgraph.core.events import JobArrived, JobEnded, JobInfo, JobPaused
 from llmsched_langgraph.core.job import Job
@@ -38,11 +36,9 @@ class Lifecycle:
         self._ledger = ledger
         self._paused: dict[tuple[str, str, str], None] = {}  # where jobs are paused, the oldest first
 
-    def committed(self, gone: Iterable[Any]) -> None:
-        """The decision is committed; these keys are no more in the truth."""
-        for key in gone:
-            if type(key) is tuple and key not in self._committed:
-                self._paused.pop(key, None)
+    def _forget(self, at: tuple[str, str, str]) -> None:
+        """No job is paused there any more."""
+        self._paused.pop(at, None)
 
     def new(self, now: float, info: JobInfo) -> Job:
         """A job arrives, and the policy is told of it."""
@@ -66,15 +62,15 @@ class Lifecycle:
             at = ("paused", event.info.application.fingerprint, event.resumes)
             number = self._committed.get(at)
             if number is not None:
-                self._truth.remove(at)
+                self._truth.remove(at, self._forget)
         job = None if number is None else self._jobs.get(number)
         if job is None:
             job = self.new(now, event.info)
-            self._jobs.add(job, Job.named, event.job, event.moves)
+            self._jobs.add(job, (Job.named, event.job, event.moves))
             kind = "JobArrived"
         else:
             self._jobs.forget_id(job)
-            self._jobs.add(job, Job.resumed, now, event.job, event.moves)
+            self._jobs.add(job, (Job.resumed, now, event.job, event.moves))
             kind = "JobResumed"
         self._jobs.name(job, event.job)
         self._truth.staged[RUNNING] = self._committed[RUNNING] + 1
@@ -87,7 +83,7 @@ class Lifecycle:
         if job is None:
             return False
         self.hear_moves(job, now)
-        self._jobs.add(job, Job.paused, now)
+        self._jobs.add(job, (Job.paused, now))
         at = ("paused", job.info.application.fingerprint, event.thread)
         self._forget_paused(now, at)
         self._paused.pop(at, None)
@@ -106,8 +102,8 @@ class Lifecycle:
         job = None if number is None else self._jobs.get(number)
         if job is None or job.paused_since is None:
             return False
-        self._truth.remove(at)
-        self._jobs.add(job, Job.ended, Outcome.CANCELLED)
+        self._truth.remove(at, self._forget)
+        self._jobs.add(job, (Job.ended, Outcome.CANCELLED))
         self.close(job, now)
         return True
 
@@ -118,7 +114,7 @@ class Lifecycle:
             return False
         if job.progress.outstanding or job.progress.finished:  # else its stages teach nothing
             self.hear_moves(job, now)
-        self._jobs.add(job, Job.ended, event.outcome)
+        self._jobs.add(job, (Job.ended, event.outcome))
         self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
         self._story.tell(now, "JobEnded", job.number, 0, "", event.outcome)
         self.close(job, now)
@@ -128,8 +124,8 @@ class Lifecycle:
         """The job is no more, once it has ended and its last call is back."""
         if job.outcome is None or job.progress.outstanding:
             return
-        self._jobs.add(job, Job.closed, now)
-        self._truth.remove(-job.number)
+        self._jobs.add(job, (Job.closed, now))
+        self._jobs.remove(job)
         self._tell_policy(now, "JobClosed", job)
         self._story.tell(now, "JobClosed", job.number, 0, "", job)
 
@@ -137,6 +133,6 @@ class Lifecycle:
         """Take in the job's new moves; how many there were."""
         upto, heard = job.news
         if heard:
-            self._jobs.add(job, Job.moved, now, upto)
+            self._jobs.add(job, (Job.moved, now, upto))
             self._story.tell(now, "StagesMoved", job.number, 0, "", heard)
         return heard

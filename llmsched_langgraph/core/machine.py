@@ -38,7 +38,7 @@ from llmsched_langgraph.core.story import LENGTH, Story
 from llmsched_langgraph.core.view import JobView, Needs
 from llmsched_langgraph.dag.application import DIRECT
 from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
+from llmsched_langgraph.dag.progress import FinishedCall, Outcome
 from llmsched_langgraph.ledger.memory import MemoryLedger
 from llmsched_langgraph.ledger.truth import Truth
 from llmsched_langgraph.ledger.values import (
@@ -102,10 +102,10 @@ class SchedulerMachine:
         self._jobs = Jobs(self._truth)
         self._job, self._add = self._jobs.get, self._jobs.add
         self._life = Lifecycle(self._truth, self._jobs, self.ordering, self.story, self.ledger)
-        self._hear_moves, self._new_job, self._close = self._life.hear_moves, self._life.new, self._life.close
+        self._hear_moves, self._new_job = self._life.hear_moves, self._life.new
         self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
             CallRequested: self._requested,
-            CallReleased: lambda now, event, trust: self._release(now, trust, *event),
+            CallReleased: self._released,
             StagesMoved: self._stages_moved,
             JobArrived: self._life.arrived,
             JobEnded: self._life.ended,
@@ -113,7 +113,7 @@ class SchedulerMachine:
             BeliefFormed: self._believed,
             ProfileLearned: self._learned,
             CallDismissed: self._dismissed,
-            HolderDied: lambda now, event, trust: self._release(now, trust, event.ticket, Outcome.CANCELLED),
+            HolderDied: self._holder_died,
             BackendConfigured: self._configured,
             Ticked: lambda now, event, trust: True,
         }
@@ -130,38 +130,28 @@ class SchedulerMachine:
             trust: whether to ask the policy. Without it the jobs that change go in order of arrival.
         """
         if self._committed[_APPLIED] is not event:
-            self._truth.staged, self._jobs.touched = {}, []
+            self._truth.staged = {}
             settle = self._handlers[type(event)](now, event, trust)
             staged = self._truth.staged
             if staged:
                 staged[_APPLIED] = event
-                self._commit()
+                self._truth.commit()
             if not settle:
                 return
         self._settle(now, trust)
 
-    def _commit(self) -> None:
-        gone = self._truth.commit()
-        for job in self._jobs.touched:
-            if job.applied < 0:
-                job.applied = self._committed.get(-job.number, 0)
-        if gone:
-            self._jobs.committed(gone)
-            self.ledger.committed(gone)
-            self._life.committed(gone)
-            gone.clear()
-
     def _settle(self, now: float, trust: bool) -> None:
         """Grant until no admissible ticket waits. Between two grants, keys may change."""
         while True:
-            self._truth.staged, self._jobs.touched = {}, []
+            self._truth.staged = {}
             found, self.wake_s = self.ledger.settle(now)
             if not found:
                 return
             for one in found:
-                if isinstance(one, Granted):
-                    self._granted(now, one.ticket, one.grant, trust)
-            self._commit()
+                if type(one) is Granted:
+                    ticket, grant = one
+                    self._granted(now, ticket, grant, self._job(grant.lane[1]), trust)
+            self._truth.commit()
             if not self.ledger.more:
                 return
 
@@ -196,7 +186,7 @@ class SchedulerMachine:
                     self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
                     return False
             job = self._new_job(now, _DIRECT)
-            self._add(job, Job.named, None, ())
+            self._add(job, (Job.named, None, ()))
         else:
             self._hear_moves(job, now)
         occurrence = job.progress.next_occurrence(stage)
@@ -204,11 +194,11 @@ class SchedulerMachine:
         spot = Spot(stage, occurrence) if known is None else known
         run = None if known is None else run
         call = _new(CallInfo, (stage, spot, occurrence, run, job.ticks + 1, models, None, None, "", ""))
-        self._add(job, Job.requested, ticket, stage, spot, backend)
+        self._add(job, (Job.requested, ticket, stage, spot, backend))
         lane = (backend, job.number, spot)
         grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
         if grant is not None:
-            self._granted(now, ticket, grant, trust)
+            self._granted(now, ticket, grant, job, trust)
             return False
         if self._believing and trust:
             self._believe(job, now)
@@ -220,31 +210,27 @@ class SchedulerMachine:
         pool = ledger.backend(backend)
         return pool.holding < pool.backend.slots  # it is paused, or a pause is just over
 
-    def _granted(self, now: float, ticket: int, grant: Grant, trust: bool) -> None:
+    def _granted(self, now: float, ticket: int, grant: Grant, job: Job | None, trust: bool) -> None:
         backend, number, spot = grant.lane
         self.untold[ticket] = True
-        job = self._jobs.of(number)
         if job is not None:
-            self._add(job, Job.granted, now, spot, grant.reason == "explore")
-            self._refresh(now, job, trust)
+            self._add(job, (Job.granted, now, spot, grant.reason == "explore"))
+            if job.progress.waiting:
+                self._refresh(now, job, trust)
         self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
 
     def _dismissed(self, now: float, event: CallDismissed, trust: bool) -> bool:
         if type(self.ledger.claim(event.ticket)) is not Waiting:
             return False
-        settle = self._release(now, trust, event.ticket, Outcome.CANCELLED)
+        settle = self._released(now, CallReleased(event.ticket, Outcome.CANCELLED), trust)
         self.untold[event.ticket] = True
         return settle
 
-    def _release(
-        self,
-        now: float,
-        trust: bool,
-        ticket: int,
-        outcome: Outcome,
-        usage: Usage = UNKNOWN_USAGE,
-        failure: Any = None,
-    ) -> bool:
+    def _holder_died(self, now: float, event: HolderDied, trust: bool) -> bool:
+        return self._released(now, CallReleased(event.ticket, Outcome.CANCELLED), trust)
+
+    def _released(self, now: float, event: CallReleased, trust: bool) -> bool:
+        ticket, outcome, usage, failure = event
         ledger = self.ledger
         claim = ledger.claim(ticket)
         self.untold.pop(ticket, None)
@@ -262,19 +248,21 @@ class SchedulerMachine:
             )
             done = _new(FinishedCall, fields)
             if job is not None:
-                self._add(job, Job.finished, done)
+                self._add(job, (Job.finished, done))
             self.story.tell(now, "CallReleased", number, ticket, backend, done)
             if job is None:
                 self.story.tell(now, "CallClosed", number, 0, "", Direct(number, done))
         else:
             assert job is not None
-            self._add(job, Job.withdrew, ticket, spot)
+            self._add(job, (Job.withdrew, ticket, spot))
             self.story.tell(now, "CallWithdrawn", number, ticket, backend, outcome)
         if job is not None:
             if job.id is None:
-                self._add(job, Job.ended, outcome)
-            self._refresh(now, job, trust)
-            self._close(job, now)
+                self._add(job, (Job.ended, outcome))
+            if job.progress.waiting:
+                self._refresh(now, job, trust)
+            elif job.outcome is not None:
+                self._life.close(job, now)
         return bool(before.waiting)
 
     # -- beliefs and keys --------------------------------------------------------------
@@ -282,7 +270,7 @@ class SchedulerMachine:
     def _believed(self, now: float, event: BeliefFormed, trust: bool) -> bool:
         job = self._job(event.job)
         if job is not None and job.progress.outstanding:
-            self._add(job, Job.believes, event.belief)
+            self._add(job, (Job.believes, event.belief))
             self.story.tell(now, "BeliefFormed", job.number, 0, "", event.belief)
             if job.progress.waiting:
                 self._rekey(now, job, self._order(now, job, trust))
@@ -294,26 +282,26 @@ class SchedulerMachine:
             if job.id is None or not job.active:
                 continue
             if job.fingerprint in event.applications:
-                self._add(job, Job.revised)
-                self._refresh(now, job, trust)
+                self._add(job, (Job.revised,))
+                if job.progress.waiting:
+                    self._refresh(now, job, trust)
         self.story.tell(now, "ProfileLearned", 0, 0, "", event.applications)
         return False
 
     def _refresh(self, now: float, job: Job, trust: bool) -> None:
-        """The job has changed: look at its evidence, and ask the policy again, if a call of it waits."""
-        if job.progress.waiting:
-            if self._believing and trust:
-                self._believe(job, now)
-            self._rekey(now, job, self._order(now, job, trust))
+        """The job has changed, and a call of it waits: look at its evidence, and ask the policy again."""
+        if self._believing and trust:
+            self._believe(job, now)
+        self._rekey(now, job, self._order(now, job, trust))
 
     def _believe(self, job: Job, now: float) -> None:
         """See to a belief, if one is wanted."""
         wanted = self.ordering.wanted(job, now)
         if wanted is None:
             return
-        self._add(job, Job.asked, now)
+        self._add(job, (Job.asked, now))
         if self._at_once:
-            self._add(job, Job.believes, wanted.belief())
+            self._add(job, (Job.believes, wanted.belief()))
         else:
             self.story.tell(now, "BeliefWanted", job.number, 0, "", wanted)
 

@@ -102,33 +102,46 @@ class MemoryLedger:
         for change in changes:
             self._do[type(change)](now, change)
             if self._own:
-                self._commit()
+                self._truth.commit()
 
     def settle(self, now: float) -> tuple[tuple[Granted | Lost, ...], float | None]:
         """See `Ledger.settle`."""
         if self._own:
             self._truth.begin()
-        at_once = self._truth.staged.pop(_AT_ONCE, None)
-        if at_once is not None:
-            return at_once, None
+        truth, committed, wake_s = self._truth, self._committed, None
+        staged = truth.staged
+        if _AT_ONCE in staged:
+            return staged.pop(_AT_ONCE), None
         if self._told:
             return (self._told.popleft(),), None
-        found = self._settle(now)
-        if self._own and found[0]:
-            self._commit()
-        return found
+        for name in tuple(self._ripe):
+            at = self._names[name]
+            backend, holding, waiting, granted, released, opens_s = committed[at]
+            if not waiting or holding >= backend.slots:
+                self._ripe.pop(name, None)
+                continue
+            if now < opens_s:
+                wake_s = opens_s if wake_s is None else min(wake_s, opens_s)
+                continue
+            holding, waiting, granted, reason, found = holding + 1, waiting - 1, granted + 1, "order", None
+            if self._exploration is not None and self._exploration.turn(granted):
+                reason, found = "explore", self._teacher(name, now)
+            if found is None:
+                reason, found = "order", self._top(name)
+            ticket, (lane, _, asked_s, call) = found
+            self._shorten(lane)
+            grant = _new(Grant, (lane, asked_s, now, call, reason, holding, backend.slots, "", None))
+            staged[ticket] = grant
+            staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
+            self.more = (waiting > 0 and holding < backend.slots) or len(self._ripe) > 1
+            if self._own:
+                truth.commit()
+            return (_new(Granted, (ticket, grant)),), None
+        return (), wake_s
 
-    def _commit(self) -> None:
-        """Make it true, where nobody else does."""
-        gone = self._truth.commit()
-        self.committed(gone)
-        gone.clear()
-
-    def committed(self, gone: Iterable[object]) -> None:
-        """The owner has committed; these keys are no more."""
-        for key in gone:
-            if type(key) is tuple and key not in self._committed:  # it may have come again
-                self._queues.pop(key, None)
+    def _forget(self, lane: Lane) -> None:
+        """The lane is no more."""
+        self._queues.pop(lane, None)
 
     def admit(self, now: float, request: Request) -> Grant | None:
         """See `Ledger.admit`."""
@@ -148,7 +161,7 @@ class MemoryLedger:
         staged[ticket] = grant
         staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, opens_s))
         if self._own:
-            self._commit()
+            self._truth.commit()
         return grant
 
     def backend(self, name: str) -> BackendView:
@@ -200,8 +213,8 @@ class MemoryLedger:
             self._rank((key.level, key.order, first, lane))
         queue.append((arrival, ticket))
         self._ripe[name] = None
-        staged[ticket] = Waiting(lane, arrival, now, call)
-        staged[lane] = _Lane(key.level, key.order, key.explore, 1 if known is None else known.waiting + 1)
+        staged[ticket] = _new(Waiting, (lane, arrival, now, call))
+        staged[lane] = _new(_Lane, (*key, 1 if known is None else known.waiting + 1))
         staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, opens_s))
 
     def _rekey(self, now: float, rekey: Rekey) -> None:
@@ -245,47 +258,22 @@ class MemoryLedger:
 
     def _shorten(self, lane: Lane) -> None:
         """One ticket fewer waits in the lane."""
-        level, order, explore, waiting = self._truth.get(lane)
+        truth = self._truth
+        level, order, explore, waiting = truth.staged[lane] if lane in truth.staged else truth.committed[lane]
         if waiting == 1:
-            self._truth.remove(lane)
+            truth.remove(lane, self._forget)
         else:
-            self._truth.staged[lane] = _new(_Lane, (level, order, explore, waiting - 1))
+            truth.staged[lane] = _new(_Lane, (level, order, explore, waiting - 1))
 
     # -- grants ------------------------------------------------------------------------
 
-    def _settle(self, now: float) -> tuple[tuple[Granted, ...], float | None]:
-        committed, wake_s = self._committed, None
-        for name in tuple(self._ripe):
-            at = self._names[name]
-            backend, holding, waiting, granted, released, opens_s = committed[at]
-            if not waiting or holding >= backend.slots:
-                self._ripe.pop(name, None)
-                continue
-            if now < opens_s:
-                wake_s = opens_s if wake_s is None else min(wake_s, opens_s)
-                continue
-            ticket, claim, reason = self._choose(name, granted + 1, now)
-            self._shorten(claim.lane)
-            grant = Grant(claim.lane, claim.asked_s, now, claim.call, reason, holding + 1, backend.slots)
-            staged = self._truth.staged
-            staged[ticket] = grant
-            staged[at] = _new(
-                BackendView, (backend, holding + 1, waiting - 1, granted + 1, released, opens_s)
-            )
-            self.more = (waiting > 1 and holding + 1 < backend.slots) or len(self._ripe) > 1
-            return (Granted(ticket, grant),), None
-        return (), wake_s
-
-    def _choose(self, name: str, number: int, now: float) -> tuple[int, Waiting, str]:
-        """The ticket for the grant of that number, and the reason."""
-        if self._exploration is not None and self._exploration.turn(number):
-            try:
-                lane = choose(self._in_order(name), now)
-            except Exception:  # a belief may be anybody's object: its bug costs this turn, never the slot
-                lane = None
-            if lane is not None:
-                return *self._first(lane), "explore"
-        return *self._first(self._top(name)), "order"
+    def _teacher(self, name: str, now: float) -> tuple[int, Waiting] | None:
+        """The first ticket of the lane that teaches most; None if none teaches."""
+        try:
+            lane = choose(self._in_order(name), now)
+        except Exception:  # a belief may be anybody's object: its bug costs this turn, never the slot
+            return None
+        return None if lane is None else self._first(lane)
 
     def _first(self, lane: Lane) -> tuple[int, Waiting]:
         """The first ticket that waits in the lane. One does: else there would be no such lane."""
@@ -317,8 +305,8 @@ class MemoryLedger:
             heap = self._rebuild(name)
         heapq.heappush(heap, rank)
 
-    def _top(self, name: str) -> Lane:
-        """The first lane of a backend at which something waits."""
+    def _top(self, name: str) -> tuple[int, Waiting]:
+        """The first ticket of the first lane of a backend at which something waits."""
         committed = self._committed
         heap = self._heaps[name]
         while True:
@@ -327,10 +315,11 @@ class MemoryLedger:
             if known is None or known.order != order or known.level != level:
                 heapq.heappop(heap)
                 continue
-            first = self._first(lane)[1].arrival
-            if first == arrival:
-                return lane
-            heapq.heapreplace(heap, (level, order, first, lane))  # arrivals grow: it was a lower bound
+            first = self._first(lane)
+            if first[1].arrival == arrival:
+                return first
+            # Arrivals grow: it was a lower bound.
+            heapq.heapreplace(heap, (level, order, first[1].arrival, lane))
 
     def _rebuild(self, name: str) -> list[Rank]:
         """A heap without dead entries: they stay under twice the lanes, at O(1) a change, amortised."""

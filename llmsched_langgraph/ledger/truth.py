@@ -8,6 +8,7 @@ before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -17,16 +18,14 @@ class Truth:
     Attributes:
         committed: what is true. Read it freely; only `commit` writes it.
         staged: what the present decision makes of it; None stands for what is no more.
-        gone: keys that are no more. The owner clears it once no index of it names them.
     """
 
-    __slots__ = ("_removed", "committed", "gone", "staged")
+    __slots__ = ("_removed", "committed", "staged")
 
     def __init__(self) -> None:
         self.committed: dict[Any, Any] = {}
         self.staged: dict[Any, Any] = {}
-        self.gone: list[Any] = []
-        self._removed: list[Any] = []
+        self._removed: list[tuple[Any, Callable[[Any], object] | None]] = []
 
     def begin(self) -> None:
         """Start a decision. What an earlier one staged and did not commit is forgotten."""
@@ -37,20 +36,26 @@ class Truth:
         staged = self.staged
         return staged[key] if key in staged else self.committed.get(key)
 
-    def remove(self, key: Any) -> None:
-        """Stage that there is no such value any more."""
-        self._removed.append(key)
+    def remove(self, key: Any, forget: Callable[[Any], object] | None = None) -> None:
+        """Stage that there is no such value any more.
+
+        Args:
+            key: the value's key.
+            forget: takes the key out of an index, once this is committed; it may be called twice.
+        """
+        self._removed.append((key, forget))
         self.staged[key] = None
 
-    def commit(self) -> list[Any]:
-        """Make the decision true. The same as `gone`."""
+    def commit(self) -> None:
+        """Make the decision true, and take what is no more out of the indexes."""
         committed = self.committed
         committed.update(self.staged)  # the one store
         self.staged = {}
-        if self._removed:
-            for key in self._removed:
-                if key in committed and committed[key] is None:
-                    self.gone.append(key)
-                    del committed[key]
-            self._removed.clear()
-        return self.gone
+        removed = self._removed
+        while removed:  # by this commit, or by one that was broken off here
+            key, forget = removed[-1]
+            if key in committed and committed[key] is None:  # else it has come again, or was not committed
+                if forget is not None:
+                    forget(key)
+                del committed[key]
+            removed.pop()
