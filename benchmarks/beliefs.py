@@ -15,12 +15,12 @@ from itertools import pairwise
 
 from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 
-from llmsched_langgraph.belief.evidence import Begun, JobEvidence
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.dag.application import Application, Node
-from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.jobs.observed import ObservedJob, ObservedStage, Part
+from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Part
+from llmsched_langgraph._jobs.stages import Spot
 
 TIMES = 2_000
 WAITING = 1_000

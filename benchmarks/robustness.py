@@ -17,10 +17,10 @@ from dataclasses import replace
 
 from measuring import print_table
 
-from llmsched_langgraph.core.policies import as_policy
-from llmsched_langgraph.sim.evaluation import learned_from, templates_of
-from llmsched_langgraph.sim.simulation import Simulation
-from llmsched_langgraph.sim.workloads import MIXES, Poisson, arrive, generate
+from llmsched_langgraph._core.policies import as_policy
+from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
+from llmsched_langgraph.lab.sim.simulation import Simulation
+from llmsched_langgraph.lab.sim.workloads import MIXES, Poisson, arrive, generate
 from llmsched_langgraph.traces import EndedJob
 
 LEARNED = 1_000_000

@@ -38,10 +38,10 @@ from typing import Any
 from measuring import print_table
 
 from llmsched_langgraph import Scheduler
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime.scheduler import Run, inside
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.scheduler import Run, inside
 
 SLOTS = 2
 WITHIN_S = (2e-5, 4e-4)

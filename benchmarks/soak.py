@@ -32,7 +32,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
 from llmsched_langgraph import Scheduler, schedule
-from llmsched_langgraph.belief import model, profile
+from llmsched_langgraph._belief.model import model
+from llmsched_langgraph._belief.profile import profile
 
 THREADS = LOOPS = 3
 HISTORY, CACHED = 30, 32

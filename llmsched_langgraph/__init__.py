@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING
 from llmsched_langgraph._version import __version__
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.adapter.graph import schedule
-    from llmsched_langgraph.adapter.middleware import SchedulerMiddleware
-    from llmsched_langgraph.adapter.openai_client import wrap_openai
-    from llmsched_langgraph.belief.profile import Profile
-    from llmsched_langgraph.compiler.compile import compile_graph
-    from llmsched_langgraph.core.policies import Policy
-    from llmsched_langgraph.dag.application import Application
+    from llmsched_langgraph._adapter.graph import schedule
+    from llmsched_langgraph._adapter.middleware import SchedulerMiddleware
+    from llmsched_langgraph._adapter.openai_client import wrap_openai
+    from llmsched_langgraph._application.application import Application
+    from llmsched_langgraph._belief.profile.profile import Profile
+    from llmsched_langgraph._compiler.compile import compile_graph
+    from llmsched_langgraph._core.policies import Policy
+    from llmsched_langgraph._ledger.values import Backend
+    from llmsched_langgraph._runtime.default import (
+        default_scheduler,
+        reset_default_scheduler,
+        set_default_scheduler,
+    )
+    from llmsched_langgraph._runtime.scheduler import Scheduler, Statistics
     from llmsched_langgraph.errors import (
         ConfigurationError,
         InvalidDataError,
@@ -29,13 +36,6 @@ if TYPE_CHECKING:
         UnknownModelError,
         UnsupportedGraphError,
     )
-    from llmsched_langgraph.ledger.values import Backend
-    from llmsched_langgraph.runtime.default import (
-        default_scheduler,
-        reset_default_scheduler,
-        set_default_scheduler,
-    )
-    from llmsched_langgraph.runtime.scheduler import Scheduler, Statistics
 
 __all__ = [
     "Application",
@@ -62,13 +62,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "adapter.graph": ("schedule",),
-    "adapter.middleware": ("SchedulerMiddleware",),
-    "adapter.openai_client": ("wrap_openai",),
-    "belief.profile": ("Profile",),
-    "compiler.compile": ("compile_graph",),
-    "core.policies": ("Policy",),
-    "dag.application": ("Application",),
+    "_adapter.graph": ("schedule",),
+    "_adapter.middleware": ("SchedulerMiddleware",),
+    "_adapter.openai_client": ("wrap_openai",),
+    "_belief.profile.profile": ("Profile",),
+    "_compiler.compile": ("compile_graph",),
+    "_core.policies": ("Policy",),
+    "_application.application": ("Application",),
     "errors": (
         "ConfigurationError",
         "InvalidDataError",
@@ -78,9 +78,9 @@ _HOMES = {
         "UnknownModelError",
         "UnsupportedGraphError",
     ),
-    "runtime.default": ("default_scheduler", "reset_default_scheduler", "set_default_scheduler"),
-    "ledger.values": ("Backend",),
-    "runtime.scheduler": ("Scheduler", "Statistics"),
+    "_runtime.default": ("default_scheduler", "reset_default_scheduler", "set_default_scheduler"),
+    "_ledger.values": ("Backend",),
+    "_runtime.scheduler": ("Scheduler", "Statistics"),
 }
 
 

@@ -17,9 +17,9 @@ scheduler = Scheduler(8, policy=LongestWork())
 
 from __future__ import annotations
 
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.core.policies import POLICIES, Policy, llmsched
-from llmsched_langgraph.core.view import JobView, Needs, PolicyEvent
-from llmsched_langgraph.ledger.exploration import Exploration
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.policies import POLICIES, Policy, llmsched
+from llmsched_langgraph._core.view import JobView, Needs, PolicyEvent
+from llmsched_langgraph._ledger.exploration import Exploration
 
 __all__ = ["POLICIES", "Exploration", "JobInfo", "JobView", "Needs", "Policy", "PolicyEvent", "llmsched"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from llmsched_langgraph import Scheduler, reset_default_scheduler
-from llmsched_langgraph.runtime import default
+from llmsched_langgraph._runtime import default
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,8 +24,8 @@ from llmsched_langgraph.cli.paper import studies
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.core.policies import Policy
-    from llmsched_langgraph.sim.evaluation import Cell
+    from llmsched_langgraph._core.policies import Policy
+    from llmsched_langgraph.lab.sim.evaluation import Cell
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -150,8 +150,8 @@ def _cells(
     loads: Sequence[float],
     counts: Sequence[int],
 ) -> list[Cell]:
-    from llmsched_langgraph.sim.cells import Grid
-    from llmsched_langgraph.sim.workloads import MIXES, Arrivals, Bursty, Poisson, Traced
+    from llmsched_langgraph.lab.sim.cells import Grid
+    from llmsched_langgraph.lab.sim.workloads import MIXES, Arrivals, Bursty, Poisson, Traced
     from llmsched_langgraph.traces import read_gaps
 
     arrivals: Arrivals = Poisson() if options.burstiness is None else Bursty(options.burstiness)
@@ -166,7 +166,7 @@ def _cells(
 
 def _policies(options: argparse.Namespace) -> list[str | Policy]:
     """The policies that were asked for, `llmsched` once for each epsilon and sample."""
-    from llmsched_langgraph.core.policies import POLICIES, as_policy, llmsched
+    from llmsched_langgraph._core.policies import POLICIES, as_policy, llmsched
 
     given: list[str | Policy] = []
     for name in options.policies.split(",") if options.policies else POLICIES:

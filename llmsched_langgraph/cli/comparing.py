@@ -21,8 +21,8 @@ from llmsched_langgraph.cli.complaints import needs_matplotlib, written
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError, LLMSchedError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.core.policies import Policy
-    from llmsched_langgraph.sim.evaluation import Cell
+    from llmsched_langgraph._core.policies import Policy
+    from llmsched_langgraph.lab.sim.evaluation import Cell
     from llmsched_langgraph.traces import EndedJob
 
 Draw = Callable[[Mapping[str, Any]], list[str]]
@@ -43,7 +43,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def names_of(policies: Sequence[str | Policy]) -> list[str]:
     """What policies are called in the result; one with parameters is another one."""
-    from llmsched_langgraph.core.policies import as_policy
+    from llmsched_langgraph._core.policies import as_policy
 
     return list(dict.fromkeys(as_policy(policy).name for policy in policies))
 
@@ -71,7 +71,7 @@ def plots_into(folder: Path | None) -> Draw | None:
     if folder is None:
         return None
     with needs_matplotlib("--plots"):
-        from llmsched_langgraph.views.bench_plots import write_figures
+        from llmsched_langgraph.lab.bench_plots import write_figures
     with written("--plots", folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -119,7 +119,7 @@ def read(path: Path) -> list[EndedJob]:
 
 def compare(cells: Sequence[Cell], meta: Mapping[str, Any]) -> dict[str, Any]:
     """Simulate all cells; the result as `--json` has it, with this about it."""
-    from llmsched_langgraph.sim.evaluation import summary
+    from llmsched_langgraph.lab.sim.evaluation import summary
 
     began_s = time.perf_counter()
     rows = _measured(cells)
@@ -133,7 +133,7 @@ def compare(cells: Sequence[Cell], meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def show(result: Mapping[str, Any], options: argparse.Namespace, draw: Draw | None, about: str = "") -> None:
     """Print the result, write it, draw it: whatever the options ask for; `about` stands above the tables."""
-    from llmsched_langgraph.views.bench_table import tables
+    from llmsched_langgraph.lab.bench_table import tables
 
     printed = options.json == "-"
     if printed:
@@ -150,7 +150,7 @@ def show(result: Mapping[str, Any], options: argparse.Namespace, draw: Draw | No
 
 
 def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    from llmsched_langgraph.sim.evaluation import measure
+    from llmsched_langgraph.lab.sim.evaluation import measure
 
     shown = sys.stderr.isatty()
     workers = min(len(cells), os.cpu_count() or 1)

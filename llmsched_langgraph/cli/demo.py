@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.demo.compare import Comparison
+    from llmsched_langgraph.lab.demo.compare import Comparison
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
     if options.runs < 1:
         raise ConfigurationError(f"--runs must be at least 1, not {options.runs}")
     try:
-        from llmsched_langgraph.demo.compare import compare
-        from llmsched_langgraph.demo.progress import progress
+        from llmsched_langgraph.lab.demo.compare import compare
+        from llmsched_langgraph.lab.demo.progress import progress
     except ImportError as error:
         raise ConfigurationError(
             f'the demo needs {error.name}: pip install "llmsched-langgraph[demo]"'

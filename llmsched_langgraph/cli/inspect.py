@@ -15,12 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.exchange import application_to_json
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._application.serialization import application_to_json
+from llmsched_langgraph._views.mermaid import mermaid
+from llmsched_langgraph._views.outline import outline
+from llmsched_langgraph._views.svg import svg
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.views.mermaid import mermaid
-from llmsched_langgraph.views.outline import outline
-from llmsched_langgraph.views.svg import svg
 
 _WRITERS = {
     ".svg": svg,
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _application(named: str) -> Application:
-    from llmsched_langgraph.compiler.compile import compile_graph
+    from llmsched_langgraph._compiler.compile import compile_graph
 
     where, separator, name = named.rpartition(":")
     if not separator or not where or not name:

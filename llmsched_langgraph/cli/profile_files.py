@@ -16,7 +16,7 @@ from llmsched_langgraph.cli.complaints import needs_matplotlib, written
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.belief.profile import ApplicationProfile
+    from llmsched_langgraph._belief.profile.profile import ApplicationProfile
 
 _PATH = "the folder of a store, or a file that `export` or `fit` wrote"
 
@@ -61,8 +61,8 @@ def run_show(options: argparse.Namespace) -> int:
     Raises:
         InvalidDataError: there is none, or none that can be read.
     """
-    from llmsched_langgraph.belief.summary import summary_of
-    from llmsched_langgraph.views.profile_text import profile_text
+    from llmsched_langgraph._belief.profile.summary import summary_of
+    from llmsched_langgraph._views.profile_text import profile_text
 
     profiles = _read(options.path)
     summaries = [summary_of(own) for own in (profiles if options.app is None else _named(profiles, options))]
@@ -93,7 +93,7 @@ def run_import(options: argparse.Namespace) -> int:
         InvalidDataError: the file, or what is stored of one of its applications, cannot be read.
         ConfigurationError: the store cannot be written.
     """
-    from llmsched_langgraph.runtime.stores import DirectoryStore
+    from llmsched_langgraph._learning.stores import DirectoryStore
 
     profiles = _read(options.file)
     store = DirectoryStore(options.path)
@@ -111,15 +111,15 @@ def run_draw(options: argparse.Namespace) -> int:
         InvalidDataError: there is no such profile, or nothing was learned yet.
         ConfigurationError: the file cannot be written, or matplotlib is missing and needed.
     """
-    from llmsched_langgraph.views.network_picture import network_picture
-    from llmsched_langgraph.views.picture import write_svg
+    from llmsched_langgraph._views.network_picture import network_picture
+    from llmsched_langgraph._views.picture import write_svg
 
     out: Path = options.out
     if out.suffix.lower() == ".svg":
         write = write_svg
     elif out.suffix.lower() == ".png":
         with needs_matplotlib(f"OUT {out}"):
-            from llmsched_langgraph.views.picture_png import write_png as write
+            from llmsched_langgraph._views.picture_png import write_png as write
     else:
         raise ConfigurationError(f"OUT {out}: name a file that ends in .svg or .png")
     found = _named(_read(options.path), options)
@@ -137,8 +137,8 @@ def run_draw(options: argparse.Namespace) -> int:
 
 def _read(path: Path) -> list[ApplicationProfile]:
     """The profiles of a store or a file; what a store has besides is told."""
-    from llmsched_langgraph.belief.profile_json import profiles_from_json
-    from llmsched_langgraph.runtime.stores import DirectoryStore, read_json
+    from llmsched_langgraph._belief.profile.serialization import profiles_from_json
+    from llmsched_langgraph._learning.stores import DirectoryStore, read_json
 
     if path.is_dir():
         profile, errors = DirectoryStore(path).load()
@@ -185,9 +185,9 @@ def write_profiles(profiles: list[ApplicationProfile], out: Path) -> None:
     Raises:
         ConfigurationError: the file cannot be written.
     """
-    from llmsched_langgraph.belief.merging import profile_of
-    from llmsched_langgraph.belief.profile_json import profile_to_json
-    from llmsched_langgraph.runtime.stores import write_json
+    from llmsched_langgraph._belief.profile.merging import profile_of
+    from llmsched_langgraph._belief.profile.serialization import profile_to_json
+    from llmsched_langgraph._learning.stores import write_json
 
     check_file(out)
     with written("OUT", out):

@@ -16,8 +16,8 @@ from llmsched_langgraph.cli.profile_files import action, check_file, count_of, w
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.belief.fitting import Fitted, Search
-    from llmsched_langgraph.belief.profile import ApplicationProfile
+    from llmsched_langgraph._belief.fit.fitting import Fitted, Search
+    from llmsched_langgraph._belief.profile.profile import ApplicationProfile
 
 STRUCTURES = ("own", "hill-climb", "ges", "chow-liu")
 """The searches for edges, in the order in which they are shown."""
@@ -72,12 +72,12 @@ def run_fit(options: argparse.Namespace) -> int:
         InvalidDataError: the jobs or the .bif file cannot be read, or the structure asked for cannot be had.
         ConfigurationError: the file cannot be written, or --score does not go with --structure.
     """
-    from llmsched_langgraph.belief.fitting import fitted
-    from llmsched_langgraph.belief.merging import taught_by
-    from llmsched_langgraph.belief.profile import as_learned, calibrated
-    from llmsched_langgraph.belief.template import template_of
-    from llmsched_langgraph.jobs.layout import without_code
-    from llmsched_langgraph.jobs.observed import observed
+    from llmsched_langgraph._belief.fit.fitting import fitted
+    from llmsched_langgraph._belief.fit.template import template_of
+    from llmsched_langgraph._belief.profile.merging import taught_by
+    from llmsched_langgraph._belief.profile.profile import as_learned, calibrated
+    from llmsched_langgraph._jobs.layout import without_code
+    from llmsched_langgraph._jobs.observed import observed
     from llmsched_langgraph.traces import MEASURED_SPEED, by_app, done_jobs, fill_seconds
 
     check_file(options.out)
@@ -123,8 +123,8 @@ def run_fit(options: argparse.Namespace) -> int:
 
 def _searches(options: argparse.Namespace, apps: list[str]) -> dict[str, Search | None]:
     """The structures to weigh, by name."""
-    from llmsched_langgraph.belief.fitting import tree
-    from llmsched_langgraph.belief.pgmpy_exchange import edges_of, ges, hill_climb, read_bif
+    from llmsched_langgraph._belief.fit.fitting import tree
+    from llmsched_langgraph._belief.profile.pgmpy_exchange import edges_of, ges, hill_climb, read_bif
 
     asked, score = options.structure, options.score
     every: dict[str, Search | None] = {

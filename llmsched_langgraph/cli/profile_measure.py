@@ -17,7 +17,7 @@ from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 from llmsched_langgraph.traces import by_app, done_jobs
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.belief.evaluation import Evaluation
+    from llmsched_langgraph._belief.fit.evaluation import Evaluation
 
 _Result = TypeVar("_Result")
 
@@ -72,7 +72,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     Raises:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.
     """
-    from llmsched_langgraph.belief.evaluation import evaluate
+    from llmsched_langgraph._belief.fit.evaluation import evaluate
 
     results = _measured(options, evaluate)
     if options.json:
@@ -89,13 +89,13 @@ def run_plot(options: argparse.Namespace) -> int:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.
         ConfigurationError: the file cannot be written, or matplotlib is missing.
     """
-    from llmsched_langgraph.belief.evaluation import guesses
+    from llmsched_langgraph._belief.fit.evaluation import guesses
 
     out: Path = options.out
     if out.suffix.lower() not in (".png", ".svg"):
         raise ConfigurationError(f"OUT {out}: name a file that ends in .png or .svg")
     with needs_matplotlib("profile plot"):
-        from llmsched_langgraph.views.profile_plots import write_guesses
+        from llmsched_langgraph._views.profile_plots import write_guesses
 
     found = _measured(options, guesses)
     with written("OUT", out):

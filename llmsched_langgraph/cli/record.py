@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: there is no such program, or the file cannot be written.
     """
-    from llmsched_langgraph.runtime.recording import VARIABLE, recordable
+    from llmsched_langgraph._observe.recorder import VARIABLE, recordable
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:

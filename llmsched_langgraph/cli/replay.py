@@ -24,7 +24,7 @@ from llmsched_langgraph.cli.comparing import (
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.sim.evaluation import Cell
+    from llmsched_langgraph.lab.sim.evaluation import Cell
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
         ConfigurationError: an option cannot work, or the jobs cannot be replayed.
         InvalidDataError: recorded jobs cannot be read.
     """
-    from llmsched_langgraph.core.policies import POLICIES
-    from llmsched_langgraph.sim.cells import replayed
+    from llmsched_langgraph._core.policies import POLICIES
+    from llmsched_langgraph.lab.sim.cells import replayed
 
     if options.slots < 1:
         raise ConfigurationError(f"--slots must be at least 1, not {options.slots}")

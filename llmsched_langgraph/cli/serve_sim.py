@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from llmsched_langgraph.serve_sim.server import DEFAULT_LATENCY, DEFAULT_MODEL, SimulatedBackend, serve
-from llmsched_langgraph.sim.latency import LATENCY_MODELS
+from llmsched_langgraph.lab.serve_sim.server import DEFAULT_LATENCY, DEFAULT_MODEL, SimulatedBackend, serve
+from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.sim.latency import LatencyModel
-    from llmsched_langgraph.testbed.result import Comparison
+    from llmsched_langgraph.lab.sim.latency import LatencyModel
+    from llmsched_langgraph.lab.testbed.result import Comparison
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -96,13 +96,13 @@ def run(options: argparse.Namespace) -> int:
     if options.apps is not None and options.mix is not None:
         raise ConfigurationError("give either --apps or --mix")
     try:
-        from llmsched_langgraph.demo.progress import progress
-        from llmsched_langgraph.testbed.compare import Settings, calibrate, compare, totals
+        from llmsched_langgraph.lab.demo.progress import progress
+        from llmsched_langgraph.lab.testbed.compare import Settings, calibrate, compare, totals
     except ImportError as error:
         raise ConfigurationError(
             f'the testbed needs {error.name}: pip install "llmsched-langgraph[demo]"'
         ) from None
-    from llmsched_langgraph.testbed.jobs import workload
+    from llmsched_langgraph.lab.testbed.jobs import workload
 
     settings = Settings(
         slots=options.slots,
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_speed(latency: LatencyModel, *, as_data: bool) -> None:
-    from llmsched_langgraph.testbed.speed import as_json
+    from llmsched_langgraph.lab.testbed.speed import as_json
 
     if as_data:
         print(json.dumps({"latency": as_json(latency)}))

@@ -15,9 +15,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from llmsched_langgraph._fields import Field, refuse_constant
+from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field, refuse_constant
-from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.traces.form import node_from_job
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")

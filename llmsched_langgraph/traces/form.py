@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph._jobs.ended import ENDS, KINDS, Derived, EndedCall, EndedJob, EndedStage, StageRun
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field
-from llmsched_langgraph.jobs.ended import ENDS, KINDS, Derived, EndedCall, EndedJob, EndedStage, StageRun
 
 _Word = TypeVar("_Word", bound=str)
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field
-from llmsched_langgraph.jobs.ended import EndedJob
 from llmsched_langgraph.traces.files import find_files, parse_line, read_lines
 from llmsched_langgraph.traces.form import job_from_node
 from llmsched_langgraph.traces.loaders import SHAPES, Shape

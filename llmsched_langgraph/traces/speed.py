@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob, EndedStage
 
 
 @dataclass(frozen=True, slots=True)

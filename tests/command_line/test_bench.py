@@ -13,8 +13,8 @@ import pytest
 from llmsched_langgraph.cli import comparing
 from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.errors import InvalidDataError, LLMSchedError
-from llmsched_langgraph.sim.cells import Grid
-from llmsched_langgraph.sim.workloads import Poisson, generate
+from llmsched_langgraph.lab.sim.cells import Grid
+from llmsched_langgraph.lab.sim.workloads import Poisson, generate
 from llmsched_langgraph.traces import write_jobs
 
 SMALL = ["--jobs", "40", "--seeds", "2", "--policies", "fcfs,srtf"]
@@ -124,8 +124,8 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "llmsched_langgraph.views.bench_plots", raising=False)
-    monkeypatch.setattr("llmsched_langgraph.sim.evaluation.measure", None)
+    monkeypatch.delitem(sys.modules, "llmsched_langgraph.lab.bench_plots", raising=False)
+    monkeypatch.setattr("llmsched_langgraph.lab.sim.evaluation.measure", None)
     assert main(["bench", *SMALL, "--plots", str(tmp_path)]) == 2
     cure = "llmsched: --plots needs matplotlib: pip install 'llmsched-langgraph[plots]'\n"
     assert capsys.readouterr() == ("", cure)
@@ -188,7 +188,7 @@ def test_after_a_fault_nothing_more_is_simulated(monkeypatch, fault):
         raise fault
 
     monkeypatch.setattr(comparing, "ProcessPoolExecutor", ThreadPoolExecutor)
-    monkeypatch.setattr("llmsched_langgraph.sim.evaluation.measure", measure)
+    monkeypatch.setattr("llmsched_langgraph.lab.sim.evaluation.measure", measure)
     cells = list(Grid(["fcfs"], Poisson(), [0.9], [5], 2, 200).generated(["chain"]))
     with pytest.raises(type(fault) if isinstance(fault, Exception) else fault):
         comparing.compare(cells, {})
@@ -202,7 +202,7 @@ def test_a_process_that_is_killed_is_told_in_one_line(monkeypatch):
         raise BrokenProcessPool("gone")
 
     monkeypatch.setattr(comparing, "ProcessPoolExecutor", ThreadPoolExecutor)
-    monkeypatch.setattr("llmsched_langgraph.sim.evaluation.measure", measure)
+    monkeypatch.setattr("llmsched_langgraph.lab.sim.evaluation.measure", measure)
     with pytest.raises(LLMSchedError, match="for want of memory perhaps: try fewer --jobs"):
         comparing.compare(list(Grid(["fcfs"], Poisson(), [0.9], [5], 2, 3).generated(["chain"])), {})
 
@@ -210,7 +210,7 @@ def test_a_process_that_is_killed_is_told_in_one_line(monkeypatch):
 @pytest.mark.timeout(300)
 def test_the_papers_evaluation_is_one_command(capsys, monkeypatch, tmp_path):
     """Workloads, numbers of jobs, sensitivity: a table, a file and a folder of plots each."""
-    views = pytest.importorskip("llmsched_langgraph.views.bench_plots", exc_type=ImportError)
+    views = pytest.importorskip("llmsched_langgraph.lab.bench_plots", exc_type=ImportError)
     drawn = []
     monkeypatch.setattr(views, "write_figures", lambda result, folder: drawn.append(folder.name) or drawn)
     out = shown(capsys, "--paper", str(tmp_path), "--seeds", "1", "--jobs", "10", "--slots", "2")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from llmsched_langgraph.demo.workload import SHARES, workload
+from llmsched_langgraph.lab.demo.workload import SHARES, workload
 
 PASS_KEYS = {"mean_jct_s", "p50_jct_s", "p95_jct_s", "makespan_s", "backend_peak"}
 
@@ -25,7 +25,7 @@ def test_a_backend_ends_with_who_started_it():
     """As a supervisor ends it, which only Ctrl-C is like."""
     program = (
         "import os, signal\n"
-        "from llmsched_langgraph.demo.backend import backend\n"
+        "from llmsched_langgraph.lab.demo.backend import backend\n"
         "with backend(1, 0, 100.0) as url:\n"
         "    print(url, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

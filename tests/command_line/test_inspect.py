@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llmsched_langgraph._application.serialization import application_from_json
 from llmsched_langgraph.cli.main import main
-from llmsched_langgraph.dag.exchange import application_from_json
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "graphs"
 NEWSROOM = str(EXAMPLES / "newsroom.py")

@@ -11,9 +11,9 @@ import pytest
 from support.beliefs import fan_job, loop_job
 from support.profiles import TEMPLATE, profile
 
-from llmsched_langgraph.belief.profile_json import profile_from_json
+from llmsched_langgraph._belief.profile.serialization import profile_from_json
+from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph.cli.main import main
-from llmsched_langgraph.runtime.stores import DirectoryStore
 from llmsched_langgraph.traces import EndedCall, EndedStage, write_jobs
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
@@ -237,7 +237,7 @@ def test_plot(traces, tmp_path, capsys):
 def test_without_matplotlib(fitted, traces, tmp_path, capsys, monkeypatch):
     """SVG needs nothing; what needs it says how to get it."""
     for name in [
-        name for name in sys.modules if name.startswith(("matplotlib", "llmsched_langgraph.views.p"))
+        name for name in sys.modules if name.startswith(("matplotlib", "llmsched_langgraph._views.p"))
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from llmsched_langgraph.cli.main import main
-from llmsched_langgraph.testbed.jobs import workload
+from llmsched_langgraph.lab.testbed.jobs import workload
 from llmsched_langgraph.traces import read_jobs
 
 PROGRAM = """

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from llmsched_langgraph.cli.main import main
-from llmsched_langgraph.sim.workloads import Poisson, arrive, generate
+from llmsched_langgraph.lab.sim.workloads import Poisson, arrive, generate
 from llmsched_langgraph.traces import write_jobs
 
 FEW = ["--policies", "fcfs,srtf"]

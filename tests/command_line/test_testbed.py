@@ -10,9 +10,9 @@ from threading import Thread
 import pytest
 
 from llmsched_langgraph.cli.main import main
-from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
-from llmsched_langgraph.sim.workloads import generate
-from llmsched_langgraph.testbed.script import Script
+from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
+from llmsched_langgraph.lab.sim.workloads import generate
+from llmsched_langgraph.lab.testbed.script import Script
 from llmsched_langgraph.traces import write_jobs
 
 PASS_KEYS = {"mean_jct_s", "p50_jct_s", "p95_jct_s", "makespan_s", "backend_peak"}
@@ -186,7 +186,9 @@ def test_a_speed_that_is_no_text(refuses, tmp_path):
 def test_without_the_extra(capsys, monkeypatch):
     """One line that names the cure."""
     for name in [
-        name for name in sys.modules if name.startswith(("llmsched_langgraph.testbed", "langchain_openai"))
+        name
+        for name in sys.modules
+        if name.startswith(("llmsched_langgraph.lab.testbed", "langchain_openai"))
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "langchain_openai", None)

@@ -10,7 +10,7 @@ from graphs import EACH
 from graphs.scripted import CALLS
 
 from llmsched_langgraph import compile_graph, schedule
-from llmsched_langgraph.dag.exchange import application_from_json, application_to_json
+from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 
 each = pytest.mark.parametrize("fixture", EACH)
 

@@ -10,7 +10,7 @@ from graphs import EACH_RUN
 from graphs.fixture import aplay, play
 
 from llmsched_langgraph import Scheduler, compile_graph, schedule
-from llmsched_langgraph.core.ending import ended
+from llmsched_langgraph._core.ending import ended
 
 
 def recorded(fixture, run, how):

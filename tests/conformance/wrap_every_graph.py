@@ -131,7 +131,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        from llmsched_langgraph.runtime.slot import Slot
+        from llmsched_langgraph._runtime.slot import Slot
 
         self.waits = 0
         self.waited_s = 0.0

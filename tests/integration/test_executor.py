@@ -16,9 +16,9 @@ from langgraph.types import Send, TimeoutPolicy
 from support.models import PlainModel
 
 from llmsched_langgraph import compile_graph, schedule
-from llmsched_langgraph.adapter import executor
-from llmsched_langgraph.core.ending import ended
-from llmsched_langgraph.dag.position import Began, Ended, Revealed
+from llmsched_langgraph._adapter import executor
+from llmsched_langgraph._core.ending import ended
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 
 
 class State(TypedDict, total=False):

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from llmsched_langgraph import Profile, Scheduler
-from llmsched_langgraph.belief.bins import Bins
-from llmsched_langgraph.belief.columns import Quantity
-from llmsched_langgraph.belief.evaluation import job_bits
-from llmsched_langgraph.belief.evidence import JobEvidence
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.merging import profile_of, taught_by
-from llmsched_langgraph.belief.pgmpy_exchange import states_of
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.jobs.observed import ObservedStage, Part, observed
-from llmsched_langgraph.sim.workloads import generate
+from llmsched_langgraph._belief.fit.evaluation import job_bits
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.model.bins import Bins
+from llmsched_langgraph._belief.model.columns import Quantity
+from llmsched_langgraph._belief.model.evidence import JobEvidence
+from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
+from llmsched_langgraph._belief.profile.pgmpy_exchange import states_of
+from llmsched_langgraph._jobs.observed import ObservedStage, Part, observed
+from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph.lab.sim.workloads import generate
 
 pytestmark = pytest.mark.timeout(180)  # pgmpy takes seconds to import
 

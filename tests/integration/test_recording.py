@@ -17,7 +17,7 @@ from langgraph.types import Command, Send, interrupt
 from pydantic import ConfigDict
 
 from llmsched_langgraph import schedule
-from llmsched_langgraph.jobs.observed import Unit, observed
+from llmsched_langgraph._jobs.observed import Unit, observed
 from llmsched_langgraph.traces import read_jobs
 
 

@@ -13,8 +13,8 @@ from langgraph.types import Command, interrupt
 from support.models import PlainModel
 
 from llmsched_langgraph import schedule
-from llmsched_langgraph.adapter.graph import application_of
-from llmsched_langgraph.core import lifecycle
+from llmsched_langgraph._adapter.graph import application_of
+from llmsched_langgraph._core import lifecycle
 
 THREAD = {"configurable": {"thread_id": "t"}}
 

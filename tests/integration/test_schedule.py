@@ -32,8 +32,8 @@ from llmsched_langgraph import (
     schedule,
     set_default_scheduler,
 )
-from llmsched_langgraph.adapter import graph as graph_module
-from llmsched_langgraph.adapter.graph import application_of
+from llmsched_langgraph._adapter import graph as graph_module
+from llmsched_langgraph._adapter.graph import application_of
 
 MODELS = [SyncOnlyModel, PlainModel, StreamingModel]
 

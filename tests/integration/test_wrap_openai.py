@@ -16,7 +16,7 @@ from openai import AsyncOpenAI, OpenAI
 from support.seam import until
 
 from llmsched_langgraph import ConfigurationError, default_scheduler, schedule, wrap_openai
-from llmsched_langgraph.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
 
 MESSAGES = [{"role": "user", "content": "Hello."}]
 SHORT = {"sim": {"output_tokens": 40}}

@@ -6,9 +6,9 @@ import pytest
 from support.breaking import Breaking, Broken
 from support.conformance import Bench, LedgerConformance, lane
 
-from llmsched_langgraph.ledger.memory import MemoryLedger
-from llmsched_langgraph.ledger.truth import Truth
-from llmsched_langgraph.ledger.values import Backend, Configure, Failure, Key, Rekey, Release, Request
+from llmsched_langgraph._ledger.memory import MemoryLedger
+from llmsched_langgraph._ledger.truth import Truth
+from llmsched_langgraph._ledger.values import Backend, Configure, Failure, Key, Rekey, Release, Request
 
 
 class TestMemory(LedgerConformance):

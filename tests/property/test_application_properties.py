@@ -8,8 +8,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph.dag.application import MAX_ROUNDS, Application, Kind, Node
-from llmsched_langgraph.dag.exchange import application_from_json, application_to_json
+from llmsched_langgraph._application.application import MAX_ROUNDS, Application, Kind, Node
+from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 
 
 @st.composite

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from support.beliefs import ended, mean_of, model_of, posterior
 from support.networks import network
 
-from llmsched_langgraph.belief import total
-from llmsched_langgraph.belief.belief import FLOOR, WEIGHT, Expected
-from llmsched_langgraph.belief.bins import Bins
-from llmsched_langgraph.belief.columns import Column, Quantity
-from llmsched_langgraph.belief.evidence import Begun, JobEvidence
-from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.belief.total import Known, Posterior
-from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.jobs.observed import Unit
+from llmsched_langgraph._belief.model import total
+from llmsched_langgraph._belief.model.belief import FLOOR, WEIGHT, Expected
+from llmsched_langgraph._belief.model.bins import Bins
+from llmsched_langgraph._belief.model.columns import Column, Quantity
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._belief.model.total import Known, Posterior
+from llmsched_langgraph._belief.network.network import Network
+from llmsched_langgraph._jobs.observed import Unit
+from llmsched_langgraph._jobs.stages import Spot
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 

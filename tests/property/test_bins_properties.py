@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_langgraph.belief.bins import Bins
-from llmsched_langgraph.fields import Field
+from llmsched_langgraph._belief.model.bins import Bins
+from llmsched_langgraph._fields import Field
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 

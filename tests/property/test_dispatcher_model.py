@@ -29,10 +29,11 @@ from support.ended import ended
 from support.exploring import JOBS as LOOKED_AT
 from support.exploring import choice, coin
 
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core import ending
-from llmsched_langgraph.core.events import (
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core import ending
+from llmsched_langgraph._core.events import (
     BackendConfigured,
     BeliefFormed,
     CallDismissed,
@@ -47,14 +48,13 @@ from llmsched_langgraph.core.events import (
     StagesMoved,
     Ticked,
 )
-from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import POLICIES, as_policy, llmsched
-from llmsched_langgraph.core.view import Needs
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Began, Ended, Revealed
-from llmsched_langgraph.dag.progress import Outcome, Usage
-from llmsched_langgraph.ledger.memory import MemoryLedger
-from llmsched_langgraph.ledger.values import Backend, Failure, Grant, Waiting
+from llmsched_langgraph._core.machine import SchedulerMachine
+from llmsched_langgraph._core.policies import POLICIES, as_policy, llmsched
+from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._jobs.calls import Outcome, Usage
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
+from llmsched_langgraph._ledger.memory import MemoryLedger
+from llmsched_langgraph._ledger.values import Backend, Failure, Grant, Waiting
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
 pytestmark = pytest.mark.timeout(400)

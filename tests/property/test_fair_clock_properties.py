@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.sharing import ends
 
-from llmsched_langgraph.core.fair_clock import FairClock
+from llmsched_langgraph._core.fair_clock import FairClock
 
 QUIET = settings(deadline=None, database=None, max_examples=200)
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.beliefs import ended, model_of
 
-from llmsched_langgraph.belief.evidence import Begun, JobEvidence
-from llmsched_langgraph.belief.gittins import SLACK, index
-from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
+from llmsched_langgraph._belief.model.gittins import SLACK, index
+from llmsched_langgraph._jobs.stages import Spot
 
 QUIET = settings(deadline=None, database=None, max_examples=200)
 

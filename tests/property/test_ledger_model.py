@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.conformance import Home, walk
 
-from llmsched_langgraph.ledger.memory import MemoryLedger
+from llmsched_langgraph._ledger.memory import MemoryLedger
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
 pytestmark = pytest.mark.timeout(400)

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.profiles import TEMPLATE, ids, job, profile
 
-from llmsched_langgraph.belief import profile as profile_module
-from llmsched_langgraph.belief.drift import RECENT
-from llmsched_langgraph.belief.merging import merged, taught_by
-from llmsched_langgraph.belief.profile import History
-from llmsched_langgraph.belief.profile_json import application_profile_from_json, application_profile_to_json
+from llmsched_langgraph._belief.fit.drift import RECENT
+from llmsched_langgraph._belief.profile import profile as profile_module
+from llmsched_langgraph._belief.profile.merging import merged, taught_by
+from llmsched_langgraph._belief.profile.profile import History
+from llmsched_langgraph._belief.profile.serialization import (
+    application_profile_from_json,
+    application_profile_to_json,
+)
 
 QUIET = settings(deadline=None, max_examples=150)
 KEPT = 6

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from support.beliefs import ended, mean_of, model_of, posterior
 from support.networks import bits, network, over
 
-from llmsched_langgraph.belief.evidence import Begun, JobEvidence
-from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
+from llmsched_langgraph._jobs.stages import Spot
 
 AMOUNTS = (1.0, 3.0, 10.0)
 

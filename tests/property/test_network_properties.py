@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.networks import bits, evidence, joint, networks, over
 
-from llmsched_langgraph.belief.network import Network
+from llmsched_langgraph._belief.network.network import Network
+from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 

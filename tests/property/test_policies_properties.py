@@ -12,12 +12,12 @@ from support.applications import app
 from support.beliefs import model_of
 from support.ended import ended
 
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.events import CallReleased, CallRequested, JobArrived, JobInfo
-from llmsched_langgraph.core.job import LEAST_S
-from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import POLICIES, as_policy
-from llmsched_langgraph.ledger.values import Backend
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived, JobInfo
+from llmsched_langgraph._core.job import LEAST_S
+from llmsched_langgraph._core.machine import SchedulerMachine
+from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph._ledger.values import Backend
 
 QUIET = settings(deadline=None, database=None, max_examples=200)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Began, Ended, Position, Revealed, Status
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed, Status
 
 PATHS = [f"n{number}" for number in range(6)]
 OVER = {Status.FINISHED, Status.ABSENT}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.applications import app
 from support.ended import ended
 
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.jobs.observed import observed as observed_of
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._jobs.observed import observed as observed_of
 
 QUIET = settings(deadline=None, database=None, max_examples=100)
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import pytest
 
 from llmsched_langgraph import Scheduler
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime import slot as slot_module
-from llmsched_langgraph.runtime.scheduler import inside
-from llmsched_langgraph.runtime.waiter import ThreadWaiter
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime import slot as slot_module
+from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.waiter import ThreadWaiter
 
 PATIENCE_S = 20  # for what must happen; reached only by a test that fails
 

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from llmsched_langgraph.runtime import background
-from llmsched_langgraph.runtime.background import Background
+from llmsched_langgraph import _background as background
+from llmsched_langgraph._background import Background
 
 PATIENCE_S = 20
 
@@ -148,7 +148,7 @@ def test_a_forked_process_does_work_though_the_fork_came_in_the_middle_of_a_piec
     """As under a server that forks its workers: the thread that works stays behind, and its lock with it."""
     program = """
         import os, threading, warnings
-        from llmsched_langgraph.runtime.background import Background
+        from llmsched_langgraph._background import Background
 
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks while there are threads: so it is
         parent, began, go = os.getpid(), threading.Event(), threading.Event()

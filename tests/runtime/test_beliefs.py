@@ -10,22 +10,22 @@ from dataclasses import replace
 import pytest
 from support.ended import Closed, ended
 
-from llmsched_langgraph.belief.evidence import JobEvidence
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.core.policies import POLICIES, as_policy
-from llmsched_langgraph.core.view import Needs
-from llmsched_langgraph.dag.application import Application, Node
-from llmsched_langgraph.dag.position import Ended, Revealed
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.ledger.values import Backend
-from llmsched_langgraph.runtime import learning
-from llmsched_langgraph.runtime.driver import Driver
-from llmsched_langgraph.runtime.learning import Learner
-from llmsched_langgraph.runtime.scheduler import inside
-from llmsched_langgraph.runtime.stores import DirectoryStore
+from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.model.evidence import JobEvidence
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._jobs.stages import Ended, Revealed
+from llmsched_langgraph._learning import learner as learning
+from llmsched_langgraph._learning.learner import Learner
+from llmsched_langgraph._learning.stores import DirectoryStore
+from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._runtime.driver import Driver
+from llmsched_langgraph._runtime.scheduler import inside
 
 PATIENCE_S = 20
 APPLICATION = Application.of(
@@ -254,7 +254,7 @@ def test_a_failure_to_learn_costs_the_correlations_only(monkeypatch):
         made.observe(Closed(record))
     made._background.do()
     with monkeypatch.context() as patched:
-        patched.setattr("llmsched_langgraph.belief.learning.choose", None)
+        patched.setattr("llmsched_langgraph._belief.fit.models.choose", None)
         with pytest.raises(TypeError):
             made._networking.do()
     assert made.profile.applications[APPLICATION.fingerprint].model is not None

@@ -11,15 +11,15 @@ import threading
 import pytest
 
 from llmsched_langgraph import SchedulerClosedError
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.dag.application import DIRECT, Application
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph._application.application import DIRECT, Application
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._runtime import driver as driver_module
+from llmsched_langgraph._runtime.driver import PUT_BY
+from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.streams import hold
 from llmsched_langgraph.errors import CallCancelledError
-from llmsched_langgraph.ledger.values import Backend
-from llmsched_langgraph.runtime import driver as driver_module
-from llmsched_langgraph.runtime.driver import PUT_BY
-from llmsched_langgraph.runtime.scheduler import inside
-from llmsched_langgraph.runtime.streams import hold
 
 APPLICATION = Application.of("app", ["s"])
 INFO = JobInfo(application=APPLICATION)

@@ -19,9 +19,10 @@ from support.profiles import TEMPLATE
 from support.profiles import profile as fan_profile
 
 from llmsched_langgraph import SchedulerClosedError
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core import lifecycle as lifecycle_module
-from llmsched_langgraph.core.events import (
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core import lifecycle as lifecycle_module
+from llmsched_langgraph._core.events import (
     BeliefFormed,
     CallDismissed,
     JobInfo,
@@ -30,20 +31,19 @@ from llmsched_langgraph.core.events import (
     StagesMoved,
     Ticked,
 )
-from llmsched_langgraph.core.view import Needs
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Began, Ended, Revealed
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
+from llmsched_langgraph._ledger.exploration import Exploration
+from llmsched_langgraph._ledger.values import Backend, Failure
+from llmsched_langgraph._runtime import driver as driver_module
+from llmsched_langgraph._runtime import slot as slot_module
+from llmsched_langgraph._runtime import timer as timer_module
+from llmsched_langgraph._runtime.context import StageRun, inside_stage
+from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.streams import ahold, hold
+from llmsched_langgraph._runtime.waiter import ThreadWaiter
 from llmsched_langgraph.errors import CallCancelledError, QueueTimeoutError
-from llmsched_langgraph.ledger.exploration import Exploration
-from llmsched_langgraph.ledger.values import Backend, Failure
-from llmsched_langgraph.runtime import driver as driver_module
-from llmsched_langgraph.runtime import slot as slot_module
-from llmsched_langgraph.runtime import timer as timer_module
-from llmsched_langgraph.runtime.context import StageRun, inside_stage
-from llmsched_langgraph.runtime.scheduler import inside
-from llmsched_langgraph.runtime.streams import ahold, hold
-from llmsched_langgraph.runtime.waiter import ThreadWaiter
 
 SCENES = {}
 

@@ -13,11 +13,11 @@ import pytest
 from langgraph.store.memory import InMemoryStore
 
 from llmsched_langgraph import ConfigurationError, Scheduler
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.dag.application import Application, Node
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.runtime.scheduler import inside
-from llmsched_langgraph.runtime.stores import DirectoryStore
+from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._learning.stores import DirectoryStore
+from llmsched_langgraph._runtime.scheduler import inside
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)
@@ -167,10 +167,10 @@ def test_what_is_left_is_kept_at_the_end(closes, tmp_path):
     """Of the scheduler, or of the process, whichever comes first."""
     program = f"""
         from llmsched_langgraph import Scheduler
-        from llmsched_langgraph.core.events import JobInfo
-        from llmsched_langgraph.dag.application import Application, Node
-        from llmsched_langgraph.dag.progress import Outcome
-        from llmsched_langgraph.runtime.scheduler import inside
+        from llmsched_langgraph._core.events import JobInfo
+        from llmsched_langgraph._application.application import Application, Node
+        from llmsched_langgraph._jobs.calls import Outcome
+        from llmsched_langgraph._runtime.scheduler import inside
 
         info = JobInfo(application=Application.of("app", (Node("ask", calls_llm=True),)))
         scheduler = Scheduler(2, profiles={str(tmp_path)!r})

@@ -9,16 +9,16 @@ import threading
 
 import pytest
 
-from llmsched_langgraph.core.events import Direct, Entry, JobInfo
-from llmsched_langgraph.core.job import Job
-from llmsched_langgraph.core.ordering import BeliefWanted
-from llmsched_langgraph.core.story import LENGTH
-from llmsched_langgraph.core.view import Needs
-from llmsched_langgraph.dag.application import Application, Node
-from llmsched_langgraph.dag.position import Revealed
-from llmsched_langgraph.dag.progress import FinishedCall, Outcome
-from llmsched_langgraph.ledger.values import Backend, CallInfo, Grant
-from llmsched_langgraph.runtime.scheduler import inside
+from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph._core.events import Direct, Entry, JobInfo
+from llmsched_langgraph._core.job import Job
+from llmsched_langgraph._core.ordering import BeliefWanted
+from llmsched_langgraph._core.story import LENGTH
+from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
+from llmsched_langgraph._jobs.stages import Revealed
+from llmsched_langgraph._ledger.values import Backend, CallInfo, Grant
+from llmsched_langgraph._runtime.scheduler import inside
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)

@@ -17,14 +17,14 @@ import pytest
 from support.ended import Closed, ended
 
 from llmsched_langgraph import ConfigurationError, default_scheduler
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.dag.application import Application, Node
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.jobs.observed import observed
-from llmsched_langgraph.runtime import recording
-from llmsched_langgraph.runtime.recording import Recorder
-from llmsched_langgraph.runtime.scheduler import inside
+from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._jobs.observed import observed
+from llmsched_langgraph._observe import recorder as recording
+from llmsched_langgraph._observe.recorder import Recorder
+from llmsched_langgraph._runtime.scheduler import inside
 from llmsched_langgraph.traces import read_jobs
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
@@ -33,10 +33,10 @@ INFO = JobInfo(application=APPLICATION)
 PROGRAM = """
     import os, signal, sys
     from llmsched_langgraph import Scheduler
-    from llmsched_langgraph.core.events import JobInfo
-    from llmsched_langgraph.dag.application import Application, Node
-    from llmsched_langgraph.dag.progress import Outcome
-    from llmsched_langgraph.runtime.scheduler import inside
+    from llmsched_langgraph._core.events import JobInfo
+    from llmsched_langgraph._application.application import Application, Node
+    from llmsched_langgraph._jobs.calls import Outcome
+    from llmsched_langgraph._runtime.scheduler import inside
 
     path, jobs = sys.argv[1], int(sys.argv[2])
     scheduler = Scheduler(2, record=path)

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from llmsched_langgraph import QueueTimeoutError, SchedulerClosedError
-from llmsched_langgraph.runtime import slot as slot_module
-from llmsched_langgraph.runtime.waiter import LoopWaiter, ThreadWaiter
+from llmsched_langgraph._runtime import slot as slot_module
+from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter
 
 
 async def take(scheduler, log, name, stage=""):

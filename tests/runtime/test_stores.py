@@ -15,12 +15,12 @@ from langgraph.store.memory import InMemoryStore
 from support.beliefs import planned_job
 from support.profiles import TEMPLATE, ids, job, profile
 
-from llmsched_langgraph.belief.merging import merged, taught_by
-from llmsched_langgraph.belief.profile_json import application_profile_to_json
-from llmsched_langgraph.belief.template import template_of
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.profile.merging import merged, taught_by
+from llmsched_langgraph._belief.profile.serialization import application_profile_to_json
+from llmsched_langgraph._learning import stores
+from llmsched_langgraph._learning.stores import NAMESPACE, BaseStoreProfiles, DirectoryStore, as_store
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
-from llmsched_langgraph.runtime import stores
-from llmsched_langgraph.runtime.stores import NAMESPACE, BaseStoreProfiles, DirectoryStore, as_store
 
 FAN = TEMPLATE.fingerprint
 TESTS = Path(__file__).parents[1]
@@ -201,8 +201,8 @@ WORKER = """
 import sys
 from contextlib import ExitStack
 from support.profiles import profile
-from llmsched_langgraph.belief.merging import merged
-from llmsched_langgraph.runtime.stores import as_store
+from llmsched_langgraph._belief.profile.merging import merged
+from llmsched_langgraph._learning.stores import as_store
 
 kind, path, by = sys.argv[1:]
 with ExitStack() as stack:

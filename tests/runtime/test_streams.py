@@ -9,8 +9,8 @@ import gc
 
 import pytest
 
-from llmsched_langgraph.dag.progress import Outcome, Usage
-from llmsched_langgraph.runtime.streams import ahold, hold
+from llmsched_langgraph._jobs.calls import Outcome, Usage
+from llmsched_langgraph._runtime.streams import ahold, hold
 
 
 class Count:

@@ -11,12 +11,12 @@ import time
 import pytest
 
 from llmsched_langgraph import QueueTimeoutError
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.core.policies import POLICIES
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph.runtime.scheduler import inside
-from llmsched_langgraph.runtime.streams import ahold, hold
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.policies import POLICIES
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.streams import ahold, hold
 
 SLOTS = 4
 THREADS = 4

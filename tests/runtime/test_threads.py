@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llmsched_langgraph.runtime.threads import learn_pool, stepping_aside
+from llmsched_langgraph._runtime.threads import learn_pool, stepping_aside
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])

@@ -10,11 +10,11 @@ import weakref
 import pytest
 
 from llmsched_langgraph import Scheduler, SchedulerClosedError
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.ledger.values import Failure
-from llmsched_langgraph.runtime import driver as driver_module
-from llmsched_langgraph.runtime import timer as timer_module
-from llmsched_langgraph.runtime.timer import IDLE_BEATS, Timer
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._runtime import driver as driver_module
+from llmsched_langgraph._runtime import timer as timer_module
+from llmsched_langgraph._runtime.timer import IDLE_BEATS, Timer
 
 PATIENCE_S = 20
 LONG_S = 10_000.0

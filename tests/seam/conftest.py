@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmsched_langgraph.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
-from llmsched_langgraph.serve_sim.server import RunningBackend
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "agent_server"
 SLOTS = 2

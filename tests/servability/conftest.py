@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from servability.agent_server import EXAMPLE, SLOTS, AgentServer, langgraph_dev
 
-from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
+from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
 
 
 @pytest.fixture(scope="module", params=["shared loop", "isolated loops"])

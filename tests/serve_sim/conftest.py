@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from llmsched_langgraph.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
 
 StartBackend = Callable[..., RunningBackend]
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from llmsched_langgraph.serve_sim.server import RunningBackend
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend
 
 StartBackend = Callable[..., RunningBackend]
 

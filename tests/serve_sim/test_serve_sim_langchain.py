@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 
-from llmsched_langgraph.serve_sim.server import RunningBackend
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend
 
 
 class Colour(Enum):

@@ -13,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion
 
-from llmsched_langgraph.serve_sim.server import RunningBackend
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend
 
 HELLO = [{"role": "user", "content": "hello"}]
 WEATHER = {

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph.serve_sim.api_error import ApiError
-from llmsched_langgraph.serve_sim.replies import Reply, ToolCall, pieces, plan_reply
-from llmsched_langgraph.serve_sim.requests import ChatRequest, count_tokens, parse_request
-from llmsched_langgraph.serve_sim.schemas import example
+from llmsched_langgraph.lab.serve_sim.api_error import ApiError
+from llmsched_langgraph.lab.serve_sim.replies import Reply, ToolCall, pieces, plan_reply
+from llmsched_langgraph.lab.serve_sim.requests import ChatRequest, count_tokens, parse_request
+from llmsched_langgraph.lab.serve_sim.schemas import example
 
 WEATHER = {
     "type": "function",

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmsched_langgraph.serve_sim.api_error import ApiError
-from llmsched_langgraph.serve_sim.scripts import UNSCRIPTED, ScriptedCall, Turn, scripted_turn
+from llmsched_langgraph.lab.serve_sim.api_error import ApiError
+from llmsched_langgraph.lab.serve_sim.scripts import UNSCRIPTED, ScriptedCall, Turn, scripted_turn
 
 USER = {"role": "user", "content": "go"}
 ASSISTANT = {"role": "assistant", "content": "done"}

@@ -18,7 +18,7 @@ from openai import OpenAI
 
 from llmsched_langgraph.cli import serve_sim
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
+from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
 
 LONG = {
     "model": "sim-model",
@@ -102,7 +102,7 @@ def test_stopping_is_quick_and_answers_those_in_flight() -> None:
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     for name in [*sys.modules]:
-        if name.startswith(("llmsched_langgraph.serve_sim.app", "llmsched_langgraph.serve_sim.http")):
+        if name.startswith(("llmsched_langgraph.lab.serve_sim.app", "llmsched_langgraph.lab.serve_sim.http")):
             monkeypatch.delitem(sys.modules, name)
     for name in [*sys.modules]:
         if name.partition(".")[0] == missing:

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.sim.workloads import Bursty, Poisson, Recorded, Traced, arrive, generate
+from llmsched_langgraph.lab.sim.workloads import Bursty, Poisson, Recorded, Traced, arrive, generate
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 PATTERNS = [Poisson(), Bursty(0.3), Bursty(3.0), Bursty(13.2), Traced((0.0, 1.0, 0.2, 5.0))]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from llmsched_langgraph.errors import ConfigurationError, InvalidTransitionError
-from llmsched_langgraph.sim.batching import Admitted, BatchingServer, Decoded, Finished
-from llmsched_langgraph.sim.latency import LATENCY_MODELS, LatencyModel
+from llmsched_langgraph.lab.sim.batching import Admitted, BatchingServer, Decoded, Finished
+from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS, LatencyModel
 
 # Powers of two keep the arithmetic exact: one request alone takes 1 s a token, two together 2 s.
 SLOWING = LatencyModel("slowing", ((1, 1.0), (2, 2.0)), 1.0, 0.125, "made up")

@@ -9,8 +9,8 @@ from math import inf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_langgraph.sim.batching import Admitted, BatchingServer, Decoded, Event, Finished
-from llmsched_langgraph.sim.latency import LatencyModel
+from llmsched_langgraph.lab.sim.batching import Admitted, BatchingServer, Decoded, Event, Finished
+from llmsched_langgraph.lab.sim.latency import LatencyModel
 
 LATENCIES = st.sampled_from(
     [

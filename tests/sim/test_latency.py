@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.sim.latency import LATENCY_MODELS, LatencyModel, latency_model
+from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS, LatencyModel, latency_model
 
 MODEL = LatencyModel("test", ((2, 1.0), (4, 2.0), (8, 3.0)), 0.5, 0.25, "made up")
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmsched_langgraph.core.policies import POLICIES, as_policy
-from llmsched_langgraph.sim.evaluation import learned_from, templates_of
-from llmsched_langgraph.sim.references import Clairvoyant
-from llmsched_langgraph.sim.simulation import Simulation
-from llmsched_langgraph.sim.workloads import Poisson, arrive, generate
+from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
+from llmsched_langgraph.lab.sim.references import Clairvoyant
+from llmsched_langgraph.lab.sim.simulation import Simulation
+from llmsched_langgraph.lab.sim.workloads import Poisson, arrive, generate
 
 pytestmark = pytest.mark.timeout(300)
 

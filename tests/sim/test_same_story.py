@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from llmsched_langgraph.core.ending import ended
-from llmsched_langgraph.core.events import JobArrived
-from llmsched_langgraph.core.ordering import BeliefWanted
-from llmsched_langgraph.core.policies import POLICIES, as_policy
-from llmsched_langgraph.core.view import Needs
-from llmsched_langgraph.ledger.values import Backend
-from llmsched_langgraph.runtime.driver import Driver
-from llmsched_langgraph.sim.evaluation import learned_from, templates_of
-from llmsched_langgraph.sim.simulation import BACKEND, Simulation
-from llmsched_langgraph.sim.workloads import Poisson, arrive, generate
+from llmsched_langgraph._core.ending import ended
+from llmsched_langgraph._core.events import JobArrived
+from llmsched_langgraph._core.ordering import BeliefWanted
+from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._runtime.driver import Driver
+from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
+from llmsched_langgraph.lab.sim.simulation import BACKEND, Simulation
+from llmsched_langgraph.lab.sim.workloads import Poisson, arrive, generate
 
 
 class Told:

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_langgraph.core.policies import POLICIES, as_policy
-from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._core.policies import POLICIES, as_policy
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.sim.evaluation import learned_from, templates_of
-from llmsched_langgraph.sim.latency import LATENCY_MODELS, LatencyModel
-from llmsched_langgraph.sim.references import Clairvoyant, lower_bound_s
-from llmsched_langgraph.sim.servers import BatchingReplicas, Handover, SlotServer
-from llmsched_langgraph.sim.simulation import Simulation
-from llmsched_langgraph.sim.workloads import Poisson, TimedJob, arrive, generate
+from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
+from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS, LatencyModel
+from llmsched_langgraph.lab.sim.references import Clairvoyant, lower_bound_s
+from llmsched_langgraph.lab.sim.servers import BatchingReplicas, Handover, SlotServer
+from llmsched_langgraph.lab.sim.simulation import Simulation
+from llmsched_langgraph.lab.sim.workloads import Poisson, TimedJob, arrive, generate
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 

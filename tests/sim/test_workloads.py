@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.sim.workloads import (
+from llmsched_langgraph.lab.sim.workloads import (
     APPLICATIONS,
     MIXES,
     chain,
@@ -20,7 +20,7 @@ from llmsched_langgraph.sim.workloads import (
     predefined,
     resample,
 )
-from llmsched_langgraph.sim.workloads.draws import LogNormal, linked, normal, pick
+from llmsched_langgraph.lab.sim.workloads.draws import LogNormal, linked, normal, pick
 from llmsched_langgraph.traces import MEASURED_SPEED, Derived, TokenSpeed, read_jobs, write_jobs
 
 MANY = 1500

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmsched_langgraph.belief.bins import Bins
-from llmsched_langgraph.belief.columns import Column, Quantity
-from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.network import Network
-from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph.jobs.observed import ObservedStage, Part, Unit
+from llmsched_langgraph._belief.model.bins import Bins
+from llmsched_langgraph._belief.model.columns import Column, Quantity
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._belief.network.network import Network
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._jobs.observed import ObservedStage, Part, Unit
+from llmsched_langgraph._jobs.stages import Spot
 from support.networks import joint
 
 

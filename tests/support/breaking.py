@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llmsched_langgraph import core, ledger
-from llmsched_langgraph.dag import position, progress
+from llmsched_langgraph import _core, _ledger
+from llmsched_langgraph._jobs import calls as progress
+from llmsched_langgraph._jobs import stages as position
 
-_ROOMS = [Path(own.__file__).parent for own in (core, ledger)]
+_ROOMS = [Path(own.__file__).parent for own in (_core, _ledger)]
 
 FILES = frozenset(
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmsched_langgraph.sim.evaluation import summary
+from llmsched_langgraph.lab.sim.evaluation import summary
 
 
 def row_of(policy, seed, mean, **changes):

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.dag.progress import Usage
-from llmsched_langgraph.ledger.exploration import Exploration
-from llmsched_langgraph.ledger.values import (
+from llmsched_langgraph._jobs.calls import Usage
+from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._ledger.exploration import Exploration
+from llmsched_langgraph._ledger.values import (
     FIRST_COME,
     Backend,
     CallInfo,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
 from support.applications import app
 
 

@@ -17,16 +17,24 @@ from pathlib import Path
 
 import llmsched_langgraph
 from llmsched_langgraph import Scheduler
-from llmsched_langgraph.core.events import CallRequested, JobArrived, JobInfo, Ticked
-from llmsched_langgraph.core.job import Job
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.ledger.values import Backend
-from llmsched_langgraph.runtime.slot import riding
+from llmsched_langgraph._core.events import CallRequested, JobArrived, JobInfo, Ticked
+from llmsched_langgraph._core.job import Job
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._runtime.slot import riding
 
 _PACKAGE = Path(llmsched_langgraph.__file__).parent
-_PLACES = tuple(
-    f"{_PACKAGE}/{place}" for place in ("core/", "ledger/", "runtime/", "dag/progress.py", "dag/position.py")
+_ROOMS = (
+    "_core/",
+    "_ledger/",
+    "_runtime/",
+    "_learning/",
+    "_observe/",
+    "_background.py",
+    "_jobs/calls.py",
+    "_jobs/stages.py",
 )
+_PLACES = tuple(f"{_PACKAGE}/{place}" for place in _ROOMS)
 
 PATIENCE_S = 20.0
 """For what must happen; reached only by a test that fails."""

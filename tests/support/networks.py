@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
-from llmsched_langgraph.belief.network import Network
+from llmsched_langgraph._belief.network.network import Network
 
 
 def network(seed, cards, parents, zeros=0.0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsched_langgraph.belief.learner import _counts, _levels, _seen
+from llmsched_langgraph._belief.fit.tables import _counts, _levels, _seen
 
 
 def tables(states, cards, families, smoothing):

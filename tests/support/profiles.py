@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.merging import taught_by
-from llmsched_langgraph.belief.template import template_of
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.profile.merging import taught_by
 from support.beliefs import fan_job
 
 TEMPLATE = template_of("fan", [fan_job(n, 2) for n in range(2)])

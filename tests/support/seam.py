@@ -15,9 +15,9 @@ from langchain_core.messages import BaseMessage
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
 from llmsched_langgraph import Scheduler, wrap_openai
-from llmsched_langgraph.runtime.scheduler import current_run
-from llmsched_langgraph.runtime.slot import _holder
-from llmsched_langgraph.serve_sim.server import RunningBackend
+from llmsched_langgraph._runtime.scheduler import current_run
+from llmsched_langgraph._runtime.slot import _holder
+from llmsched_langgraph.lab.serve_sim.server import RunningBackend
 from support.models import Meter, SyncOnlyModel
 
 PATIENCE_S = 10  # for what must happen; reached only by a test that fails

@@ -6,15 +6,15 @@ from statistics import fmean
 
 import pytest
 
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.core.policies import as_policy
-from llmsched_langgraph.sim.latency import LatencyModel
-from llmsched_langgraph.sim.servers import BatchingReplicas, Handover
-from llmsched_langgraph.sim.simulation import Simulation
-from llmsched_langgraph.sim.workloads import Poisson, TimedJob, arrive, generate
-from llmsched_langgraph.testbed.jobs import replayable, timed
-from llmsched_langgraph.testbed.predict import Fit, Foreteller
-from llmsched_langgraph.testbed.script import in_supersteps
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._core.policies import as_policy
+from llmsched_langgraph.lab.sim.latency import LatencyModel
+from llmsched_langgraph.lab.sim.servers import BatchingReplicas, Handover
+from llmsched_langgraph.lab.sim.simulation import Simulation
+from llmsched_langgraph.lab.sim.workloads import Poisson, TimedJob, arrive, generate
+from llmsched_langgraph.lab.testbed.jobs import replayable, timed
+from llmsched_langgraph.lab.testbed.predict import Fit, Foreteller
+from llmsched_langgraph.lab.testbed.script import in_supersteps
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 LATENCY = LatencyModel("made", ((1, 0.02), (4, 0.05)), 0.1, 0.0, "made up", prefill_stalls=True)

@@ -9,15 +9,15 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from llmsched_langgraph import InvalidDataError, Scheduler, compile_graph, schedule
-from llmsched_langgraph.adapter.graph import application_of
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
-from llmsched_langgraph.sim.workloads import APPLICATIONS, generate
-from llmsched_langgraph.testbed.calls import Calls, CountingClient, EmbeddedLengths
-from llmsched_langgraph.testbed.graphs import graph_of, replay
-from llmsched_langgraph.testbed.jobs import node_name, replayable, timed
-from llmsched_langgraph.testbed.script import Script, in_supersteps, levels_of, turns_of
-from llmsched_langgraph.testbed.speed import speed_of
+from llmsched_langgraph._adapter.graph import application_of
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
+from llmsched_langgraph.lab.sim.workloads import APPLICATIONS, generate
+from llmsched_langgraph.lab.testbed.calls import Calls, CountingClient, EmbeddedLengths
+from llmsched_langgraph.lab.testbed.graphs import graph_of, replay
+from llmsched_langgraph.lab.testbed.jobs import node_name, replayable, timed
+from llmsched_langgraph.lab.testbed.script import Script, in_supersteps, levels_of, turns_of
+from llmsched_langgraph.lab.testbed.speed import speed_of
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 FAST = 20_000.0

@@ -12,15 +12,15 @@ import pytest
 from openai import AsyncOpenAI
 
 from llmsched_langgraph import ConfigurationError, InvalidDataError
-from llmsched_langgraph.serve_sim.requests import CHARACTERS_PER_TOKEN
-from llmsched_langgraph.serve_sim.server import SimulatedBackend, running_backend
-from llmsched_langgraph.sim.latency import LatencyModel, latency_model
-from llmsched_langgraph.sim.servers import BatchingReplicas, Handover
-from llmsched_langgraph.sim.workloads import generate
-from llmsched_langgraph.testbed.calls import CountingClient, EmbeddedLengths, WordLengths
-from llmsched_langgraph.testbed.engine import Peaks
-from llmsched_langgraph.testbed.jobs import shortened, speed_up, timed, workload
-from llmsched_langgraph.testbed.speed import (
+from llmsched_langgraph.lab.serve_sim.requests import CHARACTERS_PER_TOKEN
+from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
+from llmsched_langgraph.lab.sim.latency import LatencyModel, latency_model
+from llmsched_langgraph.lab.sim.servers import BatchingReplicas, Handover
+from llmsched_langgraph.lab.sim.workloads import generate
+from llmsched_langgraph.lab.testbed.calls import CountingClient, EmbeddedLengths, WordLengths
+from llmsched_langgraph.lab.testbed.engine import Peaks
+from llmsched_langgraph.lab.testbed.jobs import shortened, speed_up, timed, workload
+from llmsched_langgraph.lab.testbed.speed import (
     Endpoint,
     as_json,
     batches,

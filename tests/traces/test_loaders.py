@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field
 from llmsched_langgraph.traces import Derived, read_jobs
 from llmsched_langgraph.traces.loaders import SHAPES
 

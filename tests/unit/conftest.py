@@ -8,10 +8,10 @@ import pytest
 from support.applications import app
 from support.ended import ended
 
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core import ending
-from llmsched_langgraph.core.events import (
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core import ending
+from llmsched_langgraph._core.events import (
     BackendConfigured,
     BeliefFormed,
     CallReleased,
@@ -25,11 +25,11 @@ from llmsched_langgraph.core.events import (
     StagesMoved,
     Ticked,
 )
-from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import as_policy
-from llmsched_langgraph.dag.position import Ended
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph.ledger.values import Backend
+from llmsched_langgraph._core.machine import SchedulerMachine
+from llmsched_langgraph._core.policies import as_policy
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
+from llmsched_langgraph._jobs.stages import Ended
+from llmsched_langgraph._ledger.values import Backend
 
 
 class Clock:

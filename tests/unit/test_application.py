@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import llmsched_langgraph
-from llmsched_langgraph.dag.application import DIRECT, MAX_ROUNDS, Application, Kind, Node
+from llmsched_langgraph._application.application import DIRECT, MAX_ROUNDS, Application, Kind, Node
 
 NODES = ("plan", "act", "answer")
 EDGES = (("plan", "act"), ("act", "answer"))
 AGENT = (("model", "tools"), ("tools", "model"), ("model", "end"))
 PROGRAM = """
-from llmsched_langgraph.dag.application import Application
+from llmsched_langgraph._application.application import Application
 print(Application.of("agent", {"plan", "act", "answer"}, {("plan", "act"), ("act", "answer")}).fingerprint)
 """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsched_langgraph.belief.bins import POINTS, Bins
+from llmsched_langgraph._belief.model.bins import POINTS, Bins
+from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field
 
 TWELVE = [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 

@@ -6,8 +6,8 @@ import pytest
 from support.applications import app
 from support.breaking import Breaking, Broken
 
-from llmsched_langgraph.core.ending import ended
-from llmsched_langgraph.core.events import (
+from llmsched_langgraph._core.ending import ended
+from llmsched_langgraph._core.events import (
     BackendConfigured,
     BeliefFormed,
     CallDismissed,
@@ -22,11 +22,11 @@ from llmsched_langgraph.core.events import (
     StagesMoved,
     Ticked,
 )
-from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import as_policy, llmsched
-from llmsched_langgraph.dag.position import Began, Ended, Revealed
-from llmsched_langgraph.dag.progress import Outcome, Usage
-from llmsched_langgraph.ledger.values import Backend, Failure
+from llmsched_langgraph._core.machine import SchedulerMachine
+from llmsched_langgraph._core.policies import as_policy, llmsched
+from llmsched_langgraph._jobs.calls import Outcome, Usage
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
+from llmsched_langgraph._ledger.values import Backend, Failure
 
 JOB = ("app", ("look", 1.0), ("act", 4.0), ("act", 4.0))
 

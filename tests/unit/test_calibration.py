@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph.belief.calibration import Calibration, Served, Tally
+from llmsched_langgraph._belief.fit.calibration import Calibration, Served, Tally
 
 MANY = 20_000
 """Calls that outweigh the prior."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from llmsched_langgraph.core.policies import NamedPolicy
-from llmsched_langgraph.dag.progress import Outcome
-from llmsched_langgraph.ledger.values import Release
+from llmsched_langgraph._core.policies import NamedPolicy
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._ledger.values import Release
 
 CALLS_THEN_SLOTS = NamedPolicy(
     "calls then slots", lambda job, now: 10 * (job.waiting + job.holding) + job.holding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from llmsched_langgraph.belief.drift import RECENT, drifted
+from llmsched_langgraph._belief.fit.drift import RECENT, drifted
 
 
 def test_jobs_of_one_kind_do_not_drift():

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from support.beliefs import call, fan_job, loop_job, planned_job
 
-from llmsched_langgraph.belief.evaluation import PARTS, evaluate, groups_of, moments, split, unit_of
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.template import template_of
+from llmsched_langgraph._belief.fit.evaluation import PARTS, evaluate, groups_of, moments, split, unit_of
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._jobs.observed import Unit, observed
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph.jobs.observed import Unit, observed
 
 
 def test_a_job_is_seen_as_it_was_then():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from support.ended import ended
 
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.policies import llmsched
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Began, Ended, Revealed
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.policies import llmsched
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 
 AGENT = Application.of(
     "agent", ["look", "act", "report"], [("look", "act"), ("act", "report"), ("look", "report")], ["look"]

@@ -7,12 +7,12 @@ import json
 import pytest
 from support.ended import ended
 
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.dag.application import AUTHORS_WORD, Application, Kind, Node
-from llmsched_langgraph.dag.exchange import application_from_json, application_to_json
-from llmsched_langgraph.dag.experience import ENOUGH, NodeSeen, corrected
-from llmsched_langgraph.dag.position import Began, Ended, Position, Revealed
-from llmsched_langgraph.jobs.observed import nodes_of
+from llmsched_langgraph._application.application import AUTHORS_WORD, Application, Kind, Node
+from llmsched_langgraph._application.behaviour import ENOUGH, NodeSeen, corrected
+from llmsched_langgraph._application.serialization import application_from_json, application_to_json
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._jobs.observed import nodes_of
+from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed
 
 AGENT = Application.of(
     "agent",

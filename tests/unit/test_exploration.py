@@ -13,16 +13,16 @@ from support.applications import app
 from support.ended import ended
 from support.exploring import Said, choice_of_lanes, coin
 
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.events import JobArrived, JobInfo
-from llmsched_langgraph.core.policies import llmsched
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.position import Revealed, Spot
-from llmsched_langgraph.dag.progress import Outcome
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.events import JobArrived, JobInfo
+from llmsched_langgraph._core.policies import llmsched
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._jobs.stages import Revealed, Spot
+from llmsched_langgraph._ledger.exploration import JOBS, LANES, Exploration, choose
+from llmsched_langgraph._ledger.values import Explore
 from llmsched_langgraph.errors import ConfigurationError
-from llmsched_langgraph.ledger.exploration import JOBS, LANES, Exploration, choose
-from llmsched_langgraph.ledger.values import Explore
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 

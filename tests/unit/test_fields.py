@@ -4,8 +4,8 @@ from enum import StrEnum
 
 import pytest
 
+from llmsched_langgraph._fields import MOST, Field
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import MOST, Field
 
 
 class Size(StrEnum):

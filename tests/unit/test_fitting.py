@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from support.beliefs import fan_job
 
-from llmsched_langgraph.belief.fitting import Candidate, fitted, tree
-from llmsched_langgraph.belief.learner import choose
-from llmsched_langgraph.belief.learning import Lessons, learn
-from llmsched_langgraph.belief.template import template_of
+from llmsched_langgraph._belief.fit.fitting import Candidate, fitted, tree
+from llmsched_langgraph._belief.fit.models import Lessons, learn
+from llmsched_langgraph._belief.fit.tables import choose
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._jobs.observed import Unit, observed
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.jobs.observed import Unit, observed
 
 JOBS = [fan_job(n, (1, 2, 4)[n % 3]) for n in range(60)]
 OUTCOMES = [observed(job) for job in JOBS]

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from support.applications import app
 
-from llmsched_langgraph.belief.evidence import Begun
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.core.job import LEAST_S, Job
-from llmsched_langgraph.dag.application import Application, Kind, Node
-from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
-from llmsched_langgraph.jobs.observed import ObservedStage, Part
+from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.model.evidence import Begun
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.job import LEAST_S, Job
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
+from llmsched_langgraph._jobs.observed import ObservedStage, Part
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, Spot
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
 LOOP = Application.of("loop", [Node("think", Kind.LLM, calls_llm=True)], [("think", "think")], ["think"])

@@ -11,9 +11,9 @@ import pytest
 from support import pgmpy_reference
 from support.networks import married
 
-from llmsched_langgraph.belief import learner
-from llmsched_langgraph.belief.learner import choose, fit, k2
-from llmsched_langgraph.belief.network import Network
+from llmsched_langgraph._belief.fit import tables as learner
+from llmsched_langgraph._belief.fit.tables import choose, fit, k2
+from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph.errors import InvalidDataError
 
 pytestmark = pytest.mark.timeout(120)  # the reference is pgmpy, which takes seconds to import
@@ -250,10 +250,10 @@ HEAVY = ("pgmpy", "pandas", "torch", "scipy", "sklearn", "networkx")
 
 LEARNING = {
     "learn": """
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.jobs.observed import observed
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.sim.workloads import generate
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._jobs.observed import observed
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph.lab.sim.workloads import generate
 jobs = [job for job in generate("predefined", 120, 0) if job.app == "sequence_sorting"]
 assert learn(template_of(jobs[0].app, jobs), [observed(job) for job in jobs]).correlated
 """,

@@ -10,11 +10,12 @@ import pytest
 from support.applications import app
 from support.beliefs import model_of
 
-from llmsched_langgraph.belief.evidence import Begun, JobEvidence
-from llmsched_langgraph.belief.profile import Profile
-from llmsched_langgraph.core import lifecycle as lifecycle_module
-from llmsched_langgraph.core.ending import ended
-from llmsched_langgraph.core.events import (
+from llmsched_langgraph._application.application import DIRECT
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core import lifecycle as lifecycle_module
+from llmsched_langgraph._core.ending import ended
+from llmsched_langgraph._core.events import (
     BackendConfigured,
     BeliefFormed,
     CallDismissed,
@@ -29,16 +30,15 @@ from llmsched_langgraph.core.events import (
     StagesMoved,
     Ticked,
 )
-from llmsched_langgraph.core.machine import SchedulerMachine
-from llmsched_langgraph.core.policies import POLICIES, NamedPolicy, as_policy
-from llmsched_langgraph.core.story import LENGTH
-from llmsched_langgraph.core.view import Needs
-from llmsched_langgraph.dag.application import DIRECT
-from llmsched_langgraph.dag.position import Began, Ended, Revealed, Spot
-from llmsched_langgraph.dag.progress import Outcome, Usage
-from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph.ledger.exploration import Exploration
-from llmsched_langgraph.ledger.values import Backend, Failure, Rekey
+from llmsched_langgraph._core.machine import SchedulerMachine
+from llmsched_langgraph._core.policies import POLICIES, NamedPolicy, as_policy
+from llmsched_langgraph._core.story import LENGTH
+from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._jobs.calls import Outcome, Usage
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, Spot
+from llmsched_langgraph._ledger.exploration import Exploration
+from llmsched_langgraph._ledger.values import Backend, Failure, Rekey
 
 BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
 

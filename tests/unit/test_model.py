@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from support.beliefs import call, ended, fan_job, loop_job, model_of, planned_job
 
-from llmsched_langgraph.belief.columns import Quantity
-from llmsched_langgraph.belief.evidence import Begun, JobEvidence
-from llmsched_langgraph.belief.learning import PRIOR_CALL, learn
-from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.dag.application import DIRECT, Application, Kind, Node
-from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph._application.application import DIRECT, Application, Kind, Node
+from llmsched_langgraph._belief.fit.models import PRIOR_CALL, learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.model.columns import Quantity
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._jobs.observed import ObservedJob, Unit, observed
+from llmsched_langgraph._jobs.stages import Spot
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.jobs.observed import ObservedJob, Unit, observed
 from llmsched_langgraph.traces import EndedJob, EndedStage
 
 NOTHING = JobEvidence()

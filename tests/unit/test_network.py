@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from support.networks import married, network
 
-from llmsched_langgraph.belief import inference
-from llmsched_langgraph.belief.network import Network, independent
+from llmsched_langgraph._belief.network import inference
+from llmsched_langgraph._belief.network.network import Network, independent
+from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.fields import Field
 
 COIN = np.array([0.5, 0.5])
 XOR = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])

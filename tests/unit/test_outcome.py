@@ -5,11 +5,11 @@ from __future__ import annotations
 from support.beliefs import call, fan_job, loop_job, planned_job
 from support.ended import ended
 
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.dag.application import Application, Kind
-from llmsched_langgraph.dag.position import Ended, Position, Revealed
-from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph.jobs.observed import Part, Unit, observed, rounds, split_by_tool
+from llmsched_langgraph._application.application import Application, Kind
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._jobs.observed import Part, Unit, observed, rounds, split_by_tool
+from llmsched_langgraph._jobs.stages import Ended, Position, Revealed
 
 
 def spots(outcome):

@@ -11,15 +11,16 @@ import pytest
 from support.beliefs import ended, fan_job, loop_job
 from support.profiles import TEMPLATE, profile
 
-from llmsched_langgraph.belief.bins import Bins
-from llmsched_langgraph.belief.columns import Column, Quantity
-from llmsched_langgraph.belief.evidence import JobEvidence
-from llmsched_langgraph.belief.fitting import fitted
-from llmsched_langgraph.belief.learning import Lessons, learn
-from llmsched_langgraph.belief.merging import merged, profile_of, taught_by
-from llmsched_langgraph.belief.model import ApplicationModel
-from llmsched_langgraph.belief.network import independent
-from llmsched_langgraph.belief.pgmpy_exchange import (
+from llmsched_langgraph._belief.fit.fitting import fitted
+from llmsched_langgraph._belief.fit.models import Lessons, learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.model.bins import Bins
+from llmsched_langgraph._belief.model.columns import Column, Quantity
+from llmsched_langgraph._belief.model.evidence import JobEvidence
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._belief.network.network import independent
+from llmsched_langgraph._belief.profile.merging import merged, profile_of, taught_by
+from llmsched_langgraph._belief.profile.pgmpy_exchange import (
     edges_of,
     ges,
     hill_climb,
@@ -27,12 +28,11 @@ from llmsched_langgraph.belief.pgmpy_exchange import (
     state_names,
     states_of,
 )
-from llmsched_langgraph.belief.profile import History, Profile
-from llmsched_langgraph.belief.profile_json import profile_from_json, profile_to_json
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.dag.position import Spot
+from llmsched_langgraph._belief.profile.profile import History, Profile
+from llmsched_langgraph._belief.profile.serialization import profile_from_json, profile_to_json
+from llmsched_langgraph._jobs.observed import Unit, observed
+from llmsched_langgraph._jobs.stages import Spot
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.jobs.observed import Unit, observed
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
 
@@ -466,7 +466,7 @@ def test_ges(fan, score):
 
 def test_a_search_that_goes_in_circles_is_given_up(fan, monkeypatch):
     """pgmpy's GES does, on some data."""
-    monkeypatch.setattr("llmsched_langgraph.belief.pgmpy_exchange.MOST_SCORES", 0.01)
+    monkeypatch.setattr("llmsched_langgraph._belief.profile.pgmpy_exchange.MOST_SCORES", 0.01)
     with pytest.raises(InvalidDataError, match="goes in circles: given up after"):
         ges("bdeu")(lessons(fan))
 

@@ -9,10 +9,10 @@ import pytest
 from support.applications import app
 from support.sharing import ends
 
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.core.policies import POLICIES, NamedPolicy, Policy, as_policy
-from llmsched_langgraph.core.view import JobView
-from llmsched_langgraph.dag.application import DIRECT
+from llmsched_langgraph._application.application import DIRECT
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.policies import POLICIES, NamedPolicy, Policy, as_policy
+from llmsched_langgraph._core.view import JobView
 from llmsched_langgraph.errors import ConfigurationError
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0), ("c", 4.0))

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from llmsched_langgraph.dag.application import Application, Kind, Node
-from llmsched_langgraph.dag.position import Began, Ended, Position, Revealed, Runs, Spot, Status
+from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed, Runs, Spot, Status
 
 AGENT = Application.of(
     "agent",

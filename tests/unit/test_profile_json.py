@@ -11,22 +11,22 @@ from support.beliefs import planned_job
 from support.ended import ended
 from support.profiles import TEMPLATE, ids, profile
 
-from llmsched_langgraph.belief.calibration import Calibration, Served
-from llmsched_langgraph.belief.merging import profile_of, taught_by
-from llmsched_langgraph.belief.profile import ApplicationProfile, History, Profile
-from llmsched_langgraph.belief.profile_json import (
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._application.serialization import application_to_json
+from llmsched_langgraph._belief.fit.calibration import Calibration, Served
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
+from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History, Profile
+from llmsched_langgraph._belief.profile.serialization import (
     application_profile_from_json,
     application_profile_to_json,
     profile_from_json,
     profile_to_json,
     profiles_from_json,
 )
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.exchange import application_to_json
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._jobs.observed import Unit
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph.jobs.observed import Unit
 
 UNKNOWN = EndedJob(
     id="u",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmsched_langgraph.dag.position import Spot
-from llmsched_langgraph.dag.progress import UNKNOWN_USAGE, FinishedCall, Outcome, Progress, Usage
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Progress, Usage
+from llmsched_langgraph._jobs.stages import Spot
 
 
 class Calls:

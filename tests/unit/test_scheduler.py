@@ -8,10 +8,10 @@ import math
 import pytest
 
 from llmsched_langgraph import Backend, ConfigurationError, SchedulerClosedError, UnknownModelError
-from llmsched_langgraph.core.events import JobInfo
-from llmsched_langgraph.dag.application import Application
-from llmsched_langgraph.dag.progress import Outcome, Usage
-from llmsched_langgraph.runtime.scheduler import Scheduler, current_run, inside
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import Outcome, Usage
+from llmsched_langgraph._runtime.scheduler import Scheduler, current_run, inside
 
 BAD_SLOTS = [0, -1, True, False, 2.0, math.inf, "4", None]
 APPLICATION = Application.of("app", ["s"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support.networks import network
 
-from llmsched_langgraph.belief.inference import MAX_CELLS
-from llmsched_langgraph.belief.learner import fit, held_out
-from llmsched_langgraph.belief.structures import chow_liu, fit_edges, mutual_information, topological
+from llmsched_langgraph._belief.fit.structures import chow_liu, fit_edges, mutual_information, topological
+from llmsched_langgraph._belief.fit.tables import fit, held_out
+from llmsched_langgraph._belief.network.inference import MAX_CELLS
 from llmsched_langgraph.errors import InvalidDataError
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import

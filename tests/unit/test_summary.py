@@ -9,15 +9,15 @@ import pytest
 from support.beliefs import fan_job, planned_job
 from support.profiles import TEMPLATE, profile
 
-from llmsched_langgraph.belief.columns import OTHER, Column, Quantity
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.belief.merging import profile_of, taught_by
-from llmsched_langgraph.belief.profile import Mean
-from llmsched_langgraph.belief.summary import summary_of
-from llmsched_langgraph.belief.template import template_of
-from llmsched_langgraph.dag.experience import NodeSeen
-from llmsched_langgraph.jobs.observed import Unit
-from llmsched_langgraph.views.profile_text import profile_text
+from llmsched_langgraph._application.behaviour import NodeSeen
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.model.columns import OTHER, Column, Quantity
+from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
+from llmsched_langgraph._belief.profile.profile import Mean
+from llmsched_langgraph._belief.profile.summary import summary_of
+from llmsched_langgraph._jobs.observed import Unit
+from llmsched_langgraph._views.profile_text import profile_text
 
 
 def learned(jobs, **how):

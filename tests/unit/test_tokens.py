@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmsched_langgraph import tokens
+from llmsched_langgraph import _tokens as tokens
 
 TEXT = "one two three four five"  # 23 characters
 ESTIMATE = 6

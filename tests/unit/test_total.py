@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmsched_langgraph.belief.bins import Bins
-from llmsched_langgraph.belief.learner import fit
-from llmsched_langgraph.belief.network import Network, independent
-from llmsched_langgraph.belief.total import Known, Posterior
+from llmsched_langgraph._belief.fit.tables import fit
+from llmsched_langgraph._belief.model.bins import Bins
+from llmsched_langgraph._belief.model.total import Known, Posterior
+from llmsched_langgraph._belief.network.network import Network, independent
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -9,8 +9,8 @@ from support.comparisons import result_of, row_of
 
 pytest.importorskip("matplotlib")
 
-from llmsched_langgraph.views.bench_plots import figures, write_figures
-from llmsched_langgraph.views.bench_table import tables
+from llmsched_langgraph.lab.bench_plots import figures, write_figures
+from llmsched_langgraph.lab.bench_table import tables
 
 POLICIES = {"fcfs": 40.0, "llmsched": 20.0, "llmsched(epsilon=0.2)": 25.0, "oracle": 10.0}
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph.dag.application import Application, Kind, Node
-from llmsched_langgraph.views.layout import layered
-from llmsched_langgraph.views.mermaid import mermaid
-from llmsched_langgraph.views.outline import outline
-from llmsched_langgraph.views.svg import svg
+from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._views.layout import layered
+from llmsched_langgraph._views.mermaid import mermaid
+from llmsched_langgraph._views.outline import outline
+from llmsched_langgraph._views.svg import svg
 
 ODD = Application.of(
     'a <graph> & "more"',

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from support.beliefs import model_of
 from support.networks import network
 
-from llmsched_langgraph.belief.evaluation import Guess, Guesses
-from llmsched_langgraph.belief.learning import learn
-from llmsched_langgraph.dag.application import Application, Kind, Node
-from llmsched_langgraph.jobs.observed import Unit
-from llmsched_langgraph.views.network_picture import network_picture
-from llmsched_langgraph.views.picture import Arrow, Box, Words, picture_svg
+from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._belief.fit.evaluation import Guess, Guesses
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._jobs.observed import Unit
+from llmsched_langgraph._views.network_picture import network_picture
+from llmsched_langgraph._views.picture import Arrow, Box, Words, picture_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -84,7 +84,7 @@ def test_an_application_of_which_nothing_is_known():
 def test_a_png(tmp_path):
     """The same shapes; names that matplotlib could take for formulas are names."""
     pytest.importorskip("matplotlib")
-    from llmsched_langgraph.views.picture_png import write_png
+    from llmsched_langgraph._views.picture_png import write_png
 
     names = ["a$b$", "c"]
     drawn = network(1, [2, 2], ((), (0,)))
@@ -96,7 +96,7 @@ def test_a_png(tmp_path):
 def test_guesses_are_drawn(tmp_path):
     """A panel for each application, a point for each moment, and the line on which all should lie."""
     pytest.importorskip("matplotlib")
-    from llmsched_langgraph.views.profile_plots import guesses_figure, write_guesses
+    from llmsched_langgraph._views.profile_plots import guesses_figure, write_guesses
 
     measured = [
         Guesses("one", Unit.SECONDS, tuple(Guess(n % 3, 1.0 + n, 2.0) for n in range(9))),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmsched_langgraph.fields import Field
-from llmsched_langgraph.jobs.ended import Derived, EndedJob
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph._jobs.ended import Derived, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 

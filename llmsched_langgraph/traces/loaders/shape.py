@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llmsched_langgraph.fields import Field
-from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob, EndedStage
 
 
 @dataclass(frozen=True, slots=True)

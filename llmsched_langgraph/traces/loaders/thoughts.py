@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from llmsched_langgraph.fields import Field
-from llmsched_langgraph.jobs.ended import Derived, EndedCall, EndedJob
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 

@@ -1,0 +1,298 @@
+"""Knows how LangGraph executes a superstep, and sees every stage run of scheduled runs before it runs.
+
+Does not know slots, and never delays a stage run: nodes wait for nodes, so a node that held
+something back could deadlock. Slots belong to calls.
+
+LangGraph has no public seam here. For runs that are marked as scheduled, and for no others, the class
+`langgraph.pregel.main.PregelRunner` is replaced by a subclass that is the stock runner, function for
+function, but that looks up `run_with_retry` and `arun_with_retry` here. All private names are in this
+module; `why_not` tells whether they are what they were, and if not the stock runner does everything:
+stages are then named by the call's own metadata, and slots are as exact as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import threading
+import types
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+from langgraph.constants import START
+from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.pregel import Pregel
+from langgraph.runtime import get_runtime
+
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
+from llmsched_langgraph._runtime.context import STAGE, StageRun, inside_stage
+from llmsched_langgraph._runtime.marks import unmark
+from llmsched_langgraph._runtime.scheduler import RUN, Run, current_run
+from llmsched_langgraph._runtime.slot import outcome_of
+
+logger = logging.getLogger("llmsched_langgraph")
+
+
+_new = tuple.__new__
+
+PUSH = "__pregel_push"
+"""First part of the path of a stage run that a `Send` asked for."""
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None  # `why_not` will say so
+
+
+main = _module("langgraph.pregel.main")
+stock = _module("langgraph.pregel._runner")
+
+_lock = threading.Lock()
+_installed: bool | None = None
+
+
+def install() -> bool:
+    """Put the dispatcher in place, once; whether it is there. If not, the log says why, once."""
+    global _installed
+    with _lock:
+        if _installed is None:
+            reason = why_not()
+            if reason is None:
+                main.PregelRunner = _dispatcher()
+            else:
+                logger.warning(
+                    "this LangGraph executes stages in a way not known to llmsched-langgraph (%s): its own "
+                    "runner is used, and stages are named by their calls; slots work as ever",
+                    reason,
+                )
+            _installed = reason is None
+        return _installed
+
+
+def why_not() -> str | None:
+    """What is not as expected in LangGraph's runner; None if everything is."""
+    runner = getattr(stock, "PregelRunner", None)
+    if runner is None or getattr(main, "PregelRunner", None) is not runner:
+        return "langgraph.pregel.main has no PregelRunner of langgraph.pregel._runner"
+    expected: list[tuple[Any, str]] = [
+        (Pregel.stream, "PregelRunner"),
+        (Pregel.astream, "PregelRunner"),
+        (getattr(runner, "tick", None), "run_with_retry"),
+        (getattr(runner, "tick", None), "_call"),
+        (getattr(runner, "atick", None), "arun_with_retry"),
+        (getattr(runner, "atick", None), "_acall"),
+        (getattr(stock, "_call", None), "run_with_retry"),
+        (getattr(stock, "_call", None), "_call"),
+        (getattr(stock, "_acall", None), "_acall_impl"),
+        (getattr(stock, "_acall_impl", None), "arun_with_retry"),
+        (getattr(stock, "_acall_impl", None), "_acall"),
+    ]
+    for function, name in expected:
+        code = getattr(function, "__code__", None)
+        if code is None or name not in _names(code):
+            return f"{getattr(function, '__qualname__', 'a function')} does not use {name}"
+    for name in ("run_with_retry", "arun_with_retry"):
+        code = getattr(getattr(stock, name, None), "__code__", None)
+        if code is None or code.co_varnames[:1] != ("task",):
+            return f"{name} does not take a task first"
+    return None
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Global names that the code and the code inside it use."""
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return set(code.co_names).union(*(_names(const) for const in inner))
+
+
+def _rebound(function: Any, **names: Any) -> Any:
+    """The same function with some of its global names meaning something else; its module is untouched."""
+    new = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    new.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(new, function)
+
+
+def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
+    run = current_run()
+    if run is None or task.name == START:
+        return stock.run_with_retry(task, *args, **kwargs)
+    stage, began_s, ending = _begin(run, task), run.scheduler.clock(), None
+    try:
+        with inside_stage(stage):
+            return stock.run_with_retry(task, *args, **kwargs)
+    except BaseException as error:
+        ending = error
+        raise
+    finally:
+        _end(run, stage, began_s, ending)
+
+
+async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
+    run = RUN.get()
+    if run is None or task.name == START:
+        return await stock.arun_with_retry(task, *args, **kwargs)
+    clock = run.scheduler.clock
+    stage, began_s = _begin(run, task), clock()
+    mark = STAGE.set(stage)
+    try:
+        result = await stock.arun_with_retry(task, *args, **kwargs)
+        now = clock()
+        run.seen.moves.append(_new(Ended, (stage.number, now - began_s, True, False, now)))
+        return result
+    except BaseException as error:
+        if outcome_of(error) is Outcome.CANCELLED:
+            stage.cancel()
+        _end(run, stage, began_s, error)
+        raise
+    finally:
+        unmark(STAGE, mark)
+
+
+def _begin(run: Run, task: Any) -> StageRun:
+    """What this execution is; if nobody announced it, it is announced now."""
+    seen = run.seen
+    stage = seen.coming.pop(task.id, None) if seen.coming else None
+    if stage is not None:
+        seen.moves.append(Began(stage.number))
+        return stage
+    stage = _stage_run(task)
+    tool = _tool(task) if task.path[0] == PUSH else None
+    runs, tools = ((stage.number, stage.name),), () if tool is None else (tool,)
+    around, called = (None, False) if stage.around is None else (stage.around.number, _called(task))
+    seen.moves.append(_new(Revealed, (runs, around, called, True, tools)))
+    return stage
+
+
+def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
+    now = run.scheduler.clock()
+    if error is None:
+        run.seen.moves.append(Ended(stage.number, now - began_s, at_s=now))
+        return
+    interrupted = isinstance(error, GraphInterrupt)
+    if interrupted and stage.around is None:
+        run.seen.interrupted = True
+    # A command for the graph around its own leaves a node as an error, and is none.
+    complete = isinstance(error, ParentCommand)
+    run.seen.moves.append(Ended(stage.number, now - began_s, complete, interrupted, now))
+
+
+def _stage_run(task: Any) -> StageRun:
+    around = STAGE.get()
+    timeout = getattr(task, "timeout", None)
+    if around is None and timeout is None:
+        return StageRun(task.name)
+    if around is not None and around.idle_timeout_s is not None:
+        around.heartbeat = get_runtime().heartbeat  # here, in its own context, it is its own
+    if timeout is None or timeout.idle_timeout is None:
+        return StageRun(_path(around, task), around)
+    idle = timeout.idle_timeout
+    idle_s = idle.total_seconds() if isinstance(idle, timedelta) else idle
+    return StageRun(_path(around, task), around, idle_timeout_s=idle_s, heartbeat=_heartbeat)
+
+
+def _heartbeat() -> None:
+    get_runtime().heartbeat()
+
+
+def _path(around: StageRun | None, task: Any) -> str:
+    """`outer/inner`: the node, behind the nodes of the graphs around its graph."""
+    if around is None:
+        return str(task.name)
+    outer = around.name.rpartition("/")[0] if _called(task) else around.name
+    return f"{outer}/{task.name}" if outer else str(task.name)
+
+
+def _called(task: Any) -> bool:
+    """Whether it is a `@task`: called from within a node of its own graph, they stand side by side."""
+    return len(task.path) == 4 and task.path[3] is True
+
+
+def _tool(task: Any) -> str | None:
+    """The tool that a stage run was sent to use; None if its input does not say.
+
+    That is a tool call, alone, in a list or with the state around it, as `ToolNode` takes them; and any
+    `Send` of a dictionary that has the tool's name under "tool".
+    """
+    if task.path[0] != PUSH or not isinstance(task.input, dict | list):
+        return None
+    given = task.input[0] if isinstance(task.input, list) and len(task.input) == 1 else task.input
+    if not isinstance(given, dict):
+        return None
+    call = given.get("tool_call", given)
+    if isinstance(call, dict) and "args" in call and isinstance(call.get("name"), str):
+        return str(call["name"])
+    tool = given.get("tool")
+    return tool if isinstance(tool, str) else None
+
+
+def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
+    """Tell the scheduler which stage runs come next, side by side; none of them has begun."""
+    run = current_run()
+    if run is None or not tasks or tasks[0].name == START:  # which only hands on the input
+        return ()
+    stages = tuple([_stage_run(task) for task in tasks])
+    run.seen.coming.update((task.id, stage) for task, stage in zip(tasks, stages, strict=True))
+    around = stages[0].around
+    runs = tuple([(stage.number, stage.name) for stage in stages])
+    tools = tuple([_tool(task) for task in tasks])
+    if not any(tools):
+        tools = ()
+    run.seen.moves.append(Revealed(runs, None if around is None else around.number, tools=tools))
+    if len(stages) > 1:
+        run.scheduler.tell(run)
+    return stages
+
+
+def _scheduled_runner() -> type:
+    """The stock runner with `(a)run_with_retry` replaced, in itself and in what it calls."""
+    ours: dict[str, Any] = {"run_with_retry": _run_with_retry, "arun_with_retry": _arun_with_retry}
+    call = _rebound(stock._call, **ours)
+    call.__globals__["_call"] = call
+    acall_impl = _rebound(stock._acall_impl, **ours)
+    acall = _rebound(stock._acall, _acall_impl=acall_impl)
+    acall_impl.__globals__["_acall"] = acall
+    stock_tick = _rebound(stock.PregelRunner.tick, **ours, _call=call)
+    stock_atick = _rebound(stock.PregelRunner.atick, **ours, _acall=acall)
+
+    base: Any = stock.PregelRunner
+
+    class ScheduledRunner(base):  # type: ignore[misc]  # a private class has no types
+        def tick(self, tasks: Any, **kwargs: Any) -> Iterator[None]:
+            tasks = tuple(tasks)
+            stages = _reveal(tasks)
+            try:
+                yield from stock_tick(self, tasks, **kwargs)
+            except BaseException:
+                # The superstep is over while some of its threads may still wait for a slot. Nobody
+                # can stop a thread, but nobody needs its answer any more either.
+                for stage in stages:
+                    stage.cancel()
+                raise
+
+        def atick(self, tasks: Any, **kwargs: Any) -> Any:
+            tasks = tuple(tasks)
+            if len(tasks) > 1:  # a single one is announced as it begins
+                _reveal(tasks)
+            return stock_atick(self, tasks, **kwargs)
+
+    return ScheduledRunner
+
+
+def _dispatcher() -> Callable[..., Any]:
+    scheduled = _scheduled_runner()
+
+    def runner(**kwargs: Any) -> Any:
+        """The runner for the graph run that is about to start: the stock one unless it is scheduled."""
+        return (stock.PregelRunner if current_run() is None else scheduled)(**kwargs)
+
+    return runner

@@ -1,0 +1,261 @@
+"""Knows how to make every LangChain model take a slot while a request of its is in flight.
+
+Does not know graphs: it is active only in code that a run was marked for, and idle everywhere else.
+
+The gate sits around the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their
+event twins) of every chat-model and completion-model class, because only there the request begins
+and ends: cached answers never reach them, retries and fall-backs reach them once for each attempt, and
+each of them ends in a `finally`, which callbacks do not (a cancelled `ainvoke` reports no end at all).
+A simple completion model (`LLM`) has `_call` and `_acall` below them, once for each prompt.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import langchain_core
+from langchain_core.language_models.chat_models import BaseChatModel, SimpleChatModel
+from langchain_core.language_models.llms import LLM, BaseLLM
+from langchain_core.runnables.config import ensure_config
+
+from llmsched_langgraph._adapter.usage import Tally, usage_of_result
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.context import current_stage_run
+from llmsched_langgraph._runtime.scheduler import current_run
+from llmsched_langgraph._runtime.slot import Slot, offered, riding
+from llmsched_langgraph._runtime.streams import ahold, hold
+from llmsched_langgraph.errors import LLMSchedError
+
+_HOOKS = (
+    "_generate",
+    "_agenerate",
+    "_stream",
+    "_astream",
+    "_stream_chat_model_events",
+    "_astream_chat_model_events",
+)
+_LLM_HOOKS = ("_call", "_acall")
+_ROOTS: tuple[Any, ...] = (BaseChatModel, BaseLLM)
+_THREADED: tuple[Any, ...] = (*_ROOTS, SimpleChatModel, LLM)
+"""Classes whose own asynchronous hooks run synchronous ones in threads."""
+_GATED = "__llmsched_gated__"
+
+_lock = threading.Lock()
+_installed = False
+
+
+def install() -> None:
+    """Gate every model class there is and every one to come. Once; later calls do nothing.
+
+    Raises:
+        LLMSchedError: this langchain-core has no such hooks.
+    """
+    global _installed
+    with _lock:
+        if _installed:
+            return
+        missing = [
+            f"{root.__name__}.{hook}"
+            for root, hooks in ((BaseChatModel, _HOOKS[:4]), (BaseLLM, _HOOKS[:4]), (LLM, _LLM_HOOKS))
+            for hook in hooks
+            if not hasattr(root, hook)
+        ]
+        if missing:
+            raise LLMSchedError(
+                f"langchain-core {langchain_core.__version__} has no {', '.join(missing)}, so the "
+                f"calls of its models cannot be gated; install a version that this package supports (see "
+                f"its dependencies)"
+            )
+        for root in _ROOTS:
+            _gate_tree(root)
+            _gate_subclasses_to_come(root)
+        _installed = True
+
+
+def _gate_subclasses_to_come(root: Any) -> None:
+    own = root.__dict__.get("__init_subclass__")
+
+    def gate_subclass(cls: Any, /, **kwargs: Any) -> None:
+        # What the root inherits may be written in C (that of Generic is, from Python 3.12 on).
+        inherited = super(root, cls).__init_subclass__ if own is None else own.__get__(None, cls)
+        inherited(**kwargs)
+        _gate_class(cls)
+
+    root.__init_subclass__ = classmethod(gate_subclass)
+
+
+def _gate_tree(cls: Any) -> None:
+    _gate_class(cls)
+    for subclass in cls.__subclasses__():
+        _gate_tree(subclass)
+
+
+def _gate_class(cls: Any) -> None:
+    for name in (*_HOOKS, *_LLM_HOOKS) if issubclass(cls, LLM) else _HOOKS:
+        # Also a hook that comes from a class which is no model: whatever is found and not gated yet.
+        hook = inspect.getattr_static(cls, name, None)
+        if not inspect.isfunction(hook) or hasattr(hook, _GATED):
+            continue
+        if any(hook is root.__dict__.get(name) for root in _ROOTS) and not name.startswith("_a"):
+            continue  # abstract: whoever comes through here has a hook of their own
+        if hook is LLM.__dict__.get(name) and name != "_acall":
+            continue  # abstract, or goes from prompt to prompt: `_call` and `_acall` are the requests
+        gated = _gate(cls, name, hook)
+        setattr(gated, _GATED, True)
+        setattr(cls, name, gated)
+
+
+def _gate(cls: Any, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    if name.startswith("_a") and cls in _THREADED:
+        # What models inherit that are synchronous only: it runs their other hooks in threads.
+        return _gate_astream_in_threads(hook) if name == "_astream" else _gate_acall_in_thread(hook)
+    if name in ("_generate", "_call"):
+        return _gate_call(hook)
+    if name in ("_agenerate", "_acall"):
+        return _gate_acall(hook)
+    return _gate_astream(hook) if name.startswith("_a") else _gate_stream(hook)
+
+
+def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            return hook(self, *args, **kwargs)
+        with slot:
+            result = hook(self, *args, **kwargs)
+            slot.usage = usage_of_result(result, _messages(args, kwargs))
+            return result
+
+    return gated
+
+
+def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            return await hook(self, *args, **kwargs)
+        async with slot:
+            result = await hook(self, *args, **kwargs)
+            slot.usage = usage_of_result(result, _messages(args, kwargs))
+            return result
+
+    return gated
+
+
+def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    @functools.wraps(hook)
+    def gated(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            yield from hook(self, *args, **kwargs)
+        else:
+            yield from hold(slot, lambda: hook(self, *args, **kwargs), Tally(_messages(args, kwargs)))
+
+    return gated
+
+
+def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    @functools.wraps(hook)
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            items = hook(self, *args, **kwargs)
+        else:
+            items = ahold(slot, lambda: hook(self, *args, **kwargs), Tally(_messages(args, kwargs)))
+        try:
+            async for item in items:
+                yield item
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    return gated
+
+
+def _gate_acall_in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        slot = _slot(self, kwargs)
+        if slot is None:
+            return await hook(self, *args, **kwargs)
+        await slot.aacquire()
+        try:
+            with slot.offer():
+                return await hook(self, *args, **kwargs)
+        finally:
+            slot.release(Outcome.CANCELLED)  # no thread has taken it over
+
+    return gated
+
+
+def _gate_astream_in_threads(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    @functools.wraps(hook)
+    async def gated(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        slot = _slot(self, kwargs)
+        items = hook(self, *args, **kwargs)
+        if slot is not None:
+            await slot.aacquire()
+        try:
+            while True:
+                with nullcontext() if slot is None else slot.offer():
+                    try:
+                        item = await anext(items)
+                    except StopAsyncIteration:
+                        return
+                yield item
+        finally:
+            if slot is not None:
+                slot.release(Outcome.CANCELLED)  # no thread has taken it over
+
+    return gated
+
+
+def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
+    """The slot that this request needs; None outside scheduled runs and inside another call's slot."""
+    run = current_run()
+    if run is None or riding():
+        return None
+    slot = offered()
+    if slot is not None:
+        return slot
+    name = _model_name(model, kwargs) if run.scheduler.tells_models_apart else None
+    return run.scheduler.slot(name, stage=current_stage())
+
+
+def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
+    # Models agree on no one attribute; `bind(model=...)` arrives as a keyword. One at a time: to look for
+    # an attribute that a pydantic object has not is slow.
+    name = kwargs.get("model")
+    for attribute in ("model_name", "model"):
+        if isinstance(name, str):
+            break
+        name = getattr(model, attribute, None)
+    return name if isinstance(name, str) else None
+
+
+def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the model is asked: messages, or the texts that completion models take."""
+    asked = args[0] if args else kwargs.get("messages", kwargs.get("prompts", kwargs.get("prompt", ())))
+    return (asked,) if isinstance(asked, str) else asked
+
+
+def current_stage() -> str:
+    """The node that the calling code runs in, with the nodes of the graphs around it: `outer/inner`."""
+    stage = current_stage_run()
+    if stage is not None:
+        return stage.name
+    metadata = ensure_config().get("metadata") or {}
+    namespace = metadata.get("langgraph_checkpoint_ns")
+    if not namespace:
+        return str(metadata.get("langgraph_node", ""))
+    # "outer:task id|inner:task id", where a number alone tells twin subgraphs of one node apart.
+    names = (part.split(":", 1)[0] for part in str(namespace).split("|"))
+    return "/".join(name for name in names if not name.isdigit())

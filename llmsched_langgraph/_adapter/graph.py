@@ -1,0 +1,304 @@
+"""Knows how a compiled LangGraph graph becomes a scheduled one: its runs are announced as jobs.
+
+Does not know slots or models; between start and end LangGraph's own runner does everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import logging
+import sys
+import threading
+import types
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from langgraph.constants import START
+from langgraph.pregel import Pregel
+from langgraph.types import Command
+
+from llmsched_langgraph._adapter import executor, gate
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.scheduler import RUN, Run, Scheduler, current_run, inside
+from llmsched_langgraph._runtime.slot import outcome_of
+from llmsched_langgraph._runtime.threads import learn_pool
+from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
+
+logger = logging.getLogger("llmsched_langgraph")
+
+G = TypeVar("G", bound="Pregel[Any, Any, Any, Any]")
+
+_BASE = "__llmsched_base__"
+_SCHEDULER = "__llmsched_scheduler__"
+
+_lock = threading.Lock()
+_classes: weakref.WeakValueDictionary[tuple[type, int], type] = weakref.WeakValueDictionary()
+_applications: weakref.WeakKeyDictionary[Any, dict[str, Application]] = weakref.WeakKeyDictionary()
+
+
+def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
+    """The same graph, whose LLM calls take turns on the scheduler's slots.
+
+    The result is a shallow copy of the same kind: it streams, checkpoints, interrupts, nests and is
+    served like the graph that was given, which itself stays as it was. While it runs, each request
+    of a LangChain chat model, anywhere inside it, holds one slot. Raw `openai` clients need
+    `wrap_openai`. Scheduling a scheduled graph gives the same graph.
+
+    Args:
+        graph: a compiled graph (`builder.compile()`, `create_agent(...)`) or an `@entrypoint`.
+        scheduler: whose slots to use; None for the process-wide one, looked up at each run.
+
+    Raises:
+        UnsupportedGraphError: the object is no compiled graph.
+        ConfigurationError: the scheduler is none, or an author's annotation cannot be understood.
+    """
+    if not isinstance(graph, Pregel):
+        raise UnsupportedGraphError(not_a_graph("schedule", graph))
+    if scheduler is not None and not isinstance(scheduler, Scheduler):
+        raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
+    gate.install()
+    executor.install()
+    cls = type(graph)
+    base: type = getattr(cls, _BASE, cls)
+    if base is not cls and scheduler in (None, getattr(cls, _SCHEDULER)):
+        return graph
+    application_of(graph)  # whatever its author wrote wrongly is said here, not in the middle of a run
+    scheduled = copy.copy(graph)
+    scheduled.__class__ = _scheduled_class(base, scheduler)
+    return scheduled
+
+
+def _scheduled_class(base: type, scheduler: Scheduler | None) -> type:
+    # The scheduler is the class's, not the object's: `copy()` and `with_config()` rebuild a graph
+    # from its constructor's arguments, and whatever else was set on the object would be gone.
+    key = (base, id(scheduler))
+    with _lock:
+        cls = _classes.get(key)
+        if cls is None:
+            cls = _classes[key] = _subclass(base, scheduler)
+        return cls
+
+
+def _subclass(base: Any, scheduler: Scheduler | None) -> type:
+    @functools.wraps(base.stream)
+    def stream(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        steps = base.stream(self, *args, **kwargs)
+        job = _Job.begin(self, scheduler, args, kwargs)
+        if job is None:
+            yield from steps
+            return
+        mark, outcome = inside(job.run), Outcome.FINISHED
+        try:
+            while True:
+                # The mark is set for each step only: a generator shares its consumer's context.
+                with mark:
+                    try:
+                        step = next(steps)
+                    except StopIteration:
+                        break
+                yield step
+            if job.may_be_paused():
+                with suppress(Exception):  # the run itself ended well
+                    job.paused = bool(self.get_state(job.config).next)
+        except BaseException as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            try:
+                steps.close()
+            finally:
+                job.end(outcome)
+
+    @functools.wraps(base.astream)
+    async def astream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        steps = base.astream(self, *args, **kwargs)
+        job, outcome = _Job.begin(self, scheduler, args, kwargs), Outcome.FINISHED
+        run = current_run() if job is None else job.run
+        assert run is not None
+        loop = asyncio.get_running_loop()
+        learn_pool(loop)
+        run = run.on(loop)
+        coming = _owned(steps)
+        try:
+            while True:
+                mark = RUN.set(run)
+                try:
+                    step = await coming
+                except StopAsyncIteration:
+                    break
+                finally:
+                    try:  # what `unmark` does, at each step
+                        RUN.reset(mark)
+                    except ValueError:
+                        pass
+                yield step
+                coming = anext(steps)
+            if job is not None and job.may_be_paused():
+                with suppress(Exception):  # the run itself ended well
+                    job.paused = bool((await self.aget_state(job.config)).next)
+        except BaseException as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            try:
+                await steps.aclose()
+            finally:
+                if job is not None:
+                    job.end(outcome)
+
+    body = {"stream": stream, "astream": astream, _BASE: base, _SCHEDULER: scheduler}
+    cls = types.new_class(base.__name__, (base,), exec_body=lambda space: space.update(body))
+    # Drawings, traces and serialised graphs print these two; nothing of them may change.
+    cls.__module__, cls.__qualname__ = base.__module__, base.__qualname__
+    return cls
+
+
+def _owned(steps: AsyncIterator[Any]) -> Awaitable[Any]:
+    """The first step of a generator that nobody but its caller will close.
+
+    The event loop closes generators that are dropped. Dropped together, this one and the one around it
+    would be closed twice at the same time. Hooks are looked at when the first step is asked for.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, lambda _: None)
+    try:
+        return anext(steps)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of a scheduled graph, from its first step to its end.
+
+    Attributes:
+        run: what the code in it is marked with.
+        config: the caller's configuration.
+        thread: the thread on which it could be resumed, if it can be.
+        breakpoints: whether it may stop at a node without that node saying so.
+        paused: whether it was interrupted.
+        ended: whether its end was announced.
+    """
+
+    run: Run
+    config: Any
+    thread: str | None
+    breakpoints: bool
+    paused: bool = False
+    ended: bool = False
+
+    def __del__(self) -> None:
+        # Asynchronous generators that outlive their event loop are dropped without their `finally`.
+        if not self.ended:
+            self.end(Outcome.CANCELLED)
+
+    @classmethod
+    def begin(
+        cls, graph: Any, scheduler: Scheduler | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Job | None:
+        """Announce the run that `stream(*args, **kwargs)` is; None if it is part of one already."""
+        on = default_scheduler() if scheduler is None else scheduler
+        around = current_run()
+        if around is not None and around.scheduler is on:
+            return None
+        given = args[0] if args else kwargs.get("input")
+        config = args[1] if len(args) > 1 else kwargs.get("config")
+        thread = _thread(graph, config)
+        # Nothing new to work on, or a command: what was interrupted on this thread goes on.
+        resumes = thread if given is None or isinstance(given, Command) else None
+        return cls(
+            run=on.start_job(_info(graph, config, thread), resumes),
+            config=config,
+            thread=thread,
+            breakpoints=bool(
+                graph.interrupt_before_nodes
+                or graph.interrupt_after_nodes
+                or kwargs.get("interrupt_before")
+                or kwargs.get("interrupt_after")
+            ),
+        )
+
+    def may_be_paused(self) -> bool:
+        """Whether only the graph's state can tell if the run, which ended well, was interrupted."""
+        self.paused = self.run.seen.interrupted
+        return self.breakpoints and not self.paused and self.thread is not None
+
+    def end(self, outcome: Outcome) -> None:
+        """The run is over, however it ended. Only the first end counts."""
+        if self.ended:
+            return
+        self.ended = True
+        on = self.run.scheduler
+        if not self.paused or outcome is not Outcome.FINISHED:
+            on.end_job(self.run, outcome)
+        elif self.thread is None:
+            on.end_job(self.run, Outcome.CANCELLED)  # nobody can ever resume it
+        else:
+            on.end_job(self.run, outcome, paused_on=self.thread)
+
+
+def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:
+    """What is known of the run before it begins: plain values only."""
+    application = application_of(graph)
+    if not config:
+        return JobInfo(application)
+    given = config
+    run_id = given.get("run_id")
+    metadata = given.get("metadata")
+    return JobInfo(
+        application=application,
+        run_id="" if run_id is None else str(run_id),
+        thread_id=thread or "",
+        tags=tuple(given.get("tags") or ()),
+        metadata=tuple([item for item in metadata.items() if isinstance(item[1], _PLAIN)])
+        if metadata
+        else (),
+    )
+
+
+_PLAIN = (str, int, float, bool)
+
+
+def _thread(graph: Any, config: Any) -> str | None:
+    if not graph.checkpointer:
+        return None
+    for source in (config, graph.config):
+        thread = ((source or {}).get("configurable") or {}).get("thread_id")
+        if thread is not None:
+            return str(thread)
+    return None
+
+
+def application_of(graph: Any) -> Application:
+    """The application that the graph is a run-time form of; the same for all its copies.
+
+    Raises:
+        ConfigurationError: an author's annotation cannot be understood.
+    """
+    # Copies share their nodes. Agent Server copies a graph for each run: compiled once, it stays so.
+    known = _applications.setdefault(next(iter(graph.nodes.values())), {})
+    name = graph.get_name()
+    application = known.get(name)
+    if application is None:
+        try:
+            application = compile_graph(graph)
+        except LLMSchedError:
+            raise
+        except Exception:
+            logger.warning(
+                "graph %r could not be looked into: its runs are predicted by their nodes alone",
+                name,
+                exc_info=True,
+            )
+            application = Application.of(name, (node for node in graph.nodes if node != START))
+        known[name] = application
+    return application

@@ -1,0 +1,79 @@
+"""Knows how the model calls of a `create_agent` agent take slots when its graph is not scheduled itself.
+
+Does not hold slots: the gate does, around each request. The one module that imports langchain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llmsched_langgraph._adapter import gate
+from llmsched_langgraph._application.application import DIRECT
+from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.scheduler import Scheduler, current_run, inside
+from llmsched_langgraph._runtime.slot import outcome_of
+from llmsched_langgraph.errors import ConfigurationError
+
+try:
+    from langchain.agents.middleware import AgentMiddleware
+    from langchain.agents.middleware.types import ModelRequest, ModelResponse
+except ImportError as error:
+    raise ConfigurationError(
+        'SchedulerMiddleware needs langchain: pip install "llmsched-langgraph[agents]"'
+    ) from error
+
+
+class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Makes an agent's model calls take slots: `create_agent(model, middleware=[SchedulerMiddleware()])`.
+
+    Each attempt of a call holds a slot while it is in flight, so retries and fall-backs, whether of
+    the model or of other middleware, wait outside of it. In a scheduled graph, whose calls take slots
+    anyway, it does nothing.
+
+    A call is a job of its own here: the middleware sees calls, not runs, so they are ordered by what
+    calls of that stage take. `schedule(agent)` sees whole runs and should be preferred.
+
+    Args:
+        scheduler: whose slots to use; None for the process-wide one, looked up at each call.
+    """
+
+    def __init__(self, scheduler: Scheduler | None = None) -> None:
+        super().__init__()
+        gate.install()
+        self._scheduler = scheduler
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Let the call go on, with the gate active in it."""
+        with self._job():
+            return handler(request)
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """Let the call go on, with the gate active in it."""
+        with self._job():
+            return await handler(request)
+
+    @contextmanager
+    def _job(self) -> Iterator[None]:
+        if current_run() is not None:
+            yield
+            return
+        scheduler = self._scheduler if self._scheduler is not None else default_scheduler()
+        run, outcome = scheduler.start_job(JobInfo(application=DIRECT)), Outcome.FINISHED
+        try:
+            with inside(run):
+                yield
+        except BaseException as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            scheduler.end_job(run, outcome)

@@ -1,0 +1,1 @@
+"""What an application is: stages, edges, unrolling."""

@@ -1,0 +1,99 @@
+"""Knows how an application is written as JSON, and how it is read back.
+
+Does not know files. What `llmsched inspect --json` prints is this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph.errors import InvalidDataError
+
+
+def application_to_json(application: Application) -> dict[str, Any]:
+    """The application as plain dicts, lists, strings and numbers.
+
+    `stages` and `edges` are the unrolled DAG, every stage behind those that lead to it. `entries`,
+    `calls_llm`, `deferred` and `learned` list nodes by their paths.
+    """
+    return {
+        "name": application.name,
+        "fingerprint": application.fingerprint,
+        "stages": [
+            {
+                "id": stage.id,
+                "node": stage.node,
+                "occurrence": stage.occurrence,
+                "kind": stage.kind.value,
+                "reason": stage.reason,
+                "planned_by": stage.planned_by,
+            }
+            for stage in application.stages
+        ],
+        "edges": [list(edge) for edge in application.stage_edges],
+        "loops": [list(loop) for loop in application.loops],
+        "entries": list(application.entries),
+        "calls_llm": [node.path for node in application.nodes if node.calls_llm],
+        "deferred": [node.path for node in application.nodes if node.deferred],
+        "learned": [node.path for node in application.nodes if node.learned],
+    }
+
+
+def application_from_json(data: object) -> Application:
+    """The application that `application_to_json` wrote.
+
+    Raises:
+        InvalidDataError: naming the field that is missing or wrong.
+    """
+    given = Field.of(data)
+    nodes: dict[str, Node] = {}
+    node_of: dict[str, str] = {}
+    occurrences: dict[str, int] = {}
+    marked = {name: set(_paths(given.get(name))) for name in ("calls_llm", "deferred", "learned")}
+    stages = list(given["stages"].items())
+    for stage in stages:
+        node_of[stage["id"].text()] = stage["node"].text()
+    for stage in stages:
+        path = stage["node"].text()
+        occurrences[path] = max(occurrences.get(path, 0), stage["occurrence"].count(least=1))
+        planner = nodes[path].planned_by if path in nodes else None
+        named = stage.get("planned_by")
+        if named is not None:
+            planner = _stage(named, node_of)
+        nodes[path] = Node(
+            path,
+            stage["kind"].choice(Kind),
+            stage["reason"].string(),
+            planner,
+            calls_llm=path in marked["calls_llm"],
+            deferred=path in marked["deferred"],
+            learned=path in marked["learned"],
+        )
+    edges = [tuple(_stage(end, node_of) for end in edge.items(2)) for edge in given["edges"].items()]
+    try:
+        application = Application(
+            given["name"].string(),
+            tuple(nodes.values()),
+            tuple((source, target) for source, target in edges),
+            tuple(_paths(given["entries"])),
+        ).unrolled({path: count - 1 for path, count in occurrences.items()})
+    except ValueError as error:
+        raise InvalidDataError(f"{given.field or 'the application'} does not fit together: {error}") from None
+    fingerprint = given["fingerprint"]
+    if application.fingerprint != fingerprint.value:
+        raise fingerprint.fault(f"{application.fingerprint!r}, for that is what name, nodes and edges give")
+    return application
+
+
+def _stage(field: Field, node_of: Mapping[str, str]) -> str:
+    """The node of the stage that the field names."""
+    if field.text() not in node_of:
+        raise field.fault("the id of a stage")
+    return node_of[field.text()]
+
+
+def _paths(field: Field | None) -> list[str]:
+    return [] if field is None else [item.text() for item in field.items()]

@@ -1,0 +1,1 @@
+"""What earlier jobs teach of the next one."""

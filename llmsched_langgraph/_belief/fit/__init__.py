@@ -1,0 +1,1 @@
+"""Models fitted to ended jobs, and how good they are."""

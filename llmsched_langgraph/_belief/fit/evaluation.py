@@ -1,0 +1,374 @@
+"""Knows how well an application's model predicts recorded jobs that it did not learn from.
+
+Does not know files, nor how results are shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.model.columns import Quantity, planned_nodes, values_of
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._jobs.ended import EndedJob
+from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit, observed, rounds
+from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed
+from llmsched_langgraph.errors import InvalidDataError
+
+LEAST_JOBS = 15
+"""Jobs under which nothing is measured."""
+
+PARTS = 5
+"""Parts into which jobs are split; each is measured by a model that learned from the others."""
+
+ENOUGH = 200
+"""Measured jobs after which the parts that are left are not measured."""
+
+STEPS = 8
+"""Finished stages after which remaining work is predicted, at most."""
+
+LEAST_POINTS = 10
+"""Jobs under which no R2 is given."""
+
+LEAST = 1e-3
+"""Stands for less work where a logarithm is taken; and the share by which an interval is widened, so that
+what is always equally long is inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How well the jobs of one application are predicted.
+
+    Attributes:
+        app: the application.
+        unit: what work was counted in.
+        jobs: how many jobs were measured.
+        stages: how many stages, unrolled, and tools the models have work for.
+        logloss_network: mean -log2 P(job) under the network with edges, in bits; a job is the states of all
+            variables but its total.
+        logloss_marginals: the same under the independent marginals, with the same bins.
+        used: "network" or "marginals": which of them learning chose on its own jobs, in most parts.
+        r2_log_remaining: R2 of the logarithm of the work still to come after 0, 1, 2, ... finished stages,
+            guessed by `Belief.typical` of the model that was chosen. Over the jobs in which any was still to
+            come; None where those are too few, or do not differ.
+        r2_log_remaining_marginals: the same by the marginals.
+        coverage80: share of the moments, of all at which the model expected that something may still come, at
+            which what came was in its 80 % interval.
+    """
+
+    app: str
+    unit: Unit
+    jobs: int
+    stages: int
+    logloss_network: float
+    logloss_marginals: float
+    used: str
+    r2_log_remaining: tuple[float | None, ...]
+    r2_log_remaining_marginals: tuple[float | None, ...]
+    coverage80: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, rounded to four digits behind the point."""
+        return {
+            "app": self.app,
+            "jobs": self.jobs,
+            "stages": self.stages,
+            "logloss_network": round(self.logloss_network, 4),
+            "logloss_marginals": round(self.logloss_marginals, 4),
+            "used": self.used,
+            "r2_log_remaining": _rounded(self.r2_log_remaining),
+            "r2_log_remaining_marginals": _rounded(self.r2_log_remaining_marginals),
+            "coverage80": round(self.coverage80, 4),
+        }
+
+
+class Moment(NamedTuple):
+    """A recorded job at one moment of its run: what was known, and what came of it.
+
+    Attributes:
+        evidence: what was known.
+        finished: how many of its stages had ended, as `ObservedJob.stages` counts them.
+        remaining: the work that was still to come, in the unit asked for.
+    """
+
+    evidence: JobEvidence
+    finished: int
+    remaining: float
+
+
+class Guess(NamedTuple):
+    """The work that was still to come of a job, and the best guess of it.
+
+    Attributes:
+        finished: how many of its stages had ended.
+        remaining: what was still to come, in the unit of the work.
+        predicted: what was predicted then.
+    """
+
+    finished: int
+    remaining: float
+    predicted: float
+
+
+class Guesses(NamedTuple):
+    """The guesses of one application's jobs, and what work was counted in."""
+
+    app: str
+    unit: Unit
+    guesses: tuple[Guess, ...]
+
+
+def unit_of(jobs: Sequence[EndedJob]) -> Unit:
+    """What the work of recorded jobs can be counted in: the first of these that half of them know.
+
+    Seconds of their LLM calls; if those are not recorded, seconds of their tools, where they use any; else
+    output tokens.
+    """
+    outcomes = [observed(job) for job in jobs]
+    for unit in (Unit.SECONDS, Unit.TOOL_SECONDS):
+        if 2 * sum(bool(job.amount(unit)) for job in outcomes) >= len(outcomes):
+            return unit
+    return Unit.TOKENS
+
+
+def groups_of(jobs: Sequence[EndedJob]) -> list[str]:
+    """For each job of one application the name of its group: runs of one problem, turns of one session.
+
+    Ids are taken apart at `/`; the part that takes the most different values over all jobs tells the groups.
+    """
+    ids = [job.id.split("/") for job in jobs]
+    shared = min(map(len, ids), default=1)
+    values = [[parts[place] for parts in ids] for place in range(shared)]
+    return max(values, key=lambda column: len(set(column)), default=[])
+
+
+def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Moment]:
+    """A recorded job as a scheduler would have seen it: before its first stage, and after each that ended.
+
+    Stages end in the recorded order, those of one depth in any. What comes next is announced as soon as all
+    of one depth has ended, with its fan-out; what can come no more follows from the application's edges.
+    """
+    position = Position(application)
+    planners = set(planned_nodes(application).values())
+    first = next(job.llm_calls(), None)
+    prompt = None if first is None else first.prompt_tokens
+    steps = rounds(job)
+    planned = tools_in(stage for step in steps for stage in step)
+    left = observed(job).amount(unit) or 0.0
+    finished: list[ObservedStage] = []
+    plan: tuple[tuple[str, int], ...] | None = None
+    number = 0
+    for step, following in zip(((), *steps), (*steps, ()), strict=True):
+        for at, stage in enumerate(step, 1):
+            position.move(Ended(number + at, 0.0))
+            finished.append(stage)
+            left -= stage.amount(unit) or 0.0
+            if stage.spot.path in planners:
+                plan = planned
+            if at < len(step):
+                yield Moment(_evidence(position, prompt, finished, step[at:], plan), len(finished), left)
+        number += len(step)
+        if not following:
+            return
+        runs = [(number + at, stage.spot.path) for at, stage in enumerate(following, 1)]
+        position.move(Revealed(tuple(runs)))
+        for run, _ in runs:
+            position.move(Began(run))
+        yield Moment(_evidence(position, prompt, finished, following, plan), len(finished), left)
+
+
+def _evidence(
+    position: Position,
+    prompt: int | None,
+    finished: Sequence[ObservedStage],
+    announced: Sequence[ObservedStage],
+    plan: tuple[tuple[str, int], ...] | None,
+) -> JobEvidence:
+    return JobEvidence(
+        prompt,
+        tuple(finished),
+        tuple(Begun(stage.spot, stage.fan_out) for stage in announced),
+        plan,
+        frozenset(position.application.by_path) - position.coming(),
+    )
+
+
+def tools_in(stages: Iterable[ObservedStage]) -> tuple[tuple[str, int], ...]:
+    """How often each tool was used in a whole job: what its plan named, if it had one."""
+    named: Counter[str] = Counter()
+    for stage in stages:
+        for part in stage.parts:
+            if part.tool is not None:
+                named[part.tool] += part.runs
+    return tuple(sorted(named.items()))
+
+
+def evaluate(
+    app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None = None, *, seed: int = 0
+) -> Evaluation:
+    """Learns from some jobs of an application and measures on others.
+
+    With `train`, learns from that and measures all of `jobs` that are not in it. Without, splits the jobs
+    into `PARTS`, the jobs of one group (`groups_of`) together, and measures each part by a model that learned
+    from the others, until `ENOUGH` are measured. Jobs whose work is not recorded are left out.
+
+    Raises:
+        InvalidDataError: fewer than `LEAST_JOBS` jobs to learn from or to measure.
+    """
+    tally, unit = _measured(app, jobs, train, seed)
+    return tally.result(app, unit)
+
+
+def guesses(
+    app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None = None, *, seed: int = 0
+) -> Guesses:
+    """What `evaluate` compares, moment by moment. Arguments and errors are the same."""
+    tally, unit = _measured(app, jobs, train, seed)
+    return Guesses(
+        app,
+        unit,
+        tuple(
+            Guess(finished, exp(true), exp(predicted))
+            for finished, rows in sorted(tally.logs.items())
+            for true, predicted, _ in rows
+        ),
+    )
+
+
+def _measured(
+    app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None, seed: int
+) -> tuple[_Tally, Unit]:
+    unit = unit_of(jobs if train is None else [*jobs, *train])
+    usable = [job for job in jobs if observed(job).amount(unit)]
+    tally = _Tally()
+    if train is not None:
+        known = set(train)
+        usable = [job for job in usable if job not in known]
+        learned = [job for job in train if observed(job).amount(unit)]
+        if min(len(usable), len(learned)) < LEAST_JOBS:
+            raise InvalidDataError(
+                f"{app}: {len(learned)} jobs to learn from and {len(usable)} others to measure; "
+                f"it takes {LEAST_JOBS} of each"
+            )
+        tally.measure(app, learned, usable, unit, seed)
+    else:
+        if len(usable) < LEAST_JOBS:
+            raise InvalidDataError(
+                f"{app}: {len(usable)} jobs whose {unit} are recorded; it takes {LEAST_JOBS}"
+            )
+        part = split(usable, seed)
+        for number in range(PARTS):
+            held = [job for job, own in zip(usable, part, strict=True) if own == number]
+            rest = [job for job, own in zip(usable, part, strict=True) if own != number]
+            if held and rest and tally.jobs < ENOUGH:
+                tally.measure(app, rest, held, unit, seed)
+    return tally, unit
+
+
+def split(jobs: Sequence[EndedJob], seed: int) -> list[int]:
+    """The part of each job: groups in random order, each to the smallest part."""
+    groups = groups_of(jobs)
+    sizes = Counter(groups)
+    names = sorted(sizes)
+    full = [0] * PARTS
+    home: dict[str, int] = {}
+    for i in np.random.default_rng(seed).permutation(len(names)):
+        name = names[i]
+        home[name] = full.index(min(full))
+        full[home[name]] += sizes[name]
+    return [home[group] for group in groups]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has been measured so far."""
+
+    jobs: int = 0
+    stages: int = 0
+    bits: list[tuple[float, float]] = field(default_factory=list)
+    chosen: list[bool] = field(default_factory=list)
+    inside: list[bool] = field(default_factory=list)
+    logs: dict[int, list[tuple[float, float, float]]] = field(default_factory=dict)
+
+    def measure(
+        self, app: str, train: Sequence[EndedJob], held: Sequence[EndedJob], unit: Unit, seed: int
+    ) -> None:
+        """Learn from one list of jobs and measure another."""
+        template = template_of(app, train)
+        outcomes = [observed(job) for job in train]
+        used = learn(template, outcomes, unit=unit, seed=seed)
+        marginals = learn(template, outcomes, unit=unit, correlated=False) if used.correlated else used
+        network = used if used.correlated else learn(template, outcomes, unit=unit, correlated=True)
+        self.chosen.append(used.correlated)
+        self.stages = max(self.stages, len(used.stages))
+        for job in held:
+            self.jobs += 1
+            outcome = observed(job)
+            self.bits.append((job_bits(network, outcome), job_bits(marginals, outcome)))
+            for moment in moments(job, template, unit):
+                if moment.finished > STEPS:
+                    break
+                self._predict(used, marginals, moment)
+
+    def _predict(self, used: ApplicationModel, marginals: ApplicationModel, moment: Moment) -> None:
+        belief, alone = used.belief(moment.evidence), marginals.belief(moment.evidence)
+        if belief.open:
+            lo, hi = belief.interval(0.8)
+            self.inside.append(lo - LEAST * lo <= moment.remaining <= hi + LEAST * hi)
+        if moment.remaining <= LEAST:
+            return
+        row = tuple(log(max(x, LEAST)) for x in (moment.remaining, belief.typical, alone.typical))
+        self.logs.setdefault(moment.finished, []).append((row[0], row[1], row[2]))
+
+    def result(self, app: str, unit: Unit) -> Evaluation:
+        """The figures."""
+        rows = [np.array(self.logs.get(k, ())).reshape(-1, 3) for k in range(max(self.logs, default=-1) + 1)]
+        bits = np.array(self.bits).mean(axis=0)
+        return Evaluation(
+            app=app,
+            unit=unit,
+            jobs=self.jobs,
+            stages=self.stages,
+            logloss_network=float(bits[0]),
+            logloss_marginals=float(bits[1]),
+            used="network" if 2 * sum(self.chosen) > len(self.chosen) else "marginals",
+            r2_log_remaining=tuple(_r2(row[:, 0], row[:, 1]) for row in rows),
+            r2_log_remaining_marginals=tuple(_r2(row[:, 0], row[:, 2]) for row in rows),
+            coverage80=float(np.mean(self.inside)) if self.inside else 0.0,
+        )
+
+
+def job_bits(model: ApplicationModel, outcome: ObservedJob) -> float:
+    """-log2 of the probability that a model gives to what a job did, in its bins, the job's total summed out.
+
+    The fewer bits on jobs that the model did not learn from, the better it predicts. Of models with other
+    bins the bits do not compare.
+    """
+    (values,) = values_of(model.columns, [outcome], model.unit)
+    seen = {
+        i: np.eye(own.states)[own.index(value)]
+        for i, (column, own, value) in enumerate(zip(model.columns, model.bins, values, strict=True))
+        if column.quantity is not Quantity.TOTAL
+    }
+    return -model.positive.evidence_bits(seen)
+
+
+def _r2(true: Any, guessed: Any) -> float | None:
+    """1 - the squared error as a share of the variance; under 0 where a constant would do better."""
+    spread = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
+    if len(true) < LEAST_POINTS or spread < 1e-9:
+        return None
+    return 1.0 - float(((true - guessed) ** 2).sum()) / spread
+
+
+def _rounded(figures: Sequence[float | None]) -> list[float | None]:
+    return [None if figure is None else round(figure, 4) for figure in figures]

@@ -1,0 +1,129 @@
+"""Knows which of several structures of an application's network predicts held-out jobs best.
+
+Does not know files, nor how a search finds a structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.models import Lessons, learn, usable_of
+from llmsched_langgraph._belief.fit.structures import Parents, chow_liu, fit_edges
+from llmsched_langgraph._belief.fit.tables import MARGINALS, Make, Rows, fit, gained, held_out
+from llmsched_langgraph._belief.model.columns import LEAST_JOBS
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._belief.network.network import Network
+from llmsched_langgraph._jobs.observed import ObservedJob, Unit
+from llmsched_langgraph.errors import InvalidDataError
+
+LEAST_GAIN = 1e-6
+"""Gain under which two networks are the same, in bits a job: rounding makes so much."""
+
+Search = Callable[[Lessons], Parents]
+"""Finds edges between the variables, or raises `InvalidDataError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A structure beside others.
+
+    Attributes:
+        structure: its name.
+        bits: mean -log2 P(job) of a held-out job, its total summed out; None if there is none.
+        chosen: whether it is the one that is used.
+        fault: why there are no bits.
+    """
+
+    structure: str
+    bits: float | None = None
+    chosen: bool = False
+    fault: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data, bits rounded to four digits behind the point."""
+        data: dict[str, Any] = {"structure": self.structure, "chosen": self.chosen}
+        data["bits_per_job"] = None if self.bits is None else round(self.bits, 4)
+        return {**data, "fault": self.fault} if self.fault else data
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The model of the best structure, and all that were weighed, the independent marginals last."""
+
+    model: ApplicationModel
+    candidates: tuple[Candidate, ...]
+
+
+def fitted(
+    application: Application,
+    outcomes: Sequence[ObservedJob],
+    searches: Mapping[str, Search | None],
+    *,
+    given: bool = False,
+    seed: int = 0,
+) -> Fitted:
+    """The model of jobs of an application whose structure predicts held-out jobs best.
+
+    The jobs are cut into five parts, and each part is predicted by networks whose edges and tables were
+    learned from the other four (`learner.held_out`). The best structure is used if it gains more than one
+    standard error over the independent marginals. Under `LEAST_JOBS` jobs nothing is weighed: the model is
+    the prior of `learning.learn`.
+
+    Args:
+        application: the template.
+        outcomes: ended jobs.
+        searches: the structures by name; None is that of `learner.fit`.
+        given: whether the model stays when more jobs are learned from, if it is not of `learner.fit`.
+        seed: deals the jobs.
+
+    Raises:
+        InvalidDataError: no structure could be had; the message of the last one.
+    """
+    usable = usable_of(outcomes, Unit.SECONDS)
+    if len(usable) < LEAST_JOBS:
+        return Fitted(learn(application, usable), ())
+    data = Lessons.of(application, usable, Unit.SECONDS)
+    weigh = partial(held_out, data.rows, data.cards, data.names, hidden=data.hidden, seed=seed)
+    makes = {name: _make(search, data) for name, search in searches.items()}
+    alone = weigh({})[MARGINALS]
+    best, most, network = MARGINALS, alone, None
+    found: list[Candidate] = []
+    for name, make in makes.items():
+        try:
+            bits = weigh({name: make})[name]
+            made = make(data.rows)
+        except InvalidDataError as error:
+            found.append(Candidate(name, fault=str(error)))
+            continue
+        found.append(Candidate(name, -float(bits.mean())))
+        if network is None or bits.mean() > most.mean():
+            best, most, network = name, bits, made
+    if network is None:
+        raise InvalidDataError(found[-1].fault)
+    better, gain, _ = gained(most, alone)
+    if not better or gain < LEAST_GAIN:
+        best, network = MARGINALS, fit(data.rows, data.cards, data.names, max_parents=0)
+    found.append(Candidate(MARGINALS, -float(alone.mean())))
+    kept = given and best != MARGINALS and searches[best] is not None
+    return Fitted(
+        data.model(application, network, given=kept),
+        tuple(Candidate(own.structure, own.bits, own.structure == best, own.fault) for own in found),
+    )
+
+
+def tree(data: Lessons) -> Parents:
+    """The tree of `structures.chow_liu`, as a search."""
+    return chow_liu(data.rows, data.cards)
+
+
+def _make(search: Search | None, data: Lessons) -> Make:
+    def make(rows: Rows) -> Network:
+        if search is None:
+            return fit(rows, data.cards, data.names)
+        return fit_edges(rows, data.cards, data.names, search(data._replace(rows=rows)))
+
+    return make

@@ -1,0 +1,294 @@
+"""Knows which quantities of a job the variables of its application's model stand for, and their values.
+
+Does not know bins, networks, or jobs that are under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import ceil
+from typing import Any
+
+from llmsched_langgraph._application.application import Application, Kind, Node, Stage
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit
+
+LEAST_JOBS = 5
+"""Jobs that must reach an occurrence before it is told apart from the tail, and name a tool to name it."""
+
+LEAST_SHARE = 0.05
+"""The same as a share of all jobs; the larger one counts."""
+
+OTHER = "*"
+"""Stands for the tools that are too rare to be told apart."""
+
+
+class Quantity(StrEnum):
+    """What a variable stands for."""
+
+    TOTAL = "total"  # the whole job's work
+    PROMPT = "prompt"  # tokens of its first prompt
+    FAN_OUT = "fan_out"  # runs side by side of a stage
+    WORK = "work"  # work of a stage: counts in what remains
+    LENGTH = "length"  # output tokens of a stage whose work is counted in something else
+    TASKS = "tasks"  # tool uses in the plan
+    PLANNED = "planned"  # uses of one tool in the plan
+    TOOL = "tool"  # work of all uses of one tool: counts in what remains
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One variable: a quantity of a job, of a stage of it, or of a tool that its plan names.
+
+    Attributes:
+        quantity: which.
+        node: path of the stage's node; empty if it is no stage's.
+        first: the occurrence that is meant.
+        last: the last one that is meant, too; None for all later ones.
+        tool: the tool; empty if it is no tool's.
+    """
+
+    quantity: Quantity
+    node: str = ""
+    first: int = 1
+    last: int | None = None
+    tool: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether its amounts are part of the job's work."""
+        return self.quantity in (Quantity.WORK, Quantity.TOOL)
+
+    @property
+    def tail(self) -> bool:
+        """Whether it sums up an unknown number of times round a loop."""
+        return self.last is None and self.first > 1
+
+    @property
+    def stage(self) -> str:
+        """The stage's id, as an `Application` gives it, or the tool's name."""
+        if self.tool:
+            return self.tool
+        return (
+            f"{self.node}#{self.first}+"
+            if self.tail
+            else f"{self.node}#{self.first}"
+            if self.last
+            else self.node
+        )
+
+    @property
+    def name(self) -> str:
+        """Unique among the columns of a model."""
+        return f"{self.quantity.value}:{self.stage}" if self.node or self.tool else self.quantity.value
+
+    @property
+    def words(self) -> str:
+        """What it stands for, for people."""
+        what = self.tool if self.tool != OTHER else "other tools"
+        match self.quantity:
+            case Quantity.TOTAL:
+                return "the whole job's work"
+            case Quantity.PROMPT:
+                return "tokens of the first prompt"
+            case Quantity.TASKS:
+                return "number of tools planned"
+            case Quantity.PLANNED:
+                return f"planned uses of {what}"
+            case Quantity.TOOL:
+                return f"work of {what}"
+            case Quantity.FAN_OUT:
+                return f"runs of {self.stage}"
+            case Quantity.LENGTH:
+                return f"tokens of {self.stage}"
+            case Quantity.WORK:
+                return f"work of {self.stage or 'all calls'}"
+
+    def covers(self, node: str, occurrence: int) -> bool:
+        """Whether this occurrence of a node is one that it stands for."""
+        return (
+            node == self.node and self.first <= occurrence and (self.last is None or occurrence <= self.last)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; `column_from_json` of it is equal to this column."""
+        return {
+            "quantity": self.quantity.value,
+            "node": self.node,
+            "first": self.first,
+            "last": self.last,
+            "tool": self.tool,
+        }
+
+
+def column_from_json(data: Field) -> Column:
+    """The column that `to_json` wrote.
+
+    Raises:
+        InvalidDataError: the data is damaged; the message names the field.
+    """
+    first = data["first"].count(least=1)
+    return Column(
+        data["quantity"].choice(Quantity),
+        data["node"].string(),
+        first,
+        data["last"].maybe_count(least=first),
+        data["tool"].string(),
+    )
+
+
+def columns_of(application: Application, outcomes: Sequence[ObservedJob], unit: Unit) -> tuple[Column, ...]:
+    """The variables of an application's model, causes before effects: in the order of the template.
+
+    First the whole job's work and the size of its input, then for each stage that has work in this unit its
+    fan-out and its work; where a stage plans tools, also how many uses, how many of each tool, and each
+    tool's work instead of that of the stages that run them. Counted in seconds of tools, stages of LLM calls
+    have their length. Loops are unrolled as far as `LEAST_JOBS` of the outcomes go, and `LEAST_SHARE`
+    of them; a tail sums up the rest. What never changes and is no work is left out.
+    """
+    template = _complete(application, outcomes)
+    template = template.unrolled(_common(outcomes))
+    typed = {stage.spot.path for job in outcomes for stage in job.stages if stage.tools}
+    planned = {path: planner for path, planner in planned_nodes(template).items() if path in typed}
+    working = _nodes_with(outcomes, unit) - set(planned)
+    calling = _nodes_with(outcomes, Unit.TOKENS) - set(planned) if unit is Unit.TOOL_SECONDS else set()
+    columns = [Column(Quantity.TOTAL), Column(Quantity.PROMPT)]
+    planners = set(planned.values())
+    for stage in template.stages:
+        first, last = stage.occurrence, _last(template, stage)
+        if stage.node in working | calling:
+            if not stage.tail:
+                columns.append(Column(Quantity.FAN_OUT, stage.node, first, last))
+            quantity = Quantity.WORK if stage.node in working else Quantity.LENGTH
+            columns.append(Column(quantity, stage.node, first, last))
+        if stage.node in planners:
+            planners.discard(stage.node)
+            tools = _tools(outcomes, planned)
+            columns.append(Column(Quantity.TASKS))
+            columns += [Column(Quantity.PLANNED, tool=tool) for tool in tools]
+            columns += [Column(Quantity.TOOL, tool=tool) for tool in tools]
+    tables = values_of(columns, outcomes, unit)
+    return tuple(
+        column
+        for i, column in enumerate(columns)
+        if _varies(column, [row[i] for row in tables]) or column.quantity is Quantity.TOTAL
+    )
+
+
+def planned_nodes(application: Application) -> dict[str, str]:
+    """The nodes that a plan made beforehand decides on, each with its planner.
+
+    Where planner and planned go round in one loop, each round has a plan of its own.
+    """
+    loops = [set(loop) for loop in application.loops]
+    return {
+        node.path: node.planned_by
+        for node in application.nodes
+        if node.kind is Kind.DYNAMIC
+        and node.planned_by is not None
+        and not any({node.path, node.planned_by} <= loop for loop in loops)
+    }
+
+
+def values_of(
+    columns: Sequence[Column], outcomes: Sequence[ObservedJob], unit: Unit
+) -> list[list[float | None]]:
+    """Each outcome's value of each column; None where the thing did not happen, or nobody counted it."""
+    tools = tools_of(columns)
+    return [[_value(column, job, unit, tools) for column in columns] for job in outcomes]
+
+
+def tools_of(columns: Sequence[Column]) -> tuple[str, ...]:
+    """The tools that have columns of their own, `OTHER` among them if there are rare ones."""
+    return tuple(dict.fromkeys(column.tool for column in columns if column.tool))
+
+
+def tool_name(tool: str | None, known: Sequence[str]) -> str:
+    """The name under which a tool has its column."""
+    return tool if tool is not None and tool in known else OTHER
+
+
+def _value(column: Column, job: ObservedJob, unit: Unit, tools: Sequence[str]) -> float | None:
+    match column.quantity:
+        case Quantity.TOTAL:
+            return job.amount(unit)
+        case Quantity.PROMPT:
+            return job.prompt_tokens
+        case Quantity.WORK | Quantity.LENGTH | Quantity.FAN_OUT:
+            own = [stage for stage in job.stages if column.covers(*stage.spot)]
+            return stage_value(column.quantity, own, unit)
+        case Quantity.TASKS | Quantity.PLANNED | Quantity.TOOL:
+            parts = [
+                part
+                for stage in job.stages
+                if stage.tools
+                for part in stage.parts
+                if column.quantity is Quantity.TASKS or tool_name(part.tool, tools) == column.tool
+            ]
+            if not parts:
+                return None
+            if column.quantity is Quantity.TOOL:
+                return sum(part.amount(unit) or 0.0 for part in parts)
+            return sum(part.runs for part in parts)
+
+
+def stage_value(quantity: Quantity, stages: Sequence[ObservedStage], unit: Unit) -> float | None:
+    """What a stage's column holds if these are the occurrences that it stands for."""
+    if not stages:
+        return None
+    if quantity is Quantity.FAN_OUT:
+        return stages[0].fan_out
+    unit = Unit.TOKENS if quantity is Quantity.LENGTH else unit
+    return sum(stage.amount(unit) or 0.0 for stage in stages)
+
+
+def _varies(column: Column, values: list[float | None]) -> bool:
+    present = {value for value in values if value is not None}
+    if column.counts:
+        return bool(present) and present != {0.0}
+    # Whether it happens at all is what the stage's work says, too.
+    return len(present) > 1 or (column.quantity is Quantity.PLANNED and bool(present) and None in values)
+
+
+def _complete(application: Application, outcomes: Sequence[ObservedJob]) -> Application:
+    """The application with the nodes that it did not show and runs came to."""
+    new = {stage.spot.path for job in outcomes for stage in job.stages} - set(application.by_path)
+    if not new:
+        return application
+    nodes = (*application.nodes, *(Node(path, learned=True) for path in sorted(new)))
+    return replace(application, nodes=nodes)
+
+
+def _common(outcomes: Sequence[ObservedJob]) -> dict[str, int]:
+    """How often each node runs in the jobs in which it runs most often, a few odd ones aside."""
+    times: dict[str, list[int]] = {}
+    for job in outcomes:
+        most: dict[str, int] = {}
+        for stage in job.stages:
+            most[stage.spot.path] = max(most.get(stage.spot.path, 0), stage.spot.occurrence)
+        for path, count in most.items():
+            times.setdefault(path, []).append(count)
+    enough = max(LEAST_JOBS, ceil(LEAST_SHARE * len(outcomes)))
+    return {path: sorted(counts)[-enough] if len(counts) >= enough else 1 for path, counts in times.items()}
+
+
+def _nodes_with(outcomes: Sequence[ObservedJob], unit: Unit) -> set[str]:
+    return {stage.spot.path for job in outcomes for stage in job.stages if stage.amount(unit)}
+
+
+def _last(template: Application, stage: Stage) -> int | None:
+    return None if stage.tail or template.occurrences(stage.node) == 1 else stage.occurrence
+
+
+def _tools(outcomes: Sequence[ObservedJob], planned: dict[str, str]) -> list[str]:
+    """The tools that plans name, the most frequent first, with `OTHER` if there are rare ones."""
+    jobs: dict[str, int] = {}
+    for job in outcomes:
+        named = {part.tool for stage in job.stages if stage.spot.path in planned for part in stage.parts}
+        for tool in named:
+            if tool is not None:
+                jobs[tool] = jobs.get(tool, 0) + 1
+    known = sorted((tool for tool, count in jobs.items() if count >= LEAST_JOBS), key=lambda t: (-jobs[t], t))
+    return [*known, OTHER] if len(known) < len(jobs) else known

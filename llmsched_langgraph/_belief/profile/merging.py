@@ -1,0 +1,84 @@
+"""Knows what several workers' profiles of one application teach together, and what a list of ended jobs does.
+
+Does not know where profiles are kept, nor which worker wrote which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from math import inf
+
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.profile import profile
+from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History, Profile, order
+from llmsched_langgraph._jobs.ended import EndedJob
+
+
+def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationProfile:
+    """What two profiles of an application teach together: commutative, associative and idempotent.
+
+    The jobs are united by their ids, put in `order`, and cut to the newest `HISTORY` that did not end before
+    the later `forgotten_before`. Where a job is told in two ways, the later counts. Of two models the one
+    learned from more jobs (`modelled`) is kept, but a given one before one that was learned, as long as the
+    other profile has not forgotten jobs since; of two applications that of the newest job; of `counted`, the
+    larger, as workers that share a store may have counted the same jobs. All else is derived.
+
+    Raises:
+        ValueError: they are of different applications.
+    """
+    if one.application.fingerprint != other.application.fingerprint:
+        raise ValueError(f"{one.application.name} and {other.application.name} are different applications")
+    since = max(one.forgotten_before, other.forgotten_before)
+    learned = _learned_from_more(one, other, since)
+    return ApplicationProfile(
+        max(one, other, key=_newest).application,
+        _united((*one.history.jobs, *other.history.jobs), since),
+        max(one.counted, other.counted),
+        learned.model,
+        learned.modelled,
+        since,
+    )
+
+
+def taught_by(application: Application, jobs: Iterable[EndedJob]) -> ApplicationProfile:
+    """What these jobs of an application teach, without a model; the newest `HISTORY` are remembered."""
+    new = History().new(jobs)
+    return ApplicationProfile(application, _united(new), len(new))
+
+
+def profile_of(applications: Iterable[ApplicationProfile]) -> Profile:
+    """The profile of all of these, one of each application."""
+    return Profile({own.application.fingerprint: own for own in applications})
+
+
+def _united(jobs: Iterable[EndedJob], since: float = 0.0) -> History:
+    latest: dict[str, EndedJob] = {}
+    for job in jobs:
+        known = latest.get(job.id)
+        if known is None or (known != job and _told(known) < _told(job)):
+            latest[job.id] = job
+    kept = sorted((job for job in latest.values() if job.ended_at >= since), key=order)
+    return History(tuple(kept[-profile.HISTORY :]))
+
+
+def _told(job: EndedJob) -> tuple[float, str]:
+    return job.ended_at, repr(job)
+
+
+def _newest(own: ApplicationProfile) -> tuple[tuple[float, str], str]:
+    return max(map(order, own.history.jobs), default=(-inf, "")), repr(own.application)
+
+
+def _learned_from_more(
+    one: ApplicationProfile, other: ApplicationProfile, since: float
+) -> ApplicationProfile:
+    ranks = [
+        (own.model.given and own.forgotten_before == since, own.modelled, own.model.jobs)
+        if own.model
+        else (False, -1, 0)
+        for own in (one, other)
+    ]
+    if ranks[0] == ranks[1] and one.model and other.model and one.model != other.model:
+        return max((one, other), key=lambda own: json.dumps(own.model and own.model.to_json()))
+    return one if ranks[0] >= ranks[1] else other

@@ -1,0 +1,393 @@
+"""Knows an application's network as a pgmpy network and back, and pgmpy's searches for a structure.
+
+Does not know when anything is learned. The only module that imports pgmpy, which takes seconds: in functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.models import Lessons
+from llmsched_langgraph._belief.fit.structures import Parents, check_size, fit_edges, topological
+from llmsched_langgraph._belief.fit.tables import MAX_PARENTS, k2
+from llmsched_langgraph._belief.model.bins import Bins
+from llmsched_langgraph._belief.model.columns import Column, Quantity
+from llmsched_langgraph._belief.network.network import ROUNDING, Network
+from llmsched_langgraph._jobs.observed import Unit
+from llmsched_langgraph.errors import InvalidDataError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._belief.model.model import ApplicationModel
+    from llmsched_langgraph._belief.profile.profile import ApplicationProfile, Profile
+
+SUM_ERROR = 0.01
+"""How far from 1 a given distribution may sum, as in pgmpy's `check_model`; over `ROUNDING`, it is scaled."""
+
+MOST_SCORES = 20
+"""Scores that a search may ask for, for each n^3 of n variables. Where it ends, it asks for 1 to 9."""
+
+Floats = NDArray[np.float64]
+
+
+def to_pgmpy(profile: Profile, application: Application | str) -> Any:
+    """The network of an application as a pgmpy `DiscreteBayesianNetwork`: see `Profile.to_pgmpy`."""
+    from pgmpy.factors.discrete import TabularCPD  # type: ignore[import-untyped]
+    from pgmpy.models import DiscreteBayesianNetwork  # type: ignore[import-untyped]
+
+    model = _model(_known(profile, application))
+    network, states = model.network, state_names(model)
+    made = DiscreteBayesianNetwork()
+    made.add_nodes_from(network.names)
+    for i, (name, own) in enumerate(zip(network.names, network.parents, strict=True)):
+        above = [network.names[p] for p in own]
+        made.add_edges_from((parent, name) for parent in above)
+        made.add_cpds(
+            TabularCPD(
+                name,
+                network.cards[i],
+                network.tables[i].reshape(-1, network.cards[i]).T,
+                evidence=above or None,
+                evidence_card=[network.cards[p] for p in own] or None,
+                state_names={variable: states[variable] for variable in (name, *above)},
+            )
+        )
+    return made
+
+
+def with_network(profile: Profile, application: Application | str, network: Any) -> Profile:
+    """The profile with this network as the application's model: see `Profile.with_network`."""
+    own = _known(profile, application)
+    model = _taken(own, _model(own), network)
+    return profile.having(replace(own, model=model, modelled=own.jobs))
+
+
+def states_of(profile: Profile, application: Application | str) -> Any:
+    """The remembered jobs as pgmpy learns from them: a pandas DataFrame of states, a row a job.
+
+    Its columns are the variables of `Profile.to_pgmpy`, categorical with all of their states.
+
+    Raises:
+        InvalidDataError: as `Profile.to_pgmpy`.
+    """
+    import pandas as pd  # type: ignore[import-untyped]
+
+    own = _known(profile, application)
+    lessons, states = Lessons.for_model(_model(own), own.outcomes), state_names(_model(own))
+    return pd.DataFrame(
+        {
+            name: pd.Categorical.from_codes(lessons.rows[:, i], categories=states[name])
+            for i, name in enumerate(lessons.names)
+        }
+    )
+
+
+def state_names(model: ApplicationModel) -> dict[str, list[str]]:
+    """The states of each variable, in order: `absent`, and the least and largest amount seen of each bin."""
+    return {
+        column.name: _state_names(column, bins, model.unit)
+        for column, bins in zip(model.columns, model.bins, strict=True)
+    }
+
+
+def _state_names(column: Column, bins: Bins, unit: Unit) -> list[str]:
+    shown: list[str] = []
+    for digits in range(3, 18):
+        shown = [_shown(own.lo, own.hi, _counted(column, unit), digits) for own in bins.bins]
+        if len(set(shown)) == len(shown):
+            break
+    return ["absent", *shown]
+
+
+def _shown(lo: float, hi: float, what: str, digits: int) -> str:
+    least, most = (f"{float(f'{x:.{digits}g}'):.{max(digits, 6)}g}" for x in (lo, hi))
+    if least != most:
+        return f"{least} to {most} {what}"
+    return f"{least} {what[:-1] if least == '1' and what != 's' else what}"
+
+
+def _counted(column: Column, unit: Unit) -> str:
+    match column.quantity:
+        case Quantity.FAN_OUT:
+            return "runs"
+        case Quantity.TASKS | Quantity.PLANNED:
+            return "uses"
+        case Quantity.PROMPT | Quantity.LENGTH:
+            return "tokens"
+        case Quantity.TOTAL | Quantity.WORK | Quantity.TOOL:
+            return "tokens" if unit is Unit.TOKENS else "s"
+
+
+def _known(profile: Profile, application: Application | str) -> ApplicationProfile:
+    """What is known of one application: an `Application`, its fingerprint or its name."""
+    wanted = application if isinstance(application, str) else application.fingerprint
+    if wanted in profile.applications:
+        return profile.applications[wanted]
+    known = profile.applications.values()
+    named = [own for own in known if application == own.application.name]
+    if len(named) == 1:
+        return named[0]
+    shown = ", ".join(f"{own.application.name} ({own.application.fingerprint})" for own in named or known)
+    if named:
+        raise InvalidDataError(f"application {wanted!r}: several have that name; give a fingerprint: {shown}")
+    raise InvalidDataError(
+        f"application {wanted!r}: the profile does not know it; it knows: {shown or 'none'}"
+    )
+
+
+def _model(own: ApplicationProfile) -> ApplicationModel:
+    if own.model is None:
+        raise InvalidDataError(
+            f"{own.application.name}: no model was learned of its {own.jobs} jobs yet; "
+            "`Scheduler.learn()` or `llmsched profile fit` does it"
+        )
+    return own.model
+
+
+def _taken(own: ApplicationProfile, model: ApplicationModel, network: Any) -> ApplicationModel:
+    names = [column.name for column in model.columns]
+    parents = parents_in(network, names)
+    topological(names, parents)
+    cpds = network.get_cpds() if hasattr(network, "get_cpds") else []
+    lessons = Lessons.for_model(model, own.outcomes)
+    if not cpds:
+        if not len(lessons.rows):
+            raise InvalidDataError(
+                f"{own.application.name}: the network has no CPDs, and the profile remembers no job to "
+                "estimate them from; add CPDs"
+            )
+        made = fit_edges(lessons.rows, lessons.cards, names, parents)
+        return lessons.model(own.application, made, given=True)
+    made = _with_tables(names, state_names(model), parents, cpds)
+    return replace(lessons.model(own.application, made, given=True), jobs=model.jobs)
+
+
+def parents_in(network: Any, names: Sequence[str]) -> Parents:
+    """The numbers of the parents of each variable in a pgmpy network of these variables.
+
+    Raises:
+        InvalidDataError: it is no directed network, or one of other variables.
+    """
+    import networkx as nx  # type: ignore[import-untyped]
+    from pgmpy.base import PDAG  # type: ignore[import-untyped]
+
+    if isinstance(network, PDAG):
+        raise InvalidDataError(
+            "network: in a PDAG edges have no direction; search with return_type='dag', or give its to_dag()"
+        )
+    if not isinstance(network, nx.DiGraph):
+        kind = type(network).__name__
+        raise InvalidDataError(f"network: must be a pgmpy DiscreteBayesianNetwork or DAG, not a {kind}")
+    place = {name: i for i, name in enumerate(names)}
+    wanted = f"the variables are {', '.join(map(repr, names))}"
+    for name in network.nodes:
+        if name not in place:
+            raise InvalidDataError(f"network: the model has no variable {name!r}; {wanted}")
+    for name in names:
+        if name not in network:
+            raise InvalidDataError(
+                f"network: has no variable {name!r}; add it, without edges if nothing depends on it; {wanted}"
+            )
+    return [sorted(place[parent] for parent in network.predecessors(name)) for name in names]
+
+
+def _with_tables(
+    names: Sequence[str], states: Mapping[str, Sequence[str]], parents: Parents, cpds: Sequence[Any]
+) -> Network:
+    """The network of these tables, its variables reordered so that parents come first."""
+    by_name = {getattr(cpd, "variable", None): cpd for cpd in cpds}
+    order = topological(names, parents)
+    place = {names[v]: at for at, v in enumerate(order)}
+    above = [sorted(place[names[p]] for p in parents[v]) for v in order]
+    ordered = [names[v] for v in order]
+    cards = [len(states[name]) for name in ordered]
+    tables = []
+    for name, own, card in zip(ordered, above, cards, strict=True):
+        if name not in by_name:
+            raise InvalidDataError(
+                f"network: variable {name!r} has no CPD; add it, or remove all others to have them estimated"
+            )
+        check_size(name, [cards[p] for p in own], card)
+        tables.append(_table(by_name[name], [ordered[p] for p in own], states))
+    return Network(tuple(ordered), tuple(cards), tuple(map(tuple, above)), tuple(tables))
+
+
+def _table(cpd: Any, above: Sequence[str], states: Mapping[str, Sequence[str]]) -> Floats:
+    """A CPD's table: the parents' axes in this order, its own last, states in the model's order."""
+    name = cpd.variable
+    if not hasattr(cpd, "state_names") or not hasattr(cpd, "values"):
+        raise InvalidDataError(f"network: the CPD of {name!r} is no TabularCPD, but a {type(cpd).__name__}")
+    given = list(cpd.variables)
+    if sorted(given[1:]) != sorted(above):
+        raise InvalidDataError(
+            f"network: the CPD of {name!r} has the evidence {sorted(given[1:])}, and its parents are "
+            f"{sorted(above)}; make them the same"
+        )
+    table = np.asarray(cpd.values, dtype=np.float64)
+    for axis, variable in enumerate(given):
+        order = _places(name, variable, table.shape[axis], cpd.state_names.get(variable), states[variable])
+        table = np.take(table, order, axis=axis)
+    table = np.transpose(table, [given.index(variable) for variable in (*above, name)])
+    sums = table.sum(axis=-1)
+    wrong = ~((table >= 0.0).all(axis=-1) & (np.abs(sums - 1.0) <= SUM_ERROR))
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        where = ", ".join(f"{v}={states[v][i]}" for v, i in zip(above, at, strict=True))
+        raise InvalidDataError(
+            f"network: P({name}{' | ' if where else ''}{where}) is {table[at].tolist()}; "
+            "it must sum to 1, and nothing in it may be negative"
+        )
+    return table if (np.abs(sums - 1.0) <= ROUNDING).all() else table / sums[..., None]
+
+
+def _places(
+    name: str, variable: str, card: int, given: Sequence[Any] | None, wanted: Sequence[str]
+) -> list[int]:
+    """Where a CPD has each of the model's states of a variable."""
+    if card != len(wanted):
+        raise InvalidDataError(
+            f"network: the CPD of {name!r} has {card} states for {variable!r}, and the model {len(wanted)}: "
+            f"{', '.join(map(repr, wanted))}; give it all of them"
+        )
+    said = [str(state) for state in given or range(card)]
+    for called in (list(wanted), [str(state) for state in range(card)]):
+        if sorted(said) == sorted(called):
+            return [said.index(state) for state in called]
+    raise InvalidDataError(
+        f"network: the CPD of {name!r} calls the states of {variable!r} {', '.join(map(repr, said))}; "
+        f"call them {', '.join(map(repr, wanted))}, or 0 to {card - 1}"
+    )
+
+
+def read_bif(path: Path) -> Any:
+    """The network in a .bif file, as pgmpy reads it.
+
+    Raises:
+        InvalidDataError: there is none, or none that pgmpy can read.
+    """
+    from pgmpy.readwrite import BIFReader  # type: ignore[import-untyped]
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise InvalidDataError(f"{path}: cannot be read: {said}") from None
+    try:
+        network = BIFReader(string=text).get_model()
+    except Exception as error:  # whatever its parser stumbles over
+        raise InvalidDataError(f"{path}: pgmpy cannot read it as BIF: {error!r}") from None
+    if not network.nodes:
+        raise InvalidDataError(f"{path}: there is no network in it")
+    return network
+
+
+def edges_of(network: Any) -> Callable[[Lessons], Parents]:
+    """The edges of a pgmpy network, as a search of `fitting.fitted`. Errors as `parents_in`."""
+    return lambda data: parents_in(network, data.names)
+
+
+def hill_climb(score: str = "k2") -> Callable[[Lessons], Parents]:
+    """The `HillClimbSearch` of pgmpy by this score: parents precede their child, `MAX_PARENTS` at most."""
+
+    def search(data: Lessons) -> Parents:
+        from pgmpy.causal_discovery import (  # type: ignore[import-untyped]
+            ExpertKnowledge,
+            HillClimbSearch,
+        )
+
+        back = {(later, earlier) for earlier, later in combinations(range(len(data.cards)), 2)}
+        return _searched(
+            data,
+            score,
+            lambda scoring: HillClimbSearch(
+                scoring_method=scoring,
+                max_indegree=MAX_PARENTS,
+                expert_knowledge=ExpertKnowledge(forbidden_edges=back),
+                return_type="dag",
+                show_progress=False,
+            ),
+        )
+
+    return search
+
+
+def ges(score: str = "bic", most: int | None = None) -> Callable[[Lessons], Parents]:
+    """The `GES` of pgmpy by this score. It knows neither an order of the variables nor a limit of parents.
+
+    It needs a score that is equal for equivalent networks, which K2 is not. Even so, pgmpy 1.1's turns edges
+    for ever on some data; it is given up after `MOST_SCORES` n^3 scores for n variables. More than `most`
+    variables are refused: its time grows with about their fourth power.
+    """
+
+    def search(data: Lessons) -> Parents:
+        from pgmpy.causal_discovery import GES
+
+        if score == "k2":
+            raise InvalidDataError("GES needs a score that is equal for equivalent networks: bic or bdeu")
+        if most is not None and len(data.cards) > most:
+            raise InvalidDataError(f"{len(data.cards)} variables; over {most}, it takes long")
+        return _searched(data, score, lambda scoring: GES(scoring_method=scoring, return_type="dag"))
+
+    return search
+
+
+def _searched(data: Lessons, score: str, search: Callable[[Any], Any]) -> Parents:
+    import pandas as pd
+
+    count = len(data.cards)
+    # Numbers, not names: pgmpy goes through sets of edges, and those of strings differ from run to run.
+    frame = pd.DataFrame(
+        {i: pd.Categorical(data.rows[:, i], categories=range(card)) for i, card in enumerate(data.cards)}
+    )
+    try:
+        with _quiet():
+            found = search(_scoring(score, frame, data)).fit(frame).causal_graph_
+    except InvalidDataError:
+        raise
+    except Exception as error:  # one search that fails must not cost the others
+        raise InvalidDataError(f"pgmpy's search failed: {error!r}") from error
+    return [sorted(found.predecessors(i)) for i in range(count)]
+
+
+def _scoring(score: str, frame: Any, data: Lessons) -> Any:
+    """A score of pgmpy's, or our K2 as one, that is asked for a limited number of families."""
+    from pgmpy.structure_score import BIC, K2, BDeu  # type: ignore[import-untyped]
+
+    ours, most = k2(data.rows, data.cards), MOST_SCORES * len(data.cards) ** 3
+
+    class Limited({"k2": K2, "bdeu": BDeu, "bic": BIC}[score]):  # type: ignore[misc]
+        asked = 0
+
+        def local_score(self, variable: int, parents: tuple[int, ...]) -> Any:
+            self.asked += 1
+            if self.asked > most:
+                raise InvalidDataError(f"pgmpy's search goes in circles: given up after {most:,} scores")
+            return super().local_score(variable, parents)
+
+        if score == "k2":  # pgmpy 1.1's own credits a family with each combination of parents that no row has
+
+            def _local_score(self, variable: int, parents: tuple[int, ...]) -> float:
+                return ours(variable, tuple((parent, False) for parent in sorted(parents)))
+
+    return Limited(frame, state_names={i: list(range(card)) for i, card in enumerate(data.cards)})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what pgmpy logs of the types that it finds in data."""
+    from pgmpy import logger  # type: ignore[import-untyped]
+
+    before = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

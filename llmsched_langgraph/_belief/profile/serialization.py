@@ -1,0 +1,205 @@
+"""Knows how a profile is written as JSON, whole or of one application, and how it is read back.
+
+Does not know files or stores, nor how profiles are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from sys import float_info
+from typing import Any
+
+from llmsched_langgraph._application.serialization import application_from_json, application_to_json
+from llmsched_langgraph._belief.fit.calibration import Calibration, Tally
+from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History, Profile
+from llmsched_langgraph._fields import Field
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.traces.form import job_from_node, node_from_job
+
+VERSION = 2
+"""Of the form that is written; version 1 is read, too."""
+
+ONE = "llmsched-application-profile"
+"""The format's name where it is the profile of one application."""
+
+ALL = "llmsched-profile"
+"""The format's name where it is that of all applications."""
+
+
+def application_profile_to_json(profile: ApplicationProfile) -> dict[str, Any]:
+    """Plain JSON data; `application_profile_from_json` of it is equal to this profile.
+
+    Its `history` are jobs in the trace format.
+    """
+    return {
+        "format": ONE,
+        "version": VERSION,
+        "application": application_to_json(profile.application),
+        "forgotten_before": profile.forgotten_before,
+        "jobs": profile.counted,
+        "history": [node_from_job(job) for job in profile.history.jobs],
+        "model": None if profile.model is None else profile.model.to_json(),
+        "modelled": profile.modelled,
+    }
+
+
+def application_profile_from_json(data: object) -> ApplicationProfile:
+    """The profile that `application_profile_to_json` wrote.
+
+    Raises:
+        InvalidDataError: the data is damaged, or of a newer version; the message names the field.
+    """
+    given = Field.of(data)
+    _check(given, ONE)
+    application = application_from_json(given["application"])
+    model = given.get("model")
+    learned = None if model is None else ApplicationModel.from_json(model)
+    if model is not None and learned is not None and learned.fingerprint != application.fingerprint:
+        raise model["fingerprint"].fault(f"{application.fingerprint!r}, that of the application")
+    history = _old_jobs(given, application.name) if given["version"].value == 1 else _jobs(given["history"])
+    return ApplicationProfile(
+        application,
+        history,
+        given["jobs"].count(),
+        learned,
+        given["modelled"].count(),
+        given["forgotten_before"].number(),
+    )
+
+
+def _jobs(data: Field) -> History:
+    jobs = []
+    for node in data.items():
+        try:
+            jobs.append(job_from_node(node))
+        except InvalidDataError as error:
+            raise error if str(error).startswith(node.field) else node.placed(error) from None
+    if len({job.id for job in jobs}) < len(jobs):
+        raise data.fault("jobs of different ids")
+    return History(tuple(jobs))
+
+
+def profile_to_json(profile: Profile) -> dict[str, Any]:
+    """Plain JSON data of all applications; `profile_from_json` of it is equal to this profile.
+
+    What was seen of a backend is `[stage, b, *Tally]`.
+    """
+    return {
+        "format": ALL,
+        "version": VERSION,
+        "paces": [
+            {"backend": backend, "seen": [[*at, *tally] for at, tally in pace.seen.items()]}
+            for backend, pace in profile.paces.items()
+        ],
+        "applications": [application_profile_to_json(own) for own in profile.applications.values()],
+    }
+
+
+def profile_from_json(data: object) -> Profile:
+    """The profile that `profile_to_json` wrote.
+
+    Raises:
+        InvalidDataError: the data is damaged, or of a newer version; the message names the field.
+    """
+    given = Field.of(data)
+    _check(given, ALL)
+    applications: dict[str, ApplicationProfile] = {}
+    for field in given["applications"].items():
+        own = application_profile_from_json(field)
+        if own.application.fingerprint in applications:
+            raise field["application"]["fingerprint"].fault("another one than those before it")
+        applications[own.application.fingerprint] = own
+    paces = {pace["backend"].string(): _pace(pace["seen"]) for pace in given["paces"].items()}
+    return Profile(applications, paces)
+
+
+def profiles_from_json(data: object) -> list[ApplicationProfile]:
+    """The profiles in data of either form. Raises as the two do."""
+    given = Field.of(data)
+    if given["format"].value == ONE:
+        return [application_profile_from_json(given)]
+    return list(profile_from_json(given).applications.values())
+
+
+def _check(given: Field, name: str) -> None:
+    form, version = given["format"], given["version"]
+    if form.value != name:
+        raise form.fault(repr(name))
+    if version.count(least=1) > VERSION:
+        raise InvalidDataError(
+            f"{version.field}: {version.value} is of a newer llmsched-langgraph than this one, which reads "
+            f"up to {VERSION}; upgrade it"
+        )
+
+
+def _old_jobs(given: Field, app: str) -> History:
+    """The outcomes of version 1 as jobs that did the same.
+
+    There, an outcome is `[id, ended_at, application, prompt_tokens, complete, stages]`; a stage `[path,
+    occurrence, parts]`; a part `[tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s]`. Path and
+    tool are places in `names`, from 0, or null.
+    """
+    names = [name.string() for name in given["names"].items()]
+    jobs = [_old_job(outcome, app, names) for outcome in given["outcomes"].items()]
+    return History(tuple(History().new(jobs)))
+
+
+def _old_job(data: Field, app: str, names: Sequence[str]) -> EndedJob:
+    number, ended_at, _, prompt_tokens, complete, rows = data.items(6)
+    stages: list[EndedStage] = []
+    runs: list[StageRun] = []
+    for row in rows.items():
+        path, occurrence, parts = row.items(3)
+        for part in parts.items():
+            own = _old_part(part, _name(path, names), occurrence.count(least=1), names)
+            stages += [replace(stage, run=len(runs)) for stage in own[1]]
+            runs += own[0]
+    if stages and (first := prompt_tokens.maybe_count()) is not None:
+        calls = stages[0].calls
+        stages[0] = replace(stages[0], calls=(replace(calls[0], prompt_tokens=first), *calls[1:]))
+    return EndedJob(
+        id=number.string(),
+        app=app,
+        stages=tuple(stages),
+        runs=tuple(runs),
+        arrival_s=ended_at.number(),
+        end="done" if complete.count(1) else "failed",
+    )
+
+
+def _old_part(
+    data: Field, name: str, occurrence: int, names: Sequence[str]
+) -> tuple[list[StageRun], list[EndedStage]]:
+    tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s = data.items(7)
+    used = None if tool.value is None else _name(tool, names)
+    wide, asked, seconds = runs.count(), calls.count(), tool_s.maybe_number() or 0.0
+    ran = [StageRun(name, occurrence, seconds / max(wide, 1), tool=used) for _ in range(wide)]
+    if not asked:
+        return ran, []
+    work, prompt, output = work_s.maybe_number(), prompt_tokens.maybe_count(), output_tokens.maybe_count()
+    each = None if work is None else work / asked
+    made = [EndedCall(_part_of(prompt, n, asked), _part_of(output, n, asked), each) for n in range(asked)]
+    return ran, [EndedStage(name=name, kind="llm", calls=tuple(made), tool=used)]
+
+
+def _part_of(total: int | None, number: int, of: int) -> int | None:
+    return None if total is None else total // of + (number < total % of)
+
+
+def _name(place: Field, names: Sequence[str]) -> str:
+    if type(place.value) is not int or not 0 <= place.value < len(names):
+        raise place.fault(f"a place in names, which has {len(names)}")
+    return names[place.value]
+
+
+def _pace(data: Field) -> Calibration:
+    seen = {}
+    for row in data.items():
+        stage, b, calls, *sums = row.items(2 + len(Tally._fields))
+        seen[stage.string(), b.count(least=1)] = Tally(
+            calls.count(), *(x.number(float_info.max) for x in sums)
+        )
+    return Calibration(seen)

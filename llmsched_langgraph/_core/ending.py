@@ -1,0 +1,85 @@
+"""Knows how a job of the machine becomes the record of an ended one.
+
+Does not know when a job has ended, nor who takes the record.
+"""
+
+from __future__ import annotations
+
+from llmsched_langgraph._application.application import DIRECT, Application
+from llmsched_langgraph._core.events import Direct
+from llmsched_langgraph._core.job import Job
+from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
+from llmsched_langgraph._jobs.ended import End, EndedCall, EndedJob
+from llmsched_langgraph._jobs.layout import Span, WatchedCall, laid_out
+
+UNNAMED = "LangGraph"
+"""What LangGraph calls every graph that was given no name; their fingerprints keep such ones apart."""
+
+_ENDS: dict[Outcome | None, End] = {Outcome.FAILED: "failed", Outcome.CANCELLED: "cancelled"}
+
+_DIGITS = 6
+"""Of seconds that say when: microseconds are as much as is measured."""
+
+
+def ended(closed: Job | Direct) -> EndedJob:
+    """The record of a job that is closed. Times are the machine's clock; it has no id yet.
+
+    A job without calls has no stages: it teaches nothing, and most graphs that never call a model are such.
+    Not in two threads at once.
+    """
+    if isinstance(closed, Direct):
+        call = closed.call
+        return EndedJob(
+            id="",
+            app=_name(DIRECT),
+            stages=laid_out((), [_call(call, call.asked_s)]),
+            jct_s=_moment(call.released_s, call.asked_s),
+            arrival_s=max(call.asked_s, 0.0),
+            end=_ENDS.get(call.outcome, "done"),
+            template=DIRECT,
+        )
+    now, arrival_s = closed.ended_s, closed.arrival_s
+    assert now is not None
+    calls = sorted(closed.progress.finished)  # by ticket: in the order in which they were asked for
+    watched = closed.stages if calls else ()
+    return EndedJob(
+        id="",
+        app=_name(closed.template),
+        stages=laid_out(watched, [_call(call, arrival_s) for call in calls]),
+        runs=tuple([each.run for each in watched]),
+        jct_s=_moment(now, arrival_s + closed.paused_s),
+        arrival_s=max(arrival_s, 0.0),
+        paused_s=round(closed.paused_s, _DIGITS),
+        end=_ENDS.get(closed.outcome, "done"),
+        template=closed.template,
+    )
+
+
+def _moment(at_s: float, since_s: float) -> float:
+    return round(max(at_s - since_s, 0.0), _DIGITS)
+
+
+def _name(application: Application) -> str:
+    name = application.name or UNNAMED
+    return f"{name}-{application.fingerprint[:8]}" if name == UNNAMED else name
+
+
+def _call(call: FinishedCall, arrival_s: float) -> WatchedCall:
+    made = EndedCall(
+        _tokens(call.usage.prompt_tokens),
+        _tokens(call.usage.output_tokens),
+        max(call.work_s, 0.0),
+        concurrency=call.concurrency,
+        backend=call.backend,
+        asked_s=_moment(call.asked_s, arrival_s),
+        granted_s=_moment(call.granted_s, arrival_s),
+        ended_s=_moment(call.released_s, arrival_s),
+        reason=call.reason,
+    )
+    span = Span(call.first, call.last, call.asked_s, call.released_s)
+    return WatchedCall(made, *call.spot, call.run, span)
+
+
+def _tokens(count: int | None) -> int | None:
+    """A provider may say anything."""
+    return None if count is None or count < 0 else count

@@ -1,0 +1,138 @@
+"""Knows how jobs come, are interrupted, go on and end.
+
+Does not know calls, beyond that a job ends when its last one is back.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from llmsched_langgraph._core.events import JobArrived, JobEnded, JobInfo, JobPaused
+from llmsched_langgraph._core.job import Job
+from llmsched_langgraph._core.jobs import Jobs
+from llmsched_langgraph._core.ordering import Ordering
+from llmsched_langgraph._core.story import Story
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._ledger.protocol import Ledger
+from llmsched_langgraph._ledger.truth import Truth
+
+PAUSED_JOBS = 10_000
+"""Interrupted jobs that are remembered; the oldest are forgotten, and start anew if they are resumed."""
+
+RUNNING = "#running"
+"""In the truth: how many jobs have arrived and not ended."""
+
+
+class Lifecycle:
+    """The handlers of what happens to jobs. Each is a part of the present decision."""
+
+    def __init__(self, truth: Truth, jobs: Jobs, ordering: Ordering, story: Story, ledger: Ledger) -> None:
+        self._truth = truth
+        self._committed = truth.committed
+        self._committed[RUNNING] = 0
+        self._jobs = jobs
+        self._ordering = ordering
+        self._story = story
+        self._ledger = ledger
+        self._paused: dict[tuple[str, str, str], None] = {}  # where jobs are paused, the oldest first
+
+    def _forget(self, at: tuple[str, str, str]) -> None:
+        """No job is paused there any more."""
+        self._paused.pop(at, None)
+
+    def new(self, now: float, info: JobInfo) -> Job:
+        """A job arrives, and the policy is told of it."""
+        job = self._jobs.new(now, info, self._ordering.template(info.application))
+        self._tell_policy(now, "JobArrived", job)
+        return job
+
+    def _tell_policy(self, now: float, kind: str, job: Job) -> None:
+        if self._ordering.hears:
+            slots = sum(own.backend.slots for own in self._ledger.backends.values())
+            error = self._ordering.tell(now, kind, job, slots)
+            if error is not None:
+                self._story.tell(now, "PolicyFailed", job.number, 0, "", error)
+
+    def arrived(self, now: float, event: JobArrived, trust: bool) -> bool:
+        """A run begins, or goes on."""
+        if self._jobs.active(event.job) is not None:
+            return False
+        number = None
+        if event.resumes is not None:
+            at = ("paused", event.info.application.fingerprint, event.resumes)
+            number = self._committed.get(at)
+            if number is not None:
+                self._truth.remove(at, self._forget)
+        job = None if number is None else self._jobs.get(number)
+        if job is None:
+            job = self.new(now, event.info)
+            self._jobs.add(job, (Job.named, event.job, event.moves))
+            kind = "JobArrived"
+        else:
+            self._jobs.forget_id(job)
+            self._jobs.add(job, (Job.resumed, now, event.job, event.moves))
+            kind = "JobResumed"
+        self._jobs.name(job, event.job)
+        self._truth.staged[RUNNING] = self._committed[RUNNING] + 1
+        self._story.tell(now, kind, job.number, 0, "", event.info)
+        return False
+
+    def paused(self, now: float, event: JobPaused, trust: bool) -> bool:
+        """A run is interrupted."""
+        job = self._jobs.active(event.job)
+        if job is None:
+            return False
+        self.hear_moves(job, now)
+        self._jobs.add(job, (Job.paused, now))
+        at = ("paused", job.info.application.fingerprint, event.thread)
+        self._forget_paused(now, at)
+        self._paused.pop(at, None)
+        self._paused[at] = None
+        for oldest in tuple(islice(self._paused, max(len(self._paused) - PAUSED_JOBS, 0))):
+            if not self._forget_paused(now, oldest):  # else its name goes with the commit
+                del self._paused[oldest]
+        self._truth.staged[at] = job.number
+        self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
+        self._story.tell(now, "JobPaused", job.number, 0, "", event.thread)
+        return False
+
+    def _forget_paused(self, now: float, at: tuple[str, str, str]) -> bool:
+        """The job that was paused there is not resumed any more; whether there is one."""
+        number = self._truth.get(at)
+        job = None if number is None else self._jobs.get(number)
+        if job is None or job.paused_since is None:
+            return False
+        self._truth.remove(at, self._forget)
+        self._jobs.add(job, (Job.ended, Outcome.CANCELLED))
+        self.close(job, now)
+        return True
+
+    def ended(self, now: float, event: JobEnded, trust: bool) -> bool:
+        """A run is over."""
+        job = self._jobs.active(event.job)
+        if job is None:
+            return False
+        if job.progress.outstanding or job.progress.finished:  # else its stages teach nothing
+            self.hear_moves(job, now)
+        self._jobs.add(job, (Job.ended, event.outcome))
+        self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
+        self._story.tell(now, "JobEnded", job.number, 0, "", event.outcome)
+        self.close(job, now)
+        return False
+
+    def close(self, job: Job, now: float) -> None:
+        """The job is no more, once it has ended and its last call is back."""
+        if job.outcome is None or job.progress.outstanding:
+            return
+        self._jobs.add(job, (Job.closed, now))
+        self._jobs.remove(job)
+        self._tell_policy(now, "JobClosed", job)
+        self._story.tell(now, "JobClosed", job.number, 0, "", job)
+
+    def hear_moves(self, job: Job, now: float) -> int:
+        """Take in the job's new moves; how many there were."""
+        upto, heard = job.news
+        if heard:
+            self._jobs.add(job, (Job.moved, now, upto))
+            self._story.tell(now, "StagesMoved", job.number, 0, "", heard)
+        return heard

@@ -1,0 +1,387 @@
+"""Knows every job, and decides how urgent each waiting call is. Changes only in `handle`.
+
+Does not know clocks, locks, threads, loops or IO: time, profiles and beliefs come in. Who holds a slot and
+who waits is the ledger's to say. A decision is staged and committed by one call (`truth.py`): whatever breaks
+it off leaves the state before, and the same event can be handled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from llmsched_langgraph._application.application import DIRECT
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.events import (
+    BackendConfigured,
+    BeliefFormed,
+    CallDismissed,
+    CallReleased,
+    CallRequested,
+    Direct,
+    Entry,
+    Event,
+    HolderDied,
+    JobArrived,
+    JobEnded,
+    JobInfo,
+    JobPaused,
+    ProfileLearned,
+    StagesMoved,
+    Ticked,
+)
+from llmsched_langgraph._core.job import Job
+from llmsched_langgraph._core.jobs import JOBS, Jobs
+from llmsched_langgraph._core.lifecycle import RUNNING, Lifecycle
+from llmsched_langgraph._core.ordering import Ordering
+from llmsched_langgraph._core.policies import Policy
+from llmsched_langgraph._core.story import LENGTH, Story
+from llmsched_langgraph._core.view import JobView, Needs
+from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
+from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._ledger.memory import MemoryLedger
+from llmsched_langgraph._ledger.truth import Truth
+from llmsched_langgraph._ledger.values import (
+    Backend,
+    CallInfo,
+    Configure,
+    Grant,
+    Granted,
+    Lane,
+    Rekey,
+    Release,
+    Request,
+    Waiting,
+)
+
+_APPLIED = "#applied"
+
+_DIRECT = JobInfo(application=DIRECT)
+
+_new = tuple.__new__  # makes a named tuple of a tuple without a line of Python
+
+_BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
+
+
+class SchedulerMachine:
+    """The scheduler as a value. The same events at the same times lead to the same story.
+
+    Args:
+        policy: the order of service.
+        backends: the pools of slots.
+        profile: what earlier runs taught.
+        at_once: whether beliefs are formed as they are wanted; else the story tells of them.
+        memory: how many entries the story keeps for those who look back.
+
+    Attributes:
+        story: what happened, and the decisions with their reasons.
+        wake_s: when time alone allows a grant, so that `Ticked` should be handled; None for never.
+        untold: tickets whose holder may not know yet that it was granted or dismissed. An index: whether it
+            was is what the ledger says.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        backends: Iterable[Backend],
+        profile: Profile | None = None,
+        *,
+        at_once: bool = False,
+        memory: int = LENGTH,
+    ) -> None:
+        self._at_once = at_once
+        self._truth = Truth()
+        self.ordering = Ordering(policy, Profile() if profile is None else profile)
+        self._believing = self.ordering.believing
+        self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth)
+        self._committed = self._truth.committed
+        self._committed[_APPLIED] = None
+        self.story = Story(self._truth, memory)
+        self.wake_s: float | None = None
+        self.untold: dict[int, bool] = {}
+        self._jobs = Jobs(self._truth)
+        self._job, self._add = self._jobs.get, self._jobs.add
+        self._life = Lifecycle(self._truth, self._jobs, self.ordering, self.story, self.ledger)
+        self._hear_moves, self._new_job = self._life.hear_moves, self._life.new
+        self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
+            CallRequested: self._requested,
+            CallReleased: self._released,
+            StagesMoved: self._stages_moved,
+            JobArrived: self._life.arrived,
+            JobEnded: self._life.ended,
+            JobPaused: self._life.paused,
+            BeliefFormed: self._believed,
+            ProfileLearned: self._learned,
+            CallDismissed: self._dismissed,
+            HolderDied: self._holder_died,
+            BackendConfigured: self._configured,
+            Ticked: lambda now, event, trust: True,
+        }
+
+    def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
+        """Take the event in; when this returns, no admissible ticket waits beside a slot that it could use.
+
+        If it was broken off by an exception, call it again with the same event: what was done already is
+        done once. Events about jobs and tickets that are not known change nothing.
+
+        Args:
+            now: the clock; it never goes back but for events that were put by.
+            event: what happened.
+            trust: whether to ask the policy. Without it the jobs that change go in order of arrival.
+        """
+        if self._committed[_APPLIED] is not event:
+            self._truth.staged = {}
+            settle = self._handlers[type(event)](now, event, trust)
+            staged = self._truth.staged
+            if staged:
+                staged[_APPLIED] = event
+                self._truth.commit()
+            if not settle:
+                return
+        self._settle(now, trust)
+
+    def _settle(self, now: float, trust: bool) -> None:
+        """Grant until no admissible ticket waits. Between two grants, keys may change."""
+        while True:
+            self._truth.staged = {}
+            found, self.wake_s = self.ledger.settle(now)
+            if not found:
+                return
+            for one in found:
+                if type(one) is Granted:
+                    ticket, grant = one
+                    self._granted(now, ticket, grant, self._job(grant.lane[1]), trust)
+            self._truth.commit()
+            if not self.ledger.more:
+                return
+
+    # -- jobs --------------------------------------------------------------------------
+
+    def _stages_moved(self, now: float, event: StagesMoved, trust: bool) -> bool:
+        job = self._jobs.active(event.job)
+        # Without a call that waits nothing depends on them yet; they are heard with the next one.
+        if job is not None and job.progress.waiting and self._hear_moves(job, now):
+            self._refresh(now, job, trust)
+        return False
+
+    # -- calls -------------------------------------------------------------------------
+
+    def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
+        ticket, backend, stage, id_, forced, run, models = event
+        ledger = self.ledger
+        if ledger.claim(ticket) is not None:
+            return False
+        job = None if id_ is None else self._jobs.active(id_)
+        if job is None:
+            if not self.ordering.hears:
+                # A call outside of any run that need not wait is no job to anybody.
+                spot = _new(Spot, (stage, 1))
+                call = _new(CallInfo, (stage, spot, 1, None, 1, models, None, None, "", ""))
+                number = self._committed[JOBS] + 1
+                lane = (backend, number, spot)
+                grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
+                if grant is not None:
+                    self._truth.staged[JOBS] = number
+                    self.untold[ticket] = True
+                    self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
+                    return False
+            job = self._new_job(now, _DIRECT)
+            self._add(job, (Job.named, None, ()))
+        else:
+            self._hear_moves(job, now)
+        occurrence = job.progress.next_occurrence(stage)
+        known = None if run is None else job.position.spot(run)
+        spot = Spot(stage, occurrence) if known is None else known
+        run = None if known is None else run
+        call = _new(CallInfo, (stage, spot, occurrence, run, job.ticks + 1, models, None, None, "", ""))
+        self._add(job, (Job.requested, ticket, stage, spot, backend))
+        lane = (backend, job.number, spot)
+        grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
+        if grant is not None:
+            self._granted(now, ticket, grant, job, trust)
+            return False
+        if self._believing and trust:
+            self._believe(job, now)
+        order = self._order(now, job, trust)
+        key = self.ordering.key(job, spot, order)
+        self._rekey(now, job, order, but=lane)
+        ledger.submit(now, _new(Request, (ticket, lane, key, False, call)))
+        self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
+        pool = ledger.backend(backend)
+        return pool.holding < pool.backend.slots  # it is paused, or a pause is just over
+
+    def _granted(self, now: float, ticket: int, grant: Grant, job: Job | None, trust: bool) -> None:
+        backend, number, spot = grant.lane
+        self.untold[ticket] = True
+        if job is not None:
+            self._add(job, (Job.granted, now, spot, grant.reason == "explore"))
+            if job.progress.waiting:
+                self._refresh(now, job, trust)
+        self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
+
+    def _dismissed(self, now: float, event: CallDismissed, trust: bool) -> bool:
+        if type(self.ledger.claim(event.ticket)) is not Waiting:
+            return False
+        settle = self._released(now, CallReleased(event.ticket, Outcome.CANCELLED), trust)
+        self.untold[event.ticket] = True
+        return settle
+
+    def _holder_died(self, now: float, event: HolderDied, trust: bool) -> bool:
+        return self._released(now, CallReleased(event.ticket, Outcome.CANCELLED), trust)
+
+    def _released(self, now: float, event: CallReleased, trust: bool) -> bool:
+        ticket, outcome, usage, failure = event
+        ledger = self.ledger
+        claim = ledger.claim(ticket)
+        self.untold.pop(ticket, None)
+        if claim is None:
+            return False
+        (backend, number, spot), call = claim.lane, claim.call
+        before = ledger.backend(backend)
+        ledger.submit(now, _new(Release, (ticket, usage, failure)))
+        job = self._job(number)
+        if type(claim) is Grant:
+            fields = (
+                *(ticket, call.stage, call.occurrence, spot, call.run, backend),
+                *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
+                *(usage, outcome, call.first, 2 if job is None else job.ticks + 1, claim.reason),
+            )
+            done = _new(FinishedCall, fields)
+            if job is not None:
+                self._add(job, (Job.finished, done))
+            self.story.tell(now, "CallReleased", number, ticket, backend, done)
+            if job is None:
+                self.story.tell(now, "CallClosed", number, 0, "", Direct(number, done))
+        else:
+            assert job is not None
+            self._add(job, (Job.withdrew, ticket, spot))
+            self.story.tell(now, "CallWithdrawn", number, ticket, backend, outcome)
+        if job is not None:
+            if job.id is None:
+                self._add(job, (Job.ended, outcome))
+            if job.progress.waiting:
+                self._refresh(now, job, trust)
+            elif job.outcome is not None:
+                self._life.close(job, now)
+        return bool(before.waiting)
+
+    # -- beliefs and keys --------------------------------------------------------------
+
+    def _believed(self, now: float, event: BeliefFormed, trust: bool) -> bool:
+        job = self._job(event.job)
+        if job is not None and job.progress.outstanding:
+            self._add(job, (Job.believes, event.belief))
+            self.story.tell(now, "BeliefFormed", job.number, 0, "", event.belief)
+            if job.progress.waiting:
+                self._rekey(now, job, self._order(now, job, trust))
+        return False
+
+    def _learned(self, now: float, event: ProfileLearned, trust: bool) -> bool:
+        self.ordering.learn(event.profile, event.applications)
+        for job in self._jobs.known():
+            if job.id is None or not job.active:
+                continue
+            if job.fingerprint in event.applications:
+                self._add(job, (Job.revised,))
+                if job.progress.waiting:
+                    self._refresh(now, job, trust)
+        self.story.tell(now, "ProfileLearned", 0, 0, "", event.applications)
+        return False
+
+    def _refresh(self, now: float, job: Job, trust: bool) -> None:
+        """The job has changed, and a call of it waits: look at its evidence, and ask the policy again."""
+        if self._believing and trust:
+            self._believe(job, now)
+        self._rekey(now, job, self._order(now, job, trust))
+
+    def _believe(self, job: Job, now: float) -> None:
+        """See to a belief, if one is wanted."""
+        wanted = self.ordering.wanted(job, now)
+        if wanted is None:
+            return
+        self._add(job, (Job.asked, now))
+        if self._at_once:
+            self._add(job, (Job.believes, wanted.belief()))
+        else:
+            self.story.tell(now, "BeliefWanted", job.number, 0, "", wanted)
+
+    def _order(self, now: float, job: Job, trust: bool) -> float:
+        # A policy may be any object of a user's. Its bug costs the order of one job, never a slot.
+        if not trust:
+            return 0.0
+        try:
+            return self.ordering.order(job, now)
+        except Exception as error:
+            self.story.tell(now, "PolicyFailed", job.number, 0, "", error)
+            return 0.0
+
+    def _rekey(self, now: float, job: Job, order: float, but: Lane | None = None) -> None:
+        """Tell the ledger the keys of the job's lanes, if they may be other ones than before."""
+        if order == job.sent and self.ordering.exploration is None:
+            return
+        job.sent = order
+        for spot in job.progress.ready:
+            key = self.ordering.key(job, spot, order)
+            for backend in job.backends:
+                lane = (backend, job.number, spot)
+                if lane != but:
+                    self.ledger.submit(now, _new(Rekey, (lane, key)))
+
+    # -- backends and time -------------------------------------------------------------
+
+    def _configured(self, now: float, event: BackendConfigured, trust: bool) -> bool:
+        self.ledger.submit(now, Configure(event.backend))
+        self.story.tell(now, "BackendConfigured", 0, 0, event.backend.name, event.backend)
+        return True
+
+    # -- what can be seen --------------------------------------------------------------
+
+    def known(self) -> Iterator[Job]:
+        """The jobs that are not closed."""
+        return self._jobs.known()
+
+    @property
+    def policy(self) -> Policy:
+        """The order of service."""
+        return self.ordering.policy
+
+    @property
+    def profile(self) -> Profile:
+        """What earlier runs taught."""
+        return self.ordering.profile
+
+    def view(self, job: Job, now: float) -> JobView:
+        """The job as its policy sees it."""
+        return self.ordering.view(job, now)
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that have arrived and not ended."""
+        running: int = self._committed[RUNNING]
+        return running
+
+    def entries(self, *tickets: int) -> list[Entry]:
+        """The story, oldest first; only what is about `tickets` if any are given."""
+        entries = self.story.after(0)
+        return [entry for entry in entries if entry.ticket in tickets] if tickets else entries
+
+    def check(self, now: float = float("inf")) -> None:
+        """Raise AssertionError unless every invariant of machine and ledger holds at `now`."""
+        self.ledger.check(now)
+        view = self.ledger.view()
+        waiting: dict[int, int] = {}
+        holding: dict[int, int] = {}
+        for claim in view.waiting.values():
+            waiting[claim.lane[1]] = waiting.get(claim.lane[1], 0) + 1
+        for grant in view.holding.values():
+            holding[grant.lane[1]] = holding.get(grant.lane[1], 0) + 1
+        known = {job.number: job for job in self._jobs.known()}
+        assert waiting.keys() <= known.keys(), "a waiting ticket has lost its job"
+        active = 0
+        for number, job in known.items():
+            job.check()
+            assert job.progress.waiting == waiting.get(number, 0), "a job's waiting calls"
+            assert job.progress.holding == holding.get(number, 0), "a job's calls in slots"
+            assert job.outcome is None or job.progress.outstanding, "an ended job stays"
+            active += job.id is not None and job.active
+        assert active == self.jobs, "jobs that run"

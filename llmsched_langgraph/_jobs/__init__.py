@@ -1,0 +1,1 @@
+"""One job: its stage runs, its calls, and the record of it once it has ended."""

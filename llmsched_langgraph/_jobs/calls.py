@@ -1,0 +1,223 @@
+"""Knows how far the calls of one job have come: how many wait, hold a slot and are over, by stage occurrence.
+
+Does not know what is still to come (that is a belief), which tickets those are, or the order of service.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from llmsched_langgraph._jobs.stages import Spot
+
+
+class Outcome(Enum):
+    """How a call or a job ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call; None where they are not known."""
+
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+UNKNOWN_USAGE = Usage()
+
+
+class FinishedCall(NamedTuple):
+    """A call that held a slot and gave it back. Times are the clock's seconds.
+
+    Attributes:
+        ticket: its number; tickets are numbered as they are asked for.
+        stage: the name that it went by.
+        occurrence: which call of that name it was in its job, from 1.
+        spot: the stage occurrence that it was part of.
+        run: number of the stage run that made it; None if that is not known.
+        backend: which one served it.
+        asked_s: when it was asked for.
+        granted_s: when it got its slot.
+        released_s: when it gave it back.
+        concurrency: calls that its backend served meanwhile: the mean of its beginning and its end.
+        usage: its tokens.
+        outcome: how it ended.
+        first: number of its request among the events of its job.
+        last: number of its end among them.
+        reason: why it was granted when it was.
+    """
+
+    ticket: int
+    stage: str
+    occurrence: int
+    spot: Spot
+    run: int | None
+    backend: str
+    asked_s: float
+    granted_s: float
+    released_s: float
+    concurrency: float
+    usage: Usage
+    outcome: Outcome
+    first: int = 0
+    last: int = 0
+    reason: str = ""
+
+    @property
+    def work_s(self) -> float:
+        """Slot-seconds that it received."""
+        return self.released_s - self.granted_s
+
+
+@dataclass(slots=True)
+class Work:
+    """The calls of one stage occurrence, as far as they have come. Times are the clock's seconds.
+
+    Attributes:
+        calls: how many were asked for, without those that gave up waiting.
+        running: how many hold a slot.
+        done: how many held one and gave it back.
+        done_s: slot-seconds of those.
+        prompt_tokens: tokens that those sent; None if those of one are not known.
+        output_tokens: tokens that they were answered, likewise.
+    """
+
+    calls: int = 0
+    running: int = 0
+    done: int = 0
+    done_s: float = 0.0
+    prompt_tokens: int | None = 0
+    output_tokens: int | None = 0
+    granted_sum_s: float = 0.0  # of the running calls' `granted_s`
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a slot."""
+        return self.calls - self.done - self.running
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether a call waits or runs."""
+        return self.calls > self.done
+
+    def received_s(self, now: float) -> float:
+        """Slot-seconds by `now`, those of running calls included."""
+        return self.done_s + (self.running * now - self.granted_sum_s)
+
+
+@dataclass(slots=True)
+class Progress:
+    """The calls of one job. Every change is O(1), however many calls the job has.
+
+    Attributes:
+        waiting: calls that wait for a slot.
+        holding: calls that hold one.
+        finished: calls that held one and gave it back, in the order in which they ended.
+        works: what they came to, by stage occurrence.
+        ready: the occurrences of which a call waits, each with how many.
+        prompt_tokens: tokens that the first call sent, once it is over: the size of the job's input.
+        done_s: slot-seconds of the finished calls.
+        granted_sum_s: the sum of the times at which the holding calls were granted.
+    """
+
+    waiting: int = 0
+    holding: int = 0
+    finished: list[FinishedCall] = field(default_factory=list)
+    works: dict[Spot, Work] = field(default_factory=dict)
+    ready: dict[Spot, int] = field(default_factory=dict)
+    prompt_tokens: int | None = None
+    done_s: float = 0.0
+    granted_sum_s: float = 0.0
+    _first: int | None = None
+    _occurrences: dict[str, int] = field(default_factory=dict)
+
+    def next_occurrence(self, stage: str) -> int:
+        """Which call of this name the next one would be."""
+        return self._occurrences.get(stage, 0) + 1
+
+    def request(self, ticket: int, stage: str, spot: Spot) -> None:
+        """The job asks for one more call of `stage`, in the stage occurrence `spot`."""
+        self._occurrences[stage] = self._occurrences.get(stage, 0) + 1
+        if self._first is None:
+            self._first = ticket
+        work = self.works.get(spot)
+        if work is None:
+            work = self.works[spot] = Work()
+        work.calls += 1
+        self.waiting += 1
+        self.ready[spot] = self.ready.get(spot, 0) + 1
+
+    def _unready(self, spot: Spot) -> None:
+        self.waiting -= 1
+        left = self.ready[spot] - 1
+        if left:
+            self.ready[spot] = left
+        else:
+            del self.ready[spot]
+
+    def start(self, spot: Spot, now: float) -> None:
+        """A call of the occurrence has its slot."""
+        self._unready(spot)
+        self.holding += 1
+        self.granted_sum_s += now
+        work = self.works[spot]
+        work.running += 1
+        work.granted_sum_s += now
+
+    def withdraw(self, ticket: int, spot: Spot) -> None:
+        """The call gave up waiting. It leaves no trace: it did no work."""
+        self._unready(spot)
+        if ticket == self._first:
+            self._first = None  # the next one asked for counts as the first
+        work = self.works[spot]
+        work.calls -= 1
+        if not work.calls:
+            del self.works[spot]
+
+    def finish(self, call: FinishedCall) -> None:
+        """A call that held a slot is over."""
+        work, work_s, usage = self.works[call.spot], call.work_s, call.usage
+        self.holding -= 1
+        # Nothing runs: start from nought again, so that rounding errors cannot add up for ever.
+        self.granted_sum_s = self.granted_sum_s - call.granted_s if self.holding else 0.0
+        self.done_s += work_s
+        self.finished.append(call)
+        work.running -= 1
+        work.granted_sum_s = work.granted_sum_s - call.granted_s if work.running else 0.0
+        work.done += 1
+        work.done_s += work_s
+        work.prompt_tokens = _plus(work.prompt_tokens, usage.prompt_tokens)
+        work.output_tokens = _plus(work.output_tokens, usage.output_tokens)
+        if call.ticket == self._first:
+            self.prompt_tokens = usage.prompt_tokens
+
+    @property
+    def outstanding(self) -> int:
+        """Calls that wait or hold a slot."""
+        return self.waiting + self.holding
+
+    def work_s(self, now: float) -> float:
+        """Slot-seconds that the job has received by `now`, running calls included."""
+        return self.done_s + (self.holding * now - self.granted_sum_s)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the sums agree with what they sum up."""
+        ready = {spot: work.waiting for spot, work in self.works.items() if work.waiting}
+        assert ready == self.ready, "which calls wait and what is kept of their stages differ"
+        assert self.waiting == sum(ready.values()), "waiting"
+        assert self.holding == sum(work.running for work in self.works.values()), "holding"
+        done = Counter(call.spot for call in self.finished)
+        assert {spot: work.done for spot, work in self.works.items() if work.done} == done, "calls were lost"
+        granted_s = sum(work.granted_sum_s for work in self.works.values())
+        assert math.isclose(self.granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"
+
+
+def _plus(sum_: int | None, more: int | None) -> int | None:
+    return None if sum_ is None or more is None else sum_ + more

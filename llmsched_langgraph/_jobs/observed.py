@@ -1,0 +1,277 @@
+"""Knows what learning keeps of an ended job, by stage occurrence: fan-out, calls, work, tokens.
+
+Does not know how anything is learned from it. Everything here is derived from the record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from llmsched_langgraph._application.behaviour import NodeSeen
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph._jobs.stages import Spot
+
+
+class Unit(StrEnum):
+    """What the work that is predicted is counted in."""
+
+    SECONDS = "seconds"
+    """Seconds in slots: what the scheduler orders jobs by."""
+    TOKENS = "tokens"
+    """Output tokens of LLM calls: for records that know no seconds."""
+    TOOL_SECONDS = "tool_seconds"
+    """Seconds of tools, which take no slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What those runs of a stage did that used one tool, or none. A number that was not recorded is None.
+
+    Attributes:
+        tool: which tool, where a stage can run several.
+        runs: how many there were side by side.
+        calls: LLM calls in them; 0 for a tool.
+        work_s: slot-seconds of the calls.
+        prompt_tokens: tokens sent.
+        output_tokens: tokens answered.
+        tool_s: seconds that runs without a call took.
+    """
+
+    tool: str | None = None
+    runs: int = 1
+    calls: int = 0
+    work_s: float | None = 0.0
+    prompt_tokens: int | None = 0
+    output_tokens: int | None = 0
+    tool_s: float | None = 0.0
+
+    def amount(self, unit: Unit) -> float | None:
+        """Its work, counted in that unit."""
+        match unit:
+            case Unit.SECONDS:
+                return self.work_s
+            case Unit.TOKENS:
+                return self.output_tokens
+            case Unit.TOOL_SECONDS:
+                return self.tool_s
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedStage:
+    """One stage occurrence of a job; its parts have different tools."""
+
+    spot: Spot
+    parts: tuple[Part, ...]
+
+    @property
+    def fan_out(self) -> int:
+        """How many runs there were side by side."""
+        return sum(part.runs for part in self.parts)
+
+    @property
+    def calls(self) -> int:
+        """How many LLM calls it made."""
+        return sum(part.calls for part in self.parts)
+
+    @property
+    def tools(self) -> bool:
+        """Whether it is known which tools it ran."""
+        return any(part.tool is not None for part in self.parts)
+
+    def amount(self, unit: Unit) -> float | None:
+        """Its work, counted in that unit; None if some of it is not known."""
+        return _sum(part.amount(unit) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedJob:
+    """The observed behaviour of one ended job. Two that did the same are equal, whichever jobs they were.
+
+    Attributes:
+        stages: what happened.
+        prompt_tokens: tokens that its first call sent: the size of its input. None if not recorded.
+        complete: whether it went to its end.
+    """
+
+    stages: tuple[ObservedStage, ...]
+    prompt_tokens: int | None = None
+    complete: bool = True
+
+    def amount(self, unit: Unit) -> float | None:
+        """The whole job's work, counted in that unit; None if some of it is not known."""
+        return _sum(stage.amount(unit) for stage in self.stages)
+
+    @property
+    def work_s(self) -> float:
+        """Slot-seconds of all its calls, as far as they are known."""
+        return sum(part.work_s or 0.0 for stage in self.stages for part in stage.parts)
+
+
+def observed(job: EndedJob) -> ObservedJob:
+    """What learning keeps of a job.
+
+    Stage occurrences are those that the run was watched to have, first those with calls, in the order in
+    which they asked for them, then the others in the order in which they ended. In a job that was not
+    watched they are those of `rounds`.
+    """
+    first = next(job.llm_calls(), None)
+    return ObservedJob(
+        tuple(_watched(job)) if job.watched else tuple(stage for step in rounds(job) for stage in step),
+        None if first is None else first.prompt_tokens,
+        job.end == "done",
+    )
+
+
+def nodes_of(job: EndedJob) -> dict[str, NodeSeen]:
+    """What each node of a job was seen to do, by its path."""
+    runs: Counter[Spot]
+    if job.watched:
+        runs = Counter(Spot(run.name, run.occurrence) for run in job.runs)
+        calls: Counter[str] = Counter()
+        for stage in job.stages:
+            if stage.kind == "llm":
+                calls[job.spot(stage).path] += len(stage.calls)
+    else:
+        stages = [stage for step in rounds(job) for stage in step]
+        runs = Counter({stage.spot: stage.fan_out for stage in stages})
+        calls = sum((Counter({stage.spot.path: stage.calls}) for stage in stages), Counter())
+    seen: dict[str, NodeSeen] = {}
+    for (path, occurrence), count in runs.items():
+        before = seen.get(path)
+        here = NodeSeen(count, 0 if before else calls[path], count, occurrence)
+        seen[path] = here if before is None else before + here
+    return seen
+
+
+def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
+    """What happened in a job, stage occurrences that began side by side together, in the order of time.
+
+    A stage's depth is the length of the longest chain of stages behind it: the superstep in which LangGraph
+    runs it. In a job that was not watched, stages of one name at one depth are one occurrence with a fan-out,
+    whatever each waits for, just as `Position` counts stage runs that are announced together; the i-th depth
+    at which a name is found is its i-th occurrence. The calls of one stage count as runs side by side.
+    """
+    depths: list[int] = []
+    for stage in job.stages:
+        depths.append(1 + max((depths[dep] for dep in stage.deps), default=-1))
+    if job.watched:
+        begun: dict[Spot, int] = {}
+        for stage, depth in zip(job.stages, depths, strict=True):
+            begun[job.spot(stage)] = min(depth, begun.get(job.spot(stage), depth))
+        seen = [stage for stage in _watched(job) if stage.spot in begun]
+        return [
+            tuple(stage for stage in seen if begun[stage.spot] == depth)
+            for depth in sorted(set(begun.values()))
+        ]
+    found: list[dict[str, list[EndedStage]]] = [{} for _ in range(max(depths, default=-1) + 1)]
+    for stage, depth in zip(job.stages, depths, strict=True):
+        found[depth].setdefault(stage.name, []).append(stage)
+    times: Counter[str] = Counter()
+    made = []
+    for together in found:
+        times.update(together.keys())
+        made.append(
+            tuple(
+                ObservedStage(Spot(name, times[name]), tuple(_parts(stages)))
+                for name, stages in together.items()
+            )
+        )
+    return made
+
+
+def _parts(stages: Iterable[EndedStage]) -> Iterator[Part]:
+    by_tool: dict[str | None, list[EndedStage]] = {}
+    for stage in stages:
+        by_tool.setdefault(stage.tool, []).append(stage)
+    for tool, own in by_tool.items():
+        asked = [call for stage in own if stage.kind == "llm" for call in stage.calls]
+        used = [call for stage in own if stage.kind == "tool" for call in stage.calls]
+        yield Part(
+            tool,
+            max(1, len(asked) + len(used)),
+            len(asked),
+            _sum(call.seconds for call in asked),
+            _whole(call.prompt_tokens for call in asked),
+            _whole(call.output_tokens for call in asked),
+            _sum(call.seconds for call in used),
+        )
+
+
+def _watched(job: EndedJob) -> Iterator[ObservedStage]:
+    calls: dict[Spot, list[EndedCall]] = {}
+    runs: dict[Spot, list[StageRun]] = {}
+    for stage in job.stages:
+        if stage.kind == "llm":
+            calls.setdefault(job.spot(stage), []).extend(stage.calls)
+    for run in job.runs:
+        runs.setdefault(Spot(run.name, run.occurrence), []).append(run)
+    for spot in dict.fromkeys((*calls, *runs)):
+        yield ObservedStage(spot, _occurrence(runs.get(spot, []), calls.get(spot, [])))
+
+
+def _occurrence(runs: list[StageRun], calls: list[EndedCall]) -> tuple[Part, ...]:
+    # A run that failed is tried again as the same one.
+    whole = [run for run in runs if run.complete]
+    seconds = [call.seconds for call in calls if call.seconds is not None]
+    part = Part(
+        None,
+        max(1, len(whole)),
+        len(calls),
+        sum(seconds) if len(seconds) == len(calls) else None,
+        _whole(call.prompt_tokens for call in calls),
+        _whole(call.output_tokens for call in calls),
+        # With calls, a run's seconds contain their waiting.
+        0.0 if calls else sum(run.seconds for run in runs),
+    )
+    used = Counter(run.tool for run in whole if run.tool is not None)
+    if not used:
+        return (part,)
+    tool_s = {tool: sum(run.seconds for run in runs if run.tool == tool) for tool in used}
+    return split_by_tool(part, used, None if calls else tool_s)
+
+
+def split_by_tool(
+    part: Part, used: Mapping[str, int], seconds: Mapping[str, float] | None = None
+) -> tuple[Part, ...]:
+    """A stage's work split among the tools that its runs used: evenly, run by run.
+
+    Args:
+        part: the whole. Which tool made a call is not known.
+        used: how many runs used each tool.
+        seconds: what each tool took, if that is known.
+    """
+    runs = sum(used.values())
+    return tuple(
+        replace(
+            part,
+            tool=tool,
+            runs=count,
+            calls=round(part.calls * count / runs),
+            work_s=None if part.work_s is None else part.work_s * count / runs,
+            prompt_tokens=_share(part.prompt_tokens, count / runs),
+            output_tokens=_share(part.output_tokens, count / runs),
+            tool_s=seconds[tool] if seconds else (part.tool_s or 0.0) * count / runs,
+        )
+        for tool, count in sorted(used.items())
+    )
+
+
+def _share(amount: int | None, share: float) -> int | None:
+    return None if amount is None else round(amount * share)
+
+
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for amount in amounts:
+        if amount is None:
+            return None
+        total += amount
+    return total
+
+
+def _whole(amounts: Iterable[int | None]) -> int | None:
+    total = _sum(amounts)
+    return None if total is None else int(total)

@@ -1,0 +1,1 @@
+"""The background service that forms beliefs, learns, and keeps profiles."""

@@ -1,0 +1,387 @@
+"""Knows who waits and who holds in one process: a ledger whose home is memory.
+
+Does not know jobs, policies, clocks, locks or IO. The truth is a dict of immutable values (`truth.py`). Heaps
+and queues are indexes of it: they may name too much and never too little, are added to before a commit and
+cleaned after it, and what they name is checked against the truth.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from llmsched_langgraph._ledger.exploration import Exploration, choose
+from llmsched_langgraph._ledger.truth import Truth
+from llmsched_langgraph._ledger.values import (
+    FIRST_COME,
+    Backend,
+    BackendView,
+    Change,
+    Configure,
+    Explore,
+    Grant,
+    Granted,
+    Key,
+    Lane,
+    LedgerView,
+    Lost,
+    Rekey,
+    Release,
+    Request,
+    Waiting,
+)
+
+_ARRIVALS = "#arrivals"
+_AT_ONCE = "#at once"
+
+_new = tuple.__new__
+"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+
+Rank = tuple[int, float, int, Lane]
+"""A lane's place: level, order, arrival of its first ticket, and the lane."""
+
+
+class _Lane(NamedTuple):
+    level: int
+    order: float
+    explore: Explore | None
+    waiting: int
+
+
+class MemoryLedger:
+    """The memory home of the `Ledger` protocol. `claim` is what is committed, and no more than a look-up.
+
+    `settle` grants one ticket at a time. A change is O(log n) in the lanes that wait, amortised.
+
+    Args:
+        backends: the pools of slots.
+        exploration: how often to grant for what a call teaches; None for never.
+        truth: where its values are kept; changes take effect with the owner's `commit`. Without one, each
+            change and each grant is committed by itself.
+
+    Attributes:
+        more: whether `settle` may have more to tell than the grant that it told last.
+    """
+
+    def __init__(
+        self, backends: Iterable[Backend], exploration: Exploration | None = None, truth: Truth | None = None
+    ) -> None:
+        self._own = truth is None
+        self._truth = truth = Truth() if truth is None else truth
+        self._exploration = exploration
+        self._committed = truth.committed
+        self._names: dict[str, str] = {}  # of backends, as they stand in the truth
+        for backend in backends:
+            self._names[backend.name] = "backend " + backend.name
+            truth.committed["backend " + backend.name] = BackendView(backend)
+        truth.committed[_ARRIVALS] = 0
+        self.more = True
+        self._told: deque[Granted] = deque()  # granted in a `submit` that was committed by itself
+        self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
+        self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
+        self._queues: dict[Lane, deque[tuple[int, int]]] = {}  # arrivals and tickets
+        self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or with time
+        self._do: dict[type[Change], Callable[[float, Any], None]] = {
+            Request: self._request,
+            Rekey: self._rekey,
+            Release: self._release,
+            Configure: self._configure,
+        }
+
+    # -- the protocol ------------------------------------------------------------------
+
+    def attach(self, ready: Callable[[], None]) -> None:
+        """See `Ledger.attach`. All news of this home comes of changes that were submitted."""
+
+    def submit(self, now: float, *changes: Change) -> None:
+        """See `Ledger.submit`."""
+        if self._own:
+            self._truth.begin()
+        for change in changes:
+            self._do[type(change)](now, change)
+            if self._own:
+                self._truth.commit()
+
+    def settle(self, now: float) -> tuple[tuple[Granted | Lost, ...], float | None]:
+        """See `Ledger.settle`."""
+        if self._own:
+            self._truth.begin()
+        truth, committed, wake_s = self._truth, self._committed, None
+        staged = truth.staged
+        if _AT_ONCE in staged:
+            return staged.pop(_AT_ONCE), None
+        if self._told:
+            return (self._told.popleft(),), None
+        for name in tuple(self._ripe):
+            at = self._names[name]
+            backend, holding, waiting, granted, released, opens_s = committed[at]
+            if not waiting or holding >= backend.slots:
+                self._ripe.pop(name, None)
+                continue
+            if now < opens_s:
+                wake_s = opens_s if wake_s is None else min(wake_s, opens_s)
+                continue
+            holding, waiting, granted, reason, found = holding + 1, waiting - 1, granted + 1, "order", None
+            if self._exploration is not None and self._exploration.turn(granted):
+                reason, found = "explore", self._teacher(name, now)
+            if found is None:
+                reason, found = "order", self._top(name)
+            ticket, (lane, _, asked_s, call) = found
+            self._shorten(lane)
+            grant = _new(Grant, (lane, asked_s, now, call, reason, holding, backend.slots, "", None))
+            staged[ticket] = grant
+            staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
+            self.more = (waiting > 0 and holding < backend.slots) or len(self._ripe) > 1
+            if self._own:
+                truth.commit()
+            return (_new(Granted, (ticket, grant)),), None
+        return (), wake_s
+
+    def _forget(self, lane: Lane) -> None:
+        """The lane is no more."""
+        self._queues.pop(lane, None)
+
+    def admit(self, now: float, request: Request) -> Grant | None:
+        """See `Ledger.admit`."""
+        ticket, lane, _, forced, call = request
+        if self._own:
+            self._truth.begin()
+        at = self._names[lane[0]]
+        staged = self._truth.staged
+        backend, holding, waiting, granted, released, opens_s = (
+            staged[at] if at in staged else self._committed[at]
+        )
+        if not forced and (waiting or holding >= backend.slots or now < opens_s):
+            return None
+        holding += 1
+        reason = "forced" if forced else "free"
+        grant = _new(Grant, (lane, now, now, call, reason, holding, backend.slots, "", None))
+        staged[ticket] = grant
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, opens_s))
+        if self._own:
+            self._truth.commit()
+        return grant
+
+    def backend(self, name: str) -> BackendView:
+        """See `Ledger.backend`."""
+        found: BackendView = self._committed[self._names[name]]
+        return found
+
+    @property
+    def backends(self) -> Mapping[str, BackendView]:
+        """See `Ledger.backends`."""
+        return {name: self._committed[at] for name, at in self._names.items()}
+
+    def view(self) -> LedgerView:
+        """See `Ledger.view`."""
+        values = tuple(self._committed.items())
+        waiting = [(ticket, value) for ticket, value in values if type(value) is Waiting]
+        holding = {ticket: value for ticket, value in values if type(value) is Grant}
+        return LedgerView(self.backends, dict(sorted(waiting, key=lambda own: own[1].arrival)), holding)
+
+    # -- changes -----------------------------------------------------------------------
+
+    def _request(self, now: float, request: Request) -> None:
+        ticket, lane, key, forced, call = request
+        truth = self._truth
+        staged, name = truth.staged, lane[0]
+        if truth.get(ticket) is not None:
+            return
+        if forced:
+            grant = self.admit(now, request)
+            assert grant is not None
+            if self._own:
+                self._told.append(Granted(ticket, grant))
+            else:  # committed with its telling
+                staged[_AT_ONCE] = (*staged.get(_AT_ONCE, ()), Granted(ticket, grant))
+            return
+        at = self._names[name]
+        backend, holding, waiting, granted, released, opens_s = truth.get(at)
+        arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
+        known: _Lane | None = truth.get(lane)
+        if key is None:
+            key = FIRST_COME if known is None else Key(known.level, known.order, known.explore)
+        queue = self._queues.get(lane)
+        if queue is None:
+            queue = self._queues[lane] = deque()
+        elif known is not None and len(queue) > 2 * known.waiting + 16:
+            queue = self._queues[lane] = deque(own for own in queue if self._lives(*own))
+        if known is None or key.order != known.order or key.level != known.level:
+            first = arrival if known is None else self._first(lane)[1].arrival
+            self._rank((key.level, key.order, first, lane))
+        queue.append((arrival, ticket))
+        self._ripe[name] = None
+        staged[ticket] = _new(Waiting, (lane, arrival, now, call))
+        staged[lane] = _new(_Lane, (*key, 1 if known is None else known.waiting + 1))
+        staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, opens_s))
+
+    def _rekey(self, now: float, rekey: Rekey) -> None:
+        lane, (level, order, explore) = rekey
+        known: _Lane | None = self._truth.get(lane)
+        if known is None:
+            return
+        if order != known.order or level != known.level:
+            self._rank((level, order, self._first(lane)[1].arrival, lane))
+        self._truth.staged[lane] = _new(_Lane, (level, order, explore, known.waiting))
+
+    def _release(self, now: float, release: Release) -> None:
+        truth = self._truth
+        ticket, staged = release.ticket, truth.staged
+        claim = staged[ticket] if ticket in staged else self._committed.get(ticket)
+        if claim is None:
+            return
+        name = claim.lane[0]
+        at = self._names[name]
+        backend, holding, waiting, granted, released, opens_s = (
+            staged[at] if at in staged else self._committed[at]
+        )
+        truth.remove(ticket)
+        if type(claim) is Grant:
+            holding, released = holding - 1, released + 1
+            failure = release.failure
+            if failure is not None and failure.retry_after_s is not None:
+                opens_s = max(opens_s, now + failure.retry_after_s)
+        else:
+            self._shorten(claim.lane)
+            waiting -= 1
+        if waiting:
+            self._ripe[name] = None
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
+
+    def _configure(self, now: float, configure: Configure) -> None:
+        backend = configure.backend
+        at = self._names[backend.name]
+        self._truth.staged[at] = self._truth.get(at)._replace(backend=backend)
+        self._ripe[backend.name] = None
+
+    def _shorten(self, lane: Lane) -> None:
+        """One ticket fewer waits in the lane."""
+        truth = self._truth
+        level, order, explore, waiting = truth.staged[lane] if lane in truth.staged else truth.committed[lane]
+        if waiting == 1:
+            truth.remove(lane, self._forget)
+        else:
+            truth.staged[lane] = _new(_Lane, (level, order, explore, waiting - 1))
+
+    # -- grants ------------------------------------------------------------------------
+
+    def _teacher(self, name: str, now: float) -> tuple[int, Waiting] | None:
+        """The first ticket of the lane that teaches most; None if none teaches."""
+        try:
+            lane = choose(self._in_order(name), now)
+        except Exception:  # a belief may be anybody's object: its bug costs this turn, never the slot
+            return None
+        return None if lane is None else self._first(lane)
+
+    def _first(self, lane: Lane) -> tuple[int, Waiting]:
+        """The first ticket that waits in the lane. One does: else there would be no such lane."""
+        queue, committed, staged = self._queues[lane], self._committed, self._truth.staged
+        while True:
+            arrival, ticket = queue[0]
+            if ticket in staged:
+                break
+            claim = committed.get(ticket)
+            if type(claim) is Waiting and claim.arrival == arrival:
+                return ticket, claim
+            queue.popleft()
+        for arrival, ticket in queue:
+            claim = staged[ticket] if ticket in staged else committed.get(ticket)
+            if type(claim) is Waiting and claim.arrival == arrival:
+                return ticket, claim
+        raise AssertionError(f"lane {lane} has lost its tickets")
+
+    def _lives(self, arrival: int, ticket: int) -> bool:
+        """Whether the place in a queue may be one at which a ticket waits."""
+        claim = self._committed.get(ticket)
+        return ticket in self._truth.staged or (type(claim) is Waiting and claim.arrival == arrival)
+
+    def _rank(self, rank: Rank) -> None:
+        """Give a lane its place in the heap. Places that it has no more stay until they come to the top."""
+        name = rank[3][0]
+        heap = self._heaps[name]
+        if len(heap) > 2 * len(self._queues) + 64:
+            heap = self._rebuild(name)
+        heapq.heappush(heap, rank)
+
+    def _top(self, name: str) -> tuple[int, Waiting]:
+        """The first ticket of the first lane of a backend at which something waits."""
+        committed = self._committed
+        heap = self._heaps[name]
+        while True:
+            level, order, arrival, lane = heap[0]
+            known = committed.get(lane)
+            if known is None or known.order != order or known.level != level:
+                heapq.heappop(heap)
+                continue
+            first = self._first(lane)
+            if first[1].arrival == arrival:
+                return first
+            # Arrivals grow: it was a lower bound.
+            heapq.heapreplace(heap, (level, order, first[1].arrival, lane))
+
+    def _rebuild(self, name: str) -> list[Rank]:
+        """A heap without dead entries: they stay under twice the lanes, at O(1) a change, amortised."""
+        committed, staged = self._committed, self._truth.staged
+        heap = [
+            (known.level, known.order, queue[0][0], lane)
+            for lane, queue in self._queues.items()
+            if lane[0] == name
+            for known in (committed.get(lane), staged.get(lane))
+            if known is not None
+        ]
+        heapq.heapify(heap)
+        self._heaps[name] = heap
+        return heap
+
+    def _in_order(self, name: str) -> Iterator[tuple[float, Lane, int, Explore | None]]:
+        """Lanes of a backend's first level, in order: order, lane, first arrival, what exploring needs."""
+        heap, committed = self._heaps[name], self._committed
+        served: int | None = None
+        reached: list[tuple[Rank, int]] = [(heap[0], 0)] if heap else []
+        found: set[Lane] = set()
+        while reached:
+            (level, order, arrival, lane), at = heapq.heappop(reached)
+            known = committed.get(lane)
+            if known is not None and known.order == order and known.level == level and lane not in found:
+                first = self._first(lane)[1].arrival
+                if first == arrival:
+                    if served is not None and level != served:
+                        return
+                    served = level
+                    found.add(lane)
+                    yield order, lane, first, known.explore
+                else:
+                    heapq.heappush(reached, ((level, order, first, lane), len(heap)))
+            for below in (2 * at + 1, 2 * at + 2):
+                if below < len(heap):
+                    heapq.heappush(reached, (heap[below], below))
+
+    # -- what must hold ----------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """See `Ledger.check`."""
+        view, committed = self.view(), self._committed
+        assert not self._truth.staged, "a decision was left half made"
+        lanes: dict[Lane, int] = {}
+        for name, pool in view.backends.items():
+            waiting = [claim for claim in view.waiting.values() if claim.lane[0] == name]
+            assert pool.holding == sum(grant.lane[0] == name for grant in view.holding.values()), "holding"
+            assert pool.waiting == len(waiting), "waiting"
+            assert pool.granted - pool.released == pool.holding, "a slot was lost"
+            free = pool.holding < pool.backend.slots and now >= pool.opens_s
+            assert not (pool.waiting and free), "a slot is free, an admissible ticket waits"
+        for ticket, claim in view.waiting.items():
+            lanes[claim.lane] = lanes.get(claim.lane, 0) + 1
+            assert (claim.arrival, ticket) in self._queues[claim.lane], "a waiting ticket is in no queue"
+        for grant in view.holding.values():
+            assert grant.reason == "forced" or grant.concurrency <= grant.slots, "a limit was exceeded"
+        known = {key: value for key, value in committed.items() if type(value) is _Lane}
+        assert lanes == {lane: own.waiting for lane, own in known.items()}, "lanes and tickets differ"
+        for lane, own in known.items():
+            first = self._first(lane)[1].arrival
+            places = (rank for rank in self._heaps[lane[0]] if rank[3] == lane)
+            assert any(rank[:2] == (own.level, own.order) and rank[2] <= first for rank in places), (
+                "a lane that waits is in no heap"
+            )

@@ -1,0 +1,60 @@
+"""Knows a job that is closed, and makes the record of it once a background thread needs it.
+
+Does not know who learns from it or writes it down.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+from llmsched_langgraph._application.application import DIRECT
+from llmsched_langgraph._core.ending import ended
+from llmsched_langgraph._core.events import Direct
+from llmsched_langgraph._core.job import Job
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._jobs.ended import EndedJob
+
+
+class ClosedJob:
+    """A job that is closed.
+
+    Args:
+        job: as the machine had it.
+        prefix: what tells the scheduler from all others, in all processes.
+        offset_s: what the wall clock is ahead of the machine's, in seconds.
+
+    Attributes:
+        direct: whether it is a single call, made outside of any run.
+        fingerprint: of its application.
+    """
+
+    __slots__ = ("_job", "_lock", "_offset_s", "_prefix", "_record", "direct", "fingerprint")
+
+    def __init__(self, job: Job | Direct, prefix: str, offset_s: float) -> None:
+        self._job = job
+        self._prefix = prefix
+        self._offset_s = offset_s
+        self.direct = isinstance(job, Direct)
+        self.fingerprint = DIRECT.fingerprint if isinstance(job, Direct) else job.fingerprint
+        self._lock = threading.Lock()
+        self._record: EndedJob | None = None
+
+    @property
+    def teaches(self) -> bool:
+        """Whether anything can be learned of it: it went to its end, and made a call."""
+        if isinstance(self._job, Direct):
+            return self._job.call.outcome is Outcome.FINISHED
+        return self._job.outcome is Outcome.FINISHED and bool(self._job.progress.finished)
+
+    @property
+    def record(self) -> EndedJob:
+        """Its record, made once."""
+        with self._lock:
+            if self._record is None:
+                record = ended(self._job)
+                # Microseconds are as much as is measured.
+                arrival_s = round(max((record.arrival_s or 0.0) + self._offset_s, 0.0), 6)
+                name = f"{self._prefix}-{self._job.number}"
+                self._record = replace(record, id=name, arrival_s=arrival_s)
+            return self._record

@@ -1,0 +1,124 @@
+"""Knows which stage run the running code belongs to, by a context variable.
+
+Threads and tasks inherit it from whoever starts them. Does not know jobs or graphs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from llmsched_langgraph._runtime.marks import Mark
+from llmsched_langgraph.errors import CallCancelledError
+
+
+class Waiting(Protocol):
+    """A thread that waits for a slot."""
+
+    def dismiss(self) -> None:
+        """End the wait with an error, unless it is over."""
+
+
+_numbers = itertools.count(1)
+
+
+class StageRun:
+    """One execution of a stage, and the threads in it that wait for a slot.
+
+    Attributes:
+        number: its own in this process.
+        name: the stage, with the stages around it: `outer/inner`.
+        around: the stage run from within which it was started, if any.
+        idle_timeout_s: how long it may go without a sign of life, if there is a limit.
+        heartbeat: gives such a sign.
+        cancelled: whether nobody needs its answer any more.
+        waiting: its threads that wait for a slot.
+    """
+
+    around: StageRun | None = None
+    idle_timeout_s: float | None = None
+    heartbeat: Callable[[], None] | None = None
+    cancelled = False
+
+    def __init__(
+        self,
+        name: str,
+        around: StageRun | None = None,
+        *,
+        idle_timeout_s: float | None = None,
+        heartbeat: Callable[[], None] | None = None,
+    ) -> None:
+        self.number = next(_numbers)
+        self.name = name
+        self.waiting: set[Waiting] = set()
+        # Most stage runs have nothing but these: the rest stands in the class.
+        if idle_timeout_s is not None:
+            self.idle_timeout_s, self.heartbeat = idle_timeout_s, heartbeat
+        if around is not None:
+            self.around = around
+            if around.idle_timeout_s is not None:
+                # The limit of the stage around it runs on meanwhile, and one sign of life is for both.
+                self.idle_timeout_s = min(idle_timeout_s or around.idle_timeout_s, around.idle_timeout_s)
+                self.heartbeat = _both(heartbeat, around.heartbeat)
+
+    def cancel(self) -> None:
+        """The run needs nothing of this stage any more: its threads need not wait for slots."""
+        self.cancelled = True
+        for waiting in tuple(self.waiting):
+            waiting.dismiss()
+
+    def check(self) -> None:
+        """Raise `CallCancelledError` if this stage run, or one around it, was cancelled."""
+        stage: StageRun | None = self
+        while stage is not None:
+            if stage.cancelled:
+                raise CallCancelledError("the run that this call belongs to was stopped")
+            stage = stage.around
+
+    @contextmanager
+    def wait(self, waiting: Waiting) -> Iterator[None]:
+        """Wait for a slot inside the block.
+
+        Raises:
+            CallCancelledError: this stage run, or one around it, was cancelled already.
+        """
+        stages = [self]
+        while (around := stages[-1].around) is not None:
+            stages.append(around)
+        # First put on the lists, then look: so either this or `cancel` sees the other.
+        for stage in stages:
+            stage.waiting.add(waiting)
+        try:
+            self.check()
+            yield
+        finally:
+            for stage in stages:
+                stage.waiting.discard(waiting)
+
+
+def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> Callable[[], None] | None:
+    if one is None or other is None:
+        return one or other
+
+    def both() -> None:
+        one()
+        other()
+
+    return both
+
+
+STAGE: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
+"""The stage run that the code in this context is part of."""
+
+
+def current_stage_run() -> StageRun | None:
+    """The stage run that the calling code is part of, if known."""
+    return STAGE.get()
+
+
+def inside_stage(stage: StageRun) -> Mark[StageRun | None]:
+    """Mark the code in the block, and every task and thread it starts, as part of `stage`."""
+    return Mark(STAGE, stage)

@@ -1,0 +1,87 @@
+"""Knows the one scheduler that `schedule(graph)` uses by itself, made from the environment when first needed.
+
+The only global state of the package. Does not know what a scheduler does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from llmsched_langgraph._core.policies import POLICIES
+from llmsched_langgraph._ledger.values import DEFAULT_SLOTS
+from llmsched_langgraph._observe.recorder import VARIABLE, recordable
+from llmsched_langgraph._runtime.scheduler import DEFAULT_POLICY, Scheduler
+from llmsched_langgraph.errors import ConfigurationError
+
+_lock = threading.Lock()
+_default: Scheduler | None = None
+
+
+def default_scheduler() -> Scheduler:
+    """The process-wide scheduler.
+
+    Made on first use from `LLMSCHED_SLOTS` (default 8), `LLMSCHED_POLICY` (default llmsched) and
+    `LLMSCHED_RECORD` (a file to record to; default none).
+
+    Raises:
+        ConfigurationError: one of these variables is set to something that cannot work.
+    """
+    global _default
+    scheduler = _default
+    if scheduler is not None:
+        return scheduler
+    with _lock:
+        if _default is None:
+            _default = Scheduler(_slots(), policy=_policy(), record=_record())
+        return _default
+
+
+def set_default_scheduler(scheduler: Scheduler) -> None:
+    """Put another scheduler in the place of the process-wide one. Runs that began stay where they are."""
+    global _default
+    if not isinstance(scheduler, Scheduler):
+        raise ConfigurationError(f"the default scheduler must be a Scheduler, not {type(scheduler).__name__}")
+    with _lock:
+        _default = scheduler
+
+
+def reset_default_scheduler() -> None:
+    """Forget the process-wide scheduler; the next use makes a new one from the environment."""
+    global _default
+    with _lock:
+        _default = None
+
+
+def _slots() -> int:
+    text = os.environ.get("LLMSCHED_SLOTS", str(DEFAULT_SLOTS))
+    try:
+        slots = int(text)
+    except ValueError:
+        slots = 0
+    if slots < 1:
+        raise ConfigurationError(
+            f"LLMSCHED_SLOTS={text!r} in the environment must be a whole number of at least 1: "
+            f"the calls that the backend serves at once"
+        )
+    return slots
+
+
+def _record() -> Path | None:
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    try:
+        return recordable(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{VARIABLE}={text!r} in the environment: {error}") from None
+
+
+def _policy() -> str:
+    name = os.environ.get("LLMSCHED_POLICY", DEFAULT_POLICY)
+    if name not in POLICIES:
+        raise ConfigurationError(
+            f"LLMSCHED_POLICY={name!r} in the environment is no policy; choose one of: {', '.join(POLICIES)}"
+        )
+    return name

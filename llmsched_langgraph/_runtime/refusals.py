@@ -1,0 +1,31 @@
+"""Knows the errors of calls and runs that get no slot: each says what stood in the way, and the cure.
+
+Does not know when they are raised.
+"""
+
+from __future__ import annotations
+
+from llmsched_langgraph._ledger.values import BackendView
+from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
+
+
+def closed() -> SchedulerClosedError:
+    """The error for a call or a run that came after the scheduler was closed."""
+    return SchedulerClosedError(
+        "the scheduler is closed; make a new Scheduler, or call reset_default_scheduler() "
+        "if it was the default one"
+    )
+
+
+def closed_while_waiting() -> SchedulerClosedError:
+    """The error for a call that waited when the scheduler was closed."""
+    return SchedulerClosedError("the scheduler was closed while the call waited for a slot")
+
+
+def timed_out(ticket: int, now: BackendView, waited_s: float) -> QueueTimeoutError:
+    """The error for a call whose wait was too long, with what stood in its way."""
+    return QueueTimeoutError(
+        f"call {ticket} waited {waited_s:.1f} s for one of the {now.backend.slots} slots of backend "
+        f"{now.backend.name!r}, with {now.holding} held and {now.waiting} calls waiting; raise "
+        f"queue_timeout_s, or the slots if the backend can serve more"
+    )

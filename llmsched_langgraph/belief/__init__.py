@@ -1,1 +1,0 @@
-"""What has been learned of applications, and what it says about a job's future. Pure values."""

@@ -1,1 +1,0 @@
-"""What an application is, and how far one of its jobs has come. Standard library only."""

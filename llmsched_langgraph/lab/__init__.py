@@ -1,0 +1,1 @@
+"""What is not needed to run agents: simulator, workloads, testbed, demo, benchmark."""

@@ -1,0 +1,222 @@
+"""Knows how policies are compared: the same jobs and arrivals under each, over several seeds, as figures.
+
+Does not know where jobs come from, and prints nothing. A cell is one workload, load, number of jobs and seed
+under all policies; cells are independent, so that they can be simulated side by side.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.models import learn
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.policies import Policy, as_policy
+from llmsched_langgraph._jobs.ended import EndedJob, by_app
+from llmsched_langgraph.lab.sim.references import Clairvoyant, lower_bound_s
+from llmsched_langgraph.lab.sim.simulation import Simulation
+from llmsched_langgraph.lab.sim.workloads.arrivals import Arrivals, TimedJob, arrive
+
+ORACLE = Clairvoyant.name
+APART_S = 1e7
+"""Seconds between jobs that are run alone, to learn from; more than any of them takes."""
+
+_T95: tuple[float, ...] = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_T95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+"""Two-sided 95 % quantiles of Student's t, for 1 degree of freedom, 2, ...; see `_t95` for more."""
+
+_TAILS = (50, 95, 99)
+_AVERAGED = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "decision_us_p50", "decision_us_p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One comparison.
+
+    Attributes:
+        workload: what to call it.
+        train: jobs to learn from; none of them is among `test`.
+        test: jobs to measure on.
+        arrivals: when they come.
+        load: slot-seconds offered for each that there is.
+        slots: of the backend.
+        seed: of the arrivals.
+        policies: by name, or as objects whose own names tell them apart (one policy with other parameters
+            is one more of them); the clairvoyant reference is always measured.
+        tools: how many tool stages run at once; None for all.
+    """
+
+    workload: str
+    train: Sequence[EndedJob]
+    test: Sequence[EndedJob]
+    arrivals: Arrivals
+    load: float
+    slots: int
+    seed: int
+    policies: Sequence[str | Policy]
+    tools: int | None = None
+
+
+def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[dict[str, Any]]:
+    """One row for each policy, in the form that `llmsched bench --json` documents.
+
+    Each row also has `lower_bound_s`, below which no policy can come for these jobs and arrivals.
+
+    Raises:
+        InvalidDataError: nobody recorded how long a call takes.
+        ConfigurationError: there is no such policy, or the load cannot be.
+    """
+    applications = templates_of(cell.train)
+    profile = learned_from(cell.train, applications)
+    timed = arrive(cell.test, cell.arrivals, load=cell.load, slots=cell.slots, seed=cell.seed)
+    bound_s = lower_bound_s(timed, cell.slots)
+    policies = [
+        Clairvoyant(timed) if given == ORACLE else as_policy(given) for given in (*cell.policies, ORACLE)
+    ]
+    rows = []
+    for name, policy in {policy.name: policy for policy in policies}.items():
+        done = Simulation(
+            timed,
+            slots=cell.slots,
+            policy=policy,
+            profile=profile,
+            applications=applications,
+            tools=cell.tools,
+            stopwatch=stopwatch,
+        ).run()
+        jct_s = np.array([job.jct_s for job in done.jobs])
+        p50, p95, p99 = np.percentile(jct_s, [50, 95, 99]).tolist()
+        decision_us = np.percentile(np.array(done.decisions_s or (0.0,)) * 1e6, [50, 99]).tolist()
+        rows.append(
+            {
+                "workload": cell.workload,
+                "policy": name,
+                "load": cell.load,
+                "slots": cell.slots,
+                "seed": cell.seed,
+                "jobs": len(done.jobs),
+                "mean_jct_s": float(jct_s.mean()),
+                "p50_jct_s": p50,
+                "p95_jct_s": p95,
+                "p99_jct_s": p99,
+                "max_jct_s": float(jct_s.max()),
+                "makespan_s": max(job.end_s for job in done.jobs) - timed[0].arrival_s,
+                "decision_us_p50": decision_us[0],
+                "decision_us_p99": decision_us[1],
+                "lower_bound_s": bound_s,
+                "slowdown_by_size": slowdowns(done.jobs),
+                "worst_slowdown": worst_slowdown(done.jobs),
+            }
+        )
+    return rows
+
+
+def templates_of(jobs: Sequence[EndedJob]) -> dict[str, Application]:
+    """The applications that these jobs show, by name."""
+    return {name: template_of(name, own) for name, own in by_app(jobs).items()}
+
+
+def learned_from(jobs: Sequence[EndedJob], applications: Mapping[str, Application] | None = None) -> Profile:
+    """What a scheduler would have learned, had each job run alone.
+
+    Args:
+        jobs: to learn from.
+        applications: their templates by name; None for those that the jobs show.
+    """
+    applications = templates_of(jobs) if applications is None else applications
+    alone = [TimedJob(number * APART_S, job) for number, job in enumerate(jobs)]
+    slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
+    run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications, keep=True)
+    # Calls take here what they were recorded to take, whatever is served beside them.
+    ended = [job.with_calls(lambda _, call: replace(call, concurrency=1.0)) for job in run.run().records]
+    profile = Profile().observe(*ended)
+    for name, own in profile.applications.items():
+        profile = profile.learned(name, learn(own.template, own.outcomes), own.jobs)
+    return profile
+
+
+def slowdowns(jobs: Sequence[Any]) -> list[float]:
+    """Who pays: mean JCT over mean critical path of the smallest tenth of the jobs, ..., of the largest."""
+    by_size = sorted(jobs, key=lambda done: done.job.work_s or 0.0)
+    found = []
+    for part in np.array_split(np.arange(len(by_size)), min(10, len(by_size))):
+        paths_s = sum(by_size[n].job.critical_path_s or 0.0 for n in part)
+        found.append(sum(by_size[n].jct_s for n in part) / paths_s if paths_s else 1.0)
+    return found
+
+
+def worst_slowdown(jobs: Sequence[Any]) -> float:
+    """JCT over critical path of the job that fared worst."""
+    paths_s = ((done.jct_s, done.job.critical_path_s) for done in jobs)
+    return max((jct_s / path_s for jct_s, path_s in paths_s if path_s), default=1.0)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each workload, load, number of slots, number of jobs and policy, over all seeds.
+
+    Comparisons are paired: each seed's jobs and arrivals under the one policy against the same under the
+    other; `vs` has the share by which the mean JCT is lower than under each other policy. `ci95_s` and
+    `vs_ci95` are half the width of the 95 % interval of the mean over seeds, None with one seed.
+    """
+    groups: dict[tuple[Any, ...], dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in rows:
+        key = (row["workload"], row["load"], row["slots"], row["jobs"])
+        groups[key][row["policy"]][row["seed"]] = row
+    found = []
+    for (workload, load, slots, jobs), policies in groups.items():
+        for policy, own in policies.items():
+            saved = {
+                name: [1 - row["mean_jct_s"] / other[seed]["mean_jct_s"] for seed, row in own.items()]
+                for name, other in policies.items()
+            }
+            tenths = zip(*(row["slowdown_by_size"] for row in own.values()), strict=True)
+            found.append(
+                {
+                    "workload": workload,
+                    "load": load,
+                    "slots": slots,
+                    "jobs": jobs,
+                    "policy": policy,
+                    "seeds": len(own),
+                    **{name: statistics.fmean(row[name] for row in own.values()) for name in _AVERAGED},
+                    "ci95_s": half_width([row["mean_jct_s"] for row in own.values()]),
+                    **{
+                        f"p{n}_ci95_s": half_width([row[f"p{n}_jct_s"] for row in own.values()])
+                        for n in _TAILS
+                    },
+                    "vs_clairvoyant": 1 - statistics.fmean(saved[ORACLE]) if ORACLE in saved else None,
+                    "vs_lower_bound": statistics.fmean(
+                        row["mean_jct_s"] / row["lower_bound_s"] for row in own.values()
+                    ),
+                    "vs": {name: statistics.fmean(by) for name, by in saved.items() if name != policy},
+                    "vs_ci95": {name: half_width(by) for name, by in saved.items() if name != policy},
+                    "slowdown_by_size": [statistics.fmean(tenth) for tenth in tenths],
+                    "worst_slowdown": max(row["worst_slowdown"] for row in own.values()),
+                }
+            )
+    return found
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half of the 95 % confidence interval of the mean, by Student's t; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    degrees = len(values) - 1
+    return _t95(degrees) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _t95(degrees: int) -> float:
+    if degrees <= len(_T95):
+        return _T95[degrees - 1]
+    z = 1.959964  # the expansion at infinity, to a thousandth (Abramowitz and Stegun, 26.7.5)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

@@ -1,0 +1,135 @@
+"""Knows how long simulated calls take once they have a slot: as recorded, or on a batching model server.
+
+Does not know jobs, policies or who waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+from llmsched_langgraph._jobs.ended import EndedCall
+from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.lab.sim.batching import BatchingServer, Finished
+from llmsched_langgraph.lab.sim.latency import LatencyModel
+
+
+class Server(Protocol):
+    """Serves calls that were given a slot. Times never go back."""
+
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
+        """The call starts."""
+
+    def next_s(self) -> float:
+        """When the next call will be done, if no other begins before; infinite if none runs."""
+
+    def advance(self, now: float) -> list[int]:
+        """Tickets of the calls that are done by `now`, in order."""
+
+
+@dataclass(slots=True)
+class SlotServer:
+    """Every call takes the seconds that it was recorded with, however many run beside it."""
+
+    _ends: list[tuple[float, int, int]] = field(default_factory=list)  # when, in which order begun, ticket
+    _begun: int = 0
+
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
+        """See `Server.begin`.
+
+        Raises:
+            InvalidDataError: nobody recorded how long the call took.
+        """
+        if call.seconds is None:
+            raise InvalidDataError("a call without seconds cannot be simulated: fill them in first")
+        self._begun += 1
+        heapq.heappush(self._ends, (now + call.seconds, self._begun, ticket))
+
+    def next_s(self) -> float:
+        """See `Server.next_s`."""
+        return self._ends[0][0] if self._ends else inf
+
+    def advance(self, now: float) -> list[int]:
+        """See `Server.advance`."""
+        done = []
+        while self._ends and self._ends[0][0] <= now:
+            done.append(heapq.heappop(self._ends)[2])
+        return done
+
+
+class Handover:
+    """A server that every call reaches some seconds after it was given its slot.
+
+    What passes on the way there and back, in the client, and until the server's next decode step lies in
+    these seconds: the call has its slot, and the server works for others or for nobody.
+
+    Args:
+        server: what is reached.
+        seconds: for each call, 0 or more.
+    """
+
+    def __init__(self, server: Server, seconds: float) -> None:
+        self._server = server
+        self._seconds = seconds
+        self._under_way: deque[tuple[float, int, EndedCall]] = deque()  # when each is there, in order
+
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
+        """See `Server.begin`."""
+        self._under_way.append((now + self._seconds, ticket, call))
+
+    def next_s(self) -> float:
+        """See `Server.next_s`; it may be the time at which a call is only there."""
+        return min(self._under_way[0][0] if self._under_way else inf, self._server.next_s())
+
+    def advance(self, now: float) -> list[int]:
+        """See `Server.advance`."""
+        done = []
+        while self._under_way and self._under_way[0][0] <= now:
+            there_s, ticket, call = self._under_way.popleft()
+            done += self._server.advance(there_s)
+            self._server.begin(there_s, ticket, call)
+        return done + self._server.advance(now)
+
+
+class BatchingReplicas:
+    """Model servers with continuous batching; a call goes to the one that runs the fewest.
+
+    Args:
+        replicas: how many servers there are.
+        slots: calls that each runs at once.
+        latency: how fast one is.
+    """
+
+    def __init__(self, replicas: int, slots: int, latency: LatencyModel) -> None:
+        self._servers = [BatchingServer(slots, latency) for _ in range(replicas)]
+
+    def begin(self, now: float, ticket: int, call: EndedCall) -> None:
+        """See `Server.begin`.
+
+        Raises:
+            InvalidDataError: nobody recorded how many tokens the call took.
+        """
+        if call.prompt_tokens is None or call.output_tokens is None:
+            raise InvalidDataError("a call without tokens cannot be simulated on a batching server")
+        number = min(range(len(self._servers)), key=lambda n: self._servers[n].in_flight)
+        self._servers[number].submit(
+            ticket,
+            now=now,
+            prompt_tokens=call.prompt_tokens,
+            output_tokens=max(call.output_tokens, 1),
+            stride=max(call.output_tokens, 1),  # only the last token matters here
+        )
+
+    def next_s(self) -> float:
+        """See `Server.next_s`; it may be the time of a step at which no call is done."""
+        times = (server.next_event_s() for server in self._servers)
+        return min((time for time in times if time is not None), default=inf)
+
+    def advance(self, now: float) -> list[int]:
+        """See `Server.advance`."""
+        events = [event for server in self._servers for event in server.advance(now)]
+        done = sorted((event.at_s, event.request_id) for event in events if isinstance(event, Finished))
+        return [ticket for _, ticket in done if isinstance(ticket, int)]

@@ -1,0 +1,142 @@
+"""Knows how a call of given lengths is made on a chat endpoint, and what came of it.
+
+Does not know who asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from openai import DefaultAsyncHttpxClient
+
+from llmsched_langgraph._jobs.ended import EndedCall
+from llmsched_langgraph.lab.serve_sim.requests import CHARACTERS_PER_TOKEN
+
+# fmt: off
+_WORDS = (
+    "time", "people", "water", "state", "house", "study", "group", "world", "money", "night", "point",
+    "story", "issue", "hand", "area", "book", "word", "side", "right", "fact", "city", "road", "paper",
+    "table", "river", "plan", "order", "place", "number", "value", "report", "market",
+)
+# fmt: on
+_HEAD = 12
+"""Words that tell a prompt from every other one; what comes after is the same for all, and cheap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A call that was made: what was asked for, and what the endpoint says that it was."""
+
+    stage: str
+    prompt_asked: int
+    output_asked: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Lengths(Protocol):
+    """How an endpoint is made to take a prompt, and give an answer, of so many tokens."""
+
+    def nearest(self, tokens: int) -> int:
+        """The length nearest to that which a prompt can have."""
+
+    def prompt(self, tokens: int, salt: str) -> str:
+        """A prompt of that length; it begins like no other, so that no cache knows it."""
+
+    def body(self, tokens: int) -> dict[str, Any]:
+        """What to add to the request for an answer of that length, beside the limit."""
+
+
+class EmbeddedLengths:
+    """The lengths of the embedded backend, which are exact."""
+
+    def nearest(self, tokens: int) -> int:
+        """See `Lengths.nearest`."""
+        return tokens
+
+    def prompt(self, tokens: int, salt: str) -> str:
+        """See `Lengths.prompt`."""
+        return _words(tokens, salt)[: tokens * CHARACTERS_PER_TOKEN].ljust(tokens * CHARACTERS_PER_TOKEN, ".")
+
+    def body(self, tokens: int) -> dict[str, Any]:
+        """See `Lengths.body`."""
+        return {"sim": {"output_tokens": tokens}}
+
+
+@dataclass(frozen=True, slots=True)
+class WordLengths:
+    """The lengths of an endpoint whose tokens were counted: prompts come close, answers may end early.
+
+    Attributes:
+        base_tokens: of a prompt without a word.
+        word_tokens: of each word.
+        ignore_eos: whether the endpoint is asked to go on to the limit, in the words of llama.cpp and vLLM.
+    """
+
+    base_tokens: float
+    word_tokens: float
+    ignore_eos: bool = False
+
+    def nearest(self, tokens: int) -> int:
+        """See `Lengths.nearest`."""
+        return round(self.base_tokens + self._words(tokens) * self.word_tokens)
+
+    def prompt(self, tokens: int, salt: str) -> str:
+        """See `Lengths.prompt`."""
+        return _words(self._words(tokens), salt)
+
+    def _words(self, tokens: int) -> int:
+        return max(1, round((tokens - self.base_tokens) / self.word_tokens))
+
+    def body(self, tokens: int) -> dict[str, Any]:
+        """See `Lengths.body`."""
+        return {"ignore_eos": True, "min_tokens": tokens} if self.ignore_eos else {}
+
+
+def _words(count: int, salt: str) -> str:
+    head = Random(salt).choices(_WORDS, k=min(count, _HEAD))
+    rest = max(count - _HEAD, 0)
+    repeated = _WORDS * (rest // len(_WORDS) + 1)
+    return " ".join((*head, *repeated[:rest]))
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Makes calls on one model of one endpoint."""
+
+    model: BaseChatModel
+    lengths: Lengths
+
+    async def make(self, stage: str, call: EndedCall, salt: str) -> Made:
+        """Make a call of the recorded lengths; 1 token at least."""
+        prompt, output = max(call.prompt_tokens or 0, 1), max(call.output_tokens or 0, 1)
+        answer = await self.model.ainvoke(
+            self.lengths.prompt(prompt, salt), max_tokens=output, extra_body=self.lengths.body(output)
+        )
+        usage = answer.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
+        return Made(stage, prompt, output, usage["input_tokens"], usage["output_tokens"])
+
+
+class CountingClient(DefaultAsyncHttpxClient):
+    """An HTTP client that knows the most requests it had in flight at once since `restart`."""
+
+    def __init__(self, *, trust_env: bool) -> None:
+        super().__init__(trust_env=trust_env, timeout=None)
+        self._in_flight = 0
+        self.peak = 0
+
+    def restart(self) -> None:
+        """Count anew."""
+        self.peak = self._in_flight
+
+    async def send(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a request, counted until its answer is there."""
+        self._in_flight += 1
+        self.peak = max(self.peak, self._in_flight)
+        try:
+            return await super().send(*args, **kwargs)
+        finally:
+            self._in_flight -= 1

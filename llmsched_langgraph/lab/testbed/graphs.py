@@ -1,0 +1,92 @@
+"""Knows the one LangGraph graph of an application, whose every run replays the job that it is given.
+
+Does not know scheduling, nor how a call is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, Send
+
+from llmsched_langgraph._application.application import Application
+from llmsched_langgraph.lab.testbed.calls import Calls, Made
+from llmsched_langgraph.lab.testbed.script import Script, Turn
+
+# A node cannot be called like a part of the state, and a stage can be called anything without a colon.
+Replay = TypedDict("Replay", {"replay:script": Script, "replay:made": Annotated[list[Made], operator.add]})
+"""The state: the script of the job, and the calls that were made."""
+
+Given = TypedDict("Given", {"replay:turn": Turn})
+"""What one run of a node gets to see."""
+
+_Stage = Callable[[Given], Awaitable[Command[Any]]]
+
+
+def graph_of(application: Application, calls: Calls) -> Any:
+    """A graph with a node for each stage of the application, run once for each call.
+
+    Args:
+        application: the template of all jobs that it will replay.
+        calls: makes the calls of LLM stages.
+    """
+    after: dict[str, list[str]] = {node.path: [] for node in application.nodes}
+    for source, target in application.edges:
+        after[source].append(target)
+    builder = StateGraph(Replay)
+    for node in application.nodes:
+        said: dict[str, str] = {"kind": str(node.kind)}
+        if node.planned_by is not None:
+            said["planned_by"] = node.planned_by
+        run: Any = _model_stage(calls) if node.calls_llm else _tool_stage
+        builder.add_node(
+            node.path,
+            run,
+            metadata={"llmsched": said},
+            destinations=(*after[node.path], END),
+            input_schema=Given,
+        )
+    builder.add_conditional_edges(START, _begin, list(application.entries))
+    return builder.compile(name=application.name)
+
+
+async def replay(graph: Any, script: Script) -> list[Made]:
+    """Run the graph of the job's application as the job was recorded; gives the calls that were made."""
+    if not script.first:
+        return []
+    state = await graph.ainvoke(
+        {"replay:script": script, "replay:made": []}, {"recursion_limit": script.supersteps + 5}
+    )
+    made: list[Made] = state["replay:made"]
+    return made
+
+
+def _begin(state: Replay) -> list[Send]:
+    return _sends(state["replay:script"].begin())
+
+
+def _sends(turns: list[Turn]) -> list[Send]:
+    # The scheduler learns from what a stage run is sent to use, where its input has that under "tool".
+    return [Send(turn.stage.name, {"replay:turn": turn, "tool": turn.stage.tool}) for turn in turns]
+
+
+def _model_stage(calls: Calls) -> _Stage:
+    async def stage(given: Given) -> Command[Any]:
+        turn = given["replay:turn"]
+        if turn.stage.kind == "tool":
+            return await _tool_stage(given)
+        made = [] if turn.call is None else [await calls.make(turn.stage.name, turn.call, turn.salt)]
+        return Command(update={"replay:made": made}, goto=_sends(turn.next()))
+
+    return stage
+
+
+async def _tool_stage(given: Given) -> Command[Any]:
+    turn = given["replay:turn"]
+    if turn.call is not None and turn.call.seconds:
+        await asyncio.sleep(turn.call.seconds)
+    return Command(goto=_sends(turn.next()))

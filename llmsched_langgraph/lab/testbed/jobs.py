@@ -1,0 +1,192 @@
+"""Knows which jobs are replayed, which of them come first to learn from, and how long their calls will take.
+
+Does not know how a job is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
+from llmsched_langgraph.lab.sim.cells import halves
+from llmsched_langgraph.lab.sim.latency import LatencyModel
+from llmsched_langgraph.lab.sim.workloads import APPLICATIONS, generate, resample
+from llmsched_langgraph.traces import Paths, done_jobs, fill_seconds
+
+_WARMUP_SEED = 1_000_000
+"""Seeds of what is learned from lie where no seed of what is measured can be."""
+
+_SHUFFLE = 4
+"""The stream of random numbers, out of a seed, that deals applications."""
+
+_RESERVED = {"", "__start__", "__end__"}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Jobs to replay; none of `warmup` is among `measured`."""
+
+    warmup: tuple[EndedJob, ...]
+    measured: tuple[EndedJob, ...]
+
+    @property
+    def jobs(self) -> tuple[EndedJob, ...]:
+        """All of them."""
+        return self.warmup + self.measured
+
+    def changed(self, change: Callable[[EndedJob], EndedJob]) -> Workload:
+        """The same with every job changed."""
+        return Workload(tuple(map(change, self.warmup)), tuple(map(change, self.measured)))
+
+
+def workload(
+    *,
+    runs: int,
+    warmup: int,
+    seed: int,
+    mix: str = "mixed",
+    apps: Sequence[str] | None = None,
+    traces: Paths | None = None,
+) -> Workload:
+    """The jobs to replay, fit to be replayed.
+
+    Args:
+        runs: how many are measured, 1 or more.
+        warmup: how many come before, to learn from.
+        seed: of every random choice.
+        mix: a mix or an application to generate jobs of.
+        apps: instead, the applications to generate jobs of; of recorded jobs, those to take.
+        traces: instead, files of recorded jobs; a half of them is learned from.
+
+    Raises:
+        ConfigurationError: there is no such mix or application, or there are too few recorded jobs.
+        InvalidDataError: a recorded job lacks what a replay needs.
+    """
+    if traces is not None:
+        found = _recorded(traces, apps, runs, warmup, seed)
+    elif apps is not None:
+        found = Workload(
+            tuple(_of_apps(apps, warmup, _WARMUP_SEED + seed)), tuple(_of_apps(apps, runs, seed))
+        )
+    else:
+        found = Workload(tuple(generate(mix, warmup, _WARMUP_SEED + seed)), tuple(generate(mix, runs, seed)))
+    return found.changed(replayable)
+
+
+def _of_apps(apps: Sequence[str], jobs: int, seed: int) -> list[EndedJob]:
+    unknown = [app for app in apps if app not in APPLICATIONS]
+    if unknown or not apps:
+        known = ", ".join(APPLICATIONS)
+        raise ConfigurationError(
+            f"--apps: no application is called {unknown[0]!r}; choose from {known}"
+            if unknown
+            else f"--apps: name one of {known}"
+        )
+    chosen = np.random.default_rng((seed, _SHUFFLE)).integers(len(apps), size=jobs).tolist()
+    made = {at: iter(generate(app, chosen.count(at), seed)) for at, app in enumerate(apps)}
+    return [next(made[at]) for at in chosen]
+
+
+def _recorded(paths: Paths, apps: Sequence[str] | None, runs: int, warmup: int, seed: int) -> Workload:
+    read = [job for job in done_jobs(paths) if apps is None or job.app in apps]
+    if not read:
+        which = "" if apps is None else f" of {', '.join(apps)}"
+        raise ConfigurationError(f"--traces: no job{which} is recorded there")
+    if not warmup:
+        return Workload((), tuple(resample(read, runs, seed)))
+    learn, rest = halves(read, seed)
+    return Workload(tuple(resample(learn, warmup, _WARMUP_SEED + seed)), tuple(resample(rest, runs, seed)))
+
+
+def replayable(job: EndedJob) -> EndedJob:
+    """The job with names that nodes of a graph can have, and seconds of tools that were not recorded.
+
+    Raises:
+        InvalidDataError: the output tokens of a call were not recorded.
+    """
+    for stage in job.stages:
+        if stage.kind == "llm" and any(call.output_tokens is None for call in stage.calls):
+            raise InvalidDataError(
+                f"job {job.id!r}: the output tokens of a call of {stage.name!r} were not recorded, so it "
+                "cannot be replayed; leave the job out"
+            )
+    job = fill_seconds(job)
+    return replace(job, stages=tuple(replace(stage, name=node_name(stage.name)) for stage in job.stages))
+
+
+def node_name(stage: str) -> str:
+    """The name of the node that runs a stage; different stages have different ones."""
+    name = re.sub(r"[:|/%]", lambda found: f"%{ord(found[0]):02x}", stage)
+    return f"%{name}" if name in _RESERVED else name
+
+
+def shortened(job: EndedJob, times: float) -> EndedJob:
+    """The job with calls of fewer tokens, for an endpoint whose time cannot be scaled."""
+
+    def shorter(tokens: int | None) -> int | None:
+        return None if tokens is None else max(1, round(tokens / times))
+
+    def change(call: EndedCall) -> EndedCall:
+        return replace(
+            call, prompt_tokens=shorter(call.prompt_tokens), output_tokens=shorter(call.output_tokens)
+        )
+
+    return _with_calls(job, "llm", change)
+
+
+def prompted(job: EndedJob, nearest: Callable[[int], int]) -> EndedJob:
+    """The job with prompts of lengths that they can have on the endpoint, which adds words of its own."""
+
+    def change(call: EndedCall) -> EndedCall:
+        return replace(call, prompt_tokens=nearest(max(call.prompt_tokens or 0, 1)))
+
+    return _with_calls(job, "llm", change)
+
+
+def timed(job: EndedJob, latency: LatencyModel, slots: int, time_scale: float) -> EndedJob:
+    """The job with the seconds that it takes on this server when all slots are taken.
+
+    Args:
+        job: as it was recorded, or shortened.
+        latency: of the server, in seconds of the wall.
+        slots: calls that it serves at once.
+        time_scale: by how much tools are faster than they were.
+    """
+
+    def call_s(call: EndedCall) -> EndedCall:
+        prompt, output = max(call.prompt_tokens or 0, 1), max(call.output_tokens or 0, 1)
+        return replace(call, seconds=latency.call_s(prompt, output, slots))
+
+    def tool_s(call: EndedCall) -> EndedCall:
+        return replace(call, seconds=(call.seconds or 0.0) / time_scale)
+
+    return _with_calls(_with_calls(job, "llm", call_s), "tool", tool_s)
+
+
+def _with_calls(job: EndedJob, kind: str, change: Callable[[EndedCall], EndedCall]) -> EndedJob:
+    def changed(stage: EndedStage) -> EndedStage:
+        return replace(stage, calls=tuple(map(change, stage.calls))) if stage.kind == kind else stage
+
+    return replace(job, stages=tuple(map(changed, job.stages)))
+
+
+def speed_up(
+    jobs: Sequence[EndedJob], latency: LatencyModel, slots: int, load: float, call_s: float
+) -> float:
+    """The time scale at which these jobs, at this load, make a call every `call_s` seconds in the mean.
+
+    Args:
+        jobs: to be run one after the other's arrival.
+        latency: of the server, in its own time.
+        slots: calls that it serves at once.
+        load: the share of the slots that is used.
+        call_s: what a call costs the client, many times over.
+    """
+    calls = sum(1 for job in jobs for _ in job.llm_calls())
+    work_s = sum(timed(job, latency, slots, 1.0).work_s or 0.0 for job in jobs)
+    return max(work_s / (slots * load) / (max(calls, 1) * call_s), 1.0)
