@@ -1038,7 +1038,17 @@ WITH_CYCLES = {
 }
 
 
+@pytest.fixture
+def small_heap():
+    """What the tests before have left in memory is not looked at by the collector, which runs often here."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.timeout(300)  # a scene takes seconds, on a machine that does nothing else
+@pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize("name", SCENES)
 def test_a_break_at_any_line(name, monkeypatch):
     """Broken off at each line in turn: nothing is lost, and nothing is done twice."""
