@@ -20,7 +20,7 @@ from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Part
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 TIMES = 2_000
 WAITING = 1_000
@@ -44,7 +44,7 @@ def outcomes(stages: int, jobs: int, seed: int) -> list[ObservedJob]:
                 break
             level *= deal.lognormvariate(0.0, 0.2)
             work_s = level * deal.lognormvariate(0.0, 0.3)
-            parts.append(ObservedStage(Spot(f"stage {n:02}", 1), (Part(calls=1, work_s=work_s),)))
+            parts.append(ObservedStage(StageOccurrence(f"stage {n:02}", 1), (Part(calls=1, work_s=work_s),)))
         made.append(ObservedJob(tuple(parts), deal.randrange(100, 4_000)))
     return made
 
@@ -54,7 +54,9 @@ def asked(jobs: list[ObservedJob]) -> list[JobEvidence]:
     found = []
     for job in jobs:
         half = len(job.stages) // 2
-        found.append(JobEvidence(job.prompt_tokens, job.stages[:half], (Begun(job.stages[half].spot),)))
+        found.append(
+            JobEvidence(job.prompt_tokens, job.stages[:half], (Begun(job.stages[half].stage_occurrence),))
+        )
     return found
 
 

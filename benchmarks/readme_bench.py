@@ -100,7 +100,7 @@ def tails(found: list[Setting]) -> str:
 
 def parameters(found: list[Setting]) -> str:
     """The mean JCT of llmsched by epsilon and sampling ratio, as times that of srtf."""
-    names = [name for name in found[0].entries if name not in ("srtf", "oracle")]
+    names = [name for name in found[0].entries if name not in ("srtf", "clairvoyant")]
     usual = llmsched().exploration
     assert usual is not None
     plain = f"epsilon={usual.epsilon:g},sample={usual.sample:g}"

@@ -18,7 +18,7 @@ from marked import table, write
 
 COLUMNS = (
     "mean JCT",
-    "foretold",
+    "predicted",
     "p50 JCT",
     "p95 JCT",
     "makespan",
@@ -32,11 +32,11 @@ EMBEDDED_COLUMNS = (
     "runs",
     "calls",
     "stock",
-    "foretold",
+    "predicted",
     "scheduled",
-    "foretold",
+    "predicted",
     "mean JCT reduced by",
-    "foretold",
+    "predicted",
 )
 
 
@@ -55,15 +55,15 @@ def rows_of_engine(result: dict[str, Any]) -> list[list[str]]:
 
 
 def row_of_mix(name: str, result: dict[str, Any]) -> list[str]:
-    """Its mean job completion times, each beside what was foretold."""
-    foretold = result["predicted"]
+    """Its mean job completion times, each beside what was predicted."""
+    predicted = result["predicted"]
     seconds = [
         f"{part[key]:.2f} s"
         for side in ("stock", "scheduled")
-        for part, key in ((result[side], "mean_jct_s"), (foretold, f"{side}_mean_jct_s"))
+        for part, key in ((result[side], "mean_jct_s"), (predicted, f"{side}_mean_jct_s"))
     ]
     counts = [f"{count:,}" for count in (result["runs"], result["lengths"]["stock"]["calls"])]
-    reductions = [f"**{result['mean_jct_reduction']:.0%}**", f"{foretold['mean_jct_reduction']:.0%}"]
+    reductions = [f"**{result['mean_jct_reduction']:.0%}**", f"{predicted['mean_jct_reduction']:.0%}"]
     return [f"`{name.partition('-')[0]}`, seed {result['seed']}", *counts, *seconds, *reductions]
 
 

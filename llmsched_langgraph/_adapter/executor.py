@@ -147,7 +147,7 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         result = await stock.arun_with_retry(task, *args, **kwargs)
         now = clock()
-        run.seen.moves.append(_new(Ended, (stage.number, now - began_s, True, False, now)))
+        run.seen.stage_events.append(_new(Ended, (stage.number, now - began_s, True, False, now)))
         return result
     except BaseException as error:
         if outcome_of(error) is Outcome.CANCELLED:
@@ -163,27 +163,27 @@ def _begin(run: Run, task: Any) -> StageRun:
     seen = run.seen
     stage = seen.coming.pop(task.id, None) if seen.coming else None
     if stage is not None:
-        seen.moves.append(Began(stage.number))
+        seen.stage_events.append(Began(stage.number))
         return stage
     stage = _stage_run(task)
     tool = _tool(task) if task.path[0] == PUSH else None
     runs, tools = ((stage.number, stage.name),), () if tool is None else (tool,)
     around, called = (None, False) if stage.around is None else (stage.around.number, _called(task))
-    seen.moves.append(_new(Revealed, (runs, around, called, True, tools)))
+    seen.stage_events.append(_new(Revealed, (runs, around, called, True, tools)))
     return stage
 
 
 def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
     now = run.scheduler.clock()
     if error is None:
-        run.seen.moves.append(Ended(stage.number, now - began_s, at_s=now))
+        run.seen.stage_events.append(Ended(stage.number, now - began_s, at_s=now))
         return
     interrupted = isinstance(error, GraphInterrupt)
     if interrupted and stage.around is None:
         run.seen.interrupted = True
     # A command for the graph around its own leaves a node as an error, and is none.
     complete = isinstance(error, ParentCommand)
-    run.seen.moves.append(Ended(stage.number, now - began_s, complete, interrupted, now))
+    run.seen.stage_events.append(Ended(stage.number, now - began_s, complete, interrupted, now))
 
 
 def _stage_run(task: Any) -> StageRun:
@@ -247,7 +247,7 @@ def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
     tools = tuple([_tool(task) for task in tasks])
     if not any(tools):
         tools = ()
-    run.seen.moves.append(Revealed(runs, None if around is None else around.number, tools=tools))
+    run.seen.stage_events.append(Revealed(runs, None if around is None else around.number, tools=tools))
     if len(stages) > 1:
         run.scheduler.tell(run)
     return stages

@@ -23,7 +23,7 @@ from langchain_core.language_models.chat_models import BaseChatModel, SimpleChat
 from langchain_core.language_models.llms import LLM, BaseLLM
 from langchain_core.runnables.config import ensure_config
 
-from llmsched_langgraph._adapter.usage import Tally, usage_of_result
+from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import current_stage_run
 from llmsched_langgraph._runtime.scheduler import current_run
@@ -156,7 +156,7 @@ def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
         if slot is None:
             yield from hook(self, *args, **kwargs)
         else:
-            yield from hold(slot, lambda: hook(self, *args, **kwargs), Tally(_messages(args, kwargs)))
+            yield from hold(slot, lambda: hook(self, *args, **kwargs), UsageMeter(_messages(args, kwargs)))
 
     return gated
 
@@ -168,7 +168,7 @@ def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
         if slot is None:
             items = hook(self, *args, **kwargs)
         else:
-            items = ahold(slot, lambda: hook(self, *args, **kwargs), Tally(_messages(args, kwargs)))
+            items = ahold(slot, lambda: hook(self, *args, **kwargs), UsageMeter(_messages(args, kwargs)))
         try:
             async for item in items:
                 yield item

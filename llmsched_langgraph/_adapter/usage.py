@@ -18,7 +18,7 @@ from llmsched_langgraph._tokens import count_tokens
 def usage_of_result(result: ChatResult | LLMResult | str, asked: Sequence[BaseMessage | str]) -> Usage:
     """Tokens of a whole answer to what was asked; unknown if it has not the shape that LangChain's have."""
     try:
-        tally = Tally(asked)
+        tally = UsageMeter(asked)
         if isinstance(result, str):
             tally.see(Generation(text=result))
             return tally.usage()
@@ -30,7 +30,7 @@ def usage_of_result(result: ChatResult | LLMResult | str, asked: Sequence[BaseMe
         return UNKNOWN_USAGE  # whoever made such an answer hears of it from LangChain, not from here
 
 
-class Tally:
+class UsageMeter:
     """Adds up the tokens of an answer, piece by piece; `asked` is what it answers."""
 
     def __init__(self, asked: Sequence[BaseMessage | str]) -> None:

@@ -77,7 +77,7 @@ def _call(call: FinishedCall, arrival_s: float) -> WatchedCall:
         reason=call.reason,
     )
     span = Span(call.first, call.last, call.asked_s, call.released_s)
-    return WatchedCall(made, *call.spot, call.run, span)
+    return WatchedCall(made, *call.stage_occurrence, call.run, span)
 
 
 def _tokens(count: int | None) -> int | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
-from llmsched_langgraph._jobs.stages import Move
+from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._ledger.values import Backend, Failure
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class JobArrived(NamedTuple):
     job: int
     info: JobInfo
     resumes: str | None = None
-    moves: Sequence[Move] = ()
+    stage_events: Sequence[StageEvent] = ()
 
 
 class JobEnded(NamedTuple):
@@ -71,7 +71,7 @@ class JobPaused(NamedTuple):
     thread: str
 
 
-class StagesMoved(NamedTuple):
+class StagesChanged(NamedTuple):
     """There is something new among the job's moves."""
 
     job: int
@@ -149,7 +149,7 @@ Event = (
     JobArrived
     | JobEnded
     | JobPaused
-    | StagesMoved
+    | StagesChanged
     | CallRequested
     | CallReleased
     | CallDismissed

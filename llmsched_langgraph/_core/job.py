@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
-from llmsched_langgraph._jobs.calls import FinishedCall, Outcome, Progress, Work
-from llmsched_langgraph._jobs.ended import StageRun
+from llmsched_langgraph._jobs.calls import CallProgress, FinishedCall, Outcome, Work
+from llmsched_langgraph._jobs.ended import EndedStageRun
 from llmsched_langgraph._jobs.layout import Span, WatchedRun
-from llmsched_langgraph._jobs.stages import Ended, Move, Position, Revealed, Spot
+from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent, StageOccurrence, StageProgress
 
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
     from llmsched_langgraph._belief.model.evidence import JobEvidence
     from llmsched_langgraph._jobs.observed import ObservedStage
 
-LEAST_S = 0.05
+MIN_REMAINING_S = 0.05
 """Least remaining work of a job that goes on, in slot-seconds, whatever is believed of it."""
 
 _UNSENT = object()
@@ -101,22 +101,22 @@ class Job:
         self.ended_s: float | None = None
         self.paused_s = 0.0
         self.paused_since: float | None = None
-        self.progress = Progress()
+        self.progress = CallProgress()
         self.belief: Belief | None = None
         self.believed_at_s = 0.0
-        self.explored: dict[Spot, int] = {}
+        self.explored: dict[StageOccurrence, int] = {}
         self.outdated = True
         self.sent: object = _UNSENT
         self.backends: tuple[str, ...] = ()
         self._asked_at_s = 0.0
-        self._source: Sequence[Move] = ()  # what is seen of its stages, by whoever watches them
+        self._source: Sequence[StageEvent] = ()  # what is seen of its stages, by whoever watches them
         self._taken = 0  # of those
         self._heard: list[Any] = []  # taken, and not looked at yet: in fives
         self.ticks = 0
-        self._position: Position | None = None
-        self._stages: list[tuple[Spot, int, int, float, int | None, float, str | None, Ended]] = []
+        self._position: StageProgress | None = None
+        self._stages: list[tuple[StageOccurrence, int, int, float, int | None, float, str | None, Ended]] = []
         self._revealed: dict[int, tuple[int, float, int | None]] = {}  # until they end
-        self._ended: dict[Spot, tuple[int, int, ObservedStage]] = {}
+        self._ended: dict[StageOccurrence, tuple[int, int, ObservedStage]] = {}
 
     # -- the log -----------------------------------------------------------------------
 
@@ -154,16 +154,16 @@ class Job:
         self._log.clear()
         self.applied = 0
 
-    def named(self, id_: int | None, moves: Sequence[Move]) -> None:
+    def named(self, id_: int | None, stage_events: Sequence[StageEvent]) -> None:
         """Fact: the job goes by this name, and this is where its moves are to be read."""
-        self.id, self._source, self._taken = id_, moves, 0
+        self.id, self._source, self._taken = id_, stage_events, 0
 
-    def resumed(self, now: float, id_: int, moves: Sequence[Move]) -> None:
+    def resumed(self, now: float, id_: int, stage_events: Sequence[StageEvent]) -> None:
         """Fact: the interrupted job goes on. Its evidence and its place in line are its own."""
         assert self.paused_since is not None
         self.paused_s += now - self.paused_since
         self.paused_since = None
-        self.named(id_, moves)
+        self.named(id_, stage_events)
 
     def paused(self, now: float) -> None:
         """Fact: the job was interrupted."""
@@ -184,22 +184,22 @@ class Job:
         self.ticks += upto - self._taken
         self._taken = upto
 
-    def requested(self, ticket: int, stage: str, spot: Spot, backend: str) -> None:
+    def requested(self, ticket: int, stage: str, stage_occurrence: StageOccurrence, backend: str) -> None:
         """Fact: it asks for a slot for a call."""
         self.ticks += 1
-        self.progress.request(ticket, stage, spot)
+        self.progress.request(ticket, stage, stage_occurrence)
         if backend not in self.backends:
             self.backends += (backend,)
 
-    def granted(self, now: float, spot: Spot, sampled: bool) -> None:
+    def granted(self, now: float, stage_occurrence: StageOccurrence, sampled: bool) -> None:
         """Fact: a call of it has its slot, for what it teaches if it was `sampled`."""
-        self.progress.start(spot, now)
+        self.progress.start(stage_occurrence, now)
         if sampled:
-            self.explored[spot] = self.explored.get(spot, 0) + 1
+            self.explored[stage_occurrence] = self.explored.get(stage_occurrence, 0) + 1
 
-    def withdrew(self, ticket: int, spot: Spot) -> None:
+    def withdrew(self, ticket: int, stage_occurrence: StageOccurrence) -> None:
         """Fact: a call of it gave up waiting."""
-        self.progress.withdraw(ticket, spot)
+        self.progress.withdraw(ticket, stage_occurrence)
         self.ticks += 1
         if not self.progress.outstanding:
             self.outdated = True  # a belief that was wanted meanwhile came too late to be taken
@@ -208,7 +208,7 @@ class Job:
         """Fact: a call of it that held a slot is over."""
         self.progress.finish(call)
         self.ticks += 1
-        work = self.progress.works[call.spot]
+        work = self.progress.works[call.stage_occurrence]
         if _tells(work.done, work.calls) or not self.progress.outstanding:
             self.outdated = True
 
@@ -236,15 +236,15 @@ class Job:
     @property
     def news(self) -> tuple[int, int]:
         """How many moves there are in all, and how many of them are not known."""
-        moves = len(self._source)
-        return moves, moves - self._taken
+        stage_events = len(self._source)
+        return stage_events, stage_events - self._taken
 
     @property
-    def position(self) -> Position:
+    def position(self) -> StageProgress:
         """Where it stands on its application."""
         position = self._position
         if position is None:
-            position = self._position = Position(self.template)
+            position = self._position = StageProgress(self.template)
         if self._heard:
             applied, self.applied = self.applied, -1  # broken off in here, all is derived anew
             heard = iter(self._heard)
@@ -255,13 +255,13 @@ class Job:
             self.applied = applied
         return position
 
-    def _take(self, position: Position, number: int, now: float, move: Move) -> None:
-        if isinstance(move, Ended) and (spot := position.spot(move.run)) is not None:
+    def _take(self, position: StageProgress, number: int, now: float, move: StageEvent) -> None:
+        if isinstance(move, Ended) and (stage_occurrence := position.stage_occurrence(move.run)) is not None:
             first, heard_s, around = self._revealed.pop(move.run)
             tool = position.tool(move.run)
-            self._stages.append((spot, first, number, heard_s, around, now, tool, move))
+            self._stages.append((stage_occurrence, first, number, heard_s, around, now, tool, move))
             position.move(move)
-            runs = position.tallies[spot]
+            runs = position.tallies[stage_occurrence]
             if _tells(runs.ended, runs.revealed):
                 self.outdated = True
             return
@@ -275,11 +275,11 @@ class Job:
         """Its executions of stages that are over. O(how many there are)."""
         _ = self.position
         made = []
-        for spot, first, last, heard_s, around, now, tool, move in self._stages:
+        for stage_occurrence, first, last, heard_s, around, now, tool, move in self._stages:
             until_s = now if move.at_s is None else move.at_s
             # One that was alone in its step is heard of only later.
             since_s = min(heard_s, until_s - move.seconds)
-            run = StageRun(*spot, move.seconds, move.complete, tool)
+            run = EndedStageRun(*stage_occurrence, move.seconds, move.complete, tool)
             made.append(WatchedRun(run, move.run, around, Span(first, last, since_s, until_s)))
         return tuple(made)
 
@@ -290,27 +290,33 @@ class Job:
         position, works = self.position, self.progress.works
         expanded = position.tallies
         finished, begun, active = [], [], set()
-        for spot, runs in expanded.items():
-            work = works.get(spot)
+        for stage_occurrence, runs in expanded.items():
+            work = works.get(stage_occurrence)
             if runs.revealed > runs.ended:
-                active.add(spot.path)
+                active.add(stage_occurrence.path)
                 tools = runs.tools
                 tool = next(iter(tools)) if len(tools) == 1 else None
                 if work is None:
-                    begun.append(Begun(spot, runs.revealed, ended=runs.ended, tool=tool))
+                    begun.append(Begun(stage_occurrence, runs.revealed, ended=runs.ended, tool=tool))
                 else:
                     settled = work.done_s if runs.ended else 0.0
-                    begun.append(Begun(spot, runs.revealed, work.received_s(now), runs.ended, settled, tool))
+                    begun.append(
+                        Begun(
+                            stage_occurrence, runs.revealed, work.received_s(now), runs.ended, settled, tool
+                        )
+                    )
             elif runs.ended:
-                finished.append(self._over(spot, runs.ended, work))
-        for spot, work in works.items():
-            if spot in expanded:
+                finished.append(self._over(stage_occurrence, runs.ended, work))
+        for stage_occurrence, work in works.items():
+            if stage_occurrence in expanded:
                 continue
             if work.outstanding:
-                active.add(spot.path)
-                begun.append(Begun(spot, work.calls, work.received_s(now), work.done, work.done_s))
+                active.add(stage_occurrence.path)
+                begun.append(
+                    Begun(stage_occurrence, work.calls, work.received_s(now), work.done, work.done_s)
+                )
             else:
-                finished.append(self._over(spot, 1, work))
+                finished.append(self._over(stage_occurrence, 1, work))
         coming = position.coming()
         skipped = frozenset(
             [path for path in position.application.by_path if path not in coming and path not in active]
@@ -319,9 +325,9 @@ class Job:
             self.progress.prompt_tokens, tuple(finished), tuple(begun), position.planned(), skipped
         )
 
-    def _over(self, spot: Spot, runs: int, work: Work | None) -> ObservedStage:
+    def _over(self, stage_occurrence: StageOccurrence, runs: int, work: Work | None) -> ObservedStage:
         calls = 0 if work is None else work.done
-        kept = self._ended.get(spot)
+        kept = self._ended.get(stage_occurrence)
         if kept is not None and kept[0] == runs and kept[1] == calls:
             return kept[2]
         from llmsched_langgraph._jobs.observed import ObservedStage, Part, split_by_tool
@@ -335,9 +341,9 @@ class Job:
                 prompt_tokens=work.prompt_tokens,
                 output_tokens=work.output_tokens,
             )
-        tools = self.position.tools(spot)
-        made = ObservedStage(spot, split_by_tool(part, tools) if tools else (part,))
-        self._ended[spot] = (runs, calls, made)
+        tools = self.position.tools(stage_occurrence)
+        made = ObservedStage(stage_occurrence, split_by_tool(part, tools) if tools else (part,))
+        self._ended[stage_occurrence] = (runs, calls, made)
         return made
 
     def remaining_s(self, now: float, prior_s: float) -> float:
@@ -349,11 +355,11 @@ class Job:
         """
         belief = self.belief
         if belief is None:
-            return max(prior_s - self.progress.work_s(now), LEAST_S)
+            return max(prior_s - self.progress.work_s(now), MIN_REMAINING_S)
         left_s = belief.after
         works, tallies = self.progress.works, self.position.tallies
-        for spot, expected in belief.expected.items():
-            work, runs = works.get(spot), tallies.get(spot)
+        for stage_occurrence, expected in belief.expected.items():
+            work, runs = works.get(stage_occurrence), tallies.get(stage_occurrence)
             if runs is not None and runs.ended >= runs.revealed:
                 continue
             if work is None:
@@ -361,7 +367,7 @@ class Job:
             else:
                 ended = work.done if runs is None else runs.ended
                 left_s += expected.left(work.received_s(now), ended, work.done_s if ended else 0.0)
-        return max(left_s, LEAST_S)
+        return max(left_s, MIN_REMAINING_S)
 
     def check(self) -> None:
         """Raise AssertionError unless what is derived agrees with itself."""

@@ -66,11 +66,11 @@ class Lifecycle:
         job = None if number is None else self._jobs.get(number)
         if job is None:
             job = self.new(now, event.info)
-            self._jobs.add(job, (Job.named, event.job, event.moves))
+            self._jobs.add(job, (Job.named, event.job, event.stage_events))
             kind = "JobArrived"
         else:
             self._jobs.forget_id(job)
-            self._jobs.add(job, (Job.resumed, now, event.job, event.moves))
+            self._jobs.add(job, (Job.resumed, now, event.job, event.stage_events))
             kind = "JobResumed"
         self._jobs.name(job, event.job)
         self._truth.staged[RUNNING] = self._committed[RUNNING] + 1
@@ -82,7 +82,7 @@ class Lifecycle:
         job = self._jobs.active(event.job)
         if job is None:
             return False
-        self.hear_moves(job, now)
+        self.hear_stage_events(job, now)
         self._jobs.add(job, (Job.paused, now))
         at = ("paused", job.info.application.fingerprint, event.thread)
         self._forget_paused(now, at)
@@ -113,7 +113,7 @@ class Lifecycle:
         if job is None:
             return False
         if job.progress.outstanding or job.progress.finished:  # else its stages teach nothing
-            self.hear_moves(job, now)
+            self.hear_stage_events(job, now)
         self._jobs.add(job, (Job.ended, event.outcome))
         self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
         self._story.tell(now, "JobEnded", job.number, 0, "", event.outcome)
@@ -129,10 +129,10 @@ class Lifecycle:
         self._tell_policy(now, "JobClosed", job)
         self._story.tell(now, "JobClosed", job.number, 0, "", job)
 
-    def hear_moves(self, job: Job, now: float) -> int:
+    def hear_stage_events(self, job: Job, now: float) -> int:
         """Take in the job's new moves; how many there were."""
         upto, heard = job.news
         if heard:
             self._jobs.add(job, (Job.moved, now, upto))
-            self._story.tell(now, "StagesMoved", job.number, 0, "", heard)
+            self._story.tell(now, "StagesChanged", job.number, 0, "", heard)
         return heard

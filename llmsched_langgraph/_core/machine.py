@@ -27,7 +27,7 @@ from llmsched_langgraph._core.events import (
     JobInfo,
     JobPaused,
     ProfileLearned,
-    StagesMoved,
+    StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.job import Job
@@ -38,7 +38,7 @@ from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._core.story import LENGTH, Story
 from llmsched_langgraph._core.view import JobView, Needs
 from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
@@ -102,11 +102,11 @@ class SchedulerMachine:
         self._jobs = Jobs(self._truth)
         self._job, self._add = self._jobs.get, self._jobs.add
         self._life = Lifecycle(self._truth, self._jobs, self.ordering, self.story, self.ledger)
-        self._hear_moves, self._new_job = self._life.hear_moves, self._life.new
+        self._hear_stage_events, self._new_job = self._life.hear_stage_events, self._life.new
         self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
             CallRequested: self._requested,
             CallReleased: self._released,
-            StagesMoved: self._stages_moved,
+            StagesChanged: self._stages_changed,
             JobArrived: self._life.arrived,
             JobEnded: self._life.ended,
             JobPaused: self._life.paused,
@@ -157,10 +157,10 @@ class SchedulerMachine:
 
     # -- jobs --------------------------------------------------------------------------
 
-    def _stages_moved(self, now: float, event: StagesMoved, trust: bool) -> bool:
+    def _stages_changed(self, now: float, event: StagesChanged, trust: bool) -> bool:
         job = self._jobs.active(event.job)
         # Without a call that waits nothing depends on them yet; they are heard with the next one.
-        if job is not None and job.progress.waiting and self._hear_moves(job, now):
+        if job is not None and job.progress.waiting and self._hear_stage_events(job, now):
             self._refresh(now, job, trust)
         return False
 
@@ -175,10 +175,10 @@ class SchedulerMachine:
         if job is None:
             if not self.ordering.hears:
                 # A call outside of any run that need not wait is no job to anybody.
-                spot = _new(Spot, (stage, 1))
-                call = _new(CallInfo, (stage, spot, 1, None, 1, models, None, None, "", ""))
+                stage_occurrence = _new(StageOccurrence, (stage, 1))
+                call = _new(CallInfo, (stage, stage_occurrence, 1, None, 1, models, None, None, "", ""))
                 number = self._committed[JOBS] + 1
-                lane = (backend, number, spot)
+                lane = (backend, number, stage_occurrence)
                 grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
                 if grant is not None:
                     self._truth.staged[JOBS] = number
@@ -188,14 +188,16 @@ class SchedulerMachine:
             job = self._new_job(now, _DIRECT)
             self._add(job, (Job.named, None, ()))
         else:
-            self._hear_moves(job, now)
+            self._hear_stage_events(job, now)
         occurrence = job.progress.next_occurrence(stage)
-        known = None if run is None else job.position.spot(run)
-        spot = Spot(stage, occurrence) if known is None else known
+        known = None if run is None else job.position.stage_occurrence(run)
+        stage_occurrence = StageOccurrence(stage, occurrence) if known is None else known
         run = None if known is None else run
-        call = _new(CallInfo, (stage, spot, occurrence, run, job.ticks + 1, models, None, None, "", ""))
-        self._add(job, (Job.requested, ticket, stage, spot, backend))
-        lane = (backend, job.number, spot)
+        call = _new(
+            CallInfo, (stage, stage_occurrence, occurrence, run, job.ticks + 1, models, None, None, "", "")
+        )
+        self._add(job, (Job.requested, ticket, stage, stage_occurrence, backend))
+        lane = (backend, job.number, stage_occurrence)
         grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
         if grant is not None:
             self._granted(now, ticket, grant, job, trust)
@@ -203,7 +205,7 @@ class SchedulerMachine:
         if self._believing and trust:
             self._believe(job, now)
         order = self._order(now, job, trust)
-        key = self.ordering.key(job, spot, order)
+        key = self.ordering.key(job, stage_occurrence, order)
         self._rekey(now, job, order, but=lane)
         ledger.submit(now, _new(Request, (ticket, lane, key, False, call)))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
@@ -211,10 +213,10 @@ class SchedulerMachine:
         return pool.holding < pool.backend.slots  # it is paused, or a pause is just over
 
     def _granted(self, now: float, ticket: int, grant: Grant, job: Job | None, trust: bool) -> None:
-        backend, number, spot = grant.lane
+        backend, number, stage_occurrence = grant.lane
         self.untold[ticket] = True
         if job is not None:
-            self._add(job, (Job.granted, now, spot, grant.reason == "explore"))
+            self._add(job, (Job.granted, now, stage_occurrence, grant.reason == "explore"))
             if job.progress.waiting:
                 self._refresh(now, job, trust)
         self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
@@ -236,13 +238,13 @@ class SchedulerMachine:
         self.untold.pop(ticket, None)
         if claim is None:
             return False
-        (backend, number, spot), call = claim.lane, claim.call
+        (backend, number, stage_occurrence), call = claim.lane, claim.call
         before = ledger.backend(backend)
         ledger.submit(now, _new(Release, (ticket, usage, failure)))
         job = self._job(number)
         if type(claim) is Grant:
             fields = (
-                *(ticket, call.stage, call.occurrence, spot, call.run, backend),
+                *(ticket, call.stage, call.occurrence, stage_occurrence, call.run, backend),
                 *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
                 *(usage, outcome, call.first, 2 if job is None else job.ticks + 1, claim.reason),
             )
@@ -254,7 +256,7 @@ class SchedulerMachine:
                 self.story.tell(now, "CallClosed", number, 0, "", Direct(number, done))
         else:
             assert job is not None
-            self._add(job, (Job.withdrew, ticket, spot))
+            self._add(job, (Job.withdrew, ticket, stage_occurrence))
             self.story.tell(now, "CallWithdrawn", number, ticket, backend, outcome)
         if job is not None:
             if job.id is None:
@@ -320,10 +322,10 @@ class SchedulerMachine:
         if order == job.sent and self.ordering.exploration is None:
             return
         job.sent = order
-        for spot in job.progress.ready:
-            key = self.ordering.key(job, spot, order)
+        for stage_occurrence in job.progress.ready:
+            key = self.ordering.key(job, stage_occurrence, order)
             for backend in job.backends:
-                lane = (backend, job.number, spot)
+                lane = (backend, job.number, stage_occurrence)
                 if lane != but:
                     self.ledger.submit(now, _new(Rekey, (lane, key)))
 

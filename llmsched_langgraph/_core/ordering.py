@@ -16,7 +16,7 @@ from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._core.view import JobView, Needs, PolicyEvent
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.values import Explore, Key
 
@@ -165,16 +165,16 @@ class Ordering:
             raise ValueError(f"policy {self.policy.name!r} gave NaN as an order")
         return order
 
-    def key(self, job: Job, spot: Spot, order: float) -> Key:
+    def key(self, job: Job, stage_occurrence: StageOccurrence, order: float) -> Key:
         """The key of the job's lanes for a stage occurrence."""
-        return _new(Key, (job.info.priority, order, self._explore(job, spot)))
+        return _new(Key, (job.info.priority, order, self._explore(job, stage_occurrence)))
 
-    def _explore(self, job: Job, spot: Spot) -> Explore | None:
+    def _explore(self, job: Job, stage_occurrence: StageOccurrence) -> Explore | None:
         """What exploring the stage occurrence needs; None if it is never explored."""
         belief, exploration, progress = job.belief, self.exploration, job.progress
         if exploration is None or belief is None:
             return None
-        work = progress.works.get(spot)
+        work = progress.works.get(stage_occurrence)
         calls = 0 if work is None else work.calls
         fields = (
             belief,
@@ -182,6 +182,6 @@ class Ordering:
             progress.done_s,
             progress.holding,
             progress.granted_sum_s,
-            ceil(exploration.sample * calls) - job.explored.get(spot, 0),
+            ceil(exploration.sample * calls) - job.explored.get(stage_occurrence, 0),
         )
         return _new(Explore, fields)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from llmsched_langgraph._core.fair_clock import FairClock
-from llmsched_langgraph._core.job import LEAST_S
+from llmsched_langgraph._core.job import MIN_REMAINING_S
 from llmsched_langgraph._core.view import JobView, Needs, PolicyEvent
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph.errors import ConfigurationError
@@ -88,11 +88,11 @@ def _hermes(job: JobView, now: float) -> float:
     """
     received_s = job.work_s
     if not job.runs:
-        return max(job.mean_total_work_s - received_s, LEAST_S)
+        return max(job.mean_total_work_s - received_s, MIN_REMAINING_S)
     left = job.total_work_s[bisect_right(job.total_work_s, received_s) :]
     if not left:
         # It has outgrown all that was ever seen: the longer it went on, the longer it may.
-        return max(received_s, LEAST_S)
+        return max(received_s, MIN_REMAINING_S)
     best, sum_s = float("inf"), 0.0
     for count, whole_s in enumerate(left, 1):
         ahead_s = whole_s - received_s

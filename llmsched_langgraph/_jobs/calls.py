@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 
 class Outcome(Enum):
@@ -57,7 +57,7 @@ class FinishedCall(NamedTuple):
     ticket: int
     stage: str
     occurrence: int
-    spot: Spot
+    stage_occurrence: StageOccurrence
     run: int | None
     backend: str
     asked_s: float
@@ -113,7 +113,7 @@ class Work:
 
 
 @dataclass(slots=True)
-class Progress:
+class CallProgress:
     """The calls of one job. Every change is O(1), however many calls the job has.
 
     Attributes:
@@ -130,8 +130,8 @@ class Progress:
     waiting: int = 0
     holding: int = 0
     finished: list[FinishedCall] = field(default_factory=list)
-    works: dict[Spot, Work] = field(default_factory=dict)
-    ready: dict[Spot, int] = field(default_factory=dict)
+    works: dict[StageOccurrence, Work] = field(default_factory=dict)
+    ready: dict[StageOccurrence, int] = field(default_factory=dict)
     prompt_tokens: int | None = None
     done_s: float = 0.0
     granted_sum_s: float = 0.0
@@ -142,48 +142,48 @@ class Progress:
         """Which call of this name the next one would be."""
         return self._occurrences.get(stage, 0) + 1
 
-    def request(self, ticket: int, stage: str, spot: Spot) -> None:
+    def request(self, ticket: int, stage: str, stage_occurrence: StageOccurrence) -> None:
         """The job asks for one more call of `stage`, in the stage occurrence `spot`."""
         self._occurrences[stage] = self._occurrences.get(stage, 0) + 1
         if self._first is None:
             self._first = ticket
-        work = self.works.get(spot)
+        work = self.works.get(stage_occurrence)
         if work is None:
-            work = self.works[spot] = Work()
+            work = self.works[stage_occurrence] = Work()
         work.calls += 1
         self.waiting += 1
-        self.ready[spot] = self.ready.get(spot, 0) + 1
+        self.ready[stage_occurrence] = self.ready.get(stage_occurrence, 0) + 1
 
-    def _unready(self, spot: Spot) -> None:
+    def _unready(self, stage_occurrence: StageOccurrence) -> None:
         self.waiting -= 1
-        left = self.ready[spot] - 1
+        left = self.ready[stage_occurrence] - 1
         if left:
-            self.ready[spot] = left
+            self.ready[stage_occurrence] = left
         else:
-            del self.ready[spot]
+            del self.ready[stage_occurrence]
 
-    def start(self, spot: Spot, now: float) -> None:
+    def start(self, stage_occurrence: StageOccurrence, now: float) -> None:
         """A call of the occurrence has its slot."""
-        self._unready(spot)
+        self._unready(stage_occurrence)
         self.holding += 1
         self.granted_sum_s += now
-        work = self.works[spot]
+        work = self.works[stage_occurrence]
         work.running += 1
         work.granted_sum_s += now
 
-    def withdraw(self, ticket: int, spot: Spot) -> None:
+    def withdraw(self, ticket: int, stage_occurrence: StageOccurrence) -> None:
         """The call gave up waiting. It leaves no trace: it did no work."""
-        self._unready(spot)
+        self._unready(stage_occurrence)
         if ticket == self._first:
             self._first = None  # the next one asked for counts as the first
-        work = self.works[spot]
+        work = self.works[stage_occurrence]
         work.calls -= 1
         if not work.calls:
-            del self.works[spot]
+            del self.works[stage_occurrence]
 
     def finish(self, call: FinishedCall) -> None:
         """A call that held a slot is over."""
-        work, work_s, usage = self.works[call.spot], call.work_s, call.usage
+        work, work_s, usage = self.works[call.stage_occurrence], call.work_s, call.usage
         self.holding -= 1
         # Nothing runs: start from nought again, so that rounding errors cannot add up for ever.
         self.granted_sum_s = self.granted_sum_s - call.granted_s if self.holding else 0.0
@@ -209,12 +209,16 @@ class Progress:
 
     def check(self) -> None:
         """Raise AssertionError unless the sums agree with what they sum up."""
-        ready = {spot: work.waiting for spot, work in self.works.items() if work.waiting}
+        ready = {
+            stage_occurrence: work.waiting for stage_occurrence, work in self.works.items() if work.waiting
+        }
         assert ready == self.ready, "which calls wait and what is kept of their stages differ"
         assert self.waiting == sum(ready.values()), "waiting"
         assert self.holding == sum(work.running for work in self.works.values()), "holding"
-        done = Counter(call.spot for call in self.finished)
-        assert {spot: work.done for spot, work in self.works.items() if work.done} == done, "calls were lost"
+        done = Counter(call.stage_occurrence for call in self.finished)
+        assert {
+            stage_occurrence: work.done for stage_occurrence, work in self.works.items() if work.done
+        } == done, "calls were lost"
         granted_s = sum(work.granted_sum_s for work in self.works.values())
         assert math.isclose(self.granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"
 

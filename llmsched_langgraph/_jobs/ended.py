@@ -12,7 +12,7 @@ from math import inf
 from typing import Literal, NamedTuple, get_args
 
 from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.errors import InvalidDataError
 
 Kind = Literal["llm", "tool"]
@@ -80,7 +80,7 @@ class EndedCall:
                 raise InvalidDataError(f"a call's {name} must be 0 or more, not {value}")
 
 
-class StageRun(NamedTuple):
+class EndedStageRun(NamedTuple):
     """One execution of a node, as it was watched.
 
     Attributes:
@@ -163,7 +163,7 @@ class EndedJob:
     id: str
     app: str
     stages: tuple[EndedStage, ...] = ()
-    runs: tuple[StageRun, ...] = ()
+    runs: tuple[EndedStageRun, ...] = ()
     jct_s: float | None = None
     arrival_s: float | None = None
     paused_s: float = 0.0
@@ -211,16 +211,16 @@ class EndedJob:
         return bool(self.runs) or any(stage.occurrence is not None for stage in self.stages)
 
     @property
-    def teaches(self) -> bool:
+    def informative(self) -> bool:
         """Whether anything can be learned of it: it went to its end, and made a call."""
         return self.end == "done" and any(stage.kind == "llm" and stage.calls for stage in self.stages)
 
-    def spot(self, stage: EndedStage) -> Spot:
+    def stage_occurrence(self, stage: EndedStage) -> StageOccurrence:
         """The stage occurrence that a stage of a watched job is a part of."""
         if stage.run is None:
-            return Spot(stage.name, stage.occurrence or 1)
+            return StageOccurrence(stage.name, stage.occurrence or 1)
         run = self.runs[stage.run]
-        return Spot(run.name, run.occurrence)
+        return StageOccurrence(run.name, run.occurrence)
 
     def llm_calls(self) -> Iterator[EndedCall]:
         """The calls that need slots."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, Kind, StageRun
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun, Kind
 
 CODE_S = 0.1
 """Seconds for which a stage run that calls models must do something else at a time for that to count: what is
@@ -45,7 +45,7 @@ class WatchedRun(NamedTuple):
             `seconds` are the last ones.
     """
 
-    run: StageRun
+    run: EndedStageRun
     number: int
     around: int | None
     span: Span

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from llmsched_langgraph._application.behaviour import NodeSeen
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._application.behaviour import NodeBehaviour
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 
 class Unit(StrEnum):
@@ -63,7 +63,7 @@ class Part:
 class ObservedStage:
     """One stage occurrence of a job; its parts have different tools."""
 
-    spot: Spot
+    stage_occurrence: StageOccurrence
     parts: tuple[Part, ...]
 
     @property
@@ -125,23 +125,23 @@ def observed(job: EndedJob) -> ObservedJob:
     )
 
 
-def nodes_of(job: EndedJob) -> dict[str, NodeSeen]:
+def nodes_of(job: EndedJob) -> dict[str, NodeBehaviour]:
     """What each node of a job was seen to do, by its path."""
-    runs: Counter[Spot]
+    runs: Counter[StageOccurrence]
     if job.watched:
-        runs = Counter(Spot(run.name, run.occurrence) for run in job.runs)
+        runs = Counter(StageOccurrence(run.name, run.occurrence) for run in job.runs)
         calls: Counter[str] = Counter()
         for stage in job.stages:
             if stage.kind == "llm":
-                calls[job.spot(stage).path] += len(stage.calls)
+                calls[job.stage_occurrence(stage).path] += len(stage.calls)
     else:
         stages = [stage for step in rounds(job) for stage in step]
-        runs = Counter({stage.spot: stage.fan_out for stage in stages})
-        calls = sum((Counter({stage.spot.path: stage.calls}) for stage in stages), Counter())
-    seen: dict[str, NodeSeen] = {}
+        runs = Counter({stage.stage_occurrence: stage.fan_out for stage in stages})
+        calls = sum((Counter({stage.stage_occurrence.path: stage.calls}) for stage in stages), Counter())
+    seen: dict[str, NodeBehaviour] = {}
     for (path, occurrence), count in runs.items():
         before = seen.get(path)
-        here = NodeSeen(count, 0 if before else calls[path], count, occurrence)
+        here = NodeBehaviour(count, 0 if before else calls[path], count, occurrence)
         seen[path] = here if before is None else before + here
     return seen
 
@@ -151,19 +151,19 @@ def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
 
     A stage's depth is the length of the longest chain of stages behind it: the superstep in which LangGraph
     runs it. In a job that was not watched, stages of one name at one depth are one occurrence with a fan-out,
-    whatever each waits for, just as `Position` counts stage runs that are announced together; the i-th depth
+    whatever each waits for, as `StageProgress` counts stage runs that are announced together; the i-th depth
     at which a name is found is its i-th occurrence. The calls of one stage count as runs side by side.
     """
     depths: list[int] = []
     for stage in job.stages:
         depths.append(1 + max((depths[dep] for dep in stage.deps), default=-1))
     if job.watched:
-        begun: dict[Spot, int] = {}
+        begun: dict[StageOccurrence, int] = {}
         for stage, depth in zip(job.stages, depths, strict=True):
-            begun[job.spot(stage)] = min(depth, begun.get(job.spot(stage), depth))
-        seen = [stage for stage in _watched(job) if stage.spot in begun]
+            begun[job.stage_occurrence(stage)] = min(depth, begun.get(job.stage_occurrence(stage), depth))
+        seen = [stage for stage in _watched(job) if stage.stage_occurrence in begun]
         return [
-            tuple(stage for stage in seen if begun[stage.spot] == depth)
+            tuple(stage for stage in seen if begun[stage.stage_occurrence] == depth)
             for depth in sorted(set(begun.values()))
         ]
     found: list[dict[str, list[EndedStage]]] = [{} for _ in range(max(depths, default=-1) + 1)]
@@ -175,7 +175,7 @@ def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
         times.update(together.keys())
         made.append(
             tuple(
-                ObservedStage(Spot(name, times[name]), tuple(_parts(stages)))
+                ObservedStage(StageOccurrence(name, times[name]), tuple(_parts(stages)))
                 for name, stages in together.items()
             )
         )
@@ -201,18 +201,20 @@ def _parts(stages: Iterable[EndedStage]) -> Iterator[Part]:
 
 
 def _watched(job: EndedJob) -> Iterator[ObservedStage]:
-    calls: dict[Spot, list[EndedCall]] = {}
-    runs: dict[Spot, list[StageRun]] = {}
+    calls: dict[StageOccurrence, list[EndedCall]] = {}
+    runs: dict[StageOccurrence, list[EndedStageRun]] = {}
     for stage in job.stages:
         if stage.kind == "llm":
-            calls.setdefault(job.spot(stage), []).extend(stage.calls)
+            calls.setdefault(job.stage_occurrence(stage), []).extend(stage.calls)
     for run in job.runs:
-        runs.setdefault(Spot(run.name, run.occurrence), []).append(run)
-    for spot in dict.fromkeys((*calls, *runs)):
-        yield ObservedStage(spot, _occurrence(runs.get(spot, []), calls.get(spot, [])))
+        runs.setdefault(StageOccurrence(run.name, run.occurrence), []).append(run)
+    for stage_occurrence in dict.fromkeys((*calls, *runs)):
+        yield ObservedStage(
+            stage_occurrence, _occurrence(runs.get(stage_occurrence, []), calls.get(stage_occurrence, []))
+        )
 
 
-def _occurrence(runs: list[StageRun], calls: list[EndedCall]) -> tuple[Part, ...]:
+def _occurrence(runs: list[EndedStageRun], calls: list[EndedCall]) -> tuple[Part, ...]:
     # A run that failed is tried again as the same one.
     whole = [run for run in runs if run.complete]
     seconds = [call.seconds for call in calls if call.seconds is not None]

@@ -57,14 +57,14 @@ class Ended(NamedTuple):
     at_s: float | None = None
 
 
-Move = Revealed | Began | Ended
+StageEvent = Revealed | Began | Ended
 
 
 _new = tuple.__new__
 """Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
 
 
-class Spot(NamedTuple):
+class StageOccurrence(NamedTuple):
     """A node, and which time it runs in its job."""
 
     path: str
@@ -81,14 +81,14 @@ class Runs(NamedTuple):
 
 @dataclass(slots=True)
 class _StageRun:
-    spot: Spot
+    stage_occurrence: StageOccurrence
     around: int | None
     running: bool = False
     tool: str | None = None
 
 
 @dataclass(slots=True)
-class Tally:
+class StageRunCounts:
     """The stage runs of one spot, as they come: see `Runs`; and how many use which tool."""
 
     revealed: int = 0
@@ -98,7 +98,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Position:
+class StageProgress:
     """Where one job stands. `move` changes it, in the order in which things happened.
 
     The i-th time that a node runs is counted over supersteps: stage runs of one node that are announced
@@ -113,16 +113,16 @@ class Position:
 
     application: Application
     over: bool = False
-    tallies: dict[Spot, Tally] = field(default_factory=dict)
+    tallies: dict[StageOccurrence, StageRunCounts] = field(default_factory=dict)
     _runs: dict[int, _StageRun] = field(default_factory=dict)  # those that are not over
     _highest: dict[str, int] = field(default_factory=dict)
-    _base: dict[tuple[Spot | None, str], int] = field(default_factory=dict)
+    _base: dict[tuple[StageOccurrence | None, str], int] = field(default_factory=dict)
     _times: dict[tuple[int | None, str], int] = field(default_factory=dict)
     _again: dict[str, int] = field(default_factory=dict)
     _fronts: dict[int | None, frozenset[str]] = field(default_factory=dict)
     _inside: dict[int, list[int]] = field(default_factory=dict)  # stage runs by the one around them
 
-    def move(self, move: Move) -> None:
+    def move(self, move: StageEvent) -> None:
         """Take in what happened. A stage run that is not known (any more) changes nothing."""
         if isinstance(move, Ended):
             self._end(move.run, move.again)
@@ -131,39 +131,41 @@ class Position:
             for (number, _), tool in zip(move.runs, move.tools, strict=False):
                 if tool is not None:
                     self._runs[number].tool = tool
-                    named = self.tallies[self._runs[number].spot].tools
+                    named = self.tallies[self._runs[number].stage_occurrence].tools
                     named[tool] = named.get(tool, 0) + 1
         else:
             run = self._runs.get(move.run)
             if run is not None and not run.running:
                 run.running = True
-                self.tallies[run.spot].running += 1
+                self.tallies[run.stage_occurrence].running += 1
 
     def _reveal(
         self, runs: tuple[tuple[int, str], ...], around: int | None, called: bool, begun: bool
     ) -> None:
         outer = self._runs.get(around) if around is not None else None
-        group = None if outer is None else outer.spot
-        spots: dict[str, Spot] = {}
+        group = None if outer is None else outer.stage_occurrence
+        stage_occurrences: dict[str, StageOccurrence] = {}
         for number, path in runs:
-            spot = spots.get(path)
-            if spot is None:
-                spot = spots[path] = Spot(path, self._occurrence(path, around, group))
-                self._highest[path] = max(self._highest.get(path, 0), spot.occurrence)
-            self._runs[number] = _StageRun(spot, around, running=begun)
+            stage_occurrence = stage_occurrences.get(path)
+            if stage_occurrence is None:
+                stage_occurrence = stage_occurrences[path] = StageOccurrence(
+                    path, self._occurrence(path, around, group)
+                )
+                self._highest[path] = max(self._highest.get(path, 0), stage_occurrence.occurrence)
+            self._runs[number] = _StageRun(stage_occurrence, around, running=begun)
             if around is not None:
                 self._inside.setdefault(around, []).append(number)
-            tally = self.tallies.get(spot)
+            tally = self.tallies.get(stage_occurrence)
             if tally is None:
-                tally = self.tallies[spot] = Tally()
+                tally = self.tallies[stage_occurrence] = StageRunCounts()
             tally.revealed += 1
             tally.running += begun
         nodes = self.application.by_path
-        known = frozenset(path for path in spots if path in nodes and not nodes[path].learned)
+        known = frozenset(path for path in stage_occurrences if path in nodes and not nodes[path].learned)
         if known and not called:  # what the graph does not show says nothing of where it goes from there
             self._fronts[around] = known
 
-    def _occurrence(self, path: str, around: int | None, group: Spot | None) -> int:
+    def _occurrence(self, path: str, around: int | None, group: StageOccurrence | None) -> int:
         if path in self._again:
             return self._again.pop(path)
         base = self._base.setdefault((group, path), self._highest.get(path, 0))
@@ -174,11 +176,11 @@ class Position:
         run = self._runs.pop(number, None)
         if run is None:
             return
-        tally = self.tallies[run.spot]
+        tally = self.tallies[run.stage_occurrence]
         tally.running -= run.running
         if again:
             tally.revealed -= 1
-            self._again[run.spot.path] = run.spot.occurrence
+            self._again[run.stage_occurrence.path] = run.stage_occurrence.occurrence
         else:
             tally.ended += 1
         self._fronts.pop(number, None)  # what went on inside is over with it
@@ -190,7 +192,7 @@ class Position:
         run = self._runs.pop(number, None)
         if run is None:
             return
-        tally = self.tallies[run.spot]
+        tally = self.tallies[run.stage_occurrence]
         tally.running -= run.running
         tally.revealed -= 1
         self._fronts.pop(number, None)
@@ -203,10 +205,10 @@ class Position:
         self._runs.clear()
         self._fronts.clear()
 
-    def spot(self, run: int) -> Spot | None:
+    def stage_occurrence(self, run: int) -> StageOccurrence | None:
         """Which node the stage run is of, and which time; None once it is over."""
         found = self._runs.get(run)
-        return None if found is None else found.spot
+        return None if found is None else found.stage_occurrence
 
     def place(self, run: int) -> str | None:
         """The id of the stage that the stage run is part of.
@@ -219,24 +221,24 @@ class Position:
             found = self._runs.get(number)
             if found is None:
                 return None
-            if found.spot.path in self.application.by_path:
-                return self.application.stage_id(*found.spot)
+            if found.stage_occurrence.path in self.application.by_path:
+                return self.application.stage_id(*found.stage_occurrence)
             number = found.around
         return None
 
-    def expanded(self) -> dict[Spot, Runs]:
+    def expanded(self) -> dict[StageOccurrence, Runs]:
         """What each node that came up so far expanded into, occurrence by occurrence: its stage runs.
 
         For a dynamic stage that is the plan as it was announced, and how much of it is done.
         """
         return {
-            spot: _new(Runs, (tally.revealed, tally.running, tally.ended))
-            for spot, tally in self.tallies.items()
+            stage_occurrence: _new(Runs, (tally.revealed, tally.running, tally.ended))
+            for stage_occurrence, tally in self.tallies.items()
         }
 
-    def runs(self, spot: Spot) -> Runs | None:
+    def runs(self, stage_occurrence: StageOccurrence) -> Runs | None:
         """The stage runs of one spot; None if it never came up."""
-        tally = self.tallies.get(spot)
+        tally = self.tallies.get(stage_occurrence)
         return None if tally is None else _new(Runs, (tally.revealed, tally.running, tally.ended))
 
     def tool(self, run: int) -> str | None:
@@ -244,9 +246,9 @@ class Position:
         found = self._runs.get(run)
         return None if found is None else found.tool
 
-    def tools(self, spot: Spot) -> Mapping[str, int]:
+    def tools(self, stage_occurrence: StageOccurrence) -> Mapping[str, int]:
         """How many runs of one spot were announced to use which tool."""
-        tally = self.tallies.get(spot)
+        tally = self.tallies.get(stage_occurrence)
         return {} if tally is None else tally.tools
 
     def planned(self) -> tuple[tuple[str, int], ...] | None:
@@ -257,11 +259,11 @@ class Position:
         """
         named: dict[str, int] = {}
         coming: frozenset[str] | None = None
-        for spot, tally in self.tallies.items():
+        for stage_occurrence, tally in self.tallies.items():
             for tool, count in tally.tools.items():
                 if coming is None:
                     coming = self.coming()
-                if spot.path in coming:
+                if stage_occurrence.path in coming:
                     return None
                 named[tool] = named.get(tool, 0) + count
         return tuple(sorted(named.items())) if named else None
@@ -270,12 +272,16 @@ class Position:
         """What has become of every stage of the template, by id."""
         found: dict[str, Status] = {}
         coming, next_ = self._coming(), self._next()
-        ran: dict[str, list[Tally]] = {}
+        ran: dict[str, list[StageRunCounts]] = {}
         known = self.application.by_path
-        for spot, tally in self.tallies.items():
-            if spot.path in known and tally.revealed:
-                ran.setdefault(self.application.stage_id(*spot), []).append(tally)
-        again = {self.application.stage_id(*spot) for spot in self._again.items() if spot[0] in known}
+        for stage_occurrence, tally in self.tallies.items():
+            if stage_occurrence.path in known and tally.revealed:
+                ran.setdefault(self.application.stage_id(*stage_occurrence), []).append(tally)
+        again = {
+            self.application.stage_id(*stage_occurrence)
+            for stage_occurrence in self._again.items()
+            if stage_occurrence[0] in known
+        }
         for stage in self.application.stages:
             tallies = ran.get(stage.id)
             status = None if tallies is None else _status_of(tallies, over=self.over)
@@ -308,7 +314,7 @@ class Position:
     def _alive(self) -> Iterator[str]:
         """Nodes that run now, or ran in the latest step of a graph that goes on from there."""
         for run in self._runs.values():
-            yield run.spot.path
+            yield run.stage_occurrence.path
         for front in self._fronts.values():
             yield from front
 
@@ -333,7 +339,7 @@ class Position:
         return frozenset(target for source, target in self.application.edges if source in done)
 
 
-def _status_of(tallies: list[Tally], *, over: bool) -> Status:
+def _status_of(tallies: list[StageRunCounts], *, over: bool) -> Status:
     if any(tally.running for tally in tallies) and not over:
         return Status.RUNNING
     if any(tally.revealed > tally.ended for tally in tallies) and not over:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
 
 
-class Forecaster:
+class BeliefFormer:
     """Forms the beliefs that the machine asks for, one job after the other.
 
     A job that is asked for again before its turn has come is looked at once, with its newest evidence.
@@ -70,6 +70,6 @@ def worked_out(command: BeliefWanted) -> Belief:
         _ = belief.bounds
     if Needs.GAIN in command.needs:
         _ = belief.bounds
-        for spot in belief.expected:
-            belief.uncertainty_reduction(spot)
+        for stage_occurrence in belief.expected:
+            belief.uncertainty_reduction(stage_occurrence)
     return belief

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from llmsched_langgraph._background import Background
 from llmsched_langgraph._belief.profile.profile import HISTORY, ApplicationProfile, Profile
 from llmsched_langgraph._learning.stores import ProfileStore
-from llmsched_langgraph._learning.sync import Keeper
+from llmsched_langgraph._learning.sync import ProfileSync
 from llmsched_langgraph._observe.closed import ClosedJob
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Learner:
         self._rested_s = self._networks_rested_s = -inf  # on the clock of `time.monotonic`
         self._unread = store is not None
         self._reading = threading.Lock()
-        self._keeper: Keeper | None = None
+        self._keeper: ProfileSync | None = None
         if store is not None:
-            self._keeper = Keeper(store, lambda: self.profile, self._adopt, background)
+            self._keeper = ProfileSync(store, lambda: self.profile, self._adopt, background)
             self._background.there_is_work()
 
     @property
@@ -112,7 +112,7 @@ class Learner:
             job: it.
             number: of the news of it, ascending; the same number is the same news. 0 is always news.
         """
-        if not job.teaches:
+        if not job.informative:
             return
         self._batch.append((number, job))
         left = self._due.get(job.fingerprint, 1) - (not number or number != self._counted)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import BeliefFormed, Entry, Event, ProfileLearned
-from llmsched_langgraph._learning.beliefs import Forecaster
+from llmsched_langgraph._learning.beliefs import BeliefFormer
 from llmsched_langgraph._learning.learner import Learner
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._observe.closed import ClosedJob
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
 
 
-class Mind:
+class LearningService:
     """Forms beliefs, learns and records, in the background, and tells the driver by events.
 
     Args:
@@ -52,14 +52,14 @@ class Mind:
         # A forked process goes on with the numbers of the one that it was, and with the process's own.
         self._name = secrets.token_hex(6)
         self._named()
-        _minds.add(self)
+        _services.add(self)
         self._seen = 0  # entries of the story
         self._stopped = False
         self._at_end = _at_exit(weakref.ref(self))
         if store is not None or recorder is not None:
             atexit.register(self._at_end)
         self._recorder = recorder
-        self.forecaster = Forecaster(self._believed)
+        self.belief_former = BeliefFormer(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
 
     def _named(self) -> None:
@@ -71,10 +71,10 @@ class Mind:
         if number <= self._seen:
             return
         if entry.kind == "BeliefWanted":
-            self.forecaster.want(entry.detail)
+            self.belief_former.want(entry.detail)
         else:
             job = ClosedJob(entry.detail, self._prefix, time.time() - self._clock())
-            if job.teaches:
+            if job.informative:
                 # Broken off here, they are told once more: they know it by the number.
                 self.learner.observe(job, number)
                 if self._recorder is not None:
@@ -103,7 +103,7 @@ class Mind:
         """Think no more; what was learned is kept, and what was recorded is written."""
         self._stopped = True
         self.learner.stop()
-        self.forecaster.stop()
+        self.belief_former.stop()
         if self._recorder is None:
             atexit.unregister(self._at_end)
         else:  # calls in a slot go on, and the jobs that end with them are recorded, too
@@ -118,23 +118,23 @@ class Mind:
             self._tell(BeliefFormed(job, belief))
 
 
-_minds: weakref.WeakSet[Mind] = weakref.WeakSet()
+_services: weakref.WeakSet[LearningService] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    for mind in _minds:
-        mind._named()  # noqa: SLF001 (of this module)
+    for service in _services:
+        service._named()  # noqa: SLF001 (of this module)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _at_exit(mind: weakref.ref[Mind]) -> Callable[[], None]:
+def _at_exit(service: weakref.ref[LearningService]) -> Callable[[], None]:
     """Keeps what was learned when the process ends, and keeps nothing alive until then."""
 
     def keep() -> None:
-        alive = mind()
+        alive = service()
         if alive is not None:
             alive.keep()
 

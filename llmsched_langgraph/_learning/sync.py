@@ -17,11 +17,11 @@ from llmsched_langgraph.errors import InvalidDataError
 
 logger = logging.getLogger("llmsched_langgraph")
 
-APART_S = 30.0
+SAVE_INTERVAL_S = 30.0
 """Seconds from one round of saving to the next, at least: workers see each other's jobs as often."""
 
 
-class Keeper:
+class ProfileSync:
     """Saves what is new of each application, in the background, and once more at the end.
 
     Whatever goes wrong with the store is said once for each application, and costs nothing but what would
@@ -46,7 +46,7 @@ class Keeper:
         self._adopt = adopt
         self._saved: dict[str, int] = {}  # jobs of each application when it was saved last
         self._told: set[str] = set()
-        self._last_s = -APART_S
+        self._last_s = -SAVE_INTERVAL_S
         self._saving = threading.Lock()
         self._background = background("llmsched-keeping", self._round)
 
@@ -101,7 +101,7 @@ class Keeper:
     def _round(self) -> bool:
         if not self._unsaved():
             return False
-        wait_s = self._last_s + APART_S - time.monotonic()
+        wait_s = self._last_s + SAVE_INTERVAL_S - time.monotonic()
         if wait_s > 0 and self._background.stopped(wait_s):
             return False
         self._last_s = time.monotonic()

@@ -83,7 +83,7 @@ def choose(lanes: Iterable[tuple[float, Lane, int, Explore | None]], now: float)
         if explore is not None:
             work_s = explore.done_s + (explore.holding * now - explore.granted_sum_s)
             # What it has received since the interval was formed is not to come any more.
-            lo, hi = explore.teaching.bounds
+            lo, hi = explore.information.bounds
             less_s = min(max(work_s - explore.formed_s, 0.0), lo)
             found.append((lo - less_s, lane[1], arrival, hi - less_s, lane, explore))
     found.sort(key=lambda own: own[:3])
@@ -93,6 +93,6 @@ def choose(lanes: Iterable[tuple[float, Lane, int, Explore | None]], now: float)
         if lo > reach:
             break
         reach = max(reach, hi)
-        if explore.left > 0 and (taught := explore.teaching.uncertainty_reduction(lane[2])) > gain:
+        if explore.left > 0 and (taught := explore.information.uncertainty_reduction(lane[2])) > gain:
             gain, best = taught, lane
     return best

@@ -125,7 +125,7 @@ class MemoryLedger:
                 continue
             holding, waiting, granted, reason, found = holding + 1, waiting - 1, granted + 1, "order", None
             if self._exploration is not None and self._exploration.turn(granted):
-                reason, found = "explore", self._teacher(name, now)
+                reason, found = "explore", self._most_informative(name, now)
             if found is None:
                 reason, found = "order", self._top(name)
             ticket, (lane, _, asked_s, call) = found
@@ -267,7 +267,7 @@ class MemoryLedger:
 
     # -- grants ------------------------------------------------------------------------
 
-    def _teacher(self, name: str, now: float) -> tuple[int, Waiting] | None:
+    def _most_informative(self, name: str, now: float) -> tuple[int, Waiting] | None:
         """The first ticket of the lane that teaches most; None if none teaches."""
         try:
             lane = choose(self._in_order(name), now)

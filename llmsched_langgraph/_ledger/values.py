@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_SLOTS = 8
@@ -80,7 +80,7 @@ class CallInfo(NamedTuple):
     """
 
     stage: str = ""
-    spot: Spot = Spot("", 1)
+    stage_occurrence: StageOccurrence = StageOccurrence("", 1)
     occurrence: int = 1
     run: int | None = None
     first: int = 0
@@ -106,14 +106,14 @@ class Failure(NamedTuple):
     kind: str = ""
 
 
-class Teaching(Protocol):
+class InformationGain(Protocol):
     """What is believed of a job, as far as exploring needs it: a value, so it may be worked out late."""
 
     @property
     def bounds(self) -> tuple[float, float]:
         """The interval of the job's remaining work when it was formed, in slot-seconds."""
 
-    def uncertainty_reduction(self, stage: Spot) -> float:
+    def uncertainty_reduction(self, stage: StageOccurrence) -> float:
         """R of a stage that is ready, in bit-seconds."""
 
 
@@ -131,7 +131,7 @@ class Explore(NamedTuple):
         left: how many of the lane's calls may still be sampled.
     """
 
-    teaching: Teaching
+    information: InformationGain
     formed_s: float
     done_s: float
     holding: int
@@ -155,7 +155,7 @@ class Key(NamedTuple):
 
 FIRST_COME = Key()
 
-Lane = tuple[str, int, Spot]
+Lane = tuple[str, int, StageOccurrence]
 """One job's stage occurrence at one backend: backend, number of the job, stage occurrence."""
 
 

@@ -41,7 +41,7 @@ class ClosedJob:
         self._record: EndedJob | None = None
 
     @property
-    def teaches(self) -> bool:
+    def informative(self) -> bool:
         """Whether anything can be learned of it: it went to its end, and made a call."""
         if isinstance(self._job, Direct):
             return self._job.call.outcome is Outcome.FINISHED

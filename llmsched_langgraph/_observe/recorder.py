@@ -65,7 +65,7 @@ class Recorder:
             job: it.
             number: of the news of it, ascending; the same number is the same news. 0 is always news.
         """
-        if job.teaches:
+        if job.informative:
             # What a process has not written when it forks is its own to write.
             self._jobs.append((os.getpid(), number, job))
             self._background.there_is_work()

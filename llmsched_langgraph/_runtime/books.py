@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 
 from llmsched_langgraph._core.events import Entry
-from llmsched_langgraph._learning.service import Mind
+from llmsched_langgraph._learning.service import LearningService
 
 logger = logging.getLogger("llmsched_langgraph")
 
-_FOR_THE_MIND = frozenset(["BeliefWanted", "CallClosed", "JobClosed"])
+_FOR_LEARNING = frozenset(["BeliefWanted", "CallClosed", "JobClosed"])
 
 
 class Counts:
@@ -58,7 +58,7 @@ class Counts:
             self._seen, self.jobs = number, self.jobs + 1
 
 
-class Books:
+class PackageObserver:
     """The package's own observer.
 
     Args:
@@ -71,7 +71,7 @@ class Books:
 
     def __init__(self, policy: str) -> None:
         self.counts = Counts()
-        self.mind: Mind | None = None
+        self.service: LearningService | None = None
         self._policy = policy
         self._failed = False  # whether the policy has failed, which is told of once
 
@@ -81,8 +81,8 @@ class Books:
         kind = entry.kind
         if kind == "JobClosed" and not entry.detail.progress.finished:
             return  # without a call it teaches nothing
-        if kind in _FOR_THE_MIND and self.mind is not None:
-            self.mind.see(entry)
+        if kind in _FOR_LEARNING and self.service is not None:
+            self.service.see(entry)
         elif kind == "PolicyFailed" and not self._failed:
             self._failed = True
             logger.error(

@@ -15,7 +15,7 @@ from llmsched_langgraph._runtime.marks import Mark
 from llmsched_langgraph.errors import CallCancelledError
 
 
-class Waiting(Protocol):
+class Dismissible(Protocol):
     """A thread that waits for a slot."""
 
     def dismiss(self) -> None:
@@ -53,7 +53,7 @@ class StageRun:
     ) -> None:
         self.number = next(_numbers)
         self.name = name
-        self.waiting: set[Waiting] = set()
+        self.waiting: set[Dismissible] = set()
         # Most stage runs have nothing but these: the rest stands in the class.
         if idle_timeout_s is not None:
             self.idle_timeout_s, self.heartbeat = idle_timeout_s, heartbeat
@@ -79,7 +79,7 @@ class StageRun:
             stage = stage.around
 
     @contextmanager
-    def wait(self, waiting: Waiting) -> Iterator[None]:
+    def wait(self, waiting: Dismissible) -> Iterator[None]:
         """Wait for a slot inside the block.
 
         Raises:

@@ -11,7 +11,7 @@ import threading
 import time
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llmsched_langgraph._belief.profile.profile import Profile
@@ -27,19 +27,19 @@ from llmsched_langgraph._core.events import (
     JobEnded,
     JobInfo,
     JobPaused,
-    StagesMoved,
+    StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph._jobs.stages import Move
-from llmsched_langgraph._learning.service import Mind
+from llmsched_langgraph._jobs.stages import StageEvent
+from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._ledger.values import Backend, BackendView, Failure, Grant, LedgerView
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
-from llmsched_langgraph._runtime.books import Books
+from llmsched_langgraph._runtime.books import PackageObserver
 from llmsched_langgraph._runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
 from llmsched_langgraph._runtime.quiet import QuietJobs
 from llmsched_langgraph._runtime.refusals import closed, closed_while_waiting
@@ -88,28 +88,28 @@ class Driver:
         self._timer = Timer(self)
         self._end = self._put_by if recorder is None else self.post
         self._story = self._machine.story
-        self._books = Books(policy.name)
+        self._books = PackageObserver(policy.name)
         self.counts = self._books.counts
         self._own = Subscription(self._story, self._books.see, self._unsubscribe)
         self._lag = LAG if recorder is None else 1
         self._subscriptions: tuple[Subscription, ...] = ()
         self._ledger.attach(lambda: self.post(Ticked()))
         # Last, as it may have something to tell at once.
-        self._mind = self._books.mind = Mind(
+        self._service = self._books.service = LearningService(
             self.post, self.look, clock, profile or Profile(), store, recorder
         )
 
     # -- what happens ------------------------------------------------------------------
 
-    def start_job(self, info: JobInfo, resumes: str | None = None, moves: list[Move] | None = None) -> int:
-        """A run begins, or goes on if it was paused on thread `resumes`; `moves`: what is seen of its stages.
+    def start_job(self, info: JobInfo, resumes: str | None = None, seen: Sequence[StageEvent] = ()) -> int:
+        """A run begins, or goes on if it was paused on thread `resumes`. What is `seen` may grow later.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
         """
         self._check_open()
         job = next(self._jobs)
-        arrived = (self._clock(), JobArrived(job, info, resumes, () if moves is None else moves))
+        arrived = self._clock(), JobArrived(job, info, resumes, seen)
         if resumes is None and not self._subscriptions and not self._hears:
             self._quiet.keep(job, arrived)
         else:
@@ -129,7 +129,7 @@ class Driver:
     def move_stages(self, job: int) -> None:
         """There is something new among what is seen of the job's stages."""
         if job not in self._quiet:
-            self.post(StagesMoved(job))
+            self.post(StagesChanged(job))
 
     def dismiss(self, ticket: int) -> None:
         """End the ticket's wait; nothing happens if it has its slot already."""
@@ -189,7 +189,7 @@ class Driver:
             waiter.refuse(closed_while_waiting())
             self._inbox.append((self._clock(), CallDismissed(ticket)))
         self.pump()
-        self._mind.stop()
+        self._service.stop()
 
     @property
     def closed(self) -> bool:
@@ -329,7 +329,7 @@ class Driver:
 
     def learn(self) -> None:
         """Learn from all jobs that have ended, here and now."""
-        self._mind.learn()
+        self._service.learn()
 
     # -- what can be seen --------------------------------------------------------------
 
@@ -341,7 +341,7 @@ class Driver:
     @property
     def profile(self) -> Profile:
         """What has been learned so far."""
-        return self._mind.profile
+        return self._service.profile
 
     @property
     def jobs(self) -> int:

@@ -18,7 +18,7 @@ from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._jobs.stages import Move
+from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_slots
 from llmsched_langgraph._observe.recorder import Recorder
@@ -168,7 +168,7 @@ class Scheduler:
         """
         around = current_run()  # another scheduler's, if any
         seen = Seen()
-        job = self._driver.start_job(info, resumes, seen.moves)
+        job = self._driver.start_job(info, resumes, seen.stage_events)
         return Run(self, job, None if around is None else around.loop, seen)
 
     def end_job(self, run: Run, outcome: Outcome, paused_on: str | None = None) -> None:
@@ -293,7 +293,7 @@ class Seen:
         interrupted: whether one of them interrupted the run.
     """
 
-    moves: list[Move] = field(default_factory=list)
+    stage_events: list[StageEvent] = field(default_factory=list)
     coming: dict[str, StageRun] = field(default_factory=dict)
     interrupted: bool = False
 

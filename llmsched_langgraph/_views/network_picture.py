@@ -20,7 +20,7 @@ from llmsched_langgraph._views.picture import Arrow, Box, Picture, Point, Words
 HEIGHT, ROW, GAP, MARGIN, TOP = 50, 78, 70, 36, 76
 CHAR = 7.0  # width of a character of the labels, in pixels
 MAX_LABEL = 44
-LEAST_WIDTH = 940
+MIN_WIDTH = 940
 _QUIET = "#607d8b"
 _EDGE = "#90a4ae"
 _ABOUT_JOB = ("white", "#90a4ae")
@@ -60,7 +60,7 @@ class _Sheet:
         for number, (layer, _) in self._layout.places.items():
             layers[layer] = max(layers[layer], widths[number])
         left = [MARGIN + sum(layers[:n]) + GAP * n for n in range(len(layers))]
-        self.width = max(LEAST_WIDTH, left[-1] + layers[-1] + MARGIN if layers else 0)
+        self.width = max(MIN_WIDTH, left[-1] + layers[-1] + MARGIN if layers else 0)
         self._boxes: dict[str, tuple[float, float, float]] = {}  # left end, middle of the height, width
         for number, (layer, row) in self._layout.places.items():
             self._boxes[number] = left[layer], TOP + row * ROW + ROW / 2, layers[layer]

@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llmsched_langgraph._belief.fit.evaluation import LEAST, Guess, Guesses
+from llmsched_langgraph._belief.fit.evaluation import MIN_WORK_S, Guess, Guesses
 from llmsched_langgraph._jobs.observed import Unit
 
 _PANEL = 4.2  # inches
@@ -61,7 +61,10 @@ def guesses_figure(measured: Sequence[Guesses]) -> Figure:
 def _scatter(
     axes: Axes, guesses: Sequence[Guess], looks: Mapping[int, tuple[float, float, float, float]]
 ) -> None:
-    shown = [(max(guess.remaining, LEAST), max(guess.predicted, LEAST), guess.finished) for guess in guesses]
+    shown = [
+        (max(guess.remaining, MIN_WORK_S), max(guess.predicted, MIN_WORK_S), guess.finished)
+        for guess in guesses
+    ]
     ends = [end for real, predicted, _ in shown for end in (real, predicted)] or [1.0]
     low, high = 10.0 ** floor(log10(min(ends))), 10.0 ** ceil(log10(max(ends) * 1.01))
     axes.plot([low, high], [low, high], color="#424242", linewidth=1, zorder=1)

@@ -48,13 +48,15 @@ def _stages(summary: Summary) -> Iterator[str]:
             f"{100 * own.present:.0f} %",
             _amount(own.mean),
             _amount(own.median),
-            _amount(own.teaches),
+            _amount(own.informative),
         ]
         for own in summary.stages
     ]
     yield ""
     yield from _table([head, *rows])
-    most = sorted((own for own in summary.stages if own.teaches > 0), key=lambda own: -own.teaches)[:3]
+    most = sorted((own for own in summary.stages if own.informative > 0), key=lambda own: -own.informative)[
+        :3
+    ]
     if most:
         names = _and([own.stage or "all calls" for own in most])
         yield f"  What tells most of the rest when it ends: {names} (in bits times the work at stake)."

@@ -92,14 +92,14 @@ def run_fit(options: argparse.Namespace) -> int:
         )
     # A profile is found by what its graph looks like, and to a live scheduler that is nodes.
     read = [without_code(fill_seconds(job, MEASURED_SPEED)) for job in done_jobs(options.traces)]
-    paces, apps = calibrated({}, read), by_app(read)
+    slowdowns, apps = calibrated({}, read), by_app(read)
     if not apps:
         raise InvalidDataError(f"{options.traces[0]}: there are no jobs in it")
     searches = _searches(options, sorted(apps))
     found: list[tuple[ApplicationProfile, Fitted]] = []
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
-        learned = [as_learned(job, paces) for job in jobs]
+        learned = [as_learned(job, slowdowns) for job in jobs]
         outcomes = [observed(job) for job in learned]
         own = taught_by(template_of(app, jobs), learned)
         try:

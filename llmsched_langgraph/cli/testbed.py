@@ -26,7 +26,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description=(
             "Replays jobs as LangGraph graphs whose model calls have the recorded lengths, on an "
             "OpenAI-compatible endpoint, first on the stock runner, then scheduled, with the same arrivals; "
-            "and says what the simulator foretold. Without --base-url it starts an embedded backend."
+            "and says what the simulator predicted. Without --base-url it starts an embedded backend."
         ),
     )
     parser.add_argument("--base-url", metavar="URL", help="of the endpoint (default: an embedded backend)")
@@ -174,10 +174,10 @@ def _print_tables(comparison: Comparison) -> None:
     table.add_column("", no_wrap=True)
     for column in ("mean", "p50", "p95", "makespan", "peak", "reduction", "predicted"):
         table.add_column(column, justify="right", no_wrap=True)
-    foretold = comparison.predicted
+    predicted = comparison.predicted
     for name, reduction, mean_s in (
-        ("stock", "", foretold.stock_mean_jct_s),
-        ("scheduled", f"{comparison.reduction():.0%}", foretold.scheduled_mean_jct_s),
+        ("stock", "", predicted.stock_mean_jct_s),
+        ("scheduled", f"{comparison.reduction():.0%}", predicted.scheduled_mean_jct_s),
     ):
         part = comparison.figures(name)
         table.add_row(
@@ -199,7 +199,7 @@ def _print_tables(comparison: Comparison) -> None:
     made = comparison.scheduled[0].lengths
     console.print(
         f"JCT is job completion time, waiting included; predicted is the mean JCT of the simulator "
-        f"(reduction {foretold.mean_jct_reduction:.0%}). {made['calls']} calls in a pass: "
+        f"(reduction {predicted.mean_jct_reduction:.0%}). {made['calls']} calls in a pass: "
         f"{_share(made, 'prompt_tokens')} of the prompt tokens and {_share(made, 'output_tokens')} of the "
         f"output tokens that were asked for. Time scale {meta['time_scale']:.3g}{_fitted(comparison)}."
     )

@@ -3,7 +3,7 @@
 Knows no scheduler and no clock. `read_jobs` and `write_jobs` are what others need.
 """
 
-from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob, EndedStage, StageRun, by_app
+from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob, EndedStage, EndedStageRun, by_app
 from llmsched_langgraph.traces.arrivals import read_gaps
 from llmsched_langgraph.traces.files import write_jobs
 from llmsched_langgraph.traces.reading import Paths, done_jobs, read_jobs
@@ -15,8 +15,8 @@ __all__ = [
     "EndedCall",
     "EndedJob",
     "EndedStage",
+    "EndedStageRun",
     "Paths",
-    "StageRun",
     "TokenSpeed",
     "by_app",
     "done_jobs",

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from llmsched_langgraph._fields import Field
-from llmsched_langgraph._jobs.ended import ENDS, KINDS, Derived, EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph._jobs.ended import (
+    ENDS,
+    KINDS,
+    Derived,
+    EndedCall,
+    EndedJob,
+    EndedStage,
+    EndedStageRun,
+)
 from llmsched_langgraph.errors import InvalidDataError
 
 _Word = TypeVar("_Word", bound=str)
@@ -115,10 +123,10 @@ def _predicted(node: Field) -> tuple[float, float, float]:
     return mean, low, high
 
 
-def _run(node: Field) -> StageRun:
+def _run(node: Field) -> EndedStageRun:
     name, occurrence, seconds, complete, tool = node.items(5)
     whole = bool(complete.count(1))
-    return StageRun(name.string(), occurrence.count(least=1), seconds.number(), whole, tool.maybe_text())
+    return EndedStageRun(name.string(), occurrence.count(least=1), seconds.number(), whole, tool.maybe_text())
 
 
 def _stage(node: Field) -> EndedStage:

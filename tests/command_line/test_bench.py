@@ -62,7 +62,7 @@ def test_recorded_jobs_as_a_table(capsys, tmp_path):
     table = shown(capsys, "--traces", str(tmp_path), *SMALL, "--slots", "4", "--json", str(out))
     assert table.startswith("traces, load 0.9, 4 slots\npolicy")
     policies, saved = table.split("\n\n")
-    assert [line.split()[0] for line in policies.splitlines()[2:]] == ["fcfs", "srtf", "oracle"]
+    assert [line.split()[0] for line in policies.splitlines()[2:]] == ["fcfs", "srtf", "clairvoyant"]
     assert saved.startswith("reduction of the mean JCT by srtf\nagainst")
     assert [line.split()[0] for line in saved.splitlines()[2:]] == ["fcfs"]
     assert len(json.loads(out.read_text())["rows"]) == 6

@@ -81,7 +81,7 @@ def test_what_was_recorded_is_replayed(capfd, program, tmp_path):
     assert main(["replay", str(file), "--slots", "1", *policies, "--json"]) == 0
     result = json.loads(capfd.readouterr().out)
     assert (result["meta"]["learned"], result["meta"]["jobs"]) == (6, [6])
-    assert [row["policy"] for row in result["rows"]] == ["fcfs", "srtf", "oracle"]
+    assert [row["policy"] for row in result["rows"]] == ["fcfs", "srtf", "clairvoyant"]
     assert all(row["mean_jct_s"] > 0 for row in result["rows"])
     assert main(["bench", "--traces", str(file), *policies, "--jobs", "20", "--seeds", "1"]) == 0
     assert capfd.readouterr().out.startswith("traces, load 0.9, 8 slots\n")

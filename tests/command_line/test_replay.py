@@ -42,7 +42,7 @@ def test_the_later_half_is_measured(capsys, recorded):
     assert about.startswith("40 jobs that came within ")
     assert ": load " in about
     assert about.endswith(" on 4 slots, learned from 40 others; their mean JCT was 60.0 s then")
-    assert [line.split()[0] for line in policies.splitlines()[2:]] == ["fcfs", "srtf", "oracle"]
+    assert [line.split()[0] for line in policies.splitlines()[2:]] == ["fcfs", "srtf", "clairvoyant"]
     assert saved.startswith("reduction of the mean JCT by srtf\nagainst")
 
 
@@ -56,7 +56,7 @@ def test_as_data(capsys, recorded, tmp_path):
     assert meta["loads"] == [pytest.approx(load)]
     assert (meta["jobs"], meta["learned"], meta["rate"], meta["seeds"]) == ([40], 40, 1.0, 1)
     assert (meta["span_s"], meta["recorded_mean_jct_s"]) == (pytest.approx(span_s), 60.0)
-    assert [row["policy"] for row in result["rows"]] == ["fcfs", "srtf", "oracle"]
+    assert [row["policy"] for row in result["rows"]] == ["fcfs", "srtf", "clairvoyant"]
     assert {row["workload"] for row in result["rows"]} == {"replay"}
     file = tmp_path / "out.json"
     shown(capsys, recorded, *FEW, "--slots", "4", "--json", file, "--deciles", "--focus", "fcfs")

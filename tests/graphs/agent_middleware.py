@@ -217,10 +217,10 @@ def build_retrying() -> Any:
         return f"rain at {place}" if place != "nowhere" else "no such place"
 
     retry = ToolRetryMiddleware(max_retries=2, initial_delay=0, jitter=False)
-    return create_agent(forecaster, [station], middleware=[retry])
+    return create_agent(belief_former, [station], middleware=[retry])
 
 
-forecaster = ScriptedModel(
+belief_former = ScriptedModel(
     script={
         ("weather here",): uses("station", place="here"),
         ("weather here", "rain at here"): "Rain.",

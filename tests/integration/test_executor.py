@@ -44,9 +44,9 @@ def watched(monkeypatch):
     def watch(scheduler):
         begin, seen = scheduler._driver.start_job, []
 
-        def start_job(info, resumes, moves):
-            seen.append(moves)
-            return begin(info, resumes, moves)
+        def start_job(info, resumes, stage_events):
+            seen.append(stage_events)
+            return begin(info, resumes, stage_events)
 
         monkeypatch.setattr(scheduler._driver, "start_job", start_job)
         return seen
@@ -59,7 +59,7 @@ def asked(scheduler):
     stages: dict[int, tuple[str, int]] = {}
     heard = 0
     for entry in scheduler._driver.story():
-        if entry.kind == "StagesMoved":
+        if entry.kind == "StagesChanged":
             heard += entry.detail
         elif entry.kind == "CallQueued":
             stages[entry.ticket] = (entry.detail.stage, heard)
@@ -73,8 +73,8 @@ def test_a_dynamic_stage_is_revealed_before_it_runs(make_scheduler, watched):
     scheduler = make_scheduler(1)
     seen = watched(scheduler)
     asyncio.run(schedule(planner(PlainModel()), scheduler).ainvoke({}))
-    (moves,) = seen
-    revealed = [move for move in moves if isinstance(move, Revealed)]
+    (stage_events,) = seen
+    revealed = [move for move in stage_events if isinstance(move, Revealed)]
     assert [tuple(path for _, path in move.runs) for move in revealed] == [
         ("plan",),
         ("work", "work", "work"),
@@ -82,7 +82,7 @@ def test_a_dynamic_stage_is_revealed_before_it_runs(make_scheduler, watched):
     ]
     stages, heard = zip(*asked(scheduler), strict=True)
     assert stages == ("plan", "work", "work", "work", "join")
-    assert heard[0] <= moves.index(revealed[1]) < heard[1]
+    assert heard[0] <= stage_events.index(revealed[1]) < heard[1]
 
 
 def test_stages_are_recorded_as_they_end(make_scheduler, watched):
@@ -97,10 +97,14 @@ def test_stages_are_recorded_as_they_end(make_scheduler, watched):
     story = scheduler._driver.story()
     kinds = [entry.kind for entry in story if entry.kind != "ProfileLearned"]  # which comes when it comes
     assert kinds[-2:] == ["JobEnded", "JobClosed"]
-    moves = [move for moves in seen for move in moves]
-    assert sum(entry.detail for entry in story if entry.kind == "StagesMoved") == len(moves)
-    assert len([move for move in moves if isinstance(move, Ended)]) == 6
-    begun = [move for move in moves if isinstance(move, Began) or (isinstance(move, Revealed) and move.begun)]
+    stage_events = [move for stage_events in seen for move in stage_events]
+    assert sum(entry.detail for entry in story if entry.kind == "StagesChanged") == len(stage_events)
+    assert len([move for move in stage_events if isinstance(move, Ended)]) == 6
+    begun = [
+        move
+        for move in stage_events
+        if isinstance(move, Began) or (isinstance(move, Revealed) and move.begun)
+    ]
     assert len(begun) == 6
     records = [ended(entry.detail) for entry in story if entry.kind == "JobClosed"]
     runs = [run for record in records for run in record.runs]

@@ -18,7 +18,7 @@ from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
 from llmsched_langgraph._belief.profile.pgmpy_exchange import states_of
 from llmsched_langgraph._jobs.observed import ObservedStage, Part, observed
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.lab.sim.workloads import generate
 
 pytestmark = pytest.mark.timeout(180)  # pgmpy takes seconds to import
@@ -92,7 +92,9 @@ def taken(request, profile):
 
 
 def ended(column, work_s, runs=1):
-    return ObservedStage(Spot(column.node, column.first), (Part(calls=runs, runs=runs, work_s=work_s),))
+    return ObservedStage(
+        StageOccurrence(column.node, column.first), (Part(calls=runs, runs=runs, work_s=work_s),)
+    )
 
 
 def test_it_predicts_other_runs_better_than_the_marginals(taken, profile, runs):
@@ -134,7 +136,7 @@ def test_it_decides_what_is_left_of_a_run(taken):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from pgmpy.inference import VariableElimination
-    at = model.column(Spot("split", 1))
+    at = model.column(StageOccurrence("split", 1))
     means = []
     for state in (1, model.bins[at].states - 1):
         split_s = model.bins[at].means[state]

@@ -142,7 +142,7 @@ def recorded(make_scheduler, tmp_path):
             scheduled.invoke(given, {"max_concurrency": 1})
         else:
             clock.run(scheduled.ainvoke(given, config))
-        scheduler._driver._mind.keep()
+        scheduler._driver._service.keep()
         return list(read_jobs(tmp_path / "jobs.jsonl")) if (tmp_path / "jobs.jsonl").exists() else []
 
     run.clock = clock
@@ -187,7 +187,7 @@ def test_it_is_counted_like_the_run(recorded):
     """Occurrences and fan-outs of a trace are those that a scheduler learns from, calls one by one or not."""
     (job,) = recorded(newsroom(Model(clock=recorded.clock), sync=False), {"rounds": 0})
     outcome = observed(job)
-    assert [(*stage.spot, stage.fan_out, stage.calls) for stage in outcome.stages] == [
+    assert [(*stage.stage_occurrence, stage.fan_out, stage.calls) for stage in outcome.stages] == [
         ("plan", 1, 1, 1),
         ("write", 1, 2, 4),
         ("check", 1, 1, 1),

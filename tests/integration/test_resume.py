@@ -66,7 +66,7 @@ def test_interrupted_and_resumed_is_one_job(make_scheduler, inside):
     assert kinds == ["JobArrived", "JobPaused", "JobResumed", "JobEnded", "JobClosed"]
     learned = scheduler.profile.applications[application_of(graph).fingerprint]
     (outcome,) = learned.outcomes
-    assert {stage.spot.path for stage in outcome.stages if stage.calls} == {"first", "second"}
+    assert {stage.stage_occurrence.path for stage in outcome.stages if stage.calls} == {"first", "second"}
     assert learned.mean_s == 0  # an hour went by, and none of it was work
 
 

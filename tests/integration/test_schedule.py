@@ -248,7 +248,7 @@ def test_nested_graphs_are_one_job_and_cannot_deadlock(make_scheduler):
     assert model.meter.peak == 1
     assert scheduler.statistics().jobs_ended == 1
     (outcome,) = scheduler.profile.applications[application_of(outer).fingerprint].outcomes
-    calling = {stage.spot.path for stage in outcome.stages if stage.calls}
+    calling = {stage.stage_occurrence.path for stage in outcome.stages if stage.calls}
     assert {"declared/first", "declared/many", "called/first", "called/many"} == calling
 
 

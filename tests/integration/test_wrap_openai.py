@@ -194,7 +194,9 @@ def test_inside_a_scheduled_graph(backend, make_scheduler):
     assert scheduler.statistics().granted == 6
     assert default_scheduler().statistics().granted == 1
     (learned,) = scheduler.profile.applications.values()
-    assert {stage.spot.path for outcome in learned.outcomes for stage in outcome.stages} == {"raw"}
+    assert {stage.stage_occurrence.path for outcome in learned.outcomes for stage in outcome.stages} == {
+        "raw"
+    }
     assert backend.statistics()["peak_in_flight"] <= 2
 
 

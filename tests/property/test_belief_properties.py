@@ -12,15 +12,15 @@ from support.beliefs import ended, mean_of, model_of, posterior
 from support.networks import network
 
 from llmsched_langgraph._belief.model import total
-from llmsched_langgraph._belief.model.belief import FLOOR, WEIGHT, Expected
+from llmsched_langgraph._belief.model.belief import FLOOR, PRIOR_RUNS, Expected
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
-from llmsched_langgraph._belief.model.total import Known, Posterior
+from llmsched_langgraph._belief.model.total import Posterior, SoftEvidence
 from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph._jobs.observed import Unit
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 
@@ -63,7 +63,7 @@ def situations(draw, count):
                 likelihoods[i] = "present"
             case "scaled":
                 likelihoods[i], scales[i] = "present", draw(st.sampled_from((0.5, 2.0)))
-    return Known(values, reached, likelihoods, {}, scales)
+    return SoftEvidence(values, reached, likelihoods, {}, scales)
 
 
 def told(known, bins, of):
@@ -140,7 +140,7 @@ def test_what_settled_stages_hide_is_not_in_the_key(seed, data):
     net = network(seed, [own.states for own in bins], ((), (0,), (1,), (2,)))
     amounts = st.sampled_from((None, 1.0, 2.0, 8.0, 27.0))
     last = data.draw(amounts)
-    one, other = (Known({0: data.draw(amounts), 1: data.draw(amounts), 2: last}) for _ in range(2))
+    one, other = (SoftEvidence({0: data.draw(amounts), 1: data.draw(amounts), 2: last}) for _ in range(2))
     assert total.key(net, bins, [3], one) == total.key(net, bins, [3], other)
     same(*(answers(Posterior(net, bins, [3], known)) for known in (one, other)))
 
@@ -149,10 +149,10 @@ def test_a_state_is_no_amount():
     """A stage that is over in its one bin, number 1, and one that goes on after 1 s, are two things."""
     bins = [Bins.fit([None, 2.0]), Bins.fit([None, 2.0])]
     net = Network(("a", "b"), (2, 2), ((), (0,)), (np.array([0.5, 0.5]), np.array([[0.9, 0.1], [0.1, 0.9]])))
-    over, goes_on = Known({0: 2.0}), Known(reached={0: 1.0})
+    over, goes_on = SoftEvidence({0: 2.0}), SoftEvidence(reached={0: 1.0})
     assert total.key(net, bins, [0, 1], over) != total.key(net, bins, [0, 1], goes_on)
     model = model_of(["a", "b"], [(2.0,), (2.0,)], ((), (0,)), net.tables)
-    running = JobEvidence(begun=(Begun(Spot("a", 1), received=1.0),))
+    running = JobEvidence(begun=(Begun(StageOccurrence("a", 1), received=1.0),))
     assert model.belief(running).mean == pytest.approx(1.0 + 0.9 * 2.0)
     assert model.belief(JobEvidence(finished=(ended("a", 2.0),))).mean == pytest.approx(0.9 * 2.0)
 
@@ -160,22 +160,22 @@ def test_a_state_is_no_amount():
 @pytest.mark.parametrize(
     "others",
     [
-        Known({0: 3.0}),
-        Known({0: None}),
-        Known(reached={0: 1.0}),
-        Known(reached={0: 1.5}),
-        Known(likelihoods={0: np.array([0.0, 1.0, 1.0, 1.0, 1.0])}),
-        Known(likelihoods={0: np.array([0.0, 1.0, 1.0, 1.0, 1.0])}, scales={0: 2.0}),
-        Known(scales={0: 2.0}),
-        Known({1: 1.0}),
+        SoftEvidence({0: 3.0}),
+        SoftEvidence({0: None}),
+        SoftEvidence(reached={0: 1.0}),
+        SoftEvidence(reached={0: 1.5}),
+        SoftEvidence(likelihoods={0: np.array([0.0, 1.0, 1.0, 1.0, 1.0])}),
+        SoftEvidence(likelihoods={0: np.array([0.0, 1.0, 1.0, 1.0, 1.0])}, scales={0: 2.0}),
+        SoftEvidence(scales={0: 2.0}),
+        SoftEvidence({1: 1.0}),
     ],
 )
 def test_what_matters_is_in_the_key(others):
     """Each of these is told apart from nothing known, and from each other."""
     bins = [Bins.fit([None, *VALUES[3]]), Bins.fit([None, *VALUES[3]])]
     net = network(3, [5, 5], ((), (0,)))
-    assert total.key(net, bins, [0, 1], others) != total.key(net, bins, [0, 1], Known())
-    assert Posterior(net, bins, [0, 1], others).mean != Posterior(net, bins, [0, 1], Known()).mean
+    assert total.key(net, bins, [0, 1], others) != total.key(net, bins, [0, 1], SoftEvidence())
+    assert Posterior(net, bins, [0, 1], others).mean != Posterior(net, bins, [0, 1], SoftEvidence()).mean
 
 
 # -- what is left of stages that go on ------------------------------------------------
@@ -193,12 +193,12 @@ def under_way(draw, runs=1):
         if draw(st.booleans()):
             most = own.bins[-1].points[-1]
             received = draw(st.sampled_from([round(most * share, 1) for share in (0, 0.1, 0.3, 0.7, 1, 1.5)]))
-            begun.append(Begun(Spot(f"s{i}", 1), draw(st.integers(1, runs)), received))
+            begun.append(Begun(StageOccurrence(f"s{i}", 1), draw(st.integers(1, runs)), received))
     return model, JobEvidence(begun=tuple(begun)).rounded()
 
 
 def left_of(belief, own, received=None):
-    expected = belief.expected[own.spot]
+    expected = belief.expected[own.stage_occurrence]
     return expected.left(own.received if received is None else received, own.ended, own.settled)
 
 
@@ -221,7 +221,7 @@ def test_the_parts_of_a_belief_are_its_mean_with_several_runs(made):
     posterior = belief._posterior.by_variable
     expected = belief.after
     for own in evidence.begun:
-        left = posterior[model.column(own.spot)]
+        left = posterior[model.column(own.stage_occurrence)]
         if own.runs > 1:
             left = max(left, FLOOR * (left + own.received))
         expected += left
@@ -231,7 +231,7 @@ def test_the_parts_of_a_belief_are_its_mean_with_several_runs(made):
 
 def brute_left(model, evidence, i, received):
     """E[X_i - received | X_i > = received, all that goes on has come as far as it has], point by point."""
-    reached = {model.column(own.spot): own.received for own in evidence.begun} | {i: received}
+    reached = {model.column(own.stage_occurrence): own.received for own in evidence.begun} | {i: received}
     weights = {}
     for v, amount in reached.items():
         weights[v] = np.zeros(model.bins[v].states)
@@ -258,7 +258,7 @@ def test_one_run_is_conditioned_on_its_time_exactly(made, more):
     assume(evidence.begun)
     belief = model.belief(evidence)
     for own in evidence.begun:
-        i = model.column(own.spot)
+        i = model.column(own.stage_occurrence)
         now = own.received + more
         for received in (own.received, now):
             exact = brute_left(model, evidence, i, received)
@@ -287,7 +287,7 @@ def test_of_several_runs_those_that_are_over_tell_of_the_others(each, runs, took
     """Their mean, with what was believed worth two runs; less what the others have received already."""
     took = took[: runs - 1]
     going = runs - len(took)
-    mean = (WEIGHT * each + sum(took)) / (WEIGHT + len(took))
+    mean = (PRIOR_RUNS * each + sum(took)) / (PRIOR_RUNS + len(took))
     received = sum(took) + share * going * mean
     left = Expected(each * runs, runs).left(received, len(took), sum(took))
     assert left == pytest.approx(max((1 - share) * going * mean, FLOOR * mean * going))
@@ -311,7 +311,7 @@ def test_a_belief_of_runs_that_are_partly_over(runs, over, took, more):
         "f", Unit.SECONDS, columns, bins, Network(tuple(c.name for c in columns), *net_parts(net)), 9
     )
     settled = sum(took[:over])
-    own = Begun(Spot("a", 1), runs, settled + more, over, settled)
+    own = Begun(StageOccurrence("a", 1), runs, settled + more, over, settled)
     belief = model.belief(JobEvidence(begun=(own,)))
     (own,) = belief.evidence.begun
     left = belief.mean - belief.after
@@ -331,7 +331,7 @@ def net_parts(net):
 def test_a_stage_that_nobody_knows_is_absorbed(made, occurrence):
     """It changes no part of a belief, whatever it received."""
     model, evidence = made
-    strange = Spot("nowhere", occurrence)
+    strange = StageOccurrence("nowhere", occurrence)
     more = replace(
         evidence,
         finished=(ended("elsewhere", 7.0),),
@@ -349,8 +349,8 @@ def test_a_stage_that_nobody_knows_is_absorbed(made, occurrence):
 def test_times_that_share_a_variable_count_once(occurrence):
     """A stage that runs once more than it should, or side by side with itself, is no stage twice."""
     model = model_of(["a", "b"], [(4.0, 8.0), (1.0,)], ((), ()), (np.array([0.0, 0.5, 0.5]), [0.0, 1.0]))
-    begun = tuple(Begun(Spot("a", n)) for n in range(1, occurrence + 1))
+    begun = tuple(Begun(StageOccurrence("a", n)) for n in range(1, occurrence + 1))
     belief = model.belief(JobEvidence(begun=begun))
     assert belief.mean == pytest.approx(6.0 + 1.0)
-    left = sum(left_of(belief, own) for own in begun if own.spot in belief.expected)
+    left = sum(left_of(belief, own) for own in begun if own.stage_occurrence in belief.expected)
     assert belief.after + left == pytest.approx(belief.mean)

@@ -45,7 +45,7 @@ from llmsched_langgraph._core.events import (
     JobInfo,
     JobPaused,
     ProfileLearned,
-    StagesMoved,
+    StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
@@ -235,18 +235,18 @@ class WatchedLedger(MemoryLedger):
         numbers = list(dict.fromkeys(claims[ticket].lane[1] for ticket in line))[:LOOKED_AT]
         ready, intervals, first = {}, {}, {}
         for ticket in sorted(line, key=lambda ticket: claims[ticket].arrival):
-            _, job, spot = claims[ticket].lane
+            _, job, stage_occurrence = claims[ticket].lane
             known = jobs[job]
             if job not in numbers or known.belief is None:
                 continue
             lo, hi = known.belief.bounds
             less = min(max(known.progress.work_s(now) - known.believed_at_s, 0.0), lo)
             intervals[job] = (lo - less, hi - less)
-            first.setdefault((job, spot), ticket)
-            enough = ceil(exploration.sample * known.progress.works[spot].calls)
-            if self.world.explored.get((job, spot), 0) < enough:
-                taught = known.belief.uncertainty_reduction(spot)
-                ready.setdefault((job, spot), (taught, claims[ticket].arrival))
+            first.setdefault((job, stage_occurrence), ticket)
+            enough = ceil(exploration.sample * known.progress.works[stage_occurrence].calls)
+            if self.world.explored.get((job, stage_occurrence), 0) < enough:
+                taught = known.belief.uncertainty_reduction(stage_occurrence)
+                ready.setdefault((job, stage_occurrence), (taught, claims[ticket].arrival))
         chosen = choice(ready, intervals)
         return None if chosen is None else first[chosen]
 
@@ -289,7 +289,7 @@ class MachineWalk(RuleBasedStateMachine):
         self.explored: dict[tuple, int] = {}  # calls granted to learn from, by job and stage
         self.wanted: list = []  # beliefs that are still to be formed
         self.runs: dict[int, list[int]] = {}  # stage runs under way, by job
-        self.moves: dict[int, list] = {}
+        self.stage_events: dict[int, list] = {}
         self.run_numbers = 0
         self.now = 0.0
         self.tickets: dict[int, str] = {}  # ticket -> waiting, holding or released
@@ -383,7 +383,7 @@ class MachineWalk(RuleBasedStateMachine):
     def again(self):
         """What happened already changes nothing."""
         if isinstance(
-            self.last, (CallRequested, CallReleased, CallDismissed, JobEnded, JobPaused, StagesMoved)
+            self.last, (CallRequested, CallReleased, CallDismissed, JobEnded, JobPaused, StagesChanged)
         ):
             before = dict(self.machine._committed)
             assert self._handle(self.last._replace()) == []
@@ -397,9 +397,9 @@ class MachineWalk(RuleBasedStateMachine):
                 self.paused.discard((application, resumes))
             else:
                 self.arrived += 1
-            self.moves[job] = []
+            self.stage_events[job] = []
             info = JobInfo(application=app(application), priority=priority)
-            self._handle(JobArrived(job, info, resumes, self.moves[job]))
+            self._handle(JobArrived(job, info, resumes, self.stage_events[job]))
 
     @rule(job=JOBS, application=APPLICATIONS, thread=THREADS)
     def resume(self, job, application, thread):
@@ -433,8 +433,8 @@ class MachineWalk(RuleBasedStateMachine):
             runs = list(range(self.run_numbers, self.run_numbers + width))
             self.run_numbers += width
             self.runs.setdefault(job, []).extend(runs)
-            self.moves[job] += (Revealed(tuple((run, stage) for run in runs)), *map(Began, runs))
-            self._handle(StagesMoved(job))
+            self.stage_events[job] += (Revealed(tuple((run, stage) for run in runs)), *map(Began, runs))
+            self._handle(StagesChanged(job))
             self.call(job, stage, backend, width, runs=runs)
 
     @precondition(lambda self: any(self.runs.values()))
@@ -444,8 +444,8 @@ class MachineWalk(RuleBasedStateMachine):
             choice % sum(map(len, self.runs.values()))
         ]
         self.runs[job].remove(run)
-        self.moves[job].append(Ended(run, 1.0, not again, again))
-        self._handle(StagesMoved(job))
+        self.stage_events[job].append(Ended(run, 1.0, not again, again))
+        self._handle(StagesChanged(job))
 
     @precondition(lambda self: self.wanted)
     @rule(choice=TICKETS)

@@ -13,7 +13,7 @@ from support.beliefs import ended, model_of
 
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.gittins import SLACK, index
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 QUIET = settings(deadline=None, database=None, max_examples=200)
 
@@ -172,7 +172,7 @@ def planner(tables):
 
 def test_a_belief_has_the_index_of_its_futures():
     """By draws, so within their noise of what enumeration gives."""
-    waits = JobEvidence(begun=(Begun(Spot("plan", 1)),))
+    waits = JobEvidence(begun=(Begun(StageOccurrence("plan", 1)),))
     telling, moot = planner(TELLING).belief(waits), planner(MOOT).belief(waits)
     assert telling.mean == pytest.approx(moot.mean) == pytest.approx(1.25 + 21.0)
     assert telling.index == pytest.approx((1.25 + 0.5 * 2.0) / 0.5, rel=0.15)
@@ -183,7 +183,9 @@ def test_a_belief_has_the_index_of_its_futures():
 @pytest.mark.parametrize("tables", [TELLING, MOOT])
 def test_once_the_plan_is_made_nothing_is_left_to_find_out(tables):
     """Of one stage whose length is known, the index is its length."""
-    over = JobEvidence(finished=(ended("plan", 1.5),), begun=(Begun(Spot("work", 1), received=3.0),))
+    over = JobEvidence(
+        finished=(ended("plan", 1.5),), begun=(Begun(StageOccurrence("work", 1), received=3.0),)
+    )
     belief = planner(tables).belief(over)
     assert belief.mean == pytest.approx(37.0)
     assert belief.index == pytest.approx(37.0)
@@ -192,7 +194,7 @@ def test_once_the_plan_is_made_nothing_is_left_to_find_out(tables):
 def test_what_is_left_of_runs_that_go_on_comes_first():
     """Of a stage of which some runs are over: the index is of that, and of what it leads to."""
     model = planner(TELLING)
-    going = JobEvidence(begun=(Begun(Spot("plan", 1), 4, 2.0, 2, 2.0),))
+    going = JobEvidence(begun=(Begun(StageOccurrence("plan", 1), 4, 2.0, 2, 2.0),))
     belief = model.belief(going)
     # Two runs as jobs before had them, a quarter of a plan each, count beside the two that are over.
     assert belief.mean - belief.after == pytest.approx(2 * (2.0 + 2 * 1.25 / 4) / 4)

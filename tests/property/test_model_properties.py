@@ -10,7 +10,7 @@ from support.beliefs import ended, mean_of, model_of, posterior
 from support.networks import bits, network, over
 
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 AMOUNTS = (1.0, 3.0, 10.0)
 
@@ -46,12 +46,12 @@ def situations(draw):
                 skipped.add(name)
                 likelihoods[i] = np.eye(bins.states)[0]
             case "revealed":
-                begun.append(Begun(Spot(name, 1)))
+                begun.append(Begun(StageOccurrence(name, 1)))
                 likelihoods[i] = np.array([0.0, *np.ones(len(values))])
                 amounts[i] = [0.0, *values]
             case "running":
                 received = draw(st.sampled_from([x / 2 for x in range(1, int(2 * values[-1]) + 1)]))
-                begun.append(Begun(Spot(name, 1), received=received))
+                begun.append(Begun(StageOccurrence(name, 1), received=received))
                 likelihoods[i] = np.array([0.0, *(values >= received)], dtype=float)
                 amounts[i] = [0.0, *np.maximum(values - received, 0.0)]
     evidence = JobEvidence(None, tuple(finished), tuple(begun), None, frozenset(skipped))
@@ -88,7 +88,7 @@ def test_uncertainty_reduction_is_equation_6(situation, data):
     """I(X; Y1..YM | E, X present) jointly, times the sum of the ranges, over unfinished descendants."""
     model, evidence, likelihoods, amounts = situation
     x = data.draw(st.integers(0, len(model.columns) - 1))
-    got = model.belief(evidence).uncertainty_reduction(Spot(f"s{x}", 1))
+    got = model.belief(evidence).uncertainty_reduction(StageOccurrence(f"s{x}", 1))
     ys = [y for y in model.network.descendants(x) if y in amounts]
     if x not in amounts or not ys:
         assert got == 0.0
@@ -108,10 +108,14 @@ def test_a_stage_that_the_model_does_not_know_is_absorbed(situation):
     more = JobEvidence(
         evidence.prompt_tokens,
         (*evidence.finished, ended("elsewhere", 7.0)),
-        (*evidence.begun, Begun(Spot("nowhere", 3), received=2.0), Begun(Spot("nowhere", 4), 5)),
+        (
+            *evidence.begun,
+            Begun(StageOccurrence("nowhere", 3), received=2.0),
+            Begun(StageOccurrence("nowhere", 4), 5),
+        ),
         (("hammer", 2),),
         evidence.skipped | {"never"},
     )
     assert model.belief(more).mean == before
-    assert model.belief(more).uncertainty_reduction(Spot("nowhere", 4)) == 0.0
-    assert model.belief(more).uncertainty_reduction(Spot("nowhere", 4), "hammer") == 0.0
+    assert model.belief(more).uncertainty_reduction(StageOccurrence("nowhere", 4)) == 0.0
+    assert model.belief(more).uncertainty_reduction(StageOccurrence("nowhere", 4), "hammer") == 0.0

@@ -14,7 +14,7 @@ from support.ended import ended
 
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived, JobInfo
-from llmsched_langgraph._core.job import LEAST_S
+from llmsched_langgraph._core.job import MIN_REMAINING_S
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import POLICIES, as_policy
 from llmsched_langgraph._ledger.values import Backend
@@ -53,7 +53,7 @@ def test_hermes_is_its_formula(works, halves):
     found = rank(as_policy("hermes"), of_works(*works), now)
     beyond = [work - now for work in works if work > now]
     if not beyond:
-        assert found == max(now, LEAST_S)
+        assert found == max(now, MIN_REMAINING_S)
         return
     ranks = [
         np.mean([min(left, ahead) for left in beyond]) / np.mean([left <= ahead for left in beyond])
@@ -71,7 +71,7 @@ def test_hermes_is_its_formula(works, halves):
 @given(st.floats(0.0, 50.0))
 def test_hermes_of_an_application_that_never_ran(now):
     """What a job is thought to need, less what it has had."""
-    assert rank(as_policy("hermes"), Profile(), now) == max(1.0 - now, LEAST_S)
+    assert rank(as_policy("hermes"), Profile(), now) == max(1.0 - now, MIN_REMAINING_S)
 
 
 # -- what a job has done is all that counts ---------------------------------------------

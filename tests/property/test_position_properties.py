@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed, Status
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress, Status
 
 PATHS = [f"n{number}" for number in range(6)]
 OVER = {Status.FINISHED, Status.ABSENT}
@@ -22,7 +22,7 @@ def applications(draw):
 @given(applications(), st.data())
 def test_nothing_is_an_error(application, data):
     """Any moves in any order: statuses cover all stages, what runs is running, and the end is the end."""
-    position, live, number = Position(application), [], 0
+    position, live, number = StageProgress(application), [], 0
     for _ in range(data.draw(st.integers(0, 25))):
         match data.draw(st.sampled_from(["reveal", "begin", "end", "strange"])):
             case "reveal":
@@ -35,13 +35,15 @@ def test_nothing_is_an_error(application, data):
             case "begin" if live:
                 run = data.draw(st.sampled_from(live))
                 position.move(Began(run))
-                spot = position.spot(run)  # None if the one around it is over, and it with that
-                if spot is not None and spot.path in PATHS:
+                stage_occurrence = position.stage_occurrence(
+                    run
+                )  # None if the one around it is over, and it with that
+                if stage_occurrence is not None and stage_occurrence.path in PATHS:
                     assert position.statuses()[position.place(run)] is Status.RUNNING
             case "end" if live:
                 run = live.pop(data.draw(st.integers(0, len(live) - 1)))
                 position.move(Ended(run, 1.0, True, data.draw(st.booleans())))
-                assert position.spot(run) is None
+                assert position.stage_occurrence(run) is None
             case "strange":
                 position.move(Ended(10**6, 1.0))
         statuses = position.statuses()
@@ -59,7 +61,7 @@ def test_nothing_is_an_error(application, data):
 @given(applications(), st.data())
 def test_a_walk_along_the_edges_is_never_thought_impossible(application, data):
     """Whoever follows the edges only comes to stages that were ready, each its next occurrence."""
-    position = Position(application)
+    position = StageProgress(application)
     step = data.draw(
         st.lists(st.sampled_from(application.entries or PATHS), min_size=1, max_size=2, unique=True)
     )

@@ -44,7 +44,7 @@ def same(mean, values):
 def test_everything_known_is_of_the_complete_jobs(jobs, received_s):
     """Means of jobs and calls are numpy's over the complete jobs; outcomes are what those did, in order."""
     profile = observed(jobs)
-    known = [job for job in jobs if job.teaches]
+    known = [job for job in jobs if job.informative]
     same(profile.job, [job.work_s for job in known])
     same(profile.call, [call.seconds for job in known for call in job.llm_calls()])
     assert profile.applications.keys() == {job.fingerprint for job in known}
@@ -83,7 +83,7 @@ def test_observing_changes_nothing_that_was(jobs, job):
     new = kept.observe(job)
     assert kept == observed(jobs)
     assert kept.observe(job) == new
-    assert (new is kept) == (not job.teaches)
+    assert (new is kept) == (not job.informative)
 
 
 @QUIET
@@ -102,7 +102,7 @@ def test_total_work_is_a_finite_number_of_seconds(jobs, application):
     """Between the least and the most that anything known of jobs or calls, or the prior, would say."""
     profile = observed(jobs)
     total_s = profile.total_work_s(app(application))
-    known = [job for job in jobs if job.teaches]
+    known = [job for job in jobs if job.informative]
     figures = [
         1.0,
         *(job.work_s for job in known),

@@ -19,14 +19,14 @@ from llmsched_langgraph._core.events import (
     JobArrived,
     JobEnded,
     JobInfo,
-    StagesMoved,
+    StagesChanged,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.observed import Unit, nodes_of, observed, rounds
-from llmsched_langgraph._jobs.stages import Ended, Position, Revealed, Spot
+from llmsched_langgraph._jobs.stages import Ended, Revealed, StageOccurrence, StageProgress
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import APPLICATIONS, TimedJob, generate
@@ -113,13 +113,15 @@ class Driven:
         self.now, self.numbers, self.open, self.held = 0.0, itertools.count(1), {}, {}
         self.calls, self.runs, self.tools_s = Counter(), Counter(), Counter()
         self.asked = {}
-        self.moves, self.position = [], Position(app("app"))
-        self.machine.handle(self.now, JobArrived(1, JobInfo(application=app("app")), moves=self.moves))
+        self.stage_events, self.position = [], StageProgress(app("app"))
+        self.machine.handle(
+            self.now, JobArrived(1, JobInfo(application=app("app")), stage_events=self.stage_events)
+        )
 
     def move(self, move):
         self.position.move(move)
-        self.moves.append(move)
-        self.machine.handle(self.now, StagesMoved(1))
+        self.stage_events.append(move)
+        self.machine.handle(self.now, StagesChanged(1))
 
     def one_of(self, number):
         """One of the stage runs that go on, or none."""
@@ -135,25 +137,25 @@ class Driven:
     def ask(self, run, name):
         ticket = next(self.numbers)
         run = self.one_of(run)
-        spot = None if run is None else self.position.spot(run)
+        stage_occurrence = None if run is None else self.position.stage_occurrence(run)
         self.machine.handle(self.now, CallRequested(ticket, "b", name, 1, run=run))
         call = self.machine.ledger.claim(ticket).call
-        self.held[ticket] = (self.now, spot or Spot(name, call.occurrence))
+        self.held[ticket] = (self.now, stage_occurrence or StageOccurrence(name, call.occurrence))
 
     def answer(self, at):
         if self.held:
             ticket = sorted(self.held)[at % len(self.held)]
-            since, spot = self.held.pop(ticket)
+            since, stage_occurrence = self.held.pop(ticket)
             self.machine.handle(self.now, CallReleased(ticket, usage=Usage(ticket, 2 * ticket)))
-            self.asked[ticket] = (spot, self.now - since)
+            self.asked[ticket] = (stage_occurrence, self.now - since)
 
     def end(self, run, complete):
         run = self.one_of(run)
         if run is not None and run not in [around for _, around in self.open.values()]:
             since, _ = self.open.pop(run)
-            spot = self.position.spot(run)
-            self.runs[spot] += complete
-            self.tools_s[spot] += self.now - since
+            stage_occurrence = self.position.stage_occurrence(run)
+            self.runs[stage_occurrence] += complete
+            self.tools_s[stage_occurrence] += self.now - since
             self.move(Ended(run, self.now - since, complete, at_s=self.now))
 
     def record(self):
@@ -192,16 +194,20 @@ def test_a_file_teaches_what_the_run_taught(acts):
     if not driven.asked:
         assert job.stages == job.runs == ()
         return
-    seen = {stage.spot: stage for stage in observed(job).stages}
-    calls = Counter(spot for spot, _ in driven.asked.values())
-    assert {spot: stage.calls for spot, stage in seen.items() if stage.calls} == calls
+    seen = {stage.stage_occurrence: stage for stage in observed(job).stages}
+    calls = Counter(stage_occurrence for stage_occurrence, _ in driven.asked.values())
+    assert {stage_occurrence: stage.calls for stage_occurrence, stage in seen.items() if stage.calls} == calls
     assert seen.keys() == calls.keys() | driven.runs.keys()
     in_order = [driven.asked[ticket][0] for ticket in sorted(driven.asked)]
-    assert [stage.spot for stage in observed(job).stages if stage.calls] == list(dict.fromkeys(in_order))
+    assert [stage.stage_occurrence for stage in observed(job).stages if stage.calls] == list(
+        dict.fromkeys(in_order)
+    )
     assert observed(job).prompt_tokens == min(driven.asked)
-    for spot, stage in seen.items():
-        assert stage.fan_out == max(1, driven.runs[spot])
-        own = [seconds for at, seconds in driven.asked.values() if at == spot]
+    for stage_occurrence, stage in seen.items():
+        assert stage.fan_out == max(1, driven.runs[stage_occurrence])
+        own = [seconds for at, seconds in driven.asked.values() if at == stage_occurrence]
         assert stage.amount(Unit.SECONDS) == pytest.approx(sum(own))
-        assert stage.amount(Unit.TOOL_SECONDS) == pytest.approx(0.0 if own else driven.tools_s[spot])
-    assert {stage.spot for step in rounds(job) for stage in step} >= calls.keys()
+        assert stage.amount(Unit.TOOL_SECONDS) == pytest.approx(
+            0.0 if own else driven.tools_s[stage_occurrence]
+        )
+    assert {stage.stage_occurrence for step in rounds(job) for stage in step} >= calls.keys()

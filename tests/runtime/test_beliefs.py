@@ -139,23 +139,23 @@ def test_a_belief_moves_its_job():
     log: list[int] = []
     now = [0.0]
     driver = Driver([Backend("b", 1)], as_policy("srtf"), profile=profiled(*TOLD), clock=lambda: now[0])
-    beside = Beside("beliefs", driver._mind.forecaster._form_one)
-    driver._mind.forecaster._background = beside
+    beside = Beside("beliefs", driver._service.belief_former._form_one)
+    driver._service.belief_former._background = beside
     jobs = {}
     for run, plan_s in enumerate((3.0, 1.0), 1):
-        moves = []
-        job = driver.start_job(INFO, moves=moves)
-        jobs[job] = moves
-        moves.append(Revealed(((run, "plan"),), begun=True))
+        stage_events = []
+        job = driver.start_job(INFO, stage_events=stage_events)
+        jobs[job] = stage_events
+        stage_events.append(Revealed(((run, "plan"),), begun=True))
         ticket = request(driver, log, "plan", job, run)
         now[0] += plan_s
         driver.release(ticket)
-        moves.append(Ended(run, plan_s))
+        stage_events.append(Ended(run, plan_s))
         driver.move_stages(job)
     held = request(driver, log, "other")
     waiting = []
-    for run, (job, moves) in enumerate(jobs.items(), 10):
-        moves.append(Revealed(((run, "work"),), begun=True))
+    for run, (job, stage_events) in enumerate(jobs.items(), 10):
+        stage_events.append(Revealed(((run, "work"),), begun=True))
         driver.move_stages(job)
         waiting.append(request(driver, log, "work", job, run))
     assert line(driver) == [1, 2]
@@ -371,8 +371,8 @@ def test_a_scheduler_learns_by_itself(make_scheduler):
     """From runs to beliefs, in the background, until it is closed."""
     scheduler = make_scheduler(1)
     told = threading.Event()
-    publish = scheduler._driver._mind._learned
-    scheduler._driver._mind.learner._publish = lambda *news: (publish(*news), told.set())
+    publish = scheduler._driver._service._learned
+    scheduler._driver._service.learner._publish = lambda *news: (publish(*news), told.set())
     run = scheduler.start_job(INFO)
     with inside(run), scheduler.slot(stage="plan"):
         pass

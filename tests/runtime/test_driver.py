@@ -286,7 +286,7 @@ def make_still(make_scheduler):
     def make(*args, **kwargs):
         scheduler = make_scheduler(*args, **kwargs)
         scheduler._driver._timer.within = lambda seconds: None
-        scheduler._driver._mind.learner.observe = lambda *news: None
+        scheduler._driver._service.learner.observe = lambda *news: None
         return scheduler
 
     return make

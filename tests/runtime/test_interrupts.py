@@ -28,7 +28,7 @@ from llmsched_langgraph._core.events import (
     JobInfo,
     JobPaused,
     ProfileLearned,
-    StagesMoved,
+    StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.view import Needs
@@ -112,10 +112,10 @@ def free_slot_in_a_job():
 
     def operation():
         run = bench.scheduler.start_job(JobInfo(application=application))
-        run.seen.moves.append(Revealed(((stage.number, "a"),), begun=True))
+        run.seen.stage_events.append(Revealed(((stage.number, "a"),), begun=True))
         with inside(run), inside_stage(stage), bench.scheduler.slot(stage="a"):
             bench.now += 1.0
-        run.seen.moves.append(Ended(stage.number, 1.0))
+        run.seen.stage_events.append(Ended(stage.number, 1.0))
         bench.scheduler.tell(run)
         bench.scheduler.end_job(run, Outcome.FINISHED)
 
@@ -348,8 +348,8 @@ class Believed:
     def __init__(self, bounds, gains):
         self.bounds, self.gains = bounds, gains
 
-    def uncertainty_reduction(self, spot):
-        return self.gains[spot.path]
+    def uncertainty_reduction(self, stage_occurrence):
+        return self.gains[stage_occurrence.path]
 
 
 @scene
@@ -384,30 +384,30 @@ def learned():
 def fanning(policy):
     """A job that has planned and fans out, with calls that wait and moves that were not heard of."""
     bench = Bench(policy, profile=learned()[0], threads=True)
-    moves = [Revealed(((1, "split"),), begun=True)]
-    bench.job(1, TEMPLATE, moves=moves)
+    stage_events = [Revealed(((1, "split"),), begun=True)]
+    bench.job(1, TEMPLATE, stage_events=stage_events)
     bench.ask(1, 1, "split", run=1)
     bench.now += 1.0
     bench.release(1, usage=Usage(100, 40))
-    moves += [Ended(1, 1.0), Revealed(((2, "map"), (3, "map"), (4, "map")))]
-    return bench, moves
+    stage_events += [Ended(1, 1.0), Revealed(((2, "map"), (3, "map"), (4, "map")))]
+    return bench, stage_events
 
 
 @scene
 def belief_is_wanted():
-    bench, moves = fanning("srtf")
+    bench, stage_events = fanning("srtf")
 
     def operation():
         for run in (2, 3):
             bench.ask(run, 1, "map", run=run)
-        moves.extend([Began(2), Began(3), Ended(2, 1.0)])
-        bench.post(StagesMoved(1))
+        stage_events.extend([Began(2), Began(3), Ended(2, 1.0)])
+        bench.post(StagesChanged(1))
 
     def wanted():
         told = [entry for entry in bench.seen if entry.kind == "BeliefWanted"]
         bench.driver.look()
         if told:
-            assert bench.driver._mind.forecaster._wanted[1] is told[-1].detail, "a belief is not formed"
+            assert bench.driver._service.belief_former._wanted[1] is told[-1].detail, "a belief is not formed"
 
     bench.after = wanted
     return bench, operation
@@ -462,24 +462,24 @@ def jobs_are_learned_from():
 
     def taught():
         bench.driver.look()
-        teaching = {
+        information = {
             entry.job
             for entry in bench.driver.story()
             if (entry.kind == "CallClosed" and entry.detail.call.outcome is Outcome.FINISHED)
             or (entry.kind == "JobClosed" and entry.detail.outcome is Outcome.FINISHED)
         }
-        recorder = bench.driver._mind._recorder
+        recorder = bench.driver._service._recorder
         recorder._taken = 0
         recorded = [int(job.record.id.rsplit("-", 1)[1]) for job in recorder._fresh(list(recorder._jobs))]
-        assert sorted(recorded) == sorted(teaching)
+        assert sorted(recorded) == sorted(information)
         profile = bench.scheduler.profile
-        assert sum(own.jobs for own in profile.applications.values()) == len(teaching)
+        assert sum(own.jobs for own in profile.applications.values()) == len(information)
         assert {
             int(job.id.rsplit("-", 1)[1]) for own in profile.applications.values() for job in own.history.jobs
-        } == teaching
+        } == information
         for name in profile.applications:
-            due = bench.driver._mind.learner._due[name]
-            assert due > 0 or bench.driver._mind.learner._background._wake.qsize(), "no sign of work"
+            due = bench.driver._service.learner._due[name]
+            assert due > 0 or bench.driver._service.learner._background._wake.qsize(), "no sign of work"
 
     bench.after = taught
     return bench, operation
@@ -492,17 +492,17 @@ def jobs_are_learned_from():
 def job_lives():
     bench = Bench("plas", slots=2)
     application = Application.of("app", ["a", "b"])
-    moves = [Revealed(((1, "a"),))]
+    stage_events = [Revealed(((1, "a"),))]
     more = [Revealed(((1, "a"),), begun=True)]
 
     def operation():
-        bench.job(1, application, moves=moves)
+        bench.job(1, application, stage_events=stage_events)
         bench.ask(1, 1, "a", run=1)
-        moves.append(Ended(1, 1.0, False, True))
+        stage_events.append(Ended(1, 1.0, False, True))
         bench.release(1)
         bench.post(JobPaused(1, "thread"))
         bench.now += 5.0
-        bench.job(2, application, resumes="thread", moves=more)
+        bench.job(2, application, resumes="thread", stage_events=more)
         bench.ask(2, 2, "a", run=1)
         bench.ask(3, 2, "b")
         bench.driver.end_job(2, Outcome.FINISHED)
@@ -563,18 +563,18 @@ def job_ends_before_its_calls():
 def moves_are_heard_of():
     bench = Bench("plas")
     application = Application.of("app", ["a", "b"])
-    moves = []
-    bench.job(1, application, moves=moves)
+    stage_events = []
+    bench.job(1, application, stage_events=stage_events)
     bench.ask(1)
     bench.ask(2, 1, "a")
 
     def operation():
-        moves.extend([Revealed(((1, "a"), (2, "a"), (3, "x"))), Began(1), Began(2)])
-        bench.post(StagesMoved(1))
+        stage_events.extend([Revealed(((1, "a"), (2, "a"), (3, "x"))), Began(1), Began(2)])
+        bench.post(StagesChanged(1))
         bench.ask(3, 1, "a", run=2)
-        moves.extend([Revealed(((5, "y"),), around=1), Ended(1, 2.0), Ended(2, 1.0, False, True)])
-        bench.post(StagesMoved(1))
-        moves.append(Revealed(((4, "b"),), tools=("t",)))
+        stage_events.extend([Revealed(((5, "y"),), around=1), Ended(1, 2.0), Ended(2, 1.0, False, True)])
+        bench.post(StagesChanged(1))
+        stage_events.append(Revealed(((4, "b"),), tools=("t",)))
         bench.ask(4, 1, "b", run=4)
 
     return bench, operation

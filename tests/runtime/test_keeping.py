@@ -150,7 +150,7 @@ def test_where_there_is_no_thread_to_be_had_it_is_kept_in_place(tmp_path, make_s
     scheduler = make_scheduler(2, profiles=tmp_path)
     run(scheduler, 3)
     assert jobs(scheduler) == 3
-    keeper = scheduler._driver._mind.learner._keeper
+    keeper = scheduler._driver._service.learner._keeper
 
     def refuse(self):
         raise RuntimeError("can't create new thread at interpreter shutdown")

@@ -30,7 +30,7 @@ def make_plain(make_scheduler):
 
     def make(*args, **kwargs):
         scheduler = make_scheduler(*args, **kwargs)
-        scheduler._driver._mind.learner.observe = lambda *news: None
+        scheduler._driver._service.learner.observe = lambda *news: None
         return scheduler
 
     return make
@@ -140,7 +140,7 @@ class Particular:
 DETAILS = {
     "JobArrived": JobInfo,
     "JobResumed": JobInfo,
-    "StagesMoved": int,
+    "StagesChanged": int,
     "CallQueued": CallInfo,
     "SlotGranted": Grant,
     "CallReleased": FinishedCall,
@@ -174,7 +174,7 @@ def test_every_kind_of_entry(make_scheduler):
     scheduler.resize(1)
     with scheduler.slot():
         job = scheduler.start_job(INFO)
-        job.seen.moves.append(Revealed(((1, "ask"),), begun=True))
+        job.seen.stage_events.append(Revealed(((1, "ask"),), begun=True))
         ticket = driver.new_ticket()
         assert not driver.request(ticket, "default", "ask", job.job, False, 1)
         assert believed.wait(20)

@@ -294,7 +294,7 @@ def test_a_disk_that_fails_is_told_once_and_costs_nothing_else(make_scheduler, t
         scheduler = make_scheduler(2, record=path)
         for _ in range(3):
             run(scheduler)
-            scheduler._driver._mind.keep()
+            scheduler._driver._service.keep()
         scheduler.close()
     assert scheduler.statistics().jobs_ended == 3
     (message,) = [each.getMessage() for each in caplog.records]

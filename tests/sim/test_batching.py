@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmsched_langgraph.errors import ConfigurationError, InvalidTransitionError
-from llmsched_langgraph.lab.sim.batching import Admitted, BatchingServer, Decoded, Finished
+from llmsched_langgraph.lab.sim.batching import Admitted, BatchingServer, Decoded, FinishedRequest
 from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS, LatencyModel
 
 # Powers of two keep the arithmetic exact: one request alone takes 1 s a token, two together 2 s.
@@ -14,14 +14,14 @@ FLAT = LatencyModel("flat", ((1, 1.0),), 0.0, 0.0, "made up")
 def test_one_request_prefills_and_then_decodes() -> None:
     server = BatchingServer(1, SLOWING)
     server.submit("a", 8, 4, 10.0)
-    assert server.advance(100.0) == [Admitted(10.0, "a"), Decoded(13.0, "a", 1), Finished(16.0, "a")]
+    assert server.advance(100.0) == [Admitted(10.0, "a"), Decoded(13.0, "a", 1), FinishedRequest(16.0, "a")]
     assert (server.served, server.in_flight, server.peak_in_flight) == (1, 0, 1)
 
 
 def test_one_token_is_the_first_and_the_last() -> None:
     server = BatchingServer(1, FLAT)
     server.submit("a", 0, 1, 0.0)
-    assert server.advance(1.0) == [Admitted(0.0, "a"), Decoded(1.0, "a", 1), Finished(1.0, "a")]
+    assert server.advance(1.0) == [Admitted(0.0, "a"), Decoded(1.0, "a", 1), FinishedRequest(1.0, "a")]
 
 
 def test_progress_comes_by_stride() -> None:
@@ -31,7 +31,7 @@ def test_progress_comes_by_stride() -> None:
         Decoded(1.0, "a", 1),
         Decoded(3.0, "a", 3),
         Decoded(5.0, "a", 5),
-        Finished(6.0, "a"),
+        FinishedRequest(6.0, "a"),
     ]
 
 
@@ -44,8 +44,8 @@ def test_the_rate_of_all_changes_with_the_number_of_running() -> None:
         Decoded(2.0, "a", 1),
         Admitted(4.0, "b"),
         Decoded(7.0, "b", 1),
-        Finished(9.0, "b"),
-        Finished(11.5, "a"),  # 3 + 2.5 tokens by 9, then 2.5 alone
+        FinishedRequest(9.0, "b"),
+        FinishedRequest(11.5, "a"),  # 3 + 2.5 tokens by 9, then 2.5 alone
     ]
 
 
@@ -72,7 +72,7 @@ def test_cancelling_a_running_request_admits_the_next_at_once_and_speeds_up_the_
         Decoded(3.0, "a", 1),
         Decoded(3.0, "b", 1),
         Admitted(3.0, "c"),
-        Finished(11.0, "b"),  # 1 by 3, 2 by 5, then 6 alone
+        FinishedRequest(11.0, "b"),  # 1 by 3, 2 by 5, then 6 alone
     ]
     assert (server.cancelled, server.served, server.in_flight) == (2, 1, 0)
 
@@ -105,7 +105,7 @@ def test_next_event_is_where_advance_has_something_to_say() -> None:
     seen = []
     while (due := server.next_event_s()) is not None:
         seen += server.advance(due)
-    assert seen == [Decoded(3.0, "a", 1), Finished(4.0, "a")]
+    assert seen == [Decoded(3.0, "a", 1), FinishedRequest(4.0, "a")]
 
 
 def test_tokens_done_counts_whole_tokens() -> None:
@@ -195,7 +195,7 @@ def test_a_prefill_stalls_those_that_decode_and_waits_for_its_turn() -> None:
     server.submit("second", 8, 1, 3.0)  # prefills until 5
     server.submit("third", 24, 1, 4.0)  # prefills until 9; then a step takes 3 s for three
     finished = {
-        event.request_id: event.at_s for event in server.advance(100.0) if isinstance(event, Finished)
+        event.request_id: event.at_s for event in server.advance(100.0) if isinstance(event, FinishedRequest)
     }
     # The second and the third token in common end all but the first, which has two left, alone.
     assert finished == {"second": 12.0, "third": 12.0, "first": 14.0}
@@ -209,5 +209,5 @@ def test_a_prefill_that_is_cancelled_moves_up_those_behind_it() -> None:
             server.submit(name, prompt, 1, 0.0)
         server.cancel("gone", 0.0)
         server.cancel("first", cancelled_s)
-        (seen,) = (event for event in server.advance(100.0) if isinstance(event, Finished))
+        (seen,) = (event for event in server.advance(100.0) if isinstance(event, FinishedRequest))
         assert (seen.request_id, seen.at_s) == ("second", cancelled_s + 2.0 + 1.0)

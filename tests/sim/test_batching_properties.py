@@ -9,7 +9,7 @@ from math import inf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_langgraph.lab.sim.batching import Admitted, BatchingServer, Decoded, Event, Finished
+from llmsched_langgraph.lab.sim.batching import Admitted, BatchingServer, Decoded, Event, FinishedRequest
 from llmsched_langgraph.lab.sim.latency import LatencyModel
 
 LATENCIES = st.sampled_from(
@@ -93,7 +93,7 @@ def test_every_request_is_served_or_cancelled_and_nothing_is_left(
 ) -> None:
     server, events, cancelled = tell(slots, story, cuts=1, latency=latency)
     submitted = {number for number, step in enumerate(story) if step.cancels is None}
-    finished = {event.request_id for event in events if isinstance(event, Finished)}
+    finished = {event.request_id for event in events if isinstance(event, FinishedRequest)}
     assert finished == submitted - cancelled
     assert (server.served, server.cancelled) == (len(finished), len(cancelled))
     assert (server.in_flight, server.next_event_s()) == (0, None)
@@ -126,7 +126,7 @@ def test_it_agrees_with_a_plain_simulation_that_keeps_the_remaining_work(
     slots: int, story: list[Step], latency: LatencyModel
 ) -> None:
     _, events, _ = tell(slots, story, cuts=0, latency=latency)
-    ours = {int(str(event.request_id)): event.at_s for event in events if isinstance(event, Finished)}
+    ours = {int(str(event.request_id)): event.at_s for event in events if isinstance(event, FinishedRequest)}
     plain = plainly(slots, story, latency)
     for number in ours.keys() & plain.keys():
         assert abs(ours[number] - plain[number]) < 1e-6

@@ -28,7 +28,7 @@ def cell(seed=0, policies=("fcfs", "srtf"), **changes):
 def test_rows():
     """One for each policy and for the clairvoyant: quantiles in order, and nobody beats the bound."""
     rows = measure(cell(policies=tuple(POLICIES)))
-    assert [row["policy"] for row in rows] == [*POLICIES, "oracle"]
+    assert [row["policy"] for row in rows] == [*POLICIES, "clairvoyant"]
     for row in rows:
         assert row["jobs"] == 60
         assert (
@@ -57,14 +57,14 @@ def test_summary_is_paired():
     rows = [
         row_of("fcfs", 0, 20.0),
         row_of("fcfs", 1, 40.0),
-        row_of("oracle", 0, 10.0),
-        row_of("oracle", 1, 10.0),
+        row_of("clairvoyant", 0, 10.0),
+        row_of("clairvoyant", 1, 10.0),
     ]
-    fcfs, oracle = summary(rows)
+    fcfs, clairvoyant = summary(rows)
     assert (fcfs["mean_jct_s"], fcfs["vs_clairvoyant"], fcfs["vs_lower_bound"]) == (30.0, 3.0, 6.0)
     assert fcfs["ci95_s"] == pytest.approx(12.71 * 14.142 / 2**0.5, rel=1e-3)
-    assert oracle["vs"] == {"fcfs": pytest.approx(1 - (10 / 20 + 10 / 40) / 2)}
-    assert oracle["ci95_s"] == 0
+    assert clairvoyant["vs"] == {"fcfs": pytest.approx(1 - (10 / 20 + 10 / 40) / 2)}
+    assert clairvoyant["ci95_s"] == 0
     assert half_width([3.0]) is None
     # Student's t for 20, 21 and 29 degrees of freedom, as tables have it.
     for values, t in ((21, 2.086), (22, 2.080), (30, 2.045)):
@@ -106,8 +106,8 @@ def test_numbers_of_jobs_do_not_mix():
 def test_a_variant_is_one_more_policy():
     """A policy object is told apart by its name; one that decides the same has the same figures."""
     variant = NamedPolicy("srtf(variant=2)", as_policy("srtf").order, Needs.MEAN)
-    fcfs, srtf, other, oracle = measure(cell(policies=("fcfs", "srtf", variant)))
-    assert (other["policy"], oracle["policy"]) == ("srtf(variant=2)", "oracle")
+    fcfs, srtf, other, clairvoyant = measure(cell(policies=("fcfs", "srtf", variant)))
+    assert (other["policy"], clairvoyant["policy"]) == ("srtf(variant=2)", "clairvoyant")
     assert other["mean_jct_s"] == srtf["mean_jct_s"] < fcfs["mean_jct_s"]
 
 
@@ -117,4 +117,4 @@ def test_what_is_learned_orders_jobs():
     profile = learned_from(jobs)
     assert len(profile.applications) == len({job.app for job in jobs})
     rows = {row["policy"]: row["mean_jct_s"] for row in measure(cell(train=jobs, test=jobs, slots=4))}
-    assert rows["oracle"] <= rows["srtf"] < rows["fcfs"]
+    assert rows["clairvoyant"] <= rows["srtf"] < rows["fcfs"]

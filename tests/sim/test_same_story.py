@@ -27,12 +27,12 @@ class Told:
 
     def handle(self, now, event):
         if isinstance(event, JobArrived):
-            self._moves[event.job] = (event.moves, 0)
+            self._moves[event.job] = (event.stage_events, 0)
         news = {}
-        for job, (moves, known) in self._moves.items():
-            if len(moves) > known:
-                news[job] = moves[known:]
-                self._moves[job] = (moves, len(moves))
+        for job, (stage_events, known) in self._moves.items():
+            if len(stage_events) > known:
+                news[job] = stage_events[known:]
+                self._moves[job] = (stage_events, len(stage_events))
         self.events.append((now, event, news))
         last = self._machine.story.last
         self._handle(now, event)
@@ -58,18 +58,18 @@ def test_the_same_story(policy, seed, monkeypatch):
     told = Told(simulation._machine)
     grants = simulation.run().grants
     simulated, beliefs[:] = list(beliefs), []
-    now, moves, story = [0.0], {}, []
+    now, stage_events, story = [0.0], {}, []
     driver = Driver([Backend(BACKEND, 2)], as_policy(policy), profile=profile, clock=lambda: now[0])
-    driver._mind.learner.observe = lambda *news: None  # the simulation's profile stays as it is, too
+    driver._service.learner.observe = lambda *news: None  # the simulation's profile stays as it is, too
     driver._machine._at_once = True  # a manual clock has no background
     driver.subscribe(story.append)
     for now_s, event, news in told.events:
         now[0] = now_s
         if isinstance(event, JobArrived):
-            moves[event.job] = []
-            event = event._replace(moves=moves[event.job])
+            stage_events[event.job] = []
+            event = event._replace(stage_events=stage_events[event.job])
         for job, more in news.items():
-            moves[job] += more
+            stage_events[job] += more
         driver.post(event)
     driver.check()
     assert tuple(entry.ticket for entry in story if entry.kind == "SlotGranted") == grants

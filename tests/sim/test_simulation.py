@@ -196,7 +196,7 @@ def test_records_know_stage_runs():
         .records
     )
     assert record.fingerprint == application.fingerprint
-    assert [(step.name, record.spot(step), step.calls[0].seconds) for step in record.stages] == [
+    assert [(step.name, record.stage_occurrence(step), step.calls[0].seconds) for step in record.stages] == [
         ("plan", ("plan", 1), 1.0),
         ("work", ("work", 1), 1.0),
         ("work", ("work", 1), 2.0),

@@ -10,7 +10,7 @@ from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.observed import ObservedStage, Part, Unit
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from support.networks import joint
 
 
@@ -24,7 +24,7 @@ def model_of(names, values, parents, tables):
 
 def ended(name, work_s, occurrence=1):
     """A stage that finished after one call."""
-    return ObservedStage(Spot(name, occurrence), (Part(calls=1, work_s=work_s),))
+    return ObservedStage(StageOccurrence(name, occurrence), (Part(calls=1, work_s=work_s),))
 
 
 def posterior(model, likelihoods):

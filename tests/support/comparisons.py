@@ -15,7 +15,7 @@ def row_of(policy, seed, mean, **changes):
     return {**about, **figures, "policy": policy, "seed": seed, **changes}
 
 
-def result_of(rows, focus, reference="oracle"):
+def result_of(rows, focus, reference="clairvoyant"):
     """What `llmsched bench --json` writes for these rows."""
     policies = [name for name in dict.fromkeys(row["policy"] for row in rows) if name != reference]
     return {"meta": {"policies": policies, "focus": focus}, "rows": rows, "summary": summary(rows)}

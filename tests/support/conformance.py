@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llmsched_langgraph._jobs.calls import Usage
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
@@ -51,7 +51,7 @@ class Home:
 
 
 def lane(job=1, stage="s", backend="b"):
-    return (backend, job, Spot(stage, 1))
+    return (backend, job, StageOccurrence(stage, 1))
 
 
 class Bench:
@@ -207,7 +207,7 @@ class LedgerConformance(Home):
     @pytest.mark.parametrize("stage", ["", "s", "team/agent", "müller\n{"])
     def test_stages_of_one_job_are_lanes_of_their_own(self, one, stage):
         """Occurrences, too: each has its own key."""
-        lanes = [("b", 1, Spot(stage, n)) for n in (1, 2, 3)]
+        lanes = [("b", 1, StageOccurrence(stage, n)) for n in (1, 2, 3)]
         for ticket, (at, order) in enumerate(zip(lanes, (3.0, 1.0, 2.0), strict=True), 1):
             one.ask(ticket, at, order)
         one.do(Rekey(lanes[2], Key(0, 4.0)))
@@ -371,7 +371,7 @@ class LedgerConformance(Home):
         if not self.admits:
             return
         b = bench(Backend("b", 1))
-        call = CallInfo("s", Spot("s", 1), models=("m",))
+        call = CallInfo("s", StageOccurrence("s", 1), models=("m",))
         grant = b.ledger.admit(3.0, Request(1, lane(1), Key(0, 1.0), call=call))
         assert grant == Grant(lane(1), 3.0, 3.0, call, "free", 1, 1)
         assert b.ledger.claim(1) == grant
@@ -534,7 +534,7 @@ class LedgerConformance(Home):
     # -- exploring ---------------------------------------------------------------------
 
     @staticmethod
-    def teaching(lo, hi, gain=0.0, *, left=1, past=(0.0, 0.0, 0, 0.0)):
+    def information(lo, hi, gain=0.0, *, left=1, past=(0.0, 0.0, 0, 0.0)):
         """What exploring the stage `s` needs, with what was received as in `Explore`."""
         return Explore(Said(lo, hi, {"s": gain}), *past, left)
 
@@ -549,35 +549,39 @@ class LedgerConformance(Home):
 
     def test_the_lane_of_the_first_set_that_teaches_most(self, bench):
         """Whichever of the overlapping jobs it is of; later sets come later, whatever they would teach."""
-        teaching = self.teaching
-        assert self.explored(bench, teaching(1, 5, 2.0), teaching(4, 9, 3.0), teaching(9.5, 20, 9.0)) == (
+        information = self.information
+        assert self.explored(
+            bench, information(1, 5, 2.0), information(4, 9, 3.0), information(9.5, 20, 9.0)
+        ) == (
             2,
             "explore",
         )
-        assert self.explored(bench, teaching(1, 5, 2.0), teaching(4, 9, 1.0), teaching(9, 20, 9.0)) == (
+        assert self.explored(
+            bench, information(1, 5, 2.0), information(4, 9, 1.0), information(9, 20, 9.0)
+        ) == (
             3,
             "explore",
         )
-        assert self.explored(bench, teaching(50, 60, 9.0), teaching(1, 3, 0.1)) == (2, "explore")
-        assert self.explored(bench, teaching(1, 50, 1.0), teaching(2, 3), teaching(40, 60, 2.0)) == (
+        assert self.explored(bench, information(50, 60, 9.0), information(1, 3, 0.1)) == (2, "explore")
+        assert self.explored(bench, information(1, 50, 1.0), information(2, 3), information(40, 60, 2.0)) == (
             3,
             "explore",
         )
 
     def test_where_nothing_teaches_the_order_decides(self, bench):
         """No teachings; nothing taught; a first set that teaches nothing; samples that are used up."""
-        teaching = self.teaching
+        information = self.information
         assert self.explored(bench, None, None) == (1, "order")
-        assert self.explored(bench, teaching(1, 2), teaching(1, 2)) == (1, "order")
-        assert self.explored(bench, None, teaching(1, 3), teaching(4, 6, 9.0)) == (1, "order")
-        assert self.explored(bench, teaching(1, 3, 9.0, left=0), teaching(4, 6, 9.0)) == (1, "order")
-        assert self.explored(bench, teaching(1, 3, 9.0, left=0), teaching(3, 6, 1.0)) == (2, "explore")
+        assert self.explored(bench, information(1, 2), information(1, 2)) == (1, "order")
+        assert self.explored(bench, None, information(1, 3), information(4, 6, 9.0)) == (1, "order")
+        assert self.explored(bench, information(1, 3, 9.0, left=0), information(4, 6, 9.0)) == (1, "order")
+        assert self.explored(bench, information(1, 3, 9.0, left=0), information(3, 6, 1.0)) == (2, "explore")
 
     def test_ties_go_to_the_least_work_then_to_the_earlier_job(self, bench):
         """Then to the earlier arrival."""
-        teaching = self.teaching
-        assert self.explored(bench, teaching(2, 9, 2.0), teaching(1, 9, 2.0)) == (2, "explore")
-        assert self.explored(bench, teaching(1, 9, 2.0), teaching(1, 4, 2.0), orders=(5.0, 1.0)) == (
+        information = self.information
+        assert self.explored(bench, information(2, 9, 2.0), information(1, 9, 2.0)) == (2, "explore")
+        assert self.explored(bench, information(1, 9, 2.0), information(1, 4, 2.0), orders=(5.0, 1.0)) == (
             1,
             "explore",
         )
@@ -592,10 +596,10 @@ class LedgerConformance(Home):
         """What a job received since its interval was formed is not to come; running calls count by now."""
         b = bench(exploration=Exploration(1.0))
         b.ask(0)
-        b.ask(1, order=0.0, explore=self.teaching(0.5, 1.5, 0.5))
-        b.ask(2, order=1.0, explore=self.teaching(4.0, 6.0, 1.0, past=(0.0, 1.0, 2, 14.0)))
+        b.ask(1, order=0.0, explore=self.information(0.5, 1.5, 0.5))
+        b.ask(2, order=1.0, explore=self.information(4.0, 6.0, 1.0, past=(0.0, 1.0, 2, 14.0)))
         b.now = 7.5  # 2 s: from 2 to 4
-        assert b.do(Rekey(lane(1), Key(0, 0.0, self.teaching(0.5, 1.5, 0.5)))) == []
+        assert b.do(Rekey(lane(1), Key(0, 0.0, self.information(0.5, 1.5, 0.5)))) == []
         b.now = 8.0  # 3 s: from 1 to 3
         assert b.release(0) == [2]
 
@@ -604,14 +608,14 @@ class LedgerConformance(Home):
         exploration = Exploration(0.3, seed=5)
         b = bench(Backend("b", 1), Backend("c", 9), exploration=exploration)
         b.ask(1_000)
-        teaches, knows = lane(2), lane(1)
+        informative, knows = lane(2), lane(1)
         reasons = []
         for number in range(2, 60):
             b.ask(number, lane(3, backend="c"))
             b.release(number)
             for ticket, at, explore in (
-                (10_000 + number, knows, self.teaching(1, 2)),
-                (20_000 + number, teaches, self.teaching(1, 2, 1.0)),
+                (10_000 + number, knows, self.information(1, 2)),
+                (20_000 + number, informative, self.information(1, 2, 1.0)),
             ):
                 b.ask(ticket, at, float(at[1]), explore=explore)
             if number % 7 == 0:  # in place of the grant of that number
@@ -621,7 +625,7 @@ class LedgerConformance(Home):
                 continue
             (granted,) = b.release(b.holding()[0])
             reasons.append(b.ledger.claim(granted).reason == "explore")
-            assert b.ledger.claim(granted).lane == (teaches if reasons[-1] else knows)
+            assert b.ledger.claim(granted).lane == (informative if reasons[-1] else knows)
         expected = [None if n % 7 == 0 else exploration.turn(n) for n in range(2, 60)]
         assert reasons == expected
 
@@ -630,9 +634,9 @@ class LedgerConformance(Home):
         b = bench(Backend("b", 1), Backend("c", 1), exploration=Exploration(1.0))
         b.ask(1)
         b.ask(2, lane(2, backend="c"))
-        b.ask(3, lane(3, backend="c"), 0.0, explore=self.teaching(1, 2, 9.0))
-        b.ask(4, lane(4), 1.0, explore=self.teaching(1, 2))
-        b.ask(5, lane(5), 2.0, explore=self.teaching(1, 2, 1.0))
+        b.ask(3, lane(3, backend="c"), 0.0, explore=self.information(1, 2, 9.0))
+        b.ask(4, lane(4), 1.0, explore=self.information(1, 2))
+        b.ask(5, lane(5), 2.0, explore=self.information(1, 2, 1.0))
         assert b.release(1) == [5]
         assert b.release(2) == [3]
 
@@ -641,7 +645,7 @@ class LedgerConformance(Home):
         b = bench(exploration=Exploration(1.0))
         b.ask(0)
         for ticket, level, gain in ((1, 1, 9.0), (2, 0, 1.0), (3, -1, 0.0), (4, 1, 10.0)):
-            b.ask(ticket, order=0.0, level=level, explore=self.teaching(1, 5, gain))
+            b.ask(ticket, order=0.0, level=level, explore=self.information(1, 5, gain))
         assert b.serve() == [0, 3, 2, 4, 1]
 
     def test_a_failing_teaching_costs_its_turn_never_the_slot(self, bench):
@@ -653,13 +657,13 @@ class LedgerConformance(Home):
                 raise KeyError("a bug")
 
         explore = Explore(Fails(), 0.0, 0.0, 0, 0.0, 1)
-        assert self.explored(bench, self.teaching(1, 2), explore) == (1, "order")
+        assert self.explored(bench, self.information(1, 2), explore) == (1, "order")
 
     # -- what can be seen --------------------------------------------------------------
 
     def test_a_ticket_that_waits(self, one):
         """Where, since when, and what is known of its call."""
-        call = CallInfo("s", Spot("s", 1), 2, 7, 3, ("m", "n"), 5, 6, "talk", "me")
+        call = CallInfo("s", StageOccurrence("s", 1), 2, 7, 3, ("m", "n"), 5, 6, "talk", "me")
         one.now = 2.5
         one.do(Request(1, lane(3), call=call))
         one.do(Request(2, lane(4)))
@@ -672,7 +676,7 @@ class LedgerConformance(Home):
 
     def test_a_ticket_that_holds(self, one):
         """When it asked and was granted, why, and how many held a slot then."""
-        call = CallInfo("s", Spot("s", 1))
+        call = CallInfo("s", StageOccurrence("s", 1))
         one.now = 1.0
         one.do(Request(1, lane(1), call=call))
         one.now = 4.0
@@ -732,7 +736,7 @@ EXPLORES = st.one_of(
 )
 KEYS = st.builds(Key, st.sampled_from((0, 0, 0, -1, 2)), ORDERS, EXPLORES)
 LANES = st.builds(
-    lambda backend, job, stage: (backend, job, Spot(stage, 1)),
+    lambda backend, job, stage: (backend, job, StageOccurrence(stage, 1)),
     st.sampled_from((*"bbb", "c")),
     st.one_of(st.integers(0, 4), st.integers(0, 120)),
     st.sampled_from("xxxy"),
@@ -850,11 +854,11 @@ class LedgerWalk(RuleBasedStateMachine):
         """A ticket that waits, holds, was released, or never was, as the number has it."""
         return pick % (self.tickets + 2)
 
-    def _settle(self, moves=()):
+    def _settle(self, stage_events=()):
         """Ask for news until there is none; a lane is moved after each, if the home tells one by one."""
-        moves, bench, model = list(moves), self.bench, self.model
+        stage_events, bench, model = list(stage_events), self.bench, self.model
         if not self.home.tells_one_by_one:
-            moves = []
+            stage_events = []
         while granted := bench.tell():
             for ticket in granted:
                 if ticket in model.forced:
@@ -864,15 +868,15 @@ class LedgerWalk(RuleBasedStateMachine):
                 backend = model.waiting[ticket][0]
                 assert model.next(backend, bench.now) == (ticket, bench.ledger.claim(ticket).reason)
                 model.seat(ticket, model.waiting[ticket])
-            if moves:
-                at, key = moves.pop()
+            if stage_events:
+                at, key = stage_events.pop()
                 bench.submit(Rekey(at, key))
                 model.rekey(at, key)
         assert not self.untold
         assert [model.next(backend, bench.now) for backend in BACKENDS] == [None, None]
         assert bench.wake_s == model.wake_s(bench.now)
 
-    def _do(self, changes, moves=(), times=1):
+    def _do(self, changes, stage_events=(), times=1):
         """All of them at once, maybe twice."""
         self.untold = set()
         for change in changes * times:
@@ -890,16 +894,16 @@ class LedgerWalk(RuleBasedStateMachine):
                     self.model.slots[backend.name] = backend.slots
         for _ in range(times):
             self.bench.submit(*changes)
-        self._settle(moves)
+        self._settle(stage_events)
 
     def _new(self):
         self.tickets += 1
         return self.tickets
 
-    @rule(at=LANES, key=st.one_of(st.none(), KEYS), moves=MOVES)
-    def request(self, at, key, moves):
+    @rule(at=LANES, key=st.one_of(st.none(), KEYS), stage_events=MOVES)
+    def request(self, at, key, stage_events):
         """A new ticket, whose key is from now on that of its lane."""
-        self._do([Request(self._new(), at, key)], moves)
+        self._do([Request(self._new(), at, key)], stage_events)
 
     @rule(count=st.integers(1, 30), lanes=st.lists(LANES, min_size=1), key=KEYS, together=st.booleans())
     def request_many(self, count, lanes, key, together):
@@ -940,9 +944,9 @@ class LedgerWalk(RuleBasedStateMachine):
         self.tickets = max(self.tickets, ticket)
         self._do([Request(ticket, at, key, forced)])
 
-    @rule(moves=st.lists(st.tuples(LANES, KEYS), min_size=1, max_size=20))
-    def move(self, moves):
-        self._do([Rekey(at, key) for at, key in moves])
+    @rule(stage_events=st.lists(st.tuples(LANES, KEYS), min_size=1, max_size=20))
+    def move(self, stage_events):
+        self._do([Rekey(at, key) for at, key in stage_events])
 
     @rule(low=st.floats(-9, 9), times=st.integers(1, 4))
     def bury(self, low, times):
@@ -953,13 +957,13 @@ class LedgerWalk(RuleBasedStateMachine):
 
     @rule(
         pick=PICKS,
-        moves=MOVES,
+        stage_events=MOVES,
         retry_after_s=st.sampled_from((None, None, None, 0.0, 2.0, 9.0)),
         again=st.booleans(),
     )
-    def release(self, pick, moves, retry_after_s=None, again=False):
+    def release(self, pick, stage_events, retry_after_s=None, again=False):
         failure = None if retry_after_s is None else Failure(429, retry_after_s)
-        self._do([Release(self._ticket(pick), failure=failure)], moves, times=1 + again)
+        self._do([Release(self._ticket(pick), failure=failure)], stage_events, times=1 + again)
 
     @rule(count=st.integers(1, 30), retry_after_s=st.sampled_from((None, None, 1.0)))
     def release_holders(self, count, retry_after_s):
@@ -967,9 +971,9 @@ class LedgerWalk(RuleBasedStateMachine):
         for ticket in list(self.model.holding)[:count]:
             self._do([Release(ticket, failure=failure)])
 
-    @rule(backend=st.sampled_from(BACKENDS), slots=st.integers(1, 20), moves=MOVES)
-    def configure(self, backend, slots, moves):
-        self._do([Configure(Backend(backend, slots))], moves)
+    @rule(backend=st.sampled_from(BACKENDS), slots=st.integers(1, 20), stage_events=MOVES)
+    def configure(self, backend, slots, stage_events):
+        self._do([Configure(Backend(backend, slots))], stage_events)
 
     @rule(
         at=LANES,
@@ -992,12 +996,12 @@ class LedgerWalk(RuleBasedStateMachine):
             changes = [own for own in changes if not (isinstance(own, Request) and own.ticket in released)]
         self._do(changes, times=1 + again)
 
-    @rule(passed_s=st.floats(0.0, 9.0), moves=MOVES)
-    def pass_time(self, passed_s, moves):
+    @rule(passed_s=st.floats(0.0, 9.0), stage_events=MOVES)
+    def pass_time(self, passed_s, stage_events):
         self.bench.now += passed_s
         self.home.quiet(self.bench.ledger, self.bench.now)
         self.untold = set()
-        self._settle(moves)
+        self._settle(stage_events)
 
     @precondition(lambda self: self.bench.wake_s is not None)
     @rule()

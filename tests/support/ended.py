@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
 from support.applications import app
 
 
@@ -20,8 +20,8 @@ class Closed:
         return self.record.fingerprint
 
     @property
-    def teaches(self):
-        return self.record.teaches
+    def informative(self):
+        return self.record.informative
 
 
 def ended(application, *calls, runs=(), **fields):
@@ -31,11 +31,11 @@ def ended(application, *calls, runs=(), **fields):
         application: it, or its name.
         calls: each as (stage, work_s, prompt_tokens, output_tokens, occurrence); the last three may be
             missing, and occurrences count the calls of a stage as they come.
-        runs: its stage runs, each as the fields of a `StageRun`; calls find theirs by name and occurrence.
+        runs: its stage runs, each as the fields of an `EndedStageRun`; calls find theirs by name and number.
         fields: all else that a record has.
     """
     template = app(application) if isinstance(application, str) else application
-    ran = tuple(StageRun(*run) for run in runs)
+    ran = tuple(EndedStageRun(*run) for run in runs)
     places = {run[:2]: place for place, run in reversed(list(enumerate(ran)))}
     seen: dict[str, int] = {}
     stages = []

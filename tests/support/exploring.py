@@ -26,7 +26,7 @@ class Said:
 
     lo: float
     hi: float
-    teaches: dict = field(default_factory=dict)
+    informative: dict = field(default_factory=dict)
     expected = {}
 
     def __post_init__(self):
@@ -37,7 +37,7 @@ class Said:
         return self.lo, self.hi
 
     def uncertainty_reduction(self, stage, tool=None):
-        return self.teaches.get(stage.path, 0.0)
+        return self.informative.get(stage.path, 0.0)
 
 
 def choice(ready, intervals):
@@ -71,13 +71,13 @@ def choice_of_lanes(lanes, now):
     for lane, arrival, explore in _looked_at(lanes):
         if explore is None:
             continue
-        lo, hi = explore.teaching.bounds
+        lo, hi = explore.information.bounds
         received = explore.done_s + (explore.holding * now - explore.granted_sum_s)
         less = min(max(received - explore.formed_s, 0.0), lo)
         intervals[lane[1]] = (lo - less, hi - less)
         stages[lane[1], lane[2]] = lane
         if explore.left > 0:
-            ready[lane[1], lane[2]] = (explore.teaching.uncertainty_reduction(lane[2]), arrival)
+            ready[lane[1], lane[2]] = (explore.information.uncertainty_reduction(lane[2]), arrival)
     chosen = choice(ready, intervals)
     return None if chosen is None else stages[chosen]
 

@@ -154,10 +154,10 @@ class Bench:
         self.driver = self.scheduler._driver
         self.driver._tickets = itertools.count(10_000)  # those of slots; tests name the others
         self.machine = self.driver._machine
-        mind = self.driver._mind
+        service = self.driver._service
         self.signs = []
-        thinkers = [mind.forecaster, mind.learner, *([] if record is None else [mind._recorder])]
-        for background in (*(own._background for own in thinkers), mind.learner._networking):
+        thinkers = [service.belief_former, service.learner, *([] if record is None else [service._recorder])]
+        for background in (*(own._background for own in thinkers), service.learner._networking):
             if threads:
                 background._run = int  # its threads start, and find nothing to do
             else:
@@ -174,10 +174,10 @@ class Bench:
     def post(self, event):
         self.driver.post(event)
 
-    def job(self, number, application, resumes=None, moves=(), **fields):
+    def job(self, number, application, resumes=None, stage_events=(), **fields):
         """A job arrives under this number. The driver numbers its own from 1: use either way."""
         info = JobInfo(application=application, **fields)
-        self.post(JobArrived(number, info, resumes, moves))
+        self.post(JobArrived(number, info, resumes, stage_events))
 
     def ask(self, ticket, job=None, stage="", *, backend="default", forced=False, run=None):
         """A ticket asks for a slot, and waits. Whether it was broken off or not, it stays."""
@@ -377,4 +377,4 @@ def break_everywhere(scene, *, collect=None):
                 raise
             except BaseException as error:
                 failures[f"{points} {breaker.place}"] = f"{type(error).__name__}: {error}"[:200]
-            bench.driver._mind.stop()
+            bench.driver._service.stop()

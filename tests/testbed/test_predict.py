@@ -13,16 +13,16 @@ from llmsched_langgraph.lab.sim.servers import BatchingReplicas, Handover
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Poisson, TimedJob, arrive, generate
 from llmsched_langgraph.lab.testbed.jobs import replayable, timed
-from llmsched_langgraph.lab.testbed.predict import Fit, Foreteller
+from llmsched_langgraph.lab.testbed.predict import Fit, Predictor
 from llmsched_langgraph.lab.testbed.script import in_supersteps
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 LATENCY = LatencyModel("made", ((1, 0.02), (4, 0.05)), 0.1, 0.0, "made up", prefill_stalls=True)
 
 
-def foreteller(slots, policy="srtf", jobs=(), ahead=0):
+def predictor(slots, policy="srtf", jobs=(), ahead=0):
     applications = {app: template_of(app, jobs) for app in {job.app for job in jobs}}
-    return Foreteller(applications, slots, policy, LATENCY, ahead)
+    return Predictor(applications, slots, policy, LATENCY, ahead)
 
 
 def jobs_of(seed, load):
@@ -49,17 +49,17 @@ def test_what_is_fitted_foretells_other_jobs(truth, load, ahead):
     """From the mean JCT stock and the mean time in a slot of the warm-up alone."""
     made, warmup = jobs_of(3, load)
     _, others = jobs_of(4, load)
-    foreteller_ = foreteller(4, jobs=made, ahead=ahead)
-    found = foreteller_.fitted(warmup, *seen(warmup, truth, ahead))
-    foretold, true = (foreteller_.prediction(warmup, others, fit) for fit in (found, truth))
-    assert foretold.stock_mean_jct_s == pytest.approx(true.stock_mean_jct_s, rel=0.1)
-    assert foretold.scheduled_mean_jct_s == pytest.approx(true.scheduled_mean_jct_s, rel=0.1)
+    predictor_ = predictor(4, jobs=made, ahead=ahead)
+    found = predictor_.fitted(warmup, *seen(warmup, truth, ahead))
+    predicted, true = (predictor_.prediction(warmup, others, fit) for fit in (found, truth))
+    assert predicted.stock_mean_jct_s == pytest.approx(true.stock_mean_jct_s, rel=0.1)
+    assert predicted.scheduled_mean_jct_s == pytest.approx(true.scheduled_mean_jct_s, rel=0.1)
 
 
 def test_what_cannot_be_is_fitted_as_well_as_it_can():
     """A server beyond any speed is as fast as they go; less than no handover is none."""
     made, jobs = jobs_of(3, 0.9)
-    found = foreteller(4, jobs=made).fitted(jobs, 0.001, 0.001)
+    found = predictor(4, jobs=made).fitted(jobs, 0.001, 0.001)
     assert found.speed == pytest.approx(4.0, rel=0.01)
     assert found.handover_s == 0.0
 
@@ -80,7 +80,7 @@ def test_who_waits_where():
         )
 
     jobs = [job(0, 45), job(1, 95), job(2, 20)]  # seconds: 1, 2, 0.5
-    done = foreteller(1, "sjf", [one.job for one in jobs]).prediction(jobs, jobs, Fit(handover_s=0.25))
+    done = predictor(1, "sjf", [one.job for one in jobs]).prediction(jobs, jobs, Fit(handover_s=0.25))
     assert done.stock_mean_jct_s == pytest.approx(fmean([1.25, 3.25 - 0.001, 3.75 - 0.002]))
     # None is known to be shorter: one application, and so in turn.
     assert done.scheduled_mean_jct_s == pytest.approx(fmean([1.25, 3.5 - 0.001, 4.25 - 0.002]))
@@ -104,7 +104,7 @@ def test_a_call_ahead_hides_the_handover():
 
     jobs = [job(number) for number in range(4)]
     for ahead, expected in ((0, [1.25, 2.5, 3.75, 5.0]), (1, [1.25, 2.25, 3.25, 4.25])):
-        told = foreteller(1, "fcfs", [one.job for one in jobs], ahead).prediction(
+        told = predictor(1, "fcfs", [one.job for one in jobs], ahead).prediction(
             jobs, jobs, Fit(handover_s=0.25)
         )
         assert told.scheduled_mean_jct_s == pytest.approx(fmean(expected))

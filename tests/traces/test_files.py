@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_finished_does_not_appear(tmp_path):
 def test_jobs_that_did_not_go_to_their_end_are_read_and_not_learned_from(write):
     """How a job ended stands in its line; one that does not say so is done."""
     path = write("a.jsonl", {**JOB, "end": "failed"}, {**JOB, "id": "b", "end": "done"}, {**JOB, "id": "c"})
-    assert [(job.end, job.teaches) for job in read_jobs(path)] == [
+    assert [(job.end, job.informative) for job in read_jobs(path)] == [
         ("failed", False),
         ("done", True),
         ("done", True),

@@ -15,7 +15,7 @@ from llmsched_langgraph.traces import (
     EndedCall,
     EndedJob,
     EndedStage,
-    StageRun,
+    EndedStageRun,
     read_jobs,
     write_jobs,
 )
@@ -24,7 +24,7 @@ from llmsched_langgraph.traces.loaders import SHAPES
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 TOKENS = st.none() | st.integers(0, 10**9)
 SECONDS = st.none() | st.floats(0, 1e9)
-RUNS = st.builds(StageRun, TEXT, st.integers(1, 9), st.floats(0, 1e9), st.booleans(), st.none() | TEXT)
+RUNS = st.builds(EndedStageRun, TEXT, st.integers(1, 9), st.floats(0, 1e9), st.booleans(), st.none() | TEXT)
 TURNS = st.fixed_dictionaries(
     {
         **dict.fromkeys(("asked_s", "granted_s", "ended_s"), SECONDS),

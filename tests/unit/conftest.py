@@ -22,7 +22,7 @@ from llmsched_langgraph._core.events import (
     JobInfo,
     JobPaused,
     ProfileLearned,
-    StagesMoved,
+    StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
@@ -84,18 +84,18 @@ class Desk:
 
     def arrive(self, now, job, application="app", resumes=None):
         given = app(application) if isinstance(application, str) else application
-        moves = self._moves[job] = []
-        return self.handle(now, JobArrived(job, JobInfo(application=given), resumes, moves))
+        stage_events = self._moves[job] = []
+        return self.handle(now, JobArrived(job, JobInfo(application=given), resumes, stage_events))
 
     def call(self, now, ticket, job=None, stage="s", *, backend="b", forced=False, run=None):
         return self.handle(now, CallRequested(ticket, backend, stage, job, forced, run))
 
-    def move(self, now, job, *moves):
+    def move(self, now, job, *stage_events):
         """What is seen of the job's stages; ends that name no time are of now."""
-        for move in moves:
+        for move in stage_events:
             timed = isinstance(move, Ended) and move.at_s is None
             self._moves[job].append(move._replace(at_s=now) if timed else move)
-        return self.handle(now, StagesMoved(job))
+        return self.handle(now, StagesChanged(job))
 
     def form(self, now):
         """Form all beliefs that were wanted so far."""

@@ -19,7 +19,7 @@ from llmsched_langgraph._core.events import (
     JobInfo,
     JobPaused,
     ProfileLearned,
-    StagesMoved,
+    StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
@@ -41,8 +41,8 @@ def died(ticket):
     return event
 
 
-def arrived(job, moves, resumes=None, priority=0):
-    return JobArrived(job, JobInfo(application=app("app"), priority=priority), resumes, moves)
+def arrived(job, stage_events, resumes=None, priority=0):
+    return JobArrived(job, JobInfo(application=app("app"), priority=priority), resumes, stage_events)
 
 
 def happens(profile):
@@ -61,14 +61,14 @@ def happens(profile):
     yield 2, CallReleased(1, usage=Usage(3, 4))
     for ticket, run in ((7, 2), (8, 3)):
         yield 2, CallRequested(ticket, "b", "act", 1, run=run)
-    yield 2, StagesMoved(1)
+    yield 2, StagesChanged(1)
     yield 3, BackendConfigured(Backend("b", 3))
     yield 3, ProfileLearned(profile, frozenset({"app"}))
     yield 4, CallReleased(6, Outcome.FAILED, failure=Failure(429, 3.0))
     yield 4, CallRequested(9, "b", "act", 1)
     yield 4, CallRequested(10, "b", "direct")
     one += [Began(2), Ended(2, 1.0, False, True, at_s=4.5)]
-    yield 5, StagesMoved(1)
+    yield 5, StagesChanged(1)
     yield 7, Ticked()
     yield 7, CallDismissed(10)
     yield 7, died(3)
@@ -147,7 +147,7 @@ def test_every_decision_breaks_off_again_and_again(profile, policy, at_once):
     """Line by line, each try one line further than the one before, until it comes through."""
     plain = Play(POLICIES[policy], profile, at_once)
     kinds = {entry.kind for entry in plain.told[0]}
-    assert {"JobResumed", "JobPaused", "CallWithdrawn", "JobClosed", "StagesMoved"} <= kinds
+    assert {"JobResumed", "JobPaused", "CallWithdrawn", "JobClosed", "StagesChanged"} <= kinds
     lines = 0
 
     def breaks(play, event):

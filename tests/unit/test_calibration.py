@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph._belief.fit.calibration import Calibration, Served, Tally
+from llmsched_langgraph._belief.fit.calibration import BatchSums, Calibration, Served
 
 MANY = 20_000
 """Calls that outweigh the prior."""
@@ -21,7 +21,7 @@ def measured(pace, stage="s", own=1.0, prompt_s=0.7, times=MANY // 4):
     for b, token_s in pace.items():
         lengths = (50, 80, 140, 200)
         found = found.observe(Served(stage, b, prompt_s + n * own * token_s, n) for n in lengths)
-    return Calibration({at: Tally(*(times * x for x in tally)) for at, tally in found.seen.items()})
+    return Calibration({at: BatchSums(*(times * x for x in tally)) for at, tally in found.seen.items()})
 
 
 def test_nothing_is_known_at_first():

@@ -22,7 +22,13 @@ def test_a_job_is_seen_as_it_was_then():
     seen = list(moments(jobs[0], template_of("fan", jobs), Unit.TOKENS))
     assert [moment.finished for moment in seen] == [0, 1, 2]
     assert [moment.remaining for moment in seen] == [60 + 120 + 90, 120 + 90, 90]
-    assert [[spot.path for spot in (own.spot for own in moment.evidence.begun)] for moment in seen] == [
+    assert [
+        [
+            stage_occurrence.path
+            for stage_occurrence in (own.stage_occurrence for own in moment.evidence.begun)
+        ]
+        for moment in seen
+    ] == [
         ["split"],
         ["map"],
         ["join"],
@@ -49,7 +55,9 @@ def test_what_runs_side_by_side_ends_one_by_one():
     )
     seen = list(moments(job, template_of("a", [job]), Unit.TOKENS))
     assert [moment.remaining for moment in seen] == [60, 50, 30]
-    assert [spot.path for spot in (own.spot for own in seen[2].evidence.begun)] == ["right"]
+    assert [
+        stage_occurrence.path for stage_occurrence in (own.stage_occurrence for own in seen[2].evidence.begun)
+    ] == ["right"]
 
 
 def test_a_loop_may_go_on_until_its_job_ends():

@@ -8,11 +8,11 @@ import pytest
 from support.ended import ended
 
 from llmsched_langgraph._application.application import AUTHORS_WORD, Application, Kind, Node
-from llmsched_langgraph._application.behaviour import ENOUGH, NodeSeen, corrected
+from llmsched_langgraph._application.behaviour import RUNS_WITHOUT_CALLS, NodeBehaviour, corrected
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._jobs.observed import nodes_of
-from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress
 
 AGENT = Application.of(
     "agent",
@@ -29,18 +29,24 @@ AGENT = Application.of(
 @pytest.mark.parametrize(
     ("path", "seen", "kind", "calls_llm", "reason"),
     [
-        ("tools", NodeSeen(3, 2, 1, 1), "llm", True, "called a model when it ran"),
-        ("tools", NodeSeen(3, 0, 4, 1), "dynamic", False, "ran up to 4 times side by side; "),
+        ("tools", NodeBehaviour(3, 2, 1, 1), "llm", True, "called a model when it ran"),
+        ("tools", NodeBehaviour(3, 0, 4, 1), "dynamic", False, "ran up to 4 times side by side; "),
         (
             "tools",
-            NodeSeen(9, 9, 3, 1),
+            NodeBehaviour(9, 9, 3, 1),
             "dynamic",
             True,
             "ran up to 3 times side by side; called a model when it ran",
         ),
-        ("model", NodeSeen(ENOUGH, 0, 1, 1), "regular", False, f"called no model in {ENOUGH} runs"),
-        ("model", NodeSeen(ENOUGH - 1, 0, 1, 1), "llm", True, "calls X"),
-        ("said", NodeSeen(99, 99, 9, 1), "regular", False, AUTHORS_WORD),
+        (
+            "model",
+            NodeBehaviour(RUNS_WITHOUT_CALLS, 0, 1, 1),
+            "regular",
+            False,
+            f"called no model in {RUNS_WITHOUT_CALLS} runs",
+        ),
+        ("model", NodeBehaviour(RUNS_WITHOUT_CALLS - 1, 0, 1, 1), "llm", True, "calls X"),
+        ("said", NodeBehaviour(99, 99, 9, 1), "regular", False, AUTHORS_WORD),
     ],
 )
 def test_kinds(path, seen, kind, calls_llm, reason):
@@ -51,7 +57,7 @@ def test_kinds(path, seen, kind, calls_llm, reason):
 
 def test_new_nodes_and_rounds():
     """Runs came to a node that the graph does not show; loops are told apart as far as they went."""
-    learned = corrected(AGENT, {"new": NodeSeen(2, 2, 1, 1), "model": NodeSeen(9, 9, 1, 5)})
+    learned = corrected(AGENT, {"new": NodeBehaviour(2, 2, 1, 1), "model": NodeBehaviour(9, 9, 1, 5)})
     assert learned.by_path["new"] == Node(
         "new", Kind.LLM, "called a model when it ran", calls_llm=True, learned=True
     )
@@ -63,13 +69,13 @@ def test_new_nodes_and_rounds():
 def test_containers_are_no_new_nodes():
     """A node that only holds others was known all along."""
     outer = Application.of("outer", ["team/lead", "team/sub/model"])
-    seen = {path: NodeSeen(1, 0, 1, 1) for path in ("team", "team/sub", "team/lead")}
+    seen = {path: NodeBehaviour(1, 0, 1, 1) for path in ("team", "team/sub", "team/lead")}
     assert corrected(outer, seen) == outer
 
 
 def test_a_learned_node_does_not_end_the_way():
     """It says nothing of where a run goes from there: what could come before can still come."""
-    position = Position(corrected(AGENT, {"new": NodeSeen(1, 0, 1, 1)}))
+    position = StageProgress(corrected(AGENT, {"new": NodeBehaviour(1, 0, 1, 1)}))
     for number, path in enumerate(("model", "new"), 1):
         position.move(Revealed(((number, path),)))
         position.move(Began(number))
@@ -82,7 +88,7 @@ def test_a_profile_knows_the_template():
     """Records of jobs, added up over all of them, give the corrected template; others stay as they are."""
     runs = (("tools", 1, 1.0), ("tools", 1, 1.0), ("tools", 2, 1.0))
     record = ended(AGENT, ("tools", 1.0), ("tools", 1.0), runs=runs)
-    assert nodes_of(record) == {"tools": NodeSeen(runs=3, calls=2, side_by_side=2, occurrences=2)}
+    assert nodes_of(record) == {"tools": NodeBehaviour(runs=3, calls=2, concurrency=2, occurrences=2)}
     profile = Profile().observe(record, record)
     node = profile.template(AGENT).by_path["tools"]
     assert (node.kind, node.calls_llm) == ("dynamic", True)

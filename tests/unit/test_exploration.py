@@ -19,7 +19,7 @@ from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import JobArrived, JobInfo
 from llmsched_langgraph._core.policies import llmsched
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._jobs.stages import Revealed, Spot
+from llmsched_langgraph._jobs.stages import Revealed, StageOccurrence
 from llmsched_langgraph._ledger.exploration import JOBS, LANES, Exploration, choose
 from llmsched_langgraph._ledger.values import Explore
 from llmsched_langgraph.errors import ConfigurationError
@@ -96,15 +96,16 @@ def test_the_sample_is_a_share(sample):
 # -- the choice -------------------------------------------------------------------------
 
 
-def job(number, lo=None, hi=None, *, waits=("s",), left=1, order=0.0, past=(0.0, 0.0, 0, 0.0), **teaches):
+def job(number, lo=None, hi=None, *, waits=("s",), left=1, order=0.0, past=(0.0, 0.0, 0, 0.0), **informative):
     """The lanes of a job, one for each stage of which a call waits; they arrived as they are named.
 
     `past` is what it had received when its interval was formed, what it has received of calls that are over,
     how many hold a slot, and the sum of the times at which those were granted.
     """
-    explore = None if lo is None else Explore(Said(lo, hi, teaches), *past, left)
+    explore = None if lo is None else Explore(Said(lo, hi, informative), *past, left)
     return [
-        (order, ("b", number, Spot(stage, 1)), 100 * number + n, explore) for n, stage in enumerate(waits)
+        (order, ("b", number, StageOccurrence(stage, 1)), 100 * number + n, explore)
+        for n, stage in enumerate(waits)
     ]
 
 
@@ -214,15 +215,15 @@ def test_what_was_received_since_is_not_to_come():
 def test_only_so_many_jobs_and_lanes_are_looked_at():
     """The first of them in the order of service; jobs in a tie with the last hide none of its lanes."""
     crowd = [lane for n in range(1, JOBS + 1) for lane in job(n, 1, 2, s=1.0, order=float(n))]
-    teaching = job(99, 1, 2, s=5.0, order=50.0)
-    assert choose([*crowd[: JOBS - 1], *teaching], 0.0) == teaching[0][1]
-    assert choose([*crowd, *teaching], 0.0) == crowd[0][1]
+    information = job(99, 1, 2, s=5.0, order=50.0)
+    assert choose([*crowd[: JOBS - 1], *information], 0.0) == information[0][1]
+    assert choose([*crowd, *information], 0.0) == crowd[0][1]
     late = job(JOBS, 1, 2, s=6.0, order=float(JOBS))
     tied = job(98, 1, 2, s=9.0, order=float(JOBS))
     assert choose([*crowd, *tied, *late], 0.0) == late[0][1]
     wide = [lane for n in range(1, 4) for lane in job(n, 1, 2, waits=map(str, range(60)))]
-    assert choose([*wide[: LANES - 1], *teaching], 0.0) == teaching[0][1]
-    assert choose([*wide[:LANES], *teaching], 0.0) is None
+    assert choose([*wide[: LANES - 1], *information], 0.0) == information[0][1]
+    assert choose([*wide[:LANES], *information], 0.0) is None
 
 
 @st.composite
@@ -233,11 +234,11 @@ def backlogs(draw):
         lo = draw(st.integers(0, 12))
         hi = lo + draw(st.integers(0, 4))
         waits = tuple(sorted(draw(st.sets(st.sampled_from("abc")))))
-        teaches = {stage: float(draw(st.integers(0, 3))) for stage in waits}
+        informative = {stage: float(draw(st.integers(0, 3))) for stage in waits}
         bounds = (lo, hi) if draw(st.integers(0, 5)) else ()
         past = (draw(st.integers(0, 3)), draw(st.integers(0, 3)), draw(st.integers(0, 2)), 0.0)
         lefts = {"left": draw(st.integers(0, 2)), "past": past, "order": float(draw(st.integers(0, 2)))}
-        lanes += job(number, *bounds, waits=waits, **lefts, **(teaches if bounds else {}))
+        lanes += job(number, *bounds, waits=waits, **lefts, **(informative if bounds else {}))
     return sorted(lanes, key=lambda own: (own[0], own[2]))
 
 
@@ -349,10 +350,10 @@ def test_what_waits_elsewhere_hides_nothing_here(desk):
     d = desk(llmsched(epsilon=1.0), at_once=False, backends=("b", "c"))
     d.call(0.0, 1)
     d.call(0.0, 2, backend="c")
-    for number, teaches in ((1, {"far": 9.0, "near": 1.0}), (2, {"near": 0.5})):
+    for number, informative in ((1, {"far": 9.0, "near": 1.0}), (2, {"near": 0.5})):
         d.arrive(0.0, number)
         d.call(0.0, 10 + number, number, "near")
-        d.believe(0.0, number, Said(1.0, 5.0, teaches))
+        d.believe(0.0, number, Said(1.0, 5.0, informative))
     d.call(0.0, 3, 1, "far", backend="c")
     d.release(0.0, 1)
     assert d.granted[2:] == [11]

@@ -13,10 +13,10 @@ from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.model.evidence import Begun
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import JobInfo
-from llmsched_langgraph._core.job import LEAST_S, Job
+from llmsched_langgraph._core.job import MIN_REMAINING_S, Job
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.observed import ObservedStage, Part
-from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, Spot
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageOccurrence
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
 LOOP = Application.of("loop", [Node("think", Kind.LLM, calls_llm=True)], [("think", "think")], ["think"])
@@ -30,17 +30,19 @@ class Story:
     def __init__(self, application, profile=None):
         self.job = Job(1, JobInfo(application=application), application, 0.0)
         self.model = profile.applications[application.fingerprint].model if profile else None
-        self.moves = []
-        self.job.add((Job.named, 1, self.moves))
+        self.stage_events = []
+        self.job.add((Job.named, 1, self.stage_events))
         self._calls = {}
 
     def call(self, stage, now=0.0, *, run=None, starts=True):
         ticket = len(self._calls) + 1
         occurrence = self.job.progress.next_occurrence(stage)
-        spot = None if run is None else self.job.position.spot(run)
-        spot = Spot(stage, occurrence) if spot is None else spot
-        self._calls[ticket] = [stage, occurrence, spot, now, None]
-        self.job.add((Job.requested, ticket, stage, spot, "b"))
+        stage_occurrence = None if run is None else self.job.position.stage_occurrence(run)
+        stage_occurrence = (
+            StageOccurrence(stage, occurrence) if stage_occurrence is None else stage_occurrence
+        )
+        self._calls[ticket] = [stage, occurrence, stage_occurrence, now, None]
+        self.job.add((Job.requested, ticket, stage, stage_occurrence, "b"))
         if starts:
             self.start(ticket, now)
         return ticket
@@ -50,15 +52,28 @@ class Story:
         self.job.add((Job.granted, now, self._calls[ticket][2], False))
 
     def over(self, ticket, now, usage=UNKNOWN_USAGE, outcome=Outcome.FINISHED):
-        stage, occurrence, spot, asked_s, granted_s = self._calls[ticket]
+        stage, occurrence, stage_occurrence, asked_s, granted_s = self._calls[ticket]
         if granted_s is None:
-            self.job.add((Job.withdrew, ticket, spot))
+            self.job.add((Job.withdrew, ticket, stage_occurrence))
             return
-        fields = (ticket, stage, occurrence, spot, None, "b", asked_s, granted_s, now, 1.0, usage, outcome)
+        fields = (
+            ticket,
+            stage,
+            occurrence,
+            stage_occurrence,
+            None,
+            "b",
+            asked_s,
+            granted_s,
+            now,
+            1.0,
+            usage,
+            outcome,
+        )
         self.job.add((Job.finished, FinishedCall(*fields)))
 
-    def move(self, *moves, now=0.0):
-        self.moves += moves
+    def move(self, *stage_events, now=0.0):
+        self.stage_events += stage_events
         self.job.add((Job.moved, now, self.job.news[0]))
 
     def asks(self):
@@ -104,26 +119,28 @@ def test_calls_of_stages_that_nobody_watches():
     story.call("b", 4.0, starts=False)
     evidence = story.job.evidence(6.0)
     assert evidence.prompt_tokens == 70
-    assert evidence.finished == (ObservedStage(Spot("a", 1), (Part(None, 1, 1, 3.0, 70, 9),)),)
-    assert evidence.begun == (Begun(Spot("a", 2), 1, 2.0), Begun(Spot("b", 1)))
+    assert evidence.finished == (ObservedStage(StageOccurrence("a", 1), (Part(None, 1, 1, 3.0, 70, 9),)),)
+    assert evidence.begun == (Begun(StageOccurrence("a", 2), 1, 2.0), Begun(StageOccurrence("b", 1)))
 
 
 def test_stage_runs_side_by_side_are_one_stage():
     """Announced together; those that are over tell what they took, and the stage is over with the last."""
     story = Story(app("x"))
     story.move(Revealed(((1, "map"), (2, "map"), (3, "map"))))
-    assert story.job.evidence(0.0).begun == (Begun(Spot("map", 1), 3),)
+    assert story.job.evidence(0.0).begun == (Begun(StageOccurrence("map", 1), 3),)
     story.move(Began(1), Began(2))
     one, two = story.call("map", 0.0, run=1), story.call("map", 1.0, run=2)
-    assert story.job.evidence(4.0).begun == (Begun(Spot("map", 1), 3, 7.0),)
+    assert story.job.evidence(4.0).begun == (Begun(StageOccurrence("map", 1), 3, 7.0),)
     story.over(one, 5.0)
     story.move(Ended(1, 5.0))
-    assert story.job.evidence(5.0).begun == (Begun(Spot("map", 1), 3, 9.0, 1, 5.0),)
+    assert story.job.evidence(5.0).begun == (Begun(StageOccurrence("map", 1), 3, 9.0, 1, 5.0),)
     story.over(two, 6.0)
     story.move(Ended(2, 5.0), Ended(3, 0.5))
     evidence = story.job.evidence(9.0)
     assert evidence.begun == ()
-    assert evidence.finished == (ObservedStage(Spot("map", 1), (Part(None, 3, 2, 10.0, None, None),)),)
+    assert evidence.finished == (
+        ObservedStage(StageOccurrence("map", 1), (Part(None, 3, 2, 10.0, None, None),)),
+    )
     assert story.job.evidence(10.0).finished[0] is evidence.finished[0]
 
 
@@ -164,13 +181,13 @@ def test_news_is_what_a_belief_can_rest_on():
     """Ends and announcements; not that something has begun. Told once."""
     story = Story(app("x"))
     assert [story.asks(), story.asks()] == [True, False]
-    for moves, news in (
+    for stage_events, news in (
         ([Revealed(((1, "a"),))], True),
         ([Began(1)], False),
         ([Ended(1, 1.0)], True),
         ([], False),
     ):
-        story.move(*moves)
+        story.move(*stage_events)
         assert [story.asks(), story.asks()] == [news, False]
 
 
@@ -205,7 +222,8 @@ def test_stage_records_in_the_order_of_their_ends():
 
 
 @pytest.mark.parametrize(
-    ("received_s", "left_s"), [(0.0, 6.0), (2.5, 3.5), (5.99, LEAST_S), (6.0, LEAST_S), (50.0, LEAST_S)]
+    ("received_s", "left_s"),
+    [(0.0, 6.0), (2.5, 3.5), (5.99, MIN_REMAINING_S), (6.0, MIN_REMAINING_S), (50.0, MIN_REMAINING_S)],
 )
 def test_without_a_belief_it_is_the_prior_less_what_was_received(received_s, left_s):
     """And as long as the job goes on never nothing."""
@@ -252,7 +270,7 @@ class TestChain:
 
     def test_all_is_done(self, story):
         """Nothing is left, but for the least that a job that goes on may be believed to need."""
-        assert story.remaining_s(story.do("b", 4.0, story.do("a", 2.0))) == LEAST_S
+        assert story.remaining_s(story.do("b", 4.0, story.do("a", 2.0))) == MIN_REMAINING_S
 
     def test_a_stage_never_seen(self, story):
         """It is absorbed: its work is no more than the rest of what was expected."""
@@ -289,7 +307,7 @@ def test_beyond_the_occurrences_seen(loop, occurrence):
     for _ in range(occurrence - 1):
         now = story.do("think", 1.0, now)
     story.call("think", now, starts=False)
-    assert story.remaining_s(now) == LEAST_S
+    assert story.remaining_s(now) == MIN_REMAINING_S
 
 
 def test_a_stage_that_runs_once_more_than_it_should(learned):
@@ -366,14 +384,14 @@ def test_a_job_is_what_its_log_says(loop):
     story.believe(3.0)
     job.add((Job.revised,))
     kept()
-    story.moves += SEEN
+    story.stage_events += SEEN
     story.move(now=4.0)
     kept()
     job.add((Job.paused, 5.0))
     kept()
     job.add((Job.resumed, 8.0, 7, [Revealed(((2, "think"),))]))
     kept()
-    job.add((Job.granted, 8.0, Spot("think", 2), True))
+    job.add((Job.granted, 8.0, StageOccurrence("think", 2), True))
     story._calls[two][4] = 8.0
     kept()
     story.over(two, 9.0)
@@ -394,7 +412,7 @@ def test_what_was_half_done_is_undone():
     story.call("a")
     facts, before = story.job.facts, told(story.job)
     with pytest.raises(KeyError):
-        story.job.add((Job.granted, 0.0, Spot("nothing", 1), False))
+        story.job.add((Job.granted, 0.0, StageOccurrence("nothing", 1), False))
     with pytest.raises(AssertionError, match="half changed"):
         story.job.check()
     story.job.restore(facts)

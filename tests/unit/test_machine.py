@@ -27,7 +27,7 @@ from llmsched_langgraph._core.events import (
     JobInfo,
     JobPaused,
     ProfileLearned,
-    StagesMoved,
+    StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
@@ -36,7 +36,7 @@ from llmsched_langgraph._core.story import LENGTH
 from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, Spot
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageOccurrence
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.values import Backend, Failure, Rekey
 
@@ -48,8 +48,8 @@ def llm(name, occurrence, call):
     return EndedStage(name=name, kind="llm", calls=(call,), occurrence=occurrence)
 
 
-def arrived(job, application="app", resumes=None, moves=()):
-    return JobArrived(job, JobInfo(application=app(application)), resumes, moves)
+def arrived(job, application="app", resumes=None, stage_events=()):
+    return JobArrived(job, JobInfo(application=app(application)), resumes, stage_events)
 
 
 class Spied:
@@ -75,7 +75,7 @@ class Spied:
             self.machine.check(now)
         return self.machine.story.after(before)
 
-    def moves(self):
+    def stage_events(self):
         """Backend, job and new order of the lanes that were given another key."""
         return [(change.lane[0], change.lane[1], change.key.order) for change in self.moved]
 
@@ -148,7 +148,7 @@ def test_what_happened_already_changes_nothing(m, event):
         CallDismissed(9),
         JobEnded(9, Outcome.FINISHED),
         JobPaused(9, "thread"),
-        StagesMoved(9),
+        StagesChanged(9),
         BeliefFormed(9, None),
         Ticked(),
     ],
@@ -409,7 +409,7 @@ def test_a_jobs_waiting_calls_move_together(m):
         m.handle(0, CallRequested(ticket, "b", "s", job))
     m.handle(1, CallReleased(9))
     assert m.holding() == {1}
-    assert m.moves() == [("b", 1, 1.0)] * 2
+    assert m.stage_events() == [("b", 1, 1.0)] * 2
     assert m.waiting() == {2: 1.0, 3: 0.0, 4: 1.0}
     m.handle(2, CallRequested(7, "c"), CallReleased(1))
     assert m.holding() == {2, 7}
@@ -603,7 +603,7 @@ def test_a_belief_is_asked_for_once_the_call_waits(learned):
     (wanted,) = asked(entries)
     assert (wanted.job, wanted.needs) == (2, Needs.MEAN)
     assert wanted.model is profile.applications["app"].model
-    assert wanted.evidence.begun == (Begun(Spot("s", 1)),)
+    assert wanted.evidence.begun == (Begun(StageOccurrence("s", 1)),)
     assert wanted.belief() is wanted.model.belief(wanted.evidence)
     assert asked(m.handle(0, CallRequested(2, "b", "t", 1))) == []
 
@@ -615,7 +615,7 @@ def test_a_belief_moves_the_job(learned):
     before = m.waiting()[1]
     (formed,) = m.handle(1, BeliefFormed(2, wanted.belief()))
     assert (formed.kind, formed.job) == ("BeliefFormed", 2)
-    assert m.moves() == [("b", 2, pytest.approx(3.0, rel=0.01))]
+    assert m.stage_events() == [("b", 2, pytest.approx(3.0, rel=0.01))]
     assert m.waiting() == {1: pytest.approx(3.0, rel=0.01)}
     assert before != m.waiting()[1]
 
@@ -626,37 +626,37 @@ def test_the_end_of_a_call_is_news(learned):
     m.handle(0, CallRequested(2, "b", "t", 1))
     assert asked(m.handle(1, CallReleased(9))) == []
     (wanted,) = asked(m.handle(3, CallReleased(1)))
-    assert [(stage.spot, stage.amount(wanted.model.unit)) for stage in wanted.evidence.finished] == [
-        (Spot("s", 1), 2.0)
-    ]
+    assert [
+        (stage.stage_occurrence, stage.amount(wanted.model.unit)) for stage in wanted.evidence.finished
+    ] == [(StageOccurrence("s", 1), 2.0)]
 
 
 def test_what_was_announced_is_news(learned):
     """A fan-out is evidence as soon as it is revealed; that a stage run has begun is none."""
-    moves = []
+    stage_events = []
     m = Spied("srtf", learned(*[("app", ("s", 1.0), ("t", 2.0))] * 6))
-    m.handle(0, CallRequested(9, "b"), arrived(1, moves=moves), CallRequested(1, "b", "s", 1))
-    moves.append(Revealed(((5, "t"), (6, "t"))))
-    (wanted,) = asked(m.handle(1, StagesMoved(1)))
-    assert Begun(Spot("t", 1), 2) in wanted.evidence.begun
-    moves.append(Began(5))
-    assert asked(m.handle(1, StagesMoved(1))) == []
-    moves.append(Ended(5, 1.0))
-    assert len(asked(m.handle(1, StagesMoved(1)))) == 1
-    assert m.handle(1, StagesMoved(1)) == []
+    m.handle(0, CallRequested(9, "b"), arrived(1, stage_events=stage_events), CallRequested(1, "b", "s", 1))
+    stage_events.append(Revealed(((5, "t"), (6, "t"))))
+    (wanted,) = asked(m.handle(1, StagesChanged(1)))
+    assert Begun(StageOccurrence("t", 1), 2) in wanted.evidence.begun
+    stage_events.append(Began(5))
+    assert asked(m.handle(1, StagesChanged(1))) == []
+    stage_events.append(Ended(5, 1.0))
+    assert len(asked(m.handle(1, StagesChanged(1)))) == 1
+    assert m.handle(1, StagesChanged(1)) == []
 
 
 def test_moves_are_heard_with_the_next_call(learned):
     """While none waits nothing depends on them, so they are not looked at, but none is missed."""
-    moves = []
+    stage_events = []
     m = Spied("srtf", learned(*[("app", ("s", 1.0), ("t", 2.0))] * 6))
-    m.handle(0, CallRequested(9, "b"), arrived(1, moves=moves))
-    moves.append(Revealed(((5, "t"), (6, "t"))))
-    assert m.handle(1, StagesMoved(1)) == []
+    m.handle(0, CallRequested(9, "b"), arrived(1, stage_events=stage_events))
+    stage_events.append(Revealed(((5, "t"), (6, "t"))))
+    assert m.handle(1, StagesChanged(1)) == []
     entries = m.handle(2, CallRequested(1, "b", "t", 1, run=5))
-    assert kinds(entries) == ["StagesMoved", "BeliefWanted", "CallQueued"]
+    assert kinds(entries) == ["StagesChanged", "BeliefWanted", "CallQueued"]
     (wanted,) = asked(entries)
-    assert wanted.evidence.begun == (Begun(Spot("t", 1), 2),)
+    assert wanted.evidence.begun == (Begun(StageOccurrence("t", 1), 2),)
 
 
 def test_a_call_that_gave_up_takes_its_belief_with_it(learned):
@@ -693,7 +693,7 @@ def test_none_is_asked_for_a_job_that_does_not_wait(learned, case):
     m.handle(0, CallReleased(9))
     if case == "unknown":
         m.handle(0, CallReleased(1), JobEnded(1, Outcome.FINISHED))
-    entries = m.handle(1, ProfileLearned(m.machine.profile, frozenset({"app"})), StagesMoved(1))
+    entries = m.handle(1, ProfileLearned(m.machine.profile, frozenset({"app"})), StagesChanged(1))
     assert kinds(entries) == ["ProfileLearned"]
     for job in m.machine.known():
         assert job.outdated

@@ -18,7 +18,7 @@ from llmsched_langgraph._belief.model.columns import Quantity
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._jobs.observed import ObservedJob, Unit, observed
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces import EndedJob, EndedStage
 
@@ -61,7 +61,7 @@ def two_chains():
 def test_same_entropy_but_not_the_same_information():
     """The stage that settles what follows is worth trying first, though both are as uncertain."""
     model = two_chains()
-    known, moot = Spot("known", 1), Spot("moot", 1)
+    known, moot = StageOccurrence("known", 1), StageOccurrence("moot", 1)
     assert model.network.entropy([0]) == pytest.approx(model.network.entropy([1])) == pytest.approx(1.0)
     assert model.belief(NOTHING).uncertainty_reduction(known) == pytest.approx(1.0 * 9.0)
     assert model.belief(NOTHING).uncertainty_reduction(moot) == pytest.approx(0.0)
@@ -83,7 +83,9 @@ def test_the_same_evidence_has_the_same_belief(fan):
     past = JobEvidence(100, (ended("split", 0.63),))
     assert fan.belief(past) is fan.belief(copy.deepcopy(past))
     assert fan.belief(past) != fan.belief(NOTHING)
-    near = [JobEvidence(100, begun=(Begun(Spot("split", 1), received=x),)) for x in (0.101, 0.1014)]
+    near = [
+        JobEvidence(100, begun=(Begun(StageOccurrence("split", 1), received=x),)) for x in (0.101, 0.1014)
+    ]
     assert fan.belief(near[0]) is fan.belief(near[1])
 
 
@@ -110,7 +112,7 @@ def test_the_first_stage_foretells_the_rest(fan):
 
 def test_a_revealed_fan_out_settles_it(fan):
     """Whatever the stage before was like."""
-    evidence = JobEvidence(100, (ended("split", 0.63),), begun=(Begun(Spot("map", 1), 9),))
+    evidence = JobEvidence(100, (ended("split", 0.63),), begun=(Begun(StageOccurrence("map", 1), 9),))
     assert fan.belief(evidence).mean > 1.5 * fan.belief(JobEvidence(100, (ended("split", 0.63),))).mean
 
 
@@ -119,7 +121,7 @@ def test_a_stage_that_runs_has_the_less_left(fan):
     done = (ended("split", 1.83), ended("map", 3.69))
     means = []
     for ran in (0.5, 1.5, 2.5, 5.0, 50.0):
-        evidence = JobEvidence(100, done, begun=(Begun(Spot("join", 1), received=ran),))
+        evidence = JobEvidence(100, done, begun=(Begun(StageOccurrence("join", 1), received=ran),))
         means.append(fan.belief(evidence).mean)
     assert means[0] > means[1] > means[2] > 0.0
     assert means[4] > means[3] > means[2]
@@ -146,7 +148,7 @@ def test_a_loop_has_as_many_variables_as_runs_went_round(loop):
     assert loop.belief(is_over).mean == 0.0
     assert not loop.belief(is_over).open
     assert loop.belief(goes_on).mean > 0.1
-    third = JobEvidence(100, twice, begun=(Begun(Spot("think", 3)),))
+    third = JobEvidence(100, twice, begun=(Begun(StageOccurrence("think", 3)),))
     assert loop.belief(third).mean > loop.belief(goes_on).mean
     assert loop.belief(third).present["think#3"] == pytest.approx(1.0)
 
@@ -170,7 +172,7 @@ def test_long_loops_can_be_asked_everything():
     belief = model.belief(NOTHING)
     assert 0.0 < belief.entropy_bits < 12 * math.log2(7) + 10
     assert belief.interval(0.8)[0] < belief.typical < belief.interval(0.8)[1]
-    assert model.belief(NOTHING).uncertainty_reduction(Spot("think", 1)) >= 0.0
+    assert model.belief(NOTHING).uncertainty_reduction(StageOccurrence("think", 1)) >= 0.0
 
 
 def test_nodes_that_only_runs_show_are_learned():
@@ -196,7 +198,7 @@ def test_before_there_is_much_to_learn_from_a_prior_serves(jobs):
             assert 0.0 < belief.mean < 10 * PRIOR_CALL[unit]
             assert math.isfinite(belief.entropy_bits)
             assert belief.quantiles[-1] > 0.0
-            assert model.belief(NOTHING).uncertainty_reduction(Spot("a", 1)) == 0.0
+            assert model.belief(NOTHING).uncertainty_reduction(StageOccurrence("a", 1)) == 0.0
             assert ApplicationModel.from_json(model.to_json()) == model
 
 
@@ -309,8 +311,8 @@ def test_a_wide_stage_is_judged_by_its_runs_that_are_over():
     model = learned([wide(n) for n in range(60)])
     assert Quantity.FAN_OUT not in {column.quantity for column in model.columns}
     for each in (2.0, 8.0):
-        begun = Begun(Spot("many", 1), 8, 4 * each, 4, 4 * each)
+        begun = Begun(StageOccurrence("many", 1), 8, 4 * each, 4, 4 * each)
         belief = model.belief(JobEvidence(80, begun=(begun,)))
         assert belief.mean == pytest.approx(4 * each, rel=0.5)  # two runs of five count beside the four
-        left = belief.expected[Spot("many", 1)].left(6 * each, 6, 6 * each)
+        left = belief.expected[StageOccurrence("many", 1)].left(6 * each, 6, 6 * each)
         assert left == pytest.approx(2 * each, rel=0.5)

@@ -9,16 +9,16 @@ from llmsched_langgraph._application.application import Application, Kind
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.observed import Part, Unit, observed, rounds, split_by_tool
-from llmsched_langgraph._jobs.stages import Ended, Position, Revealed
+from llmsched_langgraph._jobs.stages import Ended, Revealed, StageProgress
 
 
-def spots(outcome):
-    return [tuple(stage.spot) for stage in outcome.stages]
+def stage_occurrences(outcome):
+    return [tuple(stage.stage_occurrence) for stage in outcome.stages]
 
 
 def test_a_loop_is_a_row_of_occurrences():
     outcome = observed(loop_job(0, 3))
-    assert spots(outcome) == [(name, i) for i in (1, 2, 3) for name in ("think", "act")]
+    assert stage_occurrences(outcome) == [(name, i) for i in (1, 2, 3) for name in ("think", "act")]
     assert [stage.amount(Unit.SECONDS) for stage in outcome.stages] == [0.5, 0.0] * 3
     assert [stage.amount(Unit.TOKENS) for stage in outcome.stages] == [50, 0] * 3
     assert [stage.amount(Unit.TOOL_SECONDS) for stage in outcome.stages] == [0.0, 0.5] * 3
@@ -47,17 +47,17 @@ def test_what_runs_in_one_step_is_one_occurrence_as_a_position_counts_it():
             EndedStage(name="work", kind="llm", deps=(3, 4), calls=(call(40),)),
         ),
     )
-    position = Position(template_of("a", [job]))
+    position = StageProgress(template_of("a", [job]))
     number, live = 0, []
     for step in rounds(job):
-        runs = [(number + i, stage.spot.path) for i, stage in enumerate(step)]
+        runs = [(number + i, stage.stage_occurrence.path) for i, stage in enumerate(step)]
         position.move(Revealed(tuple(runs)))
-        live += [position.spot(run) for run, _ in runs]
+        live += [position.stage_occurrence(run) for run, _ in runs]
         for run, _ in runs:
             position.move(Ended(run, 1.0))
         number += len(runs)
-    assert live == [stage.spot for stage in observed(job).stages]
-    assert [tuple(spot) for spot in live] == [
+    assert live == [stage.stage_occurrence for stage in observed(job).stages]
+    assert [tuple(stage_occurrence) for stage_occurrence in live] == [
         ("start", 1),
         ("work", 1),
         ("look", 1),
@@ -117,7 +117,7 @@ def test_of_a_live_run_stages_without_calls_have_the_seconds_of_tools():
     """And a call that no stage run was seen around is an occurrence of its own name."""
     record = ended("f", ("model", 1.5, None, None, 2), runs=(("search", 1, 2.5),), end="failed")
     outcome = observed(record)
-    assert spots(outcome) == [("model", 2), ("search", 1)]
+    assert stage_occurrences(outcome) == [("model", 2), ("search", 1)]
     assert outcome.amount(Unit.SECONDS) == 1.5
     assert outcome.amount(Unit.TOOL_SECONDS) == 2.5
     assert outcome.amount(Unit.TOKENS) is None

@@ -31,7 +31,7 @@ from llmsched_langgraph._belief.profile.pgmpy_exchange import (
 from llmsched_langgraph._belief.profile.profile import History, Profile
 from llmsched_langgraph._belief.profile.serialization import profile_from_json, profile_to_json
 from llmsched_langgraph._jobs.observed import Unit, observed
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.errors import InvalidDataError
 
 pytestmark = pytest.mark.timeout(120)  # pgmpy takes seconds to import
@@ -236,7 +236,7 @@ def test_impossible_is_not_the_end_of_beliefs(fan):
     for first, second in ((0.2, 9.0), (9.0, 0.1)):
         belief = model.belief(JobEvidence(9, (ended("split", first), ended("map", second))))
         assert np.isfinite([belief.mean, belief.entropy_bits, belief.index, *belief.quantiles]).all()
-        assert belief.uncertainty_reduction(Spot("join", 1)) >= 0.0
+        assert belief.uncertainty_reduction(StageOccurrence("join", 1)) >= 0.0
 
 
 def test_a_rounded_table_is_scaled(fan):

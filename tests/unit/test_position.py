@@ -7,7 +7,15 @@ import itertools
 import pytest
 
 from llmsched_langgraph._application.application import Application, Kind, Node
-from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed, Runs, Spot, Status
+from llmsched_langgraph._jobs.stages import (
+    Began,
+    Ended,
+    Revealed,
+    Runs,
+    StageOccurrence,
+    StageProgress,
+    Status,
+)
 
 AGENT = Application.of(
     "agent",
@@ -33,7 +41,7 @@ class Walk:
     """A position and how to move it by names."""
 
     def __init__(self, application):
-        self.position = Position(application)
+        self.position = StageProgress(application)
         self._numbers = itertools.count(1)
 
     def reveal(self, *paths, around=None, called=False):
@@ -235,7 +243,7 @@ def test_what_is_not_known_changes_nothing(walk):
     w.begin(99)
     w.end(99)
     assert w.position.statuses() == before
-    assert w.position.spot(99) is None
+    assert w.position.stage_occurrence(99) is None
     w.step("model")
     w.position.end()
     w.end(1)
@@ -245,7 +253,7 @@ def test_what_is_not_known_changes_nothing(walk):
 def test_what_may_be_begun_once_more():
     """By the edges alone: round a loop while something in it is alive, and what was stopped for a human."""
     edges = [("think", "act"), ("act", "think"), ("act", "answer")]
-    position = Position(Application.of("a", ["think", "act", "answer"], edges, ["think"]))
+    position = StageProgress(Application.of("a", ["think", "act", "answer"], edges, ["think"]))
     assert position.coming() == {"think", "act", "answer"}
     position.move(Revealed(((1, "think"),)))
     assert position.coming() == {"think", "act", "answer"}
@@ -299,20 +307,20 @@ REACT = Application.of(
 def test_runs_of_one_spot(walk):
     """How many were announced, run now, and are over; one that is to be run again is none of them."""
     w = walk(AGENT)
-    spot = Spot("tools", 1)
-    assert w.position.runs(spot) is None
+    stage_occurrence = StageOccurrence("tools", 1)
+    assert w.position.runs(stage_occurrence) is None
     w.step("model")
     one, two, three = w.reveal("tools", "tools", "tools")
-    assert w.position.runs(spot) == Runs(3, 0, 0)
+    assert w.position.runs(stage_occurrence) == Runs(3, 0, 0)
     w.begin(one, two)
     w.end(one)
-    assert w.position.runs(spot) == Runs(3, 1, 1)
+    assert w.position.runs(stage_occurrence) == Runs(3, 1, 1)
     w.end(two, again=True)
-    assert w.position.runs(spot) == Runs(2, 0, 1)
+    assert w.position.runs(stage_occurrence) == Runs(2, 0, 1)
     w.end(three)
-    assert w.position.runs(spot) == Runs(2, 0, 2)
-    assert w.position.runs(Spot("tools", 2)) is None
-    assert w.position.runs(spot) == w.position.expanded()[spot]
+    assert w.position.runs(stage_occurrence) == Runs(2, 0, 2)
+    assert w.position.runs(StageOccurrence("tools", 2)) is None
+    assert w.position.runs(stage_occurrence) == w.position.expanded()[stage_occurrence]
 
 
 def use(position, *tools, first=100, path="use"):
@@ -322,20 +330,20 @@ def use(position, *tools, first=100, path="use"):
 
 def test_tools_of_a_stage():
     """As they were announced, for as long as anybody may ask; those of one run until it is over."""
-    position = Position(PLANNER)
-    assert position.tools(Spot("use", 1)) == {}
+    position = StageProgress(PLANNER)
+    assert position.tools(StageOccurrence("use", 1)) == {}
     use(position, "saw", None, "saw", "drill")
-    assert position.tools(Spot("use", 1)) == {"saw": 2, "drill": 1}
+    assert position.tools(StageOccurrence("use", 1)) == {"saw": 2, "drill": 1}
     assert [position.tool(run) for run in (100, 101, 102, 103, 104)] == ["saw", None, "saw", "drill", None]
     position.move(Began(100))
     position.move(Ended(100, 1.0))
     assert position.tool(100) is None
-    assert position.tools(Spot("use", 1)) == {"saw": 2, "drill": 1}
+    assert position.tools(StageOccurrence("use", 1)) == {"saw": 2, "drill": 1}
 
 
 def test_a_plan_is_known_once_it_cannot_grow():
     """All that was announced, by name; nothing before it was."""
-    position = Position(PLANNER)
+    position = StageProgress(PLANNER)
     position.move(Revealed(((1, "plan"),)))
     assert position.planned() is None
     position.move(Ended(1, 1.0))
@@ -349,7 +357,7 @@ def test_a_plan_is_known_once_it_cannot_grow():
 
 def test_a_plan_that_may_grow_is_not_known():
     """An agent that may use tools once more, after it has seen what came of these; until it is over."""
-    position = Position(REACT)
+    position = StageProgress(REACT)
     position.move(Revealed(((1, "think"),)))
     position.move(Ended(1, 1.0))
     use(position, "saw")
@@ -361,7 +369,7 @@ def test_a_plan_that_may_grow_is_not_known():
 
 
 def test_tools_without_names_are_no_plan():
-    position = Position(PLANNER)
+    position = StageProgress(PLANNER)
     use(position, None, None)
     assert position.planned() is None
-    assert position.runs(Spot("use", 1)) == Runs(2, 0, 0)
+    assert position.runs(StageOccurrence("use", 1)) == Runs(2, 0, 0)

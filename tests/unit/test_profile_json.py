@@ -80,7 +80,7 @@ def test_read_back_it_is_the_same(own):
 def test_a_whole_profile_is_read_back_too():
     """With what was seen of backends; either form gives its applications."""
     pace = Calibration().observe(Served("a", b, 0.5 * b, 10 * b) for b in range(1, 5))
-    whole = replace(profile_of([profile(range(5)), planned()]), paces={"gpu": pace, "": Calibration()})
+    whole = replace(profile_of([profile(range(5)), planned()]), slowdowns={"gpu": pace, "": Calibration()})
     data = through_text(profile_to_json(whole))
     assert profile_from_json(data) == whole
     assert profiles_from_json(data) == list(whole.applications.values())
@@ -186,14 +186,14 @@ def test_profiles_of_version_1_are_read():
     assert own.history.jobs[0].ended_at == 50.0
     first, other = own.outcomes
     assert (first.prompt_tokens, first.complete, other.complete) == (30, True, False)
-    assert [(*stage.spot, stage.fan_out, stage.calls) for stage in first.stages] == [
+    assert [(*stage.stage_occurrence, stage.fan_out, stage.calls) for stage in first.stages] == [
         ("split", 1, 1, 2),
         ("map", 1, 3, 3),
     ]
     assert [stage.amount(Unit.SECONDS) for stage in first.stages] == pytest.approx([3.0, 6.0])
     assert [stage.amount(Unit.TOKENS) for stage in first.stages] == [11, 9]
     assert {part.tool: part.runs for part in first.stages[1].parts} == {"a": 2, "b": 1}
-    assert (tuple(other.stages[0].spot), other.amount(Unit.SECONDS)) == (("split", 2), None)
+    assert (tuple(other.stages[0].stage_occurrence), other.amount(Unit.SECONDS)) == (("split", 2), None)
     assert own.nodes["map"].runs == 3
     again = application_profile_from_json(through_text(application_profile_to_json(own)))
     assert again == own

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Progress, Usage
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, CallProgress, FinishedCall, Outcome, Usage
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 
 class Calls:
     """A job's progress and its calls, so that a call is spoken of by its ticket alone."""
 
     def __init__(self):
-        self.progress = Progress()
+        self.progress = CallProgress()
         self._asked = {}
         self._granted = {}
 
-    def request(self, ticket, stage, now, spot=None):
+    def request(self, ticket, stage, now, stage_occurrence=None):
         occurrence = self.progress.next_occurrence(stage)
-        spot = Spot(stage, occurrence) if spot is None else spot
-        self.progress.request(ticket, stage, spot)
-        self._asked[ticket] = (stage, occurrence, spot, now)
+        stage_occurrence = (
+            StageOccurrence(stage, occurrence) if stage_occurrence is None else stage_occurrence
+        )
+        self.progress.request(ticket, stage, stage_occurrence)
+        self._asked[ticket] = (stage, occurrence, stage_occurrence, now)
         return occurrence
 
     def start(self, ticket, now):
@@ -28,13 +30,24 @@ class Calls:
         self._granted[ticket] = now
 
     def finish(self, ticket, outcome, usage, now):
-        stage, occurrence, spot, asked_s = self._asked[ticket]
+        stage, occurrence, stage_occurrence, asked_s = self._asked[ticket]
         if ticket not in self._granted:
-            self.progress.withdraw(ticket, spot)
+            self.progress.withdraw(ticket, stage_occurrence)
             return None
         granted_s = self._granted[ticket]
         call = FinishedCall(
-            ticket, stage, occurrence, spot, None, "b", asked_s, granted_s, now, 1.0, usage, outcome
+            ticket,
+            stage,
+            occurrence,
+            stage_occurrence,
+            None,
+            "b",
+            asked_s,
+            granted_s,
+            now,
+            1.0,
+            usage,
+            outcome,
         )
         self.progress.finish(call)
         return call
@@ -100,11 +113,14 @@ def test_work_sums_finished_and_running_calls(calls, progress):
 
 def test_finishing_what_was_never_asked_for_is_an_error(progress):
     """Progress itself does not forgive: it is the machine that makes release idempotent."""
-    for verb in (lambda: progress.start(Spot("a", 1), 0.0), lambda: progress.withdraw(1, Spot("a", 1))):
+    for verb in (
+        lambda: progress.start(StageOccurrence("a", 1), 0.0),
+        lambda: progress.withdraw(1, StageOccurrence("a", 1)),
+    ):
         with pytest.raises(KeyError):
             verb()
     call = FinishedCall(
-        1, "a", 1, Spot("a", 1), None, "b", 0.0, 0.0, 0.0, 1.0, UNKNOWN_USAGE, Outcome.FINISHED
+        1, "a", 1, StageOccurrence("a", 1), None, "b", 0.0, 0.0, 0.0, 1.0, UNKNOWN_USAGE, Outcome.FINISHED
     )
     with pytest.raises(KeyError):
         progress.finish(call)
@@ -124,16 +140,23 @@ def test_rounding_errors_end_with_the_running_calls(calls, progress):
 
 def test_works_by_occurrence(calls, progress):
     """Calls add up by the occurrence of a stage; where that is not known, each is one of its own."""
-    for ticket, spot in enumerate([Spot("a", 1), Spot("a", 1), None, None, Spot("b", 2)]):
-        calls.request(ticket, "a", 0.0, spot)
-    waiting = {Spot("a", 1): 2, Spot("a", 3): 1, Spot("a", 4): 1, Spot("b", 2): 1}
-    assert {spot: work.waiting for spot, work in progress.works.items()} == waiting
+    for ticket, stage_occurrence in enumerate(
+        [StageOccurrence("a", 1), StageOccurrence("a", 1), None, None, StageOccurrence("b", 2)]
+    ):
+        calls.request(ticket, "a", 0.0, stage_occurrence)
+    waiting = {
+        StageOccurrence("a", 1): 2,
+        StageOccurrence("a", 3): 1,
+        StageOccurrence("a", 4): 1,
+        StageOccurrence("b", 2): 1,
+    }
+    assert {stage_occurrence: work.waiting for stage_occurrence, work in progress.works.items()} == waiting
     assert progress.ready == waiting
     calls.start(0, 1.0)
     calls.start(1, 2.0)
-    assert Spot("a", 1) not in progress.ready
+    assert StageOccurrence("a", 1) not in progress.ready
     calls.finish(0, Outcome.FINISHED, Usage(10, 3), 4.0)
-    work = progress.works[Spot("a", 1)]
+    work = progress.works[StageOccurrence("a", 1)]
     assert (work.calls, work.running, work.done, work.waiting) == (2, 1, 1, 0)
     assert (work.done_s, work.received_s(10.0)) == (3.0, 3.0 + 8.0)
     assert (work.prompt_tokens, work.output_tokens) == (10, 3)
@@ -147,11 +170,15 @@ def test_works_by_occurrence(calls, progress):
 
 def test_a_call_that_gave_up_waiting_was_never_of_its_stage(calls, progress):
     """Of a stage whose only call gave up nothing is kept; of one with others it is one call less."""
-    for ticket, spot in enumerate([Spot("a", 1), Spot("b", 1), Spot("b", 1)]):
-        calls.request(ticket, spot.path, 0.0, spot)
+    for ticket, stage_occurrence in enumerate(
+        [StageOccurrence("a", 1), StageOccurrence("b", 1), StageOccurrence("b", 1)]
+    ):
+        calls.request(ticket, stage_occurrence.path, 0.0, stage_occurrence)
     calls.finish(0, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
     calls.finish(1, Outcome.CANCELLED, UNKNOWN_USAGE, 1.0)
-    assert {spot: work.calls for spot, work in progress.works.items()} == {Spot("b", 1): 1}
+    assert {stage_occurrence: work.calls for stage_occurrence, work in progress.works.items()} == {
+        StageOccurrence("b", 1): 1
+    }
     assert (progress.waiting, progress.holding) == (1, 0)
     progress.check()
 

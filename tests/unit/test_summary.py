@@ -9,7 +9,7 @@ import pytest
 from support.beliefs import fan_job, planned_job
 from support.profiles import TEMPLATE, profile
 
-from llmsched_langgraph._application.behaviour import NodeSeen
+from llmsched_langgraph._application.behaviour import NodeBehaviour
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.model.columns import OTHER, Column, Quantity
@@ -36,9 +36,9 @@ def test_what_jobs_teach_is_counted():
     own = taught_by(TEMPLATE, [fan_job(n, 1 + n) for n in range(2)])
     assert own.jobs == 2
     assert dict(own.nodes) == {
-        "split": NodeSeen(2, 2, 1, 1),
-        "map": NodeSeen(3, 3, 2, 1),
-        "join": NodeSeen(2, 2, 1, 1),
+        "split": NodeBehaviour(2, 2, 1, 1),
+        "map": NodeBehaviour(3, 3, 2, 1),
+        "join": NodeBehaviour(2, 2, 1, 1),
     }
     # split 20 and 41, map 40 and 2 * 41, join 30 and 60, in hundredths of a second
     assert (own.history.call.count, own.history.call.value) == (7, pytest.approx(2.73 / 7))
@@ -58,7 +58,7 @@ def test_figures_of_stages(fan):
     assert split.present == pytest.approx(1.0, abs=0.05)
     assert (mapped.present, join.present) == (pytest.approx(0.75, abs=0.05), pytest.approx(0.75, abs=0.05))
     assert (join.mean, join.median) == (pytest.approx(0.7), pytest.approx(0.6))
-    assert split.teaches > 0.0
+    assert split.informative > 0.0
 
 
 def test_the_entropy_falls_as_stages_end(fan):
@@ -89,7 +89,7 @@ def test_without_a_model():
     """Shares of jobs and their work; nothing is told of what teaches."""
     summary = summary_of(profile(range(6)))
     assert (summary.model, summary.depends, summary.entropy_bits) == (None, (), ())
-    assert [(own.stage, own.jobs, own.present, own.teaches) for own in summary.stages] == [
+    assert [(own.stage, own.jobs, own.present, own.informative) for own in summary.stages] == [
         ("split", 6, 1.0, 0.0),
         ("map", 6, 1.0, 0.0),
         ("join", 6, 1.0, 0.0),

@@ -28,8 +28,8 @@ class Run:
         self.desk, self.tickets = desk("fcfs", slots=slots), 0
         self.desk.arrive(100.0, 1, "app")
 
-    def move(self, now, *moves):
-        self.desk.move(now, 1, *moves)
+    def move(self, now, *stage_events):
+        self.desk.move(now, 1, *stage_events)
 
     def ask(self, now, run=None, stage="s"):
         self.tickets += 1
@@ -193,7 +193,7 @@ def test_code_before_the_calls_of_a_fan_out_is_in_all_of_them_or_in_none(run):
         ("work", "llm", (0,), [4.0]),
         ("work", "llm", (1,), [2.0]),
     ]
-    assert [(stage.spot.path, stage.fan_out) for stage in observed(job).stages] == [("work", 2)]
+    assert [(stage.stage_occurrence.path, stage.fan_out) for stage in observed(job).stages] == [("work", 2)]
 
 
 def test_the_wait_for_a_thread_is_no_code(run):
@@ -286,8 +286,8 @@ def test_where_calls_of_a_node_go_side_by_side_depths_tell_the_occurrences(run):
     bare = replace(job, stages=tuple(replace(stage, run=None) for stage in job.stages), runs=())
     assert job.watched
     assert not bare.watched
-    by_spot = {stage.spot: set(stage.parts) for stage in observed(job).stages}
-    assert {stage.spot: set(stage.parts) for stage in observed(bare).stages} == by_spot
+    by_spot = {stage.stage_occurrence: set(stage.parts) for stage in observed(job).stages}
+    assert {stage.stage_occurrence: set(stage.parts) for stage in observed(bare).stages} == by_spot
 
 
 def test_calls_of_a_node_one_after_the_other_are_one_occurrence(run):
@@ -301,8 +301,8 @@ def test_calls_of_a_node_one_after_the_other_are_one_occurrence(run):
     run.move(102.0, Ended(2, 2.0), Ended(3, 2.0, complete=False), Ended(1, 2.0))
     job = run.trace(102.0)
     assert len(job.stages) == 4
-    assert [(*stage.spot, stage.fan_out, stage.calls) for stage in observed(job).stages] == [
+    assert [(*stage.stage_occurrence, stage.fan_out, stage.calls) for stage in observed(job).stages] == [
         ("team/ask", 1, 1, 4),
         ("team", 1, 1, 0),
     ]
-    assert [[stage.spot.path for stage in step] for step in rounds(job)] == [["team/ask"]]
+    assert [[stage.stage_occurrence.path for stage in step] for step in rounds(job)] == [["team/ask"]]

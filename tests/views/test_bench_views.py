@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib")
 from llmsched_langgraph.lab.bench_plots import figures, write_figures
 from llmsched_langgraph.lab.bench_table import tables
 
-POLICIES = {"fcfs": 40.0, "llmsched": 20.0, "llmsched(epsilon=0.2)": 25.0, "oracle": 10.0}
+POLICIES = {"fcfs": 40.0, "llmsched": 20.0, "llmsched(epsilon=0.2)": 25.0, "clairvoyant": 10.0}
 
 
 def compared(seeds=2, loads=(0.7, 0.9), jobs=(3, 9), policies=POLICIES):
@@ -42,7 +42,7 @@ def test_text():
     one_seed = tables(compared(seeds=1, jobs=(3,), loads=(0.5,)))
     assert ["fcfs", "50.0", "%", "-"] in [line.split() for line in one_seed.splitlines()]
     assert "reduction" not in tables(
-        result_of([row_of("llmsched", 0, 1.0), row_of("oracle", 0, 1.0)], "llmsched")
+        result_of([row_of("llmsched", 0, 1.0), row_of("clairvoyant", 0, 1.0)], "llmsched")
     )
 
 
@@ -83,7 +83,7 @@ def test_what_is_drawn(seeds):
 
 def test_policies_are_told_apart():
     """However many there are, no two curves look alike."""
-    many = {"llmsched": 1.0, "oracle": 1.0, **{f"p{n}": 1.0 for n in range(20)}}
+    many = {"llmsched": 1.0, "clairvoyant": 1.0, **{f"p{n}": 1.0 for n in range(20)}}
     drawn = dict(figures(compared(1, jobs=(3,), policies=many)))
     curves = drawn["jct-over-load"].axes[0].get_lines()
     assert len({(c.get_color(), c.get_linestyle(), c.get_marker()) for c in curves}) == len(many)

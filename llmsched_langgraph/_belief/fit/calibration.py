@@ -12,13 +12,13 @@ from itertools import pairwise
 from math import exp, log
 from typing import NamedTuple
 
-LEAST_CALLS = 3
+MIN_CALLS = 3
 """Calls of one stage, served among as many others, that it takes to tell how long a token takes there."""
 
-LEAST_SPREAD = 0.05
+MIN_SPREAD = 0.05
 """Spread of their output tokens, as a share of the mean, under which nothing can be told from them."""
 
-WEIGHT = 100.0
+PRIOR_CALLS = 100.0
 """Calls that the belief counts for that it makes no difference how many are served."""
 
 SWEEPS = 50
@@ -29,12 +29,12 @@ class Served(NamedTuple):
     """One call: its stage, how many were served beside it and itself, seconds in the slot, output tokens."""
 
     stage: str
-    side_by_side: float
+    concurrency: float
     seconds: float
     output_tokens: int | None
 
 
-class Tally(NamedTuple):
+class BatchSums(NamedTuple):
     """Calls of one stage that were served among as many others: sums over them."""
 
     calls: int = 0
@@ -45,10 +45,10 @@ class Tally(NamedTuple):
 
     def token_s(self) -> float | None:
         """Seconds that one more output token took, by least squares; None where that cannot be told."""
-        if self.calls < LEAST_CALLS:
+        if self.calls < MIN_CALLS:
             return None
         spread = self.tokens_squared - self.tokens**2 / self.calls
-        if not spread > (LEAST_SPREAD * self.tokens) ** 2 / self.calls:
+        if not spread > (MIN_SPREAD * self.tokens) ** 2 / self.calls:
             return None
         slope = (self.tokens_seconds - self.tokens * self.seconds / self.calls) / spread
         return slope if slope > 0.0 else None
@@ -67,7 +67,7 @@ class Calibration:
         seen: by stage and b.
     """
 
-    seen: Mapping[tuple[str, int], Tally] = field(default_factory=dict)
+    seen: Mapping[tuple[str, int], BatchSums] = field(default_factory=dict)
 
     def observe(self, calls: Iterable[Served]) -> Calibration:
         """The same with more calls; those whose tokens nobody counted say nothing."""
@@ -75,9 +75,9 @@ class Calibration:
         for call in calls:
             tokens = call.output_tokens
             if tokens is not None:
-                at = (call.stage, max(1, round(call.side_by_side)))
-                was = seen.get(at, Tally())
-                seen[at] = Tally(
+                at = (call.stage, max(1, round(call.concurrency)))
+                was = seen.get(at, BatchSums())
+                seen[at] = BatchSums(
                     was.calls + 1,
                     was.tokens + tokens,
                     was.seconds + call.seconds,
@@ -101,7 +101,7 @@ class Calibration:
         effects: dict[int, float] = dict.fromkeys(sorted({b for _, b in told}), 0.0)
         if len(effects) < 2:
             return ()
-        weights: dict[int, float] = dict.fromkeys(effects, WEIGHT)
+        weights: dict[int, float] = dict.fromkeys(effects, PRIOR_CALLS)
         for (_, b), (count, _) in told.items():
             weights[b] += count
         for _ in range(SWEEPS):
@@ -123,20 +123,20 @@ class Calibration:
         first = blocks[0][1] / blocks[0][2]
         return tuple((b, exp(total / weight - first)) for bs, total, weight in blocks for b in bs)
 
-    def pace(self, side_by_side: float) -> float:
+    def pace(self, concurrency: float) -> float:
         """l(b) / l(1): how many times as long a token takes; a line between what was seen, level beyond."""
         curve = self.curve
-        if not curve or side_by_side <= curve[0][0]:
+        if not curve or concurrency <= curve[0][0]:
             return 1.0
         for (low, low_pace), (high, high_pace) in pairwise(curve):
-            if side_by_side <= high:
-                return low_pace + (high_pace - low_pace) * (side_by_side - low) / (high - low)
+            if concurrency <= high:
+                return low_pace + (high_pace - low_pace) * (concurrency - low) / (high - low)
         return curve[-1][1]
 
-    def at_capacity(self, side_by_side: float) -> float:
+    def at_capacity(self, concurrency: float) -> float:
         """How many times as long a call takes when the backend is as busy as it gets: l(b_ref) / l(b).
 
         b_ref is the largest b that was seen. Only then do calls wait and does their order matter, so that
         is what work is counted in.
         """
-        return self.curve[-1][1] / self.pace(side_by_side) if self.curve else 1.0
+        return self.curve[-1][1] / self.pace(concurrency) if self.curve else 1.0

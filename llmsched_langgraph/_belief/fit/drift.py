@@ -20,7 +20,7 @@ CERTAIN = 5.0
 FACTOR = 1.25
 """How far the medians must lie apart to matter."""
 
-LEAST = 0.01
+MIN_AMOUNT_S = 0.01
 """Amounts under this, in seconds, order no jobs, whatever they do."""
 
 
@@ -35,7 +35,7 @@ def drifted(works: Sequence[float]) -> bool:
         return False
     before, recent = sorted(works[:-RECENT]), works[-RECENT:]
     low, high = sorted((median(before), median(recent)))
-    if high < LEAST or high < FACTOR * low:
+    if high < MIN_AMOUNT_S or high < FACTOR * low:
         return False
     wins = sum(bisect_left(before, x) + bisect_right(before, x) for x in recent) / 2
     counts: dict[float, int] = {}

@@ -21,25 +21,25 @@ from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit, observed, rounds
-from llmsched_langgraph._jobs.stages import Began, Ended, Position, Revealed
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress
 from llmsched_langgraph.errors import InvalidDataError
 
-LEAST_JOBS = 15
+MIN_JOBS = 15
 """Jobs under which nothing is measured."""
 
 PARTS = 5
 """Parts into which jobs are split; each is measured by a model that learned from the others."""
 
-ENOUGH = 200
+MAX_MEASURED = 200
 """Measured jobs after which the parts that are left are not measured."""
 
 STEPS = 8
 """Finished stages after which remaining work is predicted, at most."""
 
-LEAST_POINTS = 10
+MIN_POINTS = 10
 """Jobs under which no R2 is given."""
 
-LEAST = 1e-3
+MIN_WORK_S = 1e-3
 """Stands for less work where a logarithm is taken; and the share by which an interval is widened, so that
 what is always equally long is inside."""
 
@@ -157,7 +157,7 @@ def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Mom
     Stages end in the recorded order, those of one depth in any. What comes next is announced as soon as all
     of one depth has ended, with its fan-out; what can come no more follows from the application's edges.
     """
-    position = Position(application)
+    position = StageProgress(application)
     planners = set(planned_nodes(application).values())
     first = next(job.llm_calls(), None)
     prompt = None if first is None else first.prompt_tokens
@@ -172,14 +172,14 @@ def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Mom
             position.move(Ended(number + at, 0.0))
             finished.append(stage)
             left -= stage.amount(unit) or 0.0
-            if stage.spot.path in planners:
+            if stage.stage_occurrence.path in planners:
                 plan = planned
             if at < len(step):
                 yield Moment(_evidence(position, prompt, finished, step[at:], plan), len(finished), left)
         number += len(step)
         if not following:
             return
-        runs = [(number + at, stage.spot.path) for at, stage in enumerate(following, 1)]
+        runs = [(number + at, stage.stage_occurrence.path) for at, stage in enumerate(following, 1)]
         position.move(Revealed(tuple(runs)))
         for run, _ in runs:
             position.move(Began(run))
@@ -187,7 +187,7 @@ def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Mom
 
 
 def _evidence(
-    position: Position,
+    position: StageProgress,
     prompt: int | None,
     finished: Sequence[ObservedStage],
     announced: Sequence[ObservedStage],
@@ -196,7 +196,7 @@ def _evidence(
     return JobEvidence(
         prompt,
         tuple(finished),
-        tuple(Begun(stage.spot, stage.fan_out) for stage in announced),
+        tuple(Begun(stage.stage_occurrence, stage.fan_out) for stage in announced),
         plan,
         frozenset(position.application.by_path) - position.coming(),
     )
@@ -219,10 +219,10 @@ def evaluate(
 
     With `train`, learns from that and measures all of `jobs` that are not in it. Without, splits the jobs
     into `PARTS`, the jobs of one group (`groups_of`) together, and measures each part by a model that learned
-    from the others, until `ENOUGH` are measured. Jobs whose work is not recorded are left out.
+    from the others, until `MAX_MEASURED` are measured. Jobs whose work is not recorded are left out.
 
     Raises:
-        InvalidDataError: fewer than `LEAST_JOBS` jobs to learn from or to measure.
+        InvalidDataError: fewer than `MIN_JOBS` jobs to learn from or to measure.
     """
     tally, unit = _measured(app, jobs, train, seed)
     return tally.result(app, unit)
@@ -254,22 +254,22 @@ def _measured(
         known = set(train)
         usable = [job for job in usable if job not in known]
         learned = [job for job in train if observed(job).amount(unit)]
-        if min(len(usable), len(learned)) < LEAST_JOBS:
+        if min(len(usable), len(learned)) < MIN_JOBS:
             raise InvalidDataError(
                 f"{app}: {len(learned)} jobs to learn from and {len(usable)} others to measure; "
-                f"it takes {LEAST_JOBS} of each"
+                f"it takes {MIN_JOBS} of each"
             )
         tally.measure(app, learned, usable, unit, seed)
     else:
-        if len(usable) < LEAST_JOBS:
+        if len(usable) < MIN_JOBS:
             raise InvalidDataError(
-                f"{app}: {len(usable)} jobs whose {unit} are recorded; it takes {LEAST_JOBS}"
+                f"{app}: {len(usable)} jobs whose {unit} are recorded; it takes {MIN_JOBS}"
             )
         part = split(usable, seed)
         for number in range(PARTS):
             held = [job for job, own in zip(usable, part, strict=True) if own == number]
             rest = [job for job, own in zip(usable, part, strict=True) if own != number]
-            if held and rest and tally.jobs < ENOUGH:
+            if held and rest and tally.jobs < MAX_MEASURED:
                 tally.measure(app, rest, held, unit, seed)
     return tally, unit
 
@@ -323,10 +323,10 @@ class _Tally:
         belief, alone = used.belief(moment.evidence), marginals.belief(moment.evidence)
         if belief.open:
             lo, hi = belief.interval(0.8)
-            self.inside.append(lo - LEAST * lo <= moment.remaining <= hi + LEAST * hi)
-        if moment.remaining <= LEAST:
+            self.inside.append(lo - MIN_WORK_S * lo <= moment.remaining <= hi + MIN_WORK_S * hi)
+        if moment.remaining <= MIN_WORK_S:
             return
-        row = tuple(log(max(x, LEAST)) for x in (moment.remaining, belief.typical, alone.typical))
+        row = tuple(log(max(x, MIN_WORK_S)) for x in (moment.remaining, belief.typical, alone.typical))
         self.logs.setdefault(moment.finished, []).append((row[0], row[1], row[2]))
 
     def result(self, app: str, unit: Unit) -> Evaluation:
@@ -365,7 +365,7 @@ def job_bits(model: ApplicationModel, outcome: ObservedJob) -> float:
 def _r2(true: Any, guessed: Any) -> float | None:
     """1 - the squared error as a share of the variance; under 0 where a constant would do better."""
     spread = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
-    if len(true) < LEAST_POINTS or spread < 1e-9:
+    if len(true) < MIN_POINTS or spread < 1e-9:
         return None
     return 1.0 - float(((true - guessed) ** 2).sum()) / spread
 

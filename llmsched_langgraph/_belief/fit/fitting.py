@@ -14,13 +14,13 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._belief.fit.models import Lessons, learn, usable_of
 from llmsched_langgraph._belief.fit.structures import Parents, chow_liu, fit_edges
 from llmsched_langgraph._belief.fit.tables import MARGINALS, Make, Rows, fit, gained, held_out
-from llmsched_langgraph._belief.model.columns import LEAST_JOBS
+from llmsched_langgraph._belief.model.columns import MIN_JOBS
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph._jobs.observed import ObservedJob, Unit
 from llmsched_langgraph.errors import InvalidDataError
 
-LEAST_GAIN = 1e-6
+MIN_GAIN = 1e-6
 """Gain under which two networks are the same, in bits a job: rounding makes so much."""
 
 Search = Callable[[Lessons], Parents]
@@ -70,7 +70,7 @@ def fitted(
 
     The jobs are cut into five parts, and each part is predicted by networks whose edges and tables were
     learned from the other four (`learner.held_out`). The best structure is used if it gains more than one
-    standard error over the independent marginals. Under `LEAST_JOBS` jobs nothing is weighed: the model is
+    standard error over the independent marginals. Under `MIN_JOBS` jobs nothing is weighed: the model is
     the prior of `learning.learn`.
 
     Args:
@@ -84,7 +84,7 @@ def fitted(
         InvalidDataError: no structure could be had; the message of the last one.
     """
     usable = usable_of(outcomes, Unit.SECONDS)
-    if len(usable) < LEAST_JOBS:
+    if len(usable) < MIN_JOBS:
         return Fitted(learn(application, usable), ())
     data = Lessons.of(application, usable, Unit.SECONDS)
     weigh = partial(held_out, data.rows, data.cards, data.names, hidden=data.hidden, seed=seed)
@@ -105,7 +105,7 @@ def fitted(
     if network is None:
         raise InvalidDataError(found[-1].fault)
     better, gain, _ = gained(most, alone)
-    if not better or gain < LEAST_GAIN:
+    if not better or gain < MIN_GAIN:
         best, network = MARGINALS, fit(data.rows, data.cards, data.names, max_parents=0)
     found.append(Candidate(MARGINALS, -float(alone.mean())))
     kept = given and best != MARGINALS and searches[best] is not None

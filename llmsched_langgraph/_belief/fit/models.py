@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._belief.fit.tables import MAX_PARENTS, SMOOTHING, choose, fit
 from llmsched_langgraph._belief.model.bins import BINS, Bins
-from llmsched_langgraph._belief.model.columns import LEAST_JOBS, Column, Quantity, columns_of, values_of
+from llmsched_langgraph._belief.model.columns import MIN_JOBS, Column, Quantity, columns_of, values_of
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.network.network import Network, independent
 from llmsched_langgraph._jobs.observed import ObservedJob, Unit
 
-LEAST_COUNT = 5
+MIN_COUNT = 5
 """Values that each bin is made of, at least."""
 
 PRIOR_CALL = {Unit.SECONDS: 1.0, Unit.TOKENS: 100.0, Unit.TOOL_SECONDS: 1.0}
@@ -48,7 +48,7 @@ def learn(
 
     A network is used if it predicts held-out jobs better than the independent marginals do (`choose`).
     Jobs that did not go to their end, or whose work in this unit is not known, teach nothing; under
-    `LEAST_JOBS` the model is a static prior that they sharpen. Takes tenths of a second to seconds.
+    `MIN_JOBS` the model is a static prior that they sharpen. Takes tenths of a second to seconds.
 
     Args:
         application: the template; nodes that only the outcomes show are added to it.
@@ -59,7 +59,7 @@ def learn(
         call: work of a call, as far as other applications show it: a guess where no job has shown a stage.
     """
     usable = usable_of(outcomes, unit)
-    if len(usable) < LEAST_JOBS:
+    if len(usable) < MIN_JOBS:
         return _prior(application, usable, unit, PRIOR_CALL[unit] if call is None else call)
     data = Lessons.of(application, usable, unit)
     if correlated == "choose":
@@ -89,7 +89,7 @@ class Lessons(NamedTuple):
         """What these jobs show, in variables and bins that follow from them."""
         columns = columns_of(application, usable, unit)
         values = values_of(columns, usable, unit)
-        bins = tuple(Bins.fit([row[i] for row in values], BINS, LEAST_COUNT) for i in range(len(columns)))
+        bins = tuple(Bins.fit([row[i] for row in values], BINS, MIN_COUNT) for i in range(len(columns)))
         return cls(unit, columns, bins, _states(bins, values))
 
     @classmethod

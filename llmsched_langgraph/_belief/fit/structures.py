@@ -19,7 +19,7 @@ from llmsched_langgraph.errors import InvalidDataError
 Parents = Sequence[Sequence[int]]
 """For each variable the numbers of its parents, in any order."""
 
-LEAST_BITS = 1e-9
+MIN_BITS = 1e-9
 """Mutual information under which two variables are independent, in bits."""
 
 
@@ -119,7 +119,7 @@ def chow_liu(rows: Rows, cards: Sequence[int]) -> Parents:
         # Ties go to the earlier variable.
         v = max(left, key=lambda v: (weights[best[v], v], -v))
         left.remove(v)
-        if weights[best[v], v] > LEAST_BITS:
+        if weights[best[v], v] > MIN_BITS:
             parents[v] = (best[v],)
         for other in left:
             if weights[v, other] > weights[best[other], other]:

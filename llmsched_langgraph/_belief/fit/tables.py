@@ -37,7 +37,7 @@ MARGINALS = "marginals"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class NetworkChoice:
     """A network, weighed against the independent marginals on rows that neither had seen.
 
     Attributes:
@@ -100,7 +100,7 @@ def choose(
     smoothing: float = SMOOTHING,
     folds: int = FOLDS,
     seed: int = 0,
-) -> Choice:
+) -> NetworkChoice:
     """The network that `fit` makes or the independent marginals: what predicts held-out rows better.
 
     The network must be better by more than one standard error of the mean gain over rows. `hidden`
@@ -117,7 +117,7 @@ def choose(
     )
     better, gain, error = gained(bits[""], bits[MARGINALS])
     network = fit(states, cards, names, max_parents=max_parents if better else 0, smoothing=smoothing)
-    return Choice(network, better, gain, error)
+    return NetworkChoice(network, better, gain, error)
 
 
 def held_out(

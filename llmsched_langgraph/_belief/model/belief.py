@@ -16,9 +16,9 @@ import numpy as np
 
 from llmsched_langgraph._belief.model import gittins
 from llmsched_langgraph._belief.model.bins import ABSENT
-from llmsched_langgraph._belief.model.evidence import WEIGHT, Begun, JobEvidence
-from llmsched_langgraph._belief.model.total import Known, Posterior
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._belief.model.evidence import PRIOR_RUNS, Begun, JobEvidence
+from llmsched_langgraph._belief.model.total import Posterior, SoftEvidence
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.model import ApplicationModel
@@ -90,7 +90,7 @@ class Expected:
             return self.curve.left(received)
         each = self.whole / self.runs
         if ended:
-            each = (WEIGHT * each + settled) / (WEIGHT + ended)
+            each = (PRIOR_RUNS * each + settled) / (PRIOR_RUNS + ended)
         going = self.runs - ended
         return max(settled + going * each - received, FLOOR * each * going)
 
@@ -113,7 +113,7 @@ class Belief:
         return f"<Belief of {self.model!r} after {len(self.evidence.finished)} stages>"
 
     @cached_property
-    def _known(self) -> Known:
+    def _known(self) -> SoftEvidence:
         return self.model.known(self.evidence)
 
     @cached_property
@@ -140,12 +140,12 @@ class Belief:
     @cached_property
     def after(self) -> float:
         """The part of `mean` that is not of stages in `expected`."""
-        begun = {self.model.column(spot) for spot in self.expected}
+        begun = {self.model.column(stage_occurrence) for stage_occurrence in self.expected}
         still = (*self._posterior.by_variable.items(), *self._known.left.items())
         return sum(left for i, left in still if i not in begun)
 
     @cached_property
-    def expected(self) -> Mapping[Spot, Expected]:
+    def expected(self) -> Mapping[StageOccurrence, Expected]:
         """What the stages will take in all that have been announced and are not over.
 
         Right after the belief was formed, what is left of them is what the belief says, but for the least
@@ -154,13 +154,16 @@ class Belief:
         """
         found: dict[int, list[Begun]] = {}
         for own in self.evidence.begun:
-            i = self.model.column(own.spot)
+            i = self.model.column(own.stage_occurrence)
             if i is not None and not self.model.columns[i].tail and not self.model.columns[i].tool:
                 found.setdefault(i, []).append(own)
         return {
-            own[0].spot: self._expected(i, own)
+            own[0].stage_occurrence: self._expected(i, own)
             for i, own in found.items()
-            if all(part.spot == (own[0].spot.path, self.model.columns[i].first) for part in own)
+            if all(
+                part.stage_occurrence == (own[0].stage_occurrence.path, self.model.columns[i].first)
+                for part in own
+            )
         }
 
     def _expected(self, i: int, begun: list[Begun]) -> Expected:
@@ -176,7 +179,7 @@ class Belief:
             return Expected(left + received, runs)
         # What is left was told by the runs that are over, too: `whole` is without them, or they count twice.
         each = (left + received - settled) / (runs - ended)
-        return Expected((each * (WEIGHT + ended) - settled) / WEIGHT * runs, runs)
+        return Expected((each * (PRIOR_RUNS + ended) - settled) / PRIOR_RUNS * runs, runs)
 
     def _curve(self, i: int, left: float, received: float) -> Curve | None:
         own, factor = self.model.bins[i], self._posterior.factor
@@ -285,7 +288,7 @@ class Belief:
             if column.counts
         }
 
-    def uncertainty_reduction(self, stage: Spot, tool: str | None = None) -> float:
+    def uncertainty_reduction(self, stage: StageOccurrence, tool: str | None = None) -> float:
         """How much finishing a ready stage teaches of the rest of its job, in bit-seconds: LLMSched's Eq. 6.
 
         R(X) = I(X; Y1..YM | E) * sum_m Range(Ym), where Y1..YM are the works of the unfinished stages that

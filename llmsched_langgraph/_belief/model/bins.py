@@ -25,7 +25,7 @@ ABSENT = 0
 BINS = 6
 """Bins of a quantity, at most, unless asked otherwise."""
 
-LEAST = 1e-9
+TINY = 1e-9
 """Stands for zero where a logarithm is taken."""
 
 POINTS = 8
@@ -116,7 +116,7 @@ class Bins:
         upto = np.cumsum([0, *(len(own.points) for own in self.bins)], dtype=np.intp)
         object.__setattr__(self, "_upto", upto)
         object.__setattr__(self, "_sums", _sums(self._shares))
-        object.__setattr__(self, "_logs", tuple(log(max(own.mean, LEAST)) for own in self.bins))
+        object.__setattr__(self, "_logs", tuple(log(max(own.mean, TINY)) for own in self.bins))
         object.__setattr__(self, "means", np.array([0.0, *(own.mean for own in self.bins)]))
         spreads = (
             sum(w * (p - own.mean) ** 2 for p, w in zip(own.points, own.weights, strict=True)) / own.count
@@ -201,7 +201,7 @@ class Bins:
         state = self.index(value)
         if len(self.bins) < 2:
             return None
-        own, here = self._logs[state - 1], log(max(value, LEAST))
+        own, here = self._logs[state - 1], log(max(value, TINY))
         other = state + 1 if here > own else state - 1
         if not 1 <= other <= len(self.bins):
             other = 2 * state - other

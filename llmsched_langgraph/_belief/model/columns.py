@@ -15,10 +15,10 @@ from llmsched_langgraph._application.application import Application, Kind, Node,
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit
 
-LEAST_JOBS = 5
+MIN_JOBS = 5
 """Jobs that must reach an occurrence before it is told apart from the tail, and name a tool to name it."""
 
-LEAST_SHARE = 0.05
+MIN_SHARE = 0.05
 """The same as a share of all jobs; the larger one counts."""
 
 OTHER = "*"
@@ -145,12 +145,12 @@ def columns_of(application: Application, outcomes: Sequence[ObservedJob], unit: 
     First the whole job's work and the size of its input, then for each stage that has work in this unit its
     fan-out and its work; where a stage plans tools, also how many uses, how many of each tool, and each
     tool's work instead of that of the stages that run them. Counted in seconds of tools, stages of LLM calls
-    have their length. Loops are unrolled as far as `LEAST_JOBS` of the outcomes go, and `LEAST_SHARE`
+    have their length. Loops are unrolled as far as `MIN_JOBS` of the outcomes go, and `MIN_SHARE`
     of them; a tail sums up the rest. What never changes and is no work is left out.
     """
     template = _complete(application, outcomes)
     template = template.unrolled(_common(outcomes))
-    typed = {stage.spot.path for job in outcomes for stage in job.stages if stage.tools}
+    typed = {stage.stage_occurrence.path for job in outcomes for stage in job.stages if stage.tools}
     planned = {path: planner for path, planner in planned_nodes(template).items() if path in typed}
     working = _nodes_with(outcomes, unit) - set(planned)
     calling = _nodes_with(outcomes, Unit.TOKENS) - set(planned) if unit is Unit.TOOL_SECONDS else set()
@@ -217,7 +217,7 @@ def _value(column: Column, job: ObservedJob, unit: Unit, tools: Sequence[str]) -
         case Quantity.PROMPT:
             return job.prompt_tokens
         case Quantity.WORK | Quantity.LENGTH | Quantity.FAN_OUT:
-            own = [stage for stage in job.stages if column.covers(*stage.spot)]
+            own = [stage for stage in job.stages if column.covers(*stage.stage_occurrence)]
             return stage_value(column.quantity, own, unit)
         case Quantity.TASKS | Quantity.PLANNED | Quantity.TOOL:
             parts = [
@@ -254,7 +254,7 @@ def _varies(column: Column, values: list[float | None]) -> bool:
 
 def _complete(application: Application, outcomes: Sequence[ObservedJob]) -> Application:
     """The application with the nodes that it did not show and runs came to."""
-    new = {stage.spot.path for job in outcomes for stage in job.stages} - set(application.by_path)
+    new = {stage.stage_occurrence.path for job in outcomes for stage in job.stages} - set(application.by_path)
     if not new:
         return application
     nodes = (*application.nodes, *(Node(path, learned=True) for path in sorted(new)))
@@ -267,15 +267,17 @@ def _common(outcomes: Sequence[ObservedJob]) -> dict[str, int]:
     for job in outcomes:
         most: dict[str, int] = {}
         for stage in job.stages:
-            most[stage.spot.path] = max(most.get(stage.spot.path, 0), stage.spot.occurrence)
+            most[stage.stage_occurrence.path] = max(
+                most.get(stage.stage_occurrence.path, 0), stage.stage_occurrence.occurrence
+            )
         for path, count in most.items():
             times.setdefault(path, []).append(count)
-    enough = max(LEAST_JOBS, ceil(LEAST_SHARE * len(outcomes)))
+    enough = max(MIN_JOBS, ceil(MIN_SHARE * len(outcomes)))
     return {path: sorted(counts)[-enough] if len(counts) >= enough else 1 for path, counts in times.items()}
 
 
 def _nodes_with(outcomes: Sequence[ObservedJob], unit: Unit) -> set[str]:
-    return {stage.spot.path for job in outcomes for stage in job.stages if stage.amount(unit)}
+    return {stage.stage_occurrence.path for job in outcomes for stage in job.stages if stage.amount(unit)}
 
 
 def _last(template: Application, stage: Stage) -> int | None:
@@ -286,9 +288,14 @@ def _tools(outcomes: Sequence[ObservedJob], planned: dict[str, str]) -> list[str
     """The tools that plans name, the most frequent first, with `OTHER` if there are rare ones."""
     jobs: dict[str, int] = {}
     for job in outcomes:
-        named = {part.tool for stage in job.stages if stage.spot.path in planned for part in stage.parts}
+        named = {
+            part.tool
+            for stage in job.stages
+            if stage.stage_occurrence.path in planned
+            for part in stage.parts
+        }
         for tool in named:
             if tool is not None:
                 jobs[tool] = jobs.get(tool, 0) + 1
-    known = sorted((tool for tool, count in jobs.items() if count >= LEAST_JOBS), key=lambda t: (-jobs[t], t))
+    known = sorted((tool for tool, count in jobs.items() if count >= MIN_JOBS), key=lambda t: (-jobs[t], t))
     return [*known, OTHER] if len(known) < len(jobs) else known

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity, stage_value, tool_name, tools_of
-from llmsched_langgraph._belief.model.total import Known
+from llmsched_langgraph._belief.model.total import SoftEvidence
 from llmsched_langgraph._jobs.observed import ObservedStage, Part, Unit
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 Floats = NDArray[np.float64]
 
@@ -26,10 +26,10 @@ DIGITS = 2
 """Digits to which work that goes on is rounded, so that a job asked for often has the same evidence."""
 
 
-ENOUGH = 0.25
+SETTLED_SHARE = 0.25
 """The share of a stage's runs whose end settles what the others will take: a few are a fair sample."""
 
-WEIGHT = 2.0
+PRIOR_RUNS = 2.0
 """Runs that what is known of a stage beforehand counts for, beside its own runs that are over."""
 
 
@@ -46,7 +46,7 @@ class Begun:
         tool: the tool, where the stage can run several.
     """
 
-    spot: Spot
+    stage_occurrence: StageOccurrence
     runs: int = 1
     received: float = 0.0
     ended: int = 0
@@ -77,7 +77,7 @@ class JobEvidence:
         if not any(own.received for own in self.begun):
             return self
         begun = [
-            Begun(own.spot, own.runs, _rounded(own.received), own.ended, own.settled, own.tool)
+            Begun(own.stage_occurrence, own.runs, _rounded(own.received), own.ended, own.settled, own.tool)
             if own.received
             else own
             for own in self.begun
@@ -103,7 +103,7 @@ class Vocabulary:
         self.nodes = frozenset(column.node for column in columns if column.node)
         self._readers = tuple((column, _READERS[column.quantity]) for column in self.columns)
 
-    def known(self, evidence: JobEvidence) -> Known:
+    def known(self, evidence: JobEvidence) -> SoftEvidence:
         """What the evidence says of each column, by number.
 
         What no column stands for is absorbed: it says nothing, but its work is work that the job received.
@@ -131,7 +131,7 @@ class Vocabulary:
                 reached[i] = said.amount
             else:
                 likelihoods[i] = self.bins[i].present()
-        return Known(values, reached, likelihoods, left)
+        return SoftEvidence(values, reached, likelihoods, left)
 
 
 _new = tuple.__new__
@@ -173,7 +173,7 @@ class _Reading:
             parts = stage.parts
             amount = (parts[0] if len(parts) == 1 else stage).amount(unit) or 0.0
             ended += amount
-            path, occurrence = stage.spot
+            path, occurrence = stage.stage_occurrence
             if path in nodes:
                 self._finished.setdefault(path, []).append((stage, amount))
                 self.highest[path] = max(self.highest.get(path, 0), occurrence)
@@ -183,7 +183,7 @@ class _Reading:
         self._received = ended + sum([own.received for own in evidence.begun])
         self._running: dict[str, list[float]] = {}  # what goes on has received, by tool
         for own in evidence.begun:
-            path, occurrence = own.spot
+            path, occurrence = own.stage_occurrence
             if path in nodes:
                 self._begun.setdefault(path, []).append(own)
                 self.highest[path] = max(self.highest.get(path, 0), occurrence)
@@ -206,8 +206,8 @@ class _Reading:
     def fan_out(self, column: Column) -> Settled | None:
         begun = self._now(column)
         if begun:
-            first = begun[0].spot
-            return Settled(sum(own.runs for own in begun if own.spot == first))
+            first = begun[0].stage_occurrence
+            return Settled(sum(own.runs for own in begun if own.stage_occurrence == first))
         return self._ended(column) or (Settled(None) if self._missed(column) else None)
 
     def work(self, column: Column) -> Settled | Reached | None:
@@ -228,11 +228,11 @@ class _Reading:
     def _whole(self, column: Column, begun: Sequence[Begun]) -> float | None:
         """What a stage will have received, judged by its runs that are over; None if they are too few."""
         runs, ended = sum(own.runs for own in begun), sum(own.ended for own in begun)
-        if not 0 < ended >= ENOUGH * runs or runs == 1:
+        if not 0 < ended >= SETTLED_SHARE * runs or runs == 1:
             return None
         work, fan_out = self._usual.get(column, (0.0, None))
-        each = (sum(own.settled for own in begun) + WEIGHT * work / max(fan_out or runs, 1.0)) / (
-            ended + WEIGHT
+        each = (sum(own.settled for own in begun) + PRIOR_RUNS * work / max(fan_out or runs, 1.0)) / (
+            ended + PRIOR_RUNS
         )
         return max(
             sum(own.settled for own in begun) + (runs - ended) * each, sum(own.received for own in begun)
@@ -240,10 +240,12 @@ class _Reading:
 
     def _now(self, column: Column) -> list[Begun]:
         begun = self._begun.get(column.node)
-        return [] if begun is None else [own for own in begun if column.covers(*own.spot)]
+        return [] if begun is None else [own for own in begun if column.covers(*own.stage_occurrence)]
 
     def _ended(self, column: Column) -> Settled | None:
-        own = [each for each in self._finished.get(column.node, ()) if column.covers(*each[0].spot)]
+        own = [
+            each for each in self._finished.get(column.node, ()) if column.covers(*each[0].stage_occurrence)
+        ]
         if not own:
             return None
         if column.quantity is Quantity.WORK:

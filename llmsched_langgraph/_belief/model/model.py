@@ -15,17 +15,17 @@ from llmsched_langgraph._belief.model.belief import Belief
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity, column_from_json, tool_name
 from llmsched_langgraph._belief.model.evidence import JobEvidence, Vocabulary
-from llmsched_langgraph._belief.model.total import Known, Posterior
+from llmsched_langgraph._belief.model.total import Posterior, SoftEvidence
 from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.observed import Unit
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.errors import InvalidDataError
 
 VERSION = 1
 """Of the form that `to_json` writes."""
 
-LEAST = 1e-9
+SMOOTHING = 1e-9
 """Probability that is spread over all states of a variable whose given table has zeros."""
 
 CACHED = 4096
@@ -42,7 +42,7 @@ class ApplicationModel:
         columns: what the network's variables stand for, in its order.
         bins: what their states mean.
         network: how they hang together; no edges at all if the independent marginals predict better.
-        jobs: how many jobs taught it; under `LEAST_JOBS` it is mostly a static prior.
+        jobs: how many jobs taught it; under `MIN_JOBS` it is mostly a static prior.
         given: whether the network was taken over from pgmpy (`Profile.with_network`). Learning keeps such a
             model until its application's runs drift; the explicit ways to replace it are another
             `Profile.with_network` and `llmsched profile fit`.
@@ -94,14 +94,16 @@ class ApplicationModel:
 
     @cached_property
     def positive(self) -> Network:
-        """The network that beliefs rest on: `network`, with at least `LEAST` / card where a table has zeros.
+        """The network that beliefs rest on: `network`, with at least `SMOOTHING` / card in place of zeros.
 
         Learned tables have no zeros. Those of a given network may, and a job must have a belief even if
         it does what that network calls impossible.
         """
         if all(table.min() > 0.0 for table in self.network.tables):
             return self.network
-        tables = tuple((1.0 - LEAST) * table + LEAST / table.shape[-1] for table in self.network.tables)
+        tables = tuple(
+            (1.0 - SMOOTHING) * table + SMOOTHING / table.shape[-1] for table in self.network.tables
+        )
         return replace(self.network, tables=tables)
 
     def belief(self, evidence: JobEvidence) -> Belief:
@@ -113,7 +115,7 @@ class ApplicationModel:
         """
         return self._belief(evidence.rounded())
 
-    def posterior(self, known: Known) -> Posterior:
+    def posterior(self, known: SoftEvidence) -> Posterior:
         """The work of all stages and tools, given what is known of the columns."""
         counted = self._counted
         key = total.key(self.network, self.bins, counted, known)
@@ -146,7 +148,7 @@ class ApplicationModel:
     def _counted(self) -> tuple[int, ...]:
         return tuple(i for i, column in enumerate(self.columns) if column.counts)
 
-    def column(self, stage: Spot, tool: str | None = None) -> int | None:
+    def column(self, stage: StageOccurrence, tool: str | None = None) -> int | None:
         """The number of the column of a stage's work, or of its tool's; None if there is none."""
         for i in self._works.get(stage.path, ()):
             if self.columns[i].covers(*stage):
@@ -164,7 +166,7 @@ class ApplicationModel:
     def _tools(self) -> dict[str, int]:
         return {self.columns[i].tool: i for i in self._counted if self.columns[i].tool}
 
-    def known(self, evidence: JobEvidence) -> Known:
+    def known(self, evidence: JobEvidence) -> SoftEvidence:
         """What the evidence says of each column, by number.
 
         Where nothing tells of a stage's work, a fan-out that has been announced does: twice as many runs as

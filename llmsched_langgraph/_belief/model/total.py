@@ -25,14 +25,14 @@ DRAWS = 512
 MAX_FACTOR = 4.0
 """The most that the places of values in their bins may change a mean."""
 
-LEAST = 1e-9
+TINY = 1e-9
 """Stands for zero where a logarithm is taken."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class SoftEvidence:
     """What is known of the variables, by number.
 
     Attributes:
@@ -97,7 +97,7 @@ class Posterior:
         network: Network,
         bins: Sequence[Bins],
         of: Sequence[int],
-        known: Known,
+        known: SoftEvidence,
         rounds: Sequence[int] = (),
     ) -> None:
         self._network = network
@@ -148,11 +148,11 @@ class Posterior:
     def factor(self) -> float:
         """How the values' places in their bins move the mean."""
         base, *moved = map(self._under, self._variants)
-        if not base > LEAST:
+        if not base > TINY:
             return 1.0
         shift = 0.0
         for (_, (_, share)), there in zip(self._places, moved, strict=True):
-            shift += share * log(max(there, LEAST) / base)
+            shift += share * log(max(there, TINY) / base)
         return exp(min(max(shift, -log(MAX_FACTOR)), log(MAX_FACTOR)))
 
     def _under(self, marginals: Sequence[Floats]) -> float:
@@ -226,7 +226,7 @@ class Posterior:
 
 
 def places(
-    network: Network, bins: Sequence[Bins], known: Known, unsettled: set[int]
+    network: Network, bins: Sequence[Bins], known: SoftEvidence, unsettled: set[int]
 ) -> list[tuple[int, tuple[int, float]]]:
     """The settled variables that say something of the others, with their places in their bins."""
     found = []
@@ -237,7 +237,7 @@ def places(
     return found
 
 
-def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: Known) -> Hashable:
+def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: SoftEvidence) -> Hashable:
     """What a `Posterior` depends on: the same for jobs whose pasts differ in nothing that matters.
 
     Of a settled value that is its state and its place; nothing of one that only settled ones are adjacent

@@ -15,7 +15,7 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._application.application import DIRECT, Application
-from llmsched_langgraph._application.behaviour import NodeSeen, corrected
+from llmsched_langgraph._application.behaviour import NodeBehaviour, corrected
 from llmsched_langgraph._belief.fit.calibration import Calibration, Served
 from llmsched_langgraph._belief.fit.drift import RECENT, drifted
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
@@ -108,12 +108,12 @@ class History:
         return Mean(len(works_s), sum(works_s) / len(works_s)) if works_s else Mean()
 
     @cached_property
-    def nodes(self) -> Mapping[str, NodeSeen]:
+    def nodes(self) -> Mapping[str, NodeBehaviour]:
         """What each node was seen to do in them."""
-        nodes: dict[str, NodeSeen] = {}
+        nodes: dict[str, NodeBehaviour] = {}
         for job in self.jobs:
             for path, seen in nodes_of(job).items():
-                nodes[path] = nodes.get(path, NodeSeen()) + seen
+                nodes[path] = nodes.get(path, NodeBehaviour()) + seen
         return nodes
 
 
@@ -159,7 +159,7 @@ class ApplicationProfile:
         return self.history.outcomes
 
     @property
-    def nodes(self) -> Mapping[str, NodeSeen]:
+    def nodes(self) -> Mapping[str, NodeBehaviour]:
         """What each node was seen to do in its remembered jobs."""
         return self.history.nodes
 
@@ -214,7 +214,7 @@ class Profile:
     """
 
     applications: Mapping[str, ApplicationProfile] = field(default_factory=dict)
-    paces: Mapping[str, Calibration] = field(default_factory=dict)
+    slowdowns: Mapping[str, Calibration] = field(default_factory=dict)
 
     @cached_property
     def job(self) -> Mean:
@@ -230,7 +230,7 @@ class Profile:
         """The profile with more jobs; those that were incomplete or made no call teach nothing."""
         by_application: dict[str, list[EndedJob]] = {}
         for job in jobs:
-            if job.teaches:
+            if job.informative:
                 by_application.setdefault(job.fingerprint, []).append(job)
         if not by_application:
             return self
@@ -242,11 +242,12 @@ class Profile:
             for name, own in by_application.items()
         }
         new = {name: before[name].history.new(own) for name, own in by_application.items()}
-        paces = calibrated(self.paces, chain.from_iterable(new.values()))
+        slowdowns = calibrated(self.slowdowns, chain.from_iterable(new.values()))
         seen = {
-            name: before[name].observe([as_learned(job, paces) for job in own]) for name, own in new.items()
+            name: before[name].observe([as_learned(job, slowdowns) for job in own])
+            for name, own in new.items()
         }
-        return Profile({**self.applications, **seen}, paces)
+        return Profile({**self.applications, **seen}, slowdowns)
 
     def learned(self, application: str, model: ApplicationModel, jobs: int) -> Profile:
         """The profile with a new model of an application, learned when it had seen so many jobs."""
@@ -331,7 +332,7 @@ class Profile:
         return sum(self.call_s * GOES_ON ** (stage.occurrence - 1) for stage in stages)
 
 
-def calibrated(paces: Mapping[str, Calibration], jobs: Iterable[EndedJob]) -> dict[str, Calibration]:
+def calibrated(slowdowns: Mapping[str, Calibration], jobs: Iterable[EndedJob]) -> dict[str, Calibration]:
     """How backends slow down, with what more jobs show of it."""
     by_backend: dict[str, list[Served]] = {}
     for job in jobs:
@@ -341,11 +342,11 @@ def calibrated(paces: Mapping[str, Calibration], jobs: Iterable[EndedJob]) -> di
                     name = f"{job.fingerprint or job.app}/{stage.name}"
                     served = Served(name, call.concurrency, call.seconds, call.output_tokens)
                     by_backend.setdefault(call.backend, []).append(served)
-    seen = {name: (paces.get(name) or Calibration()).observe(calls) for name, calls in by_backend.items()}
-    return {**paces, **seen}
+    seen = {name: (slowdowns.get(name) or Calibration()).observe(calls) for name, calls in by_backend.items()}
+    return {**slowdowns, **seen}
 
 
-def as_learned(job: EndedJob, paces: Mapping[str, Calibration]) -> EndedJob:
+def as_learned(job: EndedJob, slowdowns: Mapping[str, Calibration]) -> EndedJob:
     """The job as a profile remembers it: without times of waiting, and without what its runs knew of it.
 
     Seconds of calls are those that they would have taken on a busy backend, as far as `paces` tells of it
@@ -354,7 +355,7 @@ def as_learned(job: EndedJob, paces: Mapping[str, Calibration]) -> EndedJob:
 
     def normalised(stage: EndedStage, call: EndedCall) -> EndedCall:
         seconds = call.seconds
-        if stage.kind == "llm" and seconds is not None and (pace := paces.get(call.backend)) is not None:
+        if stage.kind == "llm" and seconds is not None and (pace := slowdowns.get(call.backend)) is not None:
             seconds *= pace.at_capacity(call.concurrency)
         return EndedCall(call.prompt_tokens, call.output_tokens, seconds)
 

@@ -11,11 +11,11 @@ from sys import float_info
 from typing import Any
 
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
-from llmsched_langgraph._belief.fit.calibration import Calibration, Tally
+from llmsched_langgraph._belief.fit.calibration import BatchSums, Calibration
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History, Profile
 from llmsched_langgraph._fields import Field
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, StageRun
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces.form import job_from_node, node_from_job
 
@@ -92,7 +92,7 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
         "version": VERSION,
         "paces": [
             {"backend": backend, "seen": [[*at, *tally] for at, tally in pace.seen.items()]}
-            for backend, pace in profile.paces.items()
+            for backend, pace in profile.slowdowns.items()
         ],
         "applications": [application_profile_to_json(own) for own in profile.applications.values()],
     }
@@ -112,8 +112,8 @@ def profile_from_json(data: object) -> Profile:
         if own.application.fingerprint in applications:
             raise field["application"]["fingerprint"].fault("another one than those before it")
         applications[own.application.fingerprint] = own
-    paces = {pace["backend"].string(): _pace(pace["seen"]) for pace in given["paces"].items()}
-    return Profile(applications, paces)
+    slowdowns = {pace["backend"].string(): _pace(pace["seen"]) for pace in given["paces"].items()}
+    return Profile(applications, slowdowns)
 
 
 def profiles_from_json(data: object) -> list[ApplicationProfile]:
@@ -150,7 +150,7 @@ def _old_jobs(given: Field, app: str) -> History:
 def _old_job(data: Field, app: str, names: Sequence[str]) -> EndedJob:
     number, ended_at, _, prompt_tokens, complete, rows = data.items(6)
     stages: list[EndedStage] = []
-    runs: list[StageRun] = []
+    runs: list[EndedStageRun] = []
     for row in rows.items():
         path, occurrence, parts = row.items(3)
         for part in parts.items():
@@ -172,11 +172,11 @@ def _old_job(data: Field, app: str, names: Sequence[str]) -> EndedJob:
 
 def _old_part(
     data: Field, name: str, occurrence: int, names: Sequence[str]
-) -> tuple[list[StageRun], list[EndedStage]]:
+) -> tuple[list[EndedStageRun], list[EndedStage]]:
     tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s = data.items(7)
     used = None if tool.value is None else _name(tool, names)
     wide, asked, seconds = runs.count(), calls.count(), tool_s.maybe_number() or 0.0
-    ran = [StageRun(name, occurrence, seconds / max(wide, 1), tool=used) for _ in range(wide)]
+    ran = [EndedStageRun(name, occurrence, seconds / max(wide, 1), tool=used) for _ in range(wide)]
     if not asked:
         return ran, []
     work, prompt, output = work_s.maybe_number(), prompt_tokens.maybe_count(), output_tokens.maybe_count()
@@ -198,8 +198,8 @@ def _name(place: Field, names: Sequence[str]) -> str:
 def _pace(data: Field) -> Calibration:
     seen = {}
     for row in data.items():
-        stage, b, calls, *sums = row.items(2 + len(Tally._fields))
-        seen[stage.string(), b.count(least=1)] = Tally(
+        stage, b, calls, *sums = row.items(2 + len(BatchSums._fields))
+        seen[stage.string(), b.count(least=1)] = BatchSums(
             calls.count(), *(x.number(float_info.max) for x in sums)
         )
     return Calibration(seen)

@@ -17,7 +17,7 @@ from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.profile.profile import ApplicationProfile
 from llmsched_langgraph._jobs.observed import ObservedJob, Unit
-from llmsched_langgraph._jobs.stages import Spot
+from llmsched_langgraph._jobs.stages import StageOccurrence
 
 FOLLOWED = 40
 """Jobs over which the entropy is averaged, the latest ones; one takes up to a tenth of a second."""
@@ -45,7 +45,7 @@ class StageFigures:
     present: float
     mean: float
     median: float
-    teaches: float
+    informative: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +144,11 @@ def _stages(profile: ApplicationProfile, unit: Unit) -> Iterator[StageFigures]:
         )
 
 
-def _place(column: Column) -> tuple[Spot, str | None]:
+def _place(column: Column) -> tuple[StageOccurrence, str | None]:
     # A tool has no stage of its own: no stage runs for the 0th time.
     if column.quantity is Quantity.TOOL:
-        return Spot(column.node, 0), column.tool
-    return Spot(column.node, column.first), None
+        return StageOccurrence(column.node, 0), column.tool
+    return StageOccurrence(column.node, column.first), None
 
 
 def _entropies(
@@ -167,10 +167,10 @@ def _entropies(
 def _after(job: ObservedJob, ended: int, planners: set[str]) -> JobEvidence:
     """What was known of a job once so many of its stages had ended and the next one was announced."""
     finished, following = job.stages[:ended], job.stages[ended]
-    planned = any(stage.spot.path in planners for stage in finished)
+    planned = any(stage.stage_occurrence.path in planners for stage in finished)
     return JobEvidence(
         job.prompt_tokens,
         finished,
-        (Begun(following.spot, following.fan_out),),
+        (Begun(following.stage_occurrence, following.fan_out),),
         tools_in(job.stages) if planned else None,
     )

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Hashable
 from enum import Enum, auto
 
-from llmsched_langgraph.lab.sim.batching import BatchingServer, Decoded, Finished
+from llmsched_langgraph.lab.sim.batching import BatchingServer, Decoded, FinishedRequest
 from llmsched_langgraph.lab.sim.latency import LatencyModel
 
 _SETTLE_TURNS = 8
@@ -18,7 +18,7 @@ _SETTLE_TURNS = 8
 A disconnect takes about four from the socket to `cancel` (end of file, connection lost, the watcher's event,
 the watcher); a client that closed one connection before it sent on another is then never counted twice.
 """
-_LEAST_RETRY_S = 0.01
+_MIN_RETRY_S = 0.01
 
 
 class Phase(Enum):
@@ -188,7 +188,7 @@ class LiveServer:
         if batching.running == batching.slots and batching.waiting >= queue_limit:
             self._rejected += 1
             free_s = (batching.next_free_s() - self._now()) / self._time_scale
-            raise QueueFullError(max(_LEAST_RETRY_S, free_s))
+            raise QueueFullError(max(_MIN_RETRY_S, free_s))
 
     def _now(self) -> float:
         """Virtual seconds since the first request."""
@@ -205,7 +205,7 @@ class LiveServer:
                 continue
             if isinstance(event, Decoded):
                 exchange.move(Phase.OPEN, event.tokens)
-            elif isinstance(event, Finished):
+            elif isinstance(event, FinishedRequest):
                 self._prompt_tokens += exchange.prompt_tokens
                 self._output_tokens += exchange.output_tokens
                 exchange.move(Phase.DECODED, exchange.output_tokens)

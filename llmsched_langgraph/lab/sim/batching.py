@@ -33,14 +33,14 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedRequest:
     """All output tokens of a request are complete and its slot is free again."""
 
     at_s: float
     request_id: Hashable
 
 
-Event = Admitted | Decoded | Finished
+Event = Admitted | Decoded | FinishedRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -339,6 +339,6 @@ class BatchingServer:
             return
         del self._requests[request.request_id]
         self.served += 1
-        self._events.append(Finished(at_s, request.request_id))
+        self._events.append(FinishedRequest(at_s, request.request_id))
         self._turn_anchor(at_s, line)
         self._fill_slots(at_s)

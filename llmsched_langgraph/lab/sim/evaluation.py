@@ -26,7 +26,7 @@ from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads.arrivals import Arrivals, TimedJob, arrive
 
 ORACLE = Clairvoyant.name
-APART_S = 1e7
+SAVE_INTERVAL_S = 1e7
 """Seconds between jobs that are run alone, to learn from; more than any of them takes."""
 
 _T95: tuple[float, ...] = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -132,7 +132,7 @@ def learned_from(jobs: Sequence[EndedJob], applications: Mapping[str, Applicatio
         applications: their templates by name; None for those that the jobs show.
     """
     applications = templates_of(jobs) if applications is None else applications
-    alone = [TimedJob(number * APART_S, job) for number, job in enumerate(jobs)]
+    alone = [TimedJob(number * SAVE_INTERVAL_S, job) for number, job in enumerate(jobs)]
     slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
     run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications, keep=True)
     # Calls take here what they were recorded to take, whatever is served beside them.

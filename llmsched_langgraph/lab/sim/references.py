@@ -21,7 +21,7 @@ class Clairvoyant:
         jobs: in the order in which they arrive, as a simulation numbers them.
     """
 
-    name = "oracle"
+    name = "clairvoyant"
 
     def __init__(self, jobs: Sequence[TimedJob]) -> None:
         ordered = sorted(jobs, key=lambda timed: timed.arrival_s)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from llmsched_langgraph._jobs.ended import EndedCall
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.lab.sim.batching import BatchingServer, Finished
+from llmsched_langgraph.lab.sim.batching import BatchingServer, FinishedRequest
 from llmsched_langgraph.lab.sim.latency import LatencyModel
 
 
@@ -131,5 +131,7 @@ class BatchingReplicas:
     def advance(self, now: float) -> list[int]:
         """See `Server.advance`."""
         events = [event for server in self._servers for event in server.advance(now)]
-        done = sorted((event.at_s, event.request_id) for event in events if isinstance(event, Finished))
+        done = sorted(
+            (event.at_s, event.request_id) for event in events if isinstance(event, FinishedRequest)
+        )
         return [ticket for _, ticket in done if isinstance(ticket, int)]

@@ -25,14 +25,14 @@ from llmsched_langgraph._core.events import (
     JobArrived,
     JobEnded,
     JobInfo,
-    StagesMoved,
+    StagesChanged,
 )
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob
-from llmsched_langgraph._jobs.stages import Ended, Move, Revealed
+from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph.lab.sim.servers import Server, SlotServer
 from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
@@ -47,7 +47,7 @@ MEMORY = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedJob:
     """One simulated job. Times are seconds of the virtual clock.
 
     Attributes:
@@ -77,7 +77,7 @@ class Simulated:
         decisions_s: what each decision took by the stopwatch, if one was given.
     """
 
-    jobs: tuple[Finished, ...]
+    jobs: tuple[FinishedJob, ...]
     grants: tuple[int, ...]
     closed: tuple[Job | Direct, ...] | None = field(default=None, compare=False)
     decisions_s: tuple[float, ...] = ()
@@ -106,7 +106,7 @@ class _Running:
     stages_left: int
     first_run: list[int]  # the number of each stage's first run; the others follow it
     began_s: dict[int, float] = field(default_factory=dict)
-    moves: list[Move] = field(default_factory=list)
+    stage_events: list[StageEvent] = field(default_factory=list)
 
     def runs(self, index: int) -> range:
         """The stage runs of a stage: one for each of its calls, which run side by side."""
@@ -157,7 +157,7 @@ class Simulation:
         self._runs = 0
         self._tickets = itertools.count(1)
         self._calls: dict[int, tuple[_Running, int, int, EndedCall]] = {}  # by ticket: job, stage, run
-        self._finished: dict[int, Finished] = {}
+        self._finished: dict[int, FinishedJob] = {}
         self._grants: list[int] = []
         self._closed: list[Job | Direct] | None = [] if keep else None
         self._decisions_s: list[float] = []
@@ -233,7 +233,9 @@ class Simulation:
             application = self._applications.get(name)
             if application is None:
                 application = self._applications[name] = Application.of(name)
-            self._tell(now, JobArrived(number, JobInfo(application=application), moves=job.moves))
+            self._tell(
+                now, JobArrived(number, JobInfo(application=application), stage_events=job.stage_events)
+            )
             self._begin(now, job, [n for n, blocked_by in enumerate(job.blocked_by) if not blocked_by])
             self._end_if_over(now, job)
 
@@ -303,13 +305,13 @@ class Simulation:
         self._begin(now, job, ready)
         self._end_if_over(now, job)
 
-    def _move(self, now: float, job: _Running, *moves: Move) -> None:
-        job.moves += moves
-        self._tell(now, _new(StagesMoved, (job.number,)))
+    def _move(self, now: float, job: _Running, *stage_events: StageEvent) -> None:
+        job.stage_events += stage_events
+        self._tell(now, _new(StagesChanged, (job.number,)))
 
     def _end_if_over(self, now: float, job: _Running) -> None:
         if not job.stages_left and job.number not in self._finished:
-            self._finished[job.number] = Finished(job.timed.job, job.timed.arrival_s, now)
+            self._finished[job.number] = FinishedJob(job.timed.job, job.timed.arrival_s, now)
             self._tell(now, JobEnded(job.number, Outcome.FINISHED))
 
 

@@ -37,7 +37,7 @@ from llmsched_langgraph.lab.testbed.calls import Calls, CountingClient, Embedded
 from llmsched_langgraph.lab.testbed.engine import Peaks, watched
 from llmsched_langgraph.lab.testbed.graphs import graph_of, replay
 from llmsched_langgraph.lab.testbed.jobs import Workload, prompted, shortened, speed_up, timed
-from llmsched_langgraph.lab.testbed.predict import Fit, Foreteller
+from llmsched_langgraph.lab.testbed.predict import Fit, Predictor
 from llmsched_langgraph.lab.testbed.result import SIDES, Comparison, Replayed, Side
 from llmsched_langgraph.lab.testbed.script import Script
 from llmsched_langgraph.lab.testbed.speed import (
@@ -226,14 +226,14 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
         arrive(part, Poisson(), load=settings.load, slots=slots, seed=settings.seed)
         for part in (work.warmup, work.measured)
     )
-    foreteller = Foreteller(
+    predictor = Predictor(
         {name: compile_graph(graph) for name, graph in graphs.items()},
         slots,
         settings.policy,
         latency,
         settings.ahead,
     )
-    profile, fit = await _warmed_up(site, graphs, warmup, foreteller, on_finish)
+    profile, fit = await _warmed_up(site, graphs, warmup, predictor, on_finish)
     sides: dict[str, list[Side]] = {name: [] for name in SIDES}
     for number in range(settings.rounds):
         # Each side goes first in every other round, and with every other seed.
@@ -266,7 +266,7 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
         stock=tuple(sides["stock"]),
         scheduled=tuple(sides["scheduled"]),
         latency=latency,
-        predicted=foreteller.prediction(warmup, jobs, fit),
+        predicted=predictor.prediction(warmup, jobs, fit),
     )
 
 
@@ -274,7 +274,7 @@ async def _warmed_up(
     site: _Site,
     graphs: Mapping[str, Any],
     warmup: list[TimedJob],
-    foreteller: Foreteller,
+    predictor: Predictor,
     on_finish: Callable[[str], None],
 ) -> tuple[Profile | None, Fit]:
     """What the warm-up teaches: of the jobs to a scheduler, and of the endpoint to the simulator."""
@@ -288,7 +288,7 @@ async def _warmed_up(
             scheduler.learn()
             await asyncio.to_thread(scheduler.close)  # which writes what is left, as no loop waits for it
         held_s = fmean(call.seconds or 0.0 for job in read_jobs([record]) for call in job.llm_calls())
-    return scheduler.profile, foreteller.fitted(warmup, stock.as_pass().mean_jct_s, held_s)
+    return scheduler.profile, predictor.fitted(warmup, stock.as_pass().mean_jct_s, held_s)
 
 
 def _scheduler(settings: Settings, **more: Any) -> Scheduler:

@@ -58,7 +58,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreteller:
+class Predictor:
     """What is known of an endpoint and of the graphs that run on it.
 
     Attributes:

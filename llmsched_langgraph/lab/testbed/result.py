@@ -1,4 +1,4 @@
-"""Knows what a comparison says: both sides over all rounds, each application, and what was foretold.
+"""Knows what a comparison says: both sides over all rounds, each application, and what was predicted.
 
 Does not know how the passes are made, nor how they are shown.
 """

@@ -30,7 +30,7 @@ _REPEATS = 3
 _DECODED = 32
 """Output tokens, at least, by which the step of a request that is alone is timed."""
 
-_LEAST_S = 1e-6
+_MIN_S = 1e-6
 """Seconds of a step, at least, whatever the clock says."""
 
 _CALLS_EACH = 3
@@ -152,7 +152,7 @@ async def measured(
     few_s, few_tokens, _ = await repeated(few, 1)
     many_s, many_tokens, _ = await repeated(prompt_tokens, 1)
     more_s, _, more_tokens = await repeated(few, max(output_tokens, _DECODED))
-    step_s = max((more_s - few_s) / max(more_tokens - 1, 1), _LEAST_S)
+    step_s = max((more_s - few_s) / max(more_tokens - 1, 1), _MIN_S)
     slope_s = max((many_s - few_s) / max(many_tokens - few_tokens, 1), 0.0)
     # A call of one token takes its prefill and a step.
     base_s = max(few_s - few_tokens * slope_s - step_s, 0.0)
