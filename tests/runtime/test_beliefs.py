@@ -144,7 +144,7 @@ def test_a_belief_moves_its_job():
     jobs = {}
     for run, plan_s in enumerate((3.0, 1.0), 1):
         stage_events = []
-        job = driver.start_job(INFO, stage_events=stage_events)
+        job = driver.start_job(INFO, seen=stage_events)
         jobs[job] = stage_events
         stage_events.append(Revealed(((run, "plan"),), begun=True))
         ticket = request(driver, log, "plan", job, run)
