@@ -41,7 +41,8 @@ from llmsched_langgraph import Scheduler
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._runtime.scheduler import Run, inside
+from llmsched_langgraph._runtime.context import inside
+from llmsched_langgraph._runtime.run import Run
 
 SLOTS = 2
 WITHIN_S = (2e-5, 4e-4)

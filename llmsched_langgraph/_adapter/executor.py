@@ -28,9 +28,8 @@ from langgraph.runtime import get_runtime
 
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
-from llmsched_langgraph._runtime.context import STAGE, StageRun, inside_stage
-from llmsched_langgraph._runtime.marks import unmark
-from llmsched_langgraph._runtime.scheduler import RUN, Run, current_run
+from llmsched_langgraph._runtime.context import RUN, STAGE, current_run, inside_stage, unmark
+from llmsched_langgraph._runtime.run import Run, StageRun
 from llmsched_langgraph._runtime.slot import outcome_of
 
 logger = logging.getLogger("llmsched_langgraph")

@@ -25,8 +25,7 @@ from langchain_core.runnables.config import ensure_config
 
 from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._runtime.context import current_stage_run
-from llmsched_langgraph._runtime.scheduler import current_run
+from llmsched_langgraph._runtime.context import current_run, current_stage_run
 from llmsched_langgraph._runtime.slot import Slot, offered, riding
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph.errors import LLMSchedError

@@ -27,8 +27,10 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
-from llmsched_langgraph._runtime.scheduler import RUN, Run, Scheduler, current_run, inside
+from llmsched_langgraph._runtime.run import Run
+from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph._runtime.threads import learn_pool
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError

@@ -13,8 +13,9 @@ from llmsched_langgraph._adapter import gate
 from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.context import current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
-from llmsched_langgraph._runtime.scheduler import Scheduler, current_run, inside
+from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph.errors import ConfigurationError
 

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from llmsched_langgraph._adapter.gate import current_stage
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
+from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.default import default_scheduler
-from llmsched_langgraph._runtime.scheduler import Scheduler, current_run
+from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph._runtime.slot import Slot, outcome_of
 from llmsched_langgraph.errors import ConfigurationError
 

@@ -1,1 +1,1 @@
-"""What an application is: stages, edges, unrolling."""
+"""The application of a graph: stages, edges and loop unrolling."""

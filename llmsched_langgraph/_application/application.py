@@ -1,6 +1,6 @@
-"""Knows an application: the template that all runs of one graph share, and its stable fingerprint.
+"""Defines an application: the template that all runs of one graph share, and its stable fingerprint.
 
-Does not know LangGraph, what the stages cost, or any single run.
+Does not depend on LangGraph, and holds neither costs nor the state of a run.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from functools import cached_property
 from llmsched_langgraph._application.order import components, once_round
 
 DEFAULT_ROUNDS = 2
-"""Times round a loop that are told apart as long as no run has been seen; all later ones are the tail."""
+"""Separate occurrences per loop before any run is observed; the tail stage stands for all later ones."""
 
 MAX_ROUNDS = 12
-"""Times round a loop that are ever told apart."""
+"""Maximum number of separate occurrences per loop."""
 
 
 AUTHORS_WORD = "its author says so"
-"""The reason of a kind that no run corrects."""
+"""The reason of a kind that the graph's author declared. Runs never correct it."""
 
 
 class Kind(StrEnum):
-    """What a stage is, in the paper's words."""
+    """The kind of a stage, as the LLMSched paper defines it."""
 
     REGULAR = "regular"
     LLM = "llm"
@@ -35,16 +35,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A stage before its loops are unrolled.
+    """A node of the graph, before loops are unrolled into stages.
 
     Attributes:
-        path: its name in its graph, behind the nodes of the graphs around it: `outer/inner`.
-        kind: regular (no LLM), LLM, or dynamic (an earlier stage decides what happens here).
-        reason: why it is of this kind, for people.
-        planned_by: path of the node that decides what a dynamic one does, if one could be found.
-        calls_llm: whether it calls a model, as far as is known; a dynamic one may, too.
-        deferred: whether it waits for everything else before the graph around it ends (`defer=True`).
-        learned: whether runs came to it that the graph did not show; it is not part of the fingerprint.
+        path: the node's name, prefixed with the enclosing subgraph nodes: `outer/inner`.
+        kind: regular (no LLM), LLM, or dynamic (an earlier stage decides what runs here).
+        reason: why the node has this kind, as text for display.
+        planned_by: path of the node that decides what a dynamic node runs; None if unknown.
+        calls_llm: whether the node is known to call a model. Dynamic nodes may do so.
+        deferred: whether the node has `defer=True` and runs after all other nodes of its graph.
+        learned: whether the node was observed in runs but is missing from the compiled graph. Learned nodes
+            are not part of the fingerprint.
     """
 
     path: str
@@ -58,14 +59,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One occurrence of a node: a node of the DAG.
+    """One occurrence of a node: a vertex of the unrolled DAG.
 
     Attributes:
-        id: the node's path, with `#2` for the second time round a loop; `#3+` for the third and all later.
+        id: the node's path; in a loop followed by `#2` for the second occurrence, or `#3+` for the third
+            and all later ones.
         node: the node's path.
-        occurrence: which time it runs in a job, from 1.
-        tail: whether it also stands for every later occurrence.
-        planned_by: id of the stage that decides what this one does, if it is known.
+        occurrence: number of the occurrence within a job, from 1.
+        tail: whether the stage also stands for every later occurrence.
+        kind: as in `Node`.
+        reason: as in `Node`.
+        planned_by: id of the stage that decides what this stage runs; None if unknown.
     """
 
     id: str
@@ -79,19 +83,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class Application:
-    """A graph's template. Two graphs with the same name, nodes and edges are the same application.
+    """The template of a graph. Graphs with equal names, nodes, edges and entries are one application.
 
-    Whatever order they are given in, nodes stand in the order in which a run comes to them, edges
-    sorted. Stages are derived: each loop is unrolled into `rounds` occurrences and a tail.
+    Nodes are sorted in topological order of the graph's loops, edges and entries alphabetically. Each loop
+    is unrolled into `rounds` separate occurrences and a tail stage.
 
     Attributes:
-        name: what the graph calls itself (shown to people).
-        nodes: its nodes, with those of its subgraphs.
-        edges: pairs of paths, from node to node; loops included.
+        name: the graph's name.
+        nodes: the nodes, including those of subgraphs.
+        edges: (source path, target path) pairs, including those that close a loop.
         entries: paths of the nodes at which a run may begin.
-        rounds: for each of `loops`, how many times round are told apart.
-        fingerprint: hash of name, paths, edges and entries, equal across processes and restarts: the key of
-            its profile. Kinds and rounds are not in it, because runs correct them.
+        rounds: for each of `loops`, the number of separate occurrences before the tail.
+        fingerprint: hash of name, paths, edges and entries; the key of the application's profile. It is equal
+            across processes and restarts. It excludes kinds and rounds, because runs correct them.
+
+    Raises:
+        ValueError: a path is duplicate or unknown, or `rounds` does not have one number per loop.
     """
 
     name: str
@@ -105,12 +112,12 @@ class Application:
         paths = [node.path for node in self.nodes]
         if len(set(paths)) < len(paths):
             twice = next(path for path in paths if paths.count(path) > 1)
-            raise ValueError(f"node {twice!r} is there twice")
+            raise ValueError(f"duplicate node {twice!r}")
         known = set(paths)
         planners = [node.planned_by for node in self.nodes if node.planned_by is not None]
         for path in (*(end for edge in self.edges for end in edge), *self.entries, *planners):
             if path not in known:
-                raise ValueError(f"there is no node {path!r}")
+                raise ValueError(f"unknown node {path!r}")
         put = object.__setattr__
         put(self, "edges", tuple(sorted(set(self.edges))))
         put(self, "entries", tuple(sorted(set(self.entries))))
@@ -119,7 +126,7 @@ class Application:
         given = tuple(min(max(rounds, 1), MAX_ROUNDS) for rounds in self.rounds)
         put(self, "rounds", given or (DEFAULT_ROUNDS,) * len(self.loops))
         if len(self.rounds) != len(self.loops):
-            raise ValueError(f"{len(self.rounds)} numbers of rounds were given for {len(self.loops)} loops")
+            raise ValueError(f"rounds: got {len(self.rounds)} numbers for {len(self.loops)} loops")
         own = sorted(node.path for node in self.nodes if not node.learned)
         text = json.dumps([self.name, own, self.edges, self.entries], separators=(",", ":"))
         put(self, "fingerprint", hashlib.sha256(text.encode()).hexdigest()[:16])
@@ -132,7 +139,10 @@ class Application:
         edges: Iterable[tuple[str, str]] = (),
         entries: Iterable[str] = (),
     ) -> Application:
-        """An application of plain names; duplicates are dropped. Without `entries`, what no edge leads to."""
+        """Build an application from names or nodes; of duplicate paths, the last one is used.
+
+        `entries` defaults to the nodes without an incoming edge; self-loops do not count.
+        """
         given = {node if isinstance(node, str) else node.path: node for node in nodes}
         edges = tuple(edges)
         entered = {target for source, target in edges if source != target}
@@ -145,7 +155,7 @@ class Application:
 
     @cached_property
     def _ordered(self) -> tuple[tuple[tuple[str, ...], ...], frozenset[tuple[str, str]]]:
-        """Components in topological order, each in the order of one way round; edges that close a round."""
+        """Components in topological order, each in the order of one loop iteration; edges that close a loop."""
         paths = sorted(node.path for node in self.nodes)
         number = {path: n for n, path in enumerate(paths)}
         successors: list[list[int]] = [[] for _ in paths]
@@ -163,7 +173,7 @@ class Application:
         parts: list[tuple[str, ...]] = []
         closing: set[tuple[str, str]] = set()
         for members in found:
-            # Where a run may begin comes first: what leads in from outside may be a way back from far away.
+            # Entries come first: an edge from outside the component may lead to the middle of the loop.
             begin = sorted(starts.intersection(members)) + sorted(entered.intersection(members))
             order, back = once_round(members, successors, begin)
             parts.append(tuple(paths[node] for node in order))
@@ -172,7 +182,7 @@ class Application:
 
     @cached_property
     def loops(self) -> tuple[tuple[str, ...], ...]:
-        """The loops: paths of the nodes that can come round again, in the order of one way round."""
+        """The loops (cyclic components): the paths of each, in the order of one iteration."""
         again = set(self.edges)
         return tuple(part for part in self._ordered[0] if len(part) > 1 or (part[0], part[0]) in again)
 
@@ -186,12 +196,12 @@ class Application:
 
     @cached_property
     def by_path(self) -> Mapping[str, Node]:
-        """The nodes by their paths."""
+        """Nodes by path."""
         return {node.path: node for node in self.nodes}
 
     @cached_property
     def _reach(self) -> dict[str, int]:
-        """For each node the nodes that can come after it, as bits in the order of `nodes`."""
+        """For each path, a bit mask over `nodes` of those reachable from it."""
         after: dict[str, list[str]] = {}
         for source, target in self.edges:
             after.setdefault(source, []).append(target)
@@ -205,19 +215,19 @@ class Application:
         return reach
 
     def reachable(self, paths: Iterable[str]) -> frozenset[str]:
-        """The nodes that can come after any of these; paths of no node lead nowhere."""
+        """Return the paths reachable from any of `paths`, ignoring unknown ones."""
         bits = 0
         for path in paths:
             bits |= self._reach.get(path, 0)
         return frozenset(node.path for n, node in enumerate(self.nodes) if bits >> n & 1)
 
     def occurrences(self, path: str) -> int:
-        """How many stages the node is unrolled into, the tail included."""
+        """Return the number of stages that the node is unrolled into, including the tail."""
         loop = self._loop_of.get(path)
         return 1 if loop is None else self.rounds[loop] + 1
 
     def stage_id(self, path: str, occurrence: int) -> str:
-        """The id of the stage in which the node's `occurrence`-th time falls."""
+        """Return the id of the stage that covers the node's `occurrence`-th occurrence."""
         count = self.occurrences(path)
         if count == 1:
             return path
@@ -225,7 +235,7 @@ class Application:
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The nodes of the DAG, each behind all those that have an edge to it."""
+        """The vertices of the unrolled DAG in topological order."""
         stages = []
         for part in self._ordered[0]:
             for occurrence in range(1, self.occurrences(part[0]) + 1):
@@ -252,7 +262,7 @@ class Application:
         if loop is None or self._loop_of.get(planner) != loop:
             return self.stage_id(planner, 1)
         if self._place[planner] >= self._place[node.path]:
-            occurrence -= 1  # it is planned by the round before
+            occurrence -= 1  # the previous iteration plans it
         return self.stage_id(planner, occurrence) if occurrence else None
 
     @cached_property
@@ -260,7 +270,7 @@ class Application:
         """The edges of the DAG, as pairs of stage ids.
 
         Raises:
-            AssertionError: they have a cycle, which cannot be.
+            AssertionError: the edges have a cycle, which is a bug in the unrolling.
         """
         edges = []
         for source, target in self.edges:
@@ -270,7 +280,7 @@ class Application:
                     next_ = 1
                 elif (source, target) in self._ordered[1]:
                     if occurrence == self.occurrences(source):
-                        continue  # round and round within the tail
+                        continue  # the tail stands for all later iterations
                     next_ = occurrence + 1
                 else:
                     next_ = occurrence
@@ -282,10 +292,10 @@ class Application:
         return tuple(edges)
 
     def unrolled(self, seen: Mapping[str, int]) -> Application:
-        """The same, each loop unrolled as far as `seen`: the most times that each node ran in a job."""
+        """Return the application with each loop unrolled to the maximum occurrence in `seen`, by path."""
         rounds = tuple(max(seen.get(path, 0) for path in loop) or DEFAULT_ROUNDS for loop in self.loops)
         return replace(self, rounds=rounds) if self.loops else self
 
 
 DIRECT = Application.of("direct")
-"""Calls made outside any run: each is a job of its own with this one stage-less template."""
+"""The application of calls made outside any run. It has no stages, and each call is a separate job."""

@@ -1,6 +1,6 @@
-"""Knows how what runs did corrects an application: kinds, nodes that nobody saw, how often loops go round.
+"""Corrects an application by observed behaviour: kinds of nodes, missing nodes, loop lengths.
 
-Does not know runs, only what they were seen to do, node by node.
+Does not read runs; it gets the observed behaviour of each node.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from llmsched_langgraph._application.application import AUTHORS_WORD, Application, Kind, Node
 
 RUNS_WITHOUT_CALLS = 20
-"""Runs of a node without a call of a model after which it is believed to make none."""
+"""Number of stage runs without a model call after which a node is corrected to make none."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeBehaviour:
-    """What all runs of one node did.
+    """Observed behaviour of one node over all its stage runs.
 
     Attributes:
-        runs: how many there were.
-        calls: calls of models in them.
-        side_by_side: the most that ran at the same time in one job.
-        occurrences: the most times that it ran in one job, one after the other.
+        runs: number of stage runs.
+        calls: number of model calls in those runs.
+        concurrency: maximum number of concurrent stage runs in one job.
+        occurrences: maximum number of occurrences in one job.
     """
 
     runs: int = 0
@@ -40,11 +40,15 @@ class NodeBehaviour:
 
 
 def corrected(application: Application, seen: Mapping[str, NodeBehaviour]) -> Application:
-    """The same application, fingerprint and all, as runs showed it to be.
+    """Return the application corrected by observed behaviour, with the same fingerprint.
 
-    Loops are unrolled as far as they went. A node that called a model calls one, whatever its code looked
-    like; one that never did in `RUNS_WITHOUT_CALLS` runs makes none; one that ran concurrently is dynamic.
-    Nodes that are not in the template are added to it. What its author said of a node stays.
+    Loops are unrolled to their longest observed length. A node that called a model is marked as calling one.
+    A node without a call in `RUNS_WITHOUT_CALLS` runs is marked as calling none. A node that ran concurrently
+    becomes dynamic. Observed nodes that the template lacks are added. Kinds that the author declared stay.
+
+    Args:
+        application: the application to correct.
+        seen: observed behaviour by node path.
     """
     nodes = [_corrected(node, seen[node.path]) if node.path in seen else node for node in application.nodes]
     containers = {path for node in application.nodes for path in _around(node.path)}
@@ -75,6 +79,6 @@ def _corrected(node: Node, seen: NodeBehaviour) -> Node:
 
 
 def _around(path: str) -> list[str]:
-    """The paths of the nodes around a node."""
+    """Return the paths of the nodes that enclose a node."""
     names = path.split("/")
     return ["/".join(names[:n]) for n in range(1, len(names))]

@@ -1,6 +1,6 @@
-"""Knows how a graph with cycles is put in order: its loops, and inside each the way once round.
+"""Orders a graph with cycles: its strongly connected components, and one iteration of each loop.
 
-Does not know what the nodes are. Nodes are numbers, edges are lists of successors.
+Does not interpret nodes: they are numbers, and edges are lists of successors.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ Successors = Sequence[Sequence[int]]
 
 
 def components(successors: Successors) -> list[list[int]]:
-    """Strongly connected components (Tarjan's), in topological order, earliest named nodes first.
+    """Return the strongly connected components (Tarjan) in topological order, members ascending.
 
-    Linear in nodes and edges. No recursion: a chain may be thousands of nodes long.
+    Ties go to the component with the smallest node. The search is iterative, because a chain may have
+    thousands of nodes.
     """
     found = _tarjan(successors)
     home = [0] * len(successors)
@@ -82,14 +83,14 @@ def _tarjan(successors: Successors) -> list[list[int]]:
 def once_round(
     members: Sequence[int], successors: Successors, starts: Iterable[int]
 ) -> tuple[list[int], set[tuple[int, int]]]:
-    """The members of a loop in the order of one way round, and the edges that begin the next one.
+    """Return the members of a loop in the order of one iteration, and the edges that start the next one.
 
-    Depth first from `starts`: an edge back to a node that is still open closes a round. Without
-    those edges the rest has no cycle, and the order is a topological one of it.
+    Those edges are the back edges of a depth-first search from `starts`. Without them the loop is acyclic,
+    and the returned order is topological.
     """
     inside = set(members)
     done: list[int] = []
-    state: dict[int, bool] = {}  # absent: not seen; True: open; False: done
+    state: dict[int, bool] = {}  # missing: unvisited; True: on the search path; False: finished
     back: set[tuple[int, int]] = set()
     for root in (*starts, *members):
         if root in state or root not in inside:

@@ -1,6 +1,6 @@
-"""Knows how an application is written as JSON, and how it is read back.
+"""Converts applications to and from JSON data, the form that `llmsched inspect --json` prints.
 
-Does not know files. What `llmsched inspect --json` prints is this form.
+Does not read or write files.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from llmsched_langgraph.errors import InvalidDataError
 
 
 def application_to_json(application: Application) -> dict[str, Any]:
-    """The application as plain dicts, lists, strings and numbers.
+    """Return the application as plain JSON data.
 
-    `stages` and `edges` are the unrolled DAG, every stage behind those that lead to it. `entries`,
-    `calls_llm`, `deferred` and `learned` list nodes by their paths.
+    `stages` (in topological order) and `edges` are the unrolled DAG. `entries`, `calls_llm`, `deferred` and
+    `learned` list node paths.
     """
     return {
         "name": application.name,
@@ -43,10 +43,10 @@ def application_to_json(application: Application) -> dict[str, Any]:
 
 
 def application_from_json(data: object) -> Application:
-    """The application that `application_to_json` wrote.
+    """Return the application that `application_to_json` wrote.
 
     Raises:
-        InvalidDataError: naming the field that is missing or wrong.
+        InvalidDataError: a field is missing or wrong; the message names the field.
     """
     given = Field.of(data)
     nodes: dict[str, Node] = {}
@@ -81,15 +81,15 @@ def application_from_json(data: object) -> Application:
             tuple(_paths(given["entries"])),
         ).unrolled({path: count - 1 for path, count in occurrences.items()})
     except ValueError as error:
-        raise InvalidDataError(f"{given.field or 'the application'} does not fit together: {error}") from None
+        raise InvalidDataError(f"{given.field or 'the application'} is inconsistent: {error}") from None
     fingerprint = given["fingerprint"]
     if application.fingerprint != fingerprint.value:
-        raise fingerprint.fault(f"{application.fingerprint!r}, for that is what name, nodes and edges give")
+        raise fingerprint.fault(f"{application.fingerprint!r}, the hash of name, nodes, edges and entries")
     return application
 
 
 def _stage(field: Field, node_of: Mapping[str, str]) -> str:
-    """The node of the stage that the field names."""
+    """Return the node of the stage whose id is in the field."""
     if field.text() not in node_of:
         raise field.fault("the id of a stage")
     return node_of[field.text()]

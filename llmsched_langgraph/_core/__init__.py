@@ -1,1 +1,1 @@
-"""The scheduler itself, without IO: machine, ledger, policies. No clock, no lock, no thread."""
+"""The scheduler core, without IO: machine, story, policies. It has no clock, lock or thread."""

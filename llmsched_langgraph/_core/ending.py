@@ -1,6 +1,6 @@
-"""Knows how a job of the machine becomes the record of an ended one.
+"""Converts a closed job of the machine to the record of an ended job.
 
-Does not know when a job has ended, nor who takes the record.
+Does not decide when a job has ended, and does not deliver the record.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from llmsched_langgraph._jobs.ended import End, EndedCall, EndedJob
 from llmsched_langgraph._jobs.layout import Span, WatchedCall, laid_out
 
 UNNAMED = "LangGraph"
-"""What LangGraph calls every graph that was given no name; their fingerprints keep such ones apart."""
+"""LangGraph's default graph name. Unnamed graphs get their fingerprint appended, to keep them distinct."""
 
 _ENDS: dict[Outcome | None, End] = {Outcome.FAILED: "failed", Outcome.CANCELLED: "cancelled"}
 
 _DIGITS = 6
-"""Of seconds that say when: microseconds are as much as is measured."""
+"""Decimal places of recorded times: the clock has a resolution of 1 microsecond."""
 
 
 def ended(closed: Job | Direct) -> EndedJob:
-    """The record of a job that is closed. Times are the machine's clock; it has no id yet.
+    """Return the record of a closed job. Times are seconds of the machine's clock; the id is empty.
 
-    A job without calls has no stages: it teaches nothing, and most graphs that never call a model are such.
-    Not in two threads at once.
+    A job without calls gets no stages: it has no information for learning, and most graphs that never call a
+    model are such jobs. Not thread-safe.
     """
     if isinstance(closed, Direct):
         call = closed.call
@@ -40,7 +40,7 @@ def ended(closed: Job | Direct) -> EndedJob:
         )
     now, arrival_s = closed.ended_s, closed.arrival_s
     assert now is not None
-    calls = sorted(closed.progress.finished)  # by ticket: in the order in which they were asked for
+    calls = sorted(closed.progress.finished)  # by ticket: in request order
     watched = closed.stages if calls else ()
     return EndedJob(
         id="",
@@ -81,5 +81,5 @@ def _call(call: FinishedCall, arrival_s: float) -> WatchedCall:
 
 
 def _tokens(count: int | None) -> int | None:
-    """A provider may say anything."""
+    """Return the count, or None if the provider reported a negative one."""
     return None if count is None or count < 0 else count

@@ -1,6 +1,6 @@
-"""Knows what can happen to the scheduler (events), and the entries of its story.
+"""Defines the scheduler's input events and the entries of its story.
 
-Does not know what follows from what: that is the machine.
+Does not define how events change state; the machine does.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 class JobInfo(NamedTuple):
-    """What is known of a job when it arrives.
+    """The properties of a job at its arrival.
 
     Attributes:
-        application: the graph that it is a run of.
-        run_id: LangGraph's id of the run; empty if it has none yet.
-        thread_id: the thread that its checkpoints are saved on; empty without one.
-        tenant: whose work it is; empty for no tenant.
-        weight: the tenant's share against others.
-        priority: LangGraph's number, -5 to 5, smaller first.
-        deadline_s: seconds from its arrival within which it should end; None for no deadline.
-        tags: of the run's configuration.
-        metadata: plain values of the run's configuration, by name.
+        application: the application that the job executes.
+        run_id: LangGraph's run id; empty if the run has none yet.
+        thread_id: the thread on which LangGraph saves checkpoints; empty if there is none.
+        tenant: the tenant that owns the job; empty for none.
+        weight: the tenant's weight relative to other tenants.
+        priority: LangGraph's priority, -5 to 5; smaller is served first.
+        deadline_s: seconds from arrival within which the job should end; None for no deadline.
+        tags: the tags of the run's configuration.
+        metadata: name and value of each plain metadata item of the run's configuration.
     """
 
     application: Application
@@ -46,9 +46,10 @@ class JobInfo(NamedTuple):
 
 
 class JobArrived(NamedTuple):
-    """A run of a scheduled graph began, or went on, if `resumes` names the thread of a paused one.
+    """A run of a scheduled graph began, or resumed if `resumes` names the thread of a paused job.
 
-    `moves` is what is seen of its stages: it is only ever appended to, and read whenever the job is heard of.
+    `stage_events` is an append-only sequence, shared with the code that executes the stages. The machine reads
+    its new elements at later events of the job.
     """
 
     job: int
@@ -58,7 +59,7 @@ class JobArrived(NamedTuple):
 
 
 class JobEnded(NamedTuple):
-    """The run is over. Calls that it left behind keep what they hold until they are released."""
+    """The run ended. Its outstanding calls keep their tickets until they are released."""
 
     job: int
     outcome: Outcome
@@ -72,17 +73,17 @@ class JobPaused(NamedTuple):
 
 
 class StagesChanged(NamedTuple):
-    """There is something new among the job's moves."""
+    """The job's `stage_events` has new elements."""
 
     job: int
 
 
 class CallRequested(NamedTuple):
-    """A call wants a slot of `backend`.
+    """A call requests a slot of `backend`.
 
-    Without a job, or for one that is over, the call is a job of its own. `run` is the number of the stage run
-    that it is made in, if that is known. A `forced` call cannot wait: it holds a slot at once, over the limit
-    if need be. `models` are the names of the model that it is for.
+    Without a job, or if the job has ended, the call is a job of its own. `run` is the number of the stage run
+    that makes the call; None if unknown. A `forced` call gets a slot at once, even above the limit. `models`
+    are the names of the requested model.
     """
 
     ticket: int
@@ -95,7 +96,7 @@ class CallRequested(NamedTuple):
 
 
 class CallReleased(NamedTuple):
-    """The call is over or gave up: legal from any state, any number of times."""
+    """The call ended or stopped waiting. Legal in any state, any number of times."""
 
     ticket: int
     outcome: Outcome = Outcome.FINISHED
@@ -104,16 +105,16 @@ class CallReleased(NamedTuple):
 
 
 class CallDismissed(NamedTuple):
-    """The call need not wait any longer. It changes nothing for one that holds its slot."""
+    """The call must stop waiting. An event for a call that holds a slot changes nothing."""
 
     ticket: int
 
 
 class HolderDied(weakref.ref[Any]):
-    """What held the ticket is gone: the same as its release, cancelled.
+    """The object that owned the ticket was collected: releases the ticket with outcome CANCELLED.
 
-    A weak reference whose callback is the `append` of an inbox. The death of the object posts it without a
-    line of Python, so that no signal can come in between.
+    The event is itself a weak reference whose callback is the `append` of an inbox. The collector posts it
+    without executing Python bytecode, so a signal handler cannot interrupt the post.
     """
 
     __slots__ = ("ticket",)
@@ -122,27 +123,27 @@ class HolderDied(weakref.ref[Any]):
 
 
 class BackendConfigured(NamedTuple):
-    """The backend has these settings now."""
+    """The settings of a backend changed."""
 
     backend: Backend
 
 
 class BeliefFormed(NamedTuple):
-    """What is still to come of a job has been worked out. `job` is its number in order of arrival."""
+    """A belief about a job's remaining work is available. `job` is its number in arrival order."""
 
     job: int
     belief: Belief
 
 
 class ProfileLearned(NamedTuple):
-    """There is a newer profile; what it says about these applications has changed."""
+    """A newer profile is available. It changed for the listed applications, given by fingerprint."""
 
     profile: Profile
     applications: frozenset[str]
 
 
 class Ticked(NamedTuple):
-    """Time has passed."""
+    """Time passed: a grant may have become possible."""
 
 
 Event = (
@@ -162,27 +163,27 @@ Event = (
 
 
 class Entry(NamedTuple):
-    """One line of the story: what happened, or what was decided and why.
+    """One entry of the story: an event, or a decision with its reason.
 
-    `job` is the number of the job in order of arrival, or 0; `ticket` a ticket, or 0. `kind` is one of
+    `job` is the job's number in arrival order, or 0; `ticket` is a ticket, or 0. `kind` is one of
 
     | kind | detail |
     | --- | --- |
-    | JobArrived, JobResumed | its `JobInfo` |
-    | StagesMoved | how many moves were taken in |
-    | CallQueued | its `CallInfo`: it waits |
-    | SlotGranted | its `Grant`, with the reason |
-    | CallReleased | its `FinishedCall`: it held a slot and gave it back |
-    | CallWithdrawn | its `Outcome`: it waits no longer and got no slot |
-    | JobPaused | the thread on which it may be resumed |
-    | JobEnded | its `Outcome`; calls of it may still hold slots |
-    | JobClosed | the job: it has ended and its last call is back |
-    | CallClosed | a `Direct`: a call outside of any run, which is a job of its own, is back |
+    | JobArrived, JobResumed | the job's `JobInfo` |
+    | StagesChanged | number of new stage events |
+    | CallQueued | the `CallInfo`: the call waits |
+    | SlotGranted | the `Grant`, with its reason |
+    | CallReleased | the `FinishedCall`: the call released its slot |
+    | CallWithdrawn | the `Outcome`: the call stopped waiting and got no slot |
+    | JobPaused | the thread on which the job can be resumed |
+    | JobEnded | the `Outcome`; calls of the job may still hold slots |
+    | JobClosed | the `Job`: it has ended and its last call is released |
+    | CallClosed | a `Direct`: a call outside any run, a job of its own, is released |
     | BackendConfigured | the `Backend` |
     | BeliefWanted | a `BeliefWanted` |
     | BeliefFormed | the `Belief` |
-    | ProfileLearned | fingerprints of the applications that it says something new of |
-    | PolicyFailed | the exception: the job is served in order of arrival |
+    | ProfileLearned | fingerprints of the applications that changed |
+    | PolicyFailed | the exception: the job is served in arrival order |
     """
 
     number: int
@@ -195,11 +196,11 @@ class Entry(NamedTuple):
 
 
 class Direct(NamedTuple):
-    """A job that is one call, made outside of any run, and that never had to wait.
+    """A job that is one call, made outside any run, that got a slot without waiting.
 
     Attributes:
-        number: of the job.
-        call: what it did.
+        number: the job's number.
+        call: the finished call.
     """
 
     number: int

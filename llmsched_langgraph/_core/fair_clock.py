@@ -1,7 +1,8 @@
-"""Knows when each job would end if all jobs under way shared all slots equally.
+"""Computes when each job would end if all active jobs shared all slots equally.
 
-Does not know who is served really. The order of such ends is that of self-clocked fair queueing: Justitia
-(arXiv 2510.17015) serves whole agents in it, so that none ends much later than under fair sharing.
+Does not know the actual order of service. Self-clocked fair queueing serves jobs in the order of these
+times; Justitia (arXiv 2510.17015) applies it to whole agents, which bounds how much later than under
+fair sharing an agent ends.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class FairClock:
-    """The virtual time of fair sharing: the slot-seconds that a job under way all along would have got.
+    """The virtual time V(t) of fair sharing, in slot-seconds per job: dV/dt = slots / active jobs.
 
-    It runs at slots / jobs, where the jobs are those that would not have ended yet. All operations are
-    O(log n), amortised.
+    A job is active from its arrival until V reaches its tag. Operations take amortised O(log n).
     """
 
     _now_s: float = 0.0
@@ -23,7 +23,7 @@ class FairClock:
     _tags_s: list[float] = field(default_factory=list)
 
     def arrive(self, now: float, work_s: float, slots: int) -> float:
-        """A job of so much work arrives; the virtual time at which it would end."""
+        """Add a job of `work_s` slot-seconds. Return its tag: the virtual time at which it would end."""
         self._advance(now, slots)
         tag_s = self._virtual_s + max(work_s, 0.0)
         heapq.heappush(self._tags_s, tag_s)

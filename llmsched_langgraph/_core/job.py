@@ -1,8 +1,8 @@
-"""Knows one job as the scheduler sees it: a log of facts, and what follows from them.
+"""Holds one job's state in the scheduler: a log of facts and the state derived from it.
 
-Does not know other jobs, slots, or the order of service. The log is the truth; everything else is derived
-from it by applying one fact after the other. A decision that is broken off leaves facts in the log that were
-never committed: `restore` cuts them off and derives the rest anew.
+Does not know other jobs, slots or the order of service. The log is the source of truth: each fact is applied
+to the derived state in turn. An interrupted decision leaves uncommitted facts at the end of the log;
+`restore` truncates the log and derives the state again.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from llmsched_langgraph._jobs.observed import ObservedStage
 
 MIN_REMAINING_S = 0.05
-"""Least remaining work of a job that goes on, in slot-seconds, whatever is believed of it."""
+"""Lower bound of an unfinished job's remaining work, in slot-seconds."""
 
 _UNSENT = object()
 
 
 class Job:
-    """One job. Facts are added by the verbs below; all other methods are queries.
+    """One job. The fact methods below change it through `add`; all other methods are queries.
 
     Attributes:
-        number: 1 for the first job that the scheduler saw, 2 for the next, ...
-        info: what was known of it at its arrival.
-        template: its application, as runs have corrected it.
-        fingerprint: of its application: the key of what has been learned of it.
-        arrival_s: the clock at its arrival.
-        applied: how much of the log everything else rests on; -1 in the middle of a fact.
-        id: the driver's name for it; None for a call outside of any run, which is a job of its own.
-        outcome: None until the job has ended.
-        ended_s: the clock when it ended and its last call was back; None before.
-        paused_s: how long it was interrupted, so far.
-        paused_since: when it was interrupted, if it is.
+        number: the job's number in arrival order, from 1.
+        info: its properties at arrival.
+        template: its application, as corrected by earlier runs.
+        fingerprint: its application's fingerprint, which is its key in the profile.
+        arrival_s: clock time of its arrival.
+        applied: length of the log prefix that the derived state reflects; -1 while a fact is being applied.
+        id: the driver's id; None for a call outside any run, which is a job of its own.
+        outcome: how the job ended; None before.
+        ended_s: clock time when it had ended and its last call was released; None before.
+        paused_s: total seconds of past interruptions.
+        paused_since: clock time of the current interruption; None if it is not interrupted.
         progress: its calls.
-        belief: what is still to come of it, as of the evidence that was looked at last.
-        believed_at_s: slot-seconds that it had received when that evidence was looked at.
-        explored: calls that were granted for what they teach, by stage occurrence.
-        outdated: whether there is evidence that the belief does not rest on.
-        sent: the order that the ledger was told last; not derived, so unknown after `restore`.
-        backends: those that it has asked for slots.
-        ticks: events in it so far: calls that were requested and ended, stage runs that moved.
+        belief: the posterior of its remaining work, given the latest evidence used; None without one.
+        believed_at_s: slot-seconds that it had received at the time of that evidence.
+        explored: number of calls granted for exploration, by stage occurrence.
+        outdated: whether there is evidence that the belief does not include.
+        sent: the order last sent to the ledger; not derived, so unknown after `restore`.
+        backends: the backends from which it requested slots.
+        ticks: number of events so far: calls requested and ended, stage events.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class Job:
         self.template = template
         self.fingerprint = template.fingerprint
         self.arrival_s = arrival_s
-        self._log: list[Any] = []  # of each fact how many things it is, and then those: verb and arguments
+        self._log: list[Any] = []  # flat: per fact its length, then its method and arguments
         self._reset()
 
     def _reset(self) -> None:
@@ -109,24 +109,24 @@ class Job:
         self.sent: object = _UNSENT
         self.backends: tuple[str, ...] = ()
         self._asked_at_s = 0.0
-        self._source: Sequence[StageEvent] = ()  # what is seen of its stages, by whoever watches them
-        self._taken = 0  # of those
-        self._heard: list[Any] = []  # taken, and not looked at yet: in fives
+        self._source: Sequence[StageEvent] = ()  # its stage events, appended by the executor
+        self._taken = 0  # how many elements of `_source` are known
+        self._heard: list[Any] = []  # known, not applied yet: five values per batch
         self.ticks = 0
         self._position: StageProgress | None = None
         self._stages: list[tuple[StageOccurrence, int, int, float, int | None, float, str | None, Ended]] = []
-        self._revealed: dict[int, tuple[int, float, int | None]] = {}  # until they end
+        self._revealed: dict[int, tuple[int, float, int | None]] = {}  # stage runs that have not ended
         self._ended: dict[StageOccurrence, tuple[int, int, ObservedStage]] = {}
 
     # -- the log -----------------------------------------------------------------------
 
     @property
     def facts(self) -> int:
-        """How long the log is."""
+        """Length of the log."""
         return len(self._log)
 
     def restore(self, facts: int) -> None:
-        """Cut the log off where it was so long, and derive the rest anew."""
+        """Truncate the log to length `facts` and derive the state again."""
         self.applied = -1
         log = self._log
         del log[facts:]
@@ -140,26 +140,26 @@ class Job:
         self.applied = facts
 
     def add(self, fact: tuple[Any, ...]) -> int:
-        """Note a fact, one of the verbs below with its arguments, and apply it; how long the log is now."""
+        """Append a fact (a method below and its arguments), apply it, and return the log's length."""
         self.applied = -1
         log = self._log
         log.append(len(fact))
-        log += fact  # flat, because the collector looks at every tuple that stays
+        log += fact  # flat: the garbage collector traverses every tuple that is kept
         fact[0](self, *fact[1:])
         self.applied = facts = len(log)
         return facts
 
     def settle(self) -> None:
-        """Nothing of it changes any more: the log is not needed."""
+        """Discard the log of a job that changes no more."""
         self._log.clear()
         self.applied = 0
 
     def named(self, id_: int | None, stage_events: Sequence[StageEvent]) -> None:
-        """Fact: the job goes by this name, and this is where its moves are to be read."""
+        """Fact: the job has this id, and `stage_events` is its source of stage events."""
         self.id, self._source, self._taken = id_, stage_events, 0
 
     def resumed(self, now: float, id_: int, stage_events: Sequence[StageEvent]) -> None:
-        """Fact: the interrupted job goes on. Its evidence and its place in line are its own."""
+        """Fact: the interrupted job resumed. It keeps its evidence and its arrival time."""
         assert self.paused_since is not None
         self.paused_s += now - self.paused_since
         self.paused_since = None
@@ -170,42 +170,42 @@ class Job:
         self.paused_since = now
 
     def ended(self, outcome: Outcome) -> None:
-        """Fact: the job is over; calls of it may still hold slots."""
+        """Fact: the run ended; calls of the job may still hold slots."""
         self.outcome = outcome
 
     def closed(self, now: float) -> None:
-        """Fact: the job has ended and its last call is back."""
+        """Fact: the job has ended and its last call is released."""
         self.ended_s = now
 
     def moved(self, now: float, upto: int) -> None:
-        """Fact: the first `upto` moves of the source are known; those that are new are heard of at `now`."""
-        # They are looked at when a question needs them: for jobs that make no call, none does.
+        """Fact: the first `upto` stage events are known; the new ones are dated `now`."""
+        # Applied when a query needs them. For a job that makes no call, no query does.
         self._heard += (self.ticks + 1, now, self._source, self._taken, upto)
         self.ticks += upto - self._taken
         self._taken = upto
 
     def requested(self, ticket: int, stage: str, stage_occurrence: StageOccurrence, backend: str) -> None:
-        """Fact: it asks for a slot for a call."""
+        """Fact: the job requests a slot for a call."""
         self.ticks += 1
         self.progress.request(ticket, stage, stage_occurrence)
         if backend not in self.backends:
             self.backends += (backend,)
 
     def granted(self, now: float, stage_occurrence: StageOccurrence, sampled: bool) -> None:
-        """Fact: a call of it has its slot, for what it teaches if it was `sampled`."""
+        """Fact: a call got a slot; `sampled` says whether for exploration."""
         self.progress.start(stage_occurrence, now)
         if sampled:
             self.explored[stage_occurrence] = self.explored.get(stage_occurrence, 0) + 1
 
     def withdrew(self, ticket: int, stage_occurrence: StageOccurrence) -> None:
-        """Fact: a call of it gave up waiting."""
+        """Fact: a call stopped waiting."""
         self.progress.withdraw(ticket, stage_occurrence)
         self.ticks += 1
         if not self.progress.outstanding:
-            self.outdated = True  # a belief that was wanted meanwhile came too late to be taken
+            self.outdated = True  # a belief requested meanwhile is discarded when it arrives
 
     def finished(self, call: FinishedCall) -> None:
-        """Fact: a call of it that held a slot is over."""
+        """Fact: a call released its slot."""
         self.progress.finish(call)
         self.ticks += 1
         work = self.progress.works[call.stage_occurrence]
@@ -213,40 +213,40 @@ class Job:
             self.outdated = True
 
     def asked(self, now: float) -> None:
-        """Fact: a belief was asked for, on all evidence that there is."""
-        _ = self.position  # derived anew, moves that it rests on were not looked at yet
+        """Fact: a belief was requested, given all current evidence."""
+        _ = self.position  # applies the stage events that this fact depends on, also under `restore`
         self.outdated = False
         self._asked_at_s = self.progress.work_s(now)
 
     def believes(self, belief: Belief) -> None:
-        """Fact: the belief that was asked for last is there."""
+        """Fact: the belief requested last is available."""
         self.belief, self.believed_at_s = belief, self._asked_at_s
 
     def revised(self) -> None:
-        """Fact: what is known of its application has changed."""
+        """Fact: the profile of the job's application changed."""
         self.outdated = True
 
     # -- queries -----------------------------------------------------------------------
 
     @property
     def active(self) -> bool:
-        """Whether its run goes on."""
+        """Whether the run has neither ended nor been interrupted."""
         return self.outcome is None and self.paused_since is None
 
     @property
     def news(self) -> tuple[int, int]:
-        """How many moves there are in all, and how many of them are not known."""
+        """Number of stage events in total, and number of those not known yet."""
         stage_events = len(self._source)
         return stage_events, stage_events - self._taken
 
     @property
     def position(self) -> StageProgress:
-        """Where it stands on its application."""
+        """The job's progress on its application."""
         position = self._position
         if position is None:
             position = self._position = StageProgress(self.template)
         if self._heard:
-            applied, self.applied = self.applied, -1  # broken off in here, all is derived anew
+            applied, self.applied = self.applied, -1  # if interrupted here, all state is derived again
             heard = iter(self._heard)
             for first, now, source, since, upto in zip(heard, heard, heard, heard, heard, strict=True):
                 for number, move in enumerate(source[since:upto], first):
@@ -272,19 +272,19 @@ class Job:
 
     @property
     def stages(self) -> tuple[WatchedRun, ...]:
-        """Its executions of stages that are over. O(how many there are)."""
+        """Its ended stage runs. O(their number)."""
         _ = self.position
         made = []
         for stage_occurrence, first, last, heard_s, around, now, tool, move in self._stages:
             until_s = now if move.at_s is None else move.at_s
-            # One that was alone in its step is heard of only later.
+            # A stage run that is alone in its superstep is announced late.
             since_s = min(heard_s, until_s - move.seconds)
             run = EndedStageRun(*stage_occurrence, move.seconds, move.complete, tool)
             made.append(WatchedRun(run, move.run, around, Span(first, last, since_s, until_s)))
         return tuple(made)
 
     def evidence(self, now: float) -> JobEvidence:
-        """What is known of it at `now`. O(stages that it has run)."""
+        """Return the job's evidence at `now`. O(stage occurrences that it has run)."""
         from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 
         position, works = self.position, self.progress.works
@@ -347,11 +347,11 @@ class Job:
         return made
 
     def remaining_s(self, now: float, prior_s: float) -> float:
-        """Slot-seconds that it is expected to need still.
+        """Return the expected remaining work, in slot-seconds.
 
         Args:
             now: the clock.
-            prior_s: what a whole job of its application needs, for as long as there is no belief.
+            prior_s: expected work of a whole job of its application, used without a belief.
         """
         belief = self.belief
         if belief is None:
@@ -370,11 +370,11 @@ class Job:
         return max(left_s, MIN_REMAINING_S)
 
     def check(self) -> None:
-        """Raise AssertionError unless what is derived agrees with itself."""
+        """Raise AssertionError unless the derived state is consistent."""
         assert self.applied == len(self._log), "a job was left half changed"
         self.progress.check()
 
 
 def _tells(done: int, of: int) -> bool:
-    """Whether a belief should hear that so many are done: of many alike, each doubling, and the last."""
+    """Return whether `done` of `of` warrants a new belief: at powers of 2 and at the last."""
     return done >= of or not done & (done - 1)

@@ -1,7 +1,7 @@
-"""Knows the jobs that are not closed: by number and by id, as committed decisions left them.
+"""Stores the jobs that are not closed, by number and by id, in their committed state.
 
-Does not know what happens to jobs. A number in the truth says how much of a job's log is committed; a job
-that holds more was in a decision that was broken off, and is restored before it is used again.
+Does not know what happens to jobs. `Truth` stores the committed length of each job's log; a job with a
+different length was part of an interrupted decision and is restored before use.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._ledger.truth import Truth
 
 JOBS = "#jobs"
-"""In the truth: the highest number of a job."""
+"""Key in the truth: the highest job number."""
 
 
 class Jobs:
-    """The table of jobs. Index and jobs may know of what was never committed; the truth says what is.
+    """The table of jobs. Its indexes may contain uncommitted jobs; `Truth` decides.
 
-    A job that the present decision has changed has its number among the staged keys.
+    The staged keys contain the number of every job that the current decision has changed.
     """
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
         self._committed = truth.committed
         self._committed[JOBS] = 0
-        self._jobs: dict[int, Job] = {}  # by number; those that are not in the truth are no more
-        self._ids: dict[int, int] = {}  # the number of each job that has an id
+        self._jobs: dict[int, Job] = {}  # by number; may contain removed jobs, which are not in the truth
+        self._ids: dict[int, int] = {}  # job numbers by id
 
     def get(self, number: int) -> Job | None:
-        """The job of that number, as committed; None if it is no more."""
+        """Return the job with that number in its committed state; None if it is closed."""
         facts = self._committed.get(-number)
         if facts is None:
             return None
         job = self._jobs[number]
         if job.applied != facts and -number not in self._truth.staged:
-            job.restore(facts)  # a decision about it was broken off
+            job.restore(facts)  # an interrupted decision changed it
         return job
 
     def active(self, id_: int | None) -> Job | None:
-        """The job that goes by the id and has not ended."""
+        """Return the active job with this id; None if there is none."""
         number = None if id_ is None else self._ids.get(id_)
         job = None if number is None else self.get(number)
         if job is None or job.id != id_ or job.outcome is not None or job.paused_since is not None:
@@ -50,33 +50,33 @@ class Jobs:
         return job
 
     def name(self, job: Job, id_: int) -> None:
-        """The job goes by the id."""
+        """Assign the id to the job."""
         self._ids[id_] = job.number
 
     def forget_id(self, job: Job) -> None:
-        """A job that is closed or paused needs no id. Only then: a decision may still be broken off."""
+        """Remove the id of a closed or paused job. Call it after the commit only: a decision may be interrupted."""
         if job.id is not None and self._ids.get(job.id) == job.number:
             del self._ids[job.id]
 
     def add(self, job: Job, fact: tuple[Any, ...]) -> None:
-        """Add a fact to the job, as part of the present decision."""
+        """Add a fact to the job, as part of the current decision."""
         self._truth.staged[-job.number] = job.add(fact)
 
     def new(self, now: float, info: JobInfo, template: Application) -> Job:
-        """A job arrives."""
+        """Create a job, as part of the current decision."""
         number = self.next_number()
         job = self._jobs[number] = Job(number, info, template, now)
         self._truth.staged[-number] = 0
         return job
 
     def next_number(self) -> int:
-        """A number for one more job."""
+        """Return a new job number, as part of the current decision."""
         number: int = self._truth.get(JOBS) + 1
         self._truth.staged[JOBS] = number
         return number
 
     def remove(self, job: Job) -> None:
-        """The job is no more, as part of the present decision."""
+        """Remove the job, as part of the current decision."""
         self._truth.remove(-job.number, self._forget)
 
     def _forget(self, key: int) -> None:

@@ -1,6 +1,6 @@
-"""Knows how jobs come, are interrupted, go on and end.
+"""Handles the arrival, interruption, resumption and end of jobs.
 
-Does not know calls, beyond that a job ends when its last one is back.
+Does not handle calls, except that a job closes when its last call is released.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from llmsched_langgraph._ledger.protocol import Ledger
 from llmsched_langgraph._ledger.truth import Truth
 
 PAUSED_JOBS = 10_000
-"""Interrupted jobs that are remembered; the oldest are forgotten, and start anew if they are resumed."""
+"""Maximum number of interrupted jobs kept. The oldest are cancelled, and start as new jobs if resumed."""
 
 RUNNING = "#running"
-"""In the truth: how many jobs have arrived and not ended."""
+"""Key in the truth: number of active jobs (arrived, not ended, not paused)."""
 
 
 class Lifecycle:
-    """The handlers of what happens to jobs. Each is a part of the present decision."""
+    """The handlers of job events. Each is part of the current decision."""
 
     def __init__(self, truth: Truth, jobs: Jobs, ordering: Ordering, story: Story, ledger: Ledger) -> None:
         self._truth = truth
@@ -34,14 +34,14 @@ class Lifecycle:
         self._ordering = ordering
         self._story = story
         self._ledger = ledger
-        self._paused: dict[tuple[str, str, str], None] = {}  # where jobs are paused, the oldest first
+        self._paused: dict[tuple[str, str, str], None] = {}  # keys of paused jobs, oldest first
 
     def _forget(self, at: tuple[str, str, str]) -> None:
-        """No job is paused there any more."""
+        """Remove the key from the index of paused jobs."""
         self._paused.pop(at, None)
 
     def new(self, now: float, info: JobInfo) -> Job:
-        """A job arrives, and the policy is told of it."""
+        """Create a job and inform the policy."""
         job = self._jobs.new(now, info, self._ordering.template(info.application))
         self._tell_policy(now, "JobArrived", job)
         return job
@@ -54,7 +54,7 @@ class Lifecycle:
                 self._story.tell(now, "PolicyFailed", job.number, 0, "", error)
 
     def arrived(self, now: float, event: JobArrived, trust: bool) -> bool:
-        """A run begins, or goes on."""
+        """Handle the start of a new run, or the resumption of a paused job."""
         if self._jobs.active(event.job) is not None:
             return False
         number = None
@@ -78,7 +78,7 @@ class Lifecycle:
         return False
 
     def paused(self, now: float, event: JobPaused, trust: bool) -> bool:
-        """A run is interrupted."""
+        """Handle the interruption of a run."""
         job = self._jobs.active(event.job)
         if job is None:
             return False
@@ -89,7 +89,7 @@ class Lifecycle:
         self._paused.pop(at, None)
         self._paused[at] = None
         for oldest in tuple(islice(self._paused, max(len(self._paused) - PAUSED_JOBS, 0))):
-            if not self._forget_paused(now, oldest):  # else its name goes with the commit
+            if not self._forget_paused(now, oldest):  # else the commit removes the key
                 del self._paused[oldest]
         self._truth.staged[at] = job.number
         self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
@@ -97,7 +97,7 @@ class Lifecycle:
         return False
 
     def _forget_paused(self, now: float, at: tuple[str, str, str]) -> bool:
-        """The job that was paused there is not resumed any more; whether there is one."""
+        """Cancel the job that is paused under this key. Return whether there is one."""
         number = self._truth.get(at)
         job = None if number is None else self._jobs.get(number)
         if job is None or job.paused_since is None:
@@ -108,11 +108,11 @@ class Lifecycle:
         return True
 
     def ended(self, now: float, event: JobEnded, trust: bool) -> bool:
-        """A run is over."""
+        """Handle the end of a run."""
         job = self._jobs.active(event.job)
         if job is None:
             return False
-        if job.progress.outstanding or job.progress.finished:  # else its stages teach nothing
+        if job.progress.outstanding or job.progress.finished:  # else its stages have no information for learning
             self.hear_stage_events(job, now)
         self._jobs.add(job, (Job.ended, event.outcome))
         self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
@@ -121,7 +121,7 @@ class Lifecycle:
         return False
 
     def close(self, job: Job, now: float) -> None:
-        """The job is no more, once it has ended and its last call is back."""
+        """Close the job if it has ended and its last call is released."""
         if job.outcome is None or job.progress.outstanding:
             return
         self._jobs.add(job, (Job.closed, now))
@@ -130,7 +130,7 @@ class Lifecycle:
         self._story.tell(now, "JobClosed", job.number, 0, "", job)
 
     def hear_stage_events(self, job: Job, now: float) -> int:
-        """Take in the job's new moves; how many there were."""
+        """Record the job's new stage events. Return their number."""
         upto, heard = job.news
         if heard:
             self._jobs.add(job, (Job.moved, now, upto))

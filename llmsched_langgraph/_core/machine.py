@@ -1,8 +1,8 @@
-"""Knows every job, and decides how urgent each waiting call is. Changes only in `handle`.
+"""Decides the urgency of each waiting call. State changes only in `handle`.
 
-Does not know clocks, locks, threads, loops or IO: time, profiles and beliefs come in. Who holds a slot and
-who waits is the ledger's to say. A decision is staged and committed by one call (`truth.py`): whatever breaks
-it off leaves the state before, and the same event can be handled again.
+Does not know clocks, locks, threads, loops or IO: time, profiles and beliefs are arguments. The ledger owns
+tickets and slots. A decision is staged and committed by one call (`truth.py`): an interruption leaves the
+previous state, and the same event can be handled again.
 """
 
 from __future__ import annotations
@@ -58,26 +58,26 @@ _APPLIED = "#applied"
 
 _DIRECT = JobInfo(application=DIRECT)
 
-_new = tuple.__new__  # makes a named tuple of a tuple without a line of Python
+_new = tuple.__new__  # builds a named tuple in C, without Python bytecode
 
 _BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
 
 
 class SchedulerMachine:
-    """The scheduler as a value. The same events at the same times lead to the same story.
+    """The scheduler as a value: equal events at equal times produce equal stories.
 
     Args:
         policy: the order of service.
         backends: the pools of slots.
-        profile: what earlier runs taught.
-        at_once: whether beliefs are formed as they are wanted; else the story tells of them.
-        memory: how many entries the story keeps for those who look back.
+        profile: what was learned from earlier runs; None for an empty profile.
+        at_once: whether to form beliefs inside `handle`; otherwise the story requests them (`BeliefWanted`).
+        memory: number of past entries that the story keeps.
 
     Attributes:
-        story: what happened, and the decisions with their reasons.
-        wake_s: when time alone allows a grant, so that `Ticked` should be handled; None for never.
-        untold: tickets whose holder may not know yet that it was granted or dismissed. An index: whether it
-            was is what the ledger says.
+        story: the log of events and decisions, with reasons.
+        wake_s: clock time at which `Ticked` should be handled because time alone allows a grant; None for never.
+        untold: tickets whose holder may not know yet of its grant or dismissal. An index only: the ledger
+            stores the state.
     """
 
     def __init__(
@@ -119,15 +119,15 @@ class SchedulerMachine:
         }
 
     def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
-        """Take the event in; when this returns, no admissible ticket waits beside a slot that it could use.
+        """Handle the event. Afterwards no admissible ticket waits while a slot that it could use is free.
 
-        If it was broken off by an exception, call it again with the same event: what was done already is
-        done once. Events about jobs and tickets that are not known change nothing.
+        Idempotent: after an exception, call it again with the same event. Events for unknown jobs and tickets
+        change nothing.
 
         Args:
-            now: the clock; it never goes back but for events that were put by.
-            event: what happened.
-            trust: whether to ask the policy. Without it the jobs that change go in order of arrival.
+            now: the clock. It never goes back, except for deferred events.
+            event: the event.
+            trust: whether to call the policy. If False, the changed jobs get order 0, which is arrival order.
         """
         if self._committed[_APPLIED] is not event:
             self._truth.staged = {}
@@ -141,7 +141,7 @@ class SchedulerMachine:
         self._settle(now, trust)
 
     def _settle(self, now: float, trust: bool) -> None:
-        """Grant until no admissible ticket waits. Between two grants, keys may change."""
+        """Grant until no admissible ticket waits. Keys may change between two grants."""
         while True:
             self._truth.staged = {}
             found, self.wake_s = self.ledger.settle(now)
@@ -159,7 +159,7 @@ class SchedulerMachine:
 
     def _stages_changed(self, now: float, event: StagesChanged, trust: bool) -> bool:
         job = self._jobs.active(event.job)
-        # Without a call that waits nothing depends on them yet; they are heard with the next one.
+        # Without a waiting call nothing depends on them yet; the next call reads them.
         if job is not None and job.progress.waiting and self._hear_stage_events(job, now):
             self._refresh(now, job, trust)
         return False
@@ -174,7 +174,7 @@ class SchedulerMachine:
         job = None if id_ is None else self._jobs.active(id_)
         if job is None:
             if not self.ordering.hears:
-                # A call outside of any run that need not wait is no job to anybody.
+                # A call outside any run that gets a slot at once needs no `Job`.
                 stage_occurrence = _new(StageOccurrence, (stage, 1))
                 call = _new(CallInfo, (stage, stage_occurrence, 1, None, 1, models, None, None, "", ""))
                 number = self._committed[JOBS] + 1
@@ -210,7 +210,7 @@ class SchedulerMachine:
         ledger.submit(now, _new(Request, (ticket, lane, key, False, call)))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
         pool = ledger.backend(backend)
-        return pool.holding < pool.backend.slots  # it is paused, or a pause is just over
+        return pool.holding < pool.backend.slots  # the backend is or was paused
 
     def _granted(self, now: float, ticket: int, grant: Grant, job: Job | None, trust: bool) -> None:
         backend, number, stage_occurrence = grant.lane
@@ -291,13 +291,13 @@ class SchedulerMachine:
         return False
 
     def _refresh(self, now: float, job: Job, trust: bool) -> None:
-        """The job has changed, and a call of it waits: look at its evidence, and ask the policy again."""
+        """Update the belief and the order of a changed job that has waiting calls."""
         if self._believing and trust:
             self._believe(job, now)
         self._rekey(now, job, self._order(now, job, trust))
 
     def _believe(self, job: Job, now: float) -> None:
-        """See to a belief, if one is wanted."""
+        """Form or request a belief, if one is wanted."""
         wanted = self.ordering.wanted(job, now)
         if wanted is None:
             return
@@ -308,7 +308,7 @@ class SchedulerMachine:
             self.story.tell(now, "BeliefWanted", job.number, 0, "", wanted)
 
     def _order(self, now: float, job: Job, trust: bool) -> float:
-        # A policy may be any object of a user's. Its bug costs the order of one job, never a slot.
+        # Policies are user code. A bug in one costs the order of one job, never a slot.
         if not trust:
             return 0.0
         try:
@@ -318,7 +318,7 @@ class SchedulerMachine:
             return 0.0
 
     def _rekey(self, now: float, job: Job, order: float, but: Lane | None = None) -> None:
-        """Tell the ledger the keys of the job's lanes, if they may be other ones than before."""
+        """Send the keys of the job's lanes to the ledger, if they may have changed."""
         if order == job.sent and self.ordering.exploration is None:
             return
         job.sent = order
@@ -349,7 +349,7 @@ class SchedulerMachine:
 
     @property
     def profile(self) -> Profile:
-        """What earlier runs taught."""
+        """What was learned from earlier runs."""
         return self.ordering.profile
 
     def view(self, job: Job, now: float) -> JobView:
@@ -358,12 +358,12 @@ class SchedulerMachine:
 
     @property
     def jobs(self) -> int:
-        """Jobs that have arrived and not ended."""
+        """Number of active jobs (arrived, not ended, not paused)."""
         running: int = self._committed[RUNNING]
         return running
 
     def entries(self, *tickets: int) -> list[Entry]:
-        """The story, oldest first; only what is about `tickets` if any are given."""
+        """Return the story, oldest entry first; only entries about `tickets` if any are given."""
         entries = self.story.after(0)
         return [entry for entry in entries if entry.ticket in tickets] if tickets else entries
 

@@ -1,7 +1,6 @@
-"""Knows what the policy says of a job: what it sees of it, the order, the keys of the job's lanes.
+"""Applies the policy to a job: its view, its order, the keys of its lanes.
 
-Does not know who waits or holds, nor how jobs are kept. Beliefs are formed elsewhere; it says which are
-wanted.
+Does not know tickets or how jobs are stored; it selects the beliefs to form but does not form them.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ if TYPE_CHECKING:
 _BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
 
 _new = tuple.__new__
-"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+"""Builds a named tuple in C, without Python bytecode."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BeliefWanted:
-    """Work out what is still to come of a job, and tell it with `BeliefFormed`.
+    """A request to compute a job's remaining work; answer it with `BeliefFormed`.
 
     Attributes:
-        job: its number.
-        model: what is known of its application.
-        evidence: what is known of the job.
-        needs: what the policy will read of it.
+        job: the job's number.
+        model: the model of its application.
+        evidence: the job's evidence.
+        needs: what the policy reads of the belief.
     """
 
     job: int
@@ -48,22 +47,22 @@ class BeliefWanted:
     needs: Needs
 
     def belief(self) -> Belief:
-        """The belief. Nothing is worked out yet but what it depends on."""
+        """Return the belief, which computes its values lazily."""
         model = self.model.marginals if Needs.MARGINALS in self.needs else self.model
         return model.belief(self.evidence)
 
 
 class Ordering:
-    """A policy, and the profile that it goes by.
+    """A policy with the profile that it uses.
 
     Args:
         policy: the order of service.
-        profile: what earlier runs taught.
+        profile: what was learned from earlier runs.
 
     Attributes:
         believing: whether the policy reads beliefs.
-        exploration: how often to explore; None for never.
-        hears: whether the policy wants to be told of jobs that arrive and close.
+        exploration: the exploration settings; None for no exploration.
+        hears: whether the policy has a `hear` method.
     """
 
     def __init__(self, policy: Policy, profile: Profile) -> None:
@@ -76,25 +75,25 @@ class Ordering:
         self.exploration: Exploration | None = getattr(policy, "exploration", None)
         self._hear: Callable[[PolicyEvent], None] | None = getattr(policy, "hear", None)
         self.hears = self._hear is not None
-        self._templates: dict[str, Application] = {}  # as runs have corrected them
+        self._templates: dict[str, Application] = {}  # as corrected by earlier runs
         self._totals: dict[str, tuple[int, float, tuple[float, ...]]] = {}
 
     def learn(self, profile: Profile, applications: frozenset[str]) -> None:
-        """Go by another profile, which says something new of these applications."""
+        """Replace the profile, which changed for these applications."""
         self.profile = profile
         self._totals.clear()
         for fingerprint in applications & self._templates.keys():
             self._templates[fingerprint] = profile.template(self._templates[fingerprint])
 
     def template(self, application: Application) -> Application:
-        """The application as its runs have shown it to be."""
+        """Return the application as corrected by earlier runs."""
         found = self._templates.get(application.fingerprint)
         if found is None:
             found = self._templates[application.fingerprint] = self.profile.template(application)
         return found
 
     def tell(self, now: float, kind: str, job: Job, slots: int) -> Exception | None:
-        """Tell the policy of a job, if it wants to hear; the error if it failed."""
+        """Send an event to the policy, if it has `hear`. Return the error if it failed."""
         if self._hear is None:
             return None
         try:
@@ -104,17 +103,17 @@ class Ordering:
         return None
 
     def wanted(self, job: Job, now: float) -> BeliefWanted | None:
-        """The belief to form: if there is a model, and evidence that the last one does not rest on."""
+        """Return the belief to form, if there is a model and new evidence; otherwise None."""
         known = self.profile.applications.get(job.fingerprint)
         if known is None or known.model is None:
             return None
-        _ = job.position  # moves that were not looked at may be news
+        _ = job.position  # applies pending stage events, which may be new evidence
         if not job.outdated:
             return None
         return BeliefWanted(job.number, known.model, job.evidence(now), self._needs)
 
     def _total(self, job: Job) -> tuple[int, float, tuple[float, ...]]:
-        """Of its application: jobs that are known, their mean work before anything is known, their works."""
+        """Return the number of its application's known jobs, their prior mean work, and each job's work."""
         fingerprint = job.fingerprint
         found = self._totals.get(fingerprint)
         if found is None:
@@ -125,7 +124,7 @@ class Ordering:
         return found
 
     def view(self, job: Job, now: float) -> JobView:
-        """The job as its policy sees it."""
+        """Return the job as the policy sees it."""
         progress, belief = job.progress, job.belief
         work_s = progress.done_s + (progress.holding * now - progress.granted_sum_s)
         total = self._totals.get(job.fingerprint)
@@ -135,7 +134,7 @@ class Ordering:
             remaining_s = index_s = job.remaining_s(now, total_s)
             if belief is not None:
                 if self._by_index and belief.mean > 0.0:
-                    # What was received since the belief was formed counts at once.
+                    # Scale by the work received since the belief was formed.
                     index_s = remaining_s * (belief.index / belief.mean)
                 since_s = max(work_s - job.believed_at_s, 0.0)
                 if self._by_median:
@@ -155,22 +154,23 @@ class Ordering:
         return _new(JobView, fields)
 
     def order(self, job: Job, now: float) -> float:
-        """The policy's order of the job.
+        """Return the policy's order of the job.
 
         Raises:
-            Exception: whatever the policy raises, or ValueError if it gives no number.
+            Exception: the policy's own error.
+            ValueError: the policy returned NaN.
         """
         order = float(self.policy.order(self.view(job, now), now))
         if isnan(order):
-            raise ValueError(f"policy {self.policy.name!r} gave NaN as an order")
+            raise ValueError(f"policy {self.policy.name!r} returned NaN as an order")
         return order
 
     def key(self, job: Job, stage_occurrence: StageOccurrence, order: float) -> Key:
-        """The key of the job's lanes for a stage occurrence."""
+        """Return the key of the job's lanes for a stage occurrence."""
         return _new(Key, (job.info.priority, order, self._explore(job, stage_occurrence)))
 
     def _explore(self, job: Job, stage_occurrence: StageOccurrence) -> Explore | None:
-        """What exploring the stage occurrence needs; None if it is never explored."""
+        """Return what exploration needs for the stage occurrence; None if it is never explored."""
         belief, exploration, progress = job.belief, self.exploration, job.progress
         if exploration is None or belief is None:
             return None

@@ -1,7 +1,8 @@
-"""Knows in which order the jobs of a backlog are served: smaller is sooner, ties by arrival.
+"""Defines the policies: the order in which waiting jobs are served.
 
-Does not know slots, grants or clocks. A policy is a pure function of what is known of a job, asked again
-whenever the job changes; so live and simulated runs use the same object.
+Does not know slots, grants or clocks. A policy is a function of a `JobView`, evaluated again when the job
+changes, so live and simulated runs share one implementation. Smaller is served first; ties go to the earlier
+arrival.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from llmsched_langgraph.errors import ConfigurationError
 
 @runtime_checkable
 class Policy(Protocol):
-    """An order of service. Give any object of this shape to `Scheduler(policy=...)`.
+    """An order of service. Pass any object with this interface to `Scheduler(policy=...)`.
 
-    It may have three more attributes: `needs`, a `Needs`, for what it reads of a belief; `exploration`, an
-    `Exploration`; and, for a policy that keeps state of its own, `hear(event: PolicyEvent)`, which is called
-    in order before the jobs that the event concerns are ordered. An event may be heard twice, if a decision
-    was broken off: hearing it again must change nothing.
+    Three more attributes are optional: `needs`, a `Needs`, declares what the policy reads of a belief;
+    `exploration` is an `Exploration`; and a policy with state of its own has `hear(event: PolicyEvent)`, which
+    is called before the jobs that the event concerns are ordered. `hear` must be idempotent: an event is
+    repeated after an interrupted decision.
     """
 
     @property
     def name(self) -> str:
-        """What tables and messages call it."""
+        """The policy's name in tables and messages."""
 
     def order(self, job: JobView, now: float) -> float:
-        """The place of the job's waiting calls: smaller is sooner, equal ones go by arrival."""
+        """Return the order of the job's waiting calls: smaller is first, ties go to the earlier arrival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,47 +52,47 @@ class NamedPolicy:
 
 
 def _fcfs(job: JobView, now: float) -> float:
-    """Call arrival: every backend's own queue."""
+    """Order by call arrival, as a backend's own queue does."""
     return 0.0
 
 
 def _app_fifo(job: JobView, now: float) -> float:
-    """Job arrival, as Parrot does (OSDI '24)."""
+    """Order by job arrival, as Parrot does (OSDI '24)."""
     return job.arrival_s
 
 
 def _fair(job: JobView, now: float) -> float:
-    """Fewest slots held by the job."""
+    """Order by the number of slots that the job holds."""
     return float(job.holding)
 
 
 def _sjf(job: JobView, now: float) -> float:
-    """The application's mean total work: Shortest Job First."""
+    """Order by the application's mean total work: Shortest Job First."""
     return job.mean_total_work_s
 
 
 def _srtf(job: JobView, now: float) -> float:
-    """Expected remaining work: Shortest Remaining Time First on what is known of the job."""
+    """Order by expected remaining work: Shortest Remaining Time First on the job's posterior."""
     return job.remaining_s
 
 
 def _plas(job: JobView, now: float) -> float:
-    """Work already received: Program-Level Attained Service of Autellix (arXiv 2502.13965)."""
+    """Order by work received: Program-Level Attained Service of Autellix (arXiv 2502.13965)."""
     return job.work_s
 
 
 def _hermes(job: JobView, now: float) -> float:
-    """Gittins rank of the application's distribution of work, cut off at what was received (2506.14851).
+    """Order by the Gittins rank of the application's work distribution (Hermes, arXiv 2506.14851).
 
-    G(D, a) = min over D of E[min(X - a, D) | X > a] / P(X - a <= D | X > a), X the whole work of earlier
-    jobs and `a` what this one has received; the look-ahead D is fixed beforehand.
+    G(X, a) = min over D of E[min(X - a, D) | X > a] / P(X - a <= D | X > a), where X is the total work of an
+    earlier job and `a` the work that this job has received.
     """
     received_s = job.work_s
     if not job.runs:
         return max(job.mean_total_work_s - received_s, MIN_REMAINING_S)
     left = job.total_work_s[bisect_right(job.total_work_s, received_s) :]
     if not left:
-        # It has outgrown all that was ever seen: the longer it went on, the longer it may.
+        # More work than any known job: expect as much again.
         return max(received_s, MIN_REMAINING_S)
     best, sum_s = float("inf"), 0.0
     for count, whole_s in enumerate(left, 1):
@@ -102,18 +103,18 @@ def _hermes(job: JobView, now: float) -> float:
 
 
 def _gittins(job: JobView, now: float) -> float:
-    """Least expected work for each chance to end, over all ways to stop at the end of a stage.
+    """Order by the job's Gittins index, over all stopping rules at ends of stages.
 
-    The index that minimises mean response time in an M/G/1 whatever the scheduler learns meanwhile (Scully,
-    Grosof, Harchol-Balter; Aalto and Scully 2022 for jobs of stages); see `_belief/model/gittins.py`.
+    The Gittins index minimises the mean response time in an M/G/1 queue (Scully, Grosof, Harchol-Balter; Aalto
+    and Scully 2022 for multistage jobs); see `_belief/model/gittins.py`.
     """
     return job.index_s
 
 
 class Justitia:
-    """When the job would end if all jobs shared all slots equally: Justitia (arXiv 2510.17015).
+    """Order by virtual end time under fair sharing: Justitia (arXiv 2510.17015).
 
-    It keeps a virtual clock, so each scheduler needs one of its own.
+    The virtual clock is state, so each scheduler needs its own instance.
     """
 
     name = "justitia"
@@ -123,7 +124,7 @@ class Justitia:
         self._tags_s: dict[int, float] = {}
 
     def hear(self, event: PolicyEvent) -> None:
-        """See `Policy`. A job's tag is fixed when it arrives."""
+        """See `Policy`. A job's tag is fixed at its arrival."""
         if event.kind == "JobClosed":
             self._tags_s.pop(event.job, None)
         elif event.job not in self._tags_s:
@@ -136,12 +137,12 @@ class Justitia:
 
 
 def llmsched(epsilon: float = 0.1, sample: float = 0.3, seed: int = 0) -> NamedPolicy:
-    """LLMSched's Algorithm 1: shortest expected remaining work, and a share of turns for what teaches most.
+    """Return LLMSched's Algorithm 1: shortest expected remaining work first, with exploration.
 
     Args:
-        epsilon: the share of grants that explore, 0 to 1.
-        sample: the part of a stage's calls that may be granted to explore it, above 0 and up to 1.
-        seed: of the coin.
+        epsilon: share of grants that explore, 0 to 1.
+        sample: share of a stage's calls that may be granted for exploration, above 0 and up to 1.
+        seed: seed of the random choice.
 
     Raises:
         ConfigurationError: a share is out of range.
@@ -165,14 +166,14 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "llmsched": llmsched,
     "gittins": lambda: NamedPolicy("gittins", _gittins, Needs.MEAN | Needs.INDEX),
 }
-"""What makes each policy, by its name."""
+"""The policy factories, by name."""
 
 
 def as_policy(policy: str | Policy) -> Policy:
-    """The policy of that name, or the object itself if it is one.
+    """Return the policy with that name, or the object itself if it is a policy.
 
     Raises:
-        ConfigurationError: no policy has the name, or the object is no policy.
+        ConfigurationError: the name is unknown, or the object is not a policy.
     """
     if isinstance(policy, str):
         try:

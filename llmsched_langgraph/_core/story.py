@@ -1,7 +1,7 @@
-"""Knows the story: the log of what happened and what was decided, the one thing that everybody else observes.
+"""Stores the story: the log of events and decisions that all observers read.
 
-Does not know who observes it. Entries stand under their numbers before they count: a decision that is broken
-off leaves entries behind that the next one writes over.
+Does not know its observers. Entries are stored by number before they are committed; the next decision
+overwrites the entries of an interrupted one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from llmsched_langgraph._core.events import Entry
 from llmsched_langgraph._ledger.truth import Truth
 
 LENGTH = 2_000
-"""Entries that are kept for those who look back. Those that were not delivered yet are kept beside them."""
+"""Number of past entries kept for later reads. Undelivered entries are kept in addition."""
 
 _URGENT = frozenset(["BeliefWanted", "JobEnded", "JobClosed", "PolicyFailed"])
 
@@ -22,10 +22,10 @@ _new = tuple.__new__
 
 
 class Story:
-    """Entries by number, from 1. The number of the last one is committed with the decision it belongs to.
+    """Entries by number, from 1. The last number is committed with its decision.
 
     Attributes:
-        urgent: the number of an entry that the package itself should see soon; others can wait for it.
+        urgent: number of the latest entry that the package must process soon; 0 if there was none.
     """
 
     __slots__ = ("_entries", "_first", "_length", "_truth", "urgent")
@@ -45,7 +45,7 @@ class Story:
         return last
 
     def tell(self, at_s: float, kind: str, job: int, ticket: int, backend: str, detail: Any) -> None:
-        """Add an entry to the present decision."""
+        """Add an entry to the current decision."""
         staged = self._truth.staged
         number = (staged[_LAST] if _LAST in staged else self._truth.committed[_LAST]) + 1
         self._entries[number] = _new(Entry, (number, at_s, kind, job, ticket, backend, detail))
@@ -54,14 +54,14 @@ class Story:
             self.urgent = number
 
     def after(self, number: int) -> list[Entry]:
-        """The entries behind that number, as far as they are kept."""
+        """Return the kept entries with larger numbers."""
         entries = self._entries
         numbers = range(max(number + 1, self._first), self._truth.committed[_LAST] + 1)
-        # Another thread may forget some meanwhile.
+        # Another thread may trim concurrently.
         return [entry for number in numbers if (entry := entries.get(number)) is not None]
 
     def trim(self, delivered: int) -> None:
-        """Forget entries that are older than the latest, up to the number that was delivered."""
+        """Remove old entries, up to number `delivered`, except the latest `length`."""
         upto = min(delivered, self._truth.committed[_LAST] - self._length)
         if upto - self._first < self._length // 8:
             return

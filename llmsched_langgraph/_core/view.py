@@ -1,6 +1,6 @@
-"""Knows what a policy gets to see of a job: a frozen view, and which parts of it a policy can ask for.
+"""Defines a policy's view of a job, and the parts of it that a policy can request.
 
-Does not know how jobs are kept, or what a policy makes of it.
+Does not know how jobs are stored or how a policy uses the view.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from llmsched_langgraph._core.events import JobInfo
 
 
 class Needs(Flag):
-    """What a policy reads in a `JobView` beyond what is always there. It costs time, so it is asked for.
+    """The parts of a `JobView` that a policy reads; each costs time, so a policy declares them.
 
-    NOTHING: no belief is formed at all.
+    NOTHING: no belief is formed.
     MEAN: `remaining_s`.
     MEDIAN: `remaining_median_s`.
     INTERVAL: `remaining_interval_s`.
     INDEX: `index_s`.
-    GAIN: with an `exploration`, what the job's stages that are ready would teach.
-    MARGINALS: beliefs judge every stage by itself, without the Bayesian network.
+    GAIN: the information gain of the job's ready stages, for `exploration`.
+    MARGINALS: beliefs treat stages as independent, without the Bayesian network.
     """
 
     NOTHING = 0
@@ -33,23 +33,23 @@ class Needs(Flag):
 
 
 class JobView(NamedTuple):
-    """A job at one moment, as a policy sees it. All amounts of work are slot-seconds.
+    """A job at one moment, as a policy sees it. Work is in slot-seconds.
 
     Attributes:
-        number: the job's own, from 1, in the order in which the scheduler came to know of the jobs.
-        info: what was known of it at its arrival.
-        arrival_s: the clock at its arrival.
-        work_s: work that it has received, that of its running calls included.
+        number: the job's number in arrival order, from 1.
+        info: its properties at arrival.
+        arrival_s: clock time of its arrival.
+        work_s: work that it has received, including that of running calls.
         holding: slots that it holds.
-        waiting: calls of it that wait.
-        runs: ended jobs of its application that are known.
-        mean_total_work_s: expected work of a whole job of its application, before anything is known of it.
-        total_work_s: the whole work of each ended job of its application that is remembered, ascending.
-        remaining_s: expected work that is still to come; without a belief `mean_total_work_s - work_s`.
-        remaining_median_s: its median; None without a belief.
-        remaining_interval_s: about where it lies in the middle 80 % of cases; None without a belief.
-        index_s: its Gittins index: the least expected work for each chance to end, over all ways to stop at
-            the end of a stage; without a belief `remaining_s`.
+        waiting: number of its waiting calls.
+        runs: number of known ended jobs of its application.
+        mean_total_work_s: prior mean of the total work of a job of its application.
+        total_work_s: total work of each remembered ended job of its application, ascending.
+        remaining_s: expected remaining work; `mean_total_work_s - work_s` without a belief.
+        remaining_median_s: median remaining work; None without a belief.
+        remaining_interval_s: approximate central 80 % interval of the remaining work; None without a belief.
+        index_s: Gittins index: the minimum, over stopping rules at ends of stages, of expected work per
+            probability of completion; `remaining_s` without a belief.
         believes: whether there is a belief.
     """
 
@@ -70,14 +70,14 @@ class JobView(NamedTuple):
 
 
 class PolicyEvent(NamedTuple):
-    """What a policy that keeps state of its own is told, through its `hear`.
+    """The event that a policy's `hear` gets.
 
     Attributes:
-        kind: "JobArrived", or "JobClosed" once it has ended and its last call is back.
-        at_s: the clock.
+        kind: "JobArrived", or "JobClosed" when the job has ended and its last call is released.
+        at_s: clock time.
         job: the job's number.
         mean_total_work_s: as in `JobView`.
-        slots: slots of all backends.
+        slots: total slots of all backends.
     """
 
     kind: str

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from llmsched_langgraph._runtime.context import StageRun
+from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph.errors import ConfigurationError
 
 

@@ -1,124 +1,79 @@
-"""Knows which stage run the running code belongs to, by a context variable.
+"""All context variables of the package: the run, the stage run and the slots of the running code.
 
-Threads and tasks inherit it from whoever starts them. Does not know jobs or graphs.
+Tasks and threads inherit them from the code that starts them. Does not know what is done with the values.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Protocol
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from llmsched_langgraph._runtime.marks import Mark
-from llmsched_langgraph.errors import CallCancelledError
+from llmsched_langgraph._core.events import HolderDied
+from llmsched_langgraph._runtime.run import Run, StageRun
 
+if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.slot import Slot
 
-class Dismissible(Protocol):
-    """A thread that waits for a slot."""
+T = TypeVar("T")
 
-    def dismiss(self) -> None:
-        """End the wait with an error, unless it is over."""
-
-
-_numbers = itertools.count(1)
-
-
-class StageRun:
-    """One execution of a stage, and the threads in it that wait for a slot.
-
-    Attributes:
-        number: its own in this process.
-        name: the stage, with the stages around it: `outer/inner`.
-        around: the stage run from within which it was started, if any.
-        idle_timeout_s: how long it may go without a sign of life, if there is a limit.
-        heartbeat: gives such a sign.
-        cancelled: whether nobody needs its answer any more.
-        waiting: its threads that wait for a slot.
-    """
-
-    around: StageRun | None = None
-    idle_timeout_s: float | None = None
-    heartbeat: Callable[[], None] | None = None
-    cancelled = False
-
-    def __init__(
-        self,
-        name: str,
-        around: StageRun | None = None,
-        *,
-        idle_timeout_s: float | None = None,
-        heartbeat: Callable[[], None] | None = None,
-    ) -> None:
-        self.number = next(_numbers)
-        self.name = name
-        self.waiting: set[Dismissible] = set()
-        # Most stage runs have nothing but these: the rest stands in the class.
-        if idle_timeout_s is not None:
-            self.idle_timeout_s, self.heartbeat = idle_timeout_s, heartbeat
-        if around is not None:
-            self.around = around
-            if around.idle_timeout_s is not None:
-                # The limit of the stage around it runs on meanwhile, and one sign of life is for both.
-                self.idle_timeout_s = min(idle_timeout_s or around.idle_timeout_s, around.idle_timeout_s)
-                self.heartbeat = _both(heartbeat, around.heartbeat)
-
-    def cancel(self) -> None:
-        """The run needs nothing of this stage any more: its threads need not wait for slots."""
-        self.cancelled = True
-        for waiting in tuple(self.waiting):
-            waiting.dismiss()
-
-    def check(self) -> None:
-        """Raise `CallCancelledError` if this stage run, or one around it, was cancelled."""
-        stage: StageRun | None = self
-        while stage is not None:
-            if stage.cancelled:
-                raise CallCancelledError("the run that this call belongs to was stopped")
-            stage = stage.around
-
-    @contextmanager
-    def wait(self, waiting: Dismissible) -> Iterator[None]:
-        """Wait for a slot inside the block.
-
-        Raises:
-            CallCancelledError: this stage run, or one around it, was cancelled already.
-        """
-        stages = [self]
-        while (around := stages[-1].around) is not None:
-            stages.append(around)
-        # First put on the lists, then look: so either this or `cancel` sees the other.
-        for stage in stages:
-            stage.waiting.add(waiting)
-        try:
-            self.check()
-            yield
-        finally:
-            for stage in stages:
-                stage.waiting.discard(waiting)
-
-
-def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> Callable[[], None] | None:
-    if one is None or other is None:
-        return one or other
-
-    def both() -> None:
-        one()
-        other()
-
-    return both
-
+RUN: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
+"""The run that the code in this context is part of."""
 
 STAGE: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
 """The stage run that the code in this context is part of."""
 
+HELD: ContextVar[HolderDied | None] = ContextVar("llmsched_slot", default=None)
+"""The slot that the running code is in. A weak reference, so that a context that lives on keeps no slot."""
+
+OFFERED: ContextVar[Slot | None] = ContextVar("llmsched_offered_slot", default=None)
+"""The slot that the thread which is started in this context may take over."""
+
+PAUSED: ContextVar[tuple[Slot, ...]] = ContextVar("llmsched_paused_slots", default=())
+"""The slots of streams that the running code reads, and has stopped reading."""
+
+
+class Mark(Generic[T]):
+    """Sets a context variable for the length of a block; for one block after the other, as often as needed.
+
+    A generator shares its consumer's context. So whoever is marked there is marked for one step at a time.
+    """
+
+    __slots__ = ("_token", "_value", "_variable")
+
+    def __init__(self, variable: ContextVar[T], value: T) -> None:
+        self._variable = variable
+        self._value = value
+
+    def __enter__(self) -> None:
+        self._token: Token[T] = self._variable.set(self._value)
+
+    def __exit__(self, *_: object) -> None:
+        unmark(self._variable, self._token)
+
+
+def unmark(variable: ContextVar[T], token: Token[T]) -> None:
+    """Undo `variable.set(...)`: what a `Mark` does at its end, for where each microsecond counts."""
+    try:
+        variable.reset(token)
+    except ValueError:
+        pass  # a finaliser runs in another context than the one that was marked, and that one is gone
+
+
+def current_run() -> Run | None:
+    """Return the run that the calling code is part of, if any."""
+    return RUN.get()
+
+
+def inside(run: Run) -> Mark[Run | None]:
+    """Mark the code in the block, and every task and thread that it starts, as part of `run`."""
+    return Mark(RUN, run)
+
 
 def current_stage_run() -> StageRun | None:
-    """The stage run that the calling code is part of, if known."""
+    """Return the stage run that the calling code is part of, if known."""
     return STAGE.get()
 
 
 def inside_stage(stage: StageRun) -> Mark[StageRun | None]:
-    """Mark the code in the block, and every task and thread it starts, as part of `stage`."""
+    """Mark the code in the block, and every task and thread that it starts, as part of `stage`."""
     return Mark(STAGE, stage)

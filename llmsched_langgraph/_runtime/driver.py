@@ -39,7 +39,7 @@ from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._ledger.values import Backend, BackendView, Failure, Grant, LedgerView
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
-from llmsched_langgraph._runtime.books import PackageObserver
+from llmsched_langgraph._observe.totals import PackageObserver
 from llmsched_langgraph._runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
 from llmsched_langgraph._runtime.quiet import QuietJobs
 from llmsched_langgraph._runtime.refusals import closed, closed_while_waiting
@@ -88,16 +88,15 @@ class Driver:
         self._timer = Timer(self)
         self._end = self._put_by if recorder is None else self.post
         self._story = self._machine.story
-        self._books = PackageObserver(policy.name)
-        self.counts = self._books.counts
-        self._own = Subscription(self._story, self._books.see, self._unsubscribe)
+        observer = PackageObserver(policy.name)
+        self.totals = observer.totals
+        self._own = Subscription(self._story, observer.see, self._unsubscribe)
         self._lag = LAG if recorder is None else 1
         self._subscriptions: tuple[Subscription, ...] = ()
         self._ledger.attach(lambda: self.post(Ticked()))
         # Last, as it may have something to tell at once.
-        self._service = self._books.service = LearningService(
-            self.post, self.look, clock, profile or Profile(), store, recorder
-        )
+        self._service = LearningService(self.post, self.look, clock, profile or Profile(), store, recorder)
+        observer.learn = self._service.see
 
     # -- what happens ------------------------------------------------------------------
 
@@ -351,7 +350,7 @@ class Driver:
     @property
     def jobs_ended(self) -> int:
         """Jobs that have ended, and whose last call is back."""
-        return self.counts.jobs + self._quiet.ended
+        return self.totals.jobs + self._quiet.ended
 
     @property
     def backends(self) -> Mapping[str, BackendView]:

@@ -5,28 +5,25 @@ Does not know LangGraph, nor how anything is decided.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_slots
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.beats import check_timeout
-from llmsched_langgraph._runtime.context import StageRun
+from llmsched_langgraph._runtime.context import RUN, current_run
 from llmsched_langgraph._runtime.driver import Driver
-from llmsched_langgraph._runtime.marks import Mark
+from llmsched_langgraph._runtime.run import Run, Seen
 from llmsched_langgraph._runtime.slot import Slot
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 
@@ -216,7 +213,7 @@ class Scheduler:
     def statistics(self) -> Statistics:
         """What is going on now, and the totals so far."""
         self._driver.look()
-        counts, backends = self._driver.counts, self._driver.backends
+        totals, backends = self._driver.totals, self._driver.backends
         return Statistics(
             policy=self._driver.policy.name,
             backends=tuple(
@@ -227,11 +224,11 @@ class Scheduler:
             jobs_ended=self._driver.jobs_ended,
             granted=sum(own.granted for own in backends.values()),
             released=sum(own.released for own in backends.values()),
-            peak=counts.peak,
-            over_commitments=counts.over_commitments,
-            waited_s=counts.waited_s,
-            prompt_tokens=counts.prompt_tokens,
-            output_tokens=counts.output_tokens,
+            peak=totals.peak,
+            over_commitments=totals.over_commitments,
+            waited_s=totals.waited_s,
+            prompt_tokens=totals.prompt_tokens,
+            output_tokens=totals.output_tokens,
         )
 
     def subscribe(self, observer: See) -> Subscription:
@@ -281,53 +278,6 @@ class Scheduler:
         pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
         closed = " | closed" if self._driver.closed else ""
         return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
-
-
-@dataclass(slots=True)
-class Seen:
-    """What the runner sees of one job.
-
-    Attributes:
-        moves: stage runs that were announced, began or ended, in this order. It only ever grows.
-        coming: those that were announced and have not begun, by LangGraph's id for them.
-        interrupted: whether one of them interrupted the run.
-    """
-
-    stage_events: list[StageEvent] = field(default_factory=list)
-    coming: dict[str, StageRun] = field(default_factory=dict)
-    interrupted: bool = False
-
-
-class Run(NamedTuple):
-    """One job on one scheduler.
-
-    Attributes:
-        loop: the event loop that its code is on, also that in its threads; if there is one.
-        seen: what is to be told of it.
-    """
-
-    scheduler: Scheduler
-    job: int
-    loop: asyncio.AbstractEventLoop | None
-    seen: Seen
-
-    def on(self, loop: asyncio.AbstractEventLoop) -> Run:
-        """The same run, on `loop`."""
-        return Run(self.scheduler, self.job, loop, self.seen)
-
-
-RUN: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
-"""The run that the code in this context is part of."""
-
-
-def current_run() -> Run | None:
-    """The run that the calling code is part of, if any."""
-    return RUN.get()
-
-
-def inside(run: Run) -> Mark[Run | None]:
-    """Mark the code in the block, and every task and thread it starts, as part of `run`."""
-    return Mark(RUN, run)
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from contextlib import nullcontext
-from contextvars import ContextVar, Token
+from contextvars import Token
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -18,10 +18,10 @@ from llmsched_langgraph._core.events import HolderDied
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._ledger.values import Failure
 from llmsched_langgraph._runtime.beats import Beats
-from llmsched_langgraph._runtime.context import STAGE, StageRun
+from llmsched_langgraph._runtime.context import HELD, OFFERED, PAUSED, STAGE, Mark, unmark
 from llmsched_langgraph._runtime.driver import Driver
-from llmsched_langgraph._runtime.marks import Mark, unmark
 from llmsched_langgraph._runtime.refusals import timed_out
+from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.threads import stepping_aside
 from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 from llmsched_langgraph.errors import CallCancelledError
@@ -35,13 +35,10 @@ _USED = "a Slot is for one call; ask scheduler.slot() for another one"
 _TURNS_TO_CLOSE = 4
 """Turns of an event loop in which it closes a stream that was dropped, and so gives its slot back."""
 
-_holder: ContextVar[HolderDied | None] = ContextVar("llmsched_slot", default=None)
-"""The slot that the running code is inside of. Weak: a context that is kept must not keep the slot taken."""
-
 
 def riding() -> bool:
     """Whether the code that asks runs inside a call that holds a slot: then it needs none of its own."""
-    holder = _holder.get()
+    holder = HELD.get()
     slot = None if holder is None else holder()
     return slot is not None and slot.held
 
@@ -128,7 +125,7 @@ class Slot:
         if stage is not None:
             stage.check()
         try:
-            if not self._ask(stage, _on_event_loop() or (bool(_paused.get()) and _blocks_itself())):
+            if not self._ask(stage, _on_event_loop() or (bool(PAUSED.get()) and _blocks_itself())):
                 self._block(stage)
         except BaseException:
             self._abandon()
@@ -139,7 +136,7 @@ class Slot:
         if self._rides():
             return
         forced = False
-        if _paused.get():
+        if PAUSED.get():
             for _ in range(_TURNS_TO_CLOSE):
                 if not _blocks_itself():
                     break
@@ -260,16 +257,16 @@ class Slot:
 
     def inside(self) -> Mark[HolderDied | None]:
         """In the block the running code is inside this slot, and its calls need none of their own."""
-        return Mark(_holder, self._held[0] if self._held else _holder.get())
+        return Mark(HELD, self._held[0] if self._held else HELD.get())
 
     def pause(self) -> Mark[tuple[Slot, ...]]:
         """In the block a stream's consumer has the floor, while its request is still in flight."""
-        return Mark(_paused, (*_paused.get(), self))
+        return Mark(PAUSED, (*PAUSED.get(), self))
 
     def leave_open(self) -> None:
         """A stream is handed to the running code, which alone can read it to its end."""
         self._reader = _me()
-        _paused.set((*(slot for slot in _paused.get() if slot.held), self))
+        PAUSED.set((*(slot for slot in PAUSED.get() if slot.held), self))
 
     def needs(self, reader: object) -> bool:
         """Whether only `reader` (a task or a thread) can bring this call to its end, by reading on."""
@@ -281,7 +278,7 @@ class Slot:
 
     def offer(self) -> Mark[Slot | None]:
         """In the block, a thread that is started may `take_over` the slot: `offered()` gives it there."""
-        return Mark(_offered, self)
+        return Mark(OFFERED, self)
 
     # -- context managers --------------------------------------------------------------
 
@@ -290,7 +287,7 @@ class Slot:
             raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
         try:
             self.acquire()
-            self._mark = _holder.set(self._held[0]) if self._held else None
+            self._mark = HELD.set(self._held[0]) if self._held else None
             return self
         except BaseException:
             self.release(Outcome.CANCELLED)
@@ -301,7 +298,7 @@ class Slot:
             raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
         try:
             await self.aacquire()
-            self._mark = _holder.set(self._held[0]) if self._held else None
+            self._mark = HELD.set(self._held[0]) if self._held else None
             return self
         except BaseException:
             self.release(Outcome.CANCELLED)
@@ -313,7 +310,7 @@ class Slot:
         try:
             mark, self._mark = self._mark, None  # the two know each other
             if mark is not None:
-                unmark(_holder, mark)
+                unmark(HELD, mark)
             self.release(outcome_of(error))
         except BaseException:  # whoever keeps this exception keeps this object alive, so it tries once more
             self._abandon()
@@ -325,23 +322,17 @@ class Slot:
         try:
             mark, self._mark = self._mark, None
             if mark is not None:
-                unmark(_holder, mark)
+                unmark(HELD, mark)
             self.release(outcome_of(error))
         except BaseException:
             self._abandon()
             raise
 
 
-_offered: ContextVar[Slot | None] = ContextVar("llmsched_offered_slot", default=None)
-
-
 def offered() -> Slot | None:
     """The slot that whoever started this thread has acquired for it, if it has not been taken over yet."""
-    slot = _offered.get()
+    slot = OFFERED.get()
     return None if slot is None else slot.take_over()
-
-
-_paused: ContextVar[tuple[Slot, ...]] = ContextVar("llmsched_paused_slots", default=())
 
 
 def _blocks_itself() -> bool:
@@ -349,7 +340,7 @@ def _blocks_itself() -> bool:
 
     Only reading on would free that slot, and who waits here cannot read on: it goes over the capacity.
     """
-    paused = _paused.get()
+    paused = PAUSED.get()
     return bool(paused) and any(slot.needs(_me()) for slot in paused)
 
 

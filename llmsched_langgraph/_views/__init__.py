@@ -1,1 +1,1 @@
-"""What people look at: pictures and texts of values that other parts compute."""
+"""Pictures and text of values that other modules compute."""

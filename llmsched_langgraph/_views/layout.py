@@ -1,7 +1,7 @@
-"""Knows where the nodes of a DAG stand in a drawing: layers from left to right, few crossings.
+"""Places the nodes of a DAG in layers from left to right, with few edge crossings.
 
-Does not know what is drawn. The method is Sugiyama's: layers by the longest way there, long edges
-through empty places, order inside a layer by the average of the neighbours.
+Does not draw anything. The method is Sugiyama's: layers by longest path, dummy nodes on long edges,
+order inside a layer by the barycentre of the neighbours.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 SWEEPS = 8
-"""Times that the layers are put in order anew, to and fro."""
+"""Ordering sweeps over the layers, alternately forwards and backwards."""
 
 Place = tuple[int, float]
-"""A layer, and how far down in it, in rows."""
+"""A layer, and the vertical position in it, in rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything stands.
+    """Positions of the nodes and routes of the edges.
 
     Attributes:
-        places: of each node.
-        ways: of each edge, from source to target, by way of the layers in between.
-        rows: rows of the fullest layer.
+        places: the place of each node.
+        ways: the route of each edge, one place for each layer from source to target.
+        rows: number of rows of the fullest layer.
     """
 
     places: dict[str, Place]
@@ -36,8 +36,8 @@ def layered(nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> Layout:
     """Lay out a DAG.
 
     Args:
-        nodes: each behind all that lead to it.
-        edges: from node to node.
+        nodes: in topological order.
+        edges: pairs of source and target.
     """
     edges = list(dict.fromkeys(edges))
     layer: dict[Hashable, int] = dict.fromkeys(nodes, 0)

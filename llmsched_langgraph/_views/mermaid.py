@@ -1,6 +1,6 @@
-"""Knows an application as a Mermaid flowchart, the text form that many sites and editors draw.
+"""Writes an application as a Mermaid flowchart.
 
-Does not know how it is laid out.
+Does not place the nodes: the program that draws the text does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _SHAPES = {Kind.REGULAR: ("[", "]"), Kind.LLM: ("([", "])"), Kind.DYNAMIC: ("{{"
 
 
 def mermaid(application: Application) -> str:
-    """The unrolled DAG: LLM stages round, dynamic ones with points, each loop in a box, plans dotted."""
+    """Return the unrolled DAG: LLM stages round, dynamic stages hexagonal, loops boxed, plans dotted."""
     names = {stage.id: f"s{number}" for number, stage in enumerate(application.stages)}
     lines = ["flowchart LR"]
     looping = {path: number for number, loop in enumerate(application.loops) for path in loop}
@@ -44,5 +44,5 @@ def _node(name: str, stage: Stage) -> str:
 
 
 def _quoted(text: str) -> str:
-    # Mermaid knows entities by name or number, with a # where HTML has an &.
+    # Mermaid entities start with # where HTML entities start with &.
     return "".join(f"#{ord(char)};" if char in '"#<>&;`' else char for char in text)

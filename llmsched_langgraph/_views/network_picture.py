@@ -1,7 +1,7 @@
-"""Knows the learned network of an application as a picture: a box for each quantity, an arrow for each edge.
+"""Draws the Bayesian network of an application: a box for each variable, an arrow for each edge.
 
-Does not know how it was learned, nor files. Quantities that hang together with others stand from left to
-right, causes before effects; those that stand alone are below them.
+Does not learn the network and writes no files. Connected variables stand from left to right, parents before
+children; variables without edges are below them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _LEGEND = (
 
 
 def network_picture(application: Application, model: ApplicationModel) -> Picture:
-    """The network of a model.
+    """Return the picture of a model's network.
 
     Args:
-        application: whose model it is, as its runs showed it to be.
-        model: what was learned.
+        application: the application of the model, with the stage kinds that its runs showed.
+        model: the learned model.
     """
     sheet = _Sheet(application, model)
     shapes = (*sheet.edges(), *sheet.boxes(), *sheet.legend())
@@ -45,7 +45,7 @@ def network_picture(application: Application, model: ApplicationModel) -> Pictur
 
 
 class _Sheet:
-    """Where the quantities stand, in pixels."""
+    """Positions of the variables, in pixels."""
 
     def __init__(self, application: Application, model: ApplicationModel) -> None:
         self._application, self._model = application, model
@@ -74,7 +74,7 @@ class _Sheet:
         self.height = bottom + 52
 
     def _place_alone(self, alone: list[str], widths: dict[str, float], top: float) -> float:
-        """In rows from left to right; gives where they end."""
+        """Place the variables without edges in rows; return the y of their lower end."""
         x, y = float(MARGIN), top
         for number in alone:
             if x > MARGIN and x + widths[number] > self.width - MARGIN:

@@ -1,6 +1,6 @@
-"""Knows an application as lines of text, for a terminal.
+"""Writes an application as lines of text, for a terminal.
 
-Does not know colours or widths.
+Does not use colours or the width of the terminal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from llmsched_langgraph._application.application import Application
 
 
 def outline(application: Application) -> str:
-    """Name and fingerprint, then each node with its kind, what leads to it, and why it is of that kind."""
+    """Return name and fingerprint, then each node with its kind, its predecessors and the kind's reason."""
     lines = [f"{application.name}  fingerprint {application.fingerprint}", ""]
     before: dict[str, list[str]] = {}
     for source, target in application.edges:

@@ -1,6 +1,6 @@
-"""Knows the colours, the same in every picture: of the three kinds of stages, and of compared policies.
+"""Defines the colours of stage kinds and of compared policies, the same in every picture.
 
-Does not know what is drawn with them.
+Does not draw anything.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ FILL = {Kind.REGULAR: "#eceff1", Kind.LLM: "#bbdefb", Kind.DYNAMIC: "#ffe0b2"}
 STROKE = {Kind.REGULAR: "#78909c", Kind.LLM: "#1565c0", Kind.DYNAMIC: "#e65100"}
 
 FOCUS = STROKE[Kind.LLM]
-"""The policy that a comparison is about."""
+"""Colour of the policy in focus, with which the others are compared."""
 REFERENCE = "#424242"
-"""What no policy can be: clairvoyant."""
+"""Colour of the clairvoyant reference."""
 QUIET = "#b0bec5"
-"""The other policies, where their names stand beside them."""
+"""Colour of the other policies in figures that print each policy's name beside it."""
 TOLD_APART = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#882255", "#999933")
-"""The other policies, where only their looks tell them apart; also for eyes that see fewer colours."""
+"""Colours of the other policies in line plots; safe for colour-blind readers."""

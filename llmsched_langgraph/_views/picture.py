@@ -1,6 +1,6 @@
-"""Knows a picture as shapes, in pixels from the top left, and how shapes are written as SVG.
+"""Defines a picture as shapes, in pixels from the top left, and writes it as SVG.
 
-Does not know what they stand for, nor other kinds of files.
+Does not know what the shapes mean, and writes no other format.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle with round corners."""
+    """A rectangle with rounded corners."""
 
     left: float
     top: float
@@ -31,7 +31,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """A curve through points, level at each of them, with a tip at the last."""
+    """A curve through points, horizontal at each of them, with an arrowhead at the last."""
 
     points: tuple[Point, ...]
     stroke: str
@@ -39,7 +39,7 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A line of text, beginning at the point or with its middle there."""
+    """A line of text that starts at the point or is centred on it."""
 
     x: float
     y: float
@@ -52,7 +52,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Shapes on white paper, the later ones above."""
+    """Shapes on a white background; later shapes cover earlier ones."""
 
     width: float
     height: float
@@ -60,7 +60,7 @@ class Picture:
 
 
 def picture_svg(picture: Picture) -> str:
-    """The picture as an SVG document that needs nothing else to be looked at."""
+    """Return the picture as a self-contained SVG document."""
     parts = [*svg_opening(picture.width, picture.height)]
     for shape in picture.shapes:
         match shape:
@@ -88,7 +88,7 @@ def picture_svg(picture: Picture) -> str:
 
 
 def write_svg(picture: Picture, path: Path) -> None:
-    """Write the picture into a file.
+    """Write the picture to an SVG file.
 
     Raises:
         OSError: the file cannot be written.
@@ -97,14 +97,14 @@ def write_svg(picture: Picture, path: Path) -> None:
 
 
 def bends(points: Sequence[Point]) -> Iterator[tuple[Point, Point, Point]]:
-    """For each step of an arrow the two control points of its Bézier curve, and its end."""
+    """Yield the two control points and the end of each cubic Bézier segment of an arrow."""
     for (x0, y0), (x1, y1) in pairwise(points):
         middle = (x0 + x1) / 2
         yield (middle, y0), (middle, y1), (x1, y1)
 
 
 def svg_opening(width: float, height: float) -> Iterator[str]:
-    """The document's first lines, up to the white paper."""
+    """Yield the first lines of the document, up to the white background."""
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="Helvetica, Arial, sans-serif">'
@@ -115,12 +115,12 @@ def svg_opening(width: float, height: float) -> Iterator[str]:
 
 
 def svg_box(left: float, top: float, width: float, radius: float, look: str, height: float) -> str:
-    """A rectangle; `look` is its other attributes."""
+    """Return a rectangle; `look` holds its other attributes."""
     return f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height}" rx="{radius}" {look}/>'
 
 
 def svg_arrow(points: Sequence[Point], look: str) -> str:
-    """An arrow; `look` is its other attributes."""
+    """Return an arrow; `look` holds its other attributes."""
     path = f"M{points[0][0]:.1f},{points[0][1]:.1f}"
     for bend in bends(points):
         path += " C" + " ".join(f"{x:.1f},{y:.1f}" for x, y in bend)
@@ -137,7 +137,7 @@ def svg_text(
     anchor: str = "start",
     weight: str = "normal",
 ) -> str:
-    """A line of text."""
+    """Return a line of text, with its characters escaped."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{color}" text-anchor="{anchor}" '
         f'font-weight="{weight}">{escape(words)}</text>'

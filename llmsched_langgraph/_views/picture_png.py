@@ -1,6 +1,7 @@
-"""Knows how a picture is written as PNG.
+"""Writes a picture as PNG.
 
-Does not know what is in it. matplotlib is the extra `plots`; its global state (pyplot) is not used.
+Does not know what the picture shows. matplotlib comes with the extra `plots`; its global state (pyplot)
+is not used.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from matplotlib.path import Path as Curve
 from llmsched_langgraph._views.picture import Arrow, Box, Picture, Words, bends
 
 PIXELS = 96
-"""Pixels of a picture in an inch."""
+"""Picture pixels per inch."""
 
 SHARP = 1.5
-"""Pixels of the file for each of the picture's."""
+"""File pixels per picture pixel."""
 
 MOST = 20_000
-"""Pixels of the file's longer side: a picture that is larger is drawn less sharp."""
+"""Largest length of the file's longer side, in pixels; a larger picture gets fewer file pixels."""
 
 _POINTS = 72 / PIXELS * 0.93  # the font is wider than Helvetica
 
 
 def write_png(picture: Picture, path: Path) -> None:
-    """Draw the picture into a file.
+    """Write the picture to a PNG file.
 
     Raises:
         OSError: the file cannot be written.

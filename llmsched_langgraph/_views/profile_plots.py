@@ -1,7 +1,6 @@
-"""Knows predicted against real remaining work as a picture: a panel for each application.
+"""Plots predicted against real remaining work, one panel for each application.
 
-Does not know how anything is predicted. matplotlib is the extra `plots`; its global state (pyplot) is not
-used.
+Does not predict anything. matplotlib comes with the extra `plots`; its global state (pyplot) is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _UNITS = {Unit.SECONDS: "s in slots", Unit.TOKENS: "output tokens", Unit.TOOL_SE
 
 
 def write_guesses(measured: Sequence[Guesses], path: Path) -> None:
-    """Draw the guesses of each application into a file; its name says of what kind (.png, .svg, .pdf).
+    """Plot the predictions of each application to a file; its suffix (.png, .svg, .pdf) sets the format.
 
     Raises:
         OSError: the file cannot be written.
@@ -34,18 +33,18 @@ def write_guesses(measured: Sequence[Guesses], path: Path) -> None:
 
 
 def guesses_figure(measured: Sequence[Guesses]) -> Figure:
-    """A point for each moment of a job: how much was still to come, and what was predicted then."""
+    """Return a scatter plot: a point for each moment of a job, real against predicted remaining work."""
     columns = min(3, len(measured))
     rows = ceil(len(measured) / columns)
     figure = Figure(figsize=(_PANEL * columns + 1.3, _PANEL * rows + 0.7), layout="constrained")
-    figure.suptitle("Work still to come: predicted against real, jobs that were not learned from", size=11)
+    figure.suptitle("Remaining work: predicted against real, held-out jobs", size=11)
     steps = sorted({guess.finished for own in measured for guess in own.guesses})
     colours = mpl.colormaps["viridis_r"].resampled(len(steps) + 1)  # the lightest is not used
     looks = {finished: colours(n + 1) for n, finished in enumerate(steps)}
     for place, (app, unit, own) in enumerate(measured, 1):
         axes = figure.add_subplot(rows, columns, place)
         axes.set_title(f"{app} ({len(own):,} moments)", size=11, weight="bold", loc="left")
-        axes.set_xlabel(f"really still to come ({_UNITS[unit]}), log scale")
+        axes.set_xlabel(f"real remaining work ({_UNITS[unit]}), log scale")
         axes.set_ylabel("predicted, log scale")
         _scatter(axes, own, looks)
     handles = [

@@ -1,6 +1,6 @@
-"""Knows the summary of a profile as lines of text, for a terminal.
+"""Writes the summary of a profile as lines of text, for a terminal.
 
-Does not know where the figures come from.
+Does not compute the figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WORDS = {
 
 
 def profile_text(summary: Summary) -> str:
-    """Head, stages, what depends on what, and how a job becomes certain."""
+    """Return the head, the stage table, the network's edges, and the entropy by finished stages."""
     return "\n".join((*_head(summary), *_stages(summary), *_edges(summary), *_entropy(summary)))
 
 

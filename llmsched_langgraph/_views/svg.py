@@ -1,8 +1,8 @@
-"""Knows an application as a picture: one SVG that needs nothing else to be looked at.
+"""Draws an application as one self-contained SVG.
 
-Does not know how nodes are placed. Regular stages are grey boxes, LLM stages blue and round, dynamic
-stages orange stacks; what a plan decides hangs on an orange dashed arrow, what runs inside a dynamic
-stage is underlined in orange, and a loop has a frame.
+Does not place the nodes: `layout` does. Regular stages are grey boxes, LLM stages are blue and round,
+dynamic stages are orange stacks. An orange dashed arrow leads from a planner to each stage that its plan
+decides. A stage that runs inside a dynamic stage is underlined in orange. A loop has a frame.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INSIDE = f'height="3" rx="1.5" fill="{STROKE[Kind.DYNAMIC]}"'
 
 
 def svg(application: Application) -> str:
-    """The unrolled DAG, from left to right."""
+    """Return the unrolled DAG, drawn from left to right."""
     stages = application.stages
     plans = {(stage.planned_by, stage.id) for stage in stages if stage.planned_by is not None}
     place = {stage.id: number for number, stage in enumerate(stages)}
@@ -50,13 +50,13 @@ def _loops(application: Application) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _inside_dynamic(application: Application) -> set[str]:
-    """Paths of the nodes that run inside a dynamic one."""
+    """Return the paths of the nodes that run inside a dynamic node."""
     dynamic = tuple(f"{node.path}/" for node in application.nodes if node.kind is Kind.DYNAMIC)
     return {node.path for node in application.nodes if node.path.startswith(dynamic)} if dynamic else set()
 
 
 class _Sheet:
-    """The places of a layout, in pixels."""
+    """Positions of a layout, in pixels."""
 
     def __init__(self, stages: Iterable[Stage], layout: Layout) -> None:
         self._layout = layout
@@ -117,7 +117,7 @@ class _Sheet:
     def frame(self, number: int, caption: str, colour: str, members: list[str]) -> str:
         places = [self._layout.places[member] for member in members]
         layers, rows = [layer for layer, _ in places], [row for _, row in places]
-        # Every frame is a little larger than the one before it, so that none hides another.
+        # Each frame is larger than the one before it, so that no frame hides another.
         pad = 10 + 5 * number
         left, right = (
             self._left[min(layers)] - pad,

@@ -24,8 +24,8 @@ from llmsched_langgraph._learning import learner as learning
 from llmsched_langgraph._learning.learner import Learner
 from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.driver import Driver
-from llmsched_langgraph._runtime.scheduler import inside
 
 PATIENCE_S = 20
 APPLICATION = Application.of(

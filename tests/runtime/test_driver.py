@@ -16,8 +16,8 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import driver as driver_module
+from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.driver import PUT_BY
-from llmsched_langgraph._runtime.scheduler import inside
 from llmsched_langgraph._runtime.streams import hold
 from llmsched_langgraph.errors import CallCancelledError
 

@@ -39,8 +39,8 @@ from llmsched_langgraph._ledger.values import Backend, Failure
 from llmsched_langgraph._runtime import driver as driver_module
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime import timer as timer_module
-from llmsched_langgraph._runtime.context import StageRun, inside_stage
-from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.context import inside, inside_stage
+from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 from llmsched_langgraph.errors import CallCancelledError, QueueTimeoutError

@@ -17,7 +17,7 @@ from llmsched_langgraph._application.application import Application, Node
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._learning.stores import DirectoryStore
-from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.context import inside
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)
@@ -170,7 +170,7 @@ def test_what_is_left_is_kept_at_the_end(closes, tmp_path):
         from llmsched_langgraph._core.events import JobInfo
         from llmsched_langgraph._application.application import Application, Node
         from llmsched_langgraph._jobs.calls import Outcome
-        from llmsched_langgraph._runtime.scheduler import inside
+        from llmsched_langgraph._runtime.context import inside
 
         info = JobInfo(application=Application.of("app", (Node("ask", calls_llm=True),)))
         scheduler = Scheduler(2, profiles={str(tmp_path)!r})

@@ -18,7 +18,7 @@ from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
 from llmsched_langgraph._jobs.stages import Revealed
 from llmsched_langgraph._ledger.values import Backend, CallInfo, Grant
-from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.context import inside
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)

@@ -24,7 +24,7 @@ from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.observed import observed
 from llmsched_langgraph._observe import recorder as recording
 from llmsched_langgraph._observe.recorder import Recorder
-from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph.traces import read_jobs
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
@@ -36,7 +36,7 @@ PROGRAM = """
     from llmsched_langgraph._core.events import JobInfo
     from llmsched_langgraph._application.application import Application, Node
     from llmsched_langgraph._jobs.calls import Outcome
-    from llmsched_langgraph._runtime.scheduler import inside
+    from llmsched_langgraph._runtime.context import inside
 
     path, jobs = sys.argv[1], int(sys.argv[2])
     scheduler = Scheduler(2, record=path)

@@ -12,8 +12,9 @@ from llmsched_langgraph import QueueTimeoutError, SchedulerClosedError
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime import context as context_module
 from llmsched_langgraph._runtime import slot as slot_module
-from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 
 APPLICATION = Application.of("app", ["s"])
@@ -268,8 +269,8 @@ def test_the_context_is_left_as_it_was(make_scheduler):
     """A slot is marked in the context for the time of its block only: afterwards nothing refers to it."""
     scheduler = make_scheduler(1)
     with scheduler.slot() as slot:
-        assert slot_module._holder.get()() is slot
-    assert slot_module._holder.get() is None
+        assert context_module.HELD.get()() is slot
+    assert context_module.HELD.get() is None
 
 
 def test_a_thread_in_a_copied_context_rides_along(make_scheduler, spawn):

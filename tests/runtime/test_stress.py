@@ -15,7 +15,7 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import POLICIES
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph._runtime.scheduler import inside
+from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.streams import ahold, hold
 
 SLOTS = 4

@@ -40,7 +40,7 @@ from support.models import PlainModel, StreamingModel, SyncOnlyModel
 from support.seam import assert_unmarked, auntil, in_any_order, modulo_ids
 
 from llmsched_langgraph import QueueTimeoutError, Scheduler, schedule
-from llmsched_langgraph._runtime.scheduler import current_run
+from llmsched_langgraph._runtime.context import current_run
 
 pytestmark = pytest.mark.timeout(20)  # a deadlock is a failure soon
 

@@ -295,7 +295,7 @@ class Bench:
         for kind in ("JobArrived", "JobEnded", "JobClosed"):
             times = Counter(entry.job for entry in told if entry.kind == kind)
             assert all(count == 1 for count in times.values()), f"{kind} twice for one job"
-        counts, now = self.driver.counts, self.scheduler.statistics()
+        counts, now = self.driver.totals, self.scheduler.statistics()
         whole = self.driver.story()
         granted = [entry for entry in whole if entry.kind == "SlotGranted"]
         assert now.granted == len(granted)

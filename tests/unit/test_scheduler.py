@@ -11,7 +11,8 @@ from llmsched_langgraph import Backend, ConfigurationError, SchedulerClosedError
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome, Usage
-from llmsched_langgraph._runtime.scheduler import Scheduler, current_run, inside
+from llmsched_langgraph._runtime.context import current_run, inside
+from llmsched_langgraph._runtime.scheduler import Scheduler
 
 BAD_SLOTS = [0, -1, True, False, 2.0, math.inf, "4", None]
 APPLICATION = Application.of("app", ["s"])

@@ -1,30 +1,31 @@
-"""Knows what the package itself does about the entries of a story: it counts, learns, and tells of failures.
+"""The package's own observer: it keeps totals, feeds the learning service, and logs policy failures.
 
-Does not know how entries come, nor how anything is learned.
+Does not know how entries are delivered, nor what is learned from them.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from llmsched_langgraph._core.events import Entry
-from llmsched_langgraph._learning.service import LearningService
 
 logger = logging.getLogger("llmsched_langgraph")
 
-_FOR_LEARNING = frozenset(["BeliefWanted", "CallClosed", "JobClosed"])
+_TO_LEARN_FROM = frozenset(["BeliefWanted", "CallClosed", "JobClosed"])
 
 
-class Counts:
-    """Totals since the driver was made. What is true right now is the ledger's to say.
+class Totals:
+    """Totals since the driver was created. The ledger holds the current state; nothing here repeats it.
 
     Attributes:
-        peak: the highest number of slots that were held at once, over all backends.
-        over_commitments: calls that were granted because they could not wait.
-        jobs: jobs that are closed.
-        waited_s: seconds that all granted calls waited, together.
+        holding: slots that were granted and not released, by the entries read so far.
+        peak: the highest number of slots held at once, over all backends.
+        over_commitments: calls granted over the limit because they could not wait.
+        jobs: closed jobs.
+        waited_s: seconds that all granted calls waited, summed.
         prompt_tokens: tokens sent, as far as they are known.
-        output_tokens: tokens answered, as far as they are known.
+        output_tokens: tokens received, as far as they are known.
     """
 
     def __init__(self) -> None:
@@ -38,15 +39,15 @@ class Counts:
         self._seen = 0
 
     def see(self, entry: Entry) -> None:
-        """Count one entry."""
+        """Count the entry, unless it was counted before."""
         number, _, kind, _, _, _, detail = entry
         if number <= self._seen:
             return
-        # First all that is new, then one line that stores it: so each entry counts once, and as a whole.
+        # Compute first, store in one line: an interrupted entry is counted whole or not at all.
         if kind == "SlotGranted":
             holding, waited_s = self.holding + 1, self.waited_s + detail.granted_s - detail.asked_s
             peak, forced = max(self.peak, holding), self.over_commitments + (detail.reason == "forced")
-            self.peak = peak  # the same however often
+            self.peak = peak  # idempotent
             self._seen, self.holding, self.waited_s, self.over_commitments = number, holding, waited_s, forced
         elif kind == "CallReleased":
             holding, usage = self.holding - 1, detail.usage
@@ -54,35 +55,35 @@ class Counts:
             sent, answered = self.prompt_tokens + sent, self.output_tokens + answered
             self._seen, self.holding, self.prompt_tokens, self.output_tokens = number, holding, sent, answered
         elif kind == "CallClosed" or (kind == "JobClosed" and detail.paused_since is None):
-            # One that was paused is forgotten, and has not ended.
+            # A job that was forgotten while paused did not end.
             self._seen, self.jobs = number, self.jobs + 1
 
 
 class PackageObserver:
-    """The package's own observer.
+    """Reads every entry once.
 
     Args:
         policy: the policy's name, for messages.
 
     Attributes:
-        counts: the totals so far.
-        mind: what learns; None until there is one.
+        totals: the totals so far.
+        learn: takes the entries that something can be learned from; None before there is a learning service.
     """
 
     def __init__(self, policy: str) -> None:
-        self.counts = Counts()
-        self.service: LearningService | None = None
+        self.totals = Totals()
+        self.learn: Callable[[Entry], None] | None = None
         self._policy = policy
-        self._failed = False  # whether the policy has failed, which is told of once
+        self._failed = False  # a failing policy is logged once
 
     def see(self, entry: Entry) -> None:
-        """Take in one entry."""
-        self.counts.see(entry)
+        """Read one entry."""
+        self.totals.see(entry)
         kind = entry.kind
         if kind == "JobClosed" and not entry.detail.progress.finished:
-            return  # without a call it teaches nothing
-        if kind in _FOR_LEARNING and self.service is not None:
-            self.service.see(entry)
+            return  # a job without a call teaches nothing
+        if kind in _TO_LEARN_FROM and self.learn is not None:
+            self.learn(entry)
         elif kind == "PolicyFailed" and not self._failed:
             self._failed = True
             logger.error(
