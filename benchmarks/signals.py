@@ -43,6 +43,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.run import Run
+from llmsched_langgraph._runtime.scheduler import start_run
 
 SLOTS = 2
 WITHIN_S = (2e-5, 4e-4)
@@ -129,7 +130,7 @@ class Slots:
         self.scheduler = Scheduler(SLOTS, policy="plas")
         self._run: Run | None = None
         if job:
-            self._run = self.scheduler.start_job(JobInfo(application=Application.of("app", ["a"])))
+            self._run = start_run(self.scheduler, JobInfo(application=Application.of("app", ["a"])))
 
     def slot(self) -> AbstractContextManager[Any]:
         """One of its slots."""
@@ -141,7 +142,7 @@ class Slots:
     def look(self, damage: Damage) -> None:
         """Note what the signal has left."""
         if self._run is not None:
-            self.scheduler.end_job(self._run, Outcome.FINISHED)
+            self._run.end(Outcome.FINISHED)
         look(self.scheduler, damage)
 
 

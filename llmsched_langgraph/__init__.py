@@ -85,8 +85,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    # Names are loaded on first use: a program that imports the package for one of them does not
-    # pay for LangGraph, and one that imports LangGraph anyway pays next to nothing more.
+    # Names are imported on first use: importing the package alone does not import LangGraph.
     import importlib
 
     for module, names in _HOMES.items():

@@ -1,6 +1,6 @@
-"""Knows how work is done beside the calls: in a thread that is there only while there is some.
+"""Runs work in a background thread that exists only while there is work.
 
-Does not know what the work is. Nobody waits for it, and it never runs on an event loop.
+Does not know the work. No caller waits for it, and it never runs on an event loop.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from queue import Empty, SimpleQueue
 logger = logging.getLogger("llmsched_langgraph")
 
 IDLE_S = 2.0
-"""Seconds without work after which the thread ends; the next piece of work starts another."""
+"""Idle time in seconds after which the thread ends; later work starts a new one."""
 
 END_S = 10.0
-"""Seconds that the end of the process waits for pieces of work that are being done."""
+"""Seconds for which the exit of the process waits for the current piece of work of each thread."""
 
 _running: weakref.WeakSet[Background] = weakref.WeakSet()
 
 
 class Background:
-    """A thread that does pieces of work as long as there are any.
+    """A thread that does pieces of work while there are any.
 
-    It keeps nothing alive: without work it ends, and a process that exits waits for the piece that is being
-    done, but for none after it. After a fork, the child's first piece of work starts a thread of its own.
+    It ends when idle. A process that exits waits for the current piece of work, and starts no other. After a
+    fork, the child's first piece of work starts a new thread.
 
     Args:
-        name: the thread's.
-        work: does one piece and says whether there was one. It must not raise; if it does, that is logged.
+        name: the thread's name.
+        work: does one piece; returns False if there was none. An exception is logged and ends the batch.
     """
 
     def __init__(self, name: str, work: Callable[[], bool]) -> None:
         self._name = name
         self._work = work
-        # A finaliser may bring work in the middle of bringing work, and this queue's `put` allows for that.
+        # `put` is reentrant: a finaliser may call it during another `put` in the same thread.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -46,13 +46,13 @@ class Background:
         self._working = threading.Lock()
 
     def there_is_work(self) -> None:
-        """See to it that the work is done. Never blocks; legal from any thread and any loop."""
+        """Announce work. Never blocks; legal in any thread and on any loop."""
         self._wake.put(None)
         thread = self._thread
         if thread is not None and thread.is_alive():
             return
         if not self._stopped.is_set() and not self._starting.locked():
-            # On one line: then no interrupt can keep the lock.
+            # One line: an interrupt between two lines could leave the lock held.
             with self._starting: self._start()  # noqa: E701  # fmt: skip
 
     def _start(self) -> None:
@@ -63,20 +63,20 @@ class Background:
                 self._thread = thread
                 _running.add(self)
         except RuntimeError as error:
-            # No thread can be had, for one because the interpreter is going down. It is work that can wait.
-            logger.debug("%s: no thread: %s", self._name, error)
+            # Threads cannot start during interpreter shutdown, for example. The work is optional.
+            logger.debug("%s: cannot start a thread: %s", self._name, error)
 
     def stop(self) -> None:
-        """Do no more work than the piece that is being done. Waits for nothing."""
+        """Stop after the current piece of work. Does not wait."""
         self._stopped.set()
         self._wake.put(None)
 
     def stopped(self, within_s: float) -> bool:
-        """Wait for `stop`, so many seconds at most; whether it was called. For the work itself."""
+        """Wait up to `within_s` seconds for `stop`; return whether it was called. The work may use it."""
         return self._stopped.wait(within_s)
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait until the thread has ended; whether it has."""
+        """Wait until the thread has ended; return whether it has."""
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
@@ -84,13 +84,13 @@ class Background:
         return not thread.is_alive()
 
     def forked(self) -> None:
-        """Go on in a child process: whoever held a lock is not there any more."""
+        """Replace the locks in a forked child, where a thread that held one does not exist."""
         self._starting, self._working = threading.Lock(), threading.Lock()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             if not self._woken(IDLE_S):
-                # Whoever finds the name gone starts another thread; whoever came before that is seen now.
+                # `there_is_work` starts a thread if it reads None; check again for work announced before.
                 self._thread = None
                 if not self._woken(0.0):
                     return
@@ -99,7 +99,7 @@ class Background:
                 pass
 
     def _woken(self, within_s: float) -> bool:
-        """Wait for a sign of work; all signs that are there count as one."""
+        """Wait for announced work and consume all announcements; return whether there was one."""
         try:
             self._wake.get(timeout=within_s)
         except Empty:
@@ -110,11 +110,11 @@ class Background:
 
     def _piece(self) -> bool:
         try:
-            # One thread that is about to end and one that was just started may both have seen a sign.
+            # An ending thread and its successor may both have seen an announcement.
             with self._working:
                 return self._work()
         except Exception:
-            logger.exception("%s failed; scheduling goes on without it", self._name)
+            logger.exception("%s failed; scheduling continues without it", self._name)
             return False
 
 
@@ -129,7 +129,7 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _end() -> None:
-    # A thread that is in the middle of a C extension when the interpreter goes down can abort the process.
+    # A thread inside a C extension during interpreter shutdown can abort the process.
     running = list(_running)
     for background in running:
         background.stop()

@@ -1,8 +1,7 @@
-"""Knows how many tokens a text has when the model does not say: by tiktoken's tables, else by estimate.
+"""Counts the tokens of a text for models that report none: with tiktoken's tables, or by estimate.
 
-Does not know models, and never touches the network: tiktoken is used only if its table for
-o200k_base already lies in its cache (`TIKTOKEN_CACHE_DIR`). Without it the estimate is one token
-for every 4 characters, rounded up.
+Does not know models and never uses the network: tiktoken is used only if its table for o200k_base is in its
+cache (`TIKTOKEN_CACHE_DIR`). Without it the estimate is ceil(characters / 4).
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 CHARACTERS_PER_TOKEN = 4
-"""The estimate: OpenAI's own rule of thumb for English text."""
+"""Characters per token: OpenAI's rule of thumb for English text."""
 
 EXACT_CHARACTERS = 20_000
-"""Longer texts are counted on this many characters and scaled up, so that counting stays cheap."""
+"""Maximum characters that are encoded; longer texts are extrapolated from them, to bound the cost."""
 
-# How tiktoken names the file in its cache (the SHA-1 of its address), and the SHA-256 that it expects:
-# a file with another content would make it delete the file and download it again.
+# tiktoken's name of the file in its cache (the SHA-1 of its address), and the SHA-256 that it expects:
+# tiktoken would delete a file with other content and download it again.
 _TABLE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 _TABLE_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 
@@ -30,14 +29,15 @@ _loading = threading.Lock()
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of `text` by the stated estimate."""
+    """Return ceil(characters / 4)."""
     return -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of `text`: exact once tiktoken's table is loaded, until then by the stated estimate.
+    """Return the tokens of `text`: exact once tiktoken's table is loaded, before that an estimate.
 
-    The first call starts loading the table in a thread, if it is there; nobody waits for it.
+    The first call loads the table in a thread, if the file is there. Texts above `EXACT_CHARACTERS` are
+    extrapolated.
     """
     encode = _encode
     if encode is None:
@@ -50,14 +50,14 @@ def count_tokens(text: str) -> int:
 
 
 def load() -> bool:
-    """Load tiktoken's table if its file is in the cache and intact; whether it is loaded now."""
+    """Load tiktoken's table if its file is in the cache and intact; return whether it is loaded."""
     global _encode
     path = _cached_table()
     try:
         if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != _TABLE_SHA256:
             return False
     except OSError:
-        return False  # somebody else's file
+        return False  # the file cannot be read
     import tiktoken
 
     _encode = tiktoken.get_encoding("o200k_base").encode_ordinary
@@ -68,6 +68,6 @@ def _cached_table() -> Path | None:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder is None:
         folder = str(Path(tempfile.gettempdir()) / "data-gym-cache")
-    # An empty name turns tiktoken's cache off; then every load would be a download.
+    # An empty name disables tiktoken's cache: every load would be a download.
     path = Path(folder) / _TABLE
     return path if folder and path.is_file() else None

@@ -1,35 +1,35 @@
-"""What can go wrong, as types: one tree under `LLMSchedError`.
+"""Defines the package's exceptions: one tree under `LLMSchedError`.
 
-Imports nothing, raises nothing.
+Imports nothing and raises nothing.
 
     LLMSchedError
-    ├── ConfigurationError      (also a ValueError)    a setting that cannot work, named with its cure
-    ├── UnsupportedGraphError   (also a TypeError)     `schedule()` was given something it cannot run
-    ├── InvalidDataError        (also a ValueError)    data from a file or a store that cannot be read
+    ├── ConfigurationError      (also a ValueError)    a setting is invalid; the message names the cure
+    ├── UnsupportedGraphError   (also a TypeError)     `schedule()` got an object that it cannot schedule
+    ├── InvalidDataError        (also a ValueError)    data from a file or a store is invalid
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
-    ├── CallCancelledError      (also a RuntimeError)  a thread waits for a slot in a run that was stopped
+    ├── CallCancelledError      (also a RuntimeError)  a thread waited for a slot in a run that was stopped
     ├── SchedulerClosedError    (also a RuntimeError)  a call or a run came after `Scheduler.close()`
-    └── InvalidTransitionError  (also a RuntimeError)  an event that the machine's state does not allow
+    └── InvalidTransitionError  (also a RuntimeError)  the machine's state does not allow the event
 """
 
 from __future__ import annotations
 
 
 class LLMSchedError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class ConfigurationError(LLMSchedError, ValueError):
-    """A setting cannot work; the message names the setting and what to write instead."""
+    """A setting is invalid; the message names the setting and a valid value."""
 
 
 class UnsupportedGraphError(LLMSchedError, TypeError):
-    """`schedule()` was given an object that is not a compiled LangGraph graph."""
+    """A function that needs a compiled LangGraph graph got another object."""
 
 
 class InvalidDataError(LLMSchedError, ValueError):
-    """Data that came from outside cannot be read; the message names the field, and the file if any."""
+    """External data is invalid; the message names the field, and the file if there is one."""
 
 
 class UnknownModelError(LLMSchedError, LookupError):
@@ -41,12 +41,12 @@ class QueueTimeoutError(LLMSchedError, TimeoutError):
 
 
 class CallCancelledError(LLMSchedError, RuntimeError):
-    """A thread waited for a slot, or asked for one, in a run that was stopped. Nobody sees its answer."""
+    """A thread waited for a slot, or requested one, in a run that was stopped."""
 
 
 class SchedulerClosedError(LLMSchedError, RuntimeError):
-    """The scheduler was closed: it starts no new run and grants no new slot."""
+    """The scheduler is closed: it starts no new run and grants no new slot."""
 
 
 class InvalidTransitionError(LLMSchedError, RuntimeError):
-    """An event is illegal in the machine's present state; nothing was changed."""
+    """The machine's current state does not allow the event; the state is unchanged."""

@@ -1,4 +1,4 @@
-"""What the author of a policy needs: the protocol, what a policy sees of a job, and what it can ask for.
+"""The API for writing a policy: the protocol, the view of a job, and the parts of a belief to request.
 
 from llmsched_langgraph import Scheduler
 from llmsched_langgraph.policies import JobView, Needs

@@ -125,7 +125,7 @@ def _run_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = current_run()
     if run is None or task.name == START:
         return stock.run_with_retry(task, *args, **kwargs)
-    stage, began_s, ending = _begin(run, task), run.scheduler.clock(), None
+    stage, began_s, ending = _begin(run, task), run.driver.clock(), None
     try:
         with inside_stage(stage):
             return stock.run_with_retry(task, *args, **kwargs)
@@ -140,7 +140,7 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = RUN.get()
     if run is None or task.name == START:
         return await stock.arun_with_retry(task, *args, **kwargs)
-    clock = run.scheduler.clock
+    clock = run.driver.clock
     stage, began_s = _begin(run, task), clock()
     mark = STAGE.set(stage)
     try:
@@ -173,7 +173,7 @@ def _begin(run: Run, task: Any) -> StageRun:
 
 
 def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
-    now = run.scheduler.clock()
+    now = run.driver.clock()
     if error is None:
         run.seen.stage_events.append(Ended(stage.number, now - began_s, at_s=now))
         return
@@ -248,7 +248,7 @@ def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
         tools = ()
     run.seen.stage_events.append(Revealed(runs, None if around is None else around.number, tools=tools))
     if len(stages) > 1:
-        run.scheduler.tell(run)
+        run.tell()
     return stages
 
 

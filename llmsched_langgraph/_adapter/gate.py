@@ -26,6 +26,7 @@ from langchain_core.runnables.config import ensure_config
 from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
+from llmsched_langgraph._runtime.scheduler import needs_model
 from llmsched_langgraph._runtime.slot import Slot, offered, riding
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph.errors import LLMSchedError
@@ -225,7 +226,7 @@ def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
     slot = offered()
     if slot is not None:
         return slot
-    name = _model_name(model, kwargs) if run.scheduler.tells_models_apart else None
+    name = _model_name(model, kwargs) if needs_model(run.scheduler) else None
     return run.scheduler.slot(name, stage=current_stage())
 
 

@@ -30,7 +30,7 @@ from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
 from llmsched_langgraph._runtime.run import Run
-from llmsched_langgraph._runtime.scheduler import Scheduler
+from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph._runtime.threads import learn_pool
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
@@ -218,7 +218,7 @@ class _Job:
         # Nothing new to work on, or a command: what was interrupted on this thread goes on.
         resumes = thread if given is None or isinstance(given, Command) else None
         return cls(
-            run=on.start_job(_info(graph, config, thread), resumes),
+            run=start_run(on, _info(graph, config, thread), resumes),
             config=config,
             thread=thread,
             breakpoints=bool(
@@ -239,13 +239,12 @@ class _Job:
         if self.ended:
             return
         self.ended = True
-        on = self.run.scheduler
         if not self.paused or outcome is not Outcome.FINISHED:
-            on.end_job(self.run, outcome)
+            self.run.end(outcome)
         elif self.thread is None:
-            on.end_job(self.run, Outcome.CANCELLED)  # nobody can ever resume it
+            self.run.end(Outcome.CANCELLED)  # nobody can ever resume it
         else:
-            on.end_job(self.run, outcome, paused_on=self.thread)
+            self.run.end(outcome, paused_on=self.thread)
 
 
 def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:

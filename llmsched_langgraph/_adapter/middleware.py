@@ -15,7 +15,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
-from llmsched_langgraph._runtime.scheduler import Scheduler
+from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -69,7 +69,7 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
             yield
             return
         scheduler = self._scheduler if self._scheduler is not None else default_scheduler()
-        run, outcome = scheduler.start_job(JobInfo(application=DIRECT)), Outcome.FINISHED
+        run, outcome = start_run(scheduler, JobInfo(application=DIRECT)), Outcome.FINISHED
         try:
             with inside(run):
                 yield
@@ -77,4 +77,4 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
             outcome = outcome_of(error)
             raise
         finally:
-            scheduler.end_job(run, outcome)
+            run.end(outcome)

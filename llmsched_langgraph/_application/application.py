@@ -1,4 +1,4 @@
-"""Defines an application: the template that all runs of one graph share, and its stable fingerprint.
+"""Defines an application: the template shared by all runs of a graph, with a stable fingerprint.
 
 Does not depend on LangGraph, and holds neither costs nor the state of a run.
 """
@@ -15,7 +15,7 @@ from functools import cached_property
 from llmsched_langgraph._application.order import components, once_round
 
 DEFAULT_ROUNDS = 2
-"""Separate occurrences per loop before any run is observed; the tail stage stands for all later ones."""
+"""Separate occurrences per loop before any run is observed. The tail covers all later ones."""
 
 MAX_ROUNDS = 12
 """Maximum number of separate occurrences per loop."""
@@ -83,10 +83,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Application:
-    """The template of a graph. Graphs with equal names, nodes, edges and entries are one application.
+    """The template of a graph: its nodes, its edges, and the stages derived from them.
 
-    Nodes are sorted in topological order of the graph's loops, edges and entries alphabetically. Each loop
-    is unrolled into `rounds` separate occurrences and a tail stage.
+    Nodes are sorted topologically (within a loop: by one iteration), edges and entries alphabetically. Each
+    loop is unrolled into `rounds` separate occurrences and a tail stage.
 
     Attributes:
         name: the graph's name.
@@ -155,7 +155,7 @@ class Application:
 
     @cached_property
     def _ordered(self) -> tuple[tuple[tuple[str, ...], ...], frozenset[tuple[str, str]]]:
-        """Components in topological order, each in the order of one loop iteration; edges that close a loop."""
+        """Components in topological order, each ordered by one iteration; and the back edges."""
         paths = sorted(node.path for node in self.nodes)
         number = {path: n for n, path in enumerate(paths)}
         successors: list[list[int]] = [[] for _ in paths]
@@ -292,10 +292,10 @@ class Application:
         return tuple(edges)
 
     def unrolled(self, seen: Mapping[str, int]) -> Application:
-        """Return the application with each loop unrolled to the maximum occurrence in `seen`, by path."""
+        """Return the application with loops unrolled to the maximum occurrences by path in `seen`."""
         rounds = tuple(max(seen.get(path, 0) for path in loop) or DEFAULT_ROUNDS for loop in self.loops)
         return replace(self, rounds=rounds) if self.loops else self
 
 
 DIRECT = Application.of("direct")
-"""The application of calls made outside any run. It has no stages, and each call is a separate job."""
+"""The application of calls made outside any run: no stages; each call is a separate job."""

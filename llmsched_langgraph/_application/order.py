@@ -83,10 +83,10 @@ def _tarjan(successors: Successors) -> list[list[int]]:
 def once_round(
     members: Sequence[int], successors: Successors, starts: Iterable[int]
 ) -> tuple[list[int], set[tuple[int, int]]]:
-    """Return the members of a loop in the order of one iteration, and the edges that start the next one.
+    """Return the members of a loop in the order of one iteration, and the loop's back edges.
 
-    Those edges are the back edges of a depth-first search from `starts`. Without them the loop is acyclic,
-    and the returned order is topological.
+    The back edges are those of a depth-first search from `starts`. Without them the loop is acyclic, and the
+    returned order is topological.
     """
     inside = set(members)
     done: list[int] = []

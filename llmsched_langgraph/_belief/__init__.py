@@ -1,1 +1,1 @@
-"""What earlier jobs teach of the next one."""
+"""Learns from ended jobs and predicts the remaining work of running ones."""

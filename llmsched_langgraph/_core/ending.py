@@ -13,7 +13,7 @@ from llmsched_langgraph._jobs.ended import End, EndedCall, EndedJob
 from llmsched_langgraph._jobs.layout import Span, WatchedCall, laid_out
 
 UNNAMED = "LangGraph"
-"""LangGraph's default graph name. Unnamed graphs get their fingerprint appended, to keep them distinct."""
+"""LangGraph's default graph name. The record appends the fingerprint to distinguish such graphs."""
 
 _ENDS: dict[Outcome | None, End] = {Outcome.FAILED: "failed", Outcome.CANCELLED: "cancelled"}
 

@@ -48,8 +48,8 @@ class JobInfo(NamedTuple):
 class JobArrived(NamedTuple):
     """A run of a scheduled graph began, or resumed if `resumes` names the thread of a paused job.
 
-    `stage_events` is an append-only sequence, shared with the code that executes the stages. The machine reads
-    its new elements at later events of the job.
+    `stage_events` is an append-only sequence, shared with the code that executes the stages. The machine
+    reads its new elements at later events of the job.
     """
 
     job: int
@@ -183,7 +183,7 @@ class Entry(NamedTuple):
     | BeliefWanted | a `BeliefWanted` |
     | BeliefFormed | the `Belief` |
     | ProfileLearned | fingerprints of the applications that changed |
-    | PolicyFailed | the exception: the job is served in arrival order |
+    | PolicyFailed | the exception: the job gets order 0 |
     """
 
     number: int

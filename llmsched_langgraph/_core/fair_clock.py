@@ -23,7 +23,7 @@ class FairClock:
     _tags_s: list[float] = field(default_factory=list)
 
     def arrive(self, now: float, work_s: float, slots: int) -> float:
-        """Add a job of `work_s` slot-seconds. Return its tag: the virtual time at which it would end."""
+        """Add a job of `work_s` slot-seconds and return its tag, its virtual end time."""
         self._advance(now, slots)
         tag_s = self._virtual_s + max(work_s, 0.0)
         heapq.heappush(self._tags_s, tag_s)

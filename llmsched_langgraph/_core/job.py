@@ -277,7 +277,7 @@ class Job:
         made = []
         for stage_occurrence, first, last, heard_s, around, now, tool, move in self._stages:
             until_s = now if move.at_s is None else move.at_s
-            # A stage run that is alone in its superstep is announced late.
+            # The events of a stage run that is alone in its superstep may be read late.
             since_s = min(heard_s, until_s - move.seconds)
             run = EndedStageRun(*stage_occurrence, move.seconds, move.complete, tool)
             made.append(WatchedRun(run, move.run, around, Span(first, last, since_s, until_s)))

@@ -54,7 +54,10 @@ class Jobs:
         self._ids[id_] = job.number
 
     def forget_id(self, job: Job) -> None:
-        """Remove the id of a closed or paused job. Call it after the commit only: a decision may be interrupted."""
+        """Remove the id of a closed or paused job.
+
+        Call it after the commit only: the decision may be interrupted before.
+        """
         if job.id is not None and self._ids.get(job.id) == job.number:
             del self._ids[job.id]
 

@@ -17,7 +17,10 @@ from llmsched_langgraph._ledger.protocol import Ledger
 from llmsched_langgraph._ledger.truth import Truth
 
 PAUSED_JOBS = 10_000
-"""Maximum number of interrupted jobs kept. The oldest are cancelled, and start as new jobs if resumed."""
+"""Maximum number of interrupted jobs kept.
+
+The oldest are cancelled; a run that resumes one of them starts a new job.
+"""
 
 RUNNING = "#running"
 """Key in the truth: number of active jobs (arrived, not ended, not paused)."""
@@ -112,7 +115,7 @@ class Lifecycle:
         job = self._jobs.active(event.job)
         if job is None:
             return False
-        if job.progress.outstanding or job.progress.finished:  # else its stages have no information for learning
+        if job.progress.outstanding or job.progress.finished:  # else nothing to learn
             self.hear_stage_events(job, now)
         self._jobs.add(job, (Job.ended, event.outcome))
         self._truth.staged[RUNNING] = self._committed[RUNNING] - 1

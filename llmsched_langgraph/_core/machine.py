@@ -75,7 +75,7 @@ class SchedulerMachine:
 
     Attributes:
         story: the log of events and decisions, with reasons.
-        wake_s: clock time at which `Ticked` should be handled because time alone allows a grant; None for never.
+        wake_s: clock time at which `Ticked` should be handled, because a pause ends; None for never.
         untold: tickets whose holder may not know yet of its grant or dismissal. An index only: the ledger
             stores the state.
     """
@@ -119,15 +119,15 @@ class SchedulerMachine:
         }
 
     def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
-        """Handle the event. Afterwards no admissible ticket waits while a slot that it could use is free.
+        """Handle the event, and grant until no admissible ticket waits beside a usable free slot.
 
-        Idempotent: after an exception, call it again with the same event. Events for unknown jobs and tickets
-        change nothing.
+        It is idempotent: after an exception, call it again with the same event. Events for unknown jobs and
+        tickets change nothing.
 
         Args:
             now: the clock. It never goes back, except for deferred events.
             event: the event.
-            trust: whether to call the policy. If False, the changed jobs get order 0, which is arrival order.
+            trust: whether to call the policy. If False, the changed jobs get order 0.
         """
         if self._committed[_APPLIED] is not event:
             self._truth.staged = {}

@@ -113,7 +113,7 @@ class Ordering:
         return BeliefWanted(job.number, known.model, job.evidence(now), self._needs)
 
     def _total(self, job: Job) -> tuple[int, float, tuple[float, ...]]:
-        """Return the number of its application's known jobs, their prior mean work, and each job's work."""
+        """Return the application's number of known jobs, prior mean work, and each job's work."""
         fingerprint = job.fingerprint
         found = self._totals.get(fingerprint)
         if found is None:

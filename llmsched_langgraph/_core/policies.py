@@ -24,9 +24,9 @@ class Policy(Protocol):
     """An order of service. Pass any object with this interface to `Scheduler(policy=...)`.
 
     Three more attributes are optional: `needs`, a `Needs`, declares what the policy reads of a belief;
-    `exploration` is an `Exploration`; and a policy with state of its own has `hear(event: PolicyEvent)`, which
-    is called before the jobs that the event concerns are ordered. `hear` must be idempotent: an event is
-    repeated after an interrupted decision.
+    `exploration` is an `Exploration`; and a policy with state of its own has `hear(event: PolicyEvent)`,
+    which is called before the jobs that the event concerns are ordered. `hear` must be idempotent: an event
+    is repeated after an interrupted decision.
     """
 
     @property
@@ -34,7 +34,7 @@ class Policy(Protocol):
         """The policy's name in tables and messages."""
 
     def order(self, job: JobView, now: float) -> float:
-        """Return the order of the job's waiting calls: smaller is first, ties go to the earlier arrival."""
+        """Return the order of the job's waiting calls: smaller is first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ def _hermes(job: JobView, now: float) -> float:
 def _gittins(job: JobView, now: float) -> float:
     """Order by the job's Gittins index, over all stopping rules at ends of stages.
 
-    The Gittins index minimises the mean response time in an M/G/1 queue (Scully, Grosof, Harchol-Balter; Aalto
-    and Scully 2022 for multistage jobs); see `_belief/model/gittins.py`.
+    The Gittins index minimises the mean response time in an M/G/1 queue (Scully, Grosof, Harchol-Balter;
+    Aalto and Scully 2022 for multistage jobs); see `_belief/model/gittins.py`.
     """
     return job.index_s
 

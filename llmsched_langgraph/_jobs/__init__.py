@@ -1,1 +1,1 @@
-"""One job: its stage runs, its calls, and the record of it once it has ended."""
+"""One job: its stage runs, its calls, and its record after its end."""

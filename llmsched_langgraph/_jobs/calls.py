@@ -1,6 +1,6 @@
-"""Knows how far the calls of one job have come: how many wait, hold a slot and are over, by stage occurrence.
+"""Counts the waiting, holding and finished calls of one job, by stage occurrence.
 
-Does not know what is still to come (that is a belief), which tickets those are, or the order of service.
+Does not know remaining work (a belief does), the tickets of waiting calls, or the order of service.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call; None where they are not known."""
+    """Token counts of one call; None for an unknown count."""
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
@@ -72,21 +72,22 @@ class FinishedCall(NamedTuple):
 
     @property
     def work_s(self) -> float:
-        """Slot-seconds that it received."""
+        """Slot-seconds of the call."""
         return self.released_s - self.granted_s
 
 
 @dataclass(slots=True)
 class Work:
-    """The calls of one stage occurrence, as far as they have come. Times are the clock's seconds.
+    """The calls of one stage occurrence. Times are seconds of the clock.
 
     Attributes:
-        calls: how many were asked for, without those that gave up waiting.
-        running: how many hold a slot.
-        done: how many held one and gave it back.
-        done_s: slot-seconds of those.
-        prompt_tokens: tokens that those sent; None if those of one are not known.
-        output_tokens: tokens that they were answered, likewise.
+        calls: number of requested calls, without those that stopped waiting.
+        running: number of calls that hold a slot.
+        done: number of calls that released their slot.
+        done_s: slot-seconds of the done calls.
+        prompt_tokens: prompt tokens of the done calls; None if one of them is unknown.
+        output_tokens: output tokens of the done calls; None if one of them is unknown.
+        granted_sum_s: sum of the running calls' grant times.
     """
 
     calls: int = 0
@@ -95,11 +96,11 @@ class Work:
     done_s: float = 0.0
     prompt_tokens: int | None = 0
     output_tokens: int | None = 0
-    granted_sum_s: float = 0.0  # of the running calls' `granted_s`
+    granted_sum_s: float = 0.0
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a slot."""
+        """Number of waiting calls."""
         return self.calls - self.done - self.running
 
     @property
@@ -108,23 +109,23 @@ class Work:
         return self.calls > self.done
 
     def received_s(self, now: float) -> float:
-        """Slot-seconds by `now`, those of running calls included."""
+        """Return the slot-seconds received by `now`, including those of running calls."""
         return self.done_s + (self.running * now - self.granted_sum_s)
 
 
 @dataclass(slots=True)
 class CallProgress:
-    """The calls of one job. Every change is O(1), however many calls the job has.
+    """The calls of one job. Each change takes O(1).
 
     Attributes:
-        waiting: calls that wait for a slot.
-        holding: calls that hold one.
-        finished: calls that held one and gave it back, in the order in which they ended.
-        works: what they came to, by stage occurrence.
-        ready: the occurrences of which a call waits, each with how many.
-        prompt_tokens: tokens that the first call sent, once it is over: the size of the job's input.
+        waiting: number of waiting calls.
+        holding: number of calls that hold a slot.
+        finished: calls that released their slot, in the order of their ends.
+        works: the calls by stage occurrence.
+        ready: number of waiting calls by stage occurrence; only positive numbers.
+        prompt_tokens: prompt tokens of the first call, once it has ended: the size of the job's input.
         done_s: slot-seconds of the finished calls.
-        granted_sum_s: the sum of the times at which the holding calls were granted.
+        granted_sum_s: sum of the holding calls' grant times, in seconds.
     """
 
     waiting: int = 0
@@ -139,11 +140,11 @@ class CallProgress:
     _occurrences: dict[str, int] = field(default_factory=dict)
 
     def next_occurrence(self, stage: str) -> int:
-        """Which call of this name the next one would be."""
+        """Return the number of the next call with this stage name, from 1."""
         return self._occurrences.get(stage, 0) + 1
 
     def request(self, ticket: int, stage: str, stage_occurrence: StageOccurrence) -> None:
-        """The job asks for one more call of `stage`, in the stage occurrence `spot`."""
+        """Add a waiting call."""
         self._occurrences[stage] = self._occurrences.get(stage, 0) + 1
         if self._first is None:
             self._first = ticket
@@ -163,7 +164,7 @@ class CallProgress:
             del self.ready[stage_occurrence]
 
     def start(self, stage_occurrence: StageOccurrence, now: float) -> None:
-        """A call of the occurrence has its slot."""
+        """Grant a slot to a waiting call."""
         self._unready(stage_occurrence)
         self.holding += 1
         self.granted_sum_s += now
@@ -172,20 +173,20 @@ class CallProgress:
         work.granted_sum_s += now
 
     def withdraw(self, ticket: int, stage_occurrence: StageOccurrence) -> None:
-        """The call gave up waiting. It leaves no trace: it did no work."""
+        """Remove a waiting call. It did no work, so nothing of it is kept."""
         self._unready(stage_occurrence)
         if ticket == self._first:
-            self._first = None  # the next one asked for counts as the first
+            self._first = None  # the next request counts as the first
         work = self.works[stage_occurrence]
         work.calls -= 1
         if not work.calls:
             del self.works[stage_occurrence]
 
     def finish(self, call: FinishedCall) -> None:
-        """A call that held a slot is over."""
+        """Finish a call that held a slot."""
         work, work_s, usage = self.works[call.stage_occurrence], call.work_s, call.usage
         self.holding -= 1
-        # Nothing runs: start from nought again, so that rounding errors cannot add up for ever.
+        # Reset to 0 without running calls, so that rounding errors do not accumulate.
         self.granted_sum_s = self.granted_sum_s - call.granted_s if self.holding else 0.0
         self.done_s += work_s
         self.finished.append(call)
@@ -200,19 +201,19 @@ class CallProgress:
 
     @property
     def outstanding(self) -> int:
-        """Calls that wait or hold a slot."""
+        """Number of calls that wait or hold a slot."""
         return self.waiting + self.holding
 
     def work_s(self, now: float) -> float:
-        """Slot-seconds that the job has received by `now`, running calls included."""
+        """Return the slot-seconds received by `now`, including those of running calls."""
         return self.done_s + (self.holding * now - self.granted_sum_s)
 
     def check(self) -> None:
-        """Raise AssertionError unless the sums agree with what they sum up."""
+        """Raise AssertionError unless the totals are consistent."""
         ready = {
             stage_occurrence: work.waiting for stage_occurrence, work in self.works.items() if work.waiting
         }
-        assert ready == self.ready, "which calls wait and what is kept of their stages differ"
+        assert ready == self.ready, "waiting calls and ready stages differ"
         assert self.waiting == sum(ready.values()), "waiting"
         assert self.holding == sum(work.running for work in self.works.values()), "holding"
         done = Counter(call.stage_occurrence for call in self.finished)

@@ -1,6 +1,6 @@
-"""Knows what a job is that has ended: its stages with dependencies, and its calls with tokens and seconds.
+"""Defines the record of an ended job: stages with dependencies, calls with tokens and seconds.
 
-Does not know files, nor where the job ran: live, in the simulator, or in the records of others.
+Does not know files, or whether the job ran live, in the simulator or elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENDS: tuple[End, ...] = get_args(End)
 
 
 class Derived(Flag):
-    """Which numbers of a call are no records: they were computed from others, or drawn."""
+    """Which numbers of a call are not measured but computed or sampled."""
 
     NOTHING = 0
     PROMPT = auto()
@@ -35,23 +35,23 @@ class Derived(Flag):
 
 @dataclass(frozen=True, slots=True)
 class EndedCall:
-    """One LLM request, or one execution of a tool; None stands for what was not recorded.
+    """One LLM request, or one execution of a tool. None marks an unrecorded number.
 
     Attributes:
-        prompt_tokens: tokens sent; None for a tool.
-        output_tokens: tokens answered; None for a tool.
-        seconds: how long it took, in its slot if it is an LLM request.
-        derived: the numbers above that are no records.
-        concurrency: calls that its backend served, itself among them: the mean of its begin and its end.
-        backend: whose slot it held.
-        asked_s: when it was asked for, in seconds from the job's arrival.
-        granted_s: when it got its slot, likewise.
-        ended_s: when it gave the slot back, likewise.
-        attempts: requests that were sent for it.
-        reason: why it got its slot when it did.
+        prompt_tokens: prompt tokens; None for a tool.
+        output_tokens: output tokens; None for a tool.
+        seconds: its duration; for an LLM request, its time in a slot.
+        derived: which of the numbers above are not measured.
+        concurrency: mean of the backend's held slots at its begin and at its end, itself included.
+        backend: name of the backend that served it; empty if unknown.
+        asked_s: time of its request, in seconds from the job's arrival; None if not recorded.
+        granted_s: time of its grant, in seconds from the job's arrival; None if not recorded.
+        ended_s: time of its release, in seconds from the job's arrival; None if not recorded.
+        attempts: number of requests sent for it.
+        reason: the reason of its grant; empty if unknown.
 
     Raises:
-        InvalidDataError: a number is negative or not finite, or is called derived and is not there.
+        InvalidDataError: a number is negative or not finite, or `derived` names a missing number.
     """
 
     prompt_tokens: int | None
@@ -75,20 +75,20 @@ class EndedCall:
         ):
             if value is None:
                 if self.derived is not Derived.NOTHING and self.derived & flag:
-                    raise InvalidDataError(f"a call's {name} are called derived and are not there")
+                    raise InvalidDataError(f"a call's {name} are marked as derived but are missing")
             elif not 0 <= value < inf:
                 raise InvalidDataError(f"a call's {name} must be 0 or more, not {value}")
 
 
 class EndedStageRun(NamedTuple):
-    """One execution of a node, as it was watched.
+    """One watched execution of a node.
 
     Attributes:
         name: the node's path.
-        occurrence: which time the node ran in its job, from 1; executions side by side share one.
-        seconds: how long it took, waiting for slots included.
+        occurrence: its node's occurrence in the job, from 1; parallel executions share one.
+        seconds: its duration, including waits for slots.
         complete: False if it failed, was cancelled or was interrupted.
-        tool: the tool that it used, where the node can use several and it was announced.
+        tool: the tool that it used; None if the node has a single one or the tool was not announced.
     """
 
     name: str
@@ -100,21 +100,21 @@ class EndedStageRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedStage:
-    """One step of a job: calls that run in parallel once all stages in `deps` have ended.
+    """One stage of a job: parallel calls that start when all stages in `deps` have ended.
 
-    A tool's seconds are those of its one call without tokens.
+    A tool stage has one call without tokens, whose seconds are the tool's.
 
     Attributes:
-        name: the stage; loops repeat it. Empty for a call that was made outside of any stage.
-        kind: "llm" for calls that need slots, "tool" for everything else.
+        name: the stage's name; loops repeat it. Empty for a call made outside any stage.
+        kind: "llm" for calls that need slots, "tool" for all others.
         deps: indices, in the job, of the stages that must end first.
-        calls: in the order in which they were asked for.
-        tool: which tool, where a stage can run several.
-        run: index, in the job's `runs`, of the stage run that it is a part of; None if not watched.
-        occurrence: which time the stage ran, where that is known without a stage run.
+        calls: the calls, in request order.
+        tool: the tool, for a stage with several tools; None otherwise.
+        run: index, in the job's `runs`, of its stage run; None if it was not watched.
+        occurrence: the stage's occurrence if it is known without a stage run; None otherwise.
 
     Raises:
-        InvalidDataError: the kind is neither of the two.
+        InvalidDataError: `kind` is neither "llm" nor "tool".
     """
 
     name: str
@@ -131,33 +131,34 @@ class EndedStage:
 
     @property
     def seconds(self) -> float | None:
-        """From the first call's start to the last one's end if all start together; None if one is unknown."""
+        """Seconds of the longest call, since the calls are parallel; None if one is unknown."""
         seconds = [call.seconds for call in self.calls if call.seconds is not None]
         return max(seconds, default=0.0) if len(seconds) == len(self.calls) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedJob:
-    """One run of an application from arrival to end, as it was recorded, simulated or generated.
+    """One job from arrival to end, recorded, simulated or generated.
 
     Attributes:
-        id: names it; unique in its file, and in all processes where a scheduler recorded it.
-        app: the application that it is a run of.
-        stages: each stands behind those it depends on.
-        runs: the stage runs of its nodes, in the order in which they ended; empty if they were not watched.
-        jct_s: seconds from arrival to end, waiting included, `paused_s` not; None if not recorded.
-        arrival_s: when it arrived, by the recorder's clock: in a file, seconds since the epoch.
-        paused_s: seconds for which it was interrupted and waited for a human.
-        end: how it ended. Of a job that failed or was cancelled, what it would still have done is unknown.
-        tenant: whose work it was.
-        priority: its priority.
-        key: hash of what earlier runs are evidence for it.
-        predicted: its work as it was predicted at its arrival: mean, and the ends of an interval.
-        template: the application as the run knew it; not in files.
+        id: its id; unique in its file, and across processes if a scheduler recorded it.
+        app: name of its application.
+        stages: its stages; each follows those that it depends on.
+        runs: its stage runs, in the order of their ends; empty if they were not watched.
+        jct_s: seconds from arrival to end, including waits, without `paused_s`; None if not recorded.
+        arrival_s: its arrival by the recorder's clock; in a file, seconds since the epoch. None if not recorded.
+        paused_s: seconds for which it was interrupted to wait for a human.
+        end: how it ended. The remaining work of a failed or cancelled job is unknown.
+        tenant: the tenant that owned it; None if not recorded.
+        priority: its priority; None if not recorded.
+        key: hash of the context that selects its evidence from earlier runs; None if not recorded.
+        predicted: its work as predicted at arrival, in slot-seconds: mean, lower and upper bound; None if not
+            recorded.
+        template: its application as the run knew it; None if unknown. Not stored in files.
 
     Raises:
-        InvalidDataError: a stage depends on itself or a later one, or names a stage run that is not there; or
-            the arrival is negative or not finite.
+        InvalidDataError: a stage depends on itself or a later one, or its `run` is out of range; or the arrival
+            is negative or not finite.
     """
 
     id: str
@@ -179,11 +180,11 @@ class EndedJob:
             raise InvalidDataError(f"arrival: must be 0 or more, not {self.arrival_s}")
         checked: tuple[int, ...] = ()
         for index, stage in enumerate(self.stages):
-            # Many stages may share one tuple; what is right for one is right for those behind it.
+            # Stages may share one tuple. Its check against the first of them holds for the later ones.
             if stage.deps is not checked:
                 self._check(index, checked := stage.deps)
             if stage.run is not None and not 0 <= stage.run < len(self.runs):
-                raise InvalidDataError(f"stages[{index}].r: must name one of {len(self.runs)} runs")
+                raise InvalidDataError(f"stages[{index}].r: must be an index of the {len(self.runs)} runs")
 
     @staticmethod
     def _check(index: int, deps: tuple[int, ...]) -> None:
@@ -192,42 +193,42 @@ class EndedJob:
                 raise InvalidDataError(
                     f"stages[{index}].dep: must name earlier stages, 0 to {index - 1}, not {dep}"
                     if index
-                    else f"stages[0].dep: the first stage can depend on nothing, not on {dep}"
+                    else f"stages[0].dep: the first stage must have no dependency, not {dep}"
                 )
 
     @property
     def fingerprint(self) -> str:
-        """That of its application; empty if the run did not know it."""
+        """Its application's fingerprint; empty if unknown."""
         return "" if self.template is None else self.template.fingerprint
 
     @property
     def ended_at(self) -> float:
-        """When it ended, by the recorder's clock; 0 if that is not known."""
+        """Clock time of its end; 0 if unknown."""
         return 0.0 if self.arrival_s is None else self.arrival_s + (self.jct_s or 0.0) + self.paused_s
 
     @property
     def watched(self) -> bool:
-        """Whether it is known which time its stages ran."""
+        """Whether the occurrences of its stages are recorded."""
         return bool(self.runs) or any(stage.occurrence is not None for stage in self.stages)
 
     @property
     def informative(self) -> bool:
-        """Whether anything can be learned of it: it went to its end, and made a call."""
+        """Whether it can be learned from: it completed, and made an LLM call."""
         return self.end == "done" and any(stage.kind == "llm" and stage.calls for stage in self.stages)
 
     def stage_occurrence(self, stage: EndedStage) -> StageOccurrence:
-        """The stage occurrence that a stage of a watched job is a part of."""
+        """Return the stage occurrence that a stage of a watched job is part of."""
         if stage.run is None:
             return StageOccurrence(stage.name, stage.occurrence or 1)
         run = self.runs[stage.run]
         return StageOccurrence(run.name, run.occurrence)
 
     def llm_calls(self) -> Iterator[EndedCall]:
-        """The calls that need slots."""
+        """Return the LLM calls."""
         return (call for stage in self.stages if stage.kind == "llm" for call in stage.calls)
 
     def with_calls(self, change: Callable[[EndedStage, EndedCall], EndedCall]) -> EndedJob:
-        """The same with every call changed."""
+        """Return a copy with every call changed by `change`."""
         stages = [
             replace(stage, calls=tuple([change(stage, call) for call in stage.calls]))
             for stage in self.stages
@@ -236,7 +237,7 @@ class EndedJob:
 
     @property
     def work_s(self) -> float | None:
-        """Slot-seconds of all its LLM calls; None if those of one are not known."""
+        """Slot-seconds of its LLM calls; None if one is unknown."""
         total = 0.0
         for call in self.llm_calls():
             if call.seconds is None:
@@ -246,7 +247,7 @@ class EndedJob:
 
     @property
     def critical_path_s(self) -> float | None:
-        """Seconds that it takes alone, with slots for all its calls; None if those of one are not known."""
+        """Length of the critical path: seconds without any wait for slots; None if a stage's are unknown."""
         ends: list[float] = []
         for stage in self.stages:
             if (seconds := stage.seconds) is None:
@@ -256,7 +257,7 @@ class EndedJob:
 
 
 def by_app(jobs: Iterable[EndedJob]) -> dict[str, list[EndedJob]]:
-    """The jobs of each application, by its name."""
+    """Return the jobs by the name of their application."""
     apps: dict[str, list[EndedJob]] = {}
     for job in jobs:
         apps.setdefault(job.app, []).append(job)

@@ -1,6 +1,6 @@
-"""Knows how the stage runs and calls of a job, as they were watched, become stages that wait for each other.
+"""Converts the watched stage runs and calls of a job to stages with dependencies.
 
-Does not know what a job is beside them, nor files.
+Does not know the other properties of a job, or files.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import NamedTuple
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun, Kind
 
 CODE_S = 0.1
-"""Seconds for which a stage run that calls models must do something else at a time for that to count: what is
-shorter is the work of Python, LangChain and the event loop."""
+"""Minimum duration, in seconds, of a node's own code to become a stage.
+
+Shorter code between calls is overhead of Python, LangChain and the event loop.
+"""
 
 _CODE = " (code)"
-"""Ends the name of a stage that is a node's own code."""
+"""Suffix of the name of a stage that is a node's own code."""
 
 
 class Span(NamedTuple):
-    """From when to when something went on in its job.
+    """The interval of a stage run or call.
 
-    `first` and `last` number its begin and its end among all that happened in the job: what had ended before
-    another thing began may have been waited for by it, which the clock's seconds are too coarse to tell.
+    `first` and `last` number its begin and its end among the job's events. They decide whether one item ended
+    before another began; the resolution of the clock is too coarse for that.
     """
 
     first: int
@@ -35,14 +37,14 @@ class Span(NamedTuple):
 
 
 class WatchedRun(NamedTuple):
-    """A stage run, with when and within what it ran.
+    """A stage run with its interval and its parent.
 
     Attributes:
-        run: what it was.
-        number: by which calls and other stage runs name it.
-        around: number of the stage run that it was part of, if any.
-        span: from when it was announced to when it was over. It may have waited for a thread at first: its
-            `seconds` are the last ones.
+        run: the record of the stage run.
+        number: its number, by which calls and other stage runs refer to it.
+        around: number of the stage run that contains it; None at the top level.
+        span: from its announcement to its end. It may start with a wait for a thread: `run.seconds` is the
+            duration of the execution at its end.
     """
 
     run: EndedStageRun
@@ -52,14 +54,14 @@ class WatchedRun(NamedTuple):
 
 
 class WatchedCall(NamedTuple):
-    """A call, with when and within what it was made.
+    """A call with its interval and its stage run.
 
     Attributes:
-        call: what it was.
-        stage: its node's path, or the name that it went by.
-        occurrence: which time that ran.
-        within: number of the stage run that made it, if known.
-        span: from when it was asked for to when it was over.
+        call: the record of the call.
+        stage: its node's path, or its own stage name if it was made outside any watched stage.
+        occurrence: the occurrence of that stage.
+        within: number of the stage run that made it; None if unknown.
+        span: from its request to its end.
     """
 
     call: EndedCall
@@ -70,13 +72,13 @@ class WatchedCall(NamedTuple):
 
 
 def laid_out(runs: Sequence[WatchedRun], calls: Sequence[WatchedCall]) -> tuple[EndedStage, ...]:
-    """The stages of a job, in the order of time; they name the stage runs by their places in `runs`.
+    """Return the stages of a job in order of time. `EndedStage.run` is an index in `runs`.
 
-    A stage run waited for those that had ended, in the same run of a graph, before it was announced: in
-    LangGraph that is all of the superstep before. So a stage's depth is its superstep. A graph that a node
-    runs stands in the place of the node, a call that a node makes after another one waits for that, and
-    where a node that calls models does something else for `CODE_S` or longer, that is a tool stage
-    `NODE (code)`. Seconds of calls are those in the slot, without the wait for it.
+    A stage run depends on the stage runs of the same graph run that had ended before its announcement. In
+    LangGraph these are all of the previous superstep, so a stage's depth is its superstep. The stages of a graph
+    that a node runs replace the node's. A call depends on the earlier calls of its node that had ended. Own code
+    of `CODE_S` or longer in a node that calls models is a tool stage `NODE (code)`. Seconds of calls are seconds
+    in the slot, without the wait.
     """
     places = {watched.number: place for place, watched in enumerate(runs)}
     within: dict[int | None, list[_Item]] = {}
@@ -92,10 +94,10 @@ def laid_out(runs: Sequence[WatchedRun], calls: Sequence[WatchedCall]) -> tuple[
 
 
 def without_code(job: EndedJob) -> EndedJob:
-    """The job without stages of nodes' own code, as a live scheduler learns from it, which sees nodes.
+    """Return the job without the stages of nodes' own code, as a live scheduler learns from it.
 
-    What waited for such a stage waits for what that had waited for. Those stages need no slots, and whether a
-    run has them depends on how busy the machine was: they tell nothing of the application.
+    A dependency on such a stage is replaced by the stage's own dependencies. These stages need no slots, and
+    whether a run has them depends on the load of the machine, so they carry no information on the application.
     """
     kept: list[EndedStage] = []
     ends: list[tuple[int, ...]] = []
@@ -110,9 +112,9 @@ def without_code(job: EndedJob) -> EndedJob:
 
 
 class _Item(NamedTuple):
-    """What went on in a stage run, or in the job itself."""
+    """One item inside a stage run, or at the top level of the job."""
 
-    what: int | WatchedCall | float  # place of a stage run, a call, or seconds of its own code
+    what: int | WatchedCall | float  # index of a stage run, a call, or seconds of own code
     name: str
     first: float
     last: float
@@ -121,18 +123,18 @@ class _Item(NamedTuple):
 
 
 _Within = Mapping[int | None, Sequence[_Item]]
-"""By place of a stage run what went on in it; under None, what went on in no stage run that is known."""
+"""The items inside each stage run, by its index; None for those in no known stage run."""
 
 
 def _begin_s(watched: WatchedRun) -> float:
-    """When it had its thread."""
+    """Return the start of the execution, in seconds of the clock."""
     return watched.span.until_s - watched.run.seconds
 
 
 def _long_starts(runs: Iterable[WatchedRun], within: _Within) -> frozenset[tuple[str, int]]:
-    """Where a run's own code took long before its first call: in all that run side by side, or in none.
+    """Return the stage occurrences with own code of at least `CODE_S` before the first call of a run.
 
-    Otherwise calls that belong together would stand at different depths.
+    All parallel runs of such an occurrence get a code stage, to keep their calls at equal depths.
     """
     return frozenset(
         watched.run[:2]
@@ -142,12 +144,12 @@ def _long_starts(runs: Iterable[WatchedRun], within: _Within) -> frozenset[tuple
 
 
 def _with_code(watched: WatchedRun, items: Sequence[_Item], *, at_first: bool) -> list[_Item]:
-    """The items, and between them the times in which nothing but the stage run's own code can have run."""
+    """Return the items, and code stages for the gaps between them, where only own code can have run."""
     name = watched.run.name + _CODE
     found = list(items)
 
     def code(since_s: float, until_s: float, after: float) -> None:
-        # Numbered between what had ended and whatever comes next.
+        # Numbered after the items that had ended and before the next one.
         found.append(_Item(max(until_s - since_s, 0.0), name, after + 0.25, after + 0.5, since_s, until_s))
 
     done_s, latest = _begin_s(watched), float(watched.span.first)
@@ -161,7 +163,7 @@ def _with_code(watched: WatchedRun, items: Sequence[_Item], *, at_first: bool) -
 
 
 class _Row(NamedTuple):
-    """A stage under way; its `deps` are numbers of rows."""
+    """A stage in preparation; `deps` are row numbers."""
 
     first: float
     name: str
@@ -175,9 +177,9 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class _Layout:
-    """Puts what went on into stages, each behind those that it waited for.
+    """Converts items to stages, each after those that it depends on.
 
-    Stages that waited for the same ones share one tuple, so that wide steps do not take a square of time.
+    Stages with equal dependencies share one tuple: otherwise wide supersteps would take quadratic time.
     """
 
     runs: Sequence[WatchedRun]
@@ -186,10 +188,10 @@ class _Layout:
     _rows: list[_Row] = field(default_factory=list)
 
     def stages(self) -> tuple[EndedStage, ...]:
-        """All that were added, in the order of time."""
+        """Return all added stages in order of time."""
         order = sorted(range(len(self._rows)), key=lambda number: self._rows[number].first)
         places = {number: place for place, number in enumerate(order)}
-        shared: dict[int, tuple[int, ...]] = {}  # by identity of the rows' tuples
+        shared: dict[int, tuple[int, ...]] = {}  # by the id of the rows' tuples
         made = []
         for number in order:
             _, name, kind, deps, calls, run, tool, occurrence = self._rows[number]
@@ -209,7 +211,7 @@ class _Layout:
         return tuple(made)
 
     def lay(self, run: int | None, items: Sequence[_Item], before: tuple[int, ...]) -> tuple[int, ...]:
-        """Add the stages of these items, which may begin when `before` are over; gives the last of them."""
+        """Add the stages of these items, which start after `before`; return the last rows."""
         if len(items) == 1:
             return self._put(run, items[0], before)
         by_last = sorted(items, key=lambda item: item.last)
@@ -217,16 +219,16 @@ class _Layout:
         firsts = sorted([item.first for item in items])
         newest = list(accumulate([item.first for item in by_last], max))
         ends: list[tuple[int, ...]] = [()] * len(by_last)
-        waited: dict[int, tuple[int, ...]] = {0: before}  # by how many were over
+        waited: dict[int, tuple[int, ...]] = {0: before}  # dependencies by number of items that had ended
         together: dict[tuple[str, int, int, int], tuple[int, ...]] = {}
         for at in sorted(range(len(by_last)), key=lambda at: by_last[at].first):
             item = by_last[at]
             over = bisect_left(lasts, item.first)
             if over not in waited:
-                # Of those that were over, the others were over before one of these began.
+                # The newest ended item depends on all that had ended before it began.
                 waited[over] = _union(ends[bisect_right(lasts, newest[over - 1]) : over])
             if isinstance(item.what, WatchedCall):
-                # Alike in all that came before and after: one stage of calls side by side.
+                # Calls with equal predecessors and successors form one stage of parallel calls.
                 alike = (item.name, item.what.occurrence, over, bisect_right(firsts, item.last))
                 if alike in together:
                     self._rows[together[alike][0]].calls.append(item.what.call)
@@ -238,7 +240,7 @@ class _Layout:
         return _union(ends[bisect_right(lasts, firsts[-1]) :]) if items else before
 
     def _put(self, run: int | None, item: _Item, deps: tuple[int, ...]) -> tuple[int, ...]:
-        """Add the stages of one item; gives the last of them."""
+        """Add the stages of one item; return the last rows."""
         first, name = item.first, item.name
         match item.what:
             case WatchedCall(call, _, occurrence):

@@ -1,6 +1,6 @@
-"""Knows what learning keeps of an ended job, by stage occurrence: fan-out, calls, work, tokens.
+"""Extracts from an ended job what is learned: fan-out, calls, work and tokens by stage occurrence.
 
-Does not know how anything is learned from it. Everything here is derived from the record.
+Does not know how it is learned.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from llmsched_langgraph._jobs.stages import StageOccurrence
 
 
 class Unit(StrEnum):
-    """What the work that is predicted is counted in."""
+    """Unit of the predicted work."""
 
     SECONDS = "seconds"
-    """Seconds in slots: what the scheduler orders jobs by."""
+    """Slot-seconds, by which the scheduler orders jobs."""
     TOKENS = "tokens"
-    """Output tokens of LLM calls: for records that know no seconds."""
+    """Output tokens of LLM calls, for records without seconds."""
     TOOL_SECONDS = "tool_seconds"
     """Seconds of tools, which take no slot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What those runs of a stage did that used one tool, or none. A number that was not recorded is None.
+    """The runs of a stage that used one tool, or none. None marks an unrecorded number.
 
     Attributes:
-        tool: which tool, where a stage can run several.
-        runs: how many there were side by side.
-        calls: LLM calls in them; 0 for a tool.
+        tool: the tool, for a stage with several tools; None otherwise.
+        runs: number of parallel runs.
+        calls: number of LLM calls in them; 0 for a tool.
         work_s: slot-seconds of the calls.
-        prompt_tokens: tokens sent.
-        output_tokens: tokens answered.
-        tool_s: seconds that runs without a call took.
+        prompt_tokens: prompt tokens of the calls.
+        output_tokens: output tokens of the calls.
+        tool_s: seconds of the runs without calls.
     """
 
     tool: str | None = None
@@ -49,7 +49,7 @@ class Part:
     tool_s: float | None = 0.0
 
     def amount(self, unit: Unit) -> float | None:
-        """Its work, counted in that unit."""
+        """Return its work in that unit; None if not recorded."""
         match unit:
             case Unit.SECONDS:
                 return self.work_s
@@ -61,39 +61,39 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ObservedStage:
-    """One stage occurrence of a job; its parts have different tools."""
+    """One stage occurrence of a job, split into parts by tool."""
 
     stage_occurrence: StageOccurrence
     parts: tuple[Part, ...]
 
     @property
     def fan_out(self) -> int:
-        """How many runs there were side by side."""
+        """Number of parallel runs."""
         return sum(part.runs for part in self.parts)
 
     @property
     def calls(self) -> int:
-        """How many LLM calls it made."""
+        """Number of LLM calls."""
         return sum(part.calls for part in self.parts)
 
     @property
     def tools(self) -> bool:
-        """Whether it is known which tools it ran."""
+        """Whether the tools of its runs are recorded."""
         return any(part.tool is not None for part in self.parts)
 
     def amount(self, unit: Unit) -> float | None:
-        """Its work, counted in that unit; None if some of it is not known."""
+        """Return its work in that unit; None if a part's is not recorded."""
         return _sum(part.amount(unit) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedJob:
-    """The observed behaviour of one ended job. Two that did the same are equal, whichever jobs they were.
+    """The observed behaviour of one ended job. Jobs with the same behaviour are equal.
 
     Attributes:
-        stages: what happened.
-        prompt_tokens: tokens that its first call sent: the size of its input. None if not recorded.
-        complete: whether it went to its end.
+        stages: its stage occurrences.
+        prompt_tokens: prompt tokens of its first call: the size of its input. None if not recorded.
+        complete: whether it completed.
     """
 
     stages: tuple[ObservedStage, ...]
@@ -101,21 +101,20 @@ class ObservedJob:
     complete: bool = True
 
     def amount(self, unit: Unit) -> float | None:
-        """The whole job's work, counted in that unit; None if some of it is not known."""
+        """Return the job's work in that unit; None if a stage's is not recorded."""
         return _sum(stage.amount(unit) for stage in self.stages)
 
     @property
     def work_s(self) -> float:
-        """Slot-seconds of all its calls, as far as they are known."""
+        """Slot-seconds of its calls; unrecorded ones count as 0."""
         return sum(part.work_s or 0.0 for stage in self.stages for part in stage.parts)
 
 
 def observed(job: EndedJob) -> ObservedJob:
-    """What learning keeps of a job.
+    """Return the observed behaviour of a job.
 
-    Stage occurrences are those that the run was watched to have, first those with calls, in the order in
-    which they asked for them, then the others in the order in which they ended. In a job that was not
-    watched they are those of `rounds`.
+    A watched job has its recorded stage occurrences: first those with calls, in request order, then the others,
+    in the order of their ends. Otherwise the stage occurrences are those of `rounds`.
     """
     first = next(job.llm_calls(), None)
     return ObservedJob(
@@ -126,7 +125,7 @@ def observed(job: EndedJob) -> ObservedJob:
 
 
 def nodes_of(job: EndedJob) -> dict[str, NodeBehaviour]:
-    """What each node of a job was seen to do, by its path."""
+    """Return the observed behaviour of each node of a job, by path."""
     runs: Counter[StageOccurrence]
     if job.watched:
         runs = Counter(StageOccurrence(run.name, run.occurrence) for run in job.runs)
@@ -147,12 +146,12 @@ def nodes_of(job: EndedJob) -> dict[str, NodeBehaviour]:
 
 
 def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
-    """What happened in a job, stage occurrences that began side by side together, in the order of time.
+    """Return the stage occurrences of a job in supersteps, in order of time.
 
-    A stage's depth is the length of the longest chain of stages behind it: the superstep in which LangGraph
-    runs it. In a job that was not watched, stages of one name at one depth are one occurrence with a fan-out,
-    whatever each waits for, as `StageProgress` counts stage runs that are announced together; the i-th depth
-    at which a name is found is its i-th occurrence. The calls of one stage count as runs side by side.
+    A stage's depth is the length of the longest dependency chain before it: its superstep in LangGraph. In a job
+    that was not watched, the stages of one name at one depth form one occurrence with a fan-out, as
+    `StageProgress` counts stage runs that are announced together; the i-th depth at which a name appears is its
+    i-th occurrence. The calls of one stage count as parallel runs.
     """
     depths: list[int] = []
     for stage in job.stages:
@@ -215,7 +214,7 @@ def _watched(job: EndedJob) -> Iterator[ObservedStage]:
 
 
 def _occurrence(runs: list[EndedStageRun], calls: list[EndedCall]) -> tuple[Part, ...]:
-    # A run that failed is tried again as the same one.
+    # A failed run was retried; count the complete runs.
     whole = [run for run in runs if run.complete]
     seconds = [call.seconds for call in calls if call.seconds is not None]
     part = Part(
@@ -225,7 +224,7 @@ def _occurrence(runs: list[EndedStageRun], calls: list[EndedCall]) -> tuple[Part
         sum(seconds) if len(seconds) == len(calls) else None,
         _whole(call.prompt_tokens for call in calls),
         _whole(call.output_tokens for call in calls),
-        # With calls, a run's seconds contain their waiting.
+        # The seconds of a run with calls include waits for slots.
         0.0 if calls else sum(run.seconds for run in runs),
     )
     used = Counter(run.tool for run in whole if run.tool is not None)
@@ -238,12 +237,12 @@ def _occurrence(runs: list[EndedStageRun], calls: list[EndedCall]) -> tuple[Part
 def split_by_tool(
     part: Part, used: Mapping[str, int], seconds: Mapping[str, float] | None = None
 ) -> tuple[Part, ...]:
-    """A stage's work split among the tools that its runs used: evenly, run by run.
+    """Split a stage's work evenly over its runs, and sum it by tool.
 
     Args:
-        part: the whole. Which tool made a call is not known.
-        used: how many runs used each tool.
-        seconds: what each tool took, if that is known.
+        part: the whole stage. The tool of a single call is not recorded.
+        used: number of runs by tool.
+        seconds: seconds by tool; None to split `part.tool_s` evenly too.
     """
     runs = sum(used.values())
     return tuple(

@@ -1,7 +1,7 @@
-"""Knows where one job stands on its application: which stages ran, run, are announced, can still come.
+"""Tracks a job's position on its application: which stages ran, run, are announced or may still run.
 
-Does not know calls, times or what anything costs. Whatever a run does is taken in: a node that the
-template does not have, or one more time round than was ever seen, is absorbed and never an error.
+Does not know calls, times or work. It accepts every event of a run: a node missing from the template and an
+occurrence beyond the observed maximum are no errors.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ class Status(Enum):
     """What has become of a stage in a job that is under way, or over."""
 
     RUNNING = "running"
-    REVEALED = "revealed"  # announced: it runs as soon as there is a thread for it
+    REVEALED = "revealed"  # announced: it runs as soon as a thread is free
     FINISHED = "finished"
-    READY = "ready"  # what leads to it is done; whether it is next is being decided
-    PENDING = "pending"  # it may still come
-    SKIPPED = "skipped"  # it can come no more: another way was taken
-    ABSENT = "absent"  # the job is over, and it did not happen
+    READY = "ready"  # its predecessors have ended; it may run in the next superstep
+    PENDING = "pending"  # it may run in a later superstep
+    SKIPPED = "skipped"  # it cannot run any more
+    ABSENT = "absent"  # the job has ended without it
 
 
 class Revealed(NamedTuple):
-    """These stage runs come next, all at the same time. `around` is the stage run that they are part of."""
+    """Stage runs that start next, in parallel. `around` is the stage run that contains them."""
 
     runs: tuple[tuple[int, str], ...]  # number of the stage run, path of its node
     around: int | None = None
-    called: bool = False  # by code of a node, beside the graph's own steps (a `@task`)
-    begun: bool = False  # no sooner said than done
-    tools: tuple[str | None, ...] = ()  # which tool each of the runs will use, where that is announced, too
+    called: bool = False  # called by a node's code (a `@task`), not by a superstep
+    begun: bool = False  # the runs begin at once: no `Began` follows
+    tools: tuple[str | None, ...] = ()  # the tool of each run, None where it is not announced
 
 
 class Began(NamedTuple):
-    """The stage run is being executed."""
+    """The stage run starts."""
 
     run: int
 
 
 class Ended(NamedTuple):
-    """The stage run is over after `seconds`, waiting for slots included.
+    """The stage run ended after `seconds`, including waits for slots.
 
-    `complete` is False if it failed, was cancelled or was interrupted; `again` is True if it stopped
-    for a human, so that the same one will be run once more. `at_s` is when it ended by the scheduler's
-    clock, if not when the scheduler hears of it.
+    `complete` is False if it failed, was cancelled or was interrupted; `again` is True if it was interrupted for
+    a human, so that the same occurrence runs again. `at_s` is the clock time of its end; None for the time at
+    which the scheduler reads the event.
     """
 
     run: int
@@ -61,18 +61,18 @@ StageEvent = Revealed | Began | Ended
 
 
 _new = tuple.__new__
-"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+"""Builds a named tuple in C, without Python bytecode."""
 
 
 class StageOccurrence(NamedTuple):
-    """A node, and which time it runs in its job."""
+    """A node, and its occurrence in the job, from 1."""
 
     path: str
     occurrence: int
 
 
 class Runs(NamedTuple):
-    """Stage runs of one spot, side by side: how many were announced, run now, and are over."""
+    """Numbers of announced, running and ended stage runs of one stage occurrence."""
 
     revealed: int
     running: int
@@ -89,7 +89,7 @@ class _StageRun:
 
 @dataclass(slots=True)
 class StageRunCounts:
-    """The stage runs of one spot, as they come: see `Runs`; and how many use which tool."""
+    """The mutable form of `Runs`, with the number of runs by tool."""
 
     revealed: int = 0
     running: int = 0
@@ -99,31 +99,30 @@ class StageRunCounts:
 
 @dataclass(slots=True)
 class StageProgress:
-    """Where one job stands. `move` changes it, in the order in which things happened.
+    """The position of one job. `move` applies its stage events in order.
 
-    The i-th time that a node runs is counted over supersteps: stage runs of one node that are announced
-    together are one occurrence, however many they are (a `Send` fan-out). Inside graphs that run side by
-    side, the same times round fall together, too.
+    A node's occurrences count supersteps: stage runs of one node that are announced together (a `Send` fan-out)
+    are one occurrence. In graphs that run in parallel, equal occurrences coincide too.
 
     Attributes:
         application: the template.
-        over: whether the job is over.
-        tallies: the stage runs of each node that came up, occurrence by occurrence. Only `move` changes them.
+        over: whether the job has ended.
+        tallies: the stage runs by stage occurrence. Only `move` changes them.
     """
 
     application: Application
     over: bool = False
     tallies: dict[StageOccurrence, StageRunCounts] = field(default_factory=dict)
-    _runs: dict[int, _StageRun] = field(default_factory=dict)  # those that are not over
+    _runs: dict[int, _StageRun] = field(default_factory=dict)  # those that have not ended
     _highest: dict[str, int] = field(default_factory=dict)
     _base: dict[tuple[StageOccurrence | None, str], int] = field(default_factory=dict)
     _times: dict[tuple[int | None, str], int] = field(default_factory=dict)
     _again: dict[str, int] = field(default_factory=dict)
     _fronts: dict[int | None, frozenset[str]] = field(default_factory=dict)
-    _inside: dict[int, list[int]] = field(default_factory=dict)  # stage runs by the one around them
+    _inside: dict[int, list[int]] = field(default_factory=dict)  # stage runs by the one that contains them
 
     def move(self, move: StageEvent) -> None:
-        """Take in what happened. A stage run that is not known (any more) changes nothing."""
+        """Apply a stage event. An event of an unknown or ended stage run changes nothing."""
         if isinstance(move, Ended):
             self._end(move.run, move.again)
         elif isinstance(move, Revealed):
@@ -162,7 +161,7 @@ class StageProgress:
             tally.running += begun
         nodes = self.application.by_path
         known = frozenset(path for path in stage_occurrences if path in nodes and not nodes[path].learned)
-        if known and not called:  # what the graph does not show says nothing of where it goes from there
+        if known and not called:  # a node unknown to the template gives no information on the graph's position
             self._fronts[around] = known
 
     def _occurrence(self, path: str, around: int | None, group: StageOccurrence | None) -> int:
@@ -183,12 +182,12 @@ class StageProgress:
             self._again[run.stage_occurrence.path] = run.stage_occurrence.occurrence
         else:
             tally.ended += 1
-        self._fronts.pop(number, None)  # what went on inside is over with it
+        self._fronts.pop(number, None)  # its inner graph ended with it
         for left in self._inside.pop(number, ()):
             self._drop(left)
 
     def _drop(self, number: int) -> None:
-        """The stage run never ended by itself: its graph was given up, and the stage around it went on."""
+        """Remove a stage run without an end of its own: its graph was abandoned when the outer stage run ended."""
         run = self._runs.pop(number, None)
         if run is None:
             return
@@ -200,21 +199,21 @@ class StageProgress:
             self._drop(left)
 
     def end(self) -> None:
-        """The job is over."""
+        """End the job."""
         self.over = True
         self._runs.clear()
         self._fronts.clear()
 
     def stage_occurrence(self, run: int) -> StageOccurrence | None:
-        """Which node the stage run is of, and which time; None once it is over."""
+        """Return the stage occurrence of a stage run; None once it has ended."""
         found = self._runs.get(run)
         return None if found is None else found.stage_occurrence
 
     def place(self, run: int) -> str | None:
-        """The id of the stage that the stage run is part of.
+        """Return the id of the stage that the stage run is part of.
 
-        That of its node; for a node that the template does not have, that of the stage run around it.
-        None if there is none, too: then nothing is known of it, and nothing expected.
+        For a node that the template lacks, it is the stage of the nearest enclosing stage run that has one; None if
+        there is none.
         """
         number: int | None = run
         while number is not None:
@@ -227,9 +226,9 @@ class StageProgress:
         return None
 
     def expanded(self) -> dict[StageOccurrence, Runs]:
-        """What each node that came up so far expanded into, occurrence by occurrence: its stage runs.
+        """Return the stage runs of each announced stage occurrence.
 
-        For a dynamic stage that is the plan as it was announced, and how much of it is done.
+        For a dynamic stage this is its announced plan and its progress.
         """
         return {
             stage_occurrence: _new(Runs, (tally.revealed, tally.running, tally.ended))
@@ -237,25 +236,24 @@ class StageProgress:
         }
 
     def runs(self, stage_occurrence: StageOccurrence) -> Runs | None:
-        """The stage runs of one spot; None if it never came up."""
+        """Return the stage runs of one stage occurrence; None if it was never announced."""
         tally = self.tallies.get(stage_occurrence)
         return None if tally is None else _new(Runs, (tally.revealed, tally.running, tally.ended))
 
     def tool(self, run: int) -> str | None:
-        """The tool that the stage run was announced to use; None if that is not known, or it is over."""
+        """Return the announced tool of a stage run; None if it is unknown or the run has ended."""
         found = self._runs.get(run)
         return None if found is None else found.tool
 
     def tools(self, stage_occurrence: StageOccurrence) -> Mapping[str, int]:
-        """How many runs of one spot were announced to use which tool."""
+        """Return the number of runs by announced tool."""
         tally = self.tallies.get(stage_occurrence)
         return {} if tally is None else tally.tools
 
     def planned(self) -> tuple[tuple[str, int], ...] | None:
-        """How often all announcements together name each tool, sorted by name.
+        """Return the number of runs by announced tool over the whole job, sorted by name.
 
-        None if none did, and as long as a node that uses tools may come once more: then the plan is not
-        known in full.
+        None if no tool was announced, or if a node with announced tools may run again: then the plan is incomplete.
         """
         named: dict[str, int] = {}
         coming: frozenset[str] | None = None
@@ -269,7 +267,7 @@ class StageProgress:
         return tuple(sorted(named.items())) if named else None
 
     def statuses(self) -> dict[str, Status]:
-        """What has become of every stage of the template, by id."""
+        """Return the status of every stage of the template, by id."""
         found: dict[str, Status] = {}
         coming, next_ = self._coming(), self._next()
         ran: dict[str, list[StageRunCounts]] = {}
@@ -299,27 +297,27 @@ class StageProgress:
         return found
 
     def remaining(self) -> tuple[str, ...]:
-        """Ids of the stages that run now or may still come, each behind all that lead to it."""
+        """Return the ids of the stages that run or may still run, in topological order."""
         left = (Status.RUNNING, Status.REVEALED, Status.READY, Status.PENDING)
         statuses = self.statuses()
         return tuple(stage.id for stage in self.application.stages if statuses[stage.id] in left)
 
     def coming(self) -> frozenset[str]:
-        """Paths of the nodes that may be begun once more, as far as the template's edges tell.
+        """Return the paths of the nodes that may start again, according to the template's edges.
 
-        A node that runs, or is announced, is among them only if it can come again after that.
+        A running or announced node is included only if it can start once more afterwards.
         """
         return self._coming().union(self._again) if self._again and not self.over else self._coming()
 
     def _alive(self) -> Iterator[str]:
-        """Nodes that run now, or ran in the latest step of a graph that goes on from there."""
+        """Nodes that run, or that ran in the latest superstep of a graph that has not ended."""
         for run in self._runs.values():
             yield run.stage_occurrence.path
         for front in self._fronts.values():
             yield from front
 
     def _coming(self) -> frozenset[str]:
-        """Nodes that may still be run, or run again."""
+        """Nodes that may run, or run again."""
         if self.over:
             return frozenset()
         if not self._fronts:
@@ -330,10 +328,10 @@ class StageProgress:
         return self.application.reachable([*self._alive(), *waiting]).union(waiting)
 
     def _next(self) -> frozenset[str]:
-        """Nodes that may be run in the very next step."""
+        """Nodes that may run in the next superstep."""
         if not self._fronts:
             return frozenset(self.application.entries)
-        # A graph goes on when all of its latest step is over.
+        # A graph continues when its latest superstep has ended.
         busy = {run.around for run in self._runs.values()}
         done = {path for graph, front in self._fronts.items() if graph not in busy for path in front}
         return frozenset(target for source, target in self.application.edges if source in done)

@@ -1,1 +1,1 @@
-"""Who waits for a slot and who holds one: a protocol, and its home in the memory of one process."""
+"""The ledger of tickets and grants: a protocol, and its implementation in process memory."""

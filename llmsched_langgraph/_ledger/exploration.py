@@ -1,6 +1,6 @@
-"""Knows when a grant goes to the call that teaches most, and which lane that is: Algorithm 1 of LLMSched.
+"""Decides which grants explore, and which lane they go to: Algorithm 1 of LLMSched.
 
-Does not know slots or clocks, nor how much a call teaches: that comes with the lane.
+Does not know slots or clocks, and does not compute information gain: it comes with the lane.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from llmsched_langgraph._ledger.values import Explore, Lane
 from llmsched_langgraph.errors import ConfigurationError
 
 _PRIME = 67_108_859
-"""The largest under 2^26: squares stay under 2^52. 3 does not divide it less 1, so no cube comes twice."""
+"""Largest prime below 2^26 that is 2 mod 3: cubing is a bijection, squares stay below 2^52."""
 
 JOBS = 32
-"""Jobs next in line whose lanes are looked at. It bounds what a turn costs."""
+"""Maximum number of jobs considered, in service order. It bounds the cost of a grant."""
 
 LANES = 4 * JOBS
-"""Lanes that are looked at, at most."""
+"""Maximum number of lanes considered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """How often to explore, and how much of a stage.
+    """The share of grants that explore, and the share of a stage that may be explored.
 
     Attributes:
-        epsilon: the share of grants that explore, 0 to 1.
-        sample: the part of a stage's calls that may be granted to explore it, above 0 and up to 1. Some are
-            enough to learn from, and all of them would hold up short jobs.
-        seed: of the coin.
+        epsilon: share of grants that explore, 0 to 1.
+        sample: share of a stage's calls that may be granted for exploration, above 0 and up to 1. A sample is
+            enough to learn from; exploring every call would delay short jobs.
+        seed: seed of the random choice.
 
     Raises:
         ConfigurationError: a share is out of range.
@@ -47,9 +47,9 @@ class Exploration:
             raise ConfigurationError(f"sample must be above 0 and at most 1, not {self.sample!r}")
 
     def turn(self, number: int) -> bool:
-        """Whether the grant of this number explores. The coin depends on seed and number alone."""
-        # Whole numbers under 2^53 all the way, so that any language draws the same. Cubes, for sums and
-        # multiples of the number alone would come round again and again.
+        """Return whether grant `number` explores: a pure function of `seed` and `number`."""
+        # Integers below 2^53 throughout, so that any language computes the same values. Cubes, because a
+        # linear recurrence of the number would have short periods.
         state = (self.seed % _PRIME * 69_621 + 1) % _PRIME
         state = (state * state % _PRIME * state + number) % _PRIME
         for _ in range(3):
@@ -58,15 +58,15 @@ class Exploration:
 
 
 def choose(lanes: Iterable[tuple[float, Lane, int, Explore | None]], now: float) -> Lane | None:
-    """The lane whose first call should go next for what it teaches; None if none does.
+    """Return the lane whose first call has the largest gain; None if none has a gain.
 
-    Jobs whose intervals of remaining work overlap are of one set: their order is not certain. Of the first
-    set it is the lane with the largest gain; later sets come later, whatever they would teach. Ties go to
-    the earlier job, then to the earlier arrival.
+    Jobs whose intervals of remaining work overlap form a set, within which the order is uncertain. Only the
+    first set is searched. Ties go to the job with the smaller lower bound, then to the earlier job, then to
+    the earlier arrival.
 
     Args:
-        lanes: in the order of service: the policy's order, the lane, the arrival of its first ticket, and
-            what exploring needs.
+        lanes: in service order: the policy's order, the lane, the arrival of its first ticket, and what
+            exploration needs (None if the lane is never explored).
         now: the clock.
     """
     jobs: set[int] = set()
@@ -77,12 +77,12 @@ def choose(lanes: Iterable[tuple[float, Lane, int, Explore | None]], now: float)
             if len(jobs) == JOBS:
                 if order != last:
                     break
-                continue  # in a tie, lanes of the jobs before it may still come
+                continue  # lanes of earlier jobs with equal order may follow
             jobs.add(lane[1])
             last = order
         if explore is not None:
             work_s = explore.done_s + (explore.holding * now - explore.granted_sum_s)
-            # What it has received since the interval was formed is not to come any more.
+            # Subtract the work received since the interval was formed.
             lo, hi = explore.information.bounds
             less_s = min(max(work_s - explore.formed_s, 0.0), lo)
             found.append((lo - less_s, lane[1], arrival, hi - less_s, lane, explore))

@@ -1,8 +1,8 @@
-"""Knows who waits and who holds in one process: a ledger whose home is memory.
+"""Implements the ledger in the memory of one process.
 
-Does not know jobs, policies, clocks, locks or IO. The truth is a dict of immutable values (`truth.py`). Heaps
-and queues are indexes of it: they may name too much and never too little, are added to before a commit and
-cleaned after it, and what they name is checked against the truth.
+Does not know jobs, policies, clocks, locks or IO. The state is a dict of immutable values (`truth.py`). Heaps
+and queues are indexes of it: a superset of the current entries, extended before a commit, cleaned after it,
+and checked against the state at each read.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _ARRIVALS = "#arrivals"
 _AT_ONCE = "#at once"
 
 _new = tuple.__new__
-"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+"""Builds a named tuple in C, without Python bytecode."""
 
 Rank = tuple[int, float, int, Lane]
-"""A lane's place: level, order, arrival of its first ticket, and the lane."""
+"""A lane's position: level, order, arrival of its first ticket, lane."""
 
 
 class _Lane(NamedTuple):
@@ -51,18 +51,18 @@ class _Lane(NamedTuple):
 
 
 class MemoryLedger:
-    """The memory home of the `Ledger` protocol. `claim` is what is committed, and no more than a look-up.
+    """The `Ledger` protocol in memory. `claim` is a dict look-up of the committed state.
 
-    `settle` grants one ticket at a time. A change is O(log n) in the lanes that wait, amortised.
+    `settle` grants one ticket per call. A change costs amortised O(log n) in the waiting lanes.
 
     Args:
         backends: the pools of slots.
-        exploration: how often to grant for what a call teaches; None for never.
-        truth: where its values are kept; changes take effect with the owner's `commit`. Without one, each
-            change and each grant is committed by itself.
+        exploration: the exploration settings; None for no exploration.
+        truth: the store of its values, committed by its owner. None for a private one, in which each change
+            and each grant is committed by itself.
 
     Attributes:
-        more: whether `settle` may have more to tell than the grant that it told last.
+        more: whether `settle` may have another result after the last one.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class MemoryLedger:
         self._truth = truth = Truth() if truth is None else truth
         self._exploration = exploration
         self._committed = truth.committed
-        self._names: dict[str, str] = {}  # of backends, as they stand in the truth
+        self._names: dict[str, str] = {}  # keys of backends in the truth
         for backend in backends:
             self._names[backend.name] = "backend " + backend.name
             truth.committed["backend " + backend.name] = BackendView(backend)
         truth.committed[_ARRIVALS] = 0
         self.more = True
-        self._told: deque[Granted] = deque()  # granted in a `submit` that was committed by itself
+        self._told: deque[Granted] = deque()  # forced grants that a self-committing `submit` made
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
-        self._queues: dict[Lane, deque[tuple[int, int]]] = {}  # arrivals and tickets
-        self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or with time
+        self._queues: dict[Lane, deque[tuple[int, int]]] = {}  # (arrival, ticket)
+        self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or later
         self._do: dict[type[Change], Callable[[float, Any], None]] = {
             Request: self._request,
             Rekey: self._rekey,
@@ -93,7 +93,7 @@ class MemoryLedger:
     # -- the protocol ------------------------------------------------------------------
 
     def attach(self, ready: Callable[[], None]) -> None:
-        """See `Ledger.attach`. All news of this home comes of changes that were submitted."""
+        """See `Ledger.attach`. Nothing happens here without a `submit`, so `ready` is never called."""
 
     def submit(self, now: float, *changes: Change) -> None:
         """See `Ledger.submit`."""
@@ -140,7 +140,7 @@ class MemoryLedger:
         return (), wake_s
 
     def _forget(self, lane: Lane) -> None:
-        """The lane is no more."""
+        """Remove the lane's queue."""
         self._queues.pop(lane, None)
 
     def admit(self, now: float, request: Request) -> Grant | None:
@@ -194,7 +194,7 @@ class MemoryLedger:
             assert grant is not None
             if self._own:
                 self._told.append(Granted(ticket, grant))
-            else:  # committed with its telling
+            else:  # committed by the caller, reported by `settle`
                 staged[_AT_ONCE] = (*staged.get(_AT_ONCE, ()), Granted(ticket, grant))
             return
         at = self._names[name]
@@ -257,7 +257,7 @@ class MemoryLedger:
         self._ripe[backend.name] = None
 
     def _shorten(self, lane: Lane) -> None:
-        """One ticket fewer waits in the lane."""
+        """Decrement the lane's number of waiting tickets."""
         truth = self._truth
         level, order, explore, waiting = truth.staged[lane] if lane in truth.staged else truth.committed[lane]
         if waiting == 1:
@@ -268,15 +268,15 @@ class MemoryLedger:
     # -- grants ------------------------------------------------------------------------
 
     def _most_informative(self, name: str, now: float) -> tuple[int, Waiting] | None:
-        """The first ticket of the lane that teaches most; None if none teaches."""
+        """Return the first ticket of the lane with the largest gain; None if no lane has a gain."""
         try:
             lane = choose(self._in_order(name), now)
-        except Exception:  # a belief may be anybody's object: its bug costs this turn, never the slot
+        except Exception:  # a bug in a user's belief costs this exploration, never a slot
             return None
         return None if lane is None else self._first(lane)
 
     def _first(self, lane: Lane) -> tuple[int, Waiting]:
-        """The first ticket that waits in the lane. One does: else there would be no such lane."""
+        """Return the first waiting ticket of a lane. A lane exists only while a ticket waits in it."""
         queue, committed, staged = self._queues[lane], self._committed, self._truth.staged
         while True:
             arrival, ticket = queue[0]
@@ -293,12 +293,12 @@ class MemoryLedger:
         raise AssertionError(f"lane {lane} has lost its tickets")
 
     def _lives(self, arrival: int, ticket: int) -> bool:
-        """Whether the place in a queue may be one at which a ticket waits."""
+        """Return whether this queue entry may be a waiting ticket."""
         claim = self._committed.get(ticket)
         return ticket in self._truth.staged or (type(claim) is Waiting and claim.arrival == arrival)
 
     def _rank(self, rank: Rank) -> None:
-        """Give a lane its place in the heap. Places that it has no more stay until they come to the top."""
+        """Push a lane's rank. Outdated ranks stay in the heap until they reach the top."""
         name = rank[3][0]
         heap = self._heaps[name]
         if len(heap) > 2 * len(self._queues) + 64:
@@ -306,7 +306,7 @@ class MemoryLedger:
         heapq.heappush(heap, rank)
 
     def _top(self, name: str) -> tuple[int, Waiting]:
-        """The first ticket of the first lane of a backend at which something waits."""
+        """Return the first ticket of the first lane of a backend; one must be waiting."""
         committed = self._committed
         heap = self._heaps[name]
         while True:
@@ -318,11 +318,11 @@ class MemoryLedger:
             first = self._first(lane)
             if first[1].arrival == arrival:
                 return first
-            # Arrivals grow: it was a lower bound.
+            # The stored arrival was a lower bound.
             heapq.heapreplace(heap, (level, order, first[1].arrival, lane))
 
     def _rebuild(self, name: str) -> list[Rank]:
-        """A heap without dead entries: they stay under twice the lanes, at O(1) a change, amortised."""
+        """Rebuild the heap without outdated ranks: amortised O(1) per change."""
         committed, staged = self._committed, self._truth.staged
         heap = [
             (known.level, known.order, queue[0][0], lane)
@@ -336,7 +336,7 @@ class MemoryLedger:
         return heap
 
     def _in_order(self, name: str) -> Iterator[tuple[float, Lane, int, Explore | None]]:
-        """Lanes of a backend's first level, in order: order, lane, first arrival, what exploring needs."""
+        """Yield the lanes of a backend's first level in order, with what exploration needs."""
         heap, committed = self._heaps[name], self._committed
         served: int | None = None
         reached: list[tuple[Rank, int]] = [(heap[0], 0)] if heap else []

@@ -1,6 +1,6 @@
-"""Knows what a ledger is: the sole owner of grants, wherever it has its home.
+"""Defines the ledger protocol. The ledger is the sole owner of grants.
 
-Does not know any home. `tests/support/conformance.py` holds what every home must do.
+Does not know any implementation. `tests/support/conformance.py` tests every implementation.
 """
 
 from __future__ import annotations
@@ -21,45 +21,47 @@ from llmsched_langgraph._ledger.values import (
 
 
 class Ledger(Protocol):
-    """Who waits, who holds, what is free. A ledger calls nobody back between two grants.
+    """Stores waiting tickets, held slots and free slots. It calls no callback between two grants.
 
-    The invariant of every home: no admissible ticket waits while a slot that it could use is free. A ticket
-    is admissible unless its backend is paused. Changes are idempotent: one that was submitted twice, because
-    the first decision was broken off, counts once.
+    Invariant: no admissible ticket waits while a slot that it could use is free. A ticket is admissible
+    unless its backend is paused. Changes are idempotent: one that is submitted again, after an interrupted
+    decision, counts once.
     """
 
     def attach(self, ready: Callable[[], None]) -> None:
-        """Call `ready` from any thread when `settle` has news that no `submit` of this process led to."""
+        """Register `ready`, called from any thread when `settle` has news from another process."""
 
     def submit(self, now: float, *changes: Change) -> None:
-        """Take these changes in order. Never waits for IO."""
+        """Apply the changes in order. Never waits for IO."""
 
     def settle(self, now: float) -> tuple[Sequence[Granted | Lost], float | None]:
-        """What has happened; and, once nothing is left to tell, when to be asked again if time alone matters.
+        """Return new grants and losses; if there are none, also when to call again.
 
-        Ask until the first is empty. A home may tell one grant at a time, so that the keys that depend on it
-        can be changed before the next.
+        The second value is the clock time at which a grant becomes possible by time alone; None for never.
+        Call until the first value is empty. An implementation may return one grant at a time, so that
+        dependent keys can change before the next.
         """
 
     def admit(self, now: float, request: Request) -> Grant | None:
-        """The short path: the grant, if no ticket waits at the backend and a slot is free, or if forced.
+        """Grant at once if forced, or if a slot is free and no ticket waits at the backend.
 
-        Else, or where a home cannot tell at once, None, and nothing has changed: `submit` the request then.
+        Return None, without a change, if neither holds or the implementation cannot decide locally; then
+        `submit` the request.
         """
 
     @property
     def claim(self) -> Callable[[int], Waiting | Grant | None]:
-        """Gives what a ticket has now, as it is committed; None if it is not known (any more)."""
+        """Function from a ticket to its committed state; None for an unknown or released ticket."""
 
     def backend(self, name: str) -> BackendView:
-        """One backend now. Raises KeyError for one that there is not."""
+        """Return the backend's current state. Raises KeyError for an unknown name."""
 
     @property
     def backends(self) -> Mapping[str, BackendView]:
-        """All backends now, by name."""
+        """The current state of all backends, by name."""
 
     def view(self) -> LedgerView:
-        """All that it knows. O(tickets): for people and checks."""
+        """Return the whole state. O(tickets): for display and checks."""
 
     def check(self, now: float) -> None:
         """Raise AssertionError unless every invariant holds."""

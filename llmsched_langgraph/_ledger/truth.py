@@ -1,9 +1,8 @@
-"""Knows how a decision becomes true all at once, or not at all.
+"""Makes a decision atomic: all of its values are committed, or none.
 
-Does not know what is decided. All state that matters is one dict of immutable values. A decision computes new
-values aside and commits them by one call of `dict.update`, which is written in C: the keys are numbers,
-strings and tuples of them, so no line of Python runs inside it. What breaks a decision off leaves the state
-before.
+Does not know what is decided. The whole state is one dict of immutable values. A decision computes new values
+separately and commits them by one call of `dict.update`. That call is atomic: it is written in C, and the
+keys are numbers, strings and tuples of them, so it executes no Python bytecode.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any
 
 
 class Truth:
-    """Committed values, and those of the decision that is being made.
+    """The committed values, and those of the current decision.
 
     Attributes:
-        committed: what is true. Read it freely; only `commit` writes it.
-        staged: what the present decision makes of it; None stands for what is no more.
+        committed: the committed values. Only `commit` writes them.
+        staged: the current decision's new values; None marks a removed key.
     """
 
     __slots__ = ("_removed", "committed", "staged")
@@ -28,33 +27,33 @@ class Truth:
         self._removed: list[tuple[Any, Callable[[Any], object] | None]] = []
 
     def begin(self) -> None:
-        """Start a decision. What an earlier one staged and did not commit is forgotten."""
+        """Start a decision. Discard what an interrupted one staged."""
         self.staged = {}
 
     def get(self, key: Any) -> Any:
-        """The value as the present decision has it; None if there is none."""
+        """Return the value including the current decision's changes; None if there is none."""
         staged = self.staged
         return staged[key] if key in staged else self.committed.get(key)
 
     def remove(self, key: Any, forget: Callable[[Any], object] | None = None) -> None:
-        """Stage that there is no such value any more.
+        """Stage the removal of a value.
 
         Args:
             key: the value's key.
-            forget: takes the key out of an index, once this is committed; it may be called twice.
+            forget: removes the key from an index after the commit; it must be idempotent.
         """
         self._removed.append((key, forget))
         self.staged[key] = None
 
     def commit(self) -> None:
-        """Make the decision true, and take what is no more out of the indexes."""
+        """Commit the decision, then remove deleted keys from the indexes."""
         committed = self.committed
-        committed.update(self.staged)  # the one store
+        committed.update(self.staged)  # atomic
         self.staged = {}
         removed = self._removed
-        while removed:  # by this commit, or by one that was broken off here
+        while removed:  # of this commit or an interrupted one
             key, forget = removed[-1]
-            if key in committed and committed[key] is None:  # else it has come again, or was not committed
+            if key in committed and committed[key] is None:  # else it was set again, or not committed
                 if forget is not None:
                     forget(key)
                 del committed[key]

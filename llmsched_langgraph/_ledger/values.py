@@ -1,6 +1,6 @@
-"""Knows the words of a ledger: backends, keys, lanes, tickets, and what is asked of it and answered.
+"""Defines the ledger's values: backends, keys, lanes, tickets, changes and results.
 
-Does not know how tickets are kept or chosen. All values are frozen; times are seconds of the caller's clock.
+Does not know how tickets are stored or chosen. Values are frozen; times are seconds of the caller's clock.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Backend:
     """A pool of slots that serves some models.
 
     Attributes:
-        name: what messages and statistics call it.
-        slots: calls that it serves at once, at least 1.
-        models: the models it serves; None for every model that no other backend claims.
+        name: its name in messages and statistics.
+        slots: maximum number of concurrent calls, at least 1.
+        models: the models that it serves; None for every model that no other backend names.
 
     Raises:
-        ConfigurationError: fewer than one slot, or an empty name or list of models.
+        ConfigurationError: `slots` is below 1, or the name or list of models is empty.
     """
 
     name: str = "default"
@@ -50,10 +50,10 @@ class Backend:
 
 
 def check_slots(slots: object, what: str) -> int:
-    """`slots` if it can be a number of slots.
+    """Return `slots` if it is a valid number of slots.
 
     Raises:
-        ConfigurationError: naming `what`, if not.
+        ConfigurationError: it is not; the message begins with `what`.
     """
     if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
         raise ConfigurationError(
@@ -64,19 +64,19 @@ def check_slots(slots: object, what: str) -> int:
 
 
 class CallInfo(NamedTuple):
-    """What is known of one call when it asks for a slot.
+    """The properties of a call when it requests a slot.
 
     Attributes:
-        stage: the name that the call goes by.
-        spot: the stage occurrence that it is part of.
-        occurrence: which call of its stage name it is in its job, from 1.
-        run: number of the stage run that makes it; None if it is not known.
-        first: the number of the request among the events of its job.
-        models: the names of the model that it is for, the first that applies first.
-        prompt_tokens: estimated tokens of the prompt; None if nothing is known.
-        output_tokens: estimated tokens of the answer; None if nothing is known.
-        conversation: identity of the conversation whose prefix it shares; empty if it has none.
-        account: keyed hash of the credential that it is made with; empty for the backend's own.
+        stage: the call's stage name.
+        stage_occurrence: the stage occurrence that it is part of.
+        occurrence: the call's number among the job's calls with this stage name, from 1.
+        run: number of the stage run that makes it; None if unknown.
+        first: number of the request among the job's events.
+        models: the names of the requested model, in the order in which they are looked up.
+        prompt_tokens: estimated prompt tokens; None if unknown.
+        output_tokens: estimated output tokens; None if unknown.
+        conversation: id of the conversation whose prefix it shares; empty if there is none.
+        account: keyed hash of the call's credential; empty for the backend's own.
     """
 
     stage: str = ""
@@ -95,9 +95,8 @@ class Failure(NamedTuple):
     """Why an attempt failed.
 
     Attributes:
-        status: HTTP status of the answer; None if there was none.
-        retry_after_s: seconds after which the backend may be asked again, if it said so. The backend is
-            paused until then.
+        status: HTTP status; None if there was no response.
+        retry_after_s: seconds for which the backend is paused, as its response demanded; None if it did not.
         kind: the class of the error, in one word.
     """
 
@@ -107,28 +106,29 @@ class Failure(NamedTuple):
 
 
 class InformationGain(Protocol):
-    """What is believed of a job, as far as exploring needs it: a value, so it may be worked out late."""
+    """The part of a job's belief that exploration needs. It is immutable and may be lazy."""
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The interval of the job's remaining work when it was formed, in slot-seconds."""
+        """Interval of the job's remaining work when the belief was formed, in slot-seconds."""
 
     def uncertainty_reduction(self, stage: StageOccurrence) -> float:
-        """R of a stage that is ready, in bit-seconds."""
+        """Return R(X) of a ready stage, its uncertainty reduction, in bit-seconds."""
 
 
 class Explore(NamedTuple):
-    """What a lane needs to be chosen for what it teaches (Algorithm 1 of LLMSched, arXiv 2504.03444).
+    """What exploration needs to know of a lane (Algorithm 1 of LLMSched, arXiv 2504.03444).
 
-    The ledger ages the interval itself: the job's work at `now` is `done_s + holding * now - granted_sum_s`.
+    The job's work at time `now` is `done_s + holding * now - granted_sum_s`, in slot-seconds. The ledger
+    subtracts the work received since `formed_s` from the interval.
 
     Attributes:
-        teaching: the interval of the job's remaining work, and what its stages teach.
+        information: the interval of the job's remaining work, and the information gain of its stages.
         formed_s: slot-seconds that the job had received when the interval was formed.
-        done_s: slot-seconds of the job's calls that are over.
+        done_s: slot-seconds of the job's ended calls.
         holding: slots that the job holds.
-        granted_sum_s: the sum of the times at which those were granted.
-        left: how many of the lane's calls may still be sampled.
+        granted_sum_s: sum of the grant times of those slots, in seconds of the clock.
+        left: number of the lane's calls that may still be explored.
     """
 
     information: InformationGain
@@ -140,12 +140,12 @@ class Explore(NamedTuple):
 
 
 class Key(NamedTuple):
-    """What orders a lane among the lanes of its backend; ties go to the earlier arrival.
+    """The key that orders a lane within its backend; ties go to the earlier arrival.
 
     Attributes:
-        level: the priority, smaller first. A level is served before all later ones.
+        level: the priority, smaller first. A level is served before all larger ones.
         order: the policy's order, smaller first.
-        explore: what exploring needs; None if the lane is never explored.
+        explore: what exploration needs; None if the lane is never explored.
     """
 
     level: int = 0
@@ -156,21 +156,21 @@ class Key(NamedTuple):
 FIRST_COME = Key()
 
 Lane = tuple[str, int, StageOccurrence]
-"""One job's stage occurrence at one backend: backend, number of the job, stage occurrence."""
+"""One job's stage occurrence at one backend: backend name, job number, stage occurrence."""
 
 
-# -- what is asked of a ledger -----------------------------------------------------------
+# -- changes ------------------------------------------------------------------------------
 
 
 class Request(NamedTuple):
-    """A new ticket wants a slot of the lane's backend. A ticket that is known already changes nothing.
+    """A new ticket requests a slot of the lane's backend. A known ticket changes nothing.
 
     Attributes:
         ticket: its number, from 1.
-        lane: where it waits, behind the tickets that wait there.
-        key: the lane's key from now on; None leaves it, or makes it `FIRST_COME`.
-        forced: whether it is granted at once, over the limit if need be.
-        call: what is known of the call.
+        lane: the lane in which it waits last.
+        key: the lane's new key; None keeps the key, or sets `FIRST_COME` for a new lane.
+        forced: whether it is granted at once, even above the limit.
+        call: the call's properties.
     """
 
     ticket: int
@@ -181,14 +181,14 @@ class Request(NamedTuple):
 
 
 class Rekey(NamedTuple):
-    """The lane's key is another one. A lane in which nothing waits has none: nothing happens."""
+    """Change a lane's key. A lane without waiting tickets has no key: nothing changes."""
 
     lane: Lane
     key: Key
 
 
 class Release(NamedTuple):
-    """The ticket gives back what it has: its place in the backlog, or its slot. Legal from any state."""
+    """Release a ticket: remove it from the backlog, or free its slot. Legal from any state."""
 
     ticket: int
     usage: Usage = UNKNOWN_USAGE
@@ -196,24 +196,24 @@ class Release(NamedTuple):
 
 
 class Configure(NamedTuple):
-    """The backend's settings are these from now on. Fewer slots than are held drain."""
+    """Change a backend's settings. After a reduction, excess slots drain as they are released."""
 
     backend: Backend
 
 
 Change = Request | Rekey | Release | Configure
 
-# -- what a ledger answers ---------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------
 
 
 class Waiting(NamedTuple):
-    """A ticket that waits.
+    """A waiting ticket.
 
     Attributes:
-        lane: where.
-        arrival: its number among the tickets that came to wait at any backend.
-        asked_s: when it was requested.
-        call: what is known of the call.
+        lane: the lane in which it waits.
+        arrival: its arrival number over all backends.
+        asked_s: clock time of its request.
+        call: the call's properties.
     """
 
     lane: Lane
@@ -226,16 +226,16 @@ class Grant(NamedTuple):
     """A ticket that holds a slot.
 
     Attributes:
-        lane: where it waited.
-        asked_s: when it was requested.
-        granted_s: when it got its slot.
-        call: what is known of the call.
-        reason: why it was its turn: "free" (nobody waited), "order" (first in the policy's order), "explore"
-            (it teaches most), or "forced" (it could not wait).
-        concurrency: slots of the backend that were held then, this one included.
-        slots: slots that the backend had then.
-        replica: which replica of the backend serves it; empty if there is one.
-        lease_until_s: when it ends unless it is renewed; None if it does not end.
+        lane: the lane of the ticket.
+        asked_s: clock time of its request.
+        granted_s: clock time of its grant.
+        call: the call's properties.
+        reason: "free" (no ticket waited), "order" (first in the policy's order), "explore" (largest gain), or
+            "forced" (it could not wait).
+        concurrency: held slots of the backend at the grant, this one included.
+        slots: the backend's slots at the grant.
+        replica: the backend's replica that serves it; empty if there is one only.
+        lease_until_s: clock time at which the lease ends unless renewed; None without a lease.
     """
 
     lane: Lane
@@ -257,7 +257,7 @@ class Granted(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The ticket holds its slot no longer, though it was not released: its lease ran out."""
+    """The ticket lost its slot without a release: its lease ended."""
 
     ticket: int
 
@@ -267,11 +267,11 @@ class BackendView(NamedTuple):
 
     Attributes:
         backend: its settings.
-        holding: slots in use, forced ones included.
+        holding: held slots, forced ones included.
         waiting: tickets in its backlog.
-        granted: slots given since the beginning.
-        released: slots given back since the beginning.
-        opens_s: no slot is granted before then, but to forced tickets.
+        granted: total number of grants.
+        released: total number of released slots.
+        opens_s: clock time until which it is paused: only forced tickets are granted.
     """
 
     backend: Backend
@@ -288,7 +288,7 @@ class LedgerView:
 
     Attributes:
         backends: by name.
-        waiting: the tickets that wait, by number, in the order of their arrival.
+        waiting: the waiting tickets, by number, in arrival order.
         holding: the tickets that hold a slot, by number.
     """
 

@@ -68,7 +68,7 @@ class Driver:
         recorder: Recorder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._machine = SchedulerMachine(policy, backends, profile)
         self._ledger = self._machine.ledger
         self.claim = self._ledger.claim
@@ -108,7 +108,7 @@ class Driver:
         """
         self._check_open()
         job = next(self._jobs)
-        arrived = self._clock(), JobArrived(job, info, resumes, seen)
+        arrived = self.clock(), JobArrived(job, info, resumes, seen)
         if resumes is None and not self._subscriptions and not self._hears:
             self._quiet.keep(job, arrived)
         else:
@@ -157,7 +157,7 @@ class Driver:
             self._check_open()
         if job in self._quiet.arrivals:
             self._quiet.announce(job)
-        self._inbox.append((self._clock(), CallRequested(ticket, backend, stage, job, forced, run)))
+        self._inbox.append((self.clock(), CallRequested(ticket, backend, stage, job, forced, run)))
         self.pump()
         if type(self.claim(ticket)) is not Grant:
             return False
@@ -172,7 +172,7 @@ class Driver:
         failure: Failure | None = None,
     ) -> None:
         """Give back whatever the ticket has: from any state, any thread, any number of times."""
-        self._inbox.append((self._clock(), CallReleased(ticket, outcome, usage, failure)))
+        self._inbox.append((self.clock(), CallReleased(ticket, outcome, usage, failure)))
         self._watched.pop(ticket, None)
         self.pump()
 
@@ -186,7 +186,7 @@ class Driver:
         self.pump()
         for ticket, waiter in tuple(self._waiters.items()):
             waiter.refuse(closed_while_waiting())
-            self._inbox.append((self._clock(), CallDismissed(ticket)))
+            self._inbox.append((self.clock(), CallDismissed(ticket)))
         self.pump()
         self._service.stop()
 
@@ -229,13 +229,13 @@ class Driver:
 
     def _put_by(self, event: Event) -> None:
         """Leave an event that no call waits for to the next one who comes by."""
-        self._inbox.append((self._clock(), event))
+        self._inbox.append((self.clock(), event))
         if len(self._inbox) > PUT_BY:
             self.pump()
 
     def post(self, event: Event) -> None:
         """Have the event handled, here or by the thread that is at it."""
-        self._inbox.append((self._clock(), event))
+        self._inbox.append((self.clock(), event))
         self.pump()
 
     def pump(self) -> None:
@@ -264,7 +264,7 @@ class Driver:
                 if type(one) is tuple:
                     now, event = one
                 else:
-                    now, event = self._clock(), one
+                    now, event = self.clock(), one
                     self._watched.pop(one.ticket, None)
                 if self._tries < GIVEN_UP:
                     try:
@@ -290,7 +290,7 @@ class Driver:
                     continue  # it does not wait yet, and looks for itself before it does
                 if not waiter.wake():
                     # Its event loop is closed: there is nobody to give the slot back.
-                    self._inbox.append((self._clock(), CallReleased(ticket, Outcome.CANCELLED)))
+                    self._inbox.append((self.clock(), CallReleased(ticket, Outcome.CANCELLED)))
                     self._waiters.pop(ticket, None)
                 if ticket in untold:
                     untold[ticket] = False
@@ -302,17 +302,17 @@ class Driver:
             subscription.catch_up()
         wake_s = machine.wake_s
         if wake_s is not None:
-            self._timer.within(wake_s - self._clock())
+            self._timer.within(wake_s - self.clock())
 
     def tick(self) -> float | None:
         """See `Timed.tick`."""
         if not self._waiters and not self._inbox and self._machine.wake_s is None:
             return None
-        self._inbox.append((self._clock(), Ticked()))
+        self._inbox.append((self.clock(), Ticked()))
         self.pump()
         self._deliver(again=True)
         wake_s = self._machine.wake_s
-        return BEAT_S if wake_s is None else min(wake_s - self._clock(), BEAT_S)
+        return BEAT_S if wake_s is None else min(wake_s - self.clock(), BEAT_S)
 
     # -- observers ---------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class Driver:
         self.pump()
 
     def _check(self) -> None:
-        self._machine.check(self._clock())
+        self._machine.check(self.clock())
         waiters = tuple(self._waiters)
         asking = {
             one[1].ticket

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.driver import Driver
     from llmsched_langgraph._runtime.scheduler import Scheduler
 
 
@@ -133,15 +135,35 @@ class Run(NamedTuple):
     """One job on one scheduler.
 
     Attributes:
-        loop: the event loop that its code is on, also that in its threads; if there is one.
-        seen: what is to be told of it.
+        scheduler: the scheduler.
+        driver: the scheduler's driver.
+        job: the driver's number of the job.
+        loop: the event loop that the run's code is on, also for its threads; None if there is none.
+        seen: what was observed of the run and not told yet.
     """
 
     scheduler: Scheduler
+    driver: Driver
     job: int
     loop: asyncio.AbstractEventLoop | None
     seen: Seen
 
     def on(self, loop: asyncio.AbstractEventLoop) -> Run:
-        """The same run, on `loop`."""
-        return Run(self.scheduler, self.job, loop, self.seen)
+        """Return the same run, on `loop`."""
+        return self._replace(loop=loop)
+
+    def tell(self) -> None:
+        """Report the stage events that were observed since the last time."""
+        self.driver.move_stages(self.job)
+
+    def end(self, outcome: Outcome, paused_on: str | None = None) -> None:
+        """End the run. Calls that it left behind keep their slots until they end.
+
+        Args:
+            outcome: how it ended.
+            paused_on: the thread on which the run may be resumed, if it was interrupted.
+        """
+        if paused_on is None:
+            self.driver.end_job(self.job, outcome)
+        else:
+            self.driver.pause_job(self.job, paused_on)

@@ -15,7 +15,6 @@ from typing import Self
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
-from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_slots
 from llmsched_langgraph._observe.recorder import Recorder
@@ -118,7 +117,6 @@ class Scheduler:
             raise ConfigurationError("give either slots or backends: each Backend has its own slots")
         else:
             pools = list(backends)
-        self.clock = clock
         self._models = _models(pools)
         self._only = self._models[None] if self._models.keys() == {None} else None
         self._queue_timeout_s = check_timeout(queue_timeout_s)
@@ -145,42 +143,8 @@ class Scheduler:
         backend = self._only if self._only is not None else self._backend(model)
         if run is None:
             return Slot(self._driver, backend, None, stage, self._queue_timeout_s)
-        job = run.job if run.scheduler is self else None
+        job = run.job if run.driver is self._driver else None
         return Slot(self._driver, backend, job, stage, self._queue_timeout_s, run.loop)
-
-    @property
-    def tells_models_apart(self) -> bool:
-        """Whether it matters for which model a call is: not if one backend serves them all."""
-        return self._only is None
-
-    def start_job(self, info: JobInfo, resumes: str | None = None) -> Run:
-        """A run begins; end it with `end_job`, whatever happens in between.
-
-        Args:
-            info: what is known of it.
-            resumes: the thread of the interrupted run that goes on with this one, if it is one.
-
-        Raises:
-            SchedulerClosedError: the scheduler is closed.
-        """
-        around = current_run()  # another scheduler's, if any
-        seen = Seen()
-        job = self._driver.start_job(info, resumes, seen.stage_events)
-        return Run(self, job, None if around is None else around.loop, seen)
-
-    def end_job(self, run: Run, outcome: Outcome, paused_on: str | None = None) -> None:
-        """The run is over, or paused: then `paused_on` is the thread on which it may be resumed.
-
-        Calls that it left behind keep their slots until they end themselves.
-        """
-        if paused_on is None:
-            self._driver.end_job(run.job, outcome)
-        else:
-            self._driver.pause_job(run.job, paused_on)
-
-    def tell(self, run: Run) -> None:
-        """Take in what was seen of the run since the last time."""
-        self._driver.move_stages(run.job)
 
     def _backend(self, model: str | None) -> str:
         name = self._models.get(model) or self._models.get(None)
@@ -278,6 +242,28 @@ class Scheduler:
         pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
         closed = " | closed" if self._driver.closed else ""
         return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
+
+
+def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -> Run:
+    """Start a run; call its `end` in a `finally`.
+
+    Args:
+        scheduler: where its calls take their slots.
+        info: what is known of the job at its arrival.
+        resumes: the thread of the interrupted run that this one continues, if any.
+
+    Raises:
+        SchedulerClosedError: the scheduler is closed.
+    """
+    around = current_run()  # of another scheduler, if any
+    seen, driver = Seen(), scheduler._driver  # noqa: SLF001 (of this module)
+    job = driver.start_job(info, resumes, seen.stage_events)
+    return Run(scheduler, driver, job, None if around is None else around.loop, seen)
+
+
+def needs_model(scheduler: Scheduler) -> bool:
+    """Return whether a call's backend depends on its model. It does not if one backend serves all models."""
+    return scheduler._only is None  # noqa: SLF001 (of this module)
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:

@@ -59,7 +59,7 @@ def _stages(summary: Summary) -> Iterator[str]:
     ]
     if most:
         names = _and([own.stage or "all calls" for own in most])
-        yield f"  What tells most of the rest when it ends: {names} (in bits times the work at stake)."
+        yield f"  Most informative about the remaining work: {names} (bits times the range of the work)."
 
 
 def _edges(summary: Summary) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched bench`: which jobs, policies and loads make up its cells.
+"""Defines `llmsched bench`: its options, and the jobs, policies and loads of its cells.
 
-Does not know how they are simulated, nor how the result is shown.
+Does not simulate the cells or format the result.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "bench",
-        help="policies compared on recorded or generated jobs, simulated",
+        help="compare policies on recorded or generated jobs by simulation",
         description=(
-            "Simulates the same jobs and arrivals under each policy, with the scheduler that runs live. "
+            "Simulates the same jobs and arrivals under each policy, with the live scheduler's code. "
             "Profiles learn from one part of the jobs; the rest is measured."
         ),
     )
@@ -44,7 +44,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="recorded jobs: files or folders of them; of several, equal parts",
+        help="files or folders of recorded jobs; each PATH contributes an equal share",
     )
     what.add_argument(
         "--workload",
@@ -56,46 +56,46 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--paper",
         type=Path,
         metavar="DIR",
-        help="the paper's evaluation on its four mixes, into tables, files and plots (extra plots)",
+        help="run the paper's evaluation on its four mixes; write JSON and plots to DIR (extra plots)",
     )
     parser.add_argument(
         "--train", nargs="+", type=Path, metavar="PATH", help="learn from these recorded jobs"
     )
-    parser.add_argument("--policies", metavar="A,B", help="by name (default: all)")
+    parser.add_argument("--policies", metavar="A,B", help="names of policies (default: all)")
     parser.add_argument(
         "--epsilon", metavar="X,Y", help="llmsched: the share of grants that explore (default 0.1)"
     )
     parser.add_argument(
-        "--sample", metavar="X,Y", help="llmsched: the part of a stage that is run to explore (default 0.3)"
+        "--sample", metavar="X,Y", help="llmsched: share of a stage's calls that explore (default 0.3)"
     )
     parser.add_argument("--load", metavar="X,Y", help="offered load (default 0.9)")
     parser.add_argument("--slots", type=int, metavar="K", default=8, help="calls served at once (default 8)")
     parser.add_argument(
-        "--jobs", metavar="N,M", default="1000", help="how many are measured (default %(default)s)"
+        "--jobs", metavar="N,M", default="1000", help="number of measured jobs (default %(default)s)"
     )
     parser.add_argument("--seeds", type=int, metavar="N", default=3, help="seeds, from 0 (default 3)")
     parser.add_argument(
-        "--tools", type=int, metavar="N", help="tool stages that run at once (default: as many as there are)"
+        "--tools", type=int, metavar="N", help="tool stages that run at once (default: no limit)"
     )
     arrivals = parser.add_mutually_exclusive_group()
     arrivals.add_argument(
-        "--burstiness", type=float, metavar="CV", help="of the arrivals (default: Poisson, which is 1)"
+        "--burstiness", type=float, metavar="CV", help="coefficient of variation of the gaps (default: 1)"
     )
     arrivals.add_argument(
         "--arrivals",
         type=Path,
         metavar="CSV",
-        help="times between them as in this trace (a column t_s, t_ms or timestamp), stretched to the load",
+        help="gaps between arrivals from this trace (column t_s, t_ms or timestamp), scaled to the load",
     )
     add_output(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Simulate all cells and show what came of them.
+    """Simulate all cells and show the result.
 
     Raises:
-        ConfigurationError: an option cannot work.
+        ConfigurationError: an option is invalid.
         InvalidDataError: recorded jobs cannot be read.
     """
     if options.paper is not None:
@@ -140,7 +140,7 @@ def _numbers(option: str, text: str, such: str) -> list[float]:
 def _loads(text: str) -> list[float]:
     loads = _numbers("--load", text, "0.7,0.9")
     if not all(0 < load < 100 for load in loads):
-        raise ConfigurationError(f"--load must be above 0, and no more than 100, not {text!r}")
+        raise ConfigurationError(f"--load must be above 0 and below 100, not {text!r}")
     return loads
 
 
@@ -165,7 +165,7 @@ def _cells(
 
 
 def _policies(options: argparse.Namespace) -> list[str | Policy]:
-    """The policies that were asked for, `llmsched` once for each epsilon and sample."""
+    """Return the selected policies, with `llmsched` once for each pair of epsilon and sample."""
     from llmsched_langgraph._core.policies import POLICIES, as_policy, llmsched
 
     given: list[str | Policy] = []

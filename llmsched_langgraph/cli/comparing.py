@@ -1,6 +1,6 @@
-"""Knows what commands that compare policies have in common: options, cells spread over the cores, the result.
+"""Shares code among the commands that compare policies: options, one process per core, output.
 
-Does not know where the jobs come from, how anything is simulated, nor what tables and plots look like.
+Does not simulate a cell, and does not format tables or plots.
 """
 
 from __future__ import annotations
@@ -26,33 +26,38 @@ if TYPE_CHECKING:
     from llmsched_langgraph.traces import EndedJob
 
 Draw = Callable[[Mapping[str, Any]], list[str]]
-"""Draws a result into files; gives their names."""
+"""Draws a result into files and returns their names."""
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Add the options about what is shown, and how."""
+    """Add the options for the output: focus, deciles, JSON and plots."""
     parser.add_argument(
         "--focus",
         metavar="POLICY",
-        help="what the others are compared with (default: llmsched, else srtf, else the last)",
+        help="policy that the others are compared with (default: llmsched, else srtf, else the last)",
     )
-    parser.add_argument("--deciles", action="store_true", help="also the slowdown of small and large jobs")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="as data, to a file or printed")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw it, into PNG and SVG files")
+    parser.add_argument("--deciles", action="store_true", help="also print the slowdown by tenth of job size")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON to FILE, or print it")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots to DIR, as PNG and SVG files")
 
 
 def names_of(policies: Sequence[str | Policy]) -> list[str]:
-    """What policies are called in the result; one with parameters is another one."""
+    """Return the distinct names of the policies; parameters are part of a name."""
     from llmsched_langgraph._core.policies import as_policy
 
     return list(dict.fromkeys(as_policy(policy).name for policy in policies))
 
 
 def focus_of(asked: str | None, labels: Sequence[str]) -> str:
-    """The policy that the others are compared with; one with parameters goes by the name before them.
+    """Return the policy that the others are compared with.
+
+    Args:
+        asked: the value of `--focus`; None for the default: `llmsched`, with any parameters, else `srtf`,
+            else the last policy.
+        labels: the names of the compared policies.
 
     Raises:
-        ConfigurationError: it is not among them.
+        ConfigurationError: `asked` is not one of `labels`.
     """
     if asked is not None:
         if asked not in labels:
@@ -63,10 +68,10 @@ def focus_of(asked: str | None, labels: Sequence[str]) -> str:
 
 
 def plots_into(folder: Path | None) -> Draw | None:
-    """What draws a result there, if anything; whether it can is known before anything is measured.
+    """Return the function that draws a result into `folder`; None if there is no folder.
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: matplotlib is missing, or the folder cannot be created.
     """
     if folder is None:
         return None
@@ -83,27 +88,27 @@ def plots_into(folder: Path | None) -> Draw | None:
 
 
 def check_json(options: argparse.Namespace) -> None:
-    """Whether the data can be written is known before anything is measured.
+    """Check before the simulation that the `--json` file can be written.
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: the file cannot be written.
     """
     if options.json in (None, "-"):
         return
     with written("--json", path := Path(options.json)):
         new = not path.exists()
         if not new and not path.is_file() and not path.is_dir():
-            return  # a pipe, whose reader would take a second opening for the end
+            return  # a pipe: its reader would take the close of this test for the end of the data
         path.open("a").close()
         if new:
             path.unlink()
 
 
 def read(path: Path) -> list[EndedJob]:
-    """Recorded jobs, with seconds for the calls that nobody timed.
+    """Read recorded jobs and estimate missing seconds of calls from their tokens.
 
     Raises:
-        InvalidDataError: they cannot be read, or nobody can tell how long a call takes.
+        InvalidDataError: the jobs cannot be read, or a call has neither seconds nor output tokens.
     """
     from llmsched_langgraph.traces import MEASURED_SPEED, done_jobs, fill_seconds
 
@@ -111,14 +116,14 @@ def read(path: Path) -> list[EndedJob]:
     for job in jobs:
         if any(call.seconds is None for call in job.llm_calls()):
             raise InvalidDataError(
-                f"{path}: job {job.id!r} has an LLM call with neither seconds nor output tokens: nobody can "
-                "tell how long it takes, so leave the job out"
+                f"{path}: job {job.id!r} has an LLM call with neither seconds nor output tokens, so its "
+                "duration is unknown: leave the job out"
             )
     return jobs
 
 
 def compare(cells: Sequence[Cell], meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Simulate all cells; the result as `--json` has it, with this about it."""
+    """Simulate all cells and return the result in the form of `--json`; `meta` joins its `meta` field."""
     from llmsched_langgraph.lab.sim.evaluation import summary
 
     began_s = time.perf_counter()
@@ -132,7 +137,7 @@ def compare(cells: Sequence[Cell], meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show(result: Mapping[str, Any], options: argparse.Namespace, draw: Draw | None, about: str = "") -> None:
-    """Print the result, write it, draw it: whatever the options ask for; `about` stands above the tables."""
+    """Print, write and draw the result as the options say; `about` is printed above the tables."""
     from llmsched_langgraph.lab.bench_table import tables
 
     printed = options.json == "-"
@@ -156,7 +161,7 @@ def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     workers = min(len(cells), os.cpu_count() or 1)
     found: dict[int, list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(workers) as pool:
-        # The longest first, so that no core is left with one of them while the others have nothing to do.
+        # The longest cells start first, so that no core works alone on a long cell at the end.
         numbers = sorted(range(len(cells)), key=lambda n: -len(cells[n].test))
         try:
             futures = {pool.submit(measure, cells[n], time.perf_counter): n for n in numbers}
@@ -166,10 +171,10 @@ def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                     print(f"\r{done} of {len(cells)} cells", end="", file=sys.stderr, flush=True)
         except BrokenProcessPool:
             raise LLMSchedError(
-                "a process that simulates was killed, for want of memory perhaps: try fewer --jobs"
+                "a simulation process was killed, possibly for lack of memory: try fewer --jobs"
             ) from None
         finally:
-            # After a fault or Ctrl-C nothing more is begun, so that there is little left to wait for.
+            # After an error or Ctrl-C no queued cell starts, so that the command ends soon.
             pool.shutdown(wait=False, cancel_futures=True)
     if shown:
         print("\r" + " " * 40 + "\r", end="", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Knows how commands tell what they cannot do on this machine: what is not installed, what cannot be written.
+"""Turns a missing matplotlib or an unwritable path into an error of the option that needs it.
 
 Does not know the commands.
 """
@@ -14,7 +14,7 @@ from llmsched_langgraph.errors import ConfigurationError
 
 @contextmanager
 def needs_matplotlib(what: str) -> Generator[None]:
-    """Around the import of a view that draws with it: if it is missing, the error says how to get it."""
+    """Wrap an import that needs matplotlib; if matplotlib is missing, the error names the extra."""
     try:
         yield
     except ImportError as error:
@@ -27,7 +27,7 @@ def needs_matplotlib(what: str) -> Generator[None]:
 
 @contextmanager
 def written(what: str, path: Path) -> Generator[None]:
-    """Around whatever writes there: what cannot be written is an error of the option that names it."""
+    """Turn an `OSError` inside the block into a `ConfigurationError` that names the option and the path."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched demo` and how its result is shown: a table, or one JSON object.
+"""Defines `llmsched demo`: its options, and its output as a table or one JSON object.
 
-Does not know how the runs are made.
+Does not run the graphs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "demo",
-        help="the same agents on the same small backend, stock and scheduled, side by side",
+        help="run the same agents on the same small backend, stock and scheduled, and compare",
         description=(
             "Starts an embedded OpenAI-compatible backend on loopback and runs three real LangGraph "
             "graphs on it, first on the stock runner, then scheduled, with the same arrivals."
@@ -28,13 +28,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--runs", type=int, default=150, metavar="N", help="runs in each pass (default 150)")
     parser.add_argument("--slots", type=int, default=8, metavar="K", help="calls served at once (default 8)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run both passes and print the comparison; 1 if the scheduled pass broke a promise."""
+    """Run both passes and print the comparison; return 1 if the scheduled pass broke a promise."""
     if options.runs < 1:
         raise ConfigurationError(f"--runs must be at least 1, not {options.runs}")
     try:

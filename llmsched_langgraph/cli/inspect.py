@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched inspect`, finds the graph that was named, and shows its application.
+"""Defines `llmsched inspect`: finds the named graph and shows its application.
 
-Does not know how a graph is compiled or drawn.
+Does not compile or draw the graph.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "inspect",
-        help="what the scheduler sees in a graph: its stages, their kinds, loops and plans",
+        help="show what the scheduler sees in a graph: its stages, their kinds, loops and plans",
         description=(
-            "Compiles a LangGraph graph into the DAG of regular, LLM and dynamic stages that its runs are "
-            "predicted by. The graph is imported, never run."
+            "Compiles a LangGraph graph into the DAG of regular, LLM and dynamic stages from which the "
+            "scheduler predicts its runs. The graph is imported, never run."
         ),
     )
     parser.add_argument(
@@ -47,7 +47,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart")
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, help=f"write it to a file instead: {', '.join(_WRITERS)}"
+        "--out", metavar="FILE", type=Path, help=f"write to a file instead: {', '.join(_WRITERS)}"
     )
     parser.set_defaults(run=run)
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     """Show the application, or write it to a file.
 
     Raises:
-        ConfigurationError: there is no such graph, or the file cannot be written.
+        ConfigurationError: the graph does not exist, or the file cannot be written.
     """
     out: Path | None = options.out
     write = ".json" if options.json else ".mmd" if options.mermaid else ".txt"
@@ -94,7 +94,7 @@ def _application(named: str) -> Application:
     if inspect.isroutine(graph):
         graph = _made_by(graph, named)
     if not hasattr(graph, "invoke") and callable(getattr(graph, "compile", None)):
-        graph = graph.compile()  # a builder: langgraph.json takes those, too
+        graph = graph.compile()  # a builder, which langgraph.json accepts, too
     return compile_graph(graph)
 
 
@@ -107,7 +107,7 @@ def _made_by(function: Any, named: str) -> object:
     except Exception as error:
         raise ConfigurationError(
             f"{named}() gave no graph: {type(error).__name__}: {error}; name the graph itself, or a "
-            f"function without arguments that makes it"
+            f"function without arguments that returns it"
         ) from None
 
 

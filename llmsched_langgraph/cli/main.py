@@ -1,4 +1,4 @@
-"""Knows the commands of `llmsched`, and how their errors are told: one line, exit status 2.
+"""Dispatches the commands of `llmsched` and prints their errors as one line, with exit status 2.
 
 Does not know what a command does.
 """
@@ -16,7 +16,12 @@ from llmsched_langgraph.errors import LLMSchedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 0 for success, 1 for a failed check, 2 for a usage error."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 for success, 1 for a failed check, 2 for an error, 130 after Ctrl-C, 141 after a
+        broken pipe; `record` returns the status of its program.
+    """
     parser = argparse.ArgumentParser(
         prog="llmsched", description="LangGraph agents that take turns on a shared LLM backend."
     )
@@ -35,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("llmsched: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output has gone, as `head` does; what is left of it must not fail at the exit.
+        # The reader closed the pipe, as `head` does. The flush at exit must not fail on it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return status

@@ -1,6 +1,6 @@
-"""Knows which comparisons make up the paper's evaluation, as options of `llmsched bench`.
+"""Lists the studies of the paper's evaluation, as options of `llmsched bench`.
 
-Does not know how one is carried out.
+Does not run a study: it calls `bench` with the options.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-"""By name, what each one shows, and the options that it sets; `jobs_over` are parts of the number of jobs."""
+"""Title and options of each study, by name; `jobs_over` holds fractions of the largest `--jobs` value."""
 
 
 FIXED = ("load", "policies", "epsilon", "sample", "focus", "json", "plots")
@@ -43,10 +43,14 @@ FIXED = ("load", "policies", "epsilon", "sample", "focus", "json", "plots")
 
 
 def studies(options: argparse.Namespace, run: Callable[[argparse.Namespace], int]) -> int:
-    """Carry them out one after the other, each into a file and a folder of its name.
+    """Run all studies; each writes a JSON file and a folder of plots under its name.
+
+    Args:
+        options: the parsed options of `llmsched bench`.
+        run: runs one `llmsched bench`.
 
     Raises:
-        ConfigurationError: an option cannot work; one that the studies set was given.
+        ConfigurationError: an option is invalid, or the studies set it themselves.
     """
     folder: Path = options.paper
     for name in FIXED:

@@ -1,6 +1,6 @@
-"""Knows that `llmsched profile` has actions: to measure predictions, to fit profiles, and on files of them.
+"""Defines `llmsched profile` and registers its actions.
 
-Does not know what any of them does.
+Does not know what an action does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "profile",
-        help="what earlier runs teach, and how well it predicts others",
-        description="What is learned of applications from their runs.",
+        help="fit, show and measure profiles: what the scheduler learns from earlier runs",
+        description="Profiles hold what the scheduler learns of applications from their runs.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     profile_measure.register(actions)

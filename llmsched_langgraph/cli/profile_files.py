@@ -1,6 +1,6 @@
-"""Knows the actions of `llmsched profile` that show, move and draw what was learned.
+"""Defines the actions of `llmsched profile` on files: show, export, import and draw.
 
-Does not know how anything is learned, stored or drawn.
+Does not know how profiles are learned, stored or drawn.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _PATH = "the folder of a store, or a file that `export` or `fit` wrote"
 
 
 def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the actions to those of `llmsched profile`."""
-    show = action(actions, "show", run_show, "print what was learned of applications")
+    """Add the actions to `llmsched profile`."""
+    show = action(actions, "show", run_show, "print profiles")
     show.add_argument("path", metavar="PATH", type=Path, help=_PATH)
-    show.add_argument("app", metavar="APP", nargs="?", help="only this one, by name or fingerprint")
+    show.add_argument("app", metavar="APP", nargs="?", help="only this application, by name or fingerprint")
     show.add_argument("--json", action="store_true", help="print one JSON list")
 
     export = action(actions, "export", run_export, "write all profiles of a store into one file")
     export.add_argument("path", metavar="PATH", type=Path, help=_PATH)
-    export.add_argument("out", metavar="OUT", type=Path, help="the file")
+    export.add_argument("out", metavar="OUT", type=Path, help="the file to write")
 
     take = action(actions, "import", run_import, "merge the profiles in a file into a store")
     take.add_argument("file", metavar="FILE", type=Path, help="a file that `export` or `fit` wrote")
-    take.add_argument("path", metavar="PATH", type=Path, help="the store's folder; it is made if need be")
+    take.add_argument("path", metavar="PATH", type=Path, help="the store's folder; it is created if it is missing")
 
     draw = action(actions, "draw", run_draw, "draw the learned network of an application")
     draw.add_argument("path", metavar="PATH", type=Path, help=_PATH)
-    draw.add_argument("app", metavar="APP", help="which, by name or fingerprint")
+    draw.add_argument("app", metavar="APP", help="the application, by name or fingerprint")
     draw.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .svg or .png")
 
 
@@ -49,7 +49,15 @@ def action(
     words: str,
     more: str = "",
 ) -> argparse.ArgumentParser:
-    """Add an action that `run` does, with a line about it, and more on its own page of help."""
+    """Add an action.
+
+    Args:
+        actions: the actions of `llmsched profile`.
+        name: the name of the action.
+        run: runs the action and returns the exit status.
+        words: its line in the list of actions.
+        more: text that its own help page adds to `words`.
+    """
     parser = actions.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.{more}")
     parser.set_defaults(run=run)
     return parser
@@ -59,7 +67,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Print the summary of each profile.
 
     Raises:
-        InvalidDataError: there is none, or none that can be read.
+        InvalidDataError: there is no readable profile, or the named application has none.
     """
     from llmsched_langgraph._belief.profile.summary import summary_of
     from llmsched_langgraph._views.profile_text import profile_text
@@ -77,7 +85,7 @@ def run_export(options: argparse.Namespace) -> int:
     """Write all profiles of a store into one file.
 
     Raises:
-        InvalidDataError: there is none, or none that can be read.
+        InvalidDataError: there is no readable profile.
         ConfigurationError: the file cannot be written.
     """
     profiles = _read(options.path)
@@ -90,7 +98,7 @@ def run_import(options: argparse.Namespace) -> int:
     """Merge a file into a store.
 
     Raises:
-        InvalidDataError: the file, or what is stored of one of its applications, cannot be read.
+        InvalidDataError: the file, or the stored profile of one of its applications, cannot be read.
         ConfigurationError: the store cannot be written.
     """
     from llmsched_langgraph._learning.stores import DirectoryStore
@@ -108,8 +116,8 @@ def run_draw(options: argparse.Namespace) -> int:
     """Draw the network of one application.
 
     Raises:
-        InvalidDataError: there is no such profile, or nothing was learned yet.
-        ConfigurationError: the file cannot be written, or matplotlib is missing and needed.
+        InvalidDataError: the application has no profile, or its profile has no model.
+        ConfigurationError: the file cannot be written, or a .png file is named and matplotlib is missing.
     """
     from llmsched_langgraph._views.network_picture import network_picture
     from llmsched_langgraph._views.picture import write_svg
@@ -136,7 +144,7 @@ def run_draw(options: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> list[ApplicationProfile]:
-    """The profiles of a store or a file; what a store has besides is told."""
+    """Return the profiles of a store or a file; print what is unreadable in a store to standard error."""
     from llmsched_langgraph._belief.profile.serialization import profiles_from_json
     from llmsched_langgraph._learning.stores import DirectoryStore, read_json
 
@@ -159,7 +167,7 @@ def _read(path: Path) -> list[ApplicationProfile]:
 
 
 def _named(profiles: list[ApplicationProfile], options: argparse.Namespace) -> list[ApplicationProfile]:
-    """Those of the application that was asked for."""
+    """Return the profiles whose name or fingerprint is `options.app`."""
     found = [own for own in profiles if options.app in (own.application.name, own.application.fingerprint)]
     if not found:
         known = ", ".join(sorted({own.application.name for own in profiles}))
@@ -168,10 +176,10 @@ def _named(profiles: list[ApplicationProfile], options: argparse.Namespace) -> l
 
 
 def check_file(out: Path) -> None:
-    """Check that a file of profiles can be written there.
+    """Check that `out` is not a folder.
 
     Raises:
-        ConfigurationError: it is a folder.
+        ConfigurationError: `out` is a folder.
     """
     if out.is_dir():
         raise ConfigurationError(
@@ -195,6 +203,6 @@ def write_profiles(profiles: list[ApplicationProfile], out: Path) -> None:
 
 
 def count_of(profiles: list[ApplicationProfile]) -> str:
-    """How many applications and jobs there are, for people."""
+    """Return the numbers of applications and jobs as text."""
     jobs = sum(own.jobs for own in profiles)
     return f"{len(profiles)} application{'s' * (len(profiles) != 1)} of {jobs:,} jobs"

@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched profile fit`, and how the structures that it weighs are shown.
+"""Defines `llmsched profile fit`: its options, and the table of the structures that it compares.
 
-Does not know how a structure is found, weighed or stored.
+Does not search, score or store a structure.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.profile.profile import ApplicationProfile
 
 STRUCTURES = ("own", "hill-climb", "ges", "chow-liu")
-"""The searches for edges, in the order in which they are shown."""
+"""The structure searches, in the order of the table."""
 
 SCORED = ("hill-climb", "ges")
-"""Those that go by `--score`."""
+"""The searches that use `--score`."""
 
 SCORES = ("k2", "bdeu", "bic")
-"""What `--score` can be."""
+"""The values of `--score`."""
 
 MOST_GES = 12
-"""Variables over which GES is not tried unasked: one of its six searches takes 1 s at 14, and 20 s at 22."""
+"""Most variables for GES without `--structure`: one of its six searches takes 1 s at 14 variables, 20 s at 22."""
 
 _WORDS = (
-    " Each application gets the Bayesian network that predicts held-out jobs best: its jobs are cut into "
-    "five parts, and each part is predicted by what the other four teach. Without --structure, pgmpy's "
-    "searches are tried beside the package's own; with it, one structure. It is used if it predicts better "
-    "than the independent marginals do. A structure other than own that --structure names stays when a "
-    "scheduler learns from more runs, until they drift. LLM calls whose seconds nobody recorded take those "
-    "of the server that `llmsched bench` simulates."
+    " Each application gets the Bayesian network that predicts held-out jobs best, by cross-validation over "
+    "five parts of its jobs. Without --structure, pgmpy's searches are tried beside the package's own; with "
+    "it, one structure. The network is used only if it predicts held-out jobs better than the independent "
+    "marginals. A structure other than own that --structure names stays when a scheduler learns from more "
+    "runs, until they drift. LLM calls without recorded seconds get those of the server that "
+    "`llmsched bench` simulates."
 )
 
 
 def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the action to those of `llmsched profile`."""
+    """Add the action to `llmsched profile`."""
     fit = action(actions, "fit", run_fit, "learn profiles from recorded jobs", _WORDS)
-    fit.add_argument("traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of them")
-    fit.add_argument("out", metavar="OUT", type=Path, help="the file")
+    fit.add_argument("traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of recorded jobs")
+    fit.add_argument("out", metavar="OUT", type=Path, help="the file of profiles to write")
     fit.add_argument(
         "--structure",
         metavar="|".join((*STRUCTURES, "FILE.bif")),
@@ -60,7 +60,7 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     fit.add_argument(
         "--score",
         choices=SCORES,
-        help="what hill-climb (default: k2) and ges (bdeu or bic; default: bic) go by; own always goes by K2",
+        help="score of hill-climb (default: k2) and ges (bdeu or bic; default: bic); own always uses K2",
     )
     fit.add_argument("--json", action="store_true", help="print one JSON list instead of the table")
 
@@ -69,8 +69,8 @@ def run_fit(options: argparse.Namespace) -> int:
     """Learn a profile from the recorded jobs of each application.
 
     Raises:
-        InvalidDataError: the jobs or the .bif file cannot be read, or the structure asked for cannot be had.
-        ConfigurationError: the file cannot be written, or --score does not go with --structure.
+        InvalidDataError: the jobs or the .bif file cannot be read, or `--structure` fails on an application.
+        ConfigurationError: the file cannot be written, or `--structure` does not take the `--score`.
     """
     from llmsched_langgraph._belief.fit.fitting import fitted
     from llmsched_langgraph._belief.fit.template import template_of
@@ -83,14 +83,14 @@ def run_fit(options: argparse.Namespace) -> int:
     check_file(options.out)
     if options.score is not None and options.structure not in (None, *SCORED):
         raise ConfigurationError(
-            f"--score {options.score}: goes with --structure {' or '.join(SCORED)}, not {options.structure}; "
+            f"--score {options.score} goes with --structure {' or '.join(SCORED)}, not {options.structure}; "
             "leave it out"
         )
     if (options.structure, options.score) == ("ges", "k2"):
         raise ConfigurationError(
-            "--score k2: GES needs a score that is equal for equivalent networks; write bdeu or bic"
+            "--score k2: GES needs a score that is equal for equivalent networks; use bdeu or bic"
         )
-    # A profile is found by what its graph looks like, and to a live scheduler that is nodes.
+    # A profile is looked up by the fingerprint of its graph, and a live scheduler sees nodes only.
     read = [without_code(fill_seconds(job, MEASURED_SPEED)) for job in done_jobs(options.traces)]
     slowdowns, apps = calibrated({}, read), by_app(read)
     if not apps:
@@ -122,7 +122,7 @@ def run_fit(options: argparse.Namespace) -> int:
 
 
 def _searches(options: argparse.Namespace, apps: list[str]) -> dict[str, Search | None]:
-    """The structures to weigh, by name."""
+    """Return the structure searches to compare, by name; None stands for the package's own."""
     from llmsched_langgraph._belief.fit.fitting import tree
     from llmsched_langgraph._belief.profile.pgmpy_exchange import edges_of, ges, hill_climb, read_bif
 
@@ -139,7 +139,7 @@ def _searches(options: argparse.Namespace, apps: list[str]) -> dict[str, Search 
         return {asked: every[asked]}
     if len(apps) > 1:
         raise InvalidDataError(
-            f"--structure {asked}: is the network of one application, and the jobs are of {len(apps)}: "
+            f"--structure {asked} is the network of one application, but the jobs belong to {len(apps)}: "
             f"{', '.join(apps)}; fit them one by one"
         )
     return {asked: edges_of(read_bif(Path(asked)))}
@@ -165,12 +165,12 @@ def _table(found: list[tuple[ApplicationProfile, Fitted]]) -> list[str]:
             rows.append([name, jobs, one.structure, bits, "yes" if one.chosen else ""])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return [*lines, "", "bits/job: -log2 of the probability of a job that was not learned from."]
+    return [*lines, "", "bits/job: mean -log2 of the probability of a held-out job."]
 
 
 def _structure(text: str) -> str:
     if text in STRUCTURES or text.lower().endswith(".bif"):
         return text
     raise argparse.ArgumentTypeError(
-        f"{text!r} is none of {', '.join(STRUCTURES)}, and no file that ends in .bif"
+        f"{text!r} is neither one of {', '.join(STRUCTURES)} nor a file that ends in .bif"
     )

@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched profile evaluate` and `plot`, which measure, and how that is shown.
+"""Defines `llmsched profile evaluate` and `plot`: their options and output.
 
-Does not know how anything is learned or measured, nor the other actions of `llmsched profile`.
+Does not learn or measure anything, and does not know the other actions of `llmsched profile`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 SHOWN = 4
-"""Figures of R2 in the table: after no, one, two, three finished stages."""
+"""Number of R2 values in the table: after 0, 1, 2 and 3 finished stages."""
 
 
 def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add both to the actions."""
+    """Add both actions to `llmsched profile`."""
     measure = actions.add_parser(
         "evaluate",
         help="learn from some recorded jobs and measure the prediction of others",
         description=(
-            "For each application in TRACES: learns from some jobs, predicts the work still to come of "
-            "others after each stage that ended, and compares. Without --train, jobs are dealt into five "
-            "parts, and each part (until 200 jobs are measured) is predicted by what the other four "
-            "taught. Jobs that belong together go into one part: ids are taken apart at '/', and the part "
-            "with the most different values names the problem or the session. Work is counted in the "
-            "seconds of LLM calls if half of the jobs have them recorded, else in seconds of tools, else "
-            "in output tokens."
+            "For each application in TRACES: learns from some jobs, predicts the remaining work of held-out "
+            "jobs after each stage that ended, and compares. Without --train, jobs are split into five "
+            "parts, and each part (until 200 jobs are measured) is predicted by a model of the other four. "
+            "Jobs of one group stay in one part: ids are split at '/', and the component with the most "
+            "distinct values names the group (a problem, a session). Work is counted in seconds of LLM "
+            "calls if half of the jobs have them recorded, else in seconds of tools, else in output tokens."
         ),
     )
     measure.add_argument(
@@ -46,15 +45,16 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     measure.add_argument(
         "--train", metavar="PATH", type=Path, help="learn from these jobs, and measure all in TRACES"
     )
-    measure.add_argument("--seed", metavar="S", type=_seed, default=0, help="deals the jobs (default: 0)")
+    measure.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the split (default: 0)")
     measure.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     measure.set_defaults(run=run_evaluate)
     plot = actions.add_parser(
         "plot",
         help="draw predicted against real remaining work of recorded jobs",
         description=(
-            "Learns and predicts as `llmsched profile evaluate` does, and draws each prediction against what "
-            "came: a panel for each application, coloured by finished stages. Needs the extra `plots`."
+            "Learns and predicts as `llmsched profile evaluate` does, and draws each prediction against the "
+            "real remaining work: a panel for each application, coloured by finished stages. Needs the extra "
+            "`plots`."
         ),
     )
     plot.add_argument(
@@ -62,12 +62,12 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     plot.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .png or .svg")
     plot.add_argument("--train", metavar="PATH", type=Path, help="learn from these jobs, and draw TRACES")
-    plot.add_argument("--seed", metavar="S", type=_seed, default=0, help="deals the jobs (default: 0)")
+    plot.add_argument("--seed", metavar="S", type=_seed, default=0, help="seed of the split (default: 0)")
     plot.set_defaults(run=run_plot)
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Measure every application, and print what came out.
+    """Measure the predictions for each application and print the figures.
 
     Raises:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.
@@ -83,7 +83,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def run_plot(options: argparse.Namespace) -> int:
-    """Draw each prediction against what came.
+    """Draw each prediction against the real remaining work.
 
     Raises:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.
@@ -105,7 +105,7 @@ def run_plot(options: argparse.Namespace) -> int:
 
 
 def _measured(options: argparse.Namespace, measure: Callable[..., _Result]) -> list[_Result]:
-    """What `measure` gives for each application that has enough jobs; the others are told."""
+    """Return the results of `measure`; print the applications that it rejects to standard error."""
     apps = by_app(done_jobs(options.traces))
     train = None if options.train is None else by_app(done_jobs(options.train))
     results: list[_Result] = []
@@ -146,8 +146,8 @@ def _table(results: list[Evaluation]) -> list[str]:
     return [
         *lines,
         "",
-        "bits/job: -log2 of the probability of a job that was not learned from. R2: of the logarithm of",
-        f"the work still to come after 0 to {SHOWN - 1} finished stages. alone: the independent marginals.",
+        "bits/job: mean -log2 of the probability of a held-out job. R2: of the logarithm of the",
+        f"remaining work after 0 to {SHOWN - 1} finished stages. alone: the independent marginals.",
     ]
 
 
@@ -161,5 +161,5 @@ def _seed(text: str) -> int:
     except ValueError:
         seed = -1
     if seed < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return seed

@@ -1,6 +1,6 @@
-"""Knows how `llmsched record` runs a program so that its scheduler records, and what it says at the end.
+"""Defines `llmsched record`: runs a program whose scheduler records, and sums up the recording.
 
-Does not know how anything is recorded: an environment variable asks the program for it.
+Does not record anything itself: an environment variable turns recording on in the program.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "record",
         usage="llmsched record [-h] FILE -- COMMAND [ARGUMENT ...]",
-        help="run a program whose scheduler writes down every run, for `llmsched replay`",
+        help="run a program whose scheduler records every run, for `llmsched replay`",
         description=(
-            "Runs a program whose process-wide scheduler, in every process of it, appends each run that "
-            "called a model and went to its end to the file. An environment variable asks it to."
+            "Runs a program. The process-wide scheduler in each of its processes appends every run to the "
+            "file that called a model and went to its end. An environment variable turns this on."
         ),
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="to append to")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="and its arguments")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file to append to")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program and its arguments")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the program, and say what was recorded; the exit status is the program's.
+    """Run the program, print what was recorded, and return the program's exit status.
 
     Raises:
-        ConfigurationError: there is no such program, or the file cannot be written.
+        ConfigurationError: the program cannot be started, or the file cannot be written.
     """
     from llmsched_langgraph._observe.recorder import VARIABLE, recordable
 
@@ -77,14 +77,14 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
             try:
                 status = process.wait()
             except KeyboardInterrupt:
-                continue  # the program has been interrupted, too, and decides what that means
-            # As shells have it: a program that a signal has ended.
+                continue  # the terminal interrupts the program, too; the program decides what follows
+            # A program ended by signal N has the status 128 + N, as in shells.
             return 128 - status if status < 0 else status
 
 
 @contextmanager
 def _handed_on(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """Who asks this process to end means the program."""
+    """Pass SIGTERM on to the program while the block runs."""
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         yield
@@ -105,17 +105,17 @@ def _summary(file: Path, before: int) -> str:
 
 
 def _recorded(file: Path, before: int) -> Counter[str]:
-    """How many jobs of which applications stand in the file behind so many bytes."""
+    """Count the jobs of each application in the file from byte `before` on."""
     apps: Counter[str] = Counter()
     if not (size := _size(file)):
         return apps
     with written("record:", file), file.open("rb") as lines:
-        lines.seek(before if before <= size else 0)  # it may have been moved away meanwhile
+        lines.seek(before if before <= size else 0)  # a shorter file is a new one: the old one was moved
         for line in lines:
             try:
                 apps[str(json.loads(line)["app"])] += 1
             except (ValueError, LookupError, TypeError):
-                continue  # somebody else's
+                continue  # a line that is not a recorded job
     return apps
 
 

@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched replay`, and what to say of jobs that are simulated as they once came.
+"""Defines `llmsched replay`: its options, and its summary of the recorded jobs.
 
-Does not know how they are simulated, nor how the result is shown.
+Does not simulate the jobs or format the tables.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "replay",
-        help="what was recorded, simulated at its own times of arrival under each policy",
+        help="simulate recorded jobs at their recorded arrival times under each policy",
         description=(
-            "Simulates recorded jobs at the times at which they arrived, under each policy, with the "
-            "scheduler that runs live. Profiles learn from the earlier half of them; the later half is "
-            "measured."
+            "Simulates recorded jobs at their recorded arrival times under each policy, with the live "
+            "scheduler's code. Profiles learn from the earlier half of the jobs; the later half is measured."
         ),
     )
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="of `llmsched record`, or folders of such"
+        "files", nargs="+", type=Path, metavar="FILE", help="files of `llmsched record`, or folders of them"
     )
     parser.add_argument("--slots", type=int, metavar="K", default=8, help="calls served at once (default 8)")
-    parser.add_argument("--policies", metavar="A,B", help="by name (default: all)")
+    parser.add_argument("--policies", metavar="A,B", help="names of policies (default: all)")
     parser.add_argument(
         "--train",
         nargs="+",
@@ -51,17 +50,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="learn from these recorded jobs, and measure all the others",
     )
     parser.add_argument(
-        "--rate", type=float, metavar="X", default=1.0, help="let jobs follow X times as fast (default 1)"
+        "--rate", type=float, metavar="X", default=1.0, help="multiply the arrival rate by X (default 1)"
     )
     add_output(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Simulate the jobs and show what came of them.
+    """Simulate the jobs and show the result.
 
     Raises:
-        ConfigurationError: an option cannot work, or the jobs cannot be replayed.
+        ConfigurationError: an option is invalid, or the jobs cannot be replayed.
         InvalidDataError: recorded jobs cannot be read.
     """
     from llmsched_langgraph._core.policies import POLICIES
@@ -70,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     if options.slots < 1:
         raise ConfigurationError(f"--slots must be at least 1, not {options.slots}")
     if not 0 < options.rate < inf:
-        raise ConfigurationError(f"--rate must be above 0, and finite, not {options.rate}")
+        raise ConfigurationError(f"--rate must be above 0 and finite, not {options.rate}")
     policies = options.policies.split(",") if options.policies else list(POLICIES)
     labels = names_of(policies)
     focus, draw = focus_of(options.focus, labels), plots_into(options.plots)
@@ -97,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _seen(cell: Cell) -> dict[str, Any]:
-    """What is known of the jobs from when they were recorded."""
+    """Return the figures of the recording: jobs learned from, span and mean JCT in seconds."""
     arrivals_s = [job.arrival_s for job in cell.test if job.arrival_s is not None]
     jcts_s = [job.jct_s for job in cell.test if job.jct_s is not None]
     return {

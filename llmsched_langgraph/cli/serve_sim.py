@@ -1,6 +1,6 @@
-"""Knows the command `llmsched serve-sim`: its options and the line it prints once it is up.
+"""Defines `llmsched serve-sim`: its options, and the line that it prints when the server is up.
 
-Knows nothing of the server behind it, which is imported when the command runs.
+Does not contain the server; its optional packages are imported when the command runs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `serve-sim` to the commands; its `run` is set as a default of the parsed arguments."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         "serve-sim",
-        help="run an OpenAI-compatible backend that takes the time of a real one, without GPU or key",
-        description="Run an OpenAI-compatible backend on loopback that takes the time a model server would. "
-        "Replies are made up from the seed, or scripted by the request: "
+        help="run an OpenAI-compatible backend with the latency of a real one, without GPU or key",
+        description="Run an OpenAI-compatible backend on loopback with the latency of a model server. "
+        "Replies are generated from the seed, or scripted by the request: "
         '<sim>{"content": "...", "output_tokens": 200}</sim> in a message. Counts: GET /sim/statistics.',
     )
     parser.add_argument(
@@ -34,33 +34,33 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--latency",
         default=DEFAULT_LATENCY,
         metavar="NAME",
-        help=f"how fast it is: {', '.join(LATENCY_MODELS)} (default: %(default)s)",
+        help=f"latency model: {', '.join(LATENCY_MODELS)} (default: %(default)s)",
     )
     parser.add_argument(
         "--time-scale",
         type=float,
         default=1.0,
         metavar="X",
-        help="times as fast as the modelled hardware (default: %(default)s)",
+        help="speed-up over the modelled hardware (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all replies (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all replies (default: %(default)s)")
     parser.add_argument(
         "--queue-limit",
         type=int,
         metavar="N",
-        help="answer 429 when N requests wait already (default: all may wait)",
+        help="answer 429 when N requests already wait (default: no limit)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the start line as one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM; returns the exit status.
+    """Serve until SIGINT or SIGTERM; return the exit status.
 
     Raises:
-        ConfigurationError: A setting cannot work, the port is taken, or the `sim` extra is not installed.
+        ConfigurationError: A setting is invalid, the port is taken, or the `sim` extra is not installed.
     """
     config = SimulatedBackend(
         slots=args.slots,

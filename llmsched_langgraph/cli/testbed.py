@@ -1,6 +1,6 @@
-"""Knows the options of `llmsched testbed` and how its result is shown: tables, or one JSON object.
+"""Defines `llmsched testbed`: its options, and its output as tables or one JSON object.
 
-Does not know how the jobs are run.
+Does not run the jobs.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser."""
     parser = subparsers.add_parser(
         "testbed",
-        help="recorded or generated jobs as real LangGraph graphs on a real endpoint, stock and scheduled",
+        help="run recorded or generated jobs as LangGraph graphs on a real endpoint, stock and scheduled",
         description=(
             "Replays jobs as LangGraph graphs whose model calls have the recorded lengths, on an "
-            "OpenAI-compatible endpoint, first on the stock runner, then scheduled, with the same arrivals; "
-            "and says what the simulator predicted. Without --base-url it starts an embedded backend."
+            "OpenAI-compatible endpoint, on the stock runner and scheduled, with the same arrivals; and "
+            "prints what the simulator predicts. Without --base-url it starts an embedded backend."
         ),
     )
-    parser.add_argument("--base-url", metavar="URL", help="of the endpoint (default: an embedded backend)")
-    parser.add_argument("--model", metavar="M", help="to ask it for (default: the first that it names)")
+    parser.add_argument("--base-url", metavar="URL", help="URL of the endpoint (default: an embedded backend)")
+    parser.add_argument("--model", metavar="M", help="model to request (default: the first it lists)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--mix", metavar="NAME", help="a mix or application to generate (default: mixed)")
     what.add_argument(
         "--traces", nargs="+", type=Path, metavar="PATH", help="recorded jobs: files or folders of them"
     )
-    parser.add_argument("--apps", metavar="A,B", help="generate, or take of the traces, these applications")
-    parser.add_argument("--runs", type=int, default=40, metavar="N", help="that are measured (default 40)")
+    parser.add_argument("--apps", metavar="A,B", help="generate only these applications, or select them in --traces")
+    parser.add_argument("--runs", type=int, default=40, metavar="N", help="measured runs (default 40)")
     parser.add_argument(
         "--warmup",
         type=int,
         default=40,
         metavar="N",
-        help="before, on both sides, to learn and to fit (default 40)",
+        help="warm-up runs of both sides, for the profile and the simulator's fit (default 40)",
     )
     parser.add_argument("--slots", type=int, default=8, metavar="K", help="calls served at once (default 8)")
     parser.add_argument(
@@ -51,42 +51,44 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         default=0,
         metavar="N",
-        help="calls more that the scheduler lets go to the server, which has the next one ready then when a "
-        "slot of its own is free (default 0)",
+        help="calls beyond K that the scheduler sends, so that the server has the next call queued when one "
+        "of its slots is free (default 0)",
     )
     parser.add_argument("--load", type=float, default=0.9, metavar="L", help="offered load (default 0.9)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default 0)")
-    parser.add_argument("--rounds", type=int, default=1, metavar="R", help="of both sides (default 1)")
-    parser.add_argument("--policy", default="llmsched", help="of the scheduled side (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default 0)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="R", help="passes of each side (default 1)")
+    parser.add_argument(
+        "--policy", default="llmsched", help="policy of the scheduled side (default %(default)s)"
+    )
     parser.add_argument(
         "--time-scale",
         type=float,
         metavar="X",
-        help="X times as fast: the embedded backend itself; on an endpoint, calls have X times fewer tokens; "
-        "tools take X times less (default: what suits the embedded backend; 1 on an endpoint)",
+        help="speed-up: the embedded backend decodes X times as fast; on an endpoint, calls have 1/X of the "
+        "tokens; tools take 1/X of their seconds (default: chosen for the embedded backend; 1 on an endpoint)",
     )
     parser.add_argument(
         "--ignore-eos",
         action="store_true",
-        help="ask for answers of the full length in the words of llama.cpp and vLLM",
+        help="request answers of the full length by ignore_eos and min_tokens (llama.cpp, vLLM)",
     )
     parser.add_argument(
         "--latency",
         metavar="NAME|FILE",
-        help="how fast the endpoint is: a model's name, or a file of --calibrate (default: it is measured)",
+        help="latency model of the endpoint: a preset, or a file of --calibrate --json (default: measured)",
     )
     parser.add_argument(
-        "--calibrate", action="store_true", help="only measure how fast the endpoint is, and print that"
+        "--calibrate", action="store_true", help="only measure the endpoint's latency, and print it"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run both sides and print the comparison; 1 if a pass broke a promise.
+    """Run both sides and print the comparison; return 1 if a pass broke a promise.
 
     Raises:
-        ConfigurationError: an option cannot work.
+        ConfigurationError: an option is invalid.
         InvalidDataError: recorded jobs cannot be read or replayed.
         LLMSchedError: the endpoint cannot be reached, or refuses a call.
     """
@@ -94,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) < least:
             raise ConfigurationError(f"--{name} must be at least {least}, not {getattr(options, name)}")
     if options.apps is not None and options.mix is not None:
-        raise ConfigurationError("give either --apps or --mix")
+        raise ConfigurationError("give either --apps or --mix, not both")
     try:
         from llmsched_langgraph.lab.demo.progress import progress
         from llmsched_langgraph.lab.testbed.compare import Settings, calibrate, compare, totals
@@ -130,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
             speed = calibrate(work, settings, on_finish)
         else:
             comparison = compare(work, settings, on_finish)
-    # Nothing is printed before the bars are gone: while they are there, the terminal is theirs.
+    # Printing waits for the end of the progress bars, which redraw the terminal.
     if options.calibrate:
         _print_speed(speed, as_data=options.json)
         return 0
@@ -151,7 +153,7 @@ def _print_speed(latency: LatencyModel, *, as_data: bool) -> None:
         print(json.dumps({"latency": as_json(latency)}))
         return
     print(f"{latency.source}, in seconds")
-    stalls = ", one after the other, while nobody decodes" if latency.prefill_stalls else ""
+    stalls = ", one at a time, with decoding stopped" if latency.prefill_stalls else ""
     per_token_s = latency.prefill_s_per_token
     print(f"prefill {latency.prefill_base_s:.4f} + {per_token_s:.6f} for each prompt token{stalls}")
     for batch, step_s in latency.decode_step_s:
@@ -201,7 +203,7 @@ def _print_tables(comparison: Comparison) -> None:
         f"JCT is job completion time, waiting included; predicted is the mean JCT of the simulator "
         f"(reduction {predicted.mean_jct_reduction:.0%}). {made['calls']} calls in a pass: "
         f"{_share(made, 'prompt_tokens')} of the prompt tokens and {_share(made, 'output_tokens')} of the "
-        f"output tokens that were asked for. Time scale {meta['time_scale']:.3g}{_fitted(comparison)}."
+        f"output tokens that were requested. Time scale {meta['time_scale']:.3g}{_fitted(comparison)}."
     )
 
 

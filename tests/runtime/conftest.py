@@ -15,6 +15,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime.context import inside
+from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 
 PATIENCE_S = 20  # for what must happen; reached only by a test that fails
@@ -72,12 +73,12 @@ def by_tag():
 @contextmanager
 def tagged_job(scheduler, tag):
     """The block is a job with that tag."""
-    run = scheduler.start_job(JobInfo(application=Application.of("tagged"), tags=(tag,)))
+    run = start_run(scheduler, JobInfo(application=Application.of("tagged"), tags=(tag,)))
     try:
         with inside(run):
             yield
     finally:
-        scheduler.end_job(run, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.driver import Driver
+from llmsched_langgraph._runtime.scheduler import start_run
 
 PATIENCE_S = 20
 APPLICATION = Application.of(
@@ -373,10 +374,10 @@ def test_a_scheduler_learns_by_itself(make_scheduler):
     told = threading.Event()
     publish = scheduler._driver._service._learned
     scheduler._driver._service.learner._publish = lambda *news: (publish(*news), told.set())
-    run = scheduler.start_job(INFO)
+    run = start_run(scheduler, INFO)
     with inside(run), scheduler.slot(stage="plan"):
         pass
-    scheduler.end_job(run, Outcome.FINISHED)
+    run.end(Outcome.FINISHED)
     scheduler.statistics()  # what was put by is told
     assert told.wait(PATIENCE_S)
     assert scheduler.profile.applications[APPLICATION.fingerprint].model is not None

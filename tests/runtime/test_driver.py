@@ -18,6 +18,7 @@ from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import driver as driver_module
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.driver import PUT_BY
+from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import hold
 from llmsched_langgraph.errors import CallCancelledError
 
@@ -179,11 +180,11 @@ def test_what_is_posted_as_the_lock_is_given_back_is_not_left_behind(make_schedu
 def test_jobs_without_calls_cost_nothing(make_scheduler):
     """They are counted, and that is all: the machine never hears of them."""
     scheduler = make_scheduler(1)
-    runs = [scheduler.start_job(INFO) for _ in range(3)]
-    scheduler.tell(runs[0])
+    runs = [start_run(scheduler, INFO) for _ in range(3)]
+    runs[0].tell()
     assert scheduler.statistics().jobs_running == 3
     for run in runs:
-        scheduler.end_job(run, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
     now = scheduler.statistics()
     assert (now.jobs_running, now.jobs_ended) == (0, 3)
     assert scheduler._driver.story() == []
@@ -192,7 +193,7 @@ def test_jobs_without_calls_cost_nothing(make_scheduler):
 def test_no_call_is_ahead_of_the_arrival_of_its_job(make_scheduler, spawn):
     """Two threads of a job make its first calls at once: whichever announces it, both calls belong to it."""
     scheduler, rounds = make_scheduler(2), 300
-    runs = [scheduler.start_job(INFO) for _ in range(rounds)]
+    runs = [start_run(scheduler, INFO) for _ in range(rounds)]
     barrier = threading.Barrier(2)
 
     def calls():
@@ -209,7 +210,7 @@ def test_no_call_is_ahead_of_the_arrival_of_its_job(make_scheduler, spawn):
     finally:
         sys.setswitchinterval(interval_s)
     for run in runs:
-        scheduler.end_job(run, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
     assert scheduler.statistics().jobs_ended == rounds
     assert scheduler.profile.jobs(DIRECT.fingerprint) == 0
 
@@ -218,16 +219,16 @@ def test_what_no_call_waits_for_is_put_by(make_scheduler):
     """Jobs that come and go are taken in with the next event, by a look, or when there are many."""
     scheduler = make_scheduler(1, policy="justitia")  # a policy that hears of every job
     driver = scheduler._driver
-    runs = [scheduler.start_job(INFO) for _ in range(3)]
+    runs = [start_run(scheduler, INFO) for _ in range(3)]
     assert len(driver._inbox) == 3
     assert scheduler.statistics().jobs_running == 3
     assert not driver._inbox
     for run in runs:
-        scheduler.end_job(run, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
     with scheduler.slot():
         assert driver.jobs == 0
     for _ in range(3 * PUT_BY):
-        scheduler.end_job(scheduler.start_job(INFO), Outcome.FINISHED)
+        start_run(scheduler, INFO).end(Outcome.FINISHED)
     assert len(driver._inbox) <= PUT_BY
     assert scheduler.statistics().jobs_ended >= 3 * PUT_BY
 
@@ -507,10 +508,10 @@ def test_a_job_is_learned_from_when_its_last_call_is_back(make_scheduler):
     """A run that ended before its call counts as ended, and teaches, once the call is back."""
     now = [0.0]
     scheduler = make_scheduler(1, clock=lambda: now[0])
-    run = scheduler.start_job(INFO)
+    run = start_run(scheduler, INFO)
     with inside(run), scheduler.slot(stage="s"):
         now[0] = 4.0
-        scheduler.end_job(run, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
         assert scheduler.statistics().jobs_running == 0
         assert scheduler.statistics().jobs_ended == 0
     assert scheduler.statistics().jobs_ended == 1
@@ -532,11 +533,11 @@ def test_the_machine_is_told_what_was_learned(make_scheduler):
     scheduler = make_scheduler(1, policy=Spy())
     for _ in range(3):
         holder = request(scheduler)
-        run = scheduler.start_job(INFO)
+        run = start_run(scheduler, INFO)
         waiting = request(scheduler, job=run.job)
         for ticket in (holder, waiting):
             scheduler._driver.release(ticket)
-        scheduler.end_job(run, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
         scheduler.learn()
     assert [runs for runs, _ in itertools.groupby(seen)] == [0, 1, 2]
 

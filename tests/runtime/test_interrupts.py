@@ -41,6 +41,7 @@ from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime import timer as timer_module
 from llmsched_langgraph._runtime.context import inside, inside_stage
 from llmsched_langgraph._runtime.run import StageRun
+from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 from llmsched_langgraph.errors import CallCancelledError, QueueTimeoutError
@@ -111,13 +112,13 @@ def free_slot_in_a_job():
     stage = StageRun("a")
 
     def operation():
-        run = bench.scheduler.start_job(JobInfo(application=application))
+        run = start_run(bench.scheduler, JobInfo(application=application))
         run.seen.stage_events.append(Revealed(((stage.number, "a"),), begun=True))
         with inside(run), inside_stage(stage), bench.scheduler.slot(stage="a"):
             bench.now += 1.0
         run.seen.stage_events.append(Ended(stage.number, 1.0))
-        bench.scheduler.tell(run)
-        bench.scheduler.end_job(run, Outcome.FINISHED)
+        run.tell()
+        run.end(Outcome.FINISHED)
 
     return bench, operation
 
@@ -128,12 +129,12 @@ def free_slot_in_a_job_without_observers():
     application = Application.of("app", ["a"])
 
     def operation():
-        quiet = bench.scheduler.start_job(JobInfo(application=application))
-        run = bench.scheduler.start_job(JobInfo(application=application))
+        quiet = start_run(bench.scheduler, JobInfo(application=application))
+        run = start_run(bench.scheduler, JobInfo(application=application))
         with inside(run), bench.scheduler.slot(stage="a"):
             bench.now += 1.0
-        bench.scheduler.end_job(run, Outcome.FINISHED)
-        bench.scheduler.end_job(quiet, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
+        quiet.end(Outcome.FINISHED)
         bench.scheduler.statistics()
 
     return bench, operation
@@ -783,10 +784,10 @@ def thread_waits_in_a_stage():
     stage = StageRun("a", StageRun("outer"), idle_timeout_s=30.0, heartbeat=lambda: None)
 
     def operation():
-        run = bench.scheduler.start_job(JobInfo(application=app("app")))
+        run = start_run(bench.scheduler, JobInfo(application=app("app")))
         with inside(run), inside_stage(stage), bench.scheduler.slot(stage="s"):
             pass
-        bench.scheduler.end_job(run, Outcome.FINISHED)
+        run.end(Outcome.FINISHED)
 
     def forgotten():
         assert not bench.driver._waiters.keys() - {100}
@@ -1108,7 +1109,7 @@ def test_signals_that_raise(bell):
     """What benchmarks/signals.py does ten thousand times, on a scheduler of its own each time."""
     while bell.came < 300:
         bench = Bench("plas", slots=2)
-        run = bench.scheduler.start_job(JobInfo(application=app("app")))
+        run = start_run(bench.scheduler, JobInfo(application=app("app")))
         with inside(run):
 
             def work(bench=bench):
@@ -1116,7 +1117,7 @@ def test_signals_that_raise(bell):
                     pass
 
             bell.during(work)
-        bench.scheduler.end_job(run, Outcome.CANCELLED)
+        run.end(Outcome.CANCELLED)
         bench.settle()
         bench.end()
 

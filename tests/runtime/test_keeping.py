@@ -18,6 +18,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph._runtime.context import inside
+from llmsched_langgraph._runtime.scheduler import start_run
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)
@@ -26,10 +27,10 @@ INFO = JobInfo(application=APPLICATION)
 def run(scheduler, times=1):
     """Runs of one call each."""
     for _ in range(times):
-        job = scheduler.start_job(INFO)
+        job = start_run(scheduler, INFO)
         with inside(job), scheduler.slot(stage="ask"):
             pass
-        scheduler.end_job(job, Outcome.FINISHED)
+        job.end(Outcome.FINISHED)
 
 
 def jobs(scheduler):
@@ -171,14 +172,15 @@ def test_what_is_left_is_kept_at_the_end(closes, tmp_path):
         from llmsched_langgraph._application.application import Application, Node
         from llmsched_langgraph._jobs.calls import Outcome
         from llmsched_langgraph._runtime.context import inside
+        from llmsched_langgraph._runtime.scheduler import start_run
 
         info = JobInfo(application=Application.of("app", (Node("ask", calls_llm=True),)))
         scheduler = Scheduler(2, profiles={str(tmp_path)!r})
         for _ in range(3):
-            job = scheduler.start_job(info)
+            job = start_run(scheduler, info)
             with inside(job), scheduler.slot(stage="ask"):
                 pass
-            scheduler.end_job(job, Outcome.FINISHED)
+            job.end(Outcome.FINISHED)
         if {closes}:
             scheduler.close()
     """

@@ -19,6 +19,7 @@ from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
 from llmsched_langgraph._jobs.stages import Revealed
 from llmsched_langgraph._ledger.values import Backend, CallInfo, Grant
 from llmsched_langgraph._runtime.context import inside
+from llmsched_langgraph._runtime.scheduler import start_run
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)
@@ -45,10 +46,10 @@ def call(scheduler, times=1):
 def run(scheduler, times=1):
     """Runs of one call each."""
     for _ in range(times):
-        job = scheduler.start_job(INFO)
+        job = start_run(scheduler, INFO)
         with inside(job):
             call(scheduler)
-        scheduler.end_job(job, Outcome.FINISHED)
+        job.end(Outcome.FINISHED)
 
 
 def kinds(entries):
@@ -83,8 +84,8 @@ def test_an_observer_sees_jobs_that_make_no_call(make_plain):
     """Without an observer the machine need not know of them; with one, the story is whole."""
     scheduler, seen = make_plain(1), []
     scheduler.subscribe(seen.append)
-    job = scheduler.start_job(INFO)
-    scheduler.end_job(job, Outcome.FINISHED)
+    job = start_run(scheduler, INFO)
+    job.end(Outcome.FINISHED)
     now = scheduler.statistics()
     assert (now.jobs_running, now.jobs_ended) == (0, 1)
     assert kinds(seen) == ["JobArrived", "JobEnded", "JobClosed"]
@@ -173,20 +174,20 @@ def test_every_kind_of_entry(make_scheduler):
     scheduler.learn()
     scheduler.resize(1)
     with scheduler.slot():
-        job = scheduler.start_job(INFO)
+        job = start_run(scheduler, INFO)
         job.seen.stage_events.append(Revealed(((1, "ask"),), begun=True))
         ticket = driver.new_ticket()
         assert not driver.request(ticket, "default", "ask", job.job, False, 1)
         assert believed.wait(20)
         driver.release(ticket, Outcome.CANCELLED)
-        scheduler.end_job(job, Outcome.FINISHED, paused_on="thread")
-        bad = scheduler.start_job(JobInfo(application=APPLICATION, tenant="bad"))
+        job.end(Outcome.FINISHED, paused_on="thread")
+        bad = start_run(scheduler, JobInfo(application=APPLICATION, tenant="bad"))
         ticket = driver.new_ticket()
         assert not driver.request(ticket, "default", "ask", bad.job, False, None)
         driver.release(ticket)
-        scheduler.end_job(bad, Outcome.FAILED)
-    job = scheduler.start_job(INFO, resumes="thread")
-    scheduler.end_job(job, Outcome.FINISHED)
+        bad.end(Outcome.FAILED)
+    job = start_run(scheduler, INFO, resumes="thread")
+    job.end(Outcome.FINISHED)
     scheduler.statistics()
 
     documented = set()

@@ -25,6 +25,7 @@ from llmsched_langgraph._jobs.observed import observed
 from llmsched_langgraph._observe import recorder as recording
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._runtime.context import inside
+from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph.traces import read_jobs
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
@@ -37,15 +38,16 @@ PROGRAM = """
     from llmsched_langgraph._application.application import Application, Node
     from llmsched_langgraph._jobs.calls import Outcome
     from llmsched_langgraph._runtime.context import inside
+    from llmsched_langgraph._runtime.scheduler import start_run
 
     path, jobs = sys.argv[1], int(sys.argv[2])
     scheduler = Scheduler(2, record=path)
     info = JobInfo(application=Application.of("app", (Node("ask", calls_llm=True),)))
     for _ in range(jobs):
-        job = scheduler.start_job(info)
+        job = start_run(scheduler, info)
         with inside(job), scheduler.slot(stage="ask"):
             pass
-        scheduler.end_job(job, Outcome.FINISHED)
+        job.end(Outcome.FINISHED)
 
     def lines():
         return open(path).read().count("\\n") if os.path.exists(path) else 0
@@ -62,11 +64,11 @@ def program(end, *arguments):
 
 def run(scheduler, times=1, outcome=Outcome.FINISHED, calls=1):
     for _ in range(times):
-        job = scheduler.start_job(INFO)
+        job = start_run(scheduler, INFO)
         for _ in range(calls):
             with inside(job), scheduler.slot(stage="ask"):
                 pass
-        scheduler.end_job(job, outcome)
+        job.end(outcome)
 
 
 def record(number=0):
@@ -139,10 +141,10 @@ def test_what_is_there_is_kept(make_scheduler, tmp_path):
 def test_a_job_that_ends_after_the_scheduler_was_closed(make_scheduler, tmp_path):
     """Its call was in a slot, and goes on."""
     scheduler = make_scheduler(1, record=tmp_path / "jobs.jsonl")
-    job = scheduler.start_job(INFO)
+    job = start_run(scheduler, INFO)
     with inside(job), scheduler.slot(stage="ask"):
         scheduler.close()
-    scheduler.end_job(job, Outcome.FINISHED)
+    job.end(Outcome.FINISHED)
     scheduler.close()
     assert len(list(read_jobs(tmp_path / "jobs.jsonl"))) == 1
 
@@ -158,11 +160,11 @@ def test_nothing_is_written_on_an_event_loop(make_scheduler, tmp_path, monkeypat
     async def main():
         with make_scheduler(1, record=tmp_path / "jobs.jsonl") as scheduler:
             for _ in range(3):
-                job = scheduler.start_job(INFO)
+                job = start_run(scheduler, INFO)
                 with inside(job):
                     async with scheduler.slot(stage="ask"):
                         pass
-                scheduler.end_job(job, Outcome.FINISHED)
+                job.end(Outcome.FINISHED)
 
     asyncio.run(main())
     for thread in threading.enumerate():
@@ -183,11 +185,11 @@ def test_no_file_is_touched_on_an_event_loop(tmp_path, monkeypatch, given):
     async def main():
         with ctx(scanned_modules=["llmsched_langgraph"]):
             scheduler = default_scheduler()
-            job = scheduler.start_job(INFO)
+            job = start_run(scheduler, INFO)
             with inside(job):
                 async with scheduler.slot(stage="ask"):
                     pass
-            scheduler.end_job(job, Outcome.FINISHED)
+            job.end(Outcome.FINISHED)
             scheduler.close()
 
     asyncio.run(main())

@@ -15,6 +15,7 @@ from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import context as context_module
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime.context import inside
+from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 
 APPLICATION = Application.of("app", ["s"])
@@ -353,9 +354,9 @@ def test_close_while_a_request_is_under_way(make_scheduler):
 def test_a_run_outlives_the_close(make_scheduler):
     """A run under way when the scheduler is closed can make no call any more, and can be ended."""
     scheduler = make_scheduler(1)
-    run = scheduler.start_job(JobInfo(application=APPLICATION))
+    run = start_run(scheduler, JobInfo(application=APPLICATION))
     scheduler.close()
     with inside(run), pytest.raises(SchedulerClosedError), scheduler.slot():
         pytest.fail("the scheduler is closed")
-    scheduler.end_job(run, Outcome.FAILED)
+    run.end(Outcome.FAILED)
     assert scheduler.statistics().jobs_running == 0

@@ -16,6 +16,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import POLICIES
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._runtime.context import inside
+from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
 
 SLOTS = 4
@@ -68,14 +69,14 @@ class Crowd:
 
     def job(self, chance):
         """One job: calls that finish, fail, time out, or are streams given up in the middle."""
-        run = self.scheduler.start_job(any_job(chance))
+        run = start_run(self.scheduler, any_job(chance))
         with inside(run):
             for _ in range(CALLS):
                 try:
                     self.call(chance)
                 except (QueueTimeoutError, ZeroDivisionError):
                     pass
-        self.scheduler.end_job(run, chance.choice(list(Outcome)))
+        run.end(chance.choice(list(Outcome)))
 
     def call(self, chance):
         if chance.random() < 0.3:
@@ -96,7 +97,7 @@ class Crowd:
 
     async def ajob(self, chance):
         """One job on a loop, the same and cancelled besides."""
-        run = self.scheduler.start_job(any_job(chance))
+        run = start_run(self.scheduler, any_job(chance))
         with inside(run):
             calls = [asyncio.create_task(self.acall(chance)) for _ in range(CALLS)]
             for call in calls:
@@ -107,7 +108,7 @@ class Crowd:
             for outcome in await asyncio.gather(*calls, return_exceptions=True):
                 allowed = QueueTimeoutError | TimeoutError | ZeroDivisionError | asyncio.CancelledError
                 assert outcome is None or isinstance(outcome, allowed), repr(outcome)
-        self.scheduler.end_job(run, chance.choice(list(Outcome)))
+        run.end(chance.choice(list(Outcome)))
 
     async def acall(self, chance):
         if chance.random() < 0.3:

@@ -12,7 +12,7 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._runtime.context import current_run, inside
-from llmsched_langgraph._runtime.scheduler import Scheduler
+from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
 
 BAD_SLOTS = [0, -1, True, False, 2.0, math.inf, "4", None]
 APPLICATION = Application.of("app", ["s"])
@@ -161,10 +161,10 @@ def test_resize_of_no_known_backend(backend):
 def test_repr_fits_a_line(clock):
     """It shows policy, jobs, and holding/slots +waiting of each backend."""
     scheduler = Scheduler(backends=TWO, policy="fair", clock=clock)
-    run = scheduler.start_job(INFO)
+    run = start_run(scheduler, INFO)
     with scheduler.slot("gpt-large"):
         assert repr(scheduler) == "<Scheduler fair | 1 jobs | small 0/1 +0 | large 1/2 +0>"
-    scheduler.end_job(run, Outcome.FINISHED)
+    run.end(Outcome.FINISHED)
     scheduler.close()
     assert repr(scheduler) == "<Scheduler fair | 0 jobs | small 0/1 +0 | large 0/2 +0 | closed>"
 
@@ -184,7 +184,7 @@ def test_statistics_are_frozen(clock):
 def test_statistics_add_up(clock):
     """Sums over backends, totals of grants, returns, tokens and jobs, and the peak."""
     scheduler = Scheduler(backends=TWO, clock=clock)
-    with inside(scheduler.start_job(INFO)):
+    with inside(start_run(scheduler, INFO)):
         run = current_run()
         with scheduler.slot("gpt-large", stage="s") as first, scheduler.slot("gpt-small") as riding:
             first.usage, riding.usage = Usage(5, 7), Usage(100, 100)
@@ -192,7 +192,7 @@ def test_statistics_add_up(clock):
             assert (now.slots, now.holding, now.waiting, now.jobs_running) == (3, 1, 0, 1)
         with scheduler.slot("gpt-small", stage="s") as second:
             second.usage = Usage(None, 2)
-    scheduler.end_job(run, Outcome.FINISHED)
+    run.end(Outcome.FINISHED)
     end = scheduler.statistics()
     assert (end.granted, end.released, end.holding, end.peak) == (2, 2, 0, 1)
     assert (end.jobs_running, end.jobs_ended, end.over_commitments) == (0, 1, 0)
@@ -212,14 +212,14 @@ def test_statistics_are_of_one_moment():
             return 0.0
 
     scheduler = Scheduler(1, policy=Looking())
-    run = scheduler.start_job(INFO)
+    run = start_run(scheduler, INFO)
     driver, tickets = scheduler._driver, range(1, 5)
     for ticket in tickets:
         driver.request(ticket, "default", "s", run.job, False, None)
     scheduler.resize(3)
     for ticket in tickets:
         driver.release(ticket)
-    scheduler.end_job(run, Outcome.FINISHED)
+    run.end(Outcome.FINISHED)
     assert len(looks) > 4  # one for each call, and one for each grant while others wait
     assert all(look.granted - look.released == look.holding for look in looks)
 
@@ -258,13 +258,13 @@ def test_another_schedulers_run_is_not_ours(clock):
 def test_a_closed_scheduler_takes_nothing_new(clock):
     """No run starts and no slot is granted; the error says what to do. Closing twice is closing."""
     with Scheduler(clock=clock) as scheduler:
-        run = scheduler.start_job(INFO)
+        run = start_run(scheduler, INFO)
     scheduler.close()
     with pytest.raises(SchedulerClosedError, match="make a new Scheduler"):
-        scheduler.start_job(INFO)
+        start_run(scheduler, INFO)
     with pytest.raises(SchedulerClosedError), scheduler.slot():
         pytest.fail("the block must not be entered")
-    scheduler.end_job(run, Outcome.FINISHED)
+    run.end(Outcome.FINISHED)
     assert (scheduler.statistics().granted, scheduler.statistics().jobs_running) == (0, 0)
     scheduler.check()
 

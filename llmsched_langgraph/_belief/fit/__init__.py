@@ -1,1 +1,1 @@
-"""Models fitted to ended jobs, and how good they are."""
+"""Fits models to ended jobs and evaluates them."""

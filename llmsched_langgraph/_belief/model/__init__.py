@@ -1,1 +1,1 @@
-"""The variables of an application, the evidence of a job, and the belief that follows."""
+"""The variables of an application, the evidence of a job, and the resulting belief."""

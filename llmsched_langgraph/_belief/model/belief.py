@@ -1,6 +1,6 @@
-"""Knows what a model says of one job that is under way: what is still to come, how surely, and what teaches.
+"""Computes the belief about a running job: remaining work, its spread, and information gain.
 
-Does not know how the model was learned, which other jobs there are, or what is done with the answers.
+Does not learn models, compare jobs or schedule.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.model import ApplicationModel
 
 LEVELS = tuple(round(step / 20, 6) for step in range(1, 20))
-"""Levels of a belief's quantiles: 5 %, 10 %, ... 95 %."""
+"""Levels of a belief's quantiles: 0.05, 0.10, ..., 0.95."""
 
 NORMAL_80 = 1.2816
-"""Standard deviations from the mean between which 80 % of a normal distribution lie."""
+"""The 0.9 quantile of the standard normal distribution: half the width of its 80 % interval."""
 
 FUTURES = 256
-"""Draws that an index is computed over."""
+"""Number of samples for the Gittins index."""
 
 FLOOR = 0.25
-"""The least that is left of a run that goes on, as a share of what one takes."""
+"""Lower bound of the remaining work of a running stage run, as a share of its expected work."""
 
 
 class Curve(NamedTuple):
-    """What one run of a stage may take.
+    """The distribution of the work W of one stage run.
 
     Attributes:
-        amounts: ascending.
-        chances: for each of them the probability of it or more.
-        sums: for each of them the expectation of it or more: sum of amount times probability.
-        overrun: what is left, at least, once it has taken more than any of them.
+        amounts: the support, ascending.
+        chances: P(W >= amount) of each amount.
+        sums: E[W; W >= amount] of each amount: the sum of amount times probability.
+        overrun: minimum remaining work once the run exceeds all amounts.
     """
 
     amounts: tuple[float, ...]
@@ -52,7 +52,7 @@ class Curve(NamedTuple):
     overrun: float
 
     def left(self, received: float) -> float:
-        """E[amount - received | amount >= received]; past all that was seen, more the longer it goes on."""
+        """Return E[W - received | W >= received]; beyond the support, at least the overrun so far."""
         at = bisect_left(self.amounts, received)
         if at == len(self.amounts):
             return max(self.overrun, received - self.amounts[-1])
@@ -61,12 +61,12 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Expected:
-    """What one announced occurrence of a stage will take in all, as the belief has it.
+    """The expected work of one announced stage occurrence.
 
     Attributes:
-        whole: E[work], all of its runs together, apart from what those that are over tell.
-        runs: how many run side by side.
-        draw: gives the curve of what it may take, if it is one run of which more is known than the mean.
+        whole: E[work] of all of its runs together, before evidence of ended runs.
+        runs: number of concurrent runs.
+        draw: computes the distribution of the work of a single run; None for several runs.
     """
 
     whole: float
@@ -75,14 +75,20 @@ class Expected:
 
     @cached_property
     def curve(self) -> Curve | None:
-        """What it may take, if it is one run; drawn up when first asked for, which is once it has begun."""
+        """The distribution of the work of a single run, computed on first access; None if unknown."""
         return None if self.draw is None else self.draw()
 
     def left(self, received: float, ended: int = 0, settled: float = 0.0) -> float:
-        """What is still to come, once so much was received and `ended` runs are over with `settled`.
+        """Return the expected remaining work.
 
-        One run is conditioned on how long it has gone on. Of several, those that are over show what the
-        others will take.
+        For a single run: E[W - received | W >= received]. For n runs of which k ended, the expected work w
+        of each other run is (p * whole / n + settled) / (p + k) with p = `PRIOR_RUNS`, and the result is
+        max(settled + (n - k) w - received, `FLOOR` (n - k) w).
+
+        Args:
+            received: work that the runs received so far, including ended ones.
+            ended: number of ended runs, k.
+            settled: work of the ended runs.
         """
         if not received:
             return self.whole
@@ -97,13 +103,13 @@ class Expected:
 
 @dataclass(frozen=True)
 class Belief:
-    """The posterior over what is still to come of one job. Amounts are in `model.unit`.
+    """The posterior of one job's remaining work. Amounts are in `model.unit`.
 
-    Exact under the model's network, but for the quantiles, which are read from draws.
+    Results are exact under the model's network, except for the quantiles and the index, which use samples.
 
     Attributes:
-        model: whose belief it is.
-        evidence: what it rests on.
+        model: the model of the job's application.
+        evidence: the evidence that the belief is conditioned on.
     """
 
     model: ApplicationModel
@@ -126,31 +132,31 @@ class Belief:
 
     @property
     def open(self) -> bool:
-        """Whether anything may still come."""
+        """Whether any remaining work is possible."""
         return bool(self._posterior.by_variable or self._left)
 
     @cached_property
     def mean(self) -> float:
-        """E[work still to come | E]: the sum over unfinished stages of P(present | E) E[work | present, E].
+        """E[remaining work | E] = sum over unfinished stages of P(present | E) E[work | present, E].
 
-        Of a stage that is running, what is expected beyond what it has received. It orders jobs.
+        For a running stage, the term is E[work - received | work >= received, E].
         """
         return self._posterior.mean + self._left
 
     @cached_property
     def after(self) -> float:
-        """The part of `mean` that is not of stages in `expected`."""
+        """The part of `mean` that belongs to stages outside `expected`."""
         begun = {self.model.column(stage_occurrence) for stage_occurrence in self.expected}
         still = (*self._posterior.by_variable.items(), *self._known.left.items())
         return sum(left for i, left in still if i not in begun)
 
     @cached_property
     def expected(self) -> Mapping[StageOccurrence, Expected]:
-        """What the stages will take in all that have been announced and are not over.
+        """The expected work of each announced, unfinished stage occurrence.
 
-        Right after the belief was formed, what is left of them is what the belief says, but for the least
-        that is left of several runs. Stages whose variable sums up several occurrences are not among them:
-        a tail, and what ran once more than it was ever seen to.
+        At the evidence of this belief, `Expected.left` equals the belief's remaining work of the stage, unless
+        its `FLOOR` applies. Stages whose variable covers several occurrences are excluded: tails, and
+        occurrences beyond those that the model has a variable for.
         """
         found: dict[int, list[Begun]] = {}
         for own in self.evidence.begun:
@@ -177,7 +183,8 @@ class Belief:
         settled = sum(own.settled for own in begun)
         if not 0 < ended < runs:
             return Expected(left + received, runs)
-        # What is left was told by the runs that are over, too: `whole` is without them, or they count twice.
+        # `left` includes the evidence of the ended runs. Solve the estimate in `Expected.left` for `whole`, so
+        # that this evidence is not counted twice.
         each = (left + received - settled) / (runs - ended)
         return Expected((each * (PRIOR_RUNS + ended) - settled) / PRIOR_RUNS * runs, runs)
 
@@ -186,7 +193,7 @@ class Belief:
         scale = self._known.scales.get(i, 1.0)
         marginal = self._posterior.marginals[i]
         if received:
-            # The posterior is of states that it may have reached; of their points, only those count.
+            # Divide the likelihood P(W >= received | state) out: the points below `received` are dropped next.
             weights = np.asarray(self._known.likelihood(i, own))
             marginal = np.divide(marginal, weights, out=np.zeros_like(marginal), where=weights > 0.0)
         amounts, mass = own.points(marginal)
@@ -205,26 +212,26 @@ class Belief:
 
     @cached_property
     def quantiles(self) -> tuple[float, ...]:
-        """Quantiles of the work still to come at `LEVELS`, ascending."""
+        """Quantiles of the remaining work at `LEVELS`, ascending."""
         if not self._posterior.by_variable:
             return (self._left,) * len(LEVELS)
         return tuple(amount + self._left for amount in self._posterior.quantiles(LEVELS))
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """About where the work still to come lies in the middle 80 % of cases: cheap, but too narrow.
+        """A cheap approximate 80 % interval of the remaining work: mean -+ 1.28 standard deviations.
 
-        The mean, and 1.28 standard deviations to both sides, as if stages were independent of each other;
-        `interval` knows that they are not. It says whether the order of two jobs is certain.
+        It assumes independent stages, so it is too narrow where they are positively correlated. `interval`
+        includes the correlation.
         """
         reach = NORMAL_80 * self._posterior.deviation
         return max(self.mean - reach, 0.0), self.mean + reach
 
     @cached_property
     def index(self) -> float:
-        """The Gittins index of the job, see `gittins.index`: never more than `mean`, but for noise of draws.
+        """The Gittins index of the job (`gittins.index`). It is at most `mean`, up to sampling error.
 
-        What is left of stages that go on comes first.
+        Remaining work of settled, running stages is put before all other stages.
         """
         posterior = self._posterior
         if not self._left:
@@ -238,26 +245,26 @@ class Belief:
 
     @property
     def typical(self) -> float:
-        """The geometric mean of the work still to come in the cases in which any comes.
+        """The geometric mean of the remaining work, given that it is positive, from the quantiles.
 
-        The best guess of its logarithm: a mean says more of the few long jobs than of a job.
+        Its logarithm estimates E[log remaining work], which rare long jobs affect less than the mean.
         """
         some = [amount for amount in self.quantiles if amount > 0.0]
         if not some:
-            # Something comes in fewer cases than any quantile tells of, and so the more in those.
+            # P(remaining > 0) is at most 1 - LEVELS[-1], so E[remaining | remaining > 0] is at least this.
             return self.mean / (1.0 - LEVELS[-1])
         return exp(sum(map(log, some)) / len(some))
 
     @property
     def median(self) -> float:
-        """The median of the work still to come."""
+        """The median of the remaining work."""
         return self.quantiles[len(LEVELS) // 2]
 
     def interval(self, share: float = 0.8) -> tuple[float, float]:
-        """The work still to come in the middle `share` of cases: the same share of jobs should end up inside.
+        """Return the central interval of the remaining work with probability `share`.
 
         Raises:
-            ValueError: its ends are not among `LEVELS`.
+            ValueError: (1 - share) / 2 is not one of `LEVELS`.
         """
         try:
             low = LEVELS.index(round((1.0 - share) / 2, 6))
@@ -267,10 +274,10 @@ class Belief:
 
     @cached_property
     def entropy_bits(self) -> float:
-        """Joint Shannon entropy of all that is not settled, in bits: what there is to learn of the job.
+        """Joint Shannon entropy of all unsettled variables, given the evidence, in bits.
 
-        Of works, fan-outs, what a plan will name: of all variables together, because what some of them alone
-        leave open takes tables too large for a long loop.
+        It includes fan-outs and plans, not only work: the entropy of a subset needs tables that are too large
+        for a long loop.
         """
         if not self._posterior.by_variable:
             return 0.0
@@ -279,7 +286,7 @@ class Belief:
 
     @cached_property
     def present(self) -> Mapping[str, float]:
-        """For each stage and tool of `model.stages`, the probability that it happens or has happened."""
+        """For each stage and tool of `model.stages`, the probability that it occurs in the job."""
         return {
             column.stage: 1.0 - float(self._posterior.marginals[i][ABSENT])
             if i not in self._known.values
@@ -289,16 +296,20 @@ class Belief:
         }
 
     def uncertainty_reduction(self, stage: StageOccurrence, tool: str | None = None) -> float:
-        """How much finishing a ready stage teaches of the rest of its job, in bit-seconds: LLMSched's Eq. 6.
+        """Return the uncertainty reduction R(X) of a ready stage, in bits * `model.unit` (LLMSched, Eq. 6).
 
-        R(X) = I(X; Y1..YM | E) * sum_m Range(Ym), where Y1..YM are the works of the unfinished stages that
-        are correlated with X, I is their joint mutual information, and Range is the width of the amounts
-        seen, in the model's unit. Correlated are those that directed edges lead to from X's work; and, where
-        they lead to X from the whole job's work, all that they lead to from there, because that variable only
-        stands for what stages have in common. X is taken to be present, since it is ready. Where a joint
-        table would be too large, I is a lower bound (`Network.mutual_information`).
+        R(X) = I(X; Y1..YM | E) * sum_m Range(Ym). Y1..YM are the work variables of the unfinished stages that
+        are correlated with X, I is the joint mutual information, and Range is the observed maximum minus
+        minimum. Correlated variables are the descendants of X and, if X descends from the job's total work,
+        all descendants of the total, which models what stages have in common. X is conditioned on being
+        present. If the joint table is too large, I is a lower bound (`Network.mutual_information`).
 
-        A stage, or a tool of it, that the model does not know teaches nothing: 0.
+        Args:
+            stage: the ready stage occurrence.
+            tool: the tool that the stage runs; None if it has none.
+
+        Returns:
+            R(X); 0 for a stage without a variable in the model, or whose work is settled.
         """
         x = self.model.column(stage, tool)
         if x is None or x not in self._posterior.by_variable:

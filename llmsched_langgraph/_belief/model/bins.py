@@ -1,6 +1,6 @@
-"""Knows how a nonnegative quantity that may be absent becomes a few states, and what each state means.
+"""Discretizes a nonnegative quantity that may be absent into a few states, and back.
 
-Does not know which quantity it is, nor how the states of several quantities hang together.
+Does not interpret the quantity or relate it to other quantities.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
 
 ABSENT = 0
-"""The state of what does not happen in a job."""
+"""The state of a quantity that does not occur in a job."""
 
 BINS = 6
-"""Bins of a quantity, at most, unless asked otherwise."""
+"""Default maximum number of bins."""
 
 TINY = 1e-9
-"""Stands for zero where a logarithm is taken."""
+"""Lower bound of arguments of logarithms."""
 
 POINTS = 8
-"""Points that a bin keeps of the values it was made of, at most."""
+"""Maximum number of points that summarize the values in a bin."""
 
 STEPS = 4
-"""Steps between two bins' means that are told apart: few, so that jobs can share what was worked out."""
+"""Steps of `Bins.place` between two bin means. Coarse, so that jobs share cached posteriors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One bin of a quantity, in the quantity's own unit.
+    """One bin of a quantity, in the quantity's unit.
 
     Attributes:
-        lo: the smallest value seen in it.
-        hi: the largest.
-        mean: their mean.
-        count: how many there were.
-        points: the bin's content in small: its distinct values if they are at most `POINTS`, else the
-            means of that many runs of its sorted values, equally long to within one. Ascending.
-        weights: the values that each point stands for; they sum to `count`.
+        lo: minimum of the observed values.
+        hi: maximum of the observed values.
+        mean: mean of the observed values.
+        count: number of observed values.
+        points: summary of the values, ascending: the distinct values if there are at most `POINTS`, else the
+            means of `POINTS` equal slices of the sorted values.
+        weights: number of values per point; the sum is `count`.
     """
 
     lo: float
@@ -58,7 +58,7 @@ class Bin:
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> Bin:
-        """The bin of these values, which are ascending and at least one."""
+        """Return the bin of these values, which must be ascending and not empty."""
         distinct, counts = np.unique(values, return_counts=True)
         if len(distinct) > POINTS:
             runs = np.array_split(values, POINTS)
@@ -71,11 +71,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AtLeast:
-    """What is known of a quantity that has reached some amount and goes on.
+    """Evidence that a quantity Q is at least some amount a.
 
     Attributes:
-        weights: P(it got so far | state), shape (states,): a likelihood for a network.
-        left: E[what is still to come | it got so far, state], shape (states,); 0 where the weight is 0.
+        weights: likelihood P(Q >= a | state), shape (states,).
+        left: E[Q - a | Q >= a, state], shape (states,); 0 where the weight is 0.
     """
 
     weights: NDArray[np.float64]
@@ -87,8 +87,8 @@ class Bins:
     """States of a quantity: 0 is absent, 1..B are its bins in ascending order.
 
     Attributes:
-        bins: the bins; their ranges do not overlap. None at all if the quantity never happened.
-        absent: how often it was absent.
+        bins: the bins, with disjoint ranges; empty if the quantity was always absent.
+        absent: number of observations in which the quantity was absent.
         means: E[quantity | state], shape (states,); 0 for absent.
         variances: Var[quantity | state], shape (states,); 0 for absent.
     """
@@ -99,9 +99,9 @@ class Bins:
     _points: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _shares: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     _owners: NDArray[np.intp] = field(init=False, repr=False, compare=False)
-    _upto: NDArray[np.intp] = field(init=False, repr=False, compare=False)  # points up to each state's last
-    _sums: NDArray[np.float64] = field(init=False, repr=False, compare=False)  # of shares, from 0 on
-    _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)  # of the bins' means
+    _upto: NDArray[np.intp] = field(init=False, repr=False, compare=False)  # cumulative points per state
+    _sums: NDArray[np.float64] = field(init=False, repr=False, compare=False)  # cumulative shares, from 0
+    _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)  # log of the bin means
     means: NDArray[np.float64] = field(init=False, repr=False, compare=False)
     variances: NDArray[np.float64] = field(init=False, repr=False, compare=False)
 
@@ -126,11 +126,14 @@ class Bins:
 
     @classmethod
     def fit(cls, values: Iterable[float | None], most: int = BINS, least_count: int = 1) -> Bins:
-        """Bins of equally many values, as far as equal values allow; None is absent.
+        """Return bins of equal counts, as far as ties allow.
 
-        Bins are cut at quantiles, and in the middle (on a log scale) of the gap found there, so that
-        they follow the values over any number of magnitudes. Never more bins than `most`, than
-        distinct values, or than leaves `least_count` values to each.
+        Bins are cut at quantiles, in the middle of the gap between neighbouring values on a log scale.
+
+        Args:
+            values: the observations; None means absent.
+            most: maximum number of bins. Never more than there are distinct values.
+            least_count: minimum number of values per bin, up to ties.
 
         Raises:
             InvalidDataError: a value is negative or not finite.
@@ -154,26 +157,26 @@ class Bins:
 
     @property
     def states(self) -> int:
-        """How many states there are, absence included."""
+        """The number of states, including absent."""
         return len(self.bins) + 1
 
     @property
     def mean(self) -> float:
-        """The mean of the amounts seen, where it was not absent; 0 if it always was."""
+        """The mean over the observations that are not absent; 0 without any."""
         count = sum(own.count for own in self.bins)
         return sum(own.mean * own.count for own in self.bins) / count if count else 0.0
 
     @property
     def range(self) -> tuple[float, float]:
-        """The smallest and the largest amount seen; 0 counts if it was ever absent."""
+        """The observed minimum and maximum, an absent quantity counting as 0."""
         if not self.bins:
             return 0.0, 0.0
         return 0.0 if self.absent else self.bins[0].lo, self.bins[-1].hi
 
     def index(self, value: float | None) -> int:
-        """The state of a value: 0 for None, else the bin it falls in. What was never seen is in the nearest.
+        """Return the state of a value: 0 for None, else its bin, or the nearest one.
 
-        Of a quantity that never happened before, every value is absent: there is no other state.
+        Without bins, the state is 0 for every value.
 
         Raises:
             InvalidDataError: the value is negative or NaN.
@@ -185,15 +188,15 @@ class Bins:
         return 1 + bisect_right(self._cuts, value)
 
     def indices(self, values: Iterable[float | None]) -> list[int]:
-        """The states of many values, as `index`."""
+        """Return the states of several values, as `index` does."""
         return [self.index(value) for value in values]
 
     def place(self, value: float | None) -> tuple[int, float] | None:
-        """Where a value lies besides its bin: another bin, and how far towards it, from -1 to 1.
+        """Return the position of a value relative to its bin's mean: a neighbour bin and a share.
 
-        0 is at its own bin's mean and 1 at the other's, on a log scale, in steps of 1 / `STEPS`. The other
-        bin is the neighbour on the value's side; a value beyond the outermost mean lies away from the inner
-        one, at -1 at most. None if there is nothing to be said: the value is absent or zero, or its bin has
+        The share is (log x - log m) / (log m' - log m) for the mean m of the value's bin and m' of the
+        neighbour on the value's side, rounded to 1 / `STEPS`. Beyond the outermost mean, the neighbour is the
+        inner bin, and the share is negative, at least -1. None if the value is absent or zero, or if there is
         no neighbour.
         """
         if not value:
@@ -211,17 +214,17 @@ class Bins:
         return other, round(STEPS * min(max((here - own) / gap, -1.0), 1.0)) / STEPS
 
     def present(self) -> NDArray[np.float64]:
-        """The likelihood of "it happens": 0 for absent, 1 for every bin; shape (states,)."""
+        """Return the likelihood of "not absent": 0 for absent, 1 for each bin; shape (states,)."""
         weights = np.ones(self.states)
         if self.bins:
             weights[ABSENT] = 0.0
         return weights
 
     def at_least(self, amount: float) -> AtLeast:
-        """What is known once the quantity has reached `amount` and goes on: it is not absent, for one.
+        """Return the evidence that the quantity is present and at least `amount`.
 
-        Past everything ever seen it is in the last bin, and the expectation of what is left grows with
-        the time by which it has overrun, so that it never looks as if about to end for ever.
+        Above all observed values, the state is the last bin, and the expected remainder is the larger of
+        mean - lo of that bin and the overrun amount - hi.
         """
         if not self.bins:
             return AtLeast(np.ones(1), np.zeros(1))
@@ -238,22 +241,22 @@ class Bins:
         return AtLeast(np.minimum(weights, 1.0), left)
 
     def _by_state(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Amounts of the points, summed up by state. There is a bin, so there is a point in the last one."""
+        """Return the sums of per-point amounts by state. Requires at least one bin."""
         return np.bincount(self._owners, amounts).astype(np.float64, copy=False)
 
     def passed(self, amount: float) -> int:
-        """How many points lie under the amount: `at_least` gives the same weights for the same number."""
+        """Return the number of points below `amount`. It determines the weights of `at_least`."""
         return int(self._points.searchsorted(amount))
 
     def points(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The points that are there, ascending, and the probability of each, given that of each state."""
+        """Return the points of all bins, ascending, and their probabilities, given those of states."""
         return self._points, weights[self._owners] * self._shares
 
     def quantiles(self, weights: ArrayLike, levels: Sequence[float]) -> list[float]:
-        """Quantiles of the mixture that gives each state this weight; absent counts as 0.
+        """Return quantiles of the mixture with these state weights; absent counts as 0.
 
         Raises:
-            InvalidDataError: there are not as many weights as states, or none is positive.
+            InvalidDataError: the weights are not one per state, or negative, or all zero.
         """
         given = np.asarray(weights, dtype=np.float64)
         if given.shape != (self.states,) or not given.min() >= 0.0 or not given.sum() > 0.0:
@@ -266,16 +269,18 @@ class Bins:
         return [float(points[min(int(i), len(points) - 1)]) for i in at]
 
     def values(self, states: NDArray[np.intp], uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-        """An amount for each state, as a draw from its bin's content; 0 for absent.
+        """Sample one amount per state from the points of its bin; 0 for absent.
 
-        Numbers in [0, 1) pick it, one a state: the same numbers give the same amounts.
+        Args:
+            states: states, shape (n,).
+            uniform: samples of U(0, 1) for the inverse transform, shape (n,).
         """
         return self._picked(states, uniform, self._sums, self._points)
 
     def left(
         self, amount: float, states: NDArray[np.intp], uniform: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """As `values`, of what is still to come once `amount` is reached; 0 for a state that cannot be."""
+        """Sample quantity - `amount`, given quantity >= `amount`; 0 for impossible states."""
         reached = np.where(self._points >= amount, self._shares, 0.0)
         if not reached.any():
             return self.at_least(amount).left[states]
@@ -293,12 +298,12 @@ class Bins:
         ends = sums[self._upto]
         low, high = np.concatenate((ends[:1], ends[:-1]))[states], ends[states]
         at = sums.searchsorted(low + uniform * (high - low), side="right") - 1
-        # Rounding must not carry a draw over its bin's end.
+        # Rounding must not move a sample past the end of its bin.
         at = np.minimum(at, (self._upto - 1)[states])
         return np.where(high > low, points[at], 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data; `from_json` of it is equal to these bins."""
+        """Return plain JSON data, from which `from_json` restores the bins."""
         names = ("lo", "hi", "mean", "count")
         bins = [
             {**{n: getattr(own, n) for n in names}, "points": list(own.points), "weights": list(own.weights)}
@@ -308,7 +313,7 @@ class Bins:
 
     @classmethod
     def from_json(cls, data: Field) -> Bins:
-        """The bins that `to_json` wrote.
+        """Return the bins that `to_json` wrote.
 
         Raises:
             InvalidDataError: the data is damaged; the message names the field.
@@ -317,13 +322,13 @@ class Bins:
         for given in data["bins"].items():
             own = _bin(given)
             if made and own.lo <= made[-1].hi:
-                raise given["lo"].fault("above the bin before it")
+                raise given["lo"].fault("above the previous bin")
             made.append(own)
         return cls(tuple(made), data["absent"].count())
 
 
 def _bin(data: Field) -> Bin:
-    # A learned amount may be any that a float can be, not only one that a recorded job may have.
+    # Learned amounts may exceed the limits of recorded jobs (`_fields.MOST`).
     most = float_info.max
     made = Bin(
         lo=data["lo"].number(most),
@@ -343,7 +348,7 @@ def _bin(data: Field) -> Bin:
     ):
         raise data["points"].fault("ascending numbers between lo and hi")
     if len(made.weights) != len(made.points) or sum(made.weights) != made.count:
-        raise data["weights"].fault(f"one a point, {made.count} in all")
+        raise data["weights"].fault(f"one per point with the sum {made.count}")
     return made
 
 
@@ -352,11 +357,11 @@ def _sums(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    # Rounding must not carry a mean out of its values' range.
+    # Rounding must not move the mean out of the range of the values.
     return float(min(max(values.mean(), values[0]), values[-1]))
 
 
 def _between(a: float, b: float) -> float:
-    """A cut above `a` and at most `b`: their middle on a log scale, where there is one."""
+    """Return a cut in (a, b]: the geometric mean if a > 0, else b / 2, falling back to b."""
     middle = sqrt(a) * sqrt(b) if a > 0.0 else b / 2
     return middle if a < middle <= b else b

@@ -1,6 +1,6 @@
-"""Knows what can be known of a job that is under way, and what that says of its application's variables.
+"""Translates the evidence of a running job into soft evidence about its application's variables.
 
-Does not know networks, nor what will come of it.
+Does not know networks or predict anything.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from llmsched_langgraph._jobs.stages import StageOccurrence
 Floats = NDArray[np.float64]
 
 DIGITS = 2
-"""Digits to which work that goes on is rounded, so that a job asked for often has the same evidence."""
+"""Significant digits of received work in evidence, so that frequent queries share cached beliefs."""
 
 
 SETTLED_SHARE = 0.25
-"""The share of a stage's runs whose end settles what the others will take: a few are a fair sample."""
+"""Share of a stage's concurrent runs that must have ended to settle the work of the others."""
 
 PRIOR_RUNS = 2.0
-"""Runs that what is known of a stage beforehand counts for, beside its own runs that are over."""
+"""Prior weight, in pseudo-runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An occurrence of a stage, or the uses of one tool in it, that was announced and is not over.
+    """An announced, unfinished stage occurrence, or the uses of one tool in it.
 
     Attributes:
-        spot: the node, and which time it runs.
-        runs: how many side by side were announced.
-        received: the work that they received so far, in the model's unit.
-        ended: how many of them are over.
-        settled: the work of those.
-        tool: the tool, where the stage can run several.
+        stage_occurrence: the node and the number of its occurrence.
+        runs: number of announced concurrent runs.
+        received: work received so far by all runs, in the model's unit.
+        ended: number of ended runs.
+        settled: work of the ended runs, in the model's unit.
+        tool: the tool, if the stage may run several; else None.
     """
 
     stage_occurrence: StageOccurrence
@@ -56,14 +56,14 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class JobEvidence:
-    """What is known of a job at one moment. A value, and hashable: beliefs are cached by it.
+    """The evidence of a job at one moment. Immutable and hashable: beliefs are cached by it.
 
     Attributes:
-        prompt_tokens: size of its input, as in `ObservedJob`; None as long as it is not known.
-        finished: the stages that ended, as far as they go.
-        begun: what has been announced and is not over, whether it has received work or not.
-        planned: if a plan has been made, how often it names each tool; None before.
-        skipped: paths of the nodes that will not be run any more, or not once.
+        prompt_tokens: size of the job's first prompt, as in `ObservedJob`; None if unknown.
+        finished: the ended stage occurrences.
+        begun: the announced, unfinished stage occurrences, with or without received work.
+        planned: (tool, number of planned uses) pairs; None before the plan exists.
+        skipped: paths of the nodes that cannot run again, or at all.
     """
 
     prompt_tokens: int | None = None
@@ -73,7 +73,7 @@ class JobEvidence:
     skipped: frozenset[str] = frozenset()
 
     def rounded(self) -> JobEvidence:
-        """The same, work that goes on rounded to `DIGITS` digits."""
+        """Return the evidence with received work rounded to `DIGITS` significant digits."""
         if not any(own.received for own in self.begun):
             return self
         begun = [
@@ -86,12 +86,12 @@ class JobEvidence:
 
 
 class Vocabulary:
-    """What a model's variables stand for, laid out so that evidence can be read by them.
+    """The variables of a model, indexed to translate evidence.
 
     Args:
-        columns: the variables.
-        bins: their states.
-        unit: what work is counted in.
+        columns: the meaning of each variable.
+        bins: the states of each variable.
+        unit: unit of work.
     """
 
     def __init__(self, columns: Sequence[Column], bins: Sequence[Bins], unit: Unit) -> None:
@@ -104,9 +104,9 @@ class Vocabulary:
         self._readers = tuple((column, _READERS[column.quantity]) for column in self.columns)
 
     def known(self, evidence: JobEvidence) -> SoftEvidence:
-        """What the evidence says of each column, by number.
+        """Return the soft evidence by column number.
 
-        What no column stands for is absorbed: it says nothing, but its work is work that the job received.
+        Stages without a column add to the received work of the job's total, and to nothing else.
         """
         reading = _Reading(self, evidence)
         values: dict[int, float | None] = {}
@@ -116,7 +116,7 @@ class Vocabulary:
         skipped, highest = evidence.skipped, reading.highest
         for i, (column, read) in enumerate(self._readers):
             node = column.node
-            if node and node not in highest:  # it has not come up
+            if node and node not in highest:  # neither announced nor ended
                 if node in skipped:
                     values[i] = None
                 continue
@@ -135,24 +135,24 @@ class Vocabulary:
 
 
 _new = tuple.__new__
-"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+"""Builds a named tuple without the overhead of its Python-level constructor."""
 
 
 class Settled(NamedTuple):
-    """It is this much, or None: it does not happen. `left` of it is still to come."""
+    """Hard evidence: the value, or None if absent. `left` is its expected remaining part."""
 
     value: float | None
     left: float = 0.0
 
 
 class Reached(NamedTuple):
-    """It happens, and has come so far."""
+    """Soft evidence: the quantity is present and at least `amount`."""
 
     amount: float
 
 
 class _Reading:
-    """The evidence, looked at column by column. Each of the methods tells what is known of one, or None."""
+    """The evidence, indexed by node and tool. Each method returns that of one column, or None."""
 
     def __init__(self, vocabulary: Vocabulary, evidence: JobEvidence) -> None:
         unit, tools, nodes = vocabulary.unit, vocabulary.tools, vocabulary.nodes
@@ -164,10 +164,10 @@ class _Reading:
             self._plan = Counter()
             for tool, count in evidence.planned:
                 self._plan[tool_name(tool, tools)] += count
-        self._finished: dict[str, list[tuple[ObservedStage, float]]] = {}  # with their work
+        self._finished: dict[str, list[tuple[ObservedStage, float]]] = {}  # (stage, work), by path
         self._begun: dict[str, list[Begun]] = {}
-        self.highest: dict[str, int] = {}  # occurrence of each node that came up
-        self._parts: dict[str, list[Part]] = {}  # of stages that ended, by tool
+        self.highest: dict[str, int] = {}  # latest occurrence of each announced or ended node
+        self._parts: dict[str, list[Part]] = {}  # of ended stages, by tool
         ended = 0.0
         for stage in evidence.finished:
             parts = stage.parts
@@ -181,7 +181,7 @@ class _Reading:
                 for part in parts:
                     self._parts.setdefault(tool_name(part.tool, tools), []).append(part)
         self._received = ended + sum([own.received for own in evidence.begun])
-        self._running: dict[str, list[float]] = {}  # what goes on has received, by tool
+        self._running: dict[str, list[float]] = {}  # received work of unfinished stages, by tool
         for own in evidence.begun:
             path, occurrence = own.stage_occurrence
             if path in nodes:
@@ -216,7 +216,7 @@ class _Reading:
         again = column.tail and column.node not in self._evidence.skipped
         if begun or (ended is not None and again):
             if column.quantity is Quantity.LENGTH:
-                # Seconds of a stage say nothing of its length.
+                # The received work is in seconds, which do not determine the length in tokens.
                 return Reached(ended.value or 0.0 if ended else 0.0)
             if not ended and not column.tail and (whole := self._whole(column, begun)) is not None:
                 return Settled(whole, whole - sum(own.received for own in begun))
@@ -226,7 +226,11 @@ class _Reading:
         return Settled(None) if self._missed(column) else None
 
     def _whole(self, column: Column, begun: Sequence[Begun]) -> float | None:
-        """What a stage will have received, judged by its runs that are over; None if they are too few."""
+        """Estimate a stage's work from its ended runs; None if fewer than `SETTLED_SHARE` ended.
+
+        Each other run is estimated by (settled + p * prior) / (ended + p), p = `PRIOR_RUNS`, where prior is
+        the stage's mean work per run.
+        """
         runs, ended = sum(own.runs for own in begun), sum(own.ended for own in begun)
         if not 0 < ended >= SETTLED_SHARE * runs or runs == 1:
             return None
@@ -253,7 +257,7 @@ class _Reading:
         return Settled(stage_value(column.quantity, [stage for stage, _ in own], self._unit))
 
     def _missed(self, column: Column) -> bool:
-        """Whether nothing that the column stands for can come any more."""
+        """Whether no occurrence that the column covers can still start."""
         if column.node in self._evidence.skipped:
             return True
         return column.last is not None and column.last < self.highest.get(column.node, 0)
@@ -282,7 +286,7 @@ _READERS: dict[Quantity, Callable[[_Reading, Column], Settled | Reached | None]]
 
 
 def _usual(columns: Sequence[Column], bins: Sequence[Bins]) -> dict[Column, tuple[float, float | None]]:
-    """The mean work of each stage, and its mean fan-out; None where that is always the same."""
+    """Return each stage's mean work and mean fan-out; the latter is None without a fan-out variable."""
     wide = {
         (column.node, column.first): own.mean
         for column, own in zip(columns, bins, strict=True)

@@ -1,6 +1,6 @@
-"""Knows the least expected work for each chance to end, if one may stop at the end of any stage.
+"""Computes the Gittins index of a multistage job from samples of its remaining work.
 
-Does not know where the futures come from that it is computed over.
+Does not draw the samples.
 """
 
 from __future__ import annotations
@@ -9,26 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 6
-"""Times that the stopping rule is improved, at most; two or three are enough nearly always."""
+"""Maximum number of Dinkelbach iterations; two or three usually suffice."""
 
 SLACK = 1e-6
-"""An improvement that is a smaller part than this is none."""
+"""Relative improvement below which the iteration stops."""
 
 
 def index(amounts: NDArray[np.float64], states: NDArray[np.intp]) -> float:
-    """The Gittins index: min over stopping rules of E[work until stop] / P(the job has ended by then).
+    """Return the Gittins index: min over stopping rules of E[work until stop] / P(job ended at stop).
 
-    A rule may stop at the end of each stage, and sees in which state that stage ended: so an index is low
-    where a little work decides that little is left. It may not see more: what earlier stages were is
-    taken to be told by the latest. Found by Dinkelbach's iteration on backward induction, as in Aalto and
-    Scully ("On the Gittins index for multistage jobs", 2022), here over drawn futures.
+    A rule may stop after each stage, and observes the state in which that stage ended. It assumes that the
+    latest state is sufficient (the Markov property). The minimum is found by Dinkelbach's iteration with
+    backward induction, as in Aalto and Scully ("On the Gittins index for multistage jobs", 2022), on samples.
 
     Args:
-        amounts: work of each stage still to come, in their order, in each future: shape (stages, futures).
-        states: in which state it ends, 0 for one that does not happen: the same shape.
+        amounts: work of each remaining stage, in order, in each sample: shape (stages, samples).
+        states: state in which the stage ends, 0 for absent: the same shape.
 
     Returns:
-        The index, in the unit of the amounts; it is never more than the mean of their sums.
+        The index, in the unit of the amounts: at most the mean total amount.
     """
     total = amounts.sum(axis=0)
     if not amounts.size or not total.any():
@@ -45,7 +44,7 @@ def index(amounts: NDArray[np.float64], states: NDArray[np.intp]) -> float:
             work = work + amounts[j]
             ended = ended + ends[j]
             if j:
-                # Go on, after the stage before, only in those of its states in which that pays.
+                # After the previous stage, continue only in states with a positive expected gain.
                 before = states[j - 1]
                 gains = np.bincount(before, weights=value, minlength=int(groups[j - 1]))
                 go = (gains > 0.0)[before]

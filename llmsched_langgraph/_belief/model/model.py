@@ -1,6 +1,6 @@
-"""Knows what was learned of one application, and what it says of a job that is under way.
+"""Defines the learned model of one application and computes beliefs about running jobs.
 
-Does not know how it was learned, which jobs there are, or what is done with the answers.
+Does not learn, track jobs or schedule.
 """
 
 from __future__ import annotations
@@ -23,32 +23,31 @@ from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.errors import InvalidDataError
 
 VERSION = 1
-"""Of the form that `to_json` writes."""
+"""Format version that `to_json` writes."""
 
 SMOOTHING = 1e-9
-"""Probability that is spread over all states of a variable whose given table has zeros."""
+"""Weight of the uniform distribution that is mixed into tables when a given network has zeros."""
 
 CACHED = 4096
-"""Beliefs that a model keeps at hand, and posteriors that they rest on."""
+"""Size of a model's cache of beliefs, and of its cache of posteriors."""
 
 
 @dataclass(frozen=True)
 class ApplicationModel:
-    """P(everything that matters about a job), learned from earlier ones. A value: `learn` makes a new one.
+    """The joint distribution over the variables of an application's jobs. An immutable value.
 
     Attributes:
-        fingerprint: of the application's template.
-        unit: what work is counted in.
-        columns: what the network's variables stand for, in its order.
-        bins: what their states mean.
-        network: how they hang together; no edges at all if the independent marginals predict better.
-        jobs: how many jobs taught it; under `MIN_JOBS` it is mostly a static prior.
-        given: whether the network was taken over from pgmpy (`Profile.with_network`). Learning keeps such a
-            model until its application's runs drift; the explicit ways to replace it are another
-            `Profile.with_network` and `llmsched profile fit`.
+        fingerprint: fingerprint of the application.
+        unit: unit of work.
+        columns: the meaning of each network variable, in the network's order.
+        bins: the states of each variable.
+        network: the Bayesian network; it has no edges if the independent marginals predict better.
+        jobs: number of jobs that the model was learned from. Below `MIN_JOBS` it is mostly the static prior.
+        given: whether the network came from pgmpy (`Profile.with_network`). Learning keeps a given network
+            until the runs drift. `Profile.with_network` and `llmsched profile fit` replace it.
 
     Raises:
-        InvalidDataError: the fields do not fit together.
+        InvalidDataError: the fields are inconsistent.
     """
 
     fingerprint: str
@@ -63,9 +62,9 @@ class ApplicationModel:
 
     def __post_init__(self) -> None:
         if self.network.names != tuple(column.name for column in self.columns):
-            raise InvalidDataError("network.names: they are not those of the columns")
+            raise InvalidDataError("network.names: must be the names of the columns")
         if self.network.cards != tuple(own.states for own in self.bins):
-            raise InvalidDataError("network.cards: they are not as many states as the bins have")
+            raise InvalidDataError("network.cards: must be the numbers of states of the bins")
         object.__setattr__(self, "_posteriors", {})
         self.forget()
 
@@ -79,25 +78,25 @@ class ApplicationModel:
 
     @property
     def correlated(self) -> bool:
-        """Whether the stages tell something of each other: "network", as against "marginals"."""
+        """Whether the network has edges: "network" instead of "marginals"."""
         return any(self.network.parents)
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages and tools whose work it predicts, by the ids that an `Application` gives them."""
+        """The ids of the stages, and names of the tools, whose work the model predicts."""
         return tuple(column.stage for column in self.columns if column.counts)
 
     @cached_property
     def marginals(self) -> ApplicationModel:
-        """The same without any correlation: every stage on its own. An inference, the first time."""
+        """The model with independent marginals. The first access runs one inference."""
         return replace(self, network=self.network.independent())
 
     @cached_property
     def positive(self) -> Network:
-        """The network that beliefs rest on: `network`, with at least `SMOOTHING` / card in place of zeros.
+        """The network used for inference: `network`, smoothed if any table has zeros.
 
-        Learned tables have no zeros. Those of a given network may, and a job must have a belief even if
-        it does what that network calls impossible.
+        Smoothed tables are (1 - `SMOOTHING`) P + `SMOOTHING` / card. Learned tables have no zeros, but tables
+        of a given network may, and evidence that has probability zero under them must not fail.
         """
         if all(table.min() > 0.0 for table in self.network.tables):
             return self.network
@@ -107,16 +106,15 @@ class ApplicationModel:
         return replace(self.network, tables=tables)
 
     def belief(self, evidence: JobEvidence) -> Belief:
-        """What is still to come of a job, given what is known of it.
+        """Return the belief about the remaining work of a job, given its evidence.
 
-        The same evidence gives the same belief object as long as it is at hand; work that goes on is
-        rounded to two digits. Nothing is computed before it is asked for, and nothing twice for pasts that
-        differ in nothing that matters.
+        Beliefs are computed lazily and cached by evidence, with received work rounded (`evidence.DIGITS`).
+        Evidences that are equivalent for the network share one posterior (`total.key`).
         """
         return self._belief(evidence.rounded())
 
     def posterior(self, known: SoftEvidence) -> Posterior:
-        """The work of all stages and tools, given what is known of the columns."""
+        """Return the posterior of the work of all stages and tools, given soft evidence."""
         counted = self._counted
         key = total.key(self.network, self.bins, counted, known)
         found = self._posteriors.get(key)
@@ -128,20 +126,20 @@ class ApplicationModel:
         return found
 
     def forget(self) -> None:
-        """Keep no belief at hand: what is asked for next is worked out anew. For measurements."""
+        """Clear the caches. Used by benchmarks."""
         self._posteriors.clear()
         object.__setattr__(self, "_belief", lru_cache(CACHED)(lambda evidence: Belief(self, evidence)))
 
     @cached_property
     def _rounds(self) -> tuple[int, ...]:
-        """Works of rounds of loops, where nothing else says that a loop that ended does not go on."""
+        """Work variables of loop occurrences; empty if the network has edges."""
         if self.correlated:
             return ()
         return tuple(i for i in self._counted if self.columns[i].tail or self.columns[i].last is not None)
 
     @cached_property
     def totals(self) -> tuple[int, ...]:
-        """The numbers of the variables that stand for the whole job's work: one, or none in a prior."""
+        """The numbers of the variables for the whole job's work: one, or none in a prior."""
         return tuple(i for i, column in enumerate(self.columns) if column.quantity is Quantity.TOTAL)
 
     @cached_property
@@ -149,7 +147,7 @@ class ApplicationModel:
         return tuple(i for i, column in enumerate(self.columns) if column.counts)
 
     def column(self, stage: StageOccurrence, tool: str | None = None) -> int | None:
-        """The number of the column of a stage's work, or of its tool's; None if there is none."""
+        """Return the number of the column with the stage's work, else the tool's, else None."""
         for i in self._works.get(stage.path, ()):
             if self.columns[i].covers(*stage):
                 return i
@@ -167,10 +165,9 @@ class ApplicationModel:
         return {self.columns[i].tool: i for i in self._counted if self.columns[i].tool}
 
     def known(self, evidence: JobEvidence) -> SoftEvidence:
-        """What the evidence says of each column, by number.
+        """Return the soft evidence of a job, by column number.
 
-        Where nothing tells of a stage's work, a fan-out that has been announced does: twice as many runs as
-        usual are twice the work.
+        The unsettled work of a stage without parents is scaled by announced fan-out / mean fan-out.
         """
         found = self._vocabulary.known(evidence)
         scales = {
@@ -186,7 +183,7 @@ class ApplicationModel:
 
     @cached_property
     def _alone(self) -> tuple[tuple[int, int], ...]:
-        """Works that have no parents, each with its fan-out."""
+        """Pairs (work, fan-out) of the columns of each stage whose work has no parents."""
         wide = {
             (column.node, column.first): i
             for i, column in enumerate(self.columns)
@@ -198,7 +195,7 @@ class ApplicationModel:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data; `from_json` of it is equal to this model."""
+        """Return plain JSON data, from which `from_json` restores the model."""
         return {
             "version": VERSION,
             "fingerprint": self.fingerprint,
@@ -212,15 +209,15 @@ class ApplicationModel:
 
     @classmethod
     def from_json(cls, data: object) -> ApplicationModel:
-        """The model that `to_json` wrote.
+        """Return the model that `to_json` wrote.
 
         Raises:
-            InvalidDataError: the data is damaged, or of another version; the message names the field.
+            InvalidDataError: the data is damaged, or has another version; the message names the field.
         """
         given = Field.of(data)
         version = given["version"]
         if version.count() != VERSION:
-            raise version.fault(f"{VERSION}, the only version that can be read")
+            raise version.fault(f"{VERSION}, the only supported version")
         mark = given.get("given")
         parts = (
             given["fingerprint"].text(),

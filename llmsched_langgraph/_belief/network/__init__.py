@@ -1,1 +1,1 @@
-"""Bayesian networks: tables and inference."""
+"""Discrete Bayesian networks: tables and exact inference."""

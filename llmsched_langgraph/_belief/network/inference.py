@@ -1,12 +1,12 @@
-"""Knows exact inference in a discrete Bayesian network: message passing, elimination, sampling.
+"""Implements exact inference in discrete Bayesian networks: messages, elimination, sampling.
 
-Does not know what the variables stand for, nor how a network is stored or learned.
+Does not interpret variables, or store or learn networks.
 
-Variables are numbered so that parents come before children. Eliminating them from last to first
-gives one clique per variable, the variable and its *separator* of earlier ones (Koller & Friedman,
-"Probabilistic Graphical Models", ch. 10: a clique tree from variable elimination). Where each
-variable's parents are adjacent to each other, as the learner makes them, the separator is the
-parents and no clique is larger than a family.
+Variables are numbered so that parents precede children. Eliminating them from last to first gives one
+clique per variable: the variable and its *separator*, a set of earlier variables (Koller & Friedman,
+"Probabilistic Graphical Models", ch. 10: a clique tree from variable elimination). If the parents of each
+variable are adjacent to each other, as in `fit.tables.fit`, the separator is the set of parents and no
+clique is larger than a family.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Likelihoods = Mapping[int, Floats]
 Factor = tuple[tuple[int, ...], Floats]
 
 MAX_CELLS = 2**22
-"""Cells of the largest table that inference makes. More is refused: it would take seconds."""
+"""Maximum size of a table, in cells. Larger ones would take seconds and raise an error."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,12 @@ class Clique:
     """One variable with its separator.
 
     Attributes:
-        table: the variable's conditional table over (separator, variable).
+        table: P(variable | parents), broadcast to the axes (separator..., variable).
         separator: earlier variables, ascending.
-        up: the clique that takes this one's message (the separator's last variable), or -1.
-        shape_up: the message's shape when multiplied into that clique.
-        rest: axes of that clique's table that the message does not have.
-        wide: whether a later clique's separator needs this clique's whole table.
+        up: the parent clique, that of the separator's last variable; -1 for a root.
+        shape_up: shape in which the message broadcasts against the parent clique's table.
+        rest: axes of the parent clique's table that are not in the separator.
+        wide: whether a child clique's separator has two or more variables, and so needs this clique's joint.
     """
 
     table: Floats
@@ -53,7 +53,12 @@ class Clique:
 def cliques(
     cards: Sequence[int], parents: Sequence[tuple[int, ...]], tables: Sequence[Floats]
 ) -> tuple[Clique, ...]:
-    """The clique tree of a network; `parents` ascending, table axes are (parents..., variable).
+    """Return the clique tree of a network, one clique per variable.
+
+    Args:
+        cards: the number of states of each variable.
+        parents: the parents of each variable, ascending.
+        tables: P(variable | parents) with axes (parents..., variable).
 
     Raises:
         InvalidDataError: a clique would have more than `MAX_CELLS` cells.
@@ -90,12 +95,14 @@ def cliques(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collected:
-    """The way up, for several evidences at once: the first axis of everything goes over them, or is 1.
+    """The upward pass for a batch of evidences.
+
+    The first axis of each array is the evidence; its length is 1 if the array is equal for all of them.
 
     Attributes:
-        tables: each clique's table times its evidence.
-        messages: what it sent up; None where it had nothing to say, or nobody to say it to.
-        scales: what the messages were divided by, shape (evidences,) or (1,) each.
+        tables: each clique's table times its evidence and incoming messages.
+        messages: each clique's message to its parent clique; None for a root, or without evidence below.
+        scales: the normalization constants of the messages, shape (evidences,) or (1,) each.
     """
 
     tables: tuple[Floats, ...]
@@ -112,12 +119,12 @@ class Collected:
 
 
 def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
-    """Passes evidence from the last variable to the first. Messages are scaled, so nothing underflows.
+    """Run the upward pass, last variable first. Messages are scaled to avoid underflow.
 
     Args:
-        tree: the network's.
-        likelihoods: for a variable, weights over its states: one evidence, or one a row for several. What
-            several have in common need not be repeated.
+        tree: the clique tree.
+        likelihoods: weights over a variable's states: shape (card,) or (1, card) if equal for the whole
+            batch, else (evidences, card).
 
     Raises:
         InvalidDataError: an evidence has probability zero.
@@ -134,7 +141,7 @@ def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
         touched[i] = True
     for i in range(count - 1, -1, -1):
         if not touched[i]:
-            continue  # nothing was seen at it or below it, so it has nothing to say
+            continue  # without evidence in the subtree, the message is all ones
         clique = tree[i]
         message = np.add.reduce(tables[i], axis=-1)
         scale = np.maximum.reduce(message.reshape(len(message), -1), axis=1)
@@ -150,9 +157,9 @@ def collect(tree: Sequence[Clique], likelihoods: Likelihoods) -> Collected:
 
 
 def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...]:
-    """P(variable | E) of every variable, each row summing to 1: the way down after `collect`.
+    """Run the downward pass after `collect`: return P(variable | E) of each variable.
 
-    Shape (evidences, card) each, or (1, card) where all evidences say the same.
+    Shapes are (evidences, card), or (1, card) where the marginal is equal for all evidences.
     """
     made: list[Floats] = []
     whole: list[Floats | None] = []
@@ -170,7 +177,7 @@ def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...
                 rest = tuple(axis + 1 for axis in clique.rest)
                 weight = np.add.reduce(above, axis=rest) if rest else above
             if message is not None:
-                # Where the message is zero, so is the weight.
+                # A zero message implies a zero weight: 0 / 0 is taken as 0.
                 weight = weight / np.where(message > 0.0, message, 1.0)
             flat = table.reshape(len(table), -1, table.shape[-1])
             marginal = (weight.reshape(len(weight), 1, -1) @ flat)[:, 0]
@@ -184,20 +191,20 @@ def marginals(tree: Sequence[Clique], collected: Collected) -> tuple[Floats, ...
 def draw(
     tree: Sequence[Clique], collected: Collected, count: int, generator: np.random.Generator
 ) -> NDArray[np.intp]:
-    """`count` joint states from P(all | E), one a row: each variable given its separator. Of one evidence."""
+    """Sample P(all variables | E) for the first evidence of the batch: shape (count, variables)."""
     states = np.empty((count, len(tree)), dtype=np.intp)
     uniform = generator.random((len(tree), count))
     for i, clique in enumerate(tree):
         cumulative = np.add.accumulate(collected.tables[i][0], axis=-1)
         chosen = cumulative[tuple(states[:, p] for p in clique.separator)]
         level = uniform[i] * chosen[..., -1]
-        # Strictly above the level: a state of weight zero is never drawn, even at level 0.
+        # The comparison includes equality, so that level 0 never selects a state of weight zero.
         states[:, i] = np.add.reduce(chosen <= level[:, None], axis=-1)
     return states
 
 
 def ancestors(parents: Sequence[tuple[int, ...]], of: Iterable[int]) -> set[int]:
-    """The variables and all that point to them."""
+    """Return the variables and all of their ancestors."""
     found: set[int] = set()
     todo = list(of)
     while todo:
@@ -209,7 +216,7 @@ def ancestors(parents: Sequence[tuple[int, ...]], of: Iterable[int]) -> set[int]
 
 
 def known(likelihoods: Likelihoods) -> dict[int, int]:
-    """The variables of which the evidence leaves one state, with that state."""
+    """Return the variables with exactly one possible state, and that state."""
     return {
         i: int(np.flatnonzero(weight)[0])
         for i, weight in likelihoods.items()
@@ -220,10 +227,10 @@ def known(likelihoods: Likelihoods) -> dict[int, int]:
 def requisite(
     parents: Sequence[tuple[int, ...]], x: int, ys: Iterable[int], likelihoods: Likelihoods
 ) -> list[int]:
-    """Those of `ys` that say something of `x` which the rest of `ys` and the evidence do not, ascending.
+    """Return the subset of `ys` that separates `x` from the other `ys`, ascending.
 
-    Given them and the evidence, `x` is independent of the others: they separate it from them in the
-    moral graph of the ancestors (Koller & Friedman, ch. 4.5), so I(x; ys | E) = I(x; requisite | E).
+    Separation is in the moral graph of the ancestors, given the evidence (Koller & Friedman, ch. 4.5).
+    Hence I(x; ys | E) = I(x; requisite | E).
     """
     stop = set(ys)
     blocked = set(known(likelihoods))
@@ -247,7 +254,7 @@ def requisite(
 def largest_table(
     cards: Sequence[int], parents: Sequence[tuple[int, ...]], keep: Iterable[int], likelihoods: Likelihoods
 ) -> int:
-    """Cells of the largest table that `eliminate` would make, found without making any."""
+    """Return the size of the largest table that `eliminate` would build, in cells."""
     kept = set(keep)
     sliced = set(known(likelihoods)) - kept
     live = sorted(ancestors(parents, {*kept, *likelihoods}))
@@ -270,8 +277,9 @@ def eliminate(
     keep: Iterable[int],
     likelihoods: Likelihoods,
 ) -> list[Factor]:
-    """Factors over the variables in `keep` whose product is proportional to P(keep, E): elimination
-    of all others from last to first (Koller & Friedman, ch. 9), each factor's scope ascending.
+    """Return factors over `keep` whose product is proportional to P(keep, E), scopes ascending.
+
+    Variable elimination from last to first (Koller & Friedman, ch. 9).
     """
     kept, seen = set(keep), known(likelihoods)
     sliced = {i: state for i, state in seen.items() if i not in kept}
@@ -291,7 +299,7 @@ def eliminate(
 def sum_out(
     cards: Sequence[int], factors: Sequence[Factor], order: Iterable[int]
 ) -> tuple[list[Factor], float]:
-    """Factors without the variables in `order`, and log2 of what they were scaled down by."""
+    """Sum out the variables in `order`; return the factors and log2 of their common scale."""
     left, bits = list(factors), 0.0
     for i in order:
         scope, table = product(cards, [factor for factor in left if i in factor[0]])
@@ -307,7 +315,7 @@ def sum_out(
 
 
 def product(cards: Sequence[int], factors: Sequence[Factor]) -> Factor:
-    """The product of factors whose scopes are ascending; its scope is their union, ascending.
+    """Return the product of factors with ascending scopes; its scope is their union, ascending.
 
     Raises:
         InvalidDataError: it would have more than `MAX_CELLS` cells.
@@ -315,7 +323,7 @@ def product(cards: Sequence[int], factors: Sequence[Factor]) -> Factor:
     scope = tuple(sorted({v for own, _ in factors for v in own}))
     cells = prod(cards[v] for v in scope)
     if cells > MAX_CELLS:
-        raise InvalidDataError(f"variables: they need a table of {cells} cells, over {MAX_CELLS}")
+        raise InvalidDataError(f"variables: a table of {cells} cells is needed; the limit is {MAX_CELLS}")
     table = np.ones((1,) * len(scope))
     for own, values in factors:
         table = table * values.reshape(tuple(cards[v] if v in own else 1 for v in scope))
@@ -323,9 +331,9 @@ def product(cards: Sequence[int], factors: Sequence[Factor]) -> Factor:
 
 
 def joint_entropy_bits(cards: Sequence[int], factors: Sequence[Factor]) -> float:
-    """Shannon entropy, in bits, of the distribution that is proportional to the factors' product.
+    """Return the entropy, in bits, of the distribution proportional to the factors' product.
 
-    H = log2 Z - sum over the factors f of E[log2 f], so the product itself is never made.
+    H = log2 Z - sum over the factors f of E[log2 f], so the product itself is not built.
     """
     variables = sorted({v for scope, _ in factors for v in scope}, reverse=True)
     total = 0.0
@@ -342,7 +350,7 @@ def joint_entropy_bits(cards: Sequence[int], factors: Sequence[Factor]) -> float
 
 
 def entropy_bits(weights: Floats) -> float:
-    """Shannon entropy, in bits, of a distribution given by nonnegative weights that sum to 1."""
+    """Return the Shannon entropy, in bits, of nonnegative weights that sum to 1."""
     positive = weights[weights > 0.0]
-    # Not a dot product: of large tables BLAS would make one with all cores, and let them spin afterwards.
+    # Not a dot product: for large tables BLAS uses threads on all cores, which spin afterwards.
     return max(0.0, -float((positive * np.log2(positive)).sum()))

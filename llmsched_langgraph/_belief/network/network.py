@@ -1,6 +1,6 @@
-"""Knows a discrete Bayesian network as a frozen value, and the questions that it answers exactly.
+"""Defines a discrete Bayesian network as an immutable value with exact queries.
 
-Does not know what its variables stand for, how it was learned, or how inference works.
+Does not interpret its variables, learn tables or implement inference.
 """
 
 from __future__ import annotations
@@ -18,27 +18,26 @@ from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
 
 Evidence = Mapping[int, ArrayLike]
-"""Likelihoods: for a variable's number, a nonnegative weight for each of its states.
+"""Soft evidence: for a variable's number, a nonnegative weight P(observation | state) per state.
 
-One-hot says which state it is; zeros and ones say which states it can still be; anything between
-is P(what was seen | state), up to a constant. A variable that is missing was not seen at all.
+Weights may have any common factor. One-hot weights are hard evidence. Missing variables are unobserved.
 """
 
 MI_CELLS = 2**16
-"""Cells of the largest table that a mutual information may cost: five variables of seven states, 2 ms."""
+"""Maximum table size of `mutual_information`, in cells: five variables of seven states, 2 ms."""
 
 ROUNDING = 1e-6
-"""How far from 1 a stored distribution may sum."""
+"""Maximum deviation of a distribution's sum from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Information:
-    """What one variable tells of others.
+    """The mutual information of one variable with others.
 
     Attributes:
-        bits: I(X; Y1..YM | E), or with `exact` False the part of it that `of` accounts for: a lower bound.
-        of: the Ys that were counted, ascending.
-        exact: whether leaving out the other Ys changed nothing.
+        bits: I(X; `of` | E), in bits: I(X; Y1..YM | E) if `exact`, else a lower bound of it.
+        of: the Ys that were included, ascending.
+        exact: whether X is independent of the omitted Ys, given `of` and E.
     """
 
     bits: float
@@ -50,18 +49,19 @@ class Information:
 class Network:
     """P(X1..Xn) = prod_i P(Xi | parents of Xi), over variables numbered so that parents come first.
 
-    Variables are spoken of by number; `number(name)` finds it. Two networks are equal if they have
-    the same names, cards, parents and tables.
+    Variables are addressed by number; `number(name)` returns it. Networks with equal names, cards, parents
+    and tables are equal.
 
     Attributes:
-        names: one unique name a variable.
-        cards: how many states each variable has.
-        parents: each variable's parents, ascending, all smaller than itself.
-        tables: conditional probabilities, one array of shape (cards of the parents..., own card) a
-            variable, each row along the last axis summing to 1. Read-only.
+        names: the unique name of each variable.
+        cards: the number of states of each variable.
+        parents: for each variable the numbers of its parents, ascending, all below its own.
+        tables: for each variable P(variable | parents), shape (cards of the parents..., own card). The last
+            axis sums to 1. Read-only.
 
     Raises:
-        InvalidDataError: a field does not fit the others, or no exact inference is affordable.
+        InvalidDataError: the fields are inconsistent, or a clique table would exceed
+            `inference.MAX_CELLS` cells.
     """
 
     names: tuple[str, ...]
@@ -116,14 +116,14 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        """How many free probabilities the tables hold."""
+        """The number of free parameters of the tables."""
         return sum(table.size - table.size // table.shape[-1] for table in self.tables)
 
     def number(self, name: str) -> int:
-        """The variable of that name.
+        """Return the number of the variable with this name.
 
         Raises:
-            InvalidDataError: there is none.
+            InvalidDataError: no variable has this name.
         """
         try:
             return self.names.index(name)
@@ -131,11 +131,11 @@ class Network:
             raise InvalidDataError(f"names: no variable {name!r}") from None
 
     def adjacent(self, variable: int) -> frozenset[int]:
-        """Its parents, its children, and the other parents of those: all that it depends on by itself."""
+        """Return the Markov blanket: parents, children, and the children's other parents."""
         return self._adjacent[variable]
 
     def descendants(self, variable: int) -> tuple[int, ...]:
-        """All variables that a directed path leads to from `variable`, ascending, itself not among them."""
+        """Return the variables with a directed path from `variable`, ascending."""
         found = {self._known(variable)}
         for i in range(variable + 1, len(self)):
             if found & set(self.parents[i]):
@@ -143,7 +143,7 @@ class Network:
         return tuple(sorted(found - {variable}))
 
     def marginals(self, likelihoods: Evidence | None = None) -> tuple[NDArray[np.float64], ...]:
-        """P(X | E) of every variable X: arrays of shape (card,), each summing to 1.
+        """Return P(X | E) of each variable X: arrays of shape (card,) that sum to 1.
 
         Raises:
             InvalidDataError: the evidence is malformed, or has probability zero.
@@ -154,13 +154,16 @@ class Network:
     def variants(
         self, likelihoods: Mapping[int, NDArray[np.float64]], changed: Sequence[tuple[int, int]]
     ) -> list[tuple[NDArray[np.float64], ...]]:
-        """`marginals`, first as they are, and then once for each change: that a variable is in another state.
+        """Return `marginals`, and then `marginals` once per change of one variable's state.
 
-        Much cheaper than one by one. The likelihoods are taken as they are. Errors as in `marginals`.
+        All are computed in one batch. The likelihoods are not validated.
 
         Args:
-            likelihoods: sound ones; each changed variable has one.
-            changed: the variable, and its state.
+            likelihoods: weights of shape (card,). Each changed variable must be among them.
+            changed: (variable, state) pairs.
+
+        Raises:
+            InvalidDataError: the evidence has probability zero.
         """
         count = len(changed) + 1
         rows = dict(likelihoods)
@@ -173,11 +176,11 @@ class Network:
         return [tuple(own[min(at, len(own) - 1)] for own in made) for at in range(count)]
 
     def evidence_bits(self, likelihoods: Evidence) -> float:
-        """log2 of P(E), the likelihoods' expectation under the network. Errors as in `marginals`."""
+        """Return log2 P(E), P(E) being the expected likelihood. Raises as `marginals` does."""
         return float(inference.collect(self._tree, self._evidence(likelihoods)).bits[0])
 
     def joint(self, variables: Sequence[int], likelihoods: Evidence | None = None) -> NDArray[np.float64]:
-        """P(variables | E): an array with one axis a variable, in the order given, summing to 1.
+        """Return P(variables | E): an array with one axis per variable, in the given order.
 
         Raises:
             InvalidDataError: as in `marginals`, or the table would exceed `inference.MAX_CELLS` cells.
@@ -193,10 +196,10 @@ class Network:
         return np.transpose(table / total, [scope.index(v) for v in wanted])
 
     def entropy(self, variables: Iterable[int], likelihoods: Evidence | None = None) -> float:
-        """H(variables | E), the joint Shannon entropy, in bits. Errors as in `joint`.
+        """Return H(variables | E), the joint Shannon entropy, in bits. Raises as `joint` does.
 
-        The joint table is not made, so all variables of a long network can be asked for: 5 to 20 ms
-        for twenty of seven states, 20 to 50 ms for forty.
+        The joint table is not built. All variables of a long network take 5 to 20 ms (twenty variables of
+        seven states) or 20 to 50 ms (forty).
         """
         wanted = tuple(sorted(set(map(self._known, variables))))
         evidence = self._evidence(likelihoods)
@@ -215,14 +218,23 @@ class Network:
         ranges: Mapping[int, float] | None = None,
         max_cells: int = MI_CELLS,
     ) -> Information:
-        """I(X; Y1..YM | E) = H(X | E) + H(Y1..YM | E) - H(X, Y1..YM | E), in bits: Eq. 6 of LLMSched.
+        """Return the joint conditional mutual information of X and Y1..YM (LLMSched, Eq. 6).
 
-        The Ys count *jointly*: what two of them both tell counts once, and what only both together
-        tell counts too, so a sum over pairs is neither a bound from above nor from below. Ys that the
-        other Ys and the evidence separate from X change nothing and are dropped first. If the table of
-        X and the rest still has more than `max_cells` cells, Ys are taken in descending order of
-        `ranges` (seconds; then ascending number) while they fit: more Ys never tell less, so that is
-        a lower bound, and `exact` is False. Errors as in `marginals`.
+        I(X; Y1..YM | E) = H(X | E) + H(Y1..YM | E) - H(X, Y1..YM | E). The sum of pairwise terms bounds it
+        neither from above nor from below. Ys that the other Ys and the evidence separate from X contribute
+        nothing and are dropped. If the remaining table has more than `max_cells` cells, Ys are added by
+        descending range (then ascending number) while they fit. Information is monotone in the set of Ys,
+        so the result is then a lower bound, and `exact` is False.
+
+        Args:
+            x: the variable X.
+            ys: the variables Y1..YM; X among them is ignored.
+            likelihoods: the evidence E.
+            ranges: range of each Y, in s; 0 where missing.
+            max_cells: maximum table size, in cells.
+
+        Raises:
+            InvalidDataError: as in `marginals`.
         """
         wanted = sorted(set(map(self._known, ys)) - {self._known(x)})
         evidence = self._evidence(likelihoods)
@@ -251,7 +263,7 @@ class Network:
         return Information(max(0.0, bits - inference.entropy_bits(table)), tuple(chosen), exact)
 
     def log_likelihood(self, rows: ArrayLike) -> NDArray[np.float64]:
-        """log2 P(row) of each complete row, in bits: shape (rows,) for states of shape (rows, variables).
+        """Return log2 P(row) of each row, shape (rows,), for states of shape (rows, variables).
 
         Raises:
             InvalidDataError: a state is out of range, or the shape is wrong.
@@ -264,19 +276,19 @@ class Network:
         return bits
 
     def sample(self, count: int, likelihoods: Evidence | None = None, *, seed: int = 0) -> NDArray[np.intp]:
-        """`count` independent draws from P(all variables | E): states of shape (count, variables).
+        """Return `count` samples of P(all variables | E): states of shape (count, variables).
 
-        The same network, evidence, count and seed give the same rows. Errors as in `marginals`.
+        Deterministic for a given network, evidence, count and seed. Raises as `marginals` does.
         """
         collected = inference.collect(self._tree, self._evidence(likelihoods))
         return inference.draw(self._tree, collected, count, np.random.default_rng(seed))
 
     def independent(self) -> Network:
-        """The network without its edges: every variable keeps its marginal."""
+        """Return the network without edges in which every variable keeps its marginal."""
         return Network(self.names, self.cards, ((),) * len(self), self.marginals())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data; `from_json` of it is equal to this network, to the last bit."""
+        """Return plain JSON data; `from_json` restores the network exactly."""
         return {
             "names": list(self.names),
             "cards": list(self.cards),
@@ -286,7 +298,7 @@ class Network:
 
     @classmethod
     def from_json(cls, data: Field) -> Network:
-        """The network that `to_json` wrote.
+        """Return the network that `to_json` wrote.
 
         Raises:
             InvalidDataError: the data is damaged; the message names the field.
@@ -309,7 +321,7 @@ class Network:
         checked = {}
         for i, given in (likelihoods or {}).items():
             weights = np.asarray(given, dtype=np.float64)
-            # One comparison each refuses NaN too.
+            # The negated comparison also rejects NaN.
             if weights.shape != (self.cards[self._known(i)],) or not weights.min() >= 0.0:
                 raise InvalidDataError(f"likelihoods[{i}]: expected {self.cards[i]} nonnegative weights")
             if not 0.0 < weights.max() < np.inf:
@@ -318,7 +330,7 @@ class Network:
         return checked
 
     def _cells(self, keep: Sequence[int], evidence: Mapping[int, Any]) -> int:
-        """Cells of the largest table that the joint of `keep` takes, on the way or at the end."""
+        """Return the size of the largest table that the joint of `keep` needs, in cells."""
         largest = inference.largest_table(self.cards, self.parents, keep, evidence)
         return max(largest, prod(self.cards[v] for v in keep))
 
@@ -327,7 +339,7 @@ class Network:
 
 
 def independent(names: Sequence[str], tables: Sequence[ArrayLike]) -> Network:
-    """A network without edges: `tables` are the variables' own distributions, one after the other.
+    """Return a network without edges whose `tables` are the marginals of the variables.
 
     Raises:
         InvalidDataError: as `Network`.
@@ -337,10 +349,10 @@ def independent(names: Sequence[str], tables: Sequence[ArrayLike]) -> Network:
 
 
 def complete_rows(rows: ArrayLike, cards: Sequence[int]) -> NDArray[np.intp]:
-    """Rows of states, checked against the variables' cards: shape (rows, variables).
+    """Return rows of states as an array of shape (rows, variables), validated against `cards`.
 
     Raises:
-        InvalidDataError: the shape is wrong, or a state is no whole number in range.
+        InvalidDataError: the shape is wrong, or a state is not an integer in range.
     """
     try:
         given = np.asarray(rows)
@@ -350,10 +362,10 @@ def complete_rows(rows: ArrayLike, cards: Sequence[int]) -> NDArray[np.intp]:
             else np.zeros((len(given), len(cards)), np.intp)
         )
     except (TypeError, ValueError) as error:
-        raise InvalidDataError(f"rows: expected whole numbers, a list of states a row: {error}") from None
+        raise InvalidDataError(f"rows: expected integers, one list of states per row: {error}") from None
     if states.ndim != 2 or states.shape[1] != len(cards):
         raise InvalidDataError(
-            f"rows: expected {len(cards)} states a row, got an array of shape {states.shape}"
+            f"rows: expected {len(cards)} states per row, got an array of shape {states.shape}"
         )
     wrong = np.argwhere((states < 0) | (states >= np.asarray(cards)))
     if wrong.size:

@@ -1,1 +1,1 @@
-"""What is known of each application, and its file format."""
+"""Application profiles and their file format."""
