@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from llmsched_langgraph._runtime.scheduler import Scheduler, Statistics
     from llmsched_langgraph.errors import (
+        CallCancelledError,
         ConfigurationError,
         InvalidDataError,
         LLMSchedError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Application",
     "Backend",
+    "CallCancelledError",
     "ConfigurationError",
     "InvalidDataError",
     "LLMSchedError",
@@ -70,6 +72,7 @@ _HOMES = {
     "_core.policies": ("Policy",),
     "_application.application": ("Application",),
     "errors": (
+        "CallCancelledError",
         "ConfigurationError",
         "InvalidDataError",
         "LLMSchedError",

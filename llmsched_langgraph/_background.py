@@ -72,7 +72,7 @@ class Background:
         self._wake.put(None)
 
     def stopped(self, within_s: float) -> bool:
-        """Wait up to `within_s` seconds for `stop`; return whether it was called. The work may use it."""
+        """Wait up to `within_s` seconds for `stop`; return whether it was called."""
         return self._stopped.wait(within_s)
 
     def join(self, timeout_s: float | None = None) -> bool:

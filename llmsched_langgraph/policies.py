@@ -1,4 +1,4 @@
-"""The API for writing a policy: the protocol, the view of a job, and the parts of a belief to request.
+"""The API for policy authors: the protocol, the view of a job, and the parts of a belief.
 
 from llmsched_langgraph import Scheduler
 from llmsched_langgraph.policies import JobView, Needs

@@ -9,6 +9,7 @@ import pytest
 
 from llmsched_langgraph import Scheduler, reset_default_scheduler
 from llmsched_langgraph._runtime import default
+from llmsched_langgraph.testing import assert_idle
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +32,7 @@ def make_scheduler() -> Iterator[Callable[..., Scheduler]]:
 
     yield make
     for scheduler in made:
-        assert_empty(scheduler)
+        assert_idle(scheduler)
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +43,4 @@ def fresh_default_scheduler() -> Iterator[None]:
     scheduler = default._default
     reset_default_scheduler()
     if scheduler is not None:
-        assert_empty(scheduler)
-
-
-def assert_empty(scheduler: Scheduler) -> None:
-    """Nothing is held, nothing waits, everything granted was released."""
-    gc.collect()  # streams that a test abandoned give their slots back when they are collected
-    now = scheduler.statistics()
-    assert (now.holding, now.waiting) == (0, 0), scheduler
-    assert now.granted == now.released
-    scheduler.check()
+        assert_idle(scheduler)

@@ -34,24 +34,24 @@ UNKNOWN_USAGE = Usage()
 
 
 class FinishedCall(NamedTuple):
-    """A call that held a slot and gave it back. Times are the clock's seconds.
+    """A call that held a slot and released it. Times are seconds of the clock.
 
     Attributes:
-        ticket: its number; tickets are numbered as they are asked for.
-        stage: the name that it went by.
-        occurrence: which call of that name it was in its job, from 1.
-        spot: the stage occurrence that it was part of.
-        run: number of the stage run that made it; None if that is not known.
-        backend: which one served it.
-        asked_s: when it was asked for.
-        granted_s: when it got its slot.
-        released_s: when it gave it back.
-        concurrency: calls that its backend served meanwhile: the mean of its beginning and its end.
-        usage: its tokens.
+        ticket: its ticket; tickets are numbered in request order.
+        stage: its stage name.
+        occurrence: its number among the job's calls with this stage name, from 1.
+        stage_occurrence: the stage occurrence that it was part of.
+        run: number of the stage run that made it; None if unknown.
+        backend: name of the backend that served it.
+        asked_s: time of its request.
+        granted_s: time of its grant.
+        released_s: time of its release.
+        concurrency: mean of the backend's held slots at its grant and at its release.
+        usage: its token counts.
         outcome: how it ended.
-        first: number of its request among the events of its job.
-        last: number of its end among them.
-        reason: why it was granted when it was.
+        first: number of its request among the job's events.
+        last: number of its end among the job's events.
+        reason: the reason of its grant.
     """
 
     ticket: int

@@ -146,7 +146,8 @@ class EndedJob:
         stages: its stages; each follows those that it depends on.
         runs: its stage runs, in the order of their ends; empty if they were not watched.
         jct_s: seconds from arrival to end, including waits, without `paused_s`; None if not recorded.
-        arrival_s: its arrival by the recorder's clock; in a file, seconds since the epoch. None if not recorded.
+        arrival_s: its arrival by the recorder's clock; in a file, seconds since the epoch. None if not
+            recorded.
         paused_s: seconds for which it was interrupted to wait for a human.
         end: how it ended. The remaining work of a failed or cancelled job is unknown.
         tenant: the tenant that owned it; None if not recorded.
@@ -157,8 +158,8 @@ class EndedJob:
         template: its application as the run knew it; None if unknown. Not stored in files.
 
     Raises:
-        InvalidDataError: a stage depends on itself or a later one, or its `run` is out of range; or the arrival
-            is negative or not finite.
+        InvalidDataError: a stage depends on itself or a later one, or its `run` is out of range; or the
+            arrival is negative or not finite.
     """
 
     id: str
@@ -247,7 +248,7 @@ class EndedJob:
 
     @property
     def critical_path_s(self) -> float | None:
-        """Length of the critical path: seconds without any wait for slots; None if a stage's are unknown."""
+        """Length of the critical path in seconds, without waits for slots; None if not recorded."""
         ends: list[float] = []
         for stage in self.stages:
             if (seconds := stage.seconds) is None:

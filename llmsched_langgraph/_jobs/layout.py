@@ -75,10 +75,10 @@ def laid_out(runs: Sequence[WatchedRun], calls: Sequence[WatchedCall]) -> tuple[
     """Return the stages of a job in order of time. `EndedStage.run` is an index in `runs`.
 
     A stage run depends on the stage runs of the same graph run that had ended before its announcement. In
-    LangGraph these are all of the previous superstep, so a stage's depth is its superstep. The stages of a graph
-    that a node runs replace the node's. A call depends on the earlier calls of its node that had ended. Own code
-    of `CODE_S` or longer in a node that calls models is a tool stage `NODE (code)`. Seconds of calls are seconds
-    in the slot, without the wait.
+    LangGraph these are all of the previous superstep, so a stage's depth is its superstep. The stages of a
+    graph that a node runs replace the node's. A call depends on the earlier calls of its node that had ended.
+    Own code of `CODE_S` or longer in a node that calls models is a tool stage `NODE (code)`. Seconds of calls
+    are seconds in the slot, without the wait.
     """
     places = {watched.number: place for place, watched in enumerate(runs)}
     within: dict[int | None, list[_Item]] = {}
@@ -97,7 +97,8 @@ def without_code(job: EndedJob) -> EndedJob:
     """Return the job without the stages of nodes' own code, as a live scheduler learns from it.
 
     A dependency on such a stage is replaced by the stage's own dependencies. These stages need no slots, and
-    whether a run has them depends on the load of the machine, so they carry no information on the application.
+    whether a run has them depends on the load of the machine, so they carry no information on the
+    application.
     """
     kept: list[EndedStage] = []
     ends: list[tuple[int, ...]] = []
@@ -132,7 +133,7 @@ def _begin_s(watched: WatchedRun) -> float:
 
 
 def _long_starts(runs: Iterable[WatchedRun], within: _Within) -> frozenset[tuple[str, int]]:
-    """Return the stage occurrences with own code of at least `CODE_S` before the first call of a run.
+    """Return the stage occurrences with `CODE_S` or more of own code before a run's first call.
 
     All parallel runs of such an occurrence get a code stage, to keep their calls at equal depths.
     """
@@ -144,7 +145,7 @@ def _long_starts(runs: Iterable[WatchedRun], within: _Within) -> frozenset[tuple
 
 
 def _with_code(watched: WatchedRun, items: Sequence[_Item], *, at_first: bool) -> list[_Item]:
-    """Return the items, and code stages for the gaps between them, where only own code can have run."""
+    """Return the items, and code stages for the gaps in which only own code can have run."""
     name = watched.run.name + _CODE
     found = list(items)
 
@@ -225,7 +226,7 @@ class _Layout:
             item = by_last[at]
             over = bisect_left(lasts, item.first)
             if over not in waited:
-                # The newest ended item depends on all that had ended before it began.
+                # An item that had ended before the newest of these began is a dependency of that one.
                 waited[over] = _union(ends[bisect_right(lasts, newest[over - 1]) : over])
             if isinstance(item.what, WatchedCall):
                 # Calls with equal predecessors and successors form one stage of parallel calls.

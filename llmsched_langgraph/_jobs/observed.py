@@ -113,8 +113,8 @@ class ObservedJob:
 def observed(job: EndedJob) -> ObservedJob:
     """Return the observed behaviour of a job.
 
-    A watched job has its recorded stage occurrences: first those with calls, in request order, then the others,
-    in the order of their ends. Otherwise the stage occurrences are those of `rounds`.
+    A watched job has its recorded stage occurrences: first those with calls, in request order, then the
+    others, in the order of their ends. Otherwise the stage occurrences are those of `rounds`.
     """
     first = next(job.llm_calls(), None)
     return ObservedJob(
@@ -148,10 +148,10 @@ def nodes_of(job: EndedJob) -> dict[str, NodeBehaviour]:
 def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
     """Return the stage occurrences of a job in supersteps, in order of time.
 
-    A stage's depth is the length of the longest dependency chain before it: its superstep in LangGraph. In a job
-    that was not watched, the stages of one name at one depth form one occurrence with a fan-out, as
-    `StageProgress` counts stage runs that are announced together; the i-th depth at which a name appears is its
-    i-th occurrence. The calls of one stage count as parallel runs.
+    A stage's depth is the length of the longest dependency chain before it: its superstep in LangGraph. In a
+    job that was not watched, the stages of one name at one depth form one occurrence with a fan-out, as
+    `StageProgress` counts stage runs that are announced together; the i-th depth at which a name appears is
+    its i-th occurrence. The calls of one stage count as parallel runs.
     """
     depths: list[int] = []
     for stage in job.stages:

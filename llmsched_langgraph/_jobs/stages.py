@@ -1,4 +1,4 @@
-"""Tracks a job's position on its application: which stages ran, run, are announced or may still run.
+"""Tracks one job on its application: which stages ran, run, are announced or may still run.
 
 Does not know calls, times or work. It accepts every event of a run: a node missing from the template and an
 occurrence beyond the observed maximum are no errors.
@@ -15,7 +15,7 @@ from llmsched_langgraph._application.application import Application
 
 
 class Status(Enum):
-    """What has become of a stage in a job that is under way, or over."""
+    """The status of a stage in an active or ended job."""
 
     RUNNING = "running"
     REVEALED = "revealed"  # announced: it runs as soon as a thread is free
@@ -45,9 +45,9 @@ class Began(NamedTuple):
 class Ended(NamedTuple):
     """The stage run ended after `seconds`, including waits for slots.
 
-    `complete` is False if it failed, was cancelled or was interrupted; `again` is True if it was interrupted for
-    a human, so that the same occurrence runs again. `at_s` is the clock time of its end; None for the time at
-    which the scheduler reads the event.
+    `complete` is False if it failed, was cancelled or was interrupted; `again` is True if it was interrupted
+    for a human, so that the same occurrence runs again. `at_s` is the clock time of its end; None for the
+    time at which the scheduler reads the event.
     """
 
     run: int
@@ -101,8 +101,8 @@ class StageRunCounts:
 class StageProgress:
     """The position of one job. `move` applies its stage events in order.
 
-    A node's occurrences count supersteps: stage runs of one node that are announced together (a `Send` fan-out)
-    are one occurrence. In graphs that run in parallel, equal occurrences coincide too.
+    A node's occurrences count supersteps: stage runs of one node that are announced together (a `Send`
+    fan-out) are one occurrence. In graphs that run in parallel, equal occurrences coincide too.
 
     Attributes:
         application: the template.
@@ -161,7 +161,7 @@ class StageProgress:
             tally.running += begun
         nodes = self.application.by_path
         known = frozenset(path for path in stage_occurrences if path in nodes and not nodes[path].learned)
-        if known and not called:  # a node unknown to the template gives no information on the graph's position
+        if known and not called:  # an unknown node does not show where the graph is
             self._fronts[around] = known
 
     def _occurrence(self, path: str, around: int | None, group: StageOccurrence | None) -> int:
@@ -187,7 +187,7 @@ class StageProgress:
             self._drop(left)
 
     def _drop(self, number: int) -> None:
-        """Remove a stage run without an end of its own: its graph was abandoned when the outer stage run ended."""
+        """Remove a stage run that never ended: the stage run around it ended first."""
         run = self._runs.pop(number, None)
         if run is None:
             return
@@ -212,8 +212,8 @@ class StageProgress:
     def place(self, run: int) -> str | None:
         """Return the id of the stage that the stage run is part of.
 
-        For a node that the template lacks, it is the stage of the nearest enclosing stage run that has one; None if
-        there is none.
+        For a node that the template lacks, it is the stage of the nearest enclosing stage run that has one;
+        None if there is none.
         """
         number: int | None = run
         while number is not None:
@@ -253,7 +253,8 @@ class StageProgress:
     def planned(self) -> tuple[tuple[str, int], ...] | None:
         """Return the number of runs by announced tool over the whole job, sorted by name.
 
-        None if no tool was announced, or if a node with announced tools may run again: then the plan is incomplete.
+        None if no tool was announced, or if a node with announced tools may run again: then the plan is
+        incomplete.
         """
         named: dict[str, int] = {}
         coming: frozenset[str] | None = None

@@ -57,9 +57,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--load", type=float, default=0.9, metavar="L", help="offered load (default 0.9)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default 0)")
     parser.add_argument("--rounds", type=int, default=1, metavar="R", help="passes of each side (default 1)")
-    parser.add_argument(
-        "--policy", default="llmsched", help="policy of the scheduled side (default %(default)s)"
-    )
+    parser.add_argument("--policy", default="llmsched", help="scheduled side's policy (default %(default)s)")
     parser.add_argument(
         "--time-scale",
         type=float,

@@ -1,1 +1,1 @@
-"""What is not needed to run agents: simulator, workloads, testbed, demo, benchmark."""
+"""Evaluation tools: simulator, workloads, testbed, demo and benchmark. Running agents needs none of them."""

@@ -1,7 +1,7 @@
-"""Knows a comparison of policies as pictures: a panel for each workload, in each the same policies.
+"""Plots a comparison of policies, with a panel for each workload and the same policies in each panel.
 
-Does not know where the figures come from: it reads what `llmsched bench --json` writes, and nothing else.
-matplotlib is the extra `plots`; its global state (pyplot) is not used, so that the caller's stays as it is.
+Does not simulate anything: it reads only what `llmsched bench --json` writes. matplotlib comes with the
+extra `plots`; its global state (pyplot) is not used, so that the caller's stays unchanged.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _MARKERS = "os^DvPX<>"
 _DASHES = ("-", "--", "-.")
 _QUANTILES = {50: "o", 95: "^", 99: "s"}
 _DIGITS = ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,))
-"""Where a logarithmic axis may have its ticks, from many to few."""
+"""Tick digits of a logarithmic axis, from dense to sparse."""
 
 
 def write_figures(result: Mapping[str, Any], folder: Path) -> list[str]:
-    """Draw each figure into a PNG and an SVG file of its name; returns the names.
+    """Write each figure to a PNG and an SVG file; return the names without suffix.
 
     Raises:
         OSError: a file cannot be written.
     """
     names = []
-    # The same result gives the same bytes: no date, and no random names inside the SVG.
+    # The files must be reproducible: no date, and no random ids inside the SVG.
     with mpl.rc_context({"svg.hashsalt": "llmsched"}):
         for name, figure in figures(result):
             figure.savefig(folder / f"{name}.png", dpi=130)
@@ -44,7 +44,7 @@ def write_figures(result: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-    """Every picture that there is something to draw for, with its name."""
+    """Yield each figure for which the result has data, with its name."""
     entries, focus, looks = result["summary"], result["meta"]["focus"], _looks(result)
     for own, suffix in _split(entries, "load", "jobs"):
         sheet = _Sheet(own, looks, focus)
@@ -65,7 +65,7 @@ def figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 
 def _split(entries: Sequence[Entry], *fields: str) -> Iterator[tuple[list[Entry], str]]:
-    """The entries that are alike in these fields, and a suffix that says in what they differ from others."""
+    """Yield the entries with equal values of the fields, and a file suffix that names those values."""
     several = [field for field in fields if len({entry[field] for entry in entries}) > 1]
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -76,7 +76,7 @@ def _split(entries: Sequence[Entry], *fields: str) -> Iterator[tuple[list[Entry]
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """How one policy is drawn: where its name stands beside it, and where only its look tells it apart."""
+    """Style of one policy: `bar` for figures that print its name, `line` for figures with a legend."""
 
     bar: Mapping[str, Any]
     line: Mapping[str, Any]
@@ -106,11 +106,11 @@ def _looks(result: Mapping[str, Any]) -> dict[str, _Look]:
 
 
 class _Sheet:
-    """Figures of the same entries, a panel for each workload.
+    """Figures of the same entries, with a panel for each workload.
 
     Args:
-        entries: of all workloads and policies.
-        looks: of all policies, in their order.
+        entries: the entries of all workloads and policies.
+        looks: the style of each policy, by name.
         focus: the policy that the others are compared with.
     """
 
@@ -125,7 +125,7 @@ class _Sheet:
         self._sure = any(entry["ci95_s"] is not None for entry in entries)
 
     def means(self) -> Figure:
-        """The mean JCT of each policy, with its confidence."""
+        """Return the mean JCT of each policy, in seconds, with its 95 % interval."""
         figure, panels = self._named(
             "Mean job completion time (JCT) by policy",
             "mean JCT (s)",
@@ -145,7 +145,7 @@ class _Sheet:
         return figure
 
     def reductions(self) -> Figure:
-        """By how much the policy in focus is better than each other one, with the confidence of pairs."""
+        """Return the reduction of the mean JCT by the focus policy, in %, with paired 95 % intervals."""
         figure, panels = self._named(
             f"Reduction of the mean JCT by {self._focus} against each other policy",
             "reduction of the mean JCT (%), below 0 it is longer",
@@ -171,7 +171,14 @@ class _Sheet:
         return figure
 
     def quantiles(self, title: str, label: str, field: str, of: Sequence[int]) -> Figure:
-        """Several quantiles of each policy, on one line; `field` has `{}` for which one."""
+        """Return quantiles of each policy on one line.
+
+        Args:
+            title: the title of the figure.
+            label: the label of the horizontal axis.
+            field: the entry's field, with `{}` in place of the quantile.
+            of: the quantiles, in percent.
+        """
         figure, panels = self._named(title, f"{label}, log scale")
         for axes, own in panels:
             for place, entry in enumerate(own):
@@ -187,7 +194,7 @@ class _Sheet:
         return figure
 
     def slowdowns(self) -> Figure:
-        """Who pays: the slowdown of each tenth of the jobs."""
+        """Return the slowdown of each policy by tenth of the jobs, ordered by work."""
         figure, panels = self._told_apart(
             "Slowdown by size of the job: who pays?",
             "tenth of the jobs by work, 1 has the least",
@@ -203,7 +210,7 @@ class _Sheet:
         return figure
 
     def over(self, field: str, words: str) -> Figure:
-        """The mean JCT of each policy over what varies."""
+        """Return the mean JCT of each policy, in seconds, over the field that varies."""
         figure, panels = self._told_apart(
             f"Mean JCT over {words}",
             words + ", log scale" * (field == "jobs"),
@@ -226,7 +233,7 @@ class _Sheet:
         return FOCUS if policy == self._focus else REFERENCE
 
     def _named(self, title: str, label: str, note: str = "") -> tuple[Figure, list[tuple[Axes, list[Entry]]]]:
-        """Panels with a line for each policy, whose name stands at its left."""
+        """Return panels with a row for each policy, labelled with its name."""
         height = 0.8 + 0.32 * max(map(len, self._panels.values()))
         figure, sheets = self._figure(title, note, height)
         found = []
@@ -243,7 +250,7 @@ class _Sheet:
     def _told_apart(
         self, title: str, across: str, up: str
     ) -> tuple[Figure, list[tuple[Axes, dict[str, list[Entry]]]]]:
-        """Panels with a curve for each policy."""
+        """Return panels with a curve for each policy."""
         figure, panels = self._figure(title, "", 3.6)
         for axes, _ in panels:
             axes.set_xlabel(across)
@@ -269,14 +276,14 @@ class _Sheet:
 
     @staticmethod
     def _legend(figure: Figure, axes: Axes) -> None:
-        """One for all panels; they have the same."""
+        """Add one legend for all panels, whose lines have the same labels."""
         handles = {str(handle.get_label()): handle for handle in axes.get_lines()}
         shown = {label: handle for label, handle in handles.items() if not label.startswith("_")}
         figure.legend(shown.values(), shown, loc="outside right center", frameon=False)
 
 
 def _log(axes: Axes, way: Literal["x", "y"], values: Sequence[float]) -> None:
-    """Make the axis (x or y) logarithmic, from the round number below the values to that above them."""
+    """Make the axis logarithmic, from the last tick below the values to the first tick above them."""
     above = [value for value in values if value > 0]
     if not above:
         return

@@ -1,6 +1,6 @@
-"""Knows a comparison of policies as text: one block for each workload, load and number of jobs.
+"""Writes a comparison of policies as text, one block for each workload, load and number of jobs.
 
-Does not know where the figures come from: it reads what `llmsched bench --json` writes, and nothing else.
+Does not simulate anything: it reads only what `llmsched bench --json` writes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Entry = Mapping[str, Any]
-"""One policy at one setting, out of the summary of a result."""
+"""One policy at one setting, from the `summary` of a result."""
 
 
 def tables(result: Mapping[str, Any], *, deciles: bool = False) -> str:
-    """Every setting: its policies, what the one in focus saves against the others, and who pays, if asked."""
+    """Return the tables of a result.
+
+    Args:
+        result: what `llmsched bench --json` writes.
+        deciles: whether to add the slowdown by tenth of job size.
+    """
     meta = result["meta"]
     width = max(15, *(len(entry["policy"]) + 1 for entry in result["summary"]))
     blocks = []
@@ -26,7 +31,7 @@ def tables(result: Mapping[str, Any], *, deciles: bool = False) -> str:
 
 
 def _settings(result: Mapping[str, Any]) -> dict[str, list[Entry]]:
-    """The entries of each workload, load and number of jobs, by what to call it; jobs where they vary."""
+    """Group the entries by setting; a key names the number of jobs only where it varies."""
     several = len({entry["jobs"] for entry in result["summary"]}) > 1
     found: dict[str, list[Entry]] = {}
     for entry in result["summary"]:
@@ -55,7 +60,7 @@ def _policies(entries: Sequence[Entry], width: int) -> Iterator[str]:
 
 
 def _saved(entries: Sequence[Entry], focus: str, policies: Sequence[str], width: int) -> Iterator[str]:
-    """By how much its mean JCT is lower than that of each other one, and the interval of paired seeds."""
+    """Yield the reduction of the mean JCT against each other policy, with its paired 95 % interval."""
     others = [name for name in policies if name != focus]
     if not others:
         return

@@ -1,6 +1,6 @@
-"""Recorded jobs: what one is, its file format, and the other shapes that records of jobs come in.
+"""Recorded jobs: the record, its file format, and loaders for other formats.
 
-Knows no scheduler and no clock. `read_jobs` and `write_jobs` are what others need.
+Does not know the scheduler or a clock. The main functions are `read_jobs` and `write_jobs`.
 """
 
 from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob, EndedStage, EndedStageRun, by_app

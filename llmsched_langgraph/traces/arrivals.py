@@ -1,4 +1,4 @@
-"""Knows how to read the times between arrivals out of a recorded trace.
+"""Reads interarrival times from a recorded trace.
 
 Does not know what arrives.
 """
@@ -16,19 +16,19 @@ from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces.files import read_lines
 
 _COLUMNS = {"t_s": 1.0, "t_ms": 0.001, "gmt_create": None, "timestamp": None}
-"""The columns that hold the time of arrival, with the seconds in one unit; None for a date and a time."""
+"""Arrival time columns, each with its unit in seconds; None for ISO 8601 dates."""
 
 
 def read_gaps(path: str | PathLike[str]) -> tuple[float, ...]:
-    """The seconds between one arrival and the next, in order, from a CSV file that may be gzipped.
+    """Return the interarrival times in seconds, in order, from a CSV file that may be gzipped.
 
-    The time stands in a column `t_s` (seconds), `t_ms` (milliseconds), `gmt_create` or `timestamp` (date and
-    time as in ISO 8601). Where a column `win` numbers the windows of time that a sample was made of, a gap
-    that spans windows left out is no gap between arrivals and is not among them.
+    The time is in a column `t_s` (seconds), `t_ms` (milliseconds), `gmt_create` or `timestamp` (ISO 8601 date
+    and time). An optional column `win` numbers the sampled time windows: an interval that spans omitted
+    windows is skipped.
 
     Raises:
-        InvalidDataError: The file cannot be read, has no such column, a time is none or goes back, or there
-            are fewer than two arrivals; the message names file, line and field.
+        InvalidDataError: the file cannot be read or has no time column; a time is invalid or earlier than the
+            one before; or all arrivals have one time. The message names file, line and field.
     """
     path = Path(path)
     gaps: list[float] = []
@@ -43,7 +43,7 @@ def read_gaps(path: str | PathLike[str]) -> tuple[float, ...]:
                 gaps.append(at_s - before[0])
         before = at_s, window
     if not sum(gaps):
-        raise InvalidDataError(f"{path}: holds no two arrivals at different times")
+        raise InvalidDataError(f"{path}: needs at least two arrivals at different times")
     return tuple(gaps)
 
 
@@ -53,7 +53,7 @@ def _times(path: Path) -> Iterator[tuple[int, float, int]]:
     column = next((name for name in _COLUMNS if name in header), None)
     if column is None:
         raise InvalidDataError(
-            f"{path}: line 1: needs a column {', '.join(_COLUMNS)}; has {', '.join(header)}"
+            f"{path}: line 1: needs one of the columns {', '.join(_COLUMNS)}; has {', '.join(header)}"
         )
     place, unit_s = header.index(column), _COLUMNS[column]
     window_at = header.index("win") if "win" in header else None
@@ -67,7 +67,7 @@ def _times(path: Path) -> Iterator[tuple[int, float, int]]:
         except (ValueError, IndexError, OverflowError):
             wanted = column if window_at is None else f"{column} or win"
             shown = line.strip()[:60]
-            raise InvalidDataError(f"{path}: line {number}: {wanted}: is no time: {shown}") from None
+            raise InvalidDataError(f"{path}: line {number}: {wanted}: is not valid: {shown}") from None
         yield number, at_s, window
 
 

@@ -1,6 +1,6 @@
-"""Knows files of jobs, one JSON object a line: how to find, read and write them.
+"""Finds, reads and writes files of jobs, with one JSON object per line.
 
-Does not know what stands in a line, nor the other shapes that records come in.
+Does not know the content of a line, or other formats.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces.form import node_from_job
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-"""How the names of the files end that are read out of a folder."""
+"""Suffixes of the files that are read from a folder."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, gzipped or not, that are not empty, each with its number.
+    """Yield the non-empty lines of a text file, gzipped or not, with their line numbers.
 
     Raises:
-        InvalidDataError: There is no such file, it is damaged, or it is no text; the message names it.
+        InvalidDataError: the file does not exist, is damaged, or is not text; the message names it.
     """
     number = 0
     try:
@@ -45,27 +45,27 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             f"{path}: line {number + 1}: the compressed data ends in the middle; the file is truncated"
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise InvalidDataError(f"{path}: line {number + 1}: is no sound gzip data: {error}") from None
+        raise InvalidDataError(f"{path}: line {number + 1}: is not valid gzip data: {error}") from None
     except UnicodeDecodeError:
-        raise InvalidDataError(f"{path}: line {number + 1}: is no UTF-8 text") from None
+        raise InvalidDataError(f"{path}: line {number + 1}: is not UTF-8 text") from None
     except OSError as error:
         raise InvalidDataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def parse_line(path: Path, number: int, line: str) -> Field:
-    """One line as a JSON object.
+    """Parse one line as a JSON object.
 
     Raises:
-        InvalidDataError: It is none; the message names file and line.
+        InvalidDataError: the line is not a JSON object; the message names file and line.
     """
     try:
         value = json.loads(line, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         end = "" if line.endswith("\n") else "; the file may be truncated"
         raise InvalidDataError(
-            f"{path}: line {number}: is no whole JSON object: {error.msg} at column {error.colno}{end}"
+            f"{path}: line {number}: is not a complete JSON object: {error.msg} at column {error.colno}{end}"
         ) from None
-    except (InvalidDataError, RecursionError, ValueError) as error:  # a number of 4,300 digits and more
+    except (InvalidDataError, RecursionError, ValueError) as error:  # ValueError: a number with more than 4,300 digits
         raise InvalidDataError(f"{path}: line {number}: {error}") from None
     if not isinstance(value, dict):
         raise InvalidDataError(f"{path}: line {number}: must be a JSON object, not {type(value).__name__}")
@@ -73,10 +73,10 @@ def parse_line(path: Path, number: int, line: str) -> Field:
 
 
 def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
-    """The files that are meant by `paths`, and whether each was named itself rather than its folder.
+    """Yield the files that `paths` select, and whether each was named itself, not by its folder.
 
     Raises:
-        InvalidDataError: A folder cannot be read or holds no file of lines.
+        InvalidDataError: a folder cannot be read or contains no file with a known suffix.
     """
     for path in paths:
         try:
@@ -87,22 +87,22 @@ def find_files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
         except OSError as error:
             raise InvalidDataError(f"{path}: cannot be read: {error.strerror or error}") from None
         if not found:
-            raise InvalidDataError(f"{path}: the folder holds no file ending in {', '.join(SUFFIXES)}")
+            raise InvalidDataError(f"{path}: the folder contains no file ending in {', '.join(SUFFIXES)}")
         yield from ((file, False) for file in sorted(found))
 
 
 def line_of_job(job: EndedJob) -> str:
-    """The line that stands for a job in the trace format, its end included."""
+    """Return a job's line in the trace format, with its line end."""
     return json.dumps(node_from_job(job), separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def write_jobs(jobs: Iterable[EndedJob], path: str | PathLike[str]) -> int:
-    """Write jobs as they come, one a line, gzipped if the name ends in `.gz`; gives how many there were.
+    """Write jobs, one per line, gzipped if the name ends in `.gz`; return their number.
 
-    The file appears when it is whole: it is written beside its place and then moved there.
+    The write is atomic: the file is written beside its destination and then renamed.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.part")
@@ -110,7 +110,7 @@ def write_jobs(jobs: Iterable[EndedJob], path: str | PathLike[str]) -> int:
     try:
         with ExitStack() as stack:
             data: Any = stack.enter_context(beside.open("wb"))
-            if path.suffix == ".gz":  # without name and time, so that the same jobs give the same bytes
+            if path.suffix == ".gz":  # without name and time: equal jobs give equal bytes
                 data = stack.enter_context(gzip.GzipFile("", "wb", fileobj=data, mtime=0))
             text = stack.enter_context(io.TextIOWrapper(data, encoding="utf-8", newline="\n"))
             for job in jobs:

@@ -1,6 +1,6 @@
-"""Knows the trace format: the JSON object that stands for an ended job.
+"""Converts an ended job to and from the trace format, a JSON object.
 
-Does not know files, nor the other shapes that records come in.
+Does not know files or other formats.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _UNTIMED = EndedCall(None, None, None)
 
 
 def node_from_job(job: EndedJob) -> dict[str, Any]:
-    """The JSON object that stands for a job; `job_from_node` of it is equal to the job.
+    """Return the JSON object of a job. `job_from_node` inverts it.
 
-    `{"id", "app", "jct", "arrival"?, "stages": [...]}` as documented, and where they are known: "paused" (s),
-    "end", "tenant", "priority", "key", "predicted" ([mean, lo, hi]), and "runs", the stage runs that were
-    watched: `[name, occurrence, seconds, complete, tool]`. A stage may have "r", its place in "runs", or
-    "o", its occurrence; and for its calls "derived", "c" (concurrency) and "t", with times from the arrival:
-    `[asked_s, granted_s, ended_s, backend, attempts, reason]`.
+    The documented form is `{"id", "app", "jct", "arrival"?, "stages": [...]}`. Known values add: "paused"
+    (s), "end", "tenant", "priority", "key", "predicted" ([mean, lower, upper]), and "runs", the watched stage
+    runs: `[name, occurrence, seconds, complete, tool]`. A stage may have "r", its index in "runs", or "o",
+    its occurrence; and, per call, "derived", "c" (concurrency) and "t", with times in seconds from the
+    arrival: `[asked_s, granted_s, ended_s, backend, attempts, reason]`.
     """
     made: dict[str, Any] = {"id": job.id, "app": job.app, "jct": job.jct_s}
     if job.arrival_s is not None:
@@ -83,10 +83,10 @@ def _turn(call: EndedCall) -> list[Any]:
 
 
 def job_from_node(node: Field) -> EndedJob:
-    """The job that a JSON object stands for; fields that it does not know are left alone.
+    """Return the job of a JSON object. Unknown fields are ignored.
 
     Raises:
-        InvalidDataError: a field is missing or wrong; the message names it.
+        InvalidDataError: a field is missing or invalid; the message names it.
     """
     runs, end, predicted = node.get("runs"), node.get("end"), node.get("predicted")
     return EndedJob(

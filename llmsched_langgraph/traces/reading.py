@@ -1,6 +1,6 @@
-"""Knows how to read jobs from files of any shape that it recognises, from a path alone.
+"""Reads jobs from files of any known format, given their paths.
 
-Does not know the shapes: they describe themselves.
+Does not know the formats: each `Shape` describes its own.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ TRACE = Shape("the trace format", ("id", "app", "stages"), lambda node: iter((jo
 
 
 def read_jobs(paths: Paths) -> Iterator[EndedJob]:
-    """The jobs in a file, in the files of a folder and those below it, or in several of either.
+    """Yield the jobs of a file, of the files in a folder and its subfolders, or of several of either.
 
-    Files hold one JSON object a line and may be gzipped. What shape they have is seen from the fields of
-    their first line: the trace format (`write_jobs` writes it), or one of those in `traces.loaders`. Files
-    in a folder that hold something else, such as inputs, are passed over if another one there holds jobs.
-    Jobs come as they are read: an error in a later line comes after the jobs before it.
+    Files have one JSON object per line and may be gzipped. The fields of the first line identify the format:
+    the trace format, which `write_jobs` writes, or one of `traces.loaders`. Files of other formats in a
+    folder are skipped if another file there contains jobs. Reading is lazy: the jobs before an invalid line
+    are yielded before the error.
 
     Raises:
-        InvalidDataError: There is nothing to read, or what there is is damaged or unknown. The message
-            names the file, and the line and the field if it is about one.
+        InvalidDataError: there are no jobs, or a file is damaged or of unknown format. The message names the
+            file, and the line and the field where they apply.
     """
     for path in _as_paths(paths):
         found = False
@@ -40,11 +40,11 @@ def read_jobs(paths: Paths) -> Iterator[EndedJob]:
                 found = True
                 yield job
         if not found:
-            raise InvalidDataError(f"{path}: holds no jobs; {_known()}")
+            raise InvalidDataError(f"{path}: contains no jobs; {_known()}")
 
 
 def done_jobs(paths: Paths) -> Iterator[EndedJob]:
-    """The jobs of `read_jobs` that went to their end: for learning and replay. Raises as it does."""
+    """Yield the jobs of `read_jobs` that completed, for learning and replay. Raises as it does."""
     return (job for job in read_jobs(paths) if job.end == "done")
 
 
@@ -58,7 +58,7 @@ def _as_paths(paths: Paths) -> list[Path]:
 
 
 def _known() -> str:
-    return "known are " + ", ".join(shape.name for shape in (TRACE, *SHAPES))
+    return "known formats: " + ", ".join(shape.name for shape in (TRACE, *SHAPES))
 
 
 def _shape_of(node: Field) -> Shape | None:
@@ -76,7 +76,7 @@ def _read_file(file: Path, *, named: bool) -> Iterator[EndedJob]:
                 return
             fields = ", ".join(node.value) or "none"
             raise InvalidDataError(
-                f"{file}: line {number}: has the fields of no known record of jobs: {fields}; {_known()}"
+                f"{file}: line {number}: no known format has these fields: {fields}; {_known()}"
             )
         try:
             yield from shape.load(node)

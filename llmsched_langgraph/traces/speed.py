@@ -1,6 +1,6 @@
-"""Knows how long a call takes that nobody timed: from its tokens or its tool, by one stated model.
+"""Estimates the seconds of untimed calls from their tokens or tool, by one linear model.
 
-Does not know batching: these are seconds in a slot of a lightly loaded server.
+Does not know batching: the seconds are those in a slot of a lightly loaded server.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class TokenSpeed:
     """Seconds as a linear function of tokens, and seconds of tools by name.
 
     Attributes:
-        base_s: Seconds of every call.
-        prompt_token_s: Seconds for each prompt token.
-        output_token_s: Seconds for each output token.
-        tool_s: Seconds of a tool that `tools` does not name.
-        tools: Seconds by name of the tool, or of the stage where it has none; lower case, `-` for spaces.
-        source: Where the numbers come from.
+        base_s: seconds of every call.
+        prompt_token_s: seconds per prompt token.
+        output_token_s: seconds per output token.
+        tool_s: seconds of a tool that `tools` lacks.
+        tools: seconds by name of the tool, or of the stage if it has none; lower case, `-` for spaces.
+        source: the source of the numbers.
     """
 
     base_s: float
@@ -33,29 +33,29 @@ class TokenSpeed:
     source: str
 
     def call_s(self, prompt_tokens: int, output_tokens: int) -> float:
-        """Seconds of one LLM call."""
+        """Return base_s + prompt_token_s * prompt_tokens + output_token_s * output_tokens."""
         return self.base_s + self.prompt_token_s * prompt_tokens + self.output_token_s * output_tokens
 
     def tool_seconds(self, name: str) -> float:
-        """Seconds of one execution of a tool."""
+        """Return the seconds of one execution of a tool."""
         return self.tools.get(name.lower().replace(" ", "-"), self.tool_s)
 
 
 MEASURED_SPEED = TokenSpeed(
-    # Least squares over the calls that hardly shared their server, each set on its own: react_fever 0.00018
+    # Least squares over calls with a nearly idle server, for each set separately: react_fever 0.00018
     # and 0.0172, hugginggpt_timed 0.00018 and 0.0171, multiturn_chat 0.00023 and 0.0176, got_keycount 0.00018
-    # and 0.0177, got_setintersection 0.00017 and 0.0177; constants of -0.04 to 0.03 s, so none.
+    # and 0.0177, got_setintersection 0.00017 and 0.0177; the constants were -0.04 to 0.03 s, so 0 is used.
     base_s=0.0,
     prompt_token_s=0.00019,
     output_token_s=0.0175,
-    # factool_code's execution of a program: median of 110. Nothing better is known of an unknown tool.
+    # factool_code's execution of a program: median of 110. Used for unknown tools.
     tool_s=0.35,
-    # Medians: react_fever's Wikipedia searches that were not answered at once (76), react_alfworld's act
+    # Medians: react_fever's Wikipedia searches without the immediate answers (76), react_alfworld's act
     # (1,034), hugginggpt's models by task (16 to 52 each; hed-control and depth-text-to-image: 1).
     tools=MappingProxyType(
         {
             "search": 1.88,
-            "lookup": 0.0,  # it looks in the page that the last search brought
+            "lookup": 0.0,  # it searches the page of the last search
             "click": 0.17,
             "act": 0.17,
             "execute": 0.35,
@@ -74,14 +74,13 @@ MEASURED_SPEED = TokenSpeed(
     source="Llama-family model of 7 to 8 billion parameters on vLLM, hardware not stated, as recorded in "
     "github.com/NephrenCake/Hermes, Hermes/Datasets",
 )
-"""The speed behind every derived second, unless a caller has a better one."""
+"""The default speed for derived seconds."""
 
 
 def fill_seconds(job: EndedJob, speed: TokenSpeed = MEASURED_SPEED) -> EndedJob:
-    """The job with seconds where they were not recorded, marked `Derived.SECONDS`; the rest is untouched.
+    """Return the job with its unrecorded seconds estimated and marked `Derived.SECONDS`.
 
-    An LLM call whose output tokens are not known either stays as it is; prompt tokens that are not known
-    count as none.
+    An LLM call with unknown output tokens is not changed; unknown prompt tokens count as 0.
     """
     return replace(job, stages=tuple(_fill_stage(stage, speed) for stage in job.stages))
 

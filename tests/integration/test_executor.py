@@ -13,12 +13,12 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send, TimeoutPolicy
-from support.models import PlainModel
 
 from llmsched_langgraph import compile_graph, schedule
 from llmsched_langgraph._adapter import executor
 from llmsched_langgraph._core.ending import ended
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
+from llmsched_langgraph.testing import PlainModel
 
 
 class State(TypedDict, total=False):

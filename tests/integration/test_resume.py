@@ -10,11 +10,11 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
-from support.models import PlainModel
 
 from llmsched_langgraph import schedule
 from llmsched_langgraph._adapter.graph import application_of
 from llmsched_langgraph._core import lifecycle
+from llmsched_langgraph.testing import PlainModel
 
 THREAD = {"configurable": {"thread_id": "t"}}
 

@@ -21,7 +21,6 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Send, interrupt
-from support.models import PlainModel, StreamingModel, SyncOnlyModel
 
 from llmsched_langgraph import (
     Scheduler,
@@ -34,6 +33,7 @@ from llmsched_langgraph import (
 )
 from llmsched_langgraph._adapter import graph as graph_module
 from llmsched_langgraph._adapter.graph import application_of
+from llmsched_langgraph.testing import PlainModel, StreamingModel, SyncOnlyModel
 
 MODELS = [SyncOnlyModel, PlainModel, StreamingModel]
 

@@ -12,10 +12,10 @@ from langchain_core.outputs import GenerationChunk
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 from pydantic import ConfigDict, Field
-from support.models import Meter
 from support.seam import auntil
 
 from llmsched_langgraph import schedule
+from llmsched_langgraph.testing import Meter
 
 pytestmark = pytest.mark.timeout(20)  # a deadlock is a failure soon
 
@@ -32,7 +32,7 @@ class SimpleLLM(LLM):
 
     def _call(self, prompt: str, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> str:
         with self.meter:
-            return self.meter.answer()
+            return self.meter.respond()
 
 
 class NativeLLM(SimpleLLM):
@@ -40,7 +40,7 @@ class NativeLLM(SimpleLLM):
 
     async def _acall(self, prompt: str, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> str:
         with self.meter:
-            return await self.meter.aanswer()
+            return await self.meter.arespond()
 
 
 class StreamingLLM(SimpleLLM):
@@ -50,7 +50,7 @@ class StreamingLLM(SimpleLLM):
         self, prompt: str, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[GenerationChunk]:
         with self.meter:
-            for piece in self.meter.answer():
+            for piece in self.meter.respond():
                 yield GenerationChunk(text=piece)
 
 

@@ -36,11 +36,11 @@ from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, Send, TimeoutPolicy, interrupt
 from pydantic import BaseModel
-from support.models import PlainModel, StreamingModel, SyncOnlyModel
 from support.seam import assert_unmarked, auntil, in_any_order, modulo_ids
 
 from llmsched_langgraph import QueueTimeoutError, Scheduler, schedule
 from llmsched_langgraph._runtime.context import current_run
+from llmsched_langgraph.testing import PlainModel, StreamingModel, SyncOnlyModel
 
 pytestmark = pytest.mark.timeout(20)  # a deadlock is a failure soon
 
@@ -638,11 +638,11 @@ class Hooks:
 
     def _generate(self, messages, stop=None, run_manager=None, **kwargs):
         with self.meter:
-            return ChatResult(generations=[ChatGeneration(message=AIMessage(self.meter.answer()))])
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(self.meter.respond()))])
 
     async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
         with self.meter:
-            return ChatResult(generations=[ChatGeneration(message=AIMessage(await self.meter.aanswer()))])
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(await self.meter.arespond()))])
 
 
 class MixedIn(Hooks, SyncOnlyModel):

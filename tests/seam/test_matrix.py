@@ -26,10 +26,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send, TimeoutPolicy, interrupt
-from support.models import Meter, PlainModel, StreamingModel, SyncOnlyModel
 from support.seam import WAYS, ChatCaller, RawCaller, Way, assert_unmarked, auntil, in_any_order, until
 
 from llmsched_langgraph import Scheduler, schedule
+from llmsched_langgraph.testing import Meter, PlainModel, StreamingModel, SyncOnlyModel
 
 STEP_S = 0.15  # one that is reached by the step that is held up alone, also on a busy machine
 SHORT_S = 0.02  # timeouts that are always reached: what they time is held up for as long as it takes

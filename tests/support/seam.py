@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, Ope
 from llmsched_langgraph import Scheduler, wrap_openai
 from llmsched_langgraph._runtime.context import HELD, current_run
 from llmsched_langgraph.lab.serve_sim.server import RunningBackend
-from support.models import Meter, SyncOnlyModel
+from llmsched_langgraph.testing import Meter, SyncOnlyModel
 
 PATIENCE_S = 10  # for what must happen; reached only by a test that fails
 MODES = ("values", "updates", "messages", "custom", "tasks", "debug", "checkpoints")
@@ -201,7 +201,7 @@ class MeteredTransport(httpx.HTTPTransport):
 
     def handle_request(self, request: Any) -> Any:
         with self.meter:
-            self.meter.answer()
+            self.meter.respond()
             return super().handle_request(request)
 
 
@@ -214,7 +214,7 @@ class AsyncMeteredTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: Any) -> Any:
         with self.meter:
-            await self.meter.aanswer()
+            await self.meter.arespond()
             return await super().handle_async_request(request)
 
 

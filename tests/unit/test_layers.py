@@ -58,7 +58,7 @@ def test_imports(path):
         assert top <= OWN_AND_STANDARD
     if path.name != "pgmpy_exchange.py":  # takes seconds, and no run needs it
         assert not top & {"pgmpy", "pandas", "networkx"}
-    if layer not in ("_adapter", "_compiler", "demo", "testbed"):
+    if layer not in ("_adapter", "_compiler", "demo", "testbed", "testing.py"):
         assert not top & LANGGRAPH
     assert not [name for name in imports(path) if "._internal" in name]
 

@@ -227,16 +227,16 @@ def test_statistics_are_of_one_moment():
 def test_what_is_learned_is_a_value_for_another_scheduler(clock):
     """A profile taken from one scheduler serves in the next, and neither changes the other's."""
     first = Scheduler(clock=clock)
-    run = first.start_job(INFO)
+    run = start_run(first, INFO)
     with inside(run), first.slot(stage="s"):
         clock.now += 8.0
-    first.end_job(run, Outcome.FINISHED)
+    run.end(Outcome.FINISHED)
     second = Scheduler(profile=first.profile, clock=clock)
     assert second.profile.jobs(APPLICATION.fingerprint) == 1
-    run = second.start_job(INFO)
+    run = start_run(second, INFO)
     with inside(run), second.slot(stage="s"):
         pass
-    second.end_job(run, Outcome.FINISHED)
+    run.end(Outcome.FINISHED)
     assert first.profile.jobs(APPLICATION.fingerprint) == 1
     assert second.profile.jobs(APPLICATION.fingerprint) == 2
 
@@ -244,7 +244,7 @@ def test_what_is_learned_is_a_value_for_another_scheduler(clock):
 def test_another_schedulers_run_is_not_ours(clock):
     """A call inside a run of one scheduler that takes a slot of another is a direct call there."""
     ours, theirs = Scheduler(clock=clock), Scheduler(clock=clock)
-    own, foreign = ours.start_job(INFO), theirs.start_job(INFO)
+    own, foreign = start_run(ours, INFO), start_run(theirs, INFO)
     assert own.job == foreign.job  # the numbers alone do not tell them apart
     with inside(foreign), ours.slot():
         pass

@@ -52,7 +52,7 @@ class Curve(NamedTuple):
     overrun: float
 
     def left(self, received: float) -> float:
-        """Return E[W - received | W >= received]; beyond the support, at least the overrun so far."""
+        """Return E[W - received | W >= received]; beyond the support, max(overrun, excess)."""
         at = bisect_left(self.amounts, received)
         if at == len(self.amounts):
             return max(self.overrun, received - self.amounts[-1])
@@ -75,7 +75,7 @@ class Expected:
 
     @cached_property
     def curve(self) -> Curve | None:
-        """The distribution of the work of a single run, computed on first access; None if unknown."""
+        """The distribution of a single run's work, computed on first access; None if unknown."""
         return None if self.draw is None else self.draw()
 
     def left(self, received: float, ended: int = 0, settled: float = 0.0) -> float:
@@ -137,7 +137,7 @@ class Belief:
 
     @cached_property
     def mean(self) -> float:
-        """E[remaining work | E] = sum over unfinished stages of P(present | E) E[work | present, E].
+        """The expected remaining work: the sum over unfinished stages of P(present | E) E[work | present, E].
 
         For a running stage, the term is E[work - received | work >= received, E].
         """
@@ -155,8 +155,8 @@ class Belief:
         """The expected work of each announced, unfinished stage occurrence.
 
         At the evidence of this belief, `Expected.left` equals the belief's remaining work of the stage, unless
-        its `FLOOR` applies. Stages whose variable covers several occurrences are excluded: tails, and
-        occurrences beyond those that the model has a variable for.
+        `FLOOR` applies. Stages whose variable covers several occurrences are excluded: tails, and nodes that
+        ran more often than the model provides for.
         """
         found: dict[int, list[Begun]] = {}
         for own in self.evidence.begun:
@@ -183,8 +183,8 @@ class Belief:
         settled = sum(own.settled for own in begun)
         if not 0 < ended < runs:
             return Expected(left + received, runs)
-        # `left` includes the evidence of the ended runs. Solve the estimate in `Expected.left` for `whole`, so
-        # that this evidence is not counted twice.
+        # `left` includes the evidence of the ended runs. Solve the estimate of `Expected.left` for `whole`,
+        # so that this evidence is not counted twice.
         each = (left + received - settled) / (runs - ended)
         return Expected((each * (PRIOR_RUNS + ended) - settled) / PRIOR_RUNS * runs, runs)
 
@@ -193,7 +193,7 @@ class Belief:
         scale = self._known.scales.get(i, 1.0)
         marginal = self._posterior.marginals[i]
         if received:
-            # Divide the likelihood P(W >= received | state) out: the points below `received` are dropped next.
+            # Divide by P(W >= received | state), because points below `received` are dropped next.
             weights = np.asarray(self._known.likelihood(i, own))
             marginal = np.divide(marginal, weights, out=np.zeros_like(marginal), where=weights > 0.0)
         amounts, mass = own.points(marginal)
@@ -219,7 +219,7 @@ class Belief:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """A cheap approximate 80 % interval of the remaining work: mean -+ 1.28 standard deviations.
+        """A cheap, approximate 80 % interval of the remaining work: mean -+ 1.28 deviations.
 
         It assumes independent stages, so it is too narrow where they are positively correlated. `interval`
         includes the correlation.
@@ -229,7 +229,7 @@ class Belief:
 
     @cached_property
     def index(self) -> float:
-        """The Gittins index of the job (`gittins.index`). It is at most `mean`, up to sampling error.
+        """The Gittins index of the job (`gittins.index`), at most `mean` up to sampling error.
 
         Remaining work of settled, running stages is put before all other stages.
         """
@@ -296,7 +296,7 @@ class Belief:
         }
 
     def uncertainty_reduction(self, stage: StageOccurrence, tool: str | None = None) -> float:
-        """Return the uncertainty reduction R(X) of a ready stage, in bits * `model.unit` (LLMSched, Eq. 6).
+        """Return the uncertainty reduction R(X) of a ready stage (LLMSched, Eq. 6).
 
         R(X) = I(X; Y1..YM | E) * sum_m Range(Ym). Y1..YM are the work variables of the unfinished stages that
         are correlated with X, I is the joint mutual information, and Range is the observed maximum minus
@@ -309,7 +309,7 @@ class Belief:
             tool: the tool that the stage runs; None if it has none.
 
         Returns:
-            R(X); 0 for a stage without a variable in the model, or whose work is settled.
+            R(X), in bits times `model.unit`; 0 if the model has no variable for the stage or its work is settled.
         """
         x = self.model.column(stage, tool)
         if x is None or x not in self._posterior.by_variable:

@@ -249,7 +249,7 @@ class Bins:
         return int(self._points.searchsorted(amount))
 
     def points(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the points of all bins, ascending, and their probabilities, given those of states."""
+        """Return the points of all bins, ascending, and their probabilities."""
         return self._points, weights[self._owners] * self._shares
 
     def quantiles(self, weights: ArrayLike, levels: Sequence[float]) -> list[float]:

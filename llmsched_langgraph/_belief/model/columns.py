@@ -1,6 +1,6 @@
-"""Knows which quantities of a job the variables of its application's model stand for, and their values.
+"""Defines the variables of an application's model and extracts their values from ended jobs.
 
-Does not know bins, networks, or jobs that are under way.
+Does not know bins, networks or running jobs.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit
 
 MIN_JOBS = 5
-"""Jobs that must reach an occurrence before it is told apart from the tail, and name a tool to name it."""
+"""Jobs required for a learned model, for a separate loop occurrence, and for a column per tool."""
 
 MIN_SHARE = 0.05
-"""The same as a share of all jobs; the larger one counts."""
+"""Share of all jobs required for a separate loop occurrence, in addition to `MIN_JOBS`."""
 
 OTHER = "*"
-"""Stands for the tools that are too rare to be told apart."""
+"""Name of the column that pools rare tools."""
 
 
 class Quantity(StrEnum):
-    """What a variable stands for."""
+    """The quantity that a variable measures."""
 
-    TOTAL = "total"  # the whole job's work
-    PROMPT = "prompt"  # tokens of its first prompt
-    FAN_OUT = "fan_out"  # runs side by side of a stage
-    WORK = "work"  # work of a stage: counts in what remains
-    LENGTH = "length"  # output tokens of a stage whose work is counted in something else
+    TOTAL = "total"  # work of the whole job
+    PROMPT = "prompt"  # tokens of the job's first prompt
+    FAN_OUT = "fan_out"  # concurrent runs of a stage
+    WORK = "work"  # work of a stage; part of the remaining work
+    LENGTH = "length"  # output tokens of an LLM stage, where the unit of work is tool seconds
     TASKS = "tasks"  # tool uses in the plan
     PLANNED = "planned"  # uses of one tool in the plan
-    TOOL = "tool"  # work of all uses of one tool: counts in what remains
+    TOOL = "tool"  # work of all uses of one tool; part of the remaining work
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One variable: a quantity of a job, of a stage of it, or of a tool that its plan names.
+    """One variable: a quantity of a job, of one of its stages, or of a planned tool.
 
     Attributes:
-        quantity: which.
-        node: path of the stage's node; empty if it is no stage's.
-        first: the occurrence that is meant.
-        last: the last one that is meant, too; None for all later ones.
-        tool: the tool; empty if it is no tool's.
+        quantity: the measured quantity.
+        node: path of the stage's node; empty if the variable belongs to no stage.
+        first: first covered occurrence.
+        last: last covered occurrence; None for all later ones.
+        tool: the tool; empty if the variable belongs to no tool.
     """
 
     quantity: Quantity
@@ -58,12 +58,12 @@ class Column:
 
     @property
     def counts(self) -> bool:
-        """Whether its amounts are part of the job's work."""
+        """Whether the amounts are part of the job's work."""
         return self.quantity in (Quantity.WORK, Quantity.TOOL)
 
     @property
     def tail(self) -> bool:
-        """Whether it sums up an unknown number of times round a loop."""
+        """Whether the column covers an unlimited number of loop occurrences."""
         return self.last is None and self.first > 1
 
     @property
@@ -81,12 +81,12 @@ class Column:
 
     @property
     def name(self) -> str:
-        """Unique among the columns of a model."""
+        """The column's name, unique within a model."""
         return f"{self.quantity.value}:{self.stage}" if self.node or self.tool else self.quantity.value
 
     @property
     def words(self) -> str:
-        """What it stands for, for people."""
+        """A description for display."""
         what = self.tool if self.tool != OTHER else "other tools"
         match self.quantity:
             case Quantity.TOTAL:
@@ -107,13 +107,13 @@ class Column:
                 return f"work of {self.stage or 'all calls'}"
 
     def covers(self, node: str, occurrence: int) -> bool:
-        """Whether this occurrence of a node is one that it stands for."""
+        """Return whether the column covers this occurrence of a node."""
         return (
             node == self.node and self.first <= occurrence and (self.last is None or occurrence <= self.last)
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data; `column_from_json` of it is equal to this column."""
+        """Return plain JSON data, from which `column_from_json` restores the column."""
         return {
             "quantity": self.quantity.value,
             "node": self.node,
@@ -124,7 +124,7 @@ class Column:
 
 
 def column_from_json(data: Field) -> Column:
-    """The column that `to_json` wrote.
+    """Return the column that `to_json` wrote.
 
     Raises:
         InvalidDataError: the data is damaged; the message names the field.
@@ -140,13 +140,14 @@ def column_from_json(data: Field) -> Column:
 
 
 def columns_of(application: Application, outcomes: Sequence[ObservedJob], unit: Unit) -> tuple[Column, ...]:
-    """The variables of an application's model, causes before effects: in the order of the template.
+    """Return the variables of an application's model, causes before effects.
 
-    First the whole job's work and the size of its input, then for each stage that has work in this unit its
-    fan-out and its work; where a stage plans tools, also how many uses, how many of each tool, and each
-    tool's work instead of that of the stages that run them. Counted in seconds of tools, stages of LLM calls
-    have their length. Loops are unrolled as far as `MIN_JOBS` of the outcomes go, and `MIN_SHARE`
-    of them; a tail sums up the rest. What never changes and is no work is left out.
+    The order is: the job's total work, its prompt tokens, then for each stage in the template's order its
+    fan-out and its work, if it has work in this unit. A stage that plans tools adds the number of planned uses,
+    the uses of each tool, and the work of each tool; the latter replaces the work of the stages that run the
+    tools. If the unit is tool seconds, LLM stages have their length instead of work. Loops are unrolled to
+    the occurrences that `MIN_JOBS` and `MIN_SHARE` of the outcomes reach; the tail covers the rest. Constant
+    columns are omitted, except work and the total.
     """
     template = _complete(application, outcomes)
     template = template.unrolled(_common(outcomes))
@@ -178,9 +179,9 @@ def columns_of(application: Application, outcomes: Sequence[ObservedJob], unit: 
 
 
 def planned_nodes(application: Application) -> dict[str, str]:
-    """The nodes that a plan made beforehand decides on, each with its planner.
+    """Return the dynamic nodes that one plan per job decides on, each with its planner.
 
-    Where planner and planned go round in one loop, each round has a plan of its own.
+    Nodes in a loop with their planner are excluded: each iteration has its own plan.
     """
     loops = [set(loop) for loop in application.loops]
     return {
@@ -195,18 +196,18 @@ def planned_nodes(application: Application) -> dict[str, str]:
 def values_of(
     columns: Sequence[Column], outcomes: Sequence[ObservedJob], unit: Unit
 ) -> list[list[float | None]]:
-    """Each outcome's value of each column; None where the thing did not happen, or nobody counted it."""
+    """Return one row per outcome with the value of each column; None if absent or not recorded."""
     tools = tools_of(columns)
     return [[_value(column, job, unit, tools) for column in columns] for job in outcomes]
 
 
 def tools_of(columns: Sequence[Column]) -> tuple[str, ...]:
-    """The tools that have columns of their own, `OTHER` among them if there are rare ones."""
+    """Return the tools that have columns, including `OTHER` if rare tools are pooled."""
     return tuple(dict.fromkeys(column.tool for column in columns if column.tool))
 
 
 def tool_name(tool: str | None, known: Sequence[str]) -> str:
-    """The name under which a tool has its column."""
+    """Return the name of a tool's column: the tool if it is in `known`, else `OTHER`."""
     return tool if tool is not None and tool in known else OTHER
 
 
@@ -235,7 +236,7 @@ def _value(column: Column, job: ObservedJob, unit: Unit, tools: Sequence[str]) -
 
 
 def stage_value(quantity: Quantity, stages: Sequence[ObservedStage], unit: Unit) -> float | None:
-    """What a stage's column holds if these are the occurrences that it stands for."""
+    """Return a stage column's value for the occurrences that it covers; None without any."""
     if not stages:
         return None
     if quantity is Quantity.FAN_OUT:
@@ -248,12 +249,12 @@ def _varies(column: Column, values: list[float | None]) -> bool:
     present = {value for value in values if value is not None}
     if column.counts:
         return bool(present) and present != {0.0}
-    # Whether it happens at all is what the stage's work says, too.
+    # Presence alone adds no information: the stage's work variable has it, too.
     return len(present) > 1 or (column.quantity is Quantity.PLANNED and bool(present) and None in values)
 
 
 def _complete(application: Application, outcomes: Sequence[ObservedJob]) -> Application:
-    """The application with the nodes that it did not show and runs came to."""
+    """Return the application with the observed nodes that it lacks."""
     new = {stage.stage_occurrence.path for job in outcomes for stage in job.stages} - set(application.by_path)
     if not new:
         return application
@@ -262,7 +263,7 @@ def _complete(application: Application, outcomes: Sequence[ObservedJob]) -> Appl
 
 
 def _common(outcomes: Sequence[ObservedJob]) -> dict[str, int]:
-    """How often each node runs in the jobs in which it runs most often, a few odd ones aside."""
+    """Return for each node the largest occurrence that enough jobs reached; 1 if none is."""
     times: dict[str, list[int]] = {}
     for job in outcomes:
         most: dict[str, int] = {}
@@ -285,7 +286,7 @@ def _last(template: Application, stage: Stage) -> int | None:
 
 
 def _tools(outcomes: Sequence[ObservedJob], planned: dict[str, str]) -> list[str]:
-    """The tools that plans name, the most frequent first, with `OTHER` if there are rare ones."""
+    """Return the tools of planned stages, most frequent first, and `OTHER` if there are rare ones."""
     jobs: dict[str, int] = {}
     for job in outcomes:
         named = {

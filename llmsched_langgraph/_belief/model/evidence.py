@@ -23,7 +23,7 @@ from llmsched_langgraph._jobs.stages import StageOccurrence
 Floats = NDArray[np.float64]
 
 DIGITS = 2
-"""Significant digits of received work in evidence, so that frequent queries share cached beliefs."""
+"""Significant digits of received work in evidence. Rounding lets queries share cached beliefs."""
 
 
 SETTLED_SHARE = 0.25
@@ -286,7 +286,7 @@ _READERS: dict[Quantity, Callable[[_Reading, Column], Settled | Reached | None]]
 
 
 def _usual(columns: Sequence[Column], bins: Sequence[Bins]) -> dict[Column, tuple[float, float | None]]:
-    """Return each stage's mean work and mean fan-out; the latter is None without a fan-out variable."""
+    """Return each stage's mean work and mean fan-out (None without a fan-out variable)."""
     wide = {
         (column.node, column.first): own.mean
         for column, own in zip(columns, bins, strict=True)

@@ -16,9 +16,9 @@ SLACK = 1e-6
 
 
 def index(amounts: NDArray[np.float64], states: NDArray[np.intp]) -> float:
-    """Return the Gittins index: min over stopping rules of E[work until stop] / P(job ended at stop).
+    """Return the Gittins index of a job.
 
-    A rule may stop after each stage, and observes the state in which that stage ended. It assumes that the
+    It is the minimum over stopping rules of E[work until the stop] / P(the job has ended by then). A rule may stop after each stage, and observes the state in which that stage ended. It assumes that the
     latest state is sufficient (the Markov property). The minimum is found by Dinkelbach's iteration with
     backward induction, as in Aalto and Scully ("On the Gittins index for multistage jobs", 2022), on samples.
 

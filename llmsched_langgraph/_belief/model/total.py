@@ -1,9 +1,9 @@
-"""Knows the sum of some variables' amounts, given what is known of the others: its mean and its spread.
+"""Computes the posterior of a sum of variables' amounts: mean, deviation, quantiles and samples.
 
-Does not know which amounts they are, nor why they are summed.
+Does not interpret the amounts.
 
-The mean is linear, so it needs no independence: E[sum | E] = sum_i P(i present | E) E[amount_i | i
-present, E], LLMSched's remaining work. The spread needs the joint posterior, and takes draws from it.
+The mean is linear, so it needs no independence: E[sum | E] = sum_i P(i present | E) E[amount_i | i present, E],
+LLMSched's remaining work. Quantiles need the joint posterior and are estimated from samples.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from llmsched_langgraph._belief.model.bins import ABSENT, Bins
 from llmsched_langgraph._belief.network.network import Network
 
 DRAWS = 512
-"""Draws that quantiles are read from: at the 10 % quantile, a standard error of 1.3 percent points."""
+"""Default number of samples: the level of the 0.1 quantile then has a standard error of 0.013."""
 
 MAX_FACTOR = 4.0
-"""The most that the places of values in their bins may change a mean."""
+"""Bound F of `Posterior.factor`, which is clipped to [1 / F, F]."""
 
 TINY = 1e-9
-"""Stands for zero where a logarithm is taken."""
+"""Lower bound of arguments of logarithms."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class SoftEvidence:
-    """What is known of the variables, by number.
+    """Evidence about the variables, by number.
 
     Attributes:
-        values: amounts that are settled; None is absent.
-        reached: amounts that have come so far and go on. In a sum, only what is still to come counts.
-        likelihoods: anything else, as weights over states (`Bins.present()`, for one).
-        left: of settled amounts, what is still to come: in no sum here.
-        scales: amounts that are so many times what their bins say.
+        values: settled amounts (hard evidence); None means absent.
+        reached: lower bounds of amounts that still grow. Only amount - bound counts in a sum.
+        likelihoods: other soft evidence, as weights over states, such as `Bins.present()`.
+        left: expected remaining parts of settled amounts. They are not included in any sum here.
+        scales: factors by which amounts exceed those of their bins.
     """
 
     values: Mapping[int, float | None] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class SoftEvidence:
     scales: Mapping[int, float] = field(default_factory=dict)
 
     def likelihood(self, i: int, bins: Bins) -> Floats | None:
-        """What is known of a variable, as weights over its states; None if nothing is."""
+        """Return the likelihood over a variable's states; None without evidence."""
         if i in self.values:
             return _one_hot(bins.index(self.values[i]), bins.states)
         if i in self.reached:
@@ -59,19 +59,19 @@ class SoftEvidence:
         return None if given is None else np.asarray(given, dtype=np.float64)
 
     def amounts(self, i: int, bins: Bins) -> Floats:
-        """What is still to come of an amount that is not settled, by its state."""
+        """Return the expected remaining part of an unsettled amount, by state."""
         if i in self.reached:
             return self.at_least(i, bins)[1]
         return bins.means * self.scales.get(i, 1.0)
 
     def at_least(self, i: int, bins: Bins) -> tuple[Floats, Floats]:
-        """What is known of an amount that goes on, as weights over its states, and what is still to come."""
+        """Return likelihood and expected remaining part of an amount in `reached`, by state."""
         scale = self.scales.get(i, 1.0)
         found = bins.at_least(self.reached[i] / scale)
         return found.weights, found.left * scale
 
     def drawn(self, i: int, bins: Bins, states: NDArray[np.intp], uniform: Floats) -> Floats:
-        """As `amounts`, as draws from the states' content: one for each state and number in [0, 1)."""
+        """Sample the remaining part once per state and uniform number, as `Bins.values` does."""
         scale = self.scales.get(i, 1.0)
         if i in self.reached:
             return bins.left(self.reached[i] / scale, states, uniform) * scale
@@ -79,17 +79,21 @@ class SoftEvidence:
 
 
 class Posterior:
-    """The sum of the amounts of the variables `of`, given what is known.
+    """The sum of the remaining amounts of the variables `of`, given evidence. Computed lazily.
 
-    A settled value says more than its bin: where it lies between its bin's mean and the next one's, so
-    far the mean is moved, on a log scale, from what its bin predicts towards what the other would. That
-    costs one more inference for each settled variable that is adjacent to an unsettled one.
+    A settled value is more precise than its bin. `factor` corrects for its position between the means of its
+    bin and the neighbour bin. This needs one more inference per settled variable that is adjacent to an
+    unsettled one. All results but quantiles and samples are exact under the network.
 
-    Nothing is computed before it is asked for. Everything but the quantiles is exact under the network.
-    `rounds` are variables that stand for rounds of loops, where the network knows nothing of what that means.
+    Args:
+        network: the joint distribution of the variables.
+        bins: the states of each variable.
+        of: numbers of the variables to sum; settled ones are left out.
+        known: the evidence.
+        rounds: variables of loop occurrences, for a network without edges: see `_end_together`.
 
     Raises:
-        InvalidDataError: when something is asked for: as `Network.marginals`.
+        InvalidDataError: as `Network.marginals`, by each property and method.
     """
 
     def __init__(
@@ -105,12 +109,12 @@ class Posterior:
         self._of = tuple(i for i in of if i not in known.values)
         self._known = known
         self._rounds = rounds
-        self.taught: dict[int, float] = {}  # uncertainty reductions, by variable, once they were asked for
-        self.index: float | None = None  # the Gittins index of the sum, likewise
+        self.taught: dict[int, float] = {}  # cache of uncertainty reductions, by variable
+        self.index: float | None = None  # cache of the Gittins index
 
     @cached_property
     def likelihoods(self) -> dict[int, Floats]:
-        """What is known, for `Network`."""
+        """The evidence as likelihoods for `Network`."""
         reached = self._reached
         found = (
             (i, reached[i][0] if i in reached else self._known.likelihood(i, own))
@@ -120,7 +124,7 @@ class Posterior:
 
     @cached_property
     def _reached(self) -> dict[int, tuple[Floats, Floats]]:
-        """What is known of each amount that goes on, and what is still to come of it, by state."""
+        """Likelihood and expected remaining part of each amount in `known.reached`, by state."""
         known = self._known
         return {i: known.at_least(i, self._bins[i]) for i in known.reached if i not in known.values}
 
@@ -131,7 +135,7 @@ class Posterior:
 
     @cached_property
     def _variants(self) -> list[tuple[Floats, ...]]:
-        """The marginals, and what they would be for each of `_places` if it were the other bin."""
+        """The marginals, then the marginals with each variable of `_places` in its neighbour bin."""
         return self._network.variants(self.likelihoods, [(i, other) for i, (other, _) in self._places])
 
     @property
@@ -146,7 +150,11 @@ class Posterior:
 
     @cached_property
     def factor(self) -> float:
-        """How the values' places in their bins move the mean."""
+        """The correction of the mean for the positions of settled values in their bins.
+
+        exp(sum_i s_i log(m_i / m)), clipped by `MAX_FACTOR`: m is the mean, m_i the mean with settled variable i
+        in its neighbour bin, and s_i the share from `Bins.place`.
+        """
         base, *moved = map(self._under, self._variants)
         if not base > TINY:
             return 1.0
@@ -160,20 +168,20 @@ class Posterior:
 
     @cached_property
     def by_variable(self) -> dict[int, float]:
-        """What is still to come of each of the variables, settled ones aside."""
+        """The expected remaining amount of each unsettled variable of the sum."""
         marginals, factor = self.marginals, self.factor
         return {i: float(marginals[i] @ amounts) * factor for i, amounts in self._amounts.items()}
 
     @cached_property
     def mean(self) -> float:
-        """E[sum of what is still to come | known]."""
+        """E[sum of the remaining amounts | E]."""
         return sum(self.by_variable.values())
 
     @cached_property
     def deviation(self) -> float:
-        """The standard deviation of the sum, as if its amounts were independent of each other.
+        """The standard deviation of the sum under independence of the amounts.
 
-        Where they rise and fall together it is larger. `quantiles` know of that, and cost far more.
+        Positive correlation makes the true value larger. `quantiles` include it, at a much higher cost.
         """
         variance = 0.0
         for i, amounts in self._amounts.items():
@@ -184,17 +192,14 @@ class Posterior:
         return sqrt(max(variance, 0.0)) * self.factor
 
     def quantiles(self, levels: Sequence[float], *, draws: int = DRAWS, seed: int = 0) -> tuple[float, ...]:
-        """Quantiles of the sum, read from draws of the joint posterior and of each bin's own content.
-
-        They are moved by the same factor as the mean. The same arguments give the same quantiles.
-        """
+        """Return quantiles of the sum, estimated from `futures`. The same arguments give the same result."""
         amounts, _ = self.futures(draws, seed)
         return tuple(np.quantile(amounts.sum(axis=0), levels).tolist())
 
     def futures(self, count: int = DRAWS, seed: int = 0) -> tuple[Floats, NDArray[np.intp]]:
-        """Draws of what may come: amounts and states, both of shape (variables, count).
+        """Sample remaining amounts (times `factor`) and states, both of shape (variables, count).
 
-        Of those variables whose amounts are summed and not settled, in their order.
+        The variables are the unsettled ones of the sum, in order.
         """
         states = self._network.sample(count, self.likelihoods, seed=seed)
         self._end_together(states, seed)
@@ -207,10 +212,10 @@ class Posterior:
         return np.array(rows).reshape(shape) * self.factor, states[:, list(self._of)].T.reshape(shape)
 
     def _end_together(self, states: NDArray[np.intp], seed: int) -> None:
-        """Draw the rounds of loops anew, so that all of one future end at the same time: in place.
+        """Resample the states of loop occurrences in place, so that loops of one sample end together.
 
-        One number of each future says how long its loops go on. Each round is there as often as before, but
-        a later one only where the earlier ones are.
+        With one u ~ U(0, 1) per sample, occurrence i is present if u < P(i present | E). This keeps every
+        marginal, and a later, less probable occurrence implies the earlier ones.
         """
         if not self._rounds:
             return
@@ -228,7 +233,7 @@ class Posterior:
 def places(
     network: Network, bins: Sequence[Bins], known: SoftEvidence, unsettled: set[int]
 ) -> list[tuple[int, tuple[int, float]]]:
-    """The settled variables that say something of the others, with their places in their bins."""
+    """Return settled variables adjacent to unsettled ones, with their positions (`Bins.place`)."""
     found = []
     for i, value in sorted(known.values.items()):
         place = bins[i].place(value)
@@ -238,17 +243,16 @@ def places(
 
 
 def key(network: Network, bins: Sequence[Bins], of: Sequence[int], known: SoftEvidence) -> Hashable:
-    """What a `Posterior` depends on: the same for jobs whose pasts differ in nothing that matters.
+    """Return the cache key of a `Posterior`: evidences with equal keys have equal posteriors.
 
-    Of a settled value that is its state and its place; nothing of one that only settled ones are adjacent
-    to, for they separate it from the rest. An amount that only tells of the others, but is not asked for,
-    counts by the states that it leaves.
+    A settled value enters by its state and position, or not at all if its whole Markov blanket is settled.
+    A lower bound of an amount outside `of` enters by the number of points below it.
     """
     values, reached, scales = known.values, known.reached, known.scales
     unsettled = set(range(len(bins))).difference(values)
     parts: list[Hashable] = []
     for i, own in enumerate(bins):
-        # Named by what is known, or a state could pass for an amount.
+        # The tags distinguish kinds of evidence with equal numbers.
         if i in values:
             if unsettled.isdisjoint(network.adjacent(i)):
                 parts.append("is")

@@ -1,4 +1,4 @@
-"""Virtual time: workloads, latency models and the servers that live by them.
+"""The simulator: workloads, latency models, servers and policies in virtual time.
 
-Knows no wall clock, no event loop and no network; time always comes in as an argument.
+Uses no wall clock, event loop or network; time is always an argument.
 """

@@ -1,6 +1,6 @@
-"""Knows how a continuous-batching model server spends time: slots, a FIFO queue, prefill, shared decoding.
+"""Simulates a continuous-batching model server: slots, a FIFO queue, prefill, batched decoding.
 
-Knows no clock, no event loop, no network and no chance; `now` comes in as an argument, events go out.
+Uses no clock, event loop, network or randomness: `now` is an argument, and events are returned.
 """
 
 from __future__ import annotations
@@ -55,34 +55,34 @@ class _Request:
     arrived_s: float
     prefilled_s: float = inf
     begun_at: float = inf
-    """Where the decoding line stood when this request began to decode; infinite before."""
+    """Value of the decoding line when this request began to decode; infinite before."""
     milestone: int = 1
-    """The number of tokens whose completion is the request's next event."""
+    """Number of output tokens at the request's next event."""
     reached: int = 0
-    """The last milestone passed."""
+    """The last milestone passed, in tokens."""
 
 
 class BatchingServer:
-    """A model server that decodes up to `slots` requests together, as vLLM does, as a fluid model.
+    """A fluid model of a server that decodes up to `slots` requests together, as vLLM does.
 
     Requests are admitted first come, first served. A running request is in prefill for
-    `latency.prefill_s(prompt_tokens)` and then decodes at one token per `latency.decode_s(running)`; the rate
-    of all changes whenever the number of running requests does. Where `latency.prefill_stalls`, requests
-    prefill one after the other, and nobody decodes meanwhile. Events carry their exact times, and those do
-    not depend on how often, or at which instants in between, `advance` is called.
+    `latency.prefill_s(prompt_tokens)` seconds and then decodes one token per `latency.decode_s(running)`
+    seconds; the rate changes whenever the number of running requests changes. With `latency.prefill_stalls`,
+    requests prefill one at a time, and decoding stops meanwhile. Events carry their exact times, which do
+    not depend on when and how often `advance` is called.
 
-    All decoding requests have the same rate, so one number describes them: the *decoding line*, the tokens
-    that a request which never stops would have decoded. A request is done when the line has moved on by its
-    output tokens, whatever the rate did meanwhile; an event costs O(log slots).
+    All decoding requests have the same rate, so one number describes their progress: the *decoding line*
+    L(t), the integral of 1 / step(t), in tokens. A request that begins to decode at L = b is done at
+    L = b + output_tokens. An event costs O(log slots).
 
     Attributes:
         slots: Most requests that run at once.
         served: Requests finished since the last `reset_counters`.
-        cancelled: Requests cancelled, waiting or running, since then.
-        peak_running: Most requests seen running at once.
-        peak_in_flight: Most requests seen waiting and running at once.
+        cancelled: Requests cancelled, waiting or running, since the last `reset_counters`.
+        peak_running: Most requests running at once since the last `reset_counters`.
+        peak_in_flight: Most requests waiting and running at once since the last `reset_counters`.
         queue_s_total: Seconds between arrival and admission, summed over the admitted requests.
-        queue_s_max: The longest of those.
+        queue_s_max: Longest time between arrival and admission, in seconds.
     """
 
     def __init__(self, slots: int, latency: LatencyModel) -> None:
@@ -90,7 +90,7 @@ class BatchingServer:
 
         Args:
             slots: Most requests that run at once, 1 or more.
-            latency: How fast the server is.
+            latency: The server's latency model.
 
         Raises:
             ConfigurationError: `slots` is less than 1.
@@ -108,9 +108,9 @@ class BatchingServer:
         self._prefilling: list[tuple[float, int, _Request]] = []
         """Heap of the running requests in prefill, by the time their prefill ends."""
         self._decoding: list[tuple[float, int, _Request]] = []
-        """Heap of the running requests that decode, by where on the decoding line their milestone lies."""
-        # The decoding line is known at one instant, the anchor, and straight from there: moving the anchor
-        # only when the rate changes is what makes results independent of how time is cut into advances.
+        """Heap of the decoding requests, by the value of the decoding line at their next milestone."""
+        # The decoding line is linear from one known point, the anchor, on. The anchor moves only when the
+        # rate changes, so that rounding does not depend on the calls of `advance`.
         self._anchor_s = 0.0
         self._anchor_at = 0.0
         self._step_s = inf
@@ -146,18 +146,18 @@ class BatchingServer:
         *,
         stride: int | None = None,
     ) -> None:
-        """Take a request that arrives at `now`; `advance` reports what becomes of it.
+        """Submit a request that arrives at `now`; `advance` returns its events.
 
         Args:
-            request_id: Names the request until it has finished or been cancelled.
+            request_id: Identifies the request until it has finished or been cancelled.
             prompt_tokens: Tokens to prefill, 0 or more.
             output_tokens: Tokens to decode, 1 or more.
             now: The present, in seconds; never less than in an earlier call.
-            stride: Report progress every so many tokens after the first; by default the first and last only.
+            stride: Tokens between progress events after the first token; None for the first and last only.
 
         Raises:
             ConfigurationError: A number of tokens is too small.
-            InvalidTransitionError: The id is in flight already, or `now` lies in the past.
+            InvalidTransitionError: The id is in flight already, or `now` is less than in an earlier call.
         """
         stride = output_tokens if stride is None else stride
         if prompt_tokens < 0 or output_tokens < 1 or stride < 1:
@@ -176,10 +176,10 @@ class BatchingServer:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
 
     def cancel(self, request_id: Hashable, now: float) -> None:
-        """Forget a request at `now` and free its slot; does nothing if it is not in flight any more.
+        """Cancel a request at `now` and free its slot; do nothing if the request is not in flight.
 
         Raises:
-            InvalidTransitionError: `now` lies in the past.
+            InvalidTransitionError: `now` is less than in an earlier call.
         """
         self._run_until(now)
         request = self._requests.pop(request_id, None)
@@ -188,7 +188,7 @@ class BatchingServer:
         self.cancelled += 1
         if self._waiting.pop(request_id, None) is not None:
             return
-        # The heaps hold at most `slots` entries, so a scan is cheap and leaves no stale ones to be counted.
+        # The heaps hold at most `slots` entries, so a scan is cheap, and `running` counts no stale entry.
         line = self._line_at(now)
         heap = self._prefilling if request.begun_at == inf else self._decoding
         if self._stalls and heap is self._prefilling:
@@ -199,19 +199,19 @@ class BatchingServer:
         self._fill_slots(now)
 
     def advance(self, now: float) -> list[Event]:
-        """Move to `now` and return what has happened since the last call, in order of time.
+        """Advance to `now` and return the events since the last call, in order of time.
 
         Raises:
-            InvalidTransitionError: `now` lies in the past.
+            InvalidTransitionError: `now` is less than in an earlier call.
         """
         self._run_until(now)
         events, self._events = self._events, []
         return events
 
     def next_event_s(self) -> float | None:
-        """When `advance` has something to return next, if nobody submits or cancels; None for never.
+        """Return the time of the next event, in seconds, if no request is submitted or cancelled before.
 
-        That is now while there are events that `submit` or `cancel` met with and `advance` has not returned.
+        This is the present if `advance` has not yet returned all past events, and None if no event is due.
         """
         if self._events:
             return self._now_s
@@ -219,7 +219,7 @@ class BatchingServer:
         return None if due_s == inf else due_s
 
     def next_free_s(self) -> float:
-        """When a slot will be free if nobody else takes it and the decoding rate stays as it is."""
+        """Return when the next slot becomes free, in seconds, at the present decoding rate."""
         if self.running < self.slots:
             return self._now_s
         step_s = self._step_by_batch[self.running]
@@ -236,16 +236,20 @@ class BatchingServer:
         return max(self._now_s, min((*decoding, *prefilling)))
 
     def tokens_done(self, request_id: Hashable) -> int:
-        """Output tokens that a request has completed by the last `now`; KeyError if it is not in flight."""
+        """Return the output tokens that a request has completed by the last `now`.
+
+        Raises:
+            KeyError: The request is not in flight.
+        """
         request = self._requests[request_id]
         if request.begun_at == inf:
             return 0
-        # The milestones' events have the last word on what is reached; between them 1e-9 absorbs rounding.
+        # 1e-9 absorbs rounding; the milestones bound the result, so that it agrees with the events.
         done = floor(self._line_at(self._now_s) - request.begun_at + 1e-9)
         return max(request.reached, min(done, request.milestone - 1))
 
     def reset_counters(self) -> None:
-        """Start counting anew; what is in flight stays, and is where the peaks start from."""
+        """Zero the counters; requests in flight stay, and the peaks start at their present number."""
         self.served = self.cancelled = 0
         self.queue_s_total = self.queue_s_max = 0.0
         self.peak_running = self.running
@@ -256,7 +260,7 @@ class BatchingServer:
     def _run_until(self, now: float) -> None:
         if not now >= self._now_s:  # also refuses not-a-number
             raise InvalidTransitionError(
-                f"time runs forward only: it is {self._now_s} s already, not {now} s"
+                f"time must not go back: it is {self._now_s} s already, not {now} s"
             )
         while True:
             prefill_s, decode_s = self._prefill_due_s(), self._decode_due_s()
@@ -274,29 +278,29 @@ class BatchingServer:
     def _decode_due_s(self) -> float:
         if not self._decoding:
             return inf
-        # Rounding may put a milestone a hair before the anchor; events never go back in time.
+        # Rounding may put a milestone just before the anchor; events must not go back in time.
         left = max(0.0, self._decoding[0][0] - self._anchor_at)
         if self._step_s == inf:
-            return self._anchor_s if left < 1e-9 else inf  # reached as the prefill began, or after its end
+            return self._anchor_s if left < 1e-9 else inf  # stalled: only a milestone at the anchor is due
         return self._anchor_s + left * self._step_s
 
     def _line_at(self, at_s: float) -> float:
         return self._anchor_at + (at_s - self._anchor_s) / self._step_s
 
     def _turn_anchor(self, at_s: float, line: float) -> None:
-        """The number of running requests has changed: from here on, the decoding line has another slope."""
+        """Move the anchor to (at_s, line) and set the decoding rate for the present running requests."""
         self._anchor_s, self._anchor_at = at_s, line
         stalled = self._stalls and self._prefilling
         self._step_s = inf if stalled else self._step_by_batch[self.running]
 
     def _prefilled_s(self, at_s: float) -> float:
-        """When a prefill that is asked for now can begin, and decoding goes on if none is."""
+        """Return when the last running prefill ends; `at_s` if prefills do not stall decoding."""
         if not self._stalls:
             return at_s
         return max([at_s, *(prefilled_s for prefilled_s, _, _ in self._prefilling)])
 
     def _move_up_behind(self, request: _Request, now: float) -> None:
-        """A request will not prefill, or no further: those behind it do so earlier."""
+        """Move the later prefills forward by the seconds that a cancelled prefill no longer needs."""
         before = [end_s for end_s, number, _ in self._prefilling if number < request.number]
         saved_s = request.prefilled_s - max([now, *before])
         for at, (end_s, number, other) in enumerate(self._prefilling):
@@ -305,7 +309,7 @@ class BatchingServer:
                 self._prefilling[at] = (other.prefilled_s, number, other)
 
     def _fill_slots(self, at_s: float) -> None:
-        """Admit the first of the queue while there is a slot."""
+        """Admit requests from the head of the queue while a slot is free."""
         while self._waiting and self.running < self.slots:
             line = self._line_at(at_s)
             _, request = self._waiting.popitem(last=False)
@@ -321,7 +325,7 @@ class BatchingServer:
 
     def _end_prefill(self, at_s: float) -> None:
         _, number, request = heappop(self._prefilling)
-        if not self._decoding:  # nobody is on the line: start it at zero again, where numbers are most exact
+        if not self._decoding:  # no request uses the line: restart it at 0, where floats are most exact
             self._anchor_s, self._anchor_at = at_s, 0.0
         request.begun_at = self._line_at(at_s)
         heappush(self._decoding, (request.begun_at + request.milestone, number, request))

@@ -1,6 +1,6 @@
-"""Knows which jobs a comparison learns from and which it measures, cell by cell.
+"""Builds the cells of a comparison: which jobs it learns from and which it measures.
 
-Does not know how jobs are simulated, nor where files lie.
+Does not simulate jobs or read files.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from llmsched_langgraph.lab.sim.workloads import Arrivals, Recorded, generate, r
 
 _SPLIT, _MIXED = 1, 2
 _LEARNED = 1_000_000
-"""Seeds of what is learned from begin here, where no seed of what is measured can be."""
+"""Offset of the seeds of training jobs; the seeds of measured jobs are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The settings of a comparison: every combination of them is a cell.
+    """The settings of a comparison; each combination of load, number of jobs and seed is a cell.
 
     Attributes:
-        policies: by name or as objects.
-        arrivals: when jobs come.
-        loads: slot-seconds offered for each that there is.
-        jobs: how many are measured; fewer are the first of more, and all are learned from alike.
-        slots: of the backend.
-        seeds: how many, from 0.
-        tools: how many tool stages run at once; None for all.
+        policies: names or policy objects.
+        arrivals: the arrival process.
+        loads: offered loads, in slot-seconds of work per available slot-second.
+        jobs: numbers of measured jobs; a smaller number takes the first of a larger one, and all learn from
+            the same jobs.
+        slots: slots of the backend.
+        seeds: number of seeds, counted from 0.
+        tools: most tool stages that run at once; None for no limit.
     """
 
     policies: Sequence[str | Policy]
@@ -46,7 +47,12 @@ class Grid:
     tools: int | None = None
 
     def generated(self, names: Sequence[str], train: Sequence[EndedJob] | None = None) -> Iterator[Cell]:
-        """Generated jobs of mixes and applications; without `train`, as many others are learned from."""
+        """Yield cells of generated jobs; without `train`, an equal number of other jobs is generated for it.
+
+        Args:
+            names: mixes or applications.
+            train: jobs to learn from; None to generate them.
+        """
         most = max(self.jobs)
         for seed in range(self.seeds):
             for name in names:
@@ -56,10 +62,14 @@ class Grid:
     def recorded(
         self, sources: Sequence[Sequence[EndedJob]], train: Sequence[EndedJob] | None = None
     ) -> Iterator[Cell]:
-        """Recorded jobs, as many from each source; without `train`, one half of each is learned from.
+        """Yield cells of recorded jobs.
+
+        Args:
+            sources: recorded jobs; each source contributes an equal share of the measured jobs.
+            train: jobs to learn from; None to learn from one half of each source.
 
         Raises:
-            ConfigurationError: a job is in `train` and in a source, or there are too few.
+            ConfigurationError: a job is in `train` and in a source, or a source has too few jobs.
         """
         if train is not None:
             _check_apart({job for source in sources for job in source}, train, "measure")
@@ -102,28 +112,28 @@ def replayed(
     rate: float = 1.0,
     train: Sequence[EndedJob] | None = None,
 ) -> Cell:
-    """Recorded jobs as they came; without `train`, the later half of them, and the earlier is learned from.
+    """Return a cell of recorded jobs at their recorded arrival times.
 
     Args:
-        jobs: with their arrivals, in any order.
-        policies: by name or as objects.
-        slots: of the backend.
-        rate: by how much faster one job follows the other than it did.
-        train: jobs to learn from.
+        jobs: recorded jobs with arrival times, in any order.
+        policies: names or policy objects.
+        slots: slots of the backend.
+        rate: factor on the recorded arrival rate.
+        train: jobs to learn from; None to learn from the earlier half of `jobs` and measure the later half.
 
     Raises:
-        ConfigurationError: the arrival of a job is not known, a job is there twice, or there are too few.
+        ConfigurationError: a job has no arrival time, a job occurs twice, or there are too few jobs.
     """
     for job in jobs:
         if job.arrival_s is None:
             raise ConfigurationError(
-                f"job {job.id!r} has no time of arrival, so it cannot be replayed as it came; "
-                f"`llmsched bench --traces` lets recorded jobs arrive at a load of your choice"
+                f"job {job.id!r} has no arrival time, so it cannot be replayed; "
+                f"`llmsched bench --traces` draws arrivals for recorded jobs at a load of your choice"
             )
     seen: set[EndedJob] = set()
     for job in jobs:
         if job in seen:
-            raise ConfigurationError(f"job {job.id!r} is there twice; name each file of recorded jobs once")
+            raise ConfigurationError(f"job {job.id!r} occurs twice; name each file of recorded jobs once")
         seen.add(job)
     _check_apart(seen, train or (), "replay")
     ordered = sorted(jobs, key=_arrival_s)
@@ -131,8 +141,8 @@ def replayed(
     learn, test = train or ordered[:half], ordered[half:]
     if not learn or len({job.arrival_s for job in test}) < 2:
         raise ConfigurationError(
-            f"{len(jobs)} recorded jobs are too few: some must be there to learn from, and two others that "
-            f"arrived at different times to replay"
+            f"{len(jobs)} recorded jobs are too few: a replay needs a job to learn from and two other jobs "
+            f"that arrived at different times"
         )
     arrivals = Recorded(tuple(map(_arrival_s, test)))
     load = arrivals.offered(test, slots) * rate
@@ -144,19 +154,19 @@ def _arrival_s(job: EndedJob) -> float:
 
 
 def _check_apart(jobs: AbstractSet[EndedJob], train: Sequence[EndedJob], use: str) -> None:
-    """What is learned from is not measured."""
+    """Check that no training job is also measured."""
     for job in train:
         if job in jobs:
             raise ConfigurationError(
-                f"--train: job {job.id!r} is also among those to {use}; learn from others"
+                f"--train: job {job.id!r} is also among the jobs to {use}; learn from other jobs"
             )
 
 
 def halves(jobs: Sequence[EndedJob], seed: int) -> tuple[list[EndedJob], list[EndedJob]]:
-    """Jobs to learn from and jobs to measure; runs of one problem and turns of one session stay together.
+    """Split jobs into jobs to learn from and jobs to measure; the jobs of one group (`groups_of`) stay together.
 
     Raises:
-        ConfigurationError: there are too few to part them.
+        ConfigurationError: there are too few jobs to split.
     """
     parts: tuple[list[EndedJob], list[EndedJob]] = ([], [])
     rng = np.random.default_rng((seed, _SPLIT))
@@ -171,5 +181,5 @@ def halves(jobs: Sequence[EndedJob], seed: int) -> tuple[list[EndedJob], list[En
             parts[side].extend(members[at])
             counts[side] += len(members[at])
     if not parts[1]:
-        raise ConfigurationError("--traces: one job is too few to learn from a part and measure the rest")
+        raise ConfigurationError("--traces: one job is too few to learn from one part and measure the rest")
     return parts

@@ -1,7 +1,7 @@
-"""Knows how policies are compared: the same jobs and arrivals under each, over several seeds, as figures.
+"""Compares policies: simulates the same jobs and arrivals under each policy and computes the figures.
 
-Does not know where jobs come from, and prints nothing. A cell is one workload, load, number of jobs and seed
-under all policies; cells are independent, so that they can be simulated side by side.
+Does not load jobs or print figures. A cell is one workload, load, number of jobs and seed under all policies;
+cells are independent, so that they can be simulated in parallel.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from llmsched_langgraph.lab.sim.workloads.arrivals import Arrivals, TimedJob, ar
 
 ORACLE = Clairvoyant.name
 SAVE_INTERVAL_S = 1e7
-"""Seconds between jobs that are run alone, to learn from; more than any of them takes."""
+"""Seconds between the arrivals of training jobs; longer than any job, so that each runs alone."""
 
 _T95: tuple[float, ...] = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _T95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-"""Two-sided 95 % quantiles of Student's t, for 1 degree of freedom, 2, ...; see `_t95` for more."""
+"""Two-sided 95 % quantiles of Student's t for 1 to 20 degrees of freedom."""
 
 _TAILS = (50, 95, 99)
 _AVERAGED = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "decision_us_p50", "decision_us_p99")
@@ -42,16 +42,15 @@ class Cell:
     """One comparison.
 
     Attributes:
-        workload: what to call it.
+        workload: its name in the result.
         train: jobs to learn from; none of them is among `test`.
-        test: jobs to measure on.
-        arrivals: when they come.
-        load: slot-seconds offered for each that there is.
-        slots: of the backend.
-        seed: of the arrivals.
-        policies: by name, or as objects whose own names tell them apart (one policy with other parameters
-            is one more of them); the clairvoyant reference is always measured.
-        tools: how many tool stages run at once; None for all.
+        test: jobs to measure.
+        arrivals: the arrival process of `test`.
+        load: offered load, in slot-seconds of work per available slot-second.
+        slots: slots of the backend.
+        seed: seed of the arrivals.
+        policies: names, or policy objects with distinct names; the clairvoyant reference is always added.
+        tools: most tool stages that run at once; None for no limit.
     """
 
     workload: str
@@ -66,13 +65,17 @@ class Cell:
 
 
 def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[dict[str, Any]]:
-    """One row for each policy, in the form that `llmsched bench --json` documents.
+    """Simulate a cell and return one row for each policy, in the form of `llmsched bench --json`.
 
-    Each row also has `lower_bound_s`, below which no policy can come for these jobs and arrivals.
+    Each row has `lower_bound_s`, a lower bound on the mean JCT of every policy for these jobs and arrivals.
+
+    Args:
+        cell: the cell to simulate.
+        stopwatch: a clock, in seconds, that times the scheduling decisions; None for no timing.
 
     Raises:
-        InvalidDataError: nobody recorded how long a call takes.
-        ConfigurationError: there is no such policy, or the load cannot be.
+        InvalidDataError: a call has no seconds.
+        ConfigurationError: a policy does not exist, or the load is invalid.
     """
     applications = templates_of(cell.train)
     profile = learned_from(cell.train, applications)
@@ -120,22 +123,22 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
 
 
 def templates_of(jobs: Sequence[EndedJob]) -> dict[str, Application]:
-    """The applications that these jobs show, by name."""
+    """Return the application templates that the jobs show, by name."""
     return {name: template_of(name, own) for name, own in by_app(jobs).items()}
 
 
 def learned_from(jobs: Sequence[EndedJob], applications: Mapping[str, Application] | None = None) -> Profile:
-    """What a scheduler would have learned, had each job run alone.
+    """Return the profile that a scheduler learns when each job runs alone.
 
     Args:
-        jobs: to learn from.
-        applications: their templates by name; None for those that the jobs show.
+        jobs: jobs to learn from.
+        applications: their templates by name; None for the templates that the jobs show.
     """
     applications = templates_of(jobs) if applications is None else applications
     alone = [TimedJob(number * SAVE_INTERVAL_S, job) for number, job in enumerate(jobs)]
     slots = max((len(stage.calls) for job in jobs for stage in job.stages), default=1) * 1_000
     run = Simulation(alone, slots=slots, policy=as_policy("fcfs"), applications=applications, keep=True)
-    # Calls take here what they were recorded to take, whatever is served beside them.
+    # The simulated calls take their recorded seconds at every concurrency, so batch calibration must not act.
     ended = [job.with_calls(lambda _, call: replace(call, concurrency=1.0)) for job in run.run().records]
     profile = Profile().observe(*ended)
     for name, own in profile.applications.items():
@@ -144,7 +147,7 @@ def learned_from(jobs: Sequence[EndedJob], applications: Mapping[str, Applicatio
 
 
 def slowdowns(jobs: Sequence[Any]) -> list[float]:
-    """Who pays: mean JCT over mean critical path of the smallest tenth of the jobs, ..., of the largest."""
+    """Return mean JCT / mean critical path for each tenth of the jobs, from least to most work."""
     by_size = sorted(jobs, key=lambda done: done.job.work_s or 0.0)
     found = []
     for part in np.array_split(np.arange(len(by_size)), min(10, len(by_size))):
@@ -154,17 +157,17 @@ def slowdowns(jobs: Sequence[Any]) -> list[float]:
 
 
 def worst_slowdown(jobs: Sequence[Any]) -> float:
-    """JCT over critical path of the job that fared worst."""
+    """Return the largest JCT / critical path of all jobs."""
     paths_s = ((done.jct_s, done.job.critical_path_s) for done in jobs)
     return max((jct_s / path_s for jct_s, path_s in paths_s if path_s), default=1.0)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each workload, load, number of slots, number of jobs and policy, over all seeds.
+    """Return one entry for each workload, load, number of slots, number of jobs and policy, over all seeds.
 
-    Comparisons are paired: each seed's jobs and arrivals under the one policy against the same under the
-    other; `vs` has the share by which the mean JCT is lower than under each other policy. `ci95_s` and
-    `vs_ci95` are half the width of the 95 % interval of the mean over seeds, None with one seed.
+    Comparisons are paired by seed: `vs` is the mean over seeds of 1 - JCT / JCT of the other policy, with
+    the same jobs and arrivals. `ci95_s` and `vs_ci95` are half the width of the 95 % interval of the mean
+    over seeds; None with one seed.
     """
     groups: dict[tuple[Any, ...], dict[str, dict[int, Mapping[str, Any]]]] = defaultdict(
         lambda: defaultdict(dict)
@@ -208,7 +211,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95 % confidence interval of the mean, by Student's t; None for fewer than two values."""
+    """Return half the width of the mean's 95 % t-interval; None for fewer than two values."""
     if len(values) < 2:
         return None
     degrees = len(values) - 1
@@ -218,5 +221,5 @@ def half_width(values: Sequence[float]) -> float | None:
 def _t95(degrees: int) -> float:
     if degrees <= len(_T95):
         return _T95[degrees - 1]
-    z = 1.959964  # the expansion at infinity, to a thousandth (Abramowitz and Stegun, 26.7.5)
+    z = 1.959964  # asymptotic expansion, exact to 0.001 (Abramowitz and Stegun, 26.7.5)
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

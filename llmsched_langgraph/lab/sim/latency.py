@@ -1,6 +1,6 @@
-"""Knows how long a model server takes: seconds per decode step by batch size, seconds of prefill by prompt.
+"""Models a server's latency: seconds per decode step by batch size, seconds of prefill by prompt tokens.
 
-Knows nothing of requests, queues or clocks.
+Does not know requests, queues or clocks.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from llmsched_langgraph.errors import ConfigurationError
 class LatencyModel:
     """The speed of one model on one machine.
 
-    A request's tokens come one decode step apart, the first of them one step after its prefill; the time to
-    the first token of an unqueued request is therefore `prefill_s(prompt) + decode_s(batch)`.
+    The first token is complete one decode step after the prefill, so the time to first token of an unqueued
+    request is `prefill_s(prompt) + decode_s(batch)`.
 
     Attributes:
-        name: How users choose it.
+        name: The name by which users select it.
         decode_step_s: Pairs of batch size (requests) and seconds for one decode step, in ascending order.
-        prefill_base_s: Seconds of every prefill, whatever the prompt; 0 where the table's intercept is no
-            more than the decode step that yields the first token.
+        prefill_base_s: Seconds of every prefill, independent of the prompt; 0 where the source's intercept is
+            at most the decode step that yields the first token.
         prefill_s_per_token: Seconds of prefill for each prompt token.
-        source: Where the figures come from, and under which licence.
-        prefill_stalls: Whether prefills take turns and all decoding stands still meanwhile, as on a CPU; if
-            not, each delays its own request alone, and what it costs the others is in the decode steps.
+        source: Origin and licence of the figures.
+        prefill_stalls: Whether prefills run one at a time and stop all decoding, as on a CPU; if not, a
+            prefill delays its own request only, and the decode steps include its cost to the others.
 
     Raises:
-        ConfigurationError: The points are empty, out of order, not positive, or fall with the batch.
+        ConfigurationError: The points are empty, out of order, not positive, or decrease with the batch.
     """
 
     name: str
@@ -44,7 +44,7 @@ class LatencyModel:
     prefill_stalls: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse figures that no server can have."""
+        """Reject invalid figures."""
         batches = [batch for batch, _ in self.decode_step_s]
         steps = [step for _, step in self.decode_step_s]
         if not batches or batches[0] < 1 or any(a >= b for a, b in pairwise(batches)):
@@ -53,17 +53,17 @@ class LatencyModel:
             )
         if not all(isfinite(step) and step > 0 for step in steps) or steps != sorted(steps):
             raise ConfigurationError(
-                f"latency model {self.name!r}: decode_step_s needs positive seconds that never fall as the "
-                "batch grows"
+                f"latency model {self.name!r}: decode_step_s needs positive seconds that do not decrease as "
+                "the batch grows"
             )
         for value in (self.prefill_base_s, self.prefill_s_per_token):
             if not (isfinite(value) and value >= 0):
                 raise ConfigurationError(f"latency model {self.name!r}: prefill seconds must be 0 or more")
 
     def decode_s(self, batch: int) -> float:
-        """Seconds of one decode step for `batch` running requests.
+        """Return the seconds of one decode step with `batch` running requests.
 
-        Linear between the points; the last slope beyond them, the first value before them.
+        Interpolation is linear; beyond the last point the last slope holds, before the first point its value.
         """
         points = self.decode_step_s
         if batch <= points[0][0] or len(points) == 1:
@@ -75,16 +75,16 @@ class LatencyModel:
         return low_s + (batch - low) * (high_s - low_s) / (high - low)
 
     def prefill_s(self, prompt_tokens: int) -> float:
-        """Seconds from a request's admission until it starts to decode."""
+        """Return the seconds from a request's admission until it starts to decode."""
         return self.prefill_base_s + prompt_tokens * self.prefill_s_per_token
 
     def call_s(self, prompt_tokens: int, output_tokens: int, batch: int) -> float:
-        """Seconds of a call that is always one of `batch` of its kind, each begun when another ends."""
+        """Return the seconds of a call that runs beside `batch - 1` calls of the same lengths all the time."""
         prefills = batch if self.prefill_stalls else 1
         return prefills * self.prefill_s(prompt_tokens) + output_tokens * self.decode_s(batch)
 
     def times(self, speed: float) -> LatencyModel:
-        """The same server that many times as fast."""
+        """Return the same server, `speed` times as fast."""
         return replace(
             self,
             decode_step_s=tuple((batch, step_s / speed) for batch, step_s in self.decode_step_s),
@@ -129,10 +129,10 @@ LATENCY_MODELS: Mapping[str, LatencyModel] = MappingProxyType(
 
 
 def latency_model(name: str) -> LatencyModel:
-    """The preset called `name`.
+    """Return the preset called `name`.
 
     Raises:
-        ConfigurationError: There is none of that name; the message lists those there are.
+        ConfigurationError: No preset has this name; the message lists the presets.
     """
     try:
         return LATENCY_MODELS[name]

@@ -1,6 +1,6 @@
-"""Knows what any order of service is compared with: a clairvoyant one, and a bound that none can beat.
+"""Defines the references of a comparison: the clairvoyant order, and a lower bound on the mean JCT.
 
-Does not know how the compared ones decide.
+Does not know the compared policies.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
 
 
 class Clairvoyant:
-    """Shortest remaining work first, where the work is known: that of the jobs as they were recorded.
+    """Shortest remaining work first with the true work of the recorded jobs.
 
     Args:
-        jobs: in the order in which they arrive, as a simulation numbers them.
+        jobs: the jobs of the simulation, which numbers them by arrival.
     """
 
     name = "clairvoyant"
@@ -28,15 +28,15 @@ class Clairvoyant:
         self._work_s = {number: work_of(timed.job) for number, timed in enumerate(ordered, 1)}
 
     def order(self, job: JobView, now: float) -> float:
-        """Slot-seconds that the job still needs; see `Policy.order`."""
+        """Return the job's true remaining work, in slot-seconds; see `Policy.order`."""
         return self._work_s[job.number] - job.work_s
 
 
 def work_of(job: EndedJob) -> float:
-    """Slot-seconds of all its calls.
+    """Return the slot-seconds of all calls of a job.
 
     Raises:
-        InvalidDataError: nobody recorded how long one takes.
+        InvalidDataError: a call has no seconds.
     """
     work_s = job.work_s
     if work_s is None:
@@ -45,14 +45,18 @@ def work_of(job: EndedJob) -> float:
 
 
 def lower_bound_s(jobs: Sequence[TimedJob], slots: int) -> float:
-    """Mean job completion time below which no policy can come on so many equal slots.
+    """Return a lower bound on the mean job completion time of every policy, in seconds.
 
-    The larger of two means: the flow time under preemptive SRPT on one server that is `slots` times as
-    fast, which can do whatever the slots can, and the critical path, tools included. A maximum for each job
-    would not be a bound: what delays one job under SRPT need not be what its path delays.
+    The bound is max(mean SRPT flow time, mean critical path). SRPT is preemptive and runs on one server that
+    is `slots` times as fast, which can emulate the slots. The critical path includes tools. The mean of the
+    per-job maximum is not a bound, since SRPT does not minimise the flow time of each single job.
+
+    Args:
+        jobs: the jobs with their arrivals.
+        slots: number of equal slots.
 
     Raises:
-        InvalidDataError: nobody recorded how long a call takes.
+        InvalidDataError: a call has no seconds.
     """
     if not jobs:
         return 0.0
@@ -61,9 +65,9 @@ def lower_bound_s(jobs: Sequence[TimedJob], slots: int) -> float:
 
 
 def _srpt_flow_s(jobs: Sequence[TimedJob], slots: int) -> float:
-    """Sum of the flow times under preemptive SRPT on one server, `slots` times as fast."""
+    """Return the sum of flow times, in s, under preemptive SRPT on one server `slots` times as fast."""
     arrivals = sorted((timed.arrival_s, work_of(timed.job) / slots) for timed in jobs)
-    left: list[tuple[float, float]] = []  # work left, arrival
+    left: list[tuple[float, float]] = []  # heap of (remaining work, arrival)
     now, total, next_ = 0.0, 0.0, 0
     while left or next_ < len(arrivals):
         if not left:

@@ -1,6 +1,6 @@
-"""Knows how long simulated calls take once they have a slot: as recorded, or on a batching model server.
+"""Times simulated calls from their grant on: as recorded, or on a batching model server.
 
-Does not know jobs, policies or who waits.
+Does not know jobs, policies or the backlog.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from llmsched_langgraph.lab.sim.latency import LatencyModel
 
 
 class Server(Protocol):
-    """Serves calls that were given a slot. Times never go back."""
+    """Serves calls that hold a slot; `now` never decreases from one method call to the next."""
 
     def begin(self, now: float, ticket: int, call: EndedCall) -> None:
-        """The call starts."""
+        """Start the call of this ticket."""
 
     def next_s(self) -> float:
-        """When the next call will be done, if no other begins before; infinite if none runs."""
+        """Return when the next call ends, in seconds, if no other call begins before; infinite if none runs."""
 
     def advance(self, now: float) -> list[int]:
-        """Tickets of the calls that are done by `now`, in order."""
+        """Return the tickets of the calls that ended by `now`, in order."""
 
 
 @dataclass(slots=True)
 class SlotServer:
-    """Every call takes the seconds that it was recorded with, however many run beside it."""
+    """Every call takes its recorded seconds at every concurrency."""
 
-    _ends: list[tuple[float, int, int]] = field(default_factory=list)  # when, in which order begun, ticket
+    _ends: list[tuple[float, int, int]] = field(default_factory=list)  # heap of (end, start number, ticket)
     _begun: int = 0
 
     def begin(self, now: float, ticket: int, call: EndedCall) -> None:
         """See `Server.begin`.
 
         Raises:
-            InvalidDataError: nobody recorded how long the call took.
+            InvalidDataError: the call has no seconds.
         """
         if call.seconds is None:
             raise InvalidDataError("a call without seconds cannot be simulated: fill them in first")
@@ -61,27 +61,27 @@ class SlotServer:
 
 
 class Handover:
-    """A server that every call reaches some seconds after it was given its slot.
+    """Delays the start of every call on a server after its grant.
 
-    What passes on the way there and back, in the client, and until the server's next decode step lies in
-    these seconds: the call has its slot, and the server works for others or for nobody.
+    The delay stands for the network both ways, the client, and the wait for the server's next decode step.
+    During the delay the call holds its slot, but the server does not work on it.
 
     Args:
-        server: what is reached.
-        seconds: for each call, 0 or more.
+        server: the server behind the delay.
+        seconds: the delay of each call, 0 or more.
     """
 
     def __init__(self, server: Server, seconds: float) -> None:
         self._server = server
         self._seconds = seconds
-        self._under_way: deque[tuple[float, int, EndedCall]] = deque()  # when each is there, in order
+        self._under_way: deque[tuple[float, int, EndedCall]] = deque()  # (start on the server, ticket, call)
 
     def begin(self, now: float, ticket: int, call: EndedCall) -> None:
         """See `Server.begin`."""
         self._under_way.append((now + self._seconds, ticket, call))
 
     def next_s(self) -> float:
-        """See `Server.next_s`; it may be the time at which a call is only there."""
+        """See `Server.next_s`; the time may be that of a call's start on the server."""
         return min(self._under_way[0][0] if self._under_way else inf, self._server.next_s())
 
     def advance(self, now: float) -> list[int]:
@@ -95,12 +95,12 @@ class Handover:
 
 
 class BatchingReplicas:
-    """Model servers with continuous batching; a call goes to the one that runs the fewest.
+    """Model servers with continuous batching; a call goes to the server with the fewest requests in flight.
 
     Args:
-        replicas: how many servers there are.
-        slots: calls that each runs at once.
-        latency: how fast one is.
+        replicas: number of servers.
+        slots: most calls that each server runs at once.
+        latency: latency model of each server.
     """
 
     def __init__(self, replicas: int, slots: int, latency: LatencyModel) -> None:
@@ -110,7 +110,7 @@ class BatchingReplicas:
         """See `Server.begin`.
 
         Raises:
-            InvalidDataError: nobody recorded how many tokens the call took.
+            InvalidDataError: the call has no token counts.
         """
         if call.prompt_tokens is None or call.output_tokens is None:
             raise InvalidDataError("a call without tokens cannot be simulated on a batching server")
@@ -124,7 +124,7 @@ class BatchingReplicas:
         )
 
     def next_s(self) -> float:
-        """See `Server.next_s`; it may be the time of a step at which no call is done."""
+        """See `Server.next_s`; the time may be that of an event at which no call ends."""
         times = (server.next_event_s() for server in self._servers)
         return min((time for time in times if time is not None), default=inf)
 

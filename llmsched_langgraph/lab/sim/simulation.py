@@ -1,7 +1,7 @@
-"""Knows how jobs run through the scheduler under a virtual clock: the same machine, another driver.
+"""Runs jobs through the scheduler under a virtual clock, with the live scheduler's state machine.
 
-Does not know where jobs come from, nor what becomes of the figures. Everything is decided by the inputs:
-the same jobs, policy and profile give the same grants in the same order, here and live.
+Does not generate jobs or evaluate the result. A simulation is deterministic: the same jobs, policy and
+profile give the same grants in the same order.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
 BACKEND = "simulated"
 
 _new = tuple.__new__
-"""Makes a named tuple of a tuple: the same as calling its class, without a line of Python."""
+"""Builds a named tuple from a tuple without its Python-level `__new__`, which is slower."""
 
 MEMORY = 32
-"""Entries of the story that are kept: none is needed, but they are trimmed many at a time."""
+"""Entries of the story that the machine keeps; the simulation reads each entry at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class FinishedJob:
     """One simulated job. Times are seconds of the virtual clock.
 
     Attributes:
-        job: what it was.
-        arrival_s: when it came.
-        end_s: when its last stage was over.
+        job: the recorded or generated job.
+        arrival_s: when the job arrived.
+        end_s: when its last stage ended.
     """
 
     job: EndedJob
@@ -62,19 +62,19 @@ class FinishedJob:
 
     @property
     def jct_s(self) -> float:
-        """Job completion time: from arrival to end, waiting included."""
+        """Job completion time in seconds: from arrival to end, waiting included."""
         return self.end_s - self.arrival_s
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What came of a simulation.
+    """The result of a simulation.
 
     Attributes:
-        jobs: in the order in which they arrived.
-        grants: tickets in the order in which they got their slots; tickets count the calls asked for.
-        closed: the jobs as the machine had them, in the order in which they ended; None if not kept.
-        decisions_s: what each decision took by the stopwatch, if one was given.
+        jobs: the jobs in order of arrival.
+        grants: tickets in order of their grants; tickets number the calls in order of request, from 1.
+        closed: the machine's jobs in order of their ends; None if the simulation did not keep them.
+        decisions_s: seconds of each scheduling decision by the stopwatch; empty without one.
     """
 
     jobs: tuple[FinishedJob, ...]
@@ -84,7 +84,7 @@ class Simulated:
 
     @cached_property
     def records(self) -> tuple[EndedJob, ...]:
-        """What a live scheduler would have learned from.
+        """The ended jobs in the form that a live scheduler learns from.
 
         Raises:
             ValueError: the simulation did not keep its jobs.
@@ -96,7 +96,7 @@ class Simulated:
 
 @dataclass(slots=True)
 class _Running:
-    """One job under way: what each of its stages still waits for."""
+    """One running job: what each of its stages still waits for."""
 
     number: int
     timed: TimedJob
@@ -104,29 +104,31 @@ class _Running:
     unlocks: list[list[int]]
     calls_left: list[int]
     stages_left: int
-    first_run: list[int]  # the number of each stage's first run; the others follow it
+    first_run: list[int]  # the number of each stage's first run; its other runs have the next numbers
     began_s: dict[int, float] = field(default_factory=dict)
     stage_events: list[StageEvent] = field(default_factory=list)
 
     def runs(self, index: int) -> range:
-        """The stage runs of a stage: one for each of its calls, which run side by side."""
+        """Return the numbers of a stage's runs, one for each of its parallel calls, at least one."""
         first = self.first_run[index]
         return range(first, first + max(1, len(self.timed.job.stages[index].calls)))
 
 
 class Simulation:
-    """Jobs, a policy and a server, and the virtual time.
+    """One simulation of jobs under a policy, on one backend.
 
     Args:
-        jobs: with their arrivals, in any order; each call's seconds (or tokens) known.
-        slots: of the one backend.
+        jobs: the jobs with their arrivals, in any order; each call has the seconds or tokens that `server`
+            needs.
+        slots: slots of the backend.
         policy: the order of service.
-        profile: what earlier runs taught; it stays as it is.
-        applications: the templates of applications by name; without one, a job has no stages to speak of.
-        server: how long calls take; None for as long as they were recorded to.
-        tools: how many tool stages run at once; the others wait, first come, first served. None: all.
-        stopwatch: a clock for what decisions take; it changes nothing else.
-        keep: whether to keep the jobs when they have ended, for `Simulated.records`.
+        profile: the profile from earlier runs; the simulation does not learn. None for no profile.
+        applications: application templates by name; a job whose application is missing gets one without
+            stages.
+        server: times the calls; None for their recorded seconds.
+        tools: most tool stages that run at once; the others wait, first come, first served. None for no limit.
+        stopwatch: a clock, in seconds, that times the decisions; it does not affect the result.
+        keep: whether to keep the ended jobs, for `Simulated.records`.
     """
 
     def __init__(
@@ -166,7 +168,7 @@ class Simulation:
         """Simulate until the last job has ended.
 
         Raises:
-            InvalidDataError: nobody recorded how long a call takes.
+            InvalidDataError: a call lacks the seconds or tokens that the server needs.
         """
         for number, timed in enumerate(self._jobs, 1):
             self._at(timed.arrival_s, self._arrival(number, timed))
@@ -175,7 +177,7 @@ class Simulation:
             now = min(planned_s, done_s)
             if now == inf:
                 break
-            # Whoever is done at this moment makes room before whoever comes at it.
+            # At equal times, calls end before jobs arrive and stages begin.
             for ticket in self._server.advance(now) if done_s <= planned_s else ():
                 self._call_done(now, ticket)
             if planned_s <= done_s:
@@ -242,7 +244,7 @@ class Simulation:
         return arrive
 
     def _begin(self, now: float, job: _Running, ready: list[int]) -> None:
-        """These stages of the job begin, side by side."""
+        """Begin the ready stages of the job, in parallel."""
         if not ready:
             return
         stages = job.timed.job.stages

@@ -1,8 +1,7 @@
-"""The other shapes that records of jobs come in, each with the function that makes jobs of them.
+"""Loaders for other formats of recorded jobs.
 
-A loader gets one line as a `Node` and gives the jobs in it. What it cannot find in the record it leaves as
-None ("not recorded") or computes and marks `Derived`; seconds are never made up here: `fill_seconds` does
-that, by one stated model, for whoever wants them.
+A loader gets one line as a `Field` and yields its jobs. A value that the record lacks is None ("not
+recorded"), or is computed and marked `Derived`. Loaders never estimate seconds; `fill_seconds` does.
 """
 
 from llmsched_langgraph.traces.loaders.coding import AUTOCODEROVER, CHATDEV, REFLEXION, SWE_AGENT
@@ -25,6 +24,6 @@ SHAPES: tuple[Shape, ...] = (
     ARIES,
     TREE_OF_THOUGHTS,
 )
-"""In the order in which they are tried; no record matches two."""
+"""The formats in matching order; no record matches two."""
 
 __all__ = ["SHAPES", "Shape"]

@@ -1,4 +1,4 @@
-"""Knows the records of four applications that write programs: AutoCodeRover, SWE-agent, ChatDev, Reflexion.
+"""Loads runs of four coding agents: AutoCodeRover, SWE-agent, ChatDev, Reflexion.
 
 Does not know files.
 """
@@ -13,10 +13,10 @@ from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 
 def _autocoderover(node: Field) -> Iterator[EndedJob]:
-    """A chain: each step is a stage, in the order of the log.
+    """Yield a chain: each step is a stage, in log order.
 
-    An LLM step is one call with tokens and seconds, a tool step has seconds; both come from a log that
-    knows whole seconds only, so that short ones are 0. Nothing is missing.
+    An LLM step is one call with tokens and seconds; a tool step has seconds. The log has a resolution of 1 s,
+    so short steps have 0 s. No value is missing.
     """
     stages = Stages()
     for step in node["steps"].items():
@@ -31,10 +31,10 @@ def _autocoderover(node: Field) -> Iterator[EndedJob]:
 
 
 def _swe_agent(node: Field) -> Iterator[EndedJob]:
-    """A chain of `act`, one call whose output is the recorded response, and `environment`, a tool.
+    """Yield a chain of `act`, one call that outputs the recorded response, and the tool `environment`.
 
-    Prompt tokens are recorded for the job alone: each call gets an equal part of them, derived. Neither the
-    calls' nor the environment's seconds are recorded, nor is the job's time.
+    Prompt tokens are recorded per job only: each call gets an equal share, marked derived. No seconds are
+    recorded, neither of calls and tools nor of the job.
     """
     steps = list(node["steps"].items())
     sent, requests = node["tokens_sent"].maybe_count(), node["api_calls"].maybe_count()
@@ -48,10 +48,11 @@ def _swe_agent(node: Field) -> Iterator[EndedJob]:
 
 
 def _chatdev(node: Field) -> Iterator[EndedJob]:
-    """A chain: each request is a stage named by its phase, `improve_task` where the log names none.
+    """Yield a chain: each request is a stage named by its phase, or `improve_task` without one.
 
-    Tokens are the API's. Seconds come from a log of whole seconds; a third of them is missing, where they
-    would be implausible. The job's time is what the program printed; a few contain pauses of its operator.
+    Tokens are those reported by the API. Seconds come from a log with a resolution of 1 s; a third of them,
+    which would be implausible, is missing. The job's time is the one that the program printed; a few include
+    pauses of its operator.
     """
     stages = Stages()
     for step in node["steps"].items():
@@ -62,13 +63,12 @@ def _chatdev(node: Field) -> Iterator[EndedJob]:
 
 
 def _reflexion(node: Field) -> Iterator[EndedJob]:
-    """A chain: `implement`, `test`, then `reflect`, `implement`, `test` for every retry.
+    """Yield a chain: `implement`, `test`, then `reflect`, `implement`, `test` for every retry.
 
-    Output tokens are lengths of the recorded texts. Where the source kept only reflections, the last attempt
-    has the length of the recorded solution, and the attempts before it are derived as just as long: where
-    they are recorded, an attempt is in the median as long as the one before it. Prompt tokens are derived:
-    the problem and, in a retry, all that was written so far; the instructions are not recorded. No seconds
-    are.
+    Output tokens are lengths of the recorded texts. If the source kept reflections only, the last attempt has
+    the length of the recorded solution, and earlier attempts get the same length, marked derived: in the jobs
+    with all attempts, the median ratio of consecutive lengths is 1. Prompt tokens are derived: the problem
+    plus, in a retry, all earlier output; the instructions are not recorded. No seconds are recorded.
     """
     reflected = [item.count() for item in node["refl"].items()]
     written = [item.count() for item in node["impl"].items()]

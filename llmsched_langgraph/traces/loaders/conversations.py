@@ -1,6 +1,6 @@
-"""Knows the records of two kinds of conversation, Claude Code sessions and tau-bench dialogues.
+"""Loads two kinds of conversation: Claude Code sessions and tau-bench dialogues.
 
-A job is one turn: what happens between one message of the user and the next. Does not know files.
+A job is one turn, from one user message to the next. Does not know files.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ class _Request:
     at_s: float
     call: EndedCall
     waited_s: float | None
-    """Between the end of the request before and the start of this one; None where it is not recorded."""
+    """Seconds from the end of the previous request to this one's start; None if not recorded."""
     ended: bool
-    """Whether it is recorded how the request ended."""
+    """Whether the end of the request is recorded."""
     answers_tool: bool
     agents: list[Field] = field(default_factory=list)
 
 
 def _claude_code(node: Field) -> Iterator[EndedJob]:
-    """One job for every turn: a chain of `respond`, one call, and `tools` where the next call answers tools.
+    """Yield one job per turn: a chain of `respond`, one call, and `tools` before the next call.
 
-    The tools' seconds are the client's delay before that next call. A sub-agent is a chain of its own,
-    `agent_respond` and `agent_tools`, beside the tools; the next call waits for it unless it was launched in
-    the background. Its time lies within the client's delay, so that the tools' seconds beside it are derived:
-    the delay less the longest sub-agent. The job's time runs from its first request to its last one's end.
+    The seconds of `tools` are the client's delay before the next call. A sub-agent is a chain of
+    `agent_respond` and `agent_tools`, parallel to `tools`; the next call depends on it if it is recorded as
+    completed. Its time is part of the client's delay, so the seconds of `tools` are then derived: the delay
+    minus the longest sub-agent. The job's time is from the start of its first request to the end of its last.
 
-    Turns in which the end of a request was not recorded are left out, and so are those right after: where
-    the one ends and the other begins is not known.
+    A turn with an unrecorded request end is skipped, and so is the turn after it, because the boundary
+    between them is unknown.
     """
     session, app = node["id"].text(), node["app"].text()
     turns: list[list[_Request]] = []
@@ -97,10 +97,10 @@ def _sub_agent(stages: Stages, agent: Field, after: int) -> int:
 
 
 def _tau_bench(node: Field) -> Iterator[EndedJob]:
-    """One job for every turn: a chain of `respond`, one call, and `use_tool` for the tool that it asked for.
+    """Yield one job per turn: a chain of `respond`, one call, and `use_tool`, the requested tool.
 
-    The user, whom a model played in the benchmark, is left out: its messages are what divides the turns.
-    Tokens are lengths of the recorded texts, the context included. No seconds are recorded.
+    The user, simulated by a model in the benchmark, is omitted: its messages separate the turns. Tokens are
+    lengths of the recorded texts, including the context. No seconds are recorded.
     """
     dialogue, app = node["id"].text(), node["app"].text()
     stages, number = Stages(), 0

@@ -1,4 +1,4 @@
-"""Knows the records of planners: a request, and the graph of tool uses that was planned for it.
+"""Loads plans: a request, and the graph of tool uses that a model planned for it.
 
 Does not know files.
 """
@@ -13,13 +13,13 @@ from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 
 def _plan(node: Field) -> Iterator[EndedJob]:
-    """`plan`, one call, and a stage `subtask` for every planned tool, after those that the plan puts before.
+    """Yield `plan`, one call, and a stage `subtask` per planned tool, after its predecessors.
 
-    The plan's length is recorded. Its prompt is derived and is the request alone: the planner's
-    instructions are not recorded, nor is an answer that a model may have written at the end. Plans are real
-    outputs of models, so some name a tool twice, link tools that they do not use, or go in circles: a link
-    runs from the first stage of its source to the last of its target, a link to nowhere is left out, and a
-    circle is cut where the plan's own order goes back. Nothing was executed: the tools have no seconds.
+    The plan's length is recorded. The prompt is derived: it is the request alone, because the planner's
+    instructions are not recorded. A final answer by a model is not recorded either. Plans are real model
+    outputs, so some name a tool twice, link tools that they do not use, or contain cycles: a link connects
+    the first stage of its source with the last of its target, a link to an unused tool is dropped, and a
+    cycle is cut at a link that goes back in the plan's order. Nothing was executed, so tools have no seconds.
     """
     names = [name.text() for name in node["nodes"].items()]
     wanted: list[set[int]] = [set() for _ in names]

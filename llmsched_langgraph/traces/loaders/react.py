@@ -1,4 +1,4 @@
-"""Knows the records of ReAct agents: thought, action and observation of every step, in tokens.
+"""Loads ReAct runs: thought, action and observation of every step, in tokens.
 
 Does not know files.
 """
@@ -12,19 +12,19 @@ from llmsched_langgraph._jobs.ended import Derived, EndedJob
 from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 _EXAMPLES = {"react_hotpotqa": 1476, "react_fever": 794}
-"""Tokens (cl100k) of the examples that begin every prompt, by application; not known of others."""
+"""Tokens (cl100k) of the few-shot examples in every prompt, by application; 0 if unknown."""
 
 _NO_TOOL = ("finish", "think", "reflect")
-"""Actions that ask nobody anything."""
+"""Actions that use no tool."""
 
 
 def _react(node: Field) -> Iterator[EndedJob]:
-    """A chain of `think`, one call for thought and action, and the tool that the action names.
+    """Yield a chain of `think`, one call for thought and action, and the tool that the action names.
 
-    Reflexion's agent (HotpotQA, runs `react_...`) made thought and action in two calls: `think`, then `act`.
-    Finishing and thinking to oneself run no tool. Output tokens are lengths of the recorded
-    texts. Prompt tokens are derived: the examples (none where their length is not known), the question,
-    and all that was said and seen before. No call's seconds and no tool's are recorded; FEVER has the job's.
+    Reflexion's agent (HotpotQA, runs `react_...`) used two calls: `think` for the thought, then `act` for the
+    action. Output tokens are lengths of the recorded texts. Prompt tokens are derived: the examples, the
+    question, and all earlier thoughts, actions and observations. No seconds of calls and tools are recorded;
+    FEVER has the job's time.
     """
     app = node["app"].text()
     prompt = _EXAMPLES.get(app, 0) + node["q_tok"].count()

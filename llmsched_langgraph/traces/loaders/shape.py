@@ -1,6 +1,6 @@
-"""Knows what a shape of records is, and how a loader builds a job's stages.
+"""Defines a recorded format, and the builder with which loaders build a job's stages.
 
-Does not know any shape in particular.
+Does not know any single format.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob, EndedSt
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A kind of record, known by its fields.
+    """A recorded format, identified by its fields.
 
     Attributes:
-        name: What messages call it.
-        fields: The fields that together tell it from every other shape.
-        load: Makes the jobs of one line.
+        name: its name in messages.
+        fields: the fields that together identify it.
+        load: yields the jobs of one line.
     """
 
     name: str
@@ -27,22 +27,22 @@ class Shape:
     load: Callable[[Field], Iterator[EndedJob]]
 
     def matches(self, node: Field) -> bool:
-        """Whether a line is of this shape."""
+        """Return whether a line has this format."""
         return all(field in node.value for field in self.fields)
 
 
 class Stages:
-    """Builds a job's stages; one that says nothing else depends on the one before it."""
+    """Builds a job's stages. By default a stage depends on the stage added before it."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start without stages."""
         self._stages: list[EndedStage] = []
 
     def __len__(self) -> int:
         return len(self._stages)
 
     def llm(self, name: str, *calls: EndedCall, after: tuple[int, ...] | None = None) -> int:
-        """Add a stage of LLM calls that run in parallel; gives its index."""
+        """Add a stage of parallel LLM calls; return its index."""
         return self._add(EndedStage(name=name, kind="llm", deps=self._deps(after), calls=calls))
 
     def tool(
@@ -54,13 +54,13 @@ class Stages:
         after: tuple[int, ...] | None = None,
         derived: bool = False,
     ) -> int:
-        """Add a stage that runs a tool; gives its index."""
+        """Add a stage that runs a tool; return its index."""
         flag = Derived.SECONDS if derived else Derived.NOTHING
         call = EndedCall(None, None, seconds, derived=flag)
         return self._add(EndedStage(name=name, kind="tool", deps=self._deps(after), calls=(call,), tool=tool))
 
     def job(self, job_id: str, app: str, jct_s: float | None) -> EndedJob:
-        """The job that has these stages."""
+        """Return the job with these stages."""
         return EndedJob(id=job_id, app=app, jct_s=jct_s, stages=tuple(self._stages))
 
     def _deps(self, after: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ def call(
     seconds: float | None = None,
     derived: Derived = Derived.NOTHING,
 ) -> EndedCall:
-    """A call, derived only where there is a number."""
+    """Return a call; only known numbers are marked derived."""
     if prompt_tokens is None:
         derived &= ~Derived.PROMPT
     if output_tokens is None:

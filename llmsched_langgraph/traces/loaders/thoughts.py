@@ -1,4 +1,4 @@
-"""Knows the records of three programs that search among thoughts: Graph of Thoughts, ARIES, Tree of Thoughts.
+"""Loads runs of three thought-search programs: Graph of Thoughts, ARIES, Tree of Thoughts.
 
 Does not know files.
 """
@@ -14,11 +14,12 @@ from llmsched_langgraph.traces.loaders.shape import Shape, Stages, call
 
 
 def _graph_of_thoughts(node: Field) -> Iterator[EndedJob]:
-    """A chain: consecutive requests of one operation are the calls of one stage, named by its type.
+    """Yield a chain: consecutive requests of one operation are the calls of one stage.
 
-    The operations' edges are not recorded, only their order. The client made one request after the other,
-    also within an operation whose requests do not need each other: those count as parallel here, so a job
-    can be faster than its recorded time. Tokens and seconds are recorded; a few job times hold long pauses.
+    The stage is named by the operation's type. The operations' order is recorded, their edges are not. The
+    client sent its requests sequentially, also independent ones of one operation. They count as parallel
+    here, so a job can be faster than its recorded time. Tokens and seconds are recorded; a few job times
+    include long pauses.
     """
     stages = Stages()
     steps = [tuple(step.items(7)) for step in node["steps"].items()]
@@ -30,14 +31,14 @@ def _graph_of_thoughts(node: Field) -> Iterator[EndedJob]:
 
 
 _LOCAL = ("score", "keepbest", "groundtruth", "rescore")
-"""Actions that a program does without a model."""
+"""Actions that use no model."""
 
 
 def _aries(node: Field) -> Iterator[EndedJob]:
-    """A chain: each action is a stage; where a model chose it, a stage `decide` with that call goes before.
+    """Yield a chain: each action is a stage, after a stage `decide` if a model chose the action.
 
-    An action that makes thoughts has one call for each of them, whose output tokens are the thought's length;
-    scoring and keeping are tools. Prompt tokens and all seconds are not recorded.
+    An action that produces thoughts has one call per thought, whose output tokens are the thought's length;
+    all other actions are tools. Prompt tokens and seconds are not recorded.
     """
     stages = Stages()
     for step in node["steps"].items():
@@ -54,16 +55,16 @@ def _aries(node: Field) -> Iterator[EndedJob]:
 
 
 _KEPT = 1000
-"""More thoughts than any step keeps."""
+"""Upper bound of the thoughts that a step keeps."""
 
 
 def _tree_of_thoughts(node: Field) -> Iterator[EndedJob]:
-    """Two stages a step: the calls that make new thoughts, then those that judge them.
+    """Yield two stages per step: calls that generate thoughts, then calls that evaluate them.
 
-    Tokens are recorded for the job alone, so all are derived, by equal parts. Game of 24: `propose` has one
-    call for each kept thought, `evaluate` one for each new thought. Creative writing: `sample` has one call
-    for each new thought, whose output is that thought's recorded length, and `vote` as many; a request for
-    several samples at once counts as so many calls. No seconds are recorded.
+    Tokens are recorded per job only, so all are derived, in equal shares. Game of 24: `propose` has one call
+    per kept thought, `evaluate` one per new thought. Creative writing: `sample` has one call per new thought,
+    with that thought's recorded length as its output, and `vote` has the same number of calls; a request for
+    n samples counts as n calls. No seconds are recorded.
     """
     steps = [(step["in_ys"].count(_KEPT), list(step["new_tok"].items())) for step in node["steps"].items()]
     sent, answered = node["tin"].count(), node["tout"].count()
