@@ -1,1 +1,1 @@
-"""The one place that knows LangGraph, langchain-core and openai."""
+"""The adapter: the only package, beside `_compiler`, that imports LangGraph, langchain-core and openai."""

@@ -1,13 +1,13 @@
-"""Knows how LangGraph executes a superstep, and sees every stage run of scheduled runs before it runs.
+"""Observes every stage run of scheduled runs, by a subclass of LangGraph's superstep runner.
 
-Does not know slots, and never delays a stage run: nodes wait for nodes, so a node that held
-something back could deadlock. Slots belong to calls.
+Does not know slots, and never delays a stage run: nodes wait for nodes, so a delay could deadlock. Slots
+belong to calls.
 
-LangGraph has no public seam here. For runs that are marked as scheduled, and for no others, the class
-`langgraph.pregel.main.PregelRunner` is replaced by a subclass that is the stock runner, function for
-function, but that looks up `run_with_retry` and `arun_with_retry` here. All private names are in this
-module; `why_not` tells whether they are what they were, and if not the stock runner does everything:
-stages are then named by the call's own metadata, and slots are as exact as ever.
+LangGraph has no public API for this. `langgraph.pregel.main.PregelRunner` is replaced by a function that
+returns the stock runner, or, for scheduled runs only, a subclass. The subclass executes the stock code with
+`run_with_retry` and `arun_with_retry` bound to the functions of this module. Only this module uses these
+private names. `why_not` checks them; if one has changed, the stock runner is used throughout: stages are then
+named by the calls' own metadata, and slots are as exact as before.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ logger = logging.getLogger("llmsched_langgraph")
 _new = tuple.__new__
 
 PUSH = "__pregel_push"
-"""First part of the path of a stage run that a `Send` asked for."""
+"""First element of the path of a stage run created by a `Send`."""
 
 
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        return None  # `why_not` will say so
+        return None  # `why_not` reports it
 
 
 main = _module("langgraph.pregel.main")
@@ -56,7 +56,7 @@ _installed: bool | None = None
 
 
 def install() -> bool:
-    """Put the dispatcher in place, once; whether it is there. If not, the log says why, once."""
+    """Install the runner once; return whether it is installed. If not, log the reason once."""
     global _installed
     with _lock:
         if _installed is None:
@@ -65,8 +65,8 @@ def install() -> bool:
                 main.PregelRunner = _dispatcher()
             else:
                 logger.warning(
-                    "this LangGraph executes stages in a way not known to llmsched-langgraph (%s): its own "
-                    "runner is used, and stages are named by their calls; slots work as ever",
+                    "this LangGraph's runner is not supported by llmsched-langgraph (%s): its stock runner "
+                    "is used, and stages are named by their calls; slots work as before",
                     reason,
                 )
             _installed = reason is None
@@ -74,7 +74,7 @@ def install() -> bool:
 
 
 def why_not() -> str | None:
-    """What is not as expected in LangGraph's runner; None if everything is."""
+    """Return what differs from the expected runner of LangGraph; None if nothing does."""
     runner = getattr(stock, "PregelRunner", None)
     if runner is None or getattr(main, "PregelRunner", None) is not runner:
         return "langgraph.pregel.main has no PregelRunner of langgraph.pregel._runner"
@@ -103,13 +103,13 @@ def why_not() -> str | None:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Global names that the code and the code inside it use."""
+    """Return the global names that the code and its nested code use."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
     return set(code.co_names).union(*(_names(const) for const in inner))
 
 
 def _rebound(function: Any, **names: Any) -> Any:
-    """The same function with some of its global names meaning something else; its module is untouched."""
+    """Return a copy of the function with some global names rebound; its module is unchanged."""
     new = types.FunctionType(
         function.__code__,
         {**function.__globals__, **names},
@@ -158,7 +158,7 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _begin(run: Run, task: Any) -> StageRun:
-    """What this execution is; if nobody announced it, it is announced now."""
+    """Return the stage run of this execution; announce it if `_reveal` has not."""
     seen = run.seen
     stage = seen.coming.pop(task.id, None) if seen.coming else None
     if stage is not None:
@@ -180,7 +180,7 @@ def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None)
     interrupted = isinstance(error, GraphInterrupt)
     if interrupted and stage.around is None:
         run.seen.interrupted = True
-    # A command for the graph around its own leaves a node as an error, and is none.
+    # A command for the graph around this one leaves the node as an exception, but is a success.
     complete = isinstance(error, ParentCommand)
     run.seen.stage_events.append(Ended(stage.number, now - began_s, complete, interrupted, now))
 
@@ -191,7 +191,7 @@ def _stage_run(task: Any) -> StageRun:
     if around is None and timeout is None:
         return StageRun(task.name)
     if around is not None and around.idle_timeout_s is not None:
-        around.heartbeat = get_runtime().heartbeat  # here, in its own context, it is its own
+        around.heartbeat = get_runtime().heartbeat  # called in the outer node's context, where it returns the outer node's own
     if timeout is None or timeout.idle_timeout is None:
         return StageRun(_path(around, task), around)
     idle = timeout.idle_timeout
@@ -204,7 +204,7 @@ def _heartbeat() -> None:
 
 
 def _path(around: StageRun | None, task: Any) -> str:
-    """`outer/inner`: the node, behind the nodes of the graphs around its graph."""
+    """Return the node's path: its name, prefixed by the nodes that contain its graph."""
     if around is None:
         return str(task.name)
     outer = around.name.rpartition("/")[0] if _called(task) else around.name
@@ -212,15 +212,15 @@ def _path(around: StageRun | None, task: Any) -> str:
 
 
 def _called(task: Any) -> bool:
-    """Whether it is a `@task`: called from within a node of its own graph, they stand side by side."""
+    """Return whether it is a `@task`. Called by a node of its own graph, it is on the same level as that node."""
     return len(task.path) == 4 and task.path[3] is True
 
 
 def _tool(task: Any) -> str | None:
-    """The tool that a stage run was sent to use; None if its input does not say.
+    """Return the tool that a stage run was sent to use; None if its input does not name one.
 
-    That is a tool call, alone, in a list or with the state around it, as `ToolNode` takes them; and any
-    `Send` of a dictionary that has the tool's name under "tool".
+    Recognised inputs are those of `ToolNode` (a tool call: alone, in a list, or with the state), and any
+    `Send` of a dictionary with the tool's name under "tool".
     """
     if task.path[0] != PUSH or not isinstance(task.input, dict | list):
         return None
@@ -235,9 +235,9 @@ def _tool(task: Any) -> str | None:
 
 
 def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
-    """Tell the scheduler which stage runs come next, side by side; none of them has begun."""
+    """Announce the parallel stage runs of the next superstep; none has started."""
     run = current_run()
-    if run is None or not tasks or tasks[0].name == START:  # which only hands on the input
+    if run is None or not tasks or tasks[0].name == START:  # START only passes on the input
         return ()
     stages = tuple([_stage_run(task) for task in tasks])
     run.seen.coming.update((task.id, stage) for task, stage in zip(tasks, stages, strict=True))
@@ -253,7 +253,7 @@ def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
 
 
 def _scheduled_runner() -> type:
-    """The stock runner with `(a)run_with_retry` replaced, in itself and in what it calls."""
+    """Return the stock runner with `(a)run_with_retry` replaced, in its methods and their callees."""
     ours: dict[str, Any] = {"run_with_retry": _run_with_retry, "arun_with_retry": _arun_with_retry}
     call = _rebound(stock._call, **ours)
     call.__globals__["_call"] = call
@@ -272,15 +272,15 @@ def _scheduled_runner() -> type:
             try:
                 yield from stock_tick(self, tasks, **kwargs)
             except BaseException:
-                # The superstep is over while some of its threads may still wait for a slot. Nobody
-                # can stop a thread, but nobody needs its answer any more either.
+                # The superstep has ended, but some of its threads may still wait for a slot. A thread cannot
+                # be stopped; its call is cancelled, because its result is not needed.
                 for stage in stages:
                     stage.cancel()
                 raise
 
         def atick(self, tasks: Any, **kwargs: Any) -> Any:
             tasks = tuple(tasks)
-            if len(tasks) > 1:  # a single one is announced as it begins
+            if len(tasks) > 1:  # a single one is announced when it starts
                 _reveal(tasks)
             return stock_atick(self, tasks, **kwargs)
 
@@ -291,7 +291,7 @@ def _dispatcher() -> Callable[..., Any]:
     scheduled = _scheduled_runner()
 
     def runner(**kwargs: Any) -> Any:
-        """The runner for the graph run that is about to start: the stock one unless it is scheduled."""
+        """Return the runner for the graph run that starts: the stock one unless it is scheduled."""
         return (stock.PregelRunner if current_run() is None else scheduled)(**kwargs)
 
     return runner

@@ -1,12 +1,12 @@
-"""Knows how to make every LangChain model take a slot while a request of its is in flight.
+"""Makes every LangChain model hold a slot while one of its requests is in flight.
 
-Does not know graphs: it is active only in code that a run was marked for, and idle everywhere else.
+Does not know graphs: it is active only in code that is marked as part of a run.
 
-The gate sits around the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their
-event twins) of every chat-model and completion-model class, because only there the request begins
-and ends: cached answers never reach them, retries and fall-backs reach them once for each attempt, and
-each of them ends in a `finally`, which callbacks do not (a cancelled `ainvoke` reports no end at all).
-A simple completion model (`LLM`) has `_call` and `_acall` below them, once for each prompt.
+The gate wraps the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their event variants)
+of every chat-model and completion-model class. Only there does a request begin and end: cached answers do
+not reach the hooks, and retries and fall-backs reach them once per attempt. Callbacks are not sufficient: a
+cancelled `ainvoke` reports no end, but a hook's `finally` always runs. A simple completion model (`LLM`) has
+`_call` and `_acall` below them, called once per prompt.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _installed = False
 
 
 def install() -> None:
-    """Gate every model class there is and every one to come. Once; later calls do nothing.
+    """Gate every existing and future model class. Idempotent.
 
     Raises:
-        LLMSchedError: this langchain-core has no such hooks.
+        LLMSchedError: this langchain-core lacks one of the hooks.
     """
     global _installed
     with _lock:
@@ -81,7 +81,7 @@ def _gate_subclasses_to_come(root: Any) -> None:
     own = root.__dict__.get("__init_subclass__")
 
     def gate_subclass(cls: Any, /, **kwargs: Any) -> None:
-        # What the root inherits may be written in C (that of Generic is, from Python 3.12 on).
+        # The inherited method may be written in C (that of Generic is, from Python 3.12 on).
         inherited = super(root, cls).__init_subclass__ if own is None else own.__get__(None, cls)
         inherited(**kwargs)
         _gate_class(cls)
@@ -97,14 +97,14 @@ def _gate_tree(cls: Any) -> None:
 
 def _gate_class(cls: Any) -> None:
     for name in (*_HOOKS, *_LLM_HOOKS) if issubclass(cls, LLM) else _HOOKS:
-        # Also a hook that comes from a class which is no model: whatever is found and not gated yet.
+        # Includes hooks inherited from a class that is not a model.
         hook = inspect.getattr_static(cls, name, None)
         if not inspect.isfunction(hook) or hasattr(hook, _GATED):
             continue
         if any(hook is root.__dict__.get(name) for root in _ROOTS) and not name.startswith("_a"):
-            continue  # abstract: whoever comes through here has a hook of their own
+            continue  # abstract: every concrete model overrides it
         if hook is LLM.__dict__.get(name) and name != "_acall":
-            continue  # abstract, or goes from prompt to prompt: `_call` and `_acall` are the requests
+            continue  # abstract, or loops over the prompts: `_call` and `_acall` are the requests
         gated = _gate(cls, name, hook)
         setattr(gated, _GATED, True)
         setattr(cls, name, gated)
@@ -112,7 +112,7 @@ def _gate_class(cls: Any) -> None:
 
 def _gate(cls: Any, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
     if name.startswith("_a") and cls in _THREADED:
-        # What models inherit that are synchronous only: it runs their other hooks in threads.
+        # Inherited by models with synchronous hooks only: it runs those in threads.
         return _gate_astream_in_threads(hook) if name == "_astream" else _gate_acall_in_thread(hook)
     if name in ("_generate", "_call"):
         return _gate_call(hook)
@@ -191,7 +191,7 @@ def _gate_acall_in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
             with slot.offer():
                 return await hook(self, *args, **kwargs)
         finally:
-            slot.release(Outcome.CANCELLED)  # no thread has taken it over
+            slot.release(Outcome.CANCELLED)  # if no thread has taken it over
 
     return gated
 
@@ -213,13 +213,13 @@ def _gate_astream_in_threads(hook: Callable[..., AsyncIterator[Any]]) -> Callabl
                 yield item
         finally:
             if slot is not None:
-                slot.release(Outcome.CANCELLED)  # no thread has taken it over
+                slot.release(Outcome.CANCELLED)  # if no thread has taken it over
 
     return gated
 
 
 def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
-    """The slot that this request needs; None outside scheduled runs and inside another call's slot."""
+    """Return the slot for this request; None outside scheduled runs and inside another call's slot."""
     run = current_run()
     if run is None or riding():
         return None
@@ -231,8 +231,8 @@ def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
 
 
 def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
-    # Models agree on no one attribute; `bind(model=...)` arrives as a keyword. One at a time: to look for
-    # an attribute that a pydantic object has not is slow.
+    # Model classes differ in the attribute; `bind(model=...)` arrives as a keyword argument. Attributes are read
+    # one by one because a failed look-up on a pydantic object is slow.
     name = kwargs.get("model")
     for attribute in ("model_name", "model"):
         if isinstance(name, str):
@@ -242,13 +242,13 @@ def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
 
 
 def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the model is asked: messages, or the texts that completion models take."""
+    """Return the model's input: messages, or the texts of a completion model."""
     asked = args[0] if args else kwargs.get("messages", kwargs.get("prompts", kwargs.get("prompt", ())))
     return (asked,) if isinstance(asked, str) else asked
 
 
 def current_stage() -> str:
-    """The node that the calling code runs in, with the nodes of the graphs around it: `outer/inner`."""
+    """Return the path of the node that the calling code runs in: `outer/inner`."""
     stage = current_stage_run()
     if stage is not None:
         return stage.name
@@ -256,6 +256,6 @@ def current_stage() -> str:
     namespace = metadata.get("langgraph_checkpoint_ns")
     if not namespace:
         return str(metadata.get("langgraph_node", ""))
-    # "outer:task id|inner:task id", where a number alone tells twin subgraphs of one node apart.
+    # "outer:task id|inner:task id"; a bare number distinguishes repeated subgraph calls in one node.
     names = (part.split(":", 1)[0] for part in str(namespace).split("|"))
     return "/".join(name for name in names if not name.isdigit())

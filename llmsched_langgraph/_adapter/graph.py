@@ -1,6 +1,6 @@
-"""Knows how a compiled LangGraph graph becomes a scheduled one: its runs are announced as jobs.
+"""Makes a compiled LangGraph graph a scheduled one, whose runs are announced as jobs.
 
-Does not know slots or models; between start and end LangGraph's own runner does everything.
+Does not know slots or models; between a run's start and end, LangGraph's own code runs unchanged.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ _applications: weakref.WeakKeyDictionary[Any, dict[str, Application]] = weakref.
 
 
 def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
-    """The same graph, whose LLM calls take turns on the scheduler's slots.
+    """Return a copy of the graph whose LLM calls take turns on the scheduler's slots.
 
-    The result is a shallow copy of the same kind: it streams, checkpoints, interrupts, nests and is
-    served like the graph that was given, which itself stays as it was. While it runs, each request
-    of a LangChain chat model, anywhere inside it, holds one slot. Raw `openai` clients need
-    `wrap_openai`. Scheduling a scheduled graph gives the same graph.
+    The result is a shallow copy with the same interface: it streams, checkpoints, interrupts, nests and is
+    served like the original, which is not changed. During a run, each request of a LangChain chat model, at
+    any depth, holds one slot. Raw `openai` clients need `wrap_openai`. Scheduling a scheduled graph returns
+    it unchanged, unless another scheduler is given.
 
     Args:
         graph: a compiled graph (`builder.compile()`, `create_agent(...)`) or an `@entrypoint`.
-        scheduler: whose slots to use; None for the process-wide one, looked up at each run.
+        scheduler: the scheduler whose slots are used; None for the process-wide one, looked up at each run.
 
     Raises:
-        UnsupportedGraphError: the object is no compiled graph.
-        ConfigurationError: the scheduler is none, or an author's annotation cannot be understood.
+        UnsupportedGraphError: the object is not a compiled graph.
+        ConfigurationError: `scheduler` is not a Scheduler, or an annotation in the graph is invalid.
     """
     if not isinstance(graph, Pregel):
         raise UnsupportedGraphError(not_a_graph("schedule", graph))
@@ -73,15 +73,15 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
     base: type = getattr(cls, _BASE, cls)
     if base is not cls and scheduler in (None, getattr(cls, _SCHEDULER)):
         return graph
-    application_of(graph)  # whatever its author wrote wrongly is said here, not in the middle of a run
+    application_of(graph)  # raises errors in annotations here, not during a run
     scheduled = copy.copy(graph)
     scheduled.__class__ = _scheduled_class(base, scheduler)
     return scheduled
 
 
 def _scheduled_class(base: type, scheduler: Scheduler | None) -> type:
-    # The scheduler is the class's, not the object's: `copy()` and `with_config()` rebuild a graph
-    # from its constructor's arguments, and whatever else was set on the object would be gone.
+    # An attribute of the class: `copy()` and `with_config()` rebuild a graph from its constructor's
+    # arguments, which loses other attributes of the object.
     key = (base, id(scheduler))
     with _lock:
         cls = _classes.get(key)
@@ -101,7 +101,7 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         mark, outcome = inside(job.run), Outcome.FINISHED
         try:
             while True:
-                # The mark is set for each step only: a generator shares its consumer's context.
+                # Mark each step separately: a generator shares its consumer's context.
                 with mark:
                     try:
                         step = next(steps)
@@ -109,7 +109,7 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                         break
                 yield step
             if job.may_be_paused():
-                with suppress(Exception):  # the run itself ended well
+                with suppress(Exception):  # the run itself succeeded
                     job.paused = bool(self.get_state(job.config).next)
         except BaseException as error:
             outcome = outcome_of(error)
@@ -138,14 +138,14 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                 except StopAsyncIteration:
                     break
                 finally:
-                    try:  # what `unmark` does, at each step
+                    try:  # `unmark`, inlined because it runs at each step
                         RUN.reset(mark)
                     except ValueError:
                         pass
                 yield step
                 coming = anext(steps)
             if job is not None and job.may_be_paused():
-                with suppress(Exception):  # the run itself ended well
+                with suppress(Exception):  # the run itself succeeded
                     job.paused = bool((await self.aget_state(job.config)).next)
         except BaseException as error:
             outcome = outcome_of(error)
@@ -159,16 +159,16 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
 
     body = {"stream": stream, "astream": astream, _BASE: base, _SCHEDULER: scheduler}
     cls = types.new_class(base.__name__, (base,), exec_body=lambda space: space.update(body))
-    # Drawings, traces and serialised graphs print these two; nothing of them may change.
+    # Drawings, traces and serialised graphs contain both names, so they must not change.
     cls.__module__, cls.__qualname__ = base.__module__, base.__qualname__
     return cls
 
 
 def _owned(steps: AsyncIterator[Any]) -> Awaitable[Any]:
-    """The first step of a generator that nobody but its caller will close.
+    """Start a generator's first step, without the event loop's hook that closes dropped generators.
 
-    The event loop closes generators that are dropped. Dropped together, this one and the one around it
-    would be closed twice at the same time. Hooks are looked at when the first step is asked for.
+    If this generator and the outer one are dropped together, the loop would close this one twice at the same
+    time; its caller closes it. The hooks are read when the first step is requested.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, lambda _: None)
@@ -183,10 +183,10 @@ class _Job:
     """One run of a scheduled graph, from its first step to its end.
 
     Attributes:
-        run: what the code in it is marked with.
+        run: the run, with which the code in it is marked.
         config: the caller's configuration.
-        thread: the thread on which it could be resumed, if it can be.
-        breakpoints: whether it may stop at a node without that node saying so.
+        thread: the thread on which it can be resumed; None if it cannot.
+        breakpoints: whether the graph or the caller configures interrupts before or after nodes.
         paused: whether it was interrupted.
         ended: whether its end was announced.
     """
@@ -199,7 +199,7 @@ class _Job:
     ended: bool = False
 
     def __del__(self) -> None:
-        # Asynchronous generators that outlive their event loop are dropped without their `finally`.
+        # An asynchronous generator that outlives its event loop is collected without its `finally`.
         if not self.ended:
             self.end(Outcome.CANCELLED)
 
@@ -207,7 +207,7 @@ class _Job:
     def begin(
         cls, graph: Any, scheduler: Scheduler | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> _Job | None:
-        """Announce the run that `stream(*args, **kwargs)` is; None if it is part of one already."""
+        """Announce the run of `stream(*args, **kwargs)`; return None if it is part of another run."""
         on = default_scheduler() if scheduler is None else scheduler
         around = current_run()
         if around is not None and around.scheduler is on:
@@ -215,7 +215,7 @@ class _Job:
         given = args[0] if args else kwargs.get("input")
         config = args[1] if len(args) > 1 else kwargs.get("config")
         thread = _thread(graph, config)
-        # Nothing new to work on, or a command: what was interrupted on this thread goes on.
+        # Without new input, or with a command, the interrupted run of this thread resumes.
         resumes = thread if given is None or isinstance(given, Command) else None
         return cls(
             run=start_run(on, _info(graph, config, thread), resumes),
@@ -230,25 +230,25 @@ class _Job:
         )
 
     def may_be_paused(self) -> bool:
-        """Whether only the graph's state can tell if the run, which ended well, was interrupted."""
+        """Return whether the graph's state must be read to know if the run was interrupted."""
         self.paused = self.run.seen.interrupted
         return self.breakpoints and not self.paused and self.thread is not None
 
     def end(self, outcome: Outcome) -> None:
-        """The run is over, however it ended. Only the first end counts."""
+        """Announce the end of the run. Later calls have no effect."""
         if self.ended:
             return
         self.ended = True
         if not self.paused or outcome is not Outcome.FINISHED:
             self.run.end(outcome)
         elif self.thread is None:
-            self.run.end(Outcome.CANCELLED)  # nobody can ever resume it
+            self.run.end(Outcome.CANCELLED)  # it cannot be resumed
         else:
             self.run.end(outcome, paused_on=self.thread)
 
 
 def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:
-    """What is known of the run before it begins: plain values only."""
+    """Return the properties of the run at its arrival: plain values only."""
     application = application_of(graph)
     if not config:
         return JobInfo(application)
@@ -280,12 +280,12 @@ def _thread(graph: Any, config: Any) -> str | None:
 
 
 def application_of(graph: Any) -> Application:
-    """The application that the graph is a run-time form of; the same for all its copies.
+    """Return the application of the graph; all copies of a graph share it.
 
     Raises:
-        ConfigurationError: an author's annotation cannot be understood.
+        ConfigurationError: an annotation in the graph is invalid.
     """
-    # Copies share their nodes. Agent Server copies a graph for each run: compiled once, it stays so.
+    # Copies share their nodes. Agent Server copies a graph per run; each graph is compiled once.
     known = _applications.setdefault(next(iter(graph.nodes.values())), {})
     name = graph.get_name()
     application = known.get(name)
@@ -296,7 +296,7 @@ def application_of(graph: Any) -> Application:
             raise
         except Exception:
             logger.warning(
-                "graph %r could not be looked into: its runs are predicted by their nodes alone",
+                "graph %r could not be analysed: its runs are predicted by their nodes alone",
                 name,
                 exc_info=True,
             )

@@ -1,6 +1,6 @@
-"""Knows how the model calls of a `create_agent` agent take slots when its graph is not scheduled itself.
+"""Makes the model calls of a `create_agent` agent take slots without a scheduled graph.
 
-Does not hold slots: the gate does, around each request. The one module that imports langchain.
+Does not hold slots: the gate does, around each request. Only this module imports langchain.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ except ImportError as error:
 
 
 class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Makes an agent's model calls take slots: `create_agent(model, middleware=[SchedulerMiddleware()])`.
+    """Makes an agent's model calls take slots, if its graph is not scheduled.
 
-    Each attempt of a call holds a slot while it is in flight, so retries and fall-backs, whether of
-    the model or of other middleware, wait outside of it. In a scheduled graph, whose calls take slots
-    anyway, it does nothing.
+    Usage: `create_agent(model, middleware=[SchedulerMiddleware()])`. Each attempt of a call holds a slot
+    while it is in flight; waits between retries and fall-backs, of the model or of other middleware, hold
+    none. In a scheduled graph the middleware does nothing.
 
-    A call is a job of its own here: the middleware sees calls, not runs, so they are ordered by what
-    calls of that stage take. `schedule(agent)` sees whole runs and should be preferred.
+    Each call is a job of its own here, because middleware sees calls, not runs. Prefer `schedule(agent)`,
+    which orders calls by the remaining work of the whole run.
 
     Args:
-        scheduler: whose slots to use; None for the process-wide one, looked up at each call.
+        scheduler: the scheduler whose slots are used; None for the process-wide one, looked up at each call.
     """
 
     def __init__(self, scheduler: Scheduler | None = None) -> None:
@@ -50,7 +50,7 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Let the call go on, with the gate active in it."""
+        """Run the call with the gate active."""
         with self._job():
             return handler(request)
 
@@ -59,7 +59,7 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """Let the call go on, with the gate active in it."""
+        """Run the call with the gate active."""
         with self._job():
             return await handler(request)
 

@@ -1,9 +1,9 @@
-"""Knows how the requests of a raw `openai` client take slots: at its HTTP client, once per attempt.
+"""Makes the requests of a raw `openai` client take slots: at its HTTP client, once per attempt.
 
-Does not know graphs: inside a scheduled run the calls are that job's, elsewhere each is its own job.
+Does not know graphs: in a scheduled run the calls belong to its job, elsewhere each is a job of its own.
 
-Waiting between the client's own retries happens above the HTTP client, so it holds no slot. Private
-names used: `_client` of an openai client, and that it sends everything through `_client.send`.
+The client waits between its retries above the HTTP client, so such a wait holds no slot. Private names used:
+`_client` of an openai client, and that the client sends all requests through `_client.send`.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ from llmsched_langgraph.errors import ConfigurationError
 C = TypeVar("C")
 
 _SERVED = ("/chat/completions", "/completions", "/responses", "/responses/compact", "/embeddings")
-"""Ends of the paths whose requests a model serves; the rest (models, files, ...) takes no slot."""
+"""Path suffixes of requests that a model serves; others (models, files, ...) take no slot."""
 
 _GATED = "__llmsched_gated__"
 _LOOP = "__llmsched_loop__"
 
 
 def wrap_openai(client: C, scheduler: Scheduler | None = None) -> C:
-    """A client like `client` whose requests each hold a slot while they are in flight.
+    """Return a copy of `client` whose requests each hold a slot while they are in flight.
 
-    Works inside scheduled graphs and outside, for completions, chat completions, responses and
-    embeddings, streamed or not. A stream holds its slot until it is exhausted, closed or dropped.
-    The two clients share one connection pool: closing one closes both. The client that was given
-    is not gated. Wrapping twice is the same as wrapping once.
+    It works inside and outside scheduled graphs, for completions, chat completions, responses and embeddings,
+    streamed or not. A stream holds its slot until it is exhausted, closed or collected. Both clients share
+    one connection pool: closing one closes both. The original client is not gated. A wrapped client is
+    returned unchanged.
 
     Args:
-        client: an `openai.OpenAI`, an `openai.AsyncOpenAI`, or a subclass such as the Azure ones.
-        scheduler: whose slots to use; None for the run's own, or outside of runs the process-wide one.
+        client: an `openai.OpenAI`, an `openai.AsyncOpenAI`, or a subclass such as the Azure clients.
+        scheduler: the scheduler whose slots are used; None for that of the current run, or the process-wide
+            one outside runs.
 
     Raises:
-        ConfigurationError: the object is no such client.
+        ConfigurationError: the object is not such a client.
     """
     import openai
 
@@ -62,7 +63,7 @@ def wrap_openai(client: C, scheduler: Scheduler | None = None) -> C:
 
 
 def _gated(http: Any, scheduler: Scheduler | None) -> Any:
-    """`http` under another class: the same connections and settings, but `send` takes a slot."""
+    """Return `http` with a class whose `send` takes a slot; connections and settings are shared."""
     base: Any = type(http)
     asynchronous = hasattr(http, "aclose")
 
@@ -94,8 +95,8 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
 
     body = {
         "send": asend if asynchronous else send,
-        # openai closes a client's connections when it is collected. They belong to `http`, which
-        # lives as long as this class does.
+        # openai's client closes its connections when it is collected. These belong to `http`, which this class
+        # keeps alive.
         "__del__": lambda self: None,
         _GATED: http,
     }
@@ -105,7 +106,13 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
 
 
 def _settle(slot: Slot, response: Any, loop: asyncio.AbstractEventLoop | None = None) -> Any:
-    """Give the slot back, or let the response do so, on its loop if it has one, if its body is to come."""
+    """Release the slot, or transfer it to the response if the body is not complete.
+
+    Args:
+        slot: the slot of the request.
+        response: its response.
+        loop: the event loop on which the response is read; None for a synchronous one.
+    """
     if response.is_closed:
         slot.usage = _usage(response)
         slot.release()
@@ -119,7 +126,7 @@ def _settle(slot: Slot, response: Any, loop: asyncio.AbstractEventLoop | None = 
 
 
 def _taken_out(response: Any) -> Slot | None:
-    """The slot of a response that is about to be closed; None if somebody has taken it out already."""
+    """Remove and return the slot of a response that is closed; None if it was removed before."""
     slot = _open.pop(id(response), None)
     if slot is not None:
         slot.close()
@@ -127,19 +134,20 @@ def _taken_out(response: Any) -> Slot | None:
 
 
 _open: dict[int, Slot] = {}
-"""The slots of responses whose body is still to come, by the ids of the responses.
+"""The slots of open responses, by the id of the response.
 
-Not on the responses: a slot that is collected gives itself back, and of two things that are collected
-together it might be the first, while the request is still in flight. Whoever takes a slot out closes
-the response and then, but only then, gives the slot back.
+They are not attributes of the responses: a slot releases itself when it is collected. If both were collected
+together, the slot might be first, while the request is still in flight. The code that removes a slot closes
+the response first and then releases the slot.
 """
 
 
 @functools.cache
 def _held_response(base: Any) -> type:
-    """`base`, whose closing gives the slot back. A class, since a closure on the object would be a cycle.
+    """Return a subclass of `base` that releases the slot when it is closed.
 
-    openai closes a response at the end of its stream, and on errors. One that is dropped is closed here.
+    A subclass, because a closure on the object would be a reference cycle. openai closes a response at the
+    end of its stream and on errors; a response that is collected open is closed here.
     """
 
     def close(self: Any) -> None:
@@ -152,11 +160,11 @@ def _held_response(base: Any) -> type:
         if slot is None:
             return
         try:
-            # The collector comes at any moment, also while this thread holds a lock of the connection
-            # pool, so that another thread must do it. Starting a `threading.Thread` takes locks as well.
+            # The collector may run while this thread holds a lock of the connection pool, so another thread
+            # must close. Starting a `threading.Thread` takes locks as well.
             _thread.start_new_thread(finish, (self, slot))
         except RuntimeError:
-            slot.release()  # the interpreter is about to end
+            slot.release()  # the interpreter shuts down
 
     def finish(self: Any, slot: Slot) -> None:
         try:
@@ -169,7 +177,7 @@ def _held_response(base: Any) -> type:
 
 @functools.cache
 def _aheld_response(base: Any) -> type:
-    """The same for responses that are read on an event loop, and closed there."""
+    """Return the same for a response that is read and closed on an event loop."""
 
     async def aclose(self: Any) -> None:
         slot = _taken_out(self)
@@ -184,7 +192,7 @@ def _aheld_response(base: Any) -> type:
         try:
             loop.call_soon_threadsafe(lambda: loop.create_task(finish(self, slot)))
         except RuntimeError:
-            slot.release()  # the loop is closed, and so nothing can be done on it any more
+            slot.release()  # the loop is closed, so the response cannot be closed on it
 
     async def finish(self: Any, slot: Slot) -> None:
         try:
@@ -196,7 +204,7 @@ def _aheld_response(base: Any) -> type:
 
 
 def _view(base: Any, body: dict[str, Any]) -> type:
-    """A subclass of `base` that goes by its name."""
+    """Return a subclass of `base` with the same name."""
     return types.new_class(base.__name__, (base,), {}, lambda space: space.update(body))
 
 
@@ -213,7 +221,7 @@ def _model(request: Any) -> str | None:
     try:
         model = json.loads(request.content).get("model")
     except Exception:
-        return None  # a body that is no JSON object; the backend will say what it thinks of it
+        return None  # not a JSON object; the backend reports it
     return model if isinstance(model, str) else None
 
 

@@ -1,6 +1,6 @@
-"""Knows how to read a model's answer: the tokens that a call used.
+"""Reads a call's token counts from a model's answer.
 
-Does not know slots. The model's own figures come first; text is counted only where it gives none.
+Does not know slots. The model's own counts take precedence; text is counted only without them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llmsched_langgraph._tokens import count_tokens
 
 
 def usage_of_result(result: ChatResult | LLMResult | str, asked: Sequence[BaseMessage | str]) -> Usage:
-    """Tokens of a whole answer to what was asked; unknown if it has not the shape that LangChain's have."""
+    """Return the token counts of a complete answer; unknown if it lacks LangChain's structure."""
     try:
         tally = UsageMeter(asked)
         if isinstance(result, str):
@@ -27,11 +27,11 @@ def usage_of_result(result: ChatResult | LLMResult | str, asked: Sequence[BaseMe
                 tally.see(generation)
         return tally.usage((result.llm_output or {}).get("token_usage"))
     except Exception:
-        return UNKNOWN_USAGE  # whoever made such an answer hears of it from LangChain, not from here
+        return UNKNOWN_USAGE  # LangChain reports invalid answers
 
 
 class UsageMeter:
-    """Adds up the tokens of an answer, piece by piece; `asked` is what it answers."""
+    """Sums the tokens of an answer piece by piece. `asked` is the input that it answers."""
 
     def __init__(self, asked: Sequence[BaseMessage | str]) -> None:
         self._asked = asked
@@ -40,17 +40,17 @@ class UsageMeter:
         self._text: list[str] = []
 
     def see(self, piece: Any) -> None:
-        """Take in a generation, a chunk of one, or an event of the newer streaming protocol."""
+        """Add a generation, a chunk of one, or an event of the newer streaming protocol."""
         try:
             self._see(piece)
         except Exception:
-            pass  # whoever made such a piece hears of it from LangChain, not from here
+            pass  # LangChain reports invalid pieces
 
     def _see(self, piece: Any) -> None:
         message = getattr(piece, "message", None)
         usage = piece.get("usage") if isinstance(piece, dict) else getattr(message, "usage_metadata", None)
         if usage:
-            # Providers send the prompt's tokens with the first piece or the last, never twice.
+            # Providers send the prompt's tokens once, with the first piece or the last.
             self._prompt_tokens += usage.get("input_tokens") or 0
             self._output_tokens += usage.get("output_tokens") or 0
         text = getattr(piece, "text", "")
@@ -58,7 +58,7 @@ class UsageMeter:
             self._text.append(text)
 
     def usage(self, told: dict[str, Any] | None = None) -> Usage:
-        """The call's tokens: as the pieces say, else as the model told with the whole, else counted."""
+        """Return the token counts: of the pieces, else those in `told`, else counted from text."""
         told = told or {}
         prompt_tokens = self._prompt_tokens or told.get("prompt_tokens") or sum(map(_count, self._asked))
         output_tokens = (

@@ -37,7 +37,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         help="policy that the others are compared with (default: llmsched, else srtf, else the last)",
     )
     parser.add_argument("--deciles", action="store_true", help="also print the slowdown by tenth of job size")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON to FILE, or print it")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON to FILE or print it")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots to DIR, as PNG and SVG files")
 
 

@@ -34,7 +34,7 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
     take = action(actions, "import", run_import, "merge the profiles in a file into a store")
     take.add_argument("file", metavar="FILE", type=Path, help="a file that `export` or `fit` wrote")
-    take.add_argument("path", metavar="PATH", type=Path, help="the store's folder; it is created if it is missing")
+    take.add_argument("path", metavar="PATH", type=Path, help="the store's folder, created if missing")
 
     draw = action(actions, "draw", run_draw, "draw the learned network of an application")
     draw.add_argument("path", metavar="PATH", type=Path, help=_PATH)

@@ -29,7 +29,7 @@ SCORES = ("k2", "bdeu", "bic")
 """The values of `--score`."""
 
 MOST_GES = 12
-"""Most variables for GES without `--structure`: one of its six searches takes 1 s at 14 variables, 20 s at 22."""
+"""Most variables for GES without `--structure`: one of six searches takes 1 s at 14 and 20 s at 22 variables."""
 
 _WORDS = (
     " Each application gets the Bayesian network that predicts held-out jobs best, by cross-validation over "
@@ -44,7 +44,7 @@ _WORDS = (
 def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the action to `llmsched profile`."""
     fit = action(actions, "fit", run_fit, "learn profiles from recorded jobs", _WORDS)
-    fit.add_argument("traces", metavar="TRACES", nargs="+", type=Path, help="files or folders of recorded jobs")
+    fit.add_argument("traces", metavar="TRACES", nargs="+", type=Path, help="recorded jobs: files or folders")
     fit.add_argument("out", metavar="OUT", type=Path, help="the file of profiles to write")
     fit.add_argument(
         "--structure",

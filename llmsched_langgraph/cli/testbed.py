@@ -29,14 +29,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "prints what the simulator predicts. Without --base-url it starts an embedded backend."
         ),
     )
-    parser.add_argument("--base-url", metavar="URL", help="URL of the endpoint (default: an embedded backend)")
+    parser.add_argument("--base-url", metavar="URL", help="endpoint's URL (default: an embedded backend)")
     parser.add_argument("--model", metavar="M", help="model to request (default: the first it lists)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--mix", metavar="NAME", help="a mix or application to generate (default: mixed)")
     what.add_argument(
         "--traces", nargs="+", type=Path, metavar="PATH", help="recorded jobs: files or folders of them"
     )
-    parser.add_argument("--apps", metavar="A,B", help="generate only these applications, or select them in --traces")
+    parser.add_argument("--apps", metavar="A,B", help="applications to generate, or to select in --traces")
     parser.add_argument("--runs", type=int, default=40, metavar="N", help="measured runs (default 40)")
     parser.add_argument(
         "--warmup",
@@ -63,7 +63,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         metavar="X",
         help="speed-up: the embedded backend decodes X times as fast; on an endpoint, calls have 1/X of the "
-        "tokens; tools take 1/X of their seconds (default: chosen for the embedded backend; 1 on an endpoint)",
+        "tokens; tools take 1/X of their time (default: chosen for the embedded backend; 1 on an endpoint)",
     )
     parser.add_argument(
         "--ignore-eos",

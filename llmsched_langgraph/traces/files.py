@@ -65,7 +65,7 @@ def parse_line(path: Path, number: int, line: str) -> Field:
         raise InvalidDataError(
             f"{path}: line {number}: is not a complete JSON object: {error.msg} at column {error.colno}{end}"
         ) from None
-    except (InvalidDataError, RecursionError, ValueError) as error:  # ValueError: a number with more than 4,300 digits
+    except (InvalidDataError, RecursionError, ValueError) as error:  # ValueError: over 4,300 digits
         raise InvalidDataError(f"{path}: line {number}: {error}") from None
     if not isinstance(value, dict):
         raise InvalidDataError(f"{path}: line {number}: must be a JSON object, not {type(value).__name__}")

@@ -177,7 +177,7 @@ def _timed(node: Field) -> dict[str, Any]:
 def _flags(node: Field) -> Derived:
     letters = node.value
     if not isinstance(letters, str) or any(letter not in _LETTERS for letter in letters):
-        raise node.fault("letters out of 'pos', or none")
+        raise node.fault("a string of letters from 'pos'")
     flags = Derived.NOTHING
     for letter in letters:
         flags |= _LETTERS[letter]

@@ -22,7 +22,7 @@ TRACE = Shape("the trace format", ("id", "app", "stages"), lambda node: iter((jo
 
 
 def read_jobs(paths: Paths) -> Iterator[EndedJob]:
-    """Yield the jobs of a file, of the files in a folder and its subfolders, or of several of either.
+    """Yield the jobs of a file, of the files below a folder, or of several of either.
 
     Files have one JSON object per line and may be gzipped. The fields of the first line identify the format:
     the trace format, which `write_jobs` writes, or one of `traces.loaders`. Files of other formats in a

@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+PACKAGE = ROOT / "llmsched_langgraph"
 
 
 def blocks(language: str) -> list[str]:
@@ -67,3 +69,26 @@ def test_policies_are_all_in_the_table():
 
     table = README[README.index("### Policies") : README.index("### Limits")]
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(POLICIES)
+
+
+def test_the_architecture_names_what_is_there():
+    """Every package has a row, and every path and state of the page exists."""
+    rows = re.findall(r"^\| (`.*?`(?:, `.*?`)*(?: \(public\))?) \|", ARCHITECTURE, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w/]+)`", row)}
+    there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {
+        path.stem for path in PACKAGE.glob("*.py")
+    }
+    there -= {"__init__", "__main__", "_version"}
+    assert there == {name.split("/")[0] for name in named}
+    for path in re.findall(r"`((?:_\w+|lab|cli)/[\w/]+(?:\.py)?)`", ARCHITECTURE):
+        assert (PACKAGE / path).exists(), path
+    for path in re.findall(r"`(tests/[\w/.]+)`", ARCHITECTURE):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_architecture_names_the_entries_of_the_story():
+    """The state tables know every kind of entry about tickets and jobs."""
+    from llmsched_langgraph._core.events import Entry
+
+    told = set(re.findall(r"\b(?:Call|Slot|Job)[A-Z]\w+", Entry.__doc__)) - {"JobInfo", "CallInfo"}
+    assert told <= set(re.findall(r"`(\w+)`", ARCHITECTURE))

@@ -1,6 +1,6 @@
-"""Knows how much longer a token takes the more calls a backend serves at once.
+"""Estimates the slowdown of a backend: decode time per token as a function of concurrency.
 
-Does not know jobs, nor what the stages are whose calls it compares. A value: `observe` gives a new one.
+Does not know jobs or applications.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from math import exp, log
 from typing import NamedTuple
 
 MIN_CALLS = 3
-"""Calls of one stage, served among as many others, that it takes to tell how long a token takes there."""
+"""Minimum number of calls of one stage at one concurrency for an estimate of the time per token."""
 
 MIN_SPREAD = 0.05
-"""Spread of their output tokens, as a share of the mean, under which nothing can be told from them."""
+"""Minimum coefficient of variation of the output tokens of those calls."""
 
 PRIOR_CALLS = 100.0
-"""Calls that the belief counts for that it makes no difference how many are served."""
+"""Prior weight of l(b) = l(1), in pseudo-calls per b."""
 
 SWEEPS = 50
-"""Times that stages and numbers of calls are fitted in turn; far fewer are enough."""
+"""Iterations of alternating least squares; far fewer suffice."""
 
 
 class Served(NamedTuple):
-    """One call: its stage, how many were served beside it and itself, seconds in the slot, output tokens."""
+    """One call: its stage, the concurrency including itself, seconds in its slot, output tokens."""
 
     stage: str
     concurrency: float
@@ -35,7 +35,7 @@ class Served(NamedTuple):
 
 
 class BatchSums(NamedTuple):
-    """Calls of one stage that were served among as many others: sums over them."""
+    """Sums over the calls of one stage at one concurrency, for least squares."""
 
     calls: int = 0
     tokens: float = 0.0
@@ -44,7 +44,7 @@ class BatchSums(NamedTuple):
     tokens_seconds: float = 0.0
 
     def token_s(self) -> float | None:
-        """Seconds that one more output token took, by least squares; None where that cannot be told."""
+        """Return the least-squares slope of seconds over output tokens; None if undetermined."""
         if self.calls < MIN_CALLS:
             return None
         spread = self.tokens_squared - self.tokens**2 / self.calls
@@ -56,21 +56,20 @@ class BatchSums(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """l(b) of one backend: how long an output token takes when `b` calls are served side by side.
+    """l(b) of one backend: seconds per output token at concurrency b. Immutable.
 
-    What a call takes besides its output, for its prompt above all, is told apart by the calls of a stage that
-    differ in their output alone. Stages differ in their pace anyway, and one with a wide fan-out is served
-    among more, so only calls of one stage are compared with each other: log(seconds of a token) is fitted
-    as an effect of the stage plus one of b, by least squares.
+    The seconds per token t of a stage at concurrency b are a least-squares slope over output tokens, so that
+    constant costs, such as the prompt's, do not matter. Stages differ in pace and in typical concurrency, so
+    log t(stage, b) = effect(stage) + effect(b) is fitted by least squares.
 
     Attributes:
-        seen: by stage and b.
+        seen: sums over calls, by (stage, b).
     """
 
     seen: Mapping[tuple[str, int], BatchSums] = field(default_factory=dict)
 
     def observe(self, calls: Iterable[Served]) -> Calibration:
-        """The same with more calls; those whose tokens nobody counted say nothing."""
+        """Return the calibration with more calls, ignoring those without a token count."""
         seen = dict(self.seen)
         for call in calls:
             tokens = call.output_tokens
@@ -88,10 +87,10 @@ class Calibration:
 
     @cached_property
     def curve(self) -> tuple[tuple[int, float], ...]:
-        """(b, l(b) / l(1)) of each b of which enough was seen, both ascending; nothing if that is not two.
+        """Pairs (b, l(b) / l(1)) of each b with enough calls, ascending; empty for fewer than two.
 
-        A backend never gets faster for being asked for more: where the fit says so, its points are
-        replaced by their common mean (isotonic regression by pooling adjacent violators).
+        l(b) is made nondecreasing by isotonic regression (pooling adjacent violators). The smallest b
+        stands for 1.
         """
         told: dict[tuple[str, int], tuple[int, float]] = {}
         for at, tally in self.seen.items():
@@ -124,7 +123,7 @@ class Calibration:
         return tuple((b, exp(total / weight - first)) for bs, total, weight in blocks for b in bs)
 
     def pace(self, concurrency: float) -> float:
-        """l(b) / l(1): how many times as long a token takes; a line between what was seen, level beyond."""
+        """Return l(b) / l(1) by linear interpolation of `curve`, constant outside its range."""
         curve = self.curve
         if not curve or concurrency <= curve[0][0]:
             return 1.0
@@ -134,9 +133,8 @@ class Calibration:
         return curve[-1][1]
 
     def at_capacity(self, concurrency: float) -> float:
-        """How many times as long a call takes when the backend is as busy as it gets: l(b_ref) / l(b).
+        """Return l(b_ref) / l(b), the factor that normalizes a duration to the reference concurrency.
 
-        b_ref is the largest b that was seen. Only then do calls wait and does their order matter, so that
-        is what work is counted in.
+        b_ref is the largest b of `curve`: calls only queue, and their order only matters, at capacity.
         """
         return self.curve[-1][1] / self.pace(concurrency) if self.curve else 1.0

@@ -1,6 +1,6 @@
-"""Knows when the latest jobs are of another kind than those before, so that those should be forgotten.
+"""Detects a change of the distribution of job work over time.
 
-Does not know why: another model, another prompt, other users.
+Does not know the cause, such as another model, another prompt or other users.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from math import sqrt
 from statistics import median
 
 RECENT = 30
-"""Jobs that are compared with all before them."""
+"""Number of latest jobs that are compared with all earlier ones."""
 
 CERTAIN = 5.0
-"""Standard errors of the rank sum that are no chance: once in two million looks, if nothing changed."""
+"""Critical value of the rank test, in standard errors: a false alarm in two million tests."""
 
 
 FACTOR = 1.25
-"""How far the medians must lie apart to matter."""
+"""Minimum ratio of the two medians."""
 
 MIN_AMOUNT_S = 0.01
-"""Amounts under this, in seconds, order no jobs, whatever they do."""
+"""Minimum of the larger median, in s. Smaller amounts do not affect the order of jobs."""
 
 
 def drifted(works: Sequence[float]) -> bool:
-    """Whether the last `RECENT` of these amounts, given in the order of time, are larger or smaller.
+    """Return whether the last `RECENT` amounts (in order of time) differ from the earlier ones.
 
-    Mann and Whitney's rank test in its normal form with ties: it asks nothing of the distribution. As many
-    again must have come before, or there is nothing to compare with; and the medians must lie far enough
-    apart to matter, since of a thousand jobs a test sees differences that change no order.
+    The test is Mann-Whitney's U with the normal approximation and the correction for ties. It needs at
+    least `RECENT` earlier amounts. The medians must also differ by `FACTOR`, because with a thousand jobs
+    the test detects differences too small to matter.
     """
     if len(works) < 2 * RECENT:
         return False

@@ -1,6 +1,6 @@
-"""Knows how well an application's model predicts recorded jobs that it did not learn from.
+"""Measures how well an application's model predicts held-out jobs.
 
-Does not know files, nor how results are shown.
+Does not read files or format results.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgres
 from llmsched_langgraph.errors import InvalidDataError
 
 MIN_JOBS = 15
-"""Jobs under which nothing is measured."""
+"""Minimum number of jobs for an evaluation."""
 
 PARTS = 5
-"""Parts into which jobs are split; each is measured by a model that learned from the others."""
+"""Number of cross-validation folds."""
 
 MAX_MEASURED = 200
-"""Measured jobs after which the parts that are left are not measured."""
+"""Number of measured jobs after which the remaining folds are skipped."""
 
 STEPS = 8
-"""Finished stages after which remaining work is predicted, at most."""
+"""Maximum number of finished stages at which remaining work is predicted."""
 
 MIN_POINTS = 10
-"""Jobs under which no R2 is given."""
+"""Minimum number of jobs for an R2."""
 
 MIN_WORK_S = 1e-3
-"""Stands for less work where a logarithm is taken; and the share by which an interval is widened, so that
-what is always equally long is inside."""
+"""Lower bound of work in logarithms, in s. Also the share by which intervals are widened, so that constant
+work is inside."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How well the jobs of one application are predicted.
+    """Prediction quality on the held-out jobs of one application.
 
     Attributes:
-        app: the application.
-        unit: what work was counted in.
-        jobs: how many jobs were measured.
-        stages: how many stages, unrolled, and tools the models have work for.
+        app: name of the application.
+        unit: unit of work.
+        jobs: number of measured jobs.
+        stages: number of unrolled stages and tools with a work variable.
         logloss_network: mean -log2 P(job) under the network with edges, in bits; a job is the states of all
-            variables but its total.
-        logloss_marginals: the same under the independent marginals, with the same bins.
-        used: "network" or "marginals": which of them learning chose on its own jobs, in most parts.
-        r2_log_remaining: R2 of the logarithm of the work still to come after 0, 1, 2, ... finished stages,
-            guessed by `Belief.typical` of the model that was chosen. Over the jobs in which any was still to
-            come; None where those are too few, or do not differ.
-        r2_log_remaining_marginals: the same by the marginals.
-        coverage80: share of the moments, of all at which the model expected that something may still come, at
-            which what came was in its 80 % interval.
+            variables except the total.
+        logloss_marginals: mean -log2 P(job) under the independent marginals, with the same bins.
+        used: "network" or "marginals": what learning chose in most folds, on the training jobs only.
+        r2_log_remaining: R2 of log remaining work after 0, 1, 2, ... finished stages, predicted by
+            `Belief.typical` of the chosen model, over jobs with remaining work. None for fewer than
+            `MIN_POINTS` jobs or without variance.
+        r2_log_remaining_marginals: as `r2_log_remaining`, predicted by the independent marginals.
+        coverage80: share of moments with the remaining work in the 80 % interval, among the moments at which
+            the model considers remaining work possible.
     """
 
     app: str
@@ -77,7 +77,7 @@ class Evaluation:
     coverage80: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, rounded to four digits behind the point."""
+        """Return plain JSON data, rounded to four decimals."""
         return {
             "app": self.app,
             "jobs": self.jobs,
@@ -92,12 +92,12 @@ class Evaluation:
 
 
 class Moment(NamedTuple):
-    """A recorded job at one moment of its run: what was known, and what came of it.
+    """A recorded job at one moment of its execution.
 
     Attributes:
-        evidence: what was known.
-        finished: how many of its stages had ended, as `ObservedJob.stages` counts them.
-        remaining: the work that was still to come, in the unit asked for.
+        evidence: the evidence at that moment.
+        finished: number of ended stage occurrences, as in `ObservedJob.stages`.
+        remaining: true remaining work, in the requested unit.
     """
 
     evidence: JobEvidence
@@ -106,12 +106,12 @@ class Moment(NamedTuple):
 
 
 class Guess(NamedTuple):
-    """The work that was still to come of a job, and the best guess of it.
+    """The true and the predicted remaining work of a job at one moment.
 
     Attributes:
-        finished: how many of its stages had ended.
-        remaining: what was still to come, in the unit of the work.
-        predicted: what was predicted then.
+        finished: number of ended stage occurrences.
+        remaining: true remaining work, in the unit of the evaluation.
+        predicted: predicted remaining work, in the same unit.
     """
 
     finished: int
@@ -120,7 +120,7 @@ class Guess(NamedTuple):
 
 
 class Guesses(NamedTuple):
-    """The guesses of one application's jobs, and what work was counted in."""
+    """The predictions for one application's jobs, and their unit."""
 
     app: str
     unit: Unit
@@ -128,10 +128,10 @@ class Guesses(NamedTuple):
 
 
 def unit_of(jobs: Sequence[EndedJob]) -> Unit:
-    """What the work of recorded jobs can be counted in: the first of these that half of them know.
+    """Return the unit of work for recorded jobs.
 
-    Seconds of their LLM calls; if those are not recorded, seconds of their tools, where they use any; else
-    output tokens.
+    Seconds of LLM calls if at least half of the jobs have them, else seconds of tools if at least half of the
+    jobs have those, else output tokens.
     """
     outcomes = [observed(job) for job in jobs]
     for unit in (Unit.SECONDS, Unit.TOOL_SECONDS):
@@ -141,9 +141,9 @@ def unit_of(jobs: Sequence[EndedJob]) -> Unit:
 
 
 def groups_of(jobs: Sequence[EndedJob]) -> list[str]:
-    """For each job of one application the name of its group: runs of one problem, turns of one session.
+    """Return the group of each job of one application, such as a common problem or session.
 
-    Ids are taken apart at `/`; the part that takes the most different values over all jobs tells the groups.
+    Ids are split at `/`. The group is the component with the most distinct values over all jobs.
     """
     ids = [job.id.split("/") for job in jobs]
     shared = min(map(len, ids), default=1)
@@ -152,10 +152,11 @@ def groups_of(jobs: Sequence[EndedJob]) -> list[str]:
 
 
 def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Moment]:
-    """A recorded job as a scheduler would have seen it: before its first stage, and after each that ended.
+    """Replay a recorded job: yield the moments before its first stage and after each ended stage.
 
-    Stages end in the recorded order, those of one depth in any. What comes next is announced as soon as all
-    of one depth has ended, with its fan-out; what can come no more follows from the application's edges.
+    Stages end in the recorded order; within a superstep the order is arbitrary. The stages of the next
+    superstep, with their fan-outs, are announced when the current one has ended. Skipped nodes follow from the
+    application's edges.
     """
     position = StageProgress(application)
     planners = set(planned_nodes(application).values())
@@ -203,7 +204,7 @@ def _evidence(
 
 
 def tools_in(stages: Iterable[ObservedStage]) -> tuple[tuple[str, int], ...]:
-    """How often each tool was used in a whole job: what its plan named, if it had one."""
+    """Return (tool, number of uses) pairs over the stages, sorted: the plan of a whole job."""
     named: Counter[str] = Counter()
     for stage in stages:
         for part in stage.parts:
@@ -215,14 +216,17 @@ def tools_in(stages: Iterable[ObservedStage]) -> tuple[tuple[str, int], ...]:
 def evaluate(
     app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None = None, *, seed: int = 0
 ) -> Evaluation:
-    """Learns from some jobs of an application and measures on others.
+    """Evaluate models of an application on held-out jobs. Jobs without recorded work are ignored.
 
-    With `train`, learns from that and measures all of `jobs` that are not in it. Without, splits the jobs
-    into `PARTS`, the jobs of one group (`groups_of`) together, and measures each part by a model that learned
-    from the others, until `MAX_MEASURED` are measured. Jobs whose work is not recorded are left out.
+    Args:
+        app: name of the application.
+        jobs: the jobs to measure. Without `train`, they are cross-validated in `PARTS` folds that keep groups
+            (`groups_of`) together, until `MAX_MEASURED` jobs are measured.
+        train: the jobs to learn from; `jobs` that are among them are not measured.
+        seed: seed of the folds and of learning.
 
     Raises:
-        InvalidDataError: fewer than `MIN_JOBS` jobs to learn from or to measure.
+        InvalidDataError: there are fewer than `MIN_JOBS` jobs to learn from or to measure.
     """
     tally, unit = _measured(app, jobs, train, seed)
     return tally.result(app, unit)
@@ -231,7 +235,7 @@ def evaluate(
 def guesses(
     app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None = None, *, seed: int = 0
 ) -> Guesses:
-    """What `evaluate` compares, moment by moment. Arguments and errors are the same."""
+    """Return the single predictions that `evaluate` aggregates. Arguments and errors are the same."""
     tally, unit = _measured(app, jobs, train, seed)
     return Guesses(
         app,
@@ -257,13 +261,13 @@ def _measured(
         if min(len(usable), len(learned)) < MIN_JOBS:
             raise InvalidDataError(
                 f"{app}: {len(learned)} jobs to learn from and {len(usable)} others to measure; "
-                f"it takes {MIN_JOBS} of each"
+                f"at least {MIN_JOBS} of each are required"
             )
         tally.measure(app, learned, usable, unit, seed)
     else:
         if len(usable) < MIN_JOBS:
             raise InvalidDataError(
-                f"{app}: {len(usable)} jobs whose {unit} are recorded; it takes {MIN_JOBS}"
+                f"{app}: {len(usable)} jobs with recorded {unit}; at least {MIN_JOBS} are required"
             )
         part = split(usable, seed)
         for number in range(PARTS):
@@ -275,7 +279,7 @@ def _measured(
 
 
 def split(jobs: Sequence[EndedJob], seed: int) -> list[int]:
-    """The part of each job: groups in random order, each to the smallest part."""
+    """Return the fold of each job: groups in random order, each assigned to the smallest fold."""
     groups = groups_of(jobs)
     sizes = Counter(groups)
     names = sorted(sizes)
@@ -290,7 +294,7 @@ def split(jobs: Sequence[EndedJob], seed: int) -> list[int]:
 
 @dataclass(slots=True)
 class _Tally:
-    """What has been measured so far."""
+    """The measurements so far."""
 
     jobs: int = 0
     stages: int = 0
@@ -302,7 +306,7 @@ class _Tally:
     def measure(
         self, app: str, train: Sequence[EndedJob], held: Sequence[EndedJob], unit: Unit, seed: int
     ) -> None:
-        """Learn from one list of jobs and measure another."""
+        """Learn from `train` and measure on `held`."""
         template = template_of(app, train)
         outcomes = [observed(job) for job in train]
         used = learn(template, outcomes, unit=unit, seed=seed)
@@ -330,7 +334,7 @@ class _Tally:
         self.logs.setdefault(moment.finished, []).append((row[0], row[1], row[2]))
 
     def result(self, app: str, unit: Unit) -> Evaluation:
-        """The figures."""
+        """Return the aggregated measurements."""
         rows = [np.array(self.logs.get(k, ())).reshape(-1, 3) for k in range(max(self.logs, default=-1) + 1)]
         bits = np.array(self.bits).mean(axis=0)
         return Evaluation(
@@ -348,10 +352,9 @@ class _Tally:
 
 
 def job_bits(model: ApplicationModel, outcome: ObservedJob) -> float:
-    """-log2 of the probability that a model gives to what a job did, in its bins, the job's total summed out.
+    """Return -log2 P(job) in bits, over the states of all variables except the total.
 
-    The fewer bits on jobs that the model did not learn from, the better it predicts. Of models with other
-    bins the bits do not compare.
+    Values of models with different bins are not comparable.
     """
     (values,) = values_of(model.columns, [outcome], model.unit)
     seen = {
@@ -363,7 +366,7 @@ def job_bits(model: ApplicationModel, outcome: ObservedJob) -> float:
 
 
 def _r2(true: Any, guessed: Any) -> float | None:
-    """1 - the squared error as a share of the variance; under 0 where a constant would do better."""
+    """Return R2 = 1 - sum (y - f)^2 / sum (y - mean y)^2; None if `MIN_POINTS` or variance is missing."""
     spread = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
     if len(true) < MIN_POINTS or spread < 1e-9:
         return None

@@ -137,9 +137,10 @@ class Belief:
 
     @cached_property
     def mean(self) -> float:
-        """The expected remaining work: the sum over unfinished stages of P(present | E) E[work | present, E].
+        """The expected remaining work.
 
-        For a running stage, the term is E[work - received | work >= received, E].
+        It is the sum over unfinished stages of P(present | E) E[work | present, E]. For a running stage, the
+        term is E[work - received | work >= received, E].
         """
         return self._posterior.mean + self._left
 
@@ -154,9 +155,9 @@ class Belief:
     def expected(self) -> Mapping[StageOccurrence, Expected]:
         """The expected work of each announced, unfinished stage occurrence.
 
-        At the evidence of this belief, `Expected.left` equals the belief's remaining work of the stage, unless
-        `FLOOR` applies. Stages whose variable covers several occurrences are excluded: tails, and nodes that
-        ran more often than the model provides for.
+        At the evidence of this belief, `Expected.left` equals the belief's remaining work of the stage,
+        unless `FLOOR` applies. Stages whose variable covers several occurrences are excluded: tails, and
+        nodes that ran more often than the model provides for.
         """
         found: dict[int, list[Begun]] = {}
         for own in self.evidence.begun:
@@ -309,7 +310,7 @@ class Belief:
             tool: the tool that the stage runs; None if it has none.
 
         Returns:
-            R(X), in bits times `model.unit`; 0 if the model has no variable for the stage or its work is settled.
+            R(X), in bits times `model.unit`; 0 for a stage without a variable or with settled work.
         """
         x = self.model.column(stage, tool)
         if x is None or x not in self._posterior.by_variable:

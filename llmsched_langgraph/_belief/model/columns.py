@@ -143,11 +143,11 @@ def columns_of(application: Application, outcomes: Sequence[ObservedJob], unit: 
     """Return the variables of an application's model, causes before effects.
 
     The order is: the job's total work, its prompt tokens, then for each stage in the template's order its
-    fan-out and its work, if it has work in this unit. A stage that plans tools adds the number of planned uses,
-    the uses of each tool, and the work of each tool; the latter replaces the work of the stages that run the
+    fan-out and its work, if it has work in this unit. A stage that plans tools adds the number of planned
+    uses, the uses of each tool, and the work of each tool, which replaces the work of the stages that run
     tools. If the unit is tool seconds, LLM stages have their length instead of work. Loops are unrolled to
     the occurrences that `MIN_JOBS` and `MIN_SHARE` of the outcomes reach; the tail covers the rest. Constant
-    columns are omitted, except work and the total.
+    columns are omitted, except nonzero work and the total.
     """
     template = _complete(application, outcomes)
     template = template.unrolled(_common(outcomes))
@@ -286,7 +286,7 @@ def _last(template: Application, stage: Stage) -> int | None:
 
 
 def _tools(outcomes: Sequence[ObservedJob], planned: dict[str, str]) -> list[str]:
-    """Return the tools of planned stages, most frequent first, and `OTHER` if there are rare ones."""
+    """Return the tools of planned stages, most frequent first, then `OTHER` if any is rare."""
     jobs: dict[str, int] = {}
     for job in outcomes:
         named = {

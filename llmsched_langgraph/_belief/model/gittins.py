@@ -18,9 +18,10 @@ SLACK = 1e-6
 def index(amounts: NDArray[np.float64], states: NDArray[np.intp]) -> float:
     """Return the Gittins index of a job.
 
-    It is the minimum over stopping rules of E[work until the stop] / P(the job has ended by then). A rule may stop after each stage, and observes the state in which that stage ended. It assumes that the
-    latest state is sufficient (the Markov property). The minimum is found by Dinkelbach's iteration with
-    backward induction, as in Aalto and Scully ("On the Gittins index for multistage jobs", 2022), on samples.
+    It is the minimum over stopping rules of E[work until the stop] / P(the job has ended by then). A rule
+    may stop after each stage. It observes the state in which that stage ended, but no earlier state (a Markov
+    assumption). The minimum is found by Dinkelbach's iteration with backward induction, as in Aalto and Scully
+    ("On the Gittins index for multistage jobs", 2022), on samples.
 
     Args:
         amounts: work of each remaining stage, in order, in each sample: shape (stages, samples).

@@ -2,7 +2,7 @@
 
 Does not interpret the amounts.
 
-The mean is linear, so it needs no independence: E[sum | E] = sum_i P(i present | E) E[amount_i | i present, E],
+The mean is linear and needs no independence: E[sum | E] = sum_i P(i present | E) E[amount_i | i present, E],
 LLMSched's remaining work. Quantiles need the joint posterior and are estimated from samples.
 """
 
@@ -135,7 +135,7 @@ class Posterior:
 
     @cached_property
     def _variants(self) -> list[tuple[Floats, ...]]:
-        """The marginals, then the marginals with each variable of `_places` in its neighbour bin."""
+        """The marginals, then those with each variable of `_places` in its neighbour bin."""
         return self._network.variants(self.likelihoods, [(i, other) for i, (other, _) in self._places])
 
     @property
@@ -152,8 +152,8 @@ class Posterior:
     def factor(self) -> float:
         """The correction of the mean for the positions of settled values in their bins.
 
-        exp(sum_i s_i log(m_i / m)), clipped by `MAX_FACTOR`: m is the mean, m_i the mean with settled variable i
-        in its neighbour bin, and s_i the share from `Bins.place`.
+        exp(sum_i s_i log(m_i / m)), clipped by `MAX_FACTOR`: m is the mean, m_i the mean with settled variable
+        i in its neighbour bin, and s_i the share from `Bins.place`.
         """
         base, *moved = map(self._under, self._variants)
         if not base > TINY:
@@ -192,7 +192,7 @@ class Posterior:
         return sqrt(max(variance, 0.0)) * self.factor
 
     def quantiles(self, levels: Sequence[float], *, draws: int = DRAWS, seed: int = 0) -> tuple[float, ...]:
-        """Return quantiles of the sum, estimated from `futures`. The same arguments give the same result."""
+        """Return quantiles of the sum, estimated from `futures`. Deterministic for a given seed."""
         amounts, _ = self.futures(draws, seed)
         return tuple(np.quantile(amounts.sum(axis=0), levels).tolist())
 
@@ -212,7 +212,7 @@ class Posterior:
         return np.array(rows).reshape(shape) * self.factor, states[:, list(self._of)].T.reshape(shape)
 
     def _end_together(self, states: NDArray[np.intp], seed: int) -> None:
-        """Resample the states of loop occurrences in place, so that loops of one sample end together.
+        """Resample loop occurrences in place, so that all nodes of a sample's loops end together.
 
         With one u ~ U(0, 1) per sample, occurrence i is present if u < P(i present | E). This keeps every
         marginal, and a later, less probable occurrence implies the earlier ones.

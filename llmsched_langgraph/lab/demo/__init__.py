@@ -1,1 +1,1 @@
-"""What `llmsched demo` runs: three real graphs on the embedded backend, stock against scheduled."""
+"""The runs of `llmsched demo`: three LangGraph graphs on the embedded backend, stock and scheduled."""

@@ -1,6 +1,6 @@
-"""Knows the embedded backend as a process of its own: how it is started, and what it counts.
+"""Starts the embedded backend in its own process and reads its counters.
 
-Does not know what is sent to it.
+Does not send chat requests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LATENCY = "llama-2-70b-a100-tp8"
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that nothing is left running."""
+    """Raise `SystemExit` on SIGTERM in the block, so that its cleanup runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,12 +34,12 @@ def _terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: whoever handled it was not Python
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: the handler was not set from Python
 
 
 @contextmanager
 def backend(slots: int, seed: int, time_scale: float, latency: str = LATENCY) -> Iterator[str]:
-    """The embedded backend in a process of its own, so that both have a core; gives its base URL."""
+    """Run the embedded backend in its own process, on its own core; yield its base URL."""
     command = [sys.executable, "-m", "llmsched_langgraph", "serve-sim", "--json", "--port", "0"]
     command += ["--slots", str(slots), "--seed", str(seed), "--time-scale", str(time_scale)]
     command += ["--model", MODEL, "--latency", latency]
@@ -59,12 +59,12 @@ def backend(slots: int, seed: int, time_scale: float, latency: str = LATENCY) ->
 
 
 async def reset(http: Any, url: str) -> None:
-    """Let the backend at this base URL count anew; `http` is an asynchronous client."""
+    """Reset the counters of the backend at this base URL; `http` is an asynchronous client."""
     (await http.post(f"{_control(url)}/reset")).raise_for_status()
 
 
 async def counts(http: Any, url: str) -> dict[str, Any]:
-    """What it counted since."""
+    """Return the backend's counts since the last reset."""
     answer = await http.get(f"{_control(url)}/statistics")
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()

@@ -1,6 +1,6 @@
-"""Knows how to run the demo's workload twice, stock and scheduled, and what the comparison says.
+"""Runs the demo's workload twice, stock and scheduled, and compares the passes.
 
-Does not know how the result is shown.
+Does not print the result.
 """
 
 from __future__ import annotations
@@ -26,17 +26,28 @@ from llmsched_langgraph.lab.demo.workload import BURST, DemoRun, workload
 from llmsched_langgraph.lab.sim.latency import latency_model
 
 SECONDS_PER_RUN = 0.2
-"""The backend's time is scaled so that a pass takes this long for each of its runs, if the backend is
-never idle: fast enough to watch, slow enough that the client's own work does not count."""
+"""Seconds of a pass per run, with a backend that is never idle; sets the backend's time scale. The value is
+small enough to watch, and large enough that the client's own work does not matter."""
 
 
 _Outcome = tuple[Pass, list[list[str]]]
-"""A pass, and what each of its runs wrote."""
+"""A pass, and the texts that each of its runs wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both passes. `held_after` and `waiting_after` are the scheduler's own count at the end."""
+    """Both passes.
+
+    Attributes:
+        runs: runs in each pass.
+        slots: slots of the backend and of the scheduler.
+        seed: seed of the workload and the replies.
+        stock: figures of the pass on the stock runner.
+        scheduled: figures of the scheduled pass.
+        outputs_equal: whether both passes wrote the same texts.
+        held_after: slots that the scheduler still counts as held at the end.
+        waiting_after: calls that the scheduler still counts as waiting at the end.
+    """
 
     runs: int
     slots: int
@@ -49,11 +60,11 @@ class Comparison:
 
     @property
     def mean_jct_reduction(self) -> float:
-        """By how much scheduling lowered the mean job completion time, as a fraction of stock's."""
+        """1 - scheduled / stock, of the mean job completion times."""
         return 1 - self.scheduled.mean_jct_s / self.stock.mean_jct_s
 
     def as_json(self) -> dict[str, Any]:
-        """The comparison as `--json` prints it."""
+        """Return the comparison as `--json` prints it."""
         return {
             "runs": self.runs,
             "slots": self.slots,
@@ -67,7 +78,7 @@ class Comparison:
         }
 
     def broken_promises(self) -> list[str]:
-        """What must never happen and did, in words."""
+        """Return a message for each promise that the scheduled pass broke."""
         broken = []
         if not self.outputs_equal:
             broken.append("the scheduled runs gave other outputs than the stock ones")
@@ -81,10 +92,17 @@ class Comparison:
 
 
 def compare(runs: int, slots: int, seed: int, on_finish: Callable[[str], None]) -> Comparison:
-    """Run `runs` jobs on `slots` slots, stock and then scheduled; `on_finish` hears of each finished run."""
+    """Run the workload on the stock runner, then scheduled.
+
+    Args:
+        runs: runs in each pass.
+        slots: slots of the backend and of the scheduler.
+        seed: seed of the workload and the replies.
+        on_finish: called with the pass's name after each run.
+    """
     check_slots(slots, "--slots")
     jobs = workload(runs, seed)
-    # What the backend needs at best: all tokens, at the pace of a full batch.
+    # The least time that the backend needs: all tokens, decoded in full batches.
     needed_s = sum(job.tokens for job in jobs) * latency_model(LATENCY).decode_s(slots) / slots
     pass_s = SECONDS_PER_RUN * runs
     window_s = BURST * pass_s
@@ -116,7 +134,7 @@ async def _run(
     scheduler: Scheduler | None,
     on_finish: Callable[[], None],
 ) -> _Outcome:
-    # The backend is on loopback: no proxy of the environment stands in between.
+    # The backend is on loopback, so a proxy from the environment must not be used.
     async with DefaultAsyncHttpxClient(trust_env=False) as http:
         await reset(http, url)
         graphs = _graphs(url, http, scheduler)
@@ -151,7 +169,7 @@ def _graphs(url: str, http: Any, scheduler: Scheduler | None) -> Mapping[str, An
 
 
 def _texts(state: Mapping[str, Any]) -> list[str]:
-    """Everything that a run wrote, in order, without the ids that differ from run to run."""
+    """Return all texts that a run wrote, in order, without the message ids, which are random."""
     messages = [f"{message.type}: {message.text}" for message in state.get("messages", ())]
     written = ("notes", "summary", "text", "title")
     return messages + [json.dumps(state[key]) for key in written if key in state]

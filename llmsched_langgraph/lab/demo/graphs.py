@@ -1,7 +1,7 @@
-"""Knows three ordinary LangGraph applications: a ReAct agent, a planner that fans out, a fixed chain.
+"""Builds three LangGraph applications: a ReAct agent, a planner that fans out, a fixed chain.
 
-Does not know scheduling: they run on the stock runner as they are. Their prompts carry `<sim>`
-directives that tell the embedded backend how long to answer; to a real model they are just text.
+Does not know scheduling: the graphs also run on the stock runner. Their prompts carry `<sim>` directives
+that set the length of the embedded backend's answers; to a real model the directives are plain text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 
 
 def simulate(**turn: Any) -> str:
-    """The directive that scripts the embedded backend's next answer."""
+    """Return the directive that scripts the embedded backend's next answer."""
     return f"<sim>{json.dumps(turn)}</sim>"
 
 
@@ -36,7 +36,7 @@ async def look_up(article: str) -> str:
 
 
 def react_agent(model: BaseChatModel) -> Any:
-    """A ReAct loop: the model calls tools until it answers."""
+    """Return a ReAct loop: the model calls tools until it answers."""
     return create_agent(
         model, [search, look_up], system_prompt="Answer with the help of the tools.", name="react"
     )
@@ -55,7 +55,7 @@ class Report(TypedDict, total=False):
 
 
 class Section(TypedDict):
-    """What one `research` run gets to see."""
+    """Input of one `research` run."""
 
     section: str
     tokens: int
@@ -108,7 +108,7 @@ class Article(TypedDict, total=False):
 
 
 def chain(model: BaseChatModel, client: AsyncOpenAI, model_name: str) -> Any:
-    """Three calls, one after the other; the last one through the raw `openai` client."""
+    """Return a chain of three calls, the last of them through the raw `openai` client."""
 
     async def draft(state: Article) -> Article:
         script = simulate(output_tokens=state["tokens"][0])

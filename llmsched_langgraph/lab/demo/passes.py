@@ -1,6 +1,6 @@
-"""Knows the figures of one pass: how long its runs took, and how much the backend had at once.
+"""Computes the figures of one pass: job completion times, makespan and the backend's peak.
 
-Does not know what was run.
+Does not run anything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass: job completion times in seconds, and the most requests the backend had at once."""
+    """One pass: times in seconds, and the most requests that the backend had in flight at once."""
 
     mean_jct_s: float
     p50_jct_s: float
@@ -23,7 +23,12 @@ class Pass:
 
     @classmethod
     def of(cls, runs: Sequence[tuple[float, float]], backend_peak: int) -> Pass:
-        """The figures of runs, each with when it arrived and when it ended."""
+        """Return the figures of a pass.
+
+        Args:
+            runs: (arrival, end) of each run, in seconds.
+            backend_peak: most requests that the backend had in flight at once.
+        """
         jcts = np.array([end - arrival for arrival, end in runs])
         return cls(
             mean_jct_s=float(jcts.mean()),

@@ -1,4 +1,4 @@
-"""Knows how the demo shows that it is at work: one bar for each pass, on standard error.
+"""Shows progress on standard error, with one bar for each pass.
 
 Does not know what the passes do.
 """
@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress(runs: int, others: Mapping[str, int] | None = None) -> Iterator[Callable[[str], None]]:
-    """Show progress while the block runs; call what it gives with a pass's name as each run finishes.
+    """Show progress while the block runs; yield a function to call with a pass's name after each run.
 
     Args:
-        runs: how many runs a pass has.
-        others: passes that have another number of them, by name.
+        runs: number of runs in a pass.
+        others: number of runs of the passes that differ from `runs`, by name.
     """
     totals = dict(others or {})
     console = Console(stderr=True)

@@ -1,7 +1,7 @@
-"""Knows what the demo runs: which graph, when, and how many tokens each answer has. All from one seed.
+"""Generates the demo's runs from a seed: graph, arrival, and tokens of each answer.
 
-Does not know how anything is run. The mix is made up, in the shape that agent traffic has: most jobs
-are small, a few are large, and the large ones make most of the work.
+Does not run anything. The mix is synthetic but has the shape of agent traffic: most jobs are small, a few
+are large, and the large jobs make most of the work.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Any
 from llmsched_langgraph.lab.demo.graphs import simulate
 
 SHARES = {"chain": 0.5, "react": 0.3, "planner": 0.2}
-"""How many of the runs each graph gets."""
+"""Probability of each graph."""
 
 BURST = 0.1
-"""All runs arrive within this part of the time that the backend needs for them at best."""
+"""Length of the arrival window, as a fraction of the least time that the backend needs for all runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoRun:
-    """One run: a graph, its input, the tokens its answers have in all, and when it arrives.
+    """One run.
 
-    `arrival` is a fraction of the arrival window, 0 to 1.
+    Attributes:
+        graph: name of the graph.
+        input: input of the graph.
+        tokens: output tokens of all its answers.
+        arrival: arrival as a fraction of the arrival window, 0 to 1.
     """
 
     graph: str
@@ -33,9 +37,9 @@ class DemoRun:
 
 
 def workload(runs: int, seed: int) -> list[DemoRun]:
-    """`runs` runs in order of arrival; the same for the same seed."""
+    """Return `runs` runs in order of arrival; the same seed gives the same runs."""
     rng = random.Random(seed)
-    # A Poisson process, given how many arrive, puts them independently and evenly.
+    # Given their number, the arrivals of a Poisson process are independent and uniform.
     arrivals = sorted(rng.random() for _ in range(runs))
     graphs = rng.choices(list(SHARES), weights=list(SHARES.values()), k=runs)
     return [

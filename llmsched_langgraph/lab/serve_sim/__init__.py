@@ -1,4 +1,4 @@
-"""The embedded OpenAI-compatible backend: HTTP on loopback, answers after the time a real one takes.
+"""The embedded OpenAI-compatible backend: HTTP on loopback, with the latency of a real model server.
 
-Knows nothing of scheduling: it is what the scheduler's slots stand for, and counts what it sees for itself.
+Does not know scheduling: it counts the requests in flight independently of the scheduler.
 """

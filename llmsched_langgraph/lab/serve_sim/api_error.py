@@ -1,6 +1,6 @@
-"""Knows how an OpenAI-compatible server says no: a status, a message, a type and a code.
+"""Defines the error answers of an OpenAI-compatible server: status, message, type and code.
 
-Knows nothing of what was asked.
+Does not know the requests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class ApiError(Exception):
 
     Attributes:
         status: The HTTP status.
-        headers: Headers to send along.
+        headers: Additional HTTP headers.
     """
 
     def __init__(
@@ -28,17 +28,17 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Describe the refusal; `kind` is what OpenAI calls `type`, `param` the field at fault."""
+        """Describe the error; `kind` is OpenAI's `type`, `param` is the invalid field of the request."""
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
         self._error = {"message": message, "type": kind, "param": param, "code": code}
 
     def body(self) -> JsonObject:
-        """The error as the JSON object that OpenAI's clients read."""
+        """Return the error as the JSON object that OpenAI's clients read."""
         return {"error": dict(self._error)}
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """A 400: `param` of the request is at fault, the message says why and what would do."""
+    """Return a 400: `param` of the request is invalid; the message names the reason and the cure."""
     return ApiError(400, message, code=code, param=param)

@@ -1,6 +1,6 @@
-"""Knows the HTTP side: which path does what, how an answer or a stream is sent, when a client has left.
+"""Implements the HTTP side: the paths, answers and streams, and the detection of a client's disconnect.
 
-Knows nothing of sockets and processes, nor of how time is simulated.
+Does not know sockets, processes or the simulation of time.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from llmsched_langgraph.lab.serve_sim.requests import ChatRequest, parse_request
 
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 _CHUNKS_PER_STREAM = 20
-"""About how many pieces a stream comes in: enough to see it flow, few enough to be cheap."""
+"""Approximate number of chunks of a stream: enough to show progress, few enough to be cheap."""
 
 
 def create_app(live: LiveServer, models: Sequence[str], seed: int) -> Starlette:
-    """The ASGI application.
+    """Return the ASGI application.
 
     Args:
-        live: Takes the time and counts.
-        models: The names that requests may ask for.
-        seed: Of all replies.
+        live: The simulated model server, which times and counts the requests.
+        models: The model names that requests may use.
+        seed: Seed of all replies.
     """
 
     async def list_models(_: Request) -> Response:
@@ -64,7 +64,7 @@ def create_app(live: LiveServer, models: Sequence[str], seed: int) -> Starlette:
 class ChatCompletions:
     """`POST /v1/chat/completions`, as a plain ASGI endpoint.
 
-    Plain, because when bytes go out and when a client leaves must be seen here and nowhere in between.
+    Plain ASGI, because the endpoint must see exactly when bytes are sent and when the client disconnects.
     """
 
     def __init__(self, live: LiveServer, models: Sequence[str], seed: int) -> None:
@@ -124,8 +124,8 @@ class ChatCompletions:
             payload = b"".join(wire.event(chunk) for chunk in wire.chunks(request, reply, sent, tokens))
             sent = tokens
             if phase is Phase.DECODED:
-                # The finish reason, the usage and the end mark go out as one: whichever of them a client
-                # takes for the end, the exchange was out of flight before.
+                # The finish reason, the usage and `[DONE]` go out in one message, so that the exchange is out
+                # of flight before the client reads any of them.
                 self._live.answer(exchange)
                 await send({"type": "http.response.body", "body": payload + wire.DONE})
                 return
@@ -138,7 +138,7 @@ class ChatCompletions:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body; None if the client left before it was sent."""
+    """Return the whole body; None if the client disconnected before the end of the body."""
     body = bytearray()
     while True:
         message = await receive()
@@ -171,7 +171,7 @@ def _going_down() -> ApiError:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Paths and methods that do not exist."""
+    """Answer a request for an unknown path or method."""
     assert isinstance(error, HTTPException)  # it is registered for nothing else
     message = f"{request.method} {request.url.path}: {error.detail}"
     refusal = ApiError(error.status_code, message, code="not_found")

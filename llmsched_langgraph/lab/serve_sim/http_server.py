@@ -1,6 +1,6 @@
-"""Knows how to run the application under uvicorn, in a process of its own or in a thread, and how to stop it.
+"""Runs the application under uvicorn, in the main thread or another one, and stops it.
 
-Knows nothing of what the application answers.
+Does not know what the application answers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from llmsched_langgraph.lab.serve_sim.app import create_app
 from llmsched_langgraph.lab.serve_sim.live import LiveServer
 
 _KEEP_ALIVE_S = 75
-"""Longer than clients keep idle connections (often 5 s), so that none sends into one being closed."""
+"""Longer than clients keep idle connections (often 5 s), so that no client writes to a closing connection."""
 _GRACE_S = 2
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn that says when it is up, ends what is in flight when it goes down, and returns when stopped."""
+    """A uvicorn server that reports its start, and fails the requests in flight when it stops."""
 
     def __init__(
         self, live: LiveServer, models: tuple[str, ...], seed: int, on_start: Callable[[], None]
@@ -34,7 +34,7 @@ class HttpServer(uvicorn.Server):
             http="h11",
             ws="none",
             lifespan="off",
-            log_config=None,  # the logging of the process is not ours to set up
+            log_config=None,  # logging belongs to the application of the process
             log_level="warning",
             access_log=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
@@ -45,18 +45,18 @@ class HttpServer(uvicorn.Server):
         self._on_start = on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, then say so."""
+        """Start to listen, then call `on_start`."""
         await super().startup(sockets)
         self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is in flight with an error, so that nobody has to be waited for."""
+        """Answer the requests in flight with an error, so that the shutdown does not wait for them."""
         self._live.close()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT and SIGTERM without raising them again: a server told to stop has done its work."""
+        """Stop on SIGINT and SIGTERM; unlike uvicorn, do not raise the signal again after the shutdown."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

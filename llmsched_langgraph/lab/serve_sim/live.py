@@ -1,6 +1,6 @@
-"""Knows how to run a `BatchingServer` by the clock of an event loop, and counts what is in flight exactly.
+"""Runs a `BatchingServer` by the clock of an event loop and counts the requests in flight exactly.
 
-Knows nothing of HTTP or of what the requests say.
+Does not know HTTP or the content of requests.
 """
 
 from __future__ import annotations
@@ -13,46 +13,47 @@ from llmsched_langgraph.lab.sim.batching import BatchingServer, Decoded, Finishe
 from llmsched_langgraph.lab.sim.latency import LatencyModel
 
 _SETTLE_TURNS = 8
-"""Turns of the event loop between reading a request and counting it.
+"""Loop iterations between reading a request and counting it.
 
-A disconnect takes about four from the socket to `cancel` (end of file, connection lost, the watcher's event,
-the watcher); a client that closed one connection before it sent on another is then never counted twice.
+A disconnect takes about four iterations from the socket to `cancel` (end of file, connection lost, the
+watcher's event, the watcher). The wait keeps a client that closes one connection and then sends on another
+from being counted twice.
 """
 _MIN_RETRY_S = 0.01
 
 
 class Phase(Enum):
-    """Where an exchange stands."""
+    """The state of an exchange."""
 
     NEW = auto()  # read, not counted yet
-    OPEN = auto()  # in flight: waiting, running, or all decoded but not all sent
-    DECODED = auto()  # still in flight: only its last bytes are to be sent
-    ANSWERED = auto()  # out of flight: the last bytes are on their way
-    GONE = auto()  # the client left
-    CLOSED = auto()  # the server is going down
+    OPEN = auto()  # in flight: waiting or running
+    DECODED = auto()  # in flight: all tokens are decoded, the last bytes are not sent
+    ANSWERED = auto()  # not in flight: the last bytes are being sent
+    GONE = auto()  # the client disconnected
+    CLOSED = auto()  # the server is shutting down
 
 
 class QueueFullError(Exception):
-    """The queue is at its limit; `retry_after_s` wall seconds from now a slot is expected to be free."""
+    """The queue is full; the next slot is expected to be free in `retry_after_s` seconds of wall time."""
 
     def __init__(self, retry_after_s: float) -> None:
-        """Say when to try again."""
+        """Store the seconds until the next attempt."""
         super().__init__(f"retry after {retry_after_s} s")
         self.retry_after_s = retry_after_s
 
 
 class Exchange:
-    """One request and its answer, from being read to the last bytes.
+    """One request and its answer, from the read of the request to the last bytes of the answer.
 
     Attributes:
-        phase: Where it stands; changed by the `LiveServer` only.
+        phase: The state; only the `LiveServer` changes it.
         tokens: Output tokens decoded so far.
     """
 
     __slots__ = ("_changed", "output_tokens", "phase", "prompt_tokens", "tokens")
 
     def __init__(self, prompt_tokens: int, output_tokens: int) -> None:
-        """An exchange that is not counted yet."""
+        """Create an exchange that is not counted yet."""
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.phase = Phase.NEW
@@ -66,7 +67,7 @@ class Exchange:
         return self.phase
 
     def move(self, phase: Phase, tokens: int) -> None:
-        """Record a change and wake whoever waits for it."""
+        """Set the phase and the tokens, and wake the task in `change`."""
         self.phase = phase
         self.tokens = tokens
         self._changed.set()
@@ -76,10 +77,10 @@ class LiveServer:
     """A simulated model server in real time; belongs to one event loop.
 
     Virtual time is the loop's time since the first request, times `time_scale`. One timer, for the next event
-    of the simulation, drives everything.
+    of the simulation, drives the server.
 
-    Its own count of what is in flight ends just before an answer's last bytes are sent, which the simulation
-    cannot know: a timer may be late, and until then the client rightly takes its request for unanswered.
+    The server counts an exchange as in flight until just before the last bytes of its answer are sent. The
+    simulation may end it earlier, since a timer may be late, but the client still waits for the answer.
     """
 
     def __init__(self, slots: int, latency: LatencyModel, time_scale: float, queue_limit: int | None) -> None:
@@ -87,8 +88,8 @@ class LiveServer:
 
         Args:
             slots: Most requests that run at once.
-            latency: How fast it is, in virtual seconds.
-            time_scale: Virtual seconds in a wall second.
+            latency: The latency model, in virtual seconds.
+            time_scale: Virtual seconds per second of wall time.
             queue_limit: Most requests that wait; None for no limit.
         """
         self._batching = BatchingServer(slots, latency)
@@ -104,17 +105,17 @@ class LiveServer:
         self._output_tokens = 0
 
     async def admit(self, exchange: Exchange, stride: int | None) -> Phase:
-        """Let pending disconnects be handled, then count the exchange and hand it to the simulation.
+        """Handle pending disconnects, then count the exchange and submit it to the simulation.
 
         Args:
-            exchange: A new one.
-            stride: Wake the exchange every so many tokens; None for the first and the last only.
+            exchange: A new exchange.
+            stride: Tokens between wake-ups of the exchange; None for the first and the last token only.
 
         Returns:
-            OPEN; or GONE or CLOSED, and then it has not been counted.
+            OPEN; or GONE or CLOSED for an exchange that was not counted.
 
         Raises:
-            QueueFullError: It would have to wait, and as many as may do wait already.
+            QueueFullError: All slots are busy and `queue_limit` requests wait.
         """
         for _ in range(_SETTLE_TURNS):
             await asyncio.sleep(0)
@@ -133,12 +134,12 @@ class LiveServer:
         return Phase.OPEN
 
     def answer(self, exchange: Exchange) -> None:
-        """The last bytes of the answer are about to be sent: the exchange is no longer in flight."""
+        """Take the exchange out of flight, just before the last bytes of its answer are sent."""
         del self._open[id(exchange)]
         exchange.phase = Phase.ANSWERED
 
     def cancel(self, exchange: Exchange) -> None:
-        """The client has left: free at once what the exchange holds. Does nothing once it is answered."""
+        """Free the exchange's slot or place in the queue at once; do nothing if it is answered."""
         if self._open.pop(id(exchange), None) is not None:
             self._batching.cancel(id(exchange), self._now())
             self._catch_up()
@@ -146,7 +147,7 @@ class LiveServer:
             exchange.move(Phase.GONE, exchange.tokens)
 
     def close(self) -> None:
-        """Stop: cancel all exchanges in flight and take no more."""
+        """Stop: cancel all exchanges in flight and accept no more."""
         self._closed = True
         for exchange in list(self._open.values()):
             self.cancel(exchange)
@@ -155,7 +156,7 @@ class LiveServer:
             self._timer.cancel()
 
     def statistics(self) -> dict[str, float]:
-        """What the server has seen since it started or was reset; queue times in virtual seconds."""
+        """Return the present state and the counts since the start or reset; queue times in virtual seconds."""
         if self._open and not self._closed:
             self._catch_up()
         batching = self._batching
@@ -177,7 +178,7 @@ class LiveServer:
         }
 
     def reset(self) -> None:
-        """Zero the peaks and counters; what is in flight stays, and is where the peaks start from."""
+        """Zero the counters; exchanges in flight stay, and the peaks start at their present number."""
         self._batching.reset_counters()
         self._peak_in_flight = len(self._open)
         self._rejected = self._prompt_tokens = self._output_tokens = 0
@@ -191,14 +192,14 @@ class LiveServer:
             raise QueueFullError(max(_MIN_RETRY_S, free_s))
 
     def _now(self) -> float:
-        """Virtual seconds since the first request."""
+        """Return the virtual seconds since the first request."""
         now_s = asyncio.get_running_loop().time()
         if self._start_s is None:
             self._start_s = now_s
         return (now_s - self._start_s) * self._time_scale
 
     def _catch_up(self) -> None:
-        """Bring the simulation to the present, tell the exchanges, and set the timer for what comes next."""
+        """Advance the simulation to now, update the exchanges, and set the timer for the next event."""
         for event in self._batching.advance(self._now()):
             exchange = self._open.get(event.request_id)
             if exchange is None:

@@ -1,6 +1,6 @@
-"""Knows what the server answers: seeded words, scripted text, tool calls, JSON that fits a schema.
+"""Generates replies: seeded words, scripted text, tool calls, or JSON that fits a schema.
 
-Knows nothing of HTTP, time, or the order in which requests come: a reply depends on its request and the seed.
+Does not know HTTP, time or the order of requests: a reply depends only on its request and the seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmsched_langgraph.lab.serve_sim.scripts import ScriptedCall
 
 MEAN_OUTPUT_TOKENS = 120
 _SIGMA = 0.6
-"""Spread of the logarithm of the output length."""
+"""Standard deviation of the logarithm of the output tokens."""
 _MU = log(MEAN_OUTPUT_TOKENS) - _SIGMA**2 / 2
 
 # fmt: off
@@ -49,8 +49,10 @@ class Reply:
     """A whole answer.
 
     Attributes:
-        digest: Hexadecimal, the same for the same request and seed.
-        output_tokens: What it costs to decode, and what usage reports.
+        digest: Hexadecimal hash of the request and the seed.
+        content: The text; None if there is none.
+        tool_calls: The tool calls; may be empty.
+        output_tokens: Tokens to decode, also reported as usage.
         finish_reason: "stop", "length" or "tool_calls".
     """
 
@@ -63,9 +65,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a reply's text: of its content (`call` None), or of a tool call's arguments.
+    """A part of a reply's text.
 
-    `first` says that it is the first piece of a tool call.
+    Attributes:
+        call: Index of the tool call whose arguments the text is part of; None for the content.
+        text: The text; may be empty.
+        first: Whether this is the first piece of a tool call.
     """
 
     call: int | None
@@ -74,7 +79,7 @@ class Piece:
 
 
 def plan_reply(request: ChatRequest, seed: int) -> Reply:
-    """The one reply that this server gives to this request."""
+    """Return the reply to a request; it is deterministic for a given seed."""
     digest = sha256(f"{seed}:{request.identity}".encode()).hexdigest()
     rng = Random(int(digest, 16))
     turn = request.turn
@@ -87,7 +92,7 @@ def plan_reply(request: ChatRequest, seed: int) -> Reply:
             calls = (ScriptedCall(tool.name, arguments if isinstance(arguments, dict) else {}),)
         elif request.schema is not None:
             content = json.dumps(example(request.schema, rng, _few_words))
-    # Free text is as long as its tokens say; all else is as many tokens as its text, unless scripted.
+    # The tokens set the length of free text. Other text sets the number of tokens, unless a script does.
     free = content is None and not calls
     tool_calls = tuple(
         ToolCall(f"call_{digest[:20]}{i:04d}", call.name, json.dumps(call.arguments))
@@ -109,9 +114,9 @@ def plan_reply(request: ChatRequest, seed: int) -> Reply:
 
 
 def pieces(reply: Reply, start_tokens: int, end_tokens: int) -> Iterator[Piece]:
-    """The text between two points of the reply, its characters spread evenly over its tokens.
+    """Yield the text between two token positions; the characters are spread evenly over the tokens.
 
-    A tool call that starts in between gives a piece even if that is empty, so that each call is announced.
+    A tool call that starts in the range yields a piece even if its text is empty, so that each call is announced.
     """
     texts: list[tuple[int | None, str]] = [(None, reply.content or "")]
     texts += [(i, call.arguments) for i, call in enumerate(reply.tool_calls)]
@@ -128,9 +133,9 @@ def pieces(reply: Reply, start_tokens: int, end_tokens: int) -> Iterator[Piece]:
 
 
 def _words(rng: Random, tokens: int) -> str:
-    """Words that count as exactly `tokens` tokens; a long text repeats itself, so that it is cheap."""
+    """Return text of exactly `tokens` tokens; a long text repeats its words, which is cheap."""
     length = tokens * CHARACTERS_PER_TOKEN
-    # A word and its space take about six characters.
+    # A word and its space have about six characters.
     text = " ".join(rng.choices(_WORDS, k=min(length // 6 + 1, 500))) + " "
     return (text * (length // len(text) + 1))[: length - 1].rstrip() + "."
 

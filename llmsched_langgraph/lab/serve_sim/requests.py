@@ -1,6 +1,6 @@
-"""Knows what a chat completion request must look like, and says in one sentence what is wrong with one.
+"""Parses and validates chat completion requests.
 
-Knows nothing of how it is answered.
+Does not answer them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llmsched_langgraph.lab.serve_sim.api_error import ApiError, JsonObject, inv
 from llmsched_langgraph.lab.serve_sim.scripts import Turn, message_text, scripted_turn
 
 CONTEXT_TOKENS = 131_072
-"""Most tokens of prompt and output together."""
+"""Most tokens of prompt plus output."""
 CHARACTERS_PER_TOKEN = 4
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -31,10 +31,11 @@ class ChatRequest:
     """A valid request.
 
     Attributes:
-        forced_tools: The tools of which the reply must call one; empty when it need not.
-        schema: What the content must satisfy as JSON; None for plain text.
-        max_tokens: Most output tokens, as asked or as the context leaves room for.
-        identity: Everything that the seeded parts of the reply may depend on.
+        turn: The scripted reply; `UNSCRIPTED` without a script.
+        forced_tools: The tools of which the reply must call one; empty if it need not call any.
+        schema: JSON schema of the content; None for plain text.
+        max_tokens: Most output tokens: the request's limit, or the rest of the context.
+        identity: Model, messages, tools and tool choice as JSON; the seeded reply depends on nothing else.
     """
 
     model: str
@@ -49,19 +50,19 @@ class ChatRequest:
 
 
 def count_tokens(characters: int) -> int:
-    """An estimate, good for English: one token for every four characters, rounded up, at least one."""
+    """Return max(1, ceil(characters / 4)), an estimate for English text."""
     return max(1, -(-characters // CHARACTERS_PER_TOKEN))
 
 
 def parse_request(body: bytes, models: Sequence[str]) -> ChatRequest:
-    """Read the body of `POST /v1/chat/completions`.
+    """Parse the body of `POST /v1/chat/completions`.
 
     Args:
-        body: As it came.
-        models: The models that are served.
+        body: The raw body.
+        models: The models that the server has.
 
     Raises:
-        ApiError: Something is wrong with it.
+        ApiError: The request is invalid; the message names the field and the reason.
     """
     try:
         fields = json.loads(body)
@@ -87,7 +88,7 @@ def parse_request(body: bytes, models: Sequence[str]) -> ChatRequest:
     if room < (max_tokens or 1):
         raise invalid(
             f"This model's context is {CONTEXT_TOKENS} tokens, but the messages take {prompt_tokens} and "
-            f"{max_tokens or 1} are asked for: shorten them, or lower max_tokens",
+            f"{max_tokens or 1} are requested: shorten the messages, or lower max_tokens",
             "messages",
             "context_length_exceeded",
         )

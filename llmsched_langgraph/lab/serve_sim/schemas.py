@@ -1,6 +1,6 @@
-"""Knows how to make up a value that a JSON schema accepts, the same one for the same seed.
+"""Generates a random value that a JSON schema accepts, reproducible by seed.
 
-Knows nothing of tools, replies or OpenAI; patterns and rare keywords are not honoured.
+Does not know tools, replies or OpenAI; `pattern` and rare keywords are ignored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from math import ceil, floor, isfinite
 from random import Random
 
 _FULL_DEPTH = 4
-"""Below this depth only what a schema requires is made, so that recursive schemas end."""
+"""Below this depth the value has required properties only, so that recursive schemas end."""
 _MAX_DEPTH = 32
 _FORMATS = {
     "date": "2024-05-17",
@@ -27,19 +27,19 @@ _FORMATS = {
 
 
 def example(schema: object, rng: Random, text: Callable[[Random], str]) -> object:
-    """A value valid against `schema`.
+    """Return a value that is valid against `schema`.
 
     Args:
         schema: A JSON schema; anything but an object accepts every value.
-        rng: The only source of chance.
-        text: Makes free text for strings.
+        rng: The only source of randomness.
+        text: Generates free text for strings.
     """
     root = schema if isinstance(schema, Mapping) else {}
     return _Maker(root, rng, text).make(root, 0)
 
 
 class _Maker:
-    """One walk over one schema."""
+    """One traversal of one schema."""
 
     def __init__(self, root: Mapping[str, object], rng: Random, text: Callable[[Random], str]) -> None:
         self._root = root
@@ -77,7 +77,7 @@ class _Maker:
                 return self._string(schema)
 
     def _resolve(self, schema: Mapping[str, object]) -> Mapping[str, object]:
-        """The schema with its `$ref` and `allOf` written out."""
+        """Return the schema with its `$ref` and `allOf` resolved."""
         for _ in range(_MAX_DEPTH):
             reference, parts = schema.get("$ref"), schema.get("allOf")
             if isinstance(reference, str):
@@ -100,7 +100,7 @@ class _Maker:
 
     def _branch(self, branches: Sequence[object], depth: int) -> Mapping[str, object]:
         resolved = [self._resolve(branch) for branch in branches if isinstance(branch, Mapping)] or [{}]
-        if depth > _FULL_DEPTH:  # a plain value ends a recursion that an object would go on with
+        if depth > _FULL_DEPTH:  # a scalar ends a recursion that an object or array would continue
             return min(resolved, key=lambda branch: _type_of(branch) in ("object", "array"))
         present = [branch for branch in resolved if _type_of(branch) != "null"] or resolved
         return self._rng.choice(present)
@@ -136,7 +136,7 @@ class _Maker:
         low, high = _number_of(schema.get("minimum")), _number_of(schema.get("maximum"))
         above, below = _number_of(schema.get("exclusiveMinimum")), _number_of(schema.get("exclusiveMaximum"))
         step = _number_of(schema.get("multipleOf")) or unit
-        if step is None:  # any real number: stay clear of the ends by a share of the range
+        if step is None:  # any real number: the middle half of the range avoids exclusive bounds
             bottom = max((v for v in (low, above) if v is not None), default=None)
             top = min((v for v in (high, below) if v is not None), default=None)
             bottom = bottom if bottom is not None else (0.0 if top is None else top - 100.0)
@@ -177,7 +177,7 @@ def _type_of(schema: Mapping[str, object]) -> str:
 
 
 def _merge(base: Mapping[str, object], other: Mapping[str, object]) -> dict[str, object]:
-    """Both schemas at once: properties and required add up, of other keywords `other` wins."""
+    """Merge two schemas: `properties` and `required` are united; for other keywords `other` wins."""
     merged = {**base, **other}
     ours, theirs = base.get("properties"), other.get("properties")
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):

@@ -1,6 +1,6 @@
-"""Knows how a request scripts its own reply: the `sim` field of the body, or `<sim>{...}</sim>` in a message.
+"""Reads the script of a reply: the body's `sim` field, or a `<sim>{...}</sim>` directive in a message.
 
-Knows nothing of HTTP, time, or what an unscripted reply looks like.
+Does not know HTTP, time or unscripted replies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TURN_KEYS = ("output_tokens", "content", "tool_calls")
 
 @dataclass(frozen=True, slots=True)
 class ScriptedCall:
-    """A tool call that a script asks for."""
+    """A tool call of a scripted reply."""
 
     name: str
     arguments: JsonObject
@@ -26,7 +26,7 @@ class ScriptedCall:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One scripted reply; None or empty where the script leaves it to the server."""
+    """One scripted reply; the server fills in what is None or empty."""
 
     output_tokens: int | None = None
     content: str | None = None
@@ -37,7 +37,7 @@ UNSCRIPTED = Turn()
 
 
 def message_text(message: JsonObject) -> str:
-    """All text of a message, whether its content is a string or a list of parts."""
+    """Return all text of a message, whose content is a string or a list of parts."""
     content = message.get("content")
     if isinstance(content, str):
         return content
@@ -48,18 +48,18 @@ def message_text(message: JsonObject) -> str:
 
 
 def scripted_turn(sim: object, messages: Sequence[JsonObject]) -> Turn:
-    """The turn that applies to the reply due now.
+    """Return the turn for the next reply; `UNSCRIPTED` without a script or after its last turn.
 
-    The body's field wins over directives; of these the last message's wins, and in it the last one. The
-    turn's number is how many assistant messages follow: the directive's message, or for the field the last
-    user message. Past the last turn, as without a script, the reply is the server's own.
+    The body's field wins over directives. Of several directives the last one wins. The index of the turn is
+    the number of assistant messages after the message with the directive, or, for the field, after the last
+    user message.
 
     Args:
-        sim: The body's `sim` field, None if absent.
+        sim: The body's `sim` field; None if absent.
         messages: The conversation so far.
 
     Raises:
-        ApiError: The script is malformed; the message names what is wrong.
+        ApiError: The script is malformed; the message names the place and the reason.
     """
     if sim is not None:
         start = max((i for i, message in enumerate(messages) if message.get("role") == "user"), default=-1)

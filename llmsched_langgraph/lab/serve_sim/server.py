@@ -1,6 +1,6 @@
-"""Knows the settings of the simulated backend, its socket, and its life: in the foreground or in a thread.
+"""Starts and stops the simulated backend, in the foreground or in a thread, from its settings.
 
-Knows nothing of HTTP; what needs the optional packages is imported when a server starts.
+Does not know HTTP; the optional packages are imported when a server starts.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class SimulatedBackend:
 
     Attributes:
         slots: Most requests that run at once.
-        models: Names that requests may ask for; all are equally fast.
+        models: Model names that requests may use; all are equally fast.
         latency: The name of a preset in `LATENCY_MODELS`.
-        time_scale: Virtual seconds in a wall second: 20 is twenty times as fast as the modelled hardware.
-        seed: Of all replies.
-        queue_limit: Most requests that may wait before more are answered 429; None for no limit.
+        time_scale: Virtual seconds per second of wall time: 20 is 20 times as fast as the modelled hardware.
+        seed: Seed of all replies.
+        queue_limit: Most requests that wait; further ones are answered 429. None for no limit.
         host: A loopback address; the server has no authentication.
-        port: Where to listen; 0 for any free port.
+        port: TCP port; 0 for any free port.
 
     Raises:
-        ConfigurationError: A setting cannot work.
+        ConfigurationError: A setting is invalid.
     """
 
     slots: int = 8
@@ -59,7 +59,7 @@ class SimulatedBackend:
     port: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Reject invalid settings."""
         if self.slots < 1:
             raise ConfigurationError(f"slots must be 1 or more, not {self.slots}")
         if not self.models or not all(self.models):
@@ -67,7 +67,7 @@ class SimulatedBackend:
         latency_model(self.latency)
         if not (isfinite(self.time_scale) and self.time_scale > 0):
             raise ConfigurationError(
-                f"time_scale must be more than 0, not {self.time_scale}; 20 is 20 times faster than real"
+                f"time_scale must be above 0, not {self.time_scale}; 20 is 20 times as fast as the hardware"
             )
         if self.queue_limit is not None and self.queue_limit < 0:
             raise ConfigurationError(
@@ -79,14 +79,14 @@ class SimulatedBackend:
                 "authentication"
             )
         if not 0 <= self.port <= 65535:
-            raise ConfigurationError(f"port must lie in 0..65535, not {self.port}; 0 takes any free one")
+            raise ConfigurationError(f"port must lie in 0..65535, not {self.port}; 0 takes any free port")
 
 
 class RunningBackend:
-    """A simulated backend that runs in a thread of this process; made by `running_backend`.
+    """A simulated backend in a thread of this process; `running_backend` creates it.
 
     Attributes:
-        base_url: What an OpenAI client takes as `base_url`; ends in `/v1`.
+        base_url: The `base_url` of an OpenAI client; ends in `/v1`.
     """
 
     def __init__(self, base_url: str, live: LiveServer, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,15 +96,15 @@ class RunningBackend:
         self._loop = loop
 
     def statistics(self) -> dict[str, float]:
-        """The same as `GET /sim/statistics`; the last state once the server has stopped."""
+        """Return what `GET /sim/statistics` returns; after the server has stopped, its last state."""
         return self._call(self._live.statistics)
 
     def reset(self) -> None:
-        """The same as `POST /sim/reset`."""
+        """Reset the peaks and counters, as `POST /sim/reset` does."""
         self._call(self._live.reset)
 
     def _call(self, function: Callable[[], T]) -> T:
-        """Run a function on the server's event loop, which alone may touch the server's state."""
+        """Run a function on the server's event loop, since the server's state is not thread-safe."""
         if self._loop.is_closed():
             return function()
 
@@ -116,7 +116,7 @@ class RunningBackend:
 
 @contextmanager
 def running_backend(config: SimulatedBackend) -> Iterator[RunningBackend]:
-    """Run a simulated backend in a thread for as long as the context lasts.
+    """Run a simulated backend in a thread while the block runs.
 
     Args:
         config: Its settings.
@@ -187,9 +187,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(config: SimulatedBackend) -> socket.socket:
-    """The listening socket, opened here so that a taken port is one clear error and port 0 gets a number."""
+    """Open the listening socket here, for a clear error if the port is taken and a number for port 0."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is named; without it answers wait 40 ms for an ACK.
+    # asyncio sets TCP_NODELAY only if the protocol is given; without it answers wait 40 ms for an ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere the option would let two servers share a port
@@ -199,8 +199,8 @@ def _listen(config: SimulatedBackend) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"port {config.port} of {config.host} cannot be opened ({error.strerror}): take another --port, "
-            "or --port 0 for any free one"
+            f"port {config.port} of {config.host} cannot be opened ({error.strerror}): use another --port, "
+            "or --port 0 for any free port"
         ) from error
     return listener
 

@@ -1,6 +1,6 @@
-"""Knows the JSON of OpenAI's chat completions: the whole object, the chunks of a stream, the list of models.
+"""Builds the JSON of OpenAI's chat completions: completions, stream chunks and the model list.
 
-Knows nothing of when any of it is sent.
+Does not know when any of it is sent.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from llmsched_langgraph.lab.serve_sim.replies import Piece, Reply, pieces
 from llmsched_langgraph.lab.serve_sim.requests import ChatRequest
 
 CREATED = 1_700_000_000
-"""The time of creation in every answer: a constant, so that answers can be compared whole."""
+"""Creation time in every answer, a constant, so that equal replies have equal answers."""
 DONE = b"data: [DONE]\n\n"
 
 
 def encode(value: object) -> bytes:
-    """Compact JSON."""
+    """Return compact JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def event(value: object) -> bytes:
-    """One server-sent event."""
+    """Return one server-sent event."""
     return b"data: " + encode(value) + b"\n\n"
 
 
 def completion(request: ChatRequest, reply: Reply) -> JsonObject:
-    """The answer to a request that is not streamed."""
+    """Return the answer to a request that does not stream."""
     message: JsonObject = {"role": "assistant", "content": reply.content, "refusal": None}
     if reply.tool_calls:
         message["tool_calls"] = [
@@ -44,7 +44,7 @@ def completion(request: ChatRequest, reply: Reply) -> JsonObject:
 
 
 def chunks(request: ChatRequest, reply: Reply, start_tokens: int, end_tokens: int) -> Iterator[JsonObject]:
-    """What a stream sends between two points of the reply, in tokens; the end brings the finish reason."""
+    """Yield the stream's chunks between two token positions; the last ones hold finish reason and usage."""
     head = _head(request, reply, "chat.completion.chunk")
     if request.include_usage:
         head["usage"] = None
@@ -60,7 +60,7 @@ def chunks(request: ChatRequest, reply: Reply, start_tokens: int, end_tokens: in
 
 
 def model_list(models: Sequence[str]) -> JsonObject:
-    """The answer to `GET /v1/models`."""
+    """Return the answer to `GET /v1/models`."""
     data = [{"id": model, "object": "model", "created": CREATED, "owned_by": "llmsched"} for model in models]
     return {"object": "list", "data": data}
 

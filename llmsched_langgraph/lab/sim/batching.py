@@ -260,7 +260,7 @@ class BatchingServer:
     def _run_until(self, now: float) -> None:
         if not now >= self._now_s:  # also refuses not-a-number
             raise InvalidTransitionError(
-                f"time must not go back: it is {self._now_s} s already, not {now} s"
+                f"time must not run backwards: it is {self._now_s} s already, not {now} s"
             )
         while True:
             prefill_s, decode_s = self._prefill_due_s(), self._decode_due_s()

@@ -163,7 +163,7 @@ def _check_apart(jobs: AbstractSet[EndedJob], train: Sequence[EndedJob], use: st
 
 
 def halves(jobs: Sequence[EndedJob], seed: int) -> tuple[list[EndedJob], list[EndedJob]]:
-    """Split jobs into jobs to learn from and jobs to measure; the jobs of one group (`groups_of`) stay together.
+    """Split jobs into training jobs and measured jobs; the jobs of one group (`groups_of`) stay together.
 
     Raises:
         ConfigurationError: there are too few jobs to split.

@@ -63,7 +63,7 @@ class LatencyModel:
     def decode_s(self, batch: int) -> float:
         """Return the seconds of one decode step with `batch` running requests.
 
-        Interpolation is linear; beyond the last point the last slope holds, before the first point its value.
+        The interpolation is linear, with the last slope after the last point and constant before the first.
         """
         points = self.decode_step_s
         if batch <= points[0][0] or len(points) == 1:
@@ -79,7 +79,7 @@ class LatencyModel:
         return self.prefill_base_s + prompt_tokens * self.prefill_s_per_token
 
     def call_s(self, prompt_tokens: int, output_tokens: int, batch: int) -> float:
-        """Return the seconds of a call that runs beside `batch - 1` calls of the same lengths all the time."""
+        """Return the seconds of a call beside `batch - 1` calls of the same lengths at all times."""
         prefills = batch if self.prefill_stalls else 1
         return prefills * self.prefill_s(prompt_tokens) + output_tokens * self.decode_s(batch)
 

@@ -24,7 +24,7 @@ class Server(Protocol):
         """Start the call of this ticket."""
 
     def next_s(self) -> float:
-        """Return when the next call ends, in seconds, if no other call begins before; infinite if none runs."""
+        """Return the end of the next call, in s, if no other call begins before; infinite if none runs."""
 
     def advance(self, now: float) -> list[int]:
         """Return the tickets of the calls that ended by `now`, in order."""

@@ -43,7 +43,7 @@ _new = tuple.__new__
 """Builds a named tuple from a tuple without its Python-level `__new__`, which is slower."""
 
 MEMORY = 32
-"""Entries of the story that the machine keeps; the simulation reads each entry at once."""
+"""Entries of the story that the machine keeps. The simulation needs none, but trims them in batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Simulation:
         applications: application templates by name; a job whose application is missing gets one without
             stages.
         server: times the calls; None for their recorded seconds.
-        tools: most tool stages that run at once; the others wait, first come, first served. None for no limit.
+        tools: most tool stages that run at once, served first come, first served; None for no limit.
         stopwatch: a clock, in seconds, that times the decisions; it does not affect the result.
         keep: whether to keep the ended jobs, for `Simulated.records`.
     """

@@ -31,7 +31,7 @@ def _autocoderover(node: Field) -> Iterator[EndedJob]:
 
 
 def _swe_agent(node: Field) -> Iterator[EndedJob]:
-    """Yield a chain of `act`, one call that outputs the recorded response, and the tool `environment`.
+    """Yield a chain of `act`, one call with the recorded response, and the tool `environment`.
 
     Prompt tokens are recorded per job only: each call gets an equal share, marked derived. No seconds are
     recorded, neither of calls and tools nor of the job.

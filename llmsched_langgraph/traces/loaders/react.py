@@ -19,7 +19,7 @@ _NO_TOOL = ("finish", "think", "reflect")
 
 
 def _react(node: Field) -> Iterator[EndedJob]:
-    """Yield a chain of `think`, one call for thought and action, and the tool that the action names.
+    """Yield a chain of `think`, one call for thought and action, and the action's tool.
 
     Reflexion's agent (HotpotQA, runs `react_...`) used two calls: `think` for the thought, then `act` for the
     action. Output tokens are lengths of the recorded texts. Prompt tokens are derived: the examples, the
