@@ -1,1 +1,1 @@
-"""The adapter: the only package, beside `_compiler`, that imports LangGraph, langchain-core and openai."""
+"""The adapter: with `_compiler`, the scheduler's only importer of LangGraph and its libraries."""

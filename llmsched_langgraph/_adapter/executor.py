@@ -191,7 +191,7 @@ def _stage_run(task: Any) -> StageRun:
     if around is None and timeout is None:
         return StageRun(task.name)
     if around is not None and around.idle_timeout_s is not None:
-        around.heartbeat = get_runtime().heartbeat  # called in the outer node's context, where it returns the outer node's own
+        around.heartbeat = get_runtime().heartbeat  # that of the outer node, whose context this is
     if timeout is None or timeout.idle_timeout is None:
         return StageRun(_path(around, task), around)
     idle = timeout.idle_timeout
@@ -212,7 +212,7 @@ def _path(around: StageRun | None, task: Any) -> str:
 
 
 def _called(task: Any) -> bool:
-    """Return whether it is a `@task`. Called by a node of its own graph, it is on the same level as that node."""
+    """Return whether it is a `@task`, which is on the same level as the node that calls it."""
     return len(task.path) == 4 and task.path[3] is True
 
 

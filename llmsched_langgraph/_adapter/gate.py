@@ -26,7 +26,6 @@ from langchain_core.runnables.config import ensure_config
 from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
-from llmsched_langgraph._runtime.scheduler import needs_model
 from llmsched_langgraph._runtime.slot import Slot, offered, riding
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph.errors import LLMSchedError
@@ -226,13 +225,14 @@ def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
     slot = offered()
     if slot is not None:
         return slot
-    name = _model_name(model, kwargs) if needs_model(run.scheduler) else None
-    return run.scheduler.slot(name, stage=current_stage())
+    name = _model_name(model, kwargs) if run.needs_model else None
+    found: Slot = run.scheduler.slot(name, stage=current_stage())
+    return found
 
 
 def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
-    # Model classes differ in the attribute; `bind(model=...)` arrives as a keyword argument. Attributes are read
-    # one by one because a failed look-up on a pydantic object is slow.
+    # Model classes differ in the attribute; `bind(model=...)` arrives as a keyword argument. Attributes are
+    # read one by one because a failed look-up on a pydantic object is slow.
     name = kwargs.get("model")
     for attribute in ("model_name", "model"):
         if isinstance(name, str):

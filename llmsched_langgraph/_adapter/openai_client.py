@@ -95,8 +95,8 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
 
     body = {
         "send": asend if asynchronous else send,
-        # openai's client closes its connections when it is collected. These belong to `http`, which this class
-        # keeps alive.
+        # openai's client closes its connections when it is collected. These belong to `http`, which this
+        # class keeps alive.
         "__del__": lambda self: None,
         _GATED: http,
     }
@@ -106,13 +106,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
 
 
 def _settle(slot: Slot, response: Any, loop: asyncio.AbstractEventLoop | None = None) -> Any:
-    """Release the slot, or transfer it to the response if the body is not complete.
-
-    Args:
-        slot: the slot of the request.
-        response: its response.
-        loop: the event loop on which the response is read; None for a synchronous one.
-    """
+    """Release the slot, or transfer it to a response whose body is not complete."""
     if response.is_closed:
         slot.usage = _usage(response)
         slot.release()
@@ -177,7 +171,7 @@ def _held_response(base: Any) -> type:
 
 @functools.cache
 def _aheld_response(base: Any) -> type:
-    """Return the same for a response that is read and closed on an event loop."""
+    """Return such a subclass for a response that is read and closed on an event loop."""
 
     async def aclose(self: Any) -> None:
         slot = _taken_out(self)
@@ -212,9 +206,9 @@ def _slot(scheduler: Scheduler | None, request: Any) -> Slot | None:
     if request.method != "POST" or not request.url.path.endswith(_SERVED):
         return None
     run = current_run()
-    if scheduler is None:
-        scheduler = run.scheduler if run is not None else default_scheduler()
-    return scheduler.slot(_model(request), stage=current_stage() if run is not None else "")
+    own = scheduler or (default_scheduler() if run is None else run.scheduler)
+    slot: Slot = own.slot(_model(request), stage="" if run is None else current_stage())
+    return slot
 
 
 def _model(request: Any) -> str | None:

@@ -292,7 +292,7 @@ class Application:
         return tuple(edges)
 
     def unrolled(self, seen: Mapping[str, int]) -> Application:
-        """Return the application with loops unrolled to the maximum occurrences by path in `seen`."""
+        """Return the application with loops unrolled to the occurrences in `seen`, by path."""
         rounds = tuple(max(seen.get(path, 0) for path in loop) or DEFAULT_ROUNDS for loop in self.loops)
         return replace(self, rounds=rounds) if self.loops else self
 

@@ -1,1 +1,1 @@
-"""From a LangGraph graph to an application, without running any of it."""
+"""The compiler: converts a LangGraph graph to an application, without running it."""

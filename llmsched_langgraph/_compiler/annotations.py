@@ -1,4 +1,4 @@
-"""Knows what authors may say of a node in its metadata, and says what is wrong with it.
+"""Reads and validates an author's annotation of a node, in the node's metadata.
 
 builder.add_node("ask", ask, metadata={"llmsched": {"kind": "llm"}})
 builder.add_node("work", work, metadata={"llmsched": {"kind": "dynamic", "planned_by": "plan"}})
@@ -18,17 +18,17 @@ KEY = "llmsched"
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """The author's word. `planned_by` is a node of the same graph."""
+    """The author's annotation. `planned_by` is a node of the same graph; None means not given."""
 
     kind: Kind | None = None
     planned_by: str | None = None
 
 
 def annotation_of(path: str, metadata: Mapping[str, Any], siblings: Mapping[str, object]) -> Annotation:
-    """What the author says of the node at `path`.
+    """Return the author's annotation of the node at `path`.
 
     Raises:
-        ConfigurationError: it is not of this form, contradicts itself, or names an unknown node.
+        ConfigurationError: it is malformed, contradicts itself, or names an unknown node.
     """
     given = metadata.get(KEY)
     if given is None:
@@ -38,7 +38,7 @@ def annotation_of(path: str, metadata: Mapping[str, Any], siblings: Mapping[str,
         raise ConfigurationError(f'{what} must be a dict such as {{"kind": "llm"}}, not {given!r}')
     unknown = sorted(set(map(str, given)) - {"kind", "planned_by"})
     if unknown:
-        raise ConfigurationError(f"{what} has {', '.join(unknown)}; it knows kind and planned_by")
+        raise ConfigurationError(f"{what} has {', '.join(unknown)}; valid keys are kind and planned_by")
     kind, planner = given.get("kind"), given.get("planned_by")
     if kind is not None and kind not in set(Kind):
         raise ConfigurationError(f"{what}: kind must be one of {', '.join(Kind)}, not {kind!r}")
@@ -46,7 +46,7 @@ def annotation_of(path: str, metadata: Mapping[str, Any], siblings: Mapping[str,
         if kind is not None and kind != Kind.DYNAMIC:
             raise ConfigurationError(
                 f"{what} contradicts itself: a node that is planned by {planner!r} is dynamic, not {kind}; "
-                f"leave out one of the two"
+                f"remove kind or planned_by"
             )
         if planner not in siblings:
             known = ", ".join(siblings)

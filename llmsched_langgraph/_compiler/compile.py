@@ -1,6 +1,6 @@
-"""Knows how a graph and the graphs inside it become one application: expanded, and each node of a kind.
+"""Compiles a graph and its subgraphs to one application, and determines each node's kind.
 
-Does not know how loops are unrolled, nor what any of it costs.
+Does not know how loops are unrolled, or any cost.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from llmsched_langgraph._compiler.topology import Member, Topology, Way, topolog
 from llmsched_langgraph.errors import UnsupportedGraphError
 
 MAX_NODES = 5_000
-"""Graphs inside graphs are expanded up to this many nodes; what lies deeper is one LLM stage each."""
+"""Subgraphs are expanded up to this number of nodes; each further subgraph is one LLM stage."""
 
 
 def compile_graph(graph: object) -> Application:
-    """The application that all runs of the graph share: a DAG of regular, LLM and dynamic stages.
+    """Return the graph's application: a DAG of regular, LLM and dynamic stages that all runs share.
 
-    Static: no node is run, no model called, no socket opened. Subgraphs are expanded to any depth;
-    nodes of a graph inside node `outer` are called `outer/inner`. A remote graph is one LLM stage,
-    an `@entrypoint` one dynamic stage.
+    The analysis is static: it runs no node, calls no model, opens no socket. Subgraphs are expanded at any
+    depth; nodes of a graph inside node `outer` are named `outer/inner`. A remote graph is one LLM stage, an
+    `@entrypoint` one dynamic stage.
 
     Args:
         graph: a compiled graph, scheduled or not.
 
     Raises:
-        UnsupportedGraphError: the object is no compiled graph.
-        ConfigurationError: an author's annotation cannot be understood.
+        UnsupportedGraphError: the object is not a compiled graph.
+        ConfigurationError: an annotation in the graph is invalid.
     """
     if not isinstance(graph, PregelProtocol):
         raise UnsupportedGraphError(not_a_graph("compile_graph", graph))
     name = graph.get_name()
     if not isinstance(graph, Pregel):
-        node = Node(name, Kind.LLM, "a graph on another server: its stages cannot be seen", calls_llm=True)
+        node = Node(name, Kind.LLM, "a graph on another server: its stages are not visible", calls_llm=True)
         return Application.of(name, [node])
     expansion = _Expansion()
     level = expansion.expand(graph, "", frozenset())
@@ -50,7 +50,7 @@ def compile_graph(graph: object) -> Application:
 
 
 def not_a_graph(function: str, given: object) -> str:
-    """What to tell someone who gave `function` something that is no compiled graph."""
+    """Return the error message for an argument of `function` that is not a compiled graph."""
     if isinstance(given, StateGraph):
         return f"{function}() needs a compiled graph: write {function}(builder.compile())"
     return (
@@ -61,13 +61,14 @@ def not_a_graph(function: str, given: object) -> str:
 
 @dataclass(slots=True)
 class _Level:
-    """One graph, expanded.
+    """One expanded graph.
 
     Attributes:
-        entries: paths at which it begins.
-        exits: paths at which it ends.
-        ups: its nodes that may go on in the graph around it, each with whether it may do something else.
-        calls_llm: whether a model is called anywhere in it.
+        entries: paths of its first nodes.
+        exits: paths of its last nodes.
+        ups: paths of its nodes that may continue in the parent graph, each with whether it may also continue
+            or end in its own.
+        calls_llm: whether a node in it can call a model.
     """
 
     entries: list[str] = field(default_factory=list)
@@ -78,14 +79,14 @@ class _Level:
 
 @dataclass(slots=True)
 class _Draft:
-    """A node on its way: what is known of it before its kind can be told.
+    """A node during compilation, before its kind is known.
 
     Attributes:
-        annotation: the author's word.
+        annotation: the author's annotation.
         inner: the graphs inside it.
-        plans: paths of the nodes that decide whether, or how often, it is run.
-        sent_by_input: whether the run's input decides that.
-        heads: paths at which it begins: its own, or those of what it contains.
+        plans: paths of the nodes that decide whether, or how often, it runs.
+        sent_by_input: whether the run's input decides how often it runs.
+        heads: paths at which it starts: its own, or those of its inner graphs.
         tails: paths at which it ends.
     """
 
@@ -104,17 +105,17 @@ class _Draft:
 
     @property
     def follows_llm(self) -> bool:
-        """Whether what it decides is a model's decision."""
+        """Whether a decision of this node depends on a model."""
         return self.calls_llm or bool(self.plans) or self.member.contents.tools is not None
 
     @property
     def stands(self) -> bool:
-        """Whether it is a node of the application; if not, what it contains stands for it."""
+        """Whether it is a node of the application; if not, its inner graphs replace it."""
         only_contains = isinstance(self.member.bound, Pregel) and bool(self.inner)
         return not only_contains or bool(self.plans) or self.sent_by_input
 
     def join(self) -> Iterator[tuple[str, str]]:
-        """The edges from itself to what it contains, once its plans are known."""
+        """Set heads and tails from the complete `plans`, and yield the edges to inner graphs."""
         entries = [path for level in self.inner for path in level.entries]
         exits = [path for level in self.inner for path in level.exits]
         self.heads = [self.path] if self.stands else entries
@@ -124,20 +125,20 @@ class _Draft:
 
 @dataclass(slots=True)
 class _Expansion:
-    """All nodes found so far, by path, and the edges between those that stand."""
+    """All nodes so far, by path, and the edges between nodes of the application."""
 
     drafts: dict[str, _Draft] = field(default_factory=dict)
     edges: set[tuple[str, str]] = field(default_factory=set)
 
     def expand(self, graph: Pregel[Any, Any, Any, Any], prefix: str, around: frozenset[int]) -> _Level:
-        """Add the graph's nodes and, behind each, those of the graphs inside it."""
+        """Add the graph's nodes and, after each, those of its inner graphs."""
         topology = topology_of(graph)
         around |= {_identity(graph)}
         here = {
             name: self._draft(prefix + name, member, topology, around)
             for name, member in topology.members.items()
         }
-        # Who leads to whom: sources are paths, for some of them are nodes of the graphs inside.
+        # Sources are paths, because some are nodes of inner graphs.
         links = [
             (prefix + link.source, link.target, link.way) for link in topology.links if link.source != START
         ]
@@ -175,10 +176,10 @@ class _Expansion:
     def _draft(self, path: str, member: Member, topology: Topology, around: frozenset[int]) -> _Draft:
         draft = _Draft(path, member, annotation_of(path, member.metadata, topology.members))
         same = self.drafts.setdefault(path, draft)
-        if same is not draft:  # two graphs inside one node have a node of this name each
+        if same is not draft:  # two graphs inside one node have nodes of this name
             same.member.contents.model = same.member.contents.model or member.contents.model
             draft = same
-        if draft.annotation.kind is None:  # the author's word is about all that is in it
+        if draft.annotation.kind is None:  # the annotation covers everything inside the node
             contents = member.contents
             for graph in contents.graphs:
                 if _identity(graph) in around:
@@ -190,7 +191,7 @@ class _Expansion:
         return draft
 
     def nodes(self) -> Iterator[Node]:
-        """The nodes that stand, each of its kind."""
+        """Yield the nodes of the application, with their kinds."""
         before: dict[str, list[str]] = {}
         for source, target in sorted(self.edges):
             before.setdefault(target, []).append(source)
@@ -215,7 +216,7 @@ class _Expansion:
         )
 
     def _llm_before(self, sources: Iterable[str], before: Mapping[str, list[str]]) -> str | None:
-        """The first node that calls a model, from `sources` on backwards."""
+        """Return the nearest node that calls a model, searching backwards from `sources`."""
         todo = deque(tail for source in sources for tail in self.drafts[source].tails)
         seen = set(todo)
         while todo:
@@ -250,5 +251,5 @@ def _kind(draft: _Draft) -> tuple[Kind, str]:
 
 
 def _identity(graph: Any) -> int:
-    """The same for a graph and its copies, a scheduled one among them."""
+    """Return an identity that a graph and its copies share, scheduled ones included."""
     return id(getattr(graph, "builder", None) or graph.nodes)

@@ -1,11 +1,11 @@
-"""Knows what a node's code can reach without being run: models, graphs, tools, `Send` and `Command`.
+"""Analyses what a node's code can reach: models, graphs, tools, `Send` and `Command`.
 
-Does not know edges or stages. It reads closures, the globals that code names, attributes and sequences;
-it never calls anything, never reads a property, and imports nothing.
+Does not know edges or stages. It reads closures, globals named in code, attributes and sequences; it calls
+nothing, reads no property and imports nothing.
 
-What is reached is an upper bound of what is used: a model that only a branch never taken would call
-counts. What only exists once the code runs (a model taken from the state or from the run's context) is
-not found; the author's annotation, or the profile, says it then.
+The result is an upper bound: a model in a branch that never runs is included. Objects that exist only at run
+time (a model from the state or from the run's context) are not found; an annotation or the profile supplies
+them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from langgraph.pregel.protocol import PregelProtocol
 from langgraph.types import Command, Send
 
 MAX_OBJECTS = 2_000
-"""Objects looked at per node. More than that is not a node's own code any more."""
+"""Maximum number of objects inspected per node; further ones are unlikely to be its own code."""
 
 MAX_ITEMS = 256
-"""Elements of a list or dict that are looked at."""
+"""Maximum number of elements inspected per list or dict."""
 
 MAX_NAME = 100
-"""Characters of a string that could be a node's name."""
+"""Strings of this length or more are not taken for node names."""
 
 _FACTORIES = {
     "init_chat_model",
@@ -54,7 +54,7 @@ _LIBRARIES = {
     "pydantic",
     "pydantic_core",
 }
-"""Packages whose functions are generic: only what they were given tells what they will do."""
+"""Packages with generic functions, whose behaviour depends on their arguments only."""
 
 _RUN = ("__call__", "invoke", "ainvoke")
 _LEAVES = (str, bytes, bytearray, int, float, complex, type(None), type(Ellipsis))
@@ -65,14 +65,14 @@ class Contents:
     """What code can reach.
 
     Attributes:
-        model: which model it reaches and where it stands, for people; None if it reaches none.
+        model: description of the first model found and its location; None if there is none.
         graphs: compiled graphs that it may run.
-        tools: names of the tools it runs on a model's behalf, if it is such a node.
+        tools: names of the tools that it runs for a model; None if it is not a tool node.
         sends: nodes that it names in a `Send`.
-        sends_anywhere: whether it makes a `Send` whose node cannot be read off the code.
-        goes: whether it returns a `Command` with a `goto`.
-        goes_up: whether such a command is for the graph around its own.
-        strings: every string constant in its code; some may be names of nodes.
+        sends_anywhere: whether it has a `Send` whose target is not a constant.
+        goes: whether it has a `Command` with a `goto`.
+        goes_up: whether such a command is for the parent graph.
+        strings: the string constants in its code, which may be names of nodes.
     """
 
     model: str | None = None
@@ -86,21 +86,21 @@ class Contents:
 
 
 Names = frozenset[str] | None
-"""Attributes that the code which reached an object uses; None: all of them."""
+"""Names of the attributes that the code which reached an object uses; None for all."""
 
 
 def contents_of(code: object) -> Contents:
-    """Everything that a function, a runnable or a callable object can reach."""
+    """Return everything that a function, a runnable or a callable object can reach."""
     found = Contents()
     if is_tool_node(code):
         found.tools = tuple(vars(code).get("_tools_by_name", ()))
-    seen: dict[object, object] = {}  # the objects, too: an id is only theirs while they live
+    seen: dict[object, object] = {}  # keeps the objects alive, so that their ids stay unique
     todo: deque[tuple[object, Names, str]] = deque([(code, None, "the node itself")])
     while todo and len(seen) < MAX_OBJECTS:
         thing, names, where = todo.popleft()
         key: object = id(thing)
         if isinstance(thing, types.MethodType):
-            key = (id(thing.__func__), id(thing.__self__))  # made anew at each look
+            key = (id(thing.__func__), id(thing.__self__))  # a new object at each attribute access
         if isinstance(thing, _LEAVES) or key in seen:
             continue
         seen[key] = thing
@@ -112,18 +112,18 @@ def contents_of(code: object) -> Contents:
         else:
             try:
                 todo.extend(_reached(thing, names, where, found))
-            except Exception:  # noqa: S112  # what cannot even be looked at tells nothing
+            except Exception:  # noqa: S112  # an object that cannot be inspected gives no information
                 continue
     return found
 
 
 def is_tool_node(thing: object) -> bool:
-    """Whether it runs the tool calls of a model, as LangGraph's `ToolNode` does."""
+    """Return whether it runs a model's tool calls, as LangGraph's `ToolNode` does."""
     return isinstance(thing, Runnable) and hasattr(type(thing), "tools_by_name")
 
 
 def _model(thing: object, names: Names) -> str | None:
-    """What the thing is called if it is a model or makes one."""
+    """Describe `thing` if it is a model or creates one; otherwise return None."""
     cls = thing if isinstance(thing, type) else type(thing)
     if issubclass(cls, BaseLanguageModel) or _is_client(cls):
         return f"a new {cls.__name__}" if isinstance(thing, type) else cls.__name__
@@ -145,7 +145,7 @@ def _model(thing: object, names: Names) -> str | None:
 
 
 def _is_client(cls: type) -> bool:
-    # openai's classes, and those of every SDK that is generated the same way.
+    # openai's classes, and those of SDKs from the same generator.
     return any(
         base.__name__ in {"BaseClient", "SyncAPIResource", "AsyncAPIResource"}
         and base.__module__.endswith(("._base_client", "._resource"))
@@ -163,7 +163,7 @@ def _is_standard(module: str | None) -> bool:
 
 
 def _reached(thing: object, names: Names, where: str, found: Contents) -> Iterator[tuple[object, Names, str]]:
-    """What stands one step further, with the attributes that are used of it and where it stands."""
+    """Yield the objects that `thing` refers to, with the names used of each, and its location."""
     if isinstance(thing, types.FunctionType):
         if not _is_standard(thing.__module__):
             yield from _from_function(thing, None, found)
@@ -184,7 +184,7 @@ def _reached(thing: object, names: Names, where: str, found: Contents) -> Iterat
     elif (wrapped := (getattr(thing, "__dict__", None) or {}).get("__wrapped__")) is not None:
         yield wrapped, names, where
     elif isinstance(thing, Runnable) or type(thing).__module__.startswith("langgraph."):
-        # Runnables hold other runnables and functions; LangGraph's own objects (a node, a task) do, too.
+        # Runnables, and LangGraph's own objects (a node, a task), contain other runnables and functions.
         yield from _attributes(thing, _variables(thing), None)
         yield from _in_class(thing, names)
     else:
@@ -198,7 +198,7 @@ def _first(items: Any) -> Iterator[object]:
 
 
 def _found_in_class(cls: type, name: str) -> object:
-    """What the class has by that name, as it stands there: no property is read, no method bound."""
+    """Return the class attribute without evaluating a property or binding a method."""
     for base in cls.__mro__:
         if name in base.__dict__:
             return base.__dict__[name]
@@ -215,7 +215,7 @@ def _variables(thing: object) -> dict[str, object]:
                 try:
                     variables[name] = slot.__get__(thing)
                 except AttributeError:
-                    pass  # declared and never set
+                    pass  # a slot that is not set
     private = variables.get("__pydantic_private__")
     return {**variables, **private} if isinstance(private, dict) else variables
 
@@ -229,8 +229,8 @@ def _attributes(
 
 
 def _in_class(owner: object, names: Names) -> Iterator[tuple[object, Names, str]]:
-    """Methods and class attributes that are used of the object; without names, the methods that run it."""
-    # A library's own way of running its objects would lead from each of them to all of it.
+    """Yield the methods and class attributes in `names`; if None, the methods that run the object."""
+    # A library's run methods would lead from each of its objects to the whole library.
     own = not _is_library(type(owner).__module__)
     for name in sorted(names) if names is not None else _RUN if own else ():
         value = _found_in_class(type(owner), name)
@@ -262,7 +262,7 @@ def _from_function(
         if isinstance(value, str):
             found.strings.add(value)
         if library and _is_tools(value):
-            continue  # what an agent's model is told of, not what it runs
+            continue  # tools that an agent's model is told about, not tools that it runs
         yield value, names, f"closure variable `{name}`"
     if not library:
         for name in sorted(names):
@@ -284,7 +284,7 @@ def _is_tools(value: object) -> bool:
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code, and that of every function, lambda and comprehension inside it."""
+    """Yield the code, and that of all functions, lambdas and comprehensions inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -319,9 +319,9 @@ def _look_for_sends(
     for code in codes:
         known = {*code.co_names, *code.co_freevars}
         send = {name for name in known if _means(name, Send, cells, space)}
-        # The libraries' own code hands on the commands of others.
+        # Library code passes on commands of other code.
         if not generic and any(_means(name, Command, cells, space) for name in known):
-            # Names of keywords stand as a tuple among the constants.
+            # Keyword names are a tuple among the constants.
             commands = [words for words in code.co_consts if isinstance(words, tuple) and "goto" in words]
             found.goes |= bool(commands)
             found.goes_up |= any("graph" in words for words in commands)
@@ -334,12 +334,12 @@ def _look_for_sends(
 
 def _means(name: str, what: type, cells: Mapping[str, object], space: Mapping[str, object]) -> bool:
     value = cells.get(name, space.get(name))
-    # Not known by that name: an attribute of a module, or imported inside the function.
+    # Without a value: an attribute of a module, or imported inside the function.
     return value is what or (value is None and name == what.__name__)
 
 
 def _send_targets(code: types.CodeType, names: set[str]) -> tuple[set[str], bool]:
-    """Nodes named as the first argument of a `Send`, and whether one is not a constant."""
+    """Return the constant first arguments of `Send` calls, and whether one is not a constant."""
     targets, unknown, pending = set(), False, False
     for step in dis.get_instructions(code):
         if step.opname in {"LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_ATTR"} and step.argval in names:

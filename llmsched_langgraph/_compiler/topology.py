@@ -1,7 +1,7 @@
-"""Knows one compiled graph as it was built: its nodes, and which can come after which.
+"""Extracts the nodes and links of one compiled graph.
 
-Does not look into subgraphs, and gives nodes no kind. It reads the builder, never LangGraph's drawing:
-that stops after 250 steps, and takes time that grows with the square of the nodes.
+Does not expand subgraphs or determine kinds. It reads the builder, not LangGraph's drawing, which stops after
+250 steps and takes time quadratic in the number of nodes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from llmsched_langgraph._compiler.contents import Contents, contents_of
 
 
 class Way(Enum):
-    """How a node leads to another."""
+    """How the successor of a node is determined."""
 
-    EDGE = "edge"  # an edge or a branch: the target is run once, or not at all
-    SEND = "send"  # a `Send`: the target is run as often as the source decides
-    GOTO = "goto"  # a `Command(goto=...)`: the source decides what is run
+    EDGE = "edge"  # an edge or a branch: the target runs once or not at all
+    SEND = "send"  # a `Send`: the source decides how often the target runs
+    GOTO = "goto"  # a `Command(goto=...)`: the source decides which target runs
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One node can come after another; START and END are nodes here."""
+    """A possible succession of two nodes; START and END are nodes here."""
 
     source: str
     target: str
@@ -39,10 +39,10 @@ class Member:
     """One node as it was added to its graph.
 
     Attributes:
-        bound: what it runs.
-        metadata: the author's.
+        bound: the runnable of the node.
+        metadata: the author's metadata.
         contents: what its code, and that of its branches, can reach.
-        deferred: whether it waits for all the rest (`defer=True`).
+        deferred: whether it waits for all other nodes (`defer=True`).
         functional: whether it is the function of an `@entrypoint`.
     """
 
@@ -55,7 +55,7 @@ class Member:
 
 @dataclass(slots=True)
 class Topology:
-    """One graph. `ups`: names of its nodes that may go on in the graph around it."""
+    """One graph. `ups` are the names of its nodes that may continue in the parent graph."""
 
     members: dict[str, Member] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Topology:
 
 
 def topology_of(graph: Pregel[Any, Any, Any, Any]) -> Topology:
-    """The graph's nodes and links."""
+    """Return the graph's nodes and links."""
     builder = getattr(graph, "builder", None)
     return _of_raw(graph) if builder is None else _of_builder(builder)
 
@@ -91,7 +91,7 @@ def _of_builder(builder: Any) -> Topology:
     for name, member in found.members.items():
         contents = member.contents
         if contents.sends_anywhere or (contents.goes and not any(link.source == name for link in links)):
-            # It decides on the way where to go: to what else could nothing lead?
+            # Its targets are not known: assume all nodes without another predecessor.
             links |= {Link(name, lost, Way.SEND) for lost in names - led_to}
     found.links = sorted(links, key=lambda link: (link.source, link.target, link.way.value))
     return found
@@ -104,7 +104,7 @@ def _of_branch(source: str, branch: Any, names: frozenset[str], member: Member |
     if branch.ends is not None:
         targets = set(branch.ends.values())
     else:
-        # No one said where it leads. Names in its code tell; without any, it may lead anywhere.
+        # Targets are not declared: use the node names in its code or, without any, all nodes.
         targets = path.strings & {*names, END} or {*names - {source}, END}
     sent = (path.sends & names) | (targets if path.sends_anywhere else set())
     for target in sorted(targets | sent):
@@ -119,13 +119,13 @@ def _of_commands(
         contents.strings & {*names, END} if contents.goes and not contents.goes_up else set()
     )
     sent = contents.sends & names
-    way = Way.GOTO if len(targets | sent) > 1 else Way.EDGE  # one place to go to is no decision
+    way = Way.GOTO if len(targets | sent) > 1 else Way.EDGE  # a single target is no decision
     for target in sorted(targets | sent):
         yield Link(source, target, Way.SEND if target in sent else way)
 
 
 def _of_raw(graph: Pregel[Any, Any, Any, Any]) -> Topology:
-    """A graph without a builder: an `@entrypoint`, or one put together from channels."""
+    """Analyse a graph without a builder: an `@entrypoint`, or one built from channels."""
     found = Topology()
     inputs = graph.input_channels
     entries = {inputs} if isinstance(inputs, str) else set(inputs)

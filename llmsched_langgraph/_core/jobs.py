@@ -15,7 +15,7 @@ from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._ledger.truth import Truth
 
 JOBS = "#jobs"
-"""Key in the truth: the highest job number."""
+"""Key in `Truth` of the highest job number."""
 
 
 class Jobs:
@@ -28,7 +28,7 @@ class Jobs:
         self._truth = truth
         self._committed = truth.committed
         self._committed[JOBS] = 0
-        self._jobs: dict[int, Job] = {}  # by number; may contain removed jobs, which are not in the truth
+        self._jobs: dict[int, Job] = {}  # by number; may contain removed jobs, which `Truth` lacks
         self._ids: dict[int, int] = {}  # job numbers by id
 
     def get(self, number: int) -> Job | None:
@@ -54,10 +54,7 @@ class Jobs:
         self._ids[id_] = job.number
 
     def forget_id(self, job: Job) -> None:
-        """Remove the id of a closed or paused job.
-
-        Call it after the commit only: the decision may be interrupted before.
-        """
+        """Remove the id of a closed or paused job, after the commit of the decision."""
         if job.id is not None and self._ids.get(job.id) == job.number:
             del self._ids[job.id]
 

@@ -17,13 +17,10 @@ from llmsched_langgraph._ledger.protocol import Ledger
 from llmsched_langgraph._ledger.truth import Truth
 
 PAUSED_JOBS = 10_000
-"""Maximum number of interrupted jobs kept.
-
-The oldest are cancelled; a run that resumes one of them starts a new job.
-"""
+"""Maximum number of interrupted jobs kept. The oldest are cancelled, and are new if resumed."""
 
 RUNNING = "#running"
-"""Key in the truth: number of active jobs (arrived, not ended, not paused)."""
+"""Key in `Truth` of the number of active jobs (arrived, not ended, not paused)."""
 
 
 class Lifecycle:

@@ -14,10 +14,7 @@ from typing import NamedTuple
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun, Kind
 
 CODE_S = 0.1
-"""Minimum duration, in seconds, of a node's own code to become a stage.
-
-Shorter code between calls is overhead of Python, LangChain and the event loop.
-"""
+"""Minimum seconds of a node's own code to become a stage; shorter code is framework overhead."""
 
 _CODE = " (code)"
 """Suffix of the name of a stage that is a node's own code."""

@@ -72,7 +72,7 @@ class MemoryLedger:
         self._truth = truth = Truth() if truth is None else truth
         self._exploration = exploration
         self._committed = truth.committed
-        self._names: dict[str, str] = {}  # keys of backends in the truth
+        self._names: dict[str, str] = {}  # keys of the backends in `Truth`
         for backend in backends:
             self._names[backend.name] = "backend " + backend.name
             truth.committed["backend " + backend.name] = BackendView(backend)

@@ -6,13 +6,10 @@ Tasks and threads inherit them from the code that starts them. Does not know wha
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from llmsched_langgraph._core.events import HolderDied
 from llmsched_langgraph._runtime.run import Run, StageRun
-
-if TYPE_CHECKING:
-    from llmsched_langgraph._runtime.slot import Slot
 
 T = TypeVar("T")
 
@@ -25,10 +22,10 @@ STAGE: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
 HELD: ContextVar[HolderDied | None] = ContextVar("llmsched_slot", default=None)
 """The slot that the running code is in. A weak reference, so that a context that lives on keeps no slot."""
 
-OFFERED: ContextVar[Slot | None] = ContextVar("llmsched_offered_slot", default=None)
+OFFERED: ContextVar[Any] = ContextVar("llmsched_offered_slot", default=None)
 """The slot that the thread which is started in this context may take over."""
 
-PAUSED: ContextVar[tuple[Slot, ...]] = ContextVar("llmsched_paused_slots", default=())
+PAUSED: ContextVar[tuple[Any, ...]] = ContextVar("llmsched_paused_slots", default=())
 """The slots of streams that the running code reads, and has stopped reading."""
 
 

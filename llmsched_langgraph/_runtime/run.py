@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import StageEvent
@@ -18,7 +18,6 @@ from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.driver import Driver
-    from llmsched_langgraph._runtime.scheduler import Scheduler
 
 
 class Dismissible(Protocol):
@@ -131,19 +130,28 @@ class Seen:
     interrupted: bool = False
 
 
+class Slots(Protocol):
+    """The scheduler, as far as a run needs it."""
+
+    def slot(self, model: str | None = None, *, stage: str = "") -> Any:
+        """Return the `Slot` of one call."""
+
+
 class Run(NamedTuple):
     """One job on one scheduler.
 
     Attributes:
         scheduler: the scheduler.
         driver: the scheduler's driver.
+        needs_model: whether the backend of a call depends on its model.
         job: the driver's number of the job.
         loop: the event loop that the run's code is on, also for its threads; None if there is none.
         seen: what was observed of the run and not told yet.
     """
 
-    scheduler: Scheduler
+    scheduler: Slots
     driver: Driver
+    needs_model: bool
     job: int
     loop: asyncio.AbstractEventLoop | None
     seen: Seen

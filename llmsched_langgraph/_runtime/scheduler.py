@@ -258,12 +258,8 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     around = current_run()  # of another scheduler, if any
     seen, driver = Seen(), scheduler._driver  # noqa: SLF001 (of this module)
     job = driver.start_job(info, resumes, seen.stage_events)
-    return Run(scheduler, driver, job, None if around is None else around.loop, seen)
-
-
-def needs_model(scheduler: Scheduler) -> bool:
-    """Return whether a call's backend depends on its model. It does not if one backend serves all models."""
-    return scheduler._only is None  # noqa: SLF001 (of this module)
+    needs_model = scheduler._only is None  # noqa: SLF001 (of this module)
+    return Run(scheduler, driver, needs_model, job, None if around is None else around.loop, seen)
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:

@@ -29,7 +29,7 @@ SCORES = ("k2", "bdeu", "bic")
 """The values of `--score`."""
 
 MOST_GES = 12
-"""Most variables for GES without `--structure`: one of six searches takes 1 s at 14 and 20 s at 22 variables."""
+"""Most variables for GES without `--structure`: one of its six searches takes 1 s at 14, and 20 s at 22."""
 
 _WORDS = (
     " Each application gets the Bayesian network that predicts held-out jobs best, by cross-validation over "

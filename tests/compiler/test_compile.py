@@ -426,7 +426,7 @@ def test_what_the_author_says_of_a_subgraph_is_about_all_of_it():
     ("says", "words"),
     [
         ({"kind": "magic"}, "kind must be one of regular, llm, dynamic, not 'magic'"),
-        ({"kinds": "llm"}, "has kinds; it knows kind and planned_by"),
+        ({"kinds": "llm"}, "has kinds; valid keys are kind and planned_by"),
         ({"planned_by": "nobody"}, "planned_by names 'nobody'; the graph's nodes are plan, node"),
         ({"kind": "llm", "planned_by": "plan"}, "contradicts itself"),
     ],

@@ -547,5 +547,5 @@ def test_a_graph_that_cannot_be_looked_into_still_runs(make_scheduler, monkeypat
         scheduled.invoke({})
         scheduled.copy().invoke({})
     (record,) = caplog.records
-    assert "graph 'odd' could not be looked into" in record.getMessage()
+    assert "graph 'odd' could not be analysed" in record.getMessage()
     assert [node.path for node in graph_module.application_of(scheduled).nodes] == ["only"]

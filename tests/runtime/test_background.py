@@ -100,7 +100,7 @@ def test_a_failure_is_told_and_ends_nothing(caplog):
     beside.stop()
     assert beside.join(PATIENCE_S)
     (record,) = caplog.records
-    assert "helper failed; scheduling goes on without it" in record.getMessage()
+    assert "helper failed; scheduling continues without it" in record.getMessage()
     assert record.exc_info is not None
 
 

@@ -119,7 +119,7 @@ def test_what_cannot_be_read_stays(store, change, words):
         (b"", "is no whole JSON document: Expecting value at line 1, column 1"),
         (b'{"format": "llms', "is no whole JSON document: Unterminated string"),
         (b"\xff\xfe", "is no UTF-8 text"),
-        (b"NaN", "NaN is no JSON"),
+        (b"NaN", "NaN is not valid JSON"),
         (b"[" * 100_000, "recursion"),
         (b"9" * 5_000, "integer string conversion"),
         (b"[]", "must be an object"),

@@ -27,17 +27,17 @@ def test_the_column_of_times_is_found(write, name, text, gaps):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n", "line 1: needs a column t_s, t_ms, gmt_create, timestamp; has a, b"),
-        ("", "line 1: needs a column t_s"),
-        ("t_s\n1\nx\n", "line 3: t_s: is no time: x"),
-        ("t_s\n1\nnan\n", "line 3: t_s: is no time: nan"),
-        ("t_s,win\n1,0\n2,\n", "line 3: t_s or win: is no time: 2,"),
-        ("a,t_s\n1,1\n2\n", "line 3: t_s: is no time: 2"),
-        ("t_s\n1\n\n\nx\n", "line 5: t_s: is no time: x"),
+        ("a,b\n1,2\n", "line 1: needs one of the columns t_s, t_ms, gmt_create, timestamp; has a, b"),
+        ("", "line 1: needs one of the columns t_s"),
+        ("t_s\n1\nx\n", "line 3: t_s: is not valid: x"),
+        ("t_s\n1\nnan\n", "line 3: t_s: is not valid: nan"),
+        ("t_s,win\n1,0\n2,\n", "line 3: t_s or win: is not valid: 2,"),
+        ("a,t_s\n1,1\n2\n", "line 3: t_s: is not valid: 2"),
+        ("t_s\n1\n\n\nx\n", "line 5: t_s: is not valid: x"),
         ("t_s\n5\n4\n", "line 3: the time goes back, from 5.0 s to 4.0 s"),
-        ("t_s\n5\n", "holds no two arrivals at different times"),
-        ("t_s\n5\n5\n", "holds no two arrivals at different times"),
-        ("gmt_create\n2024-01-01\nsoon\n", "line 3: gmt_create: is no time: soon"),
+        ("t_s\n5\n", "needs at least two arrivals at different times"),
+        ("t_s\n5\n5\n", "needs at least two arrivals at different times"),
+        ("gmt_create\n2024-01-01\nsoon\n", "line 3: gmt_create: is not valid: soon"),
     ],
 )
 def test_a_damaged_trace_is_named(write, text, message):

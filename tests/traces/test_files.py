@@ -179,8 +179,8 @@ def test_several_paths_are_read_in_their_order(write, tmp_path):
 def test_files_of_inputs_in_a_folder_are_passed_over(write, tmp_path):
     """They are refused only where they were named, or where there is nothing else."""
     inputs = write("in/questions.jsonl", {"question": "why?"})
-    assert "has the fields of no known record of jobs: question; known are the trace format" in error(inputs)
-    assert f"{inputs.parent}: holds no jobs; known are the trace format" in error(inputs.parent)
+    assert "no known format has these fields: question; known formats: the trace format" in error(inputs)
+    assert f"{inputs.parent}: contains no jobs; known formats: the trace format" in error(inputs.parent)
     write("in/jobs.jsonl", JOB)
     assert list(read_jobs(inputs.parent)) == [READ]
 
@@ -249,22 +249,22 @@ def test_jobs_come_before_the_error_of_a_later_line(write):
         (changed("stages", 1, "derived", to=["s", "s"]), "line 2: stages[1].derived: must be a list of 1"),
         (
             changed("stages", 1, "derived", to=["x"]),
-            "line 2: stages[1].derived[0]: must be letters out of 'pos'",
+            "line 2: stages[1].derived[0]: must be a string of letters from 'pos'",
         ),
         (
             changed("stages", 1, "derived", to=["o"]),
-            "line 2: stages[1].calls[0]: a call's output tokens are called derived and are not there",
+            "line 2: stages[1].calls[0]: a call's output tokens are marked as derived but are missing",
         ),
         ("[1, 2]\n", "line 2: must be a JSON object, not list"),
         ("null\n", "line 2: must be a JSON object, not NoneType"),
-        ('{"id": "b", "app":\n', "line 2: is no whole JSON object: Expecting value at column 1"),
+        ('{"id": "b", "app":\n', "line 2: is not a complete JSON object: Expecting value at column 1"),
         (
             '{"id": "b", "app',
-            "line 2: is no whole JSON object: Unterminated string starting at at column 13; ",
+            "line 2: is not a complete JSON object: Unterminated string starting at at column 13; ",
         ),
-        ("id,app,jct\n", "line 2: is no whole JSON object"),
-        ('{"id": "b", "app": "x", "jct": NaN, "stages": []}\n', "line 2: NaN is no JSON; write null"),
-        ('{"id": "b", "app": "x", "jct": -Infinity, "stages": []}\n', "line 2: -Infinity is no JSON"),
+        ("id,app,jct\n", "line 2: is not a complete JSON object"),
+        ('{"id": "b", "app": "x", "jct": NaN, "stages": []}\n', "line 2: NaN is not valid JSON; write null"),
+        ('{"id": "b", "app": "x", "jct": -Infinity, "stages": []}\n', "line 2: -Infinity is not valid JSON"),
         (
             '{"id": "b", "app": "x", "jct": 1e999, "stages": []}\n',
             "line 2: jct: must be a number, 0 to 1,000,000,000,000",
@@ -306,11 +306,11 @@ def test_damaged_compressed_data_says_so(write):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl.gz", b"plain text\n", "line 1: is no sound gzip data"),
-        ("a.jsonl", b"\xff\xfe\x00bad\n", "line 1: is no UTF-8 text"),
-        ("a.jsonl", b"", "holds no jobs; known are the trace format"),
-        ("a.jsonl", b"\n\n", "holds no jobs"),
-        ("a.jsonl.gz", b"", "holds no jobs"),
+        ("a.jsonl.gz", b"plain text\n", "line 1: is not valid gzip data"),
+        ("a.jsonl", b"\xff\xfe\x00bad\n", "line 1: is not UTF-8 text"),
+        ("a.jsonl", b"", "contains no jobs; known formats: the trace format"),
+        ("a.jsonl", b"\n\n", "contains no jobs"),
+        ("a.jsonl.gz", b"", "contains no jobs"),
     ],
 )
 def test_a_foreign_file_is_named(tmp_path, name, data, message):
@@ -323,7 +323,7 @@ def test_what_is_not_there_is_named(tmp_path):
     assert (
         error(tmp_path / "no.jsonl") == f"{tmp_path / 'no.jsonl'}: cannot be read: No such file or directory"
     )
-    assert error(tmp_path).startswith(f"{tmp_path}: the folder holds no file ending in .jsonl")
+    assert error(tmp_path).startswith(f"{tmp_path}: the folder contains no file ending in .jsonl")
     assert error(tmp_path / ("long" * 100)).endswith("cannot be read: File name too long")
     assert error([]) == "no path was given to read jobs from"
 

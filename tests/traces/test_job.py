@@ -63,7 +63,7 @@ def test_a_stage_without_calls_takes_no_time():
 @pytest.mark.parametrize(
     ("deps", "index", "message"),
     [
-        ((0,), 0, r"stages\[0\]\.dep: the first stage can depend on nothing, not on 0"),
+        ((0,), 0, r"stages\[0\]\.dep: the first stage must have no dependency, not 0"),
         ((1,), 1, r"stages\[1\]\.dep: must name earlier stages, 0 to 0, not 1"),
         ((2,), 1, r"stages\[1\]\.dep: must name earlier stages, 0 to 0, not 2"),
         ((-1,), 2, r"stages\[2\]\.dep: must name earlier stages, 0 to 1, not -1"),
@@ -83,7 +83,7 @@ def test_a_stage_depends_on_earlier_ones_only(deps, index, message):
         ((1, 1, -0.5), r"seconds must be 0 or more, not -0\.5"),
         ((1, 1, float("nan")), "seconds must be 0 or more, not nan"),
         ((1, 1, float("inf")), "seconds must be 0 or more, not inf"),
-        ((1, 1, None, Derived.SECONDS), "seconds are called derived and are not there"),
+        ((1, 1, None, Derived.SECONDS), "seconds are marked as derived but are missing"),
     ],
 )
 def test_impossible_calls_are_refused(numbers, message):

@@ -546,7 +546,7 @@ def test_a_failing_exploration_costs_its_turn_never_a_slot(desk):
 def test_the_report_carries_the_policys_own_error():
     """Who wrote the policy sees the error that it raised, and for NaN the policy's name."""
     error = ValueError("my bug")
-    for answer, message in ((error, "my bug"), (math.nan, "policy 'broken' gave NaN as an order")):
+    for answer, message in ((error, "my bug"), (math.nan, "policy 'broken' returned NaN as an order")):
         m = Spied(Broken(answer))
         m.handle(0, CallRequested(1, "b"))
         (fault, queued) = m.handle(0, CallRequested(2, "b"))

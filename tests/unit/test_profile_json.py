@@ -115,7 +115,10 @@ def put(path, value):
             r"history\[3\]\.stages\[1\]\.calls\[0\]\[2\]: must be a number",
         ),
         (put(["history", 2, "stages", 0, "dep"], [1]), r"history\[2\]\.stages\[0\]\.dep: the first stage"),
-        (put(["history", 2, "stages", 0, "r"], 0), r"history\[2\]\.stages\[0\]\.r: must name one of 0 runs"),
+        (
+            put(["history", 2, "stages", 0, "r"], 0),
+            r"history\[2\]\.stages\[0\]\.r: must be an index of the 0 runs",
+        ),
         (put(["history", 1], []), r"history\[1\]: must be an object"),
         (put(["model", "network", "tables", 0, 0], 9), r"model\.network\.tables"),
         (put(["model", "columns"], []), r"model\.network\.names"),

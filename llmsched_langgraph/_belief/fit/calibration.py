@@ -133,7 +133,7 @@ class Calibration:
         return curve[-1][1]
 
     def at_capacity(self, concurrency: float) -> float:
-        """Return l(b_ref) / l(b), the factor that normalizes a duration to the reference concurrency.
+        """Return l(b_ref) / l(b), which normalizes durations to the reference concurrency.
 
         b_ref is the largest b of `curve`: calls only queue, and their order only matters, at capacity.
         """

@@ -40,8 +40,10 @@ MIN_POINTS = 10
 """Minimum number of jobs for an R2."""
 
 MIN_WORK_S = 1e-3
-"""Lower bound of work in logarithms, in s. Also the share by which intervals are widened, so that constant
-work is inside."""
+"""Lower bound of work in logarithms; also the share by which intervals are widened.
+
+Without the widening, rounding could put constant work outside its interval.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +156,8 @@ def groups_of(jobs: Sequence[EndedJob]) -> list[str]:
 def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Moment]:
     """Replay a recorded job: yield the moments before its first stage and after each ended stage.
 
-    Stages end in the recorded order; within a superstep the order is arbitrary. The stages of the next
-    superstep, with their fan-outs, are announced when the current one has ended. Skipped nodes follow from the
-    application's edges.
+    Stages end in the order of `observed.rounds`. The stages of the next superstep, with their fan-outs, are
+    announced when the current superstep has ended. Skipped nodes follow from the application's edges.
     """
     position = StageProgress(application)
     planners = set(planned_nodes(application).values())
@@ -235,7 +236,7 @@ def evaluate(
 def guesses(
     app: str, jobs: Sequence[EndedJob], train: Sequence[EndedJob] | None = None, *, seed: int = 0
 ) -> Guesses:
-    """Return the single predictions that `evaluate` aggregates. Arguments and errors are the same."""
+    """Return the predictions that `evaluate` aggregates. Arguments and errors are the same."""
     tally, unit = _measured(app, jobs, train, seed)
     return Guesses(
         app,
@@ -366,7 +367,7 @@ def job_bits(model: ApplicationModel, outcome: ObservedJob) -> float:
 
 
 def _r2(true: Any, guessed: Any) -> float | None:
-    """Return R2 = 1 - sum (y - f)^2 / sum (y - mean y)^2; None if `MIN_POINTS` or variance is missing."""
+    """Return R2 = 1 - sum (y - f)^2 / sum (y - mean y)^2; None for too few y or no variance."""
     spread = float(((true - true.mean()) ** 2).sum()) if len(true) else 0.0
     if len(true) < MIN_POINTS or spread < 1e-9:
         return None

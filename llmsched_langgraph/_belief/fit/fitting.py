@@ -1,6 +1,6 @@
-"""Knows which of several structures of an application's network predicts held-out jobs best.
+"""Selects the network structure of an application that predicts held-out jobs best.
 
-Does not know files, nor how a search finds a structure.
+Does not read files or implement structure searches.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from llmsched_langgraph._jobs.observed import ObservedJob, Unit
 from llmsched_langgraph.errors import InvalidDataError
 
 MIN_GAIN = 1e-6
-"""Gain under which two networks are the same, in bits a job: rounding makes so much."""
+"""Minimum gain over the marginals, in bits per job. Smaller gains may be rounding errors."""
 
 Search = Callable[[Lessons], Parents]
-"""Finds edges between the variables, or raises `InvalidDataError`."""
+"""A structure search: returns the parents of each variable, or raises `InvalidDataError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A structure beside others.
+    """The score of one structure.
 
     Attributes:
-        structure: its name.
-        bits: mean -log2 P(job) of a held-out job, its total summed out; None if there is none.
-        chosen: whether it is the one that is used.
-        fault: why there are no bits.
+        structure: name of the structure.
+        bits: mean -log2 P(job) of a held-out job in bits, its total summed out; None if the search failed.
+        chosen: whether the structure is used.
+        fault: message of the failed search; empty if it succeeded.
     """
 
     structure: str
@@ -44,7 +44,7 @@ class Candidate:
     fault: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, bits rounded to four digits behind the point."""
+        """Return plain JSON data, bits rounded to four decimals."""
         data: dict[str, Any] = {"structure": self.structure, "chosen": self.chosen}
         data["bits_per_job"] = None if self.bits is None else round(self.bits, 4)
         return {**data, "fault": self.fault} if self.fault else data
@@ -52,7 +52,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The model of the best structure, and all that were weighed, the independent marginals last."""
+    """The model of the best structure, and all candidates, the independent marginals last."""
 
     model: ApplicationModel
     candidates: tuple[Candidate, ...]
@@ -66,22 +66,22 @@ def fitted(
     given: bool = False,
     seed: int = 0,
 ) -> Fitted:
-    """The model of jobs of an application whose structure predicts held-out jobs best.
+    """Fit the structure that predicts held-out jobs best.
 
-    The jobs are cut into five parts, and each part is predicted by networks whose edges and tables were
-    learned from the other four (`learner.held_out`). The best structure is used if it gains more than one
-    standard error over the independent marginals. Under `MIN_JOBS` jobs nothing is weighed: the model is
-    the prior of `learning.learn`.
+    Structures are compared by cross-validation (`tables.held_out`); edges and tables are learned anew in each
+    fold. The best structure is used if it gains more than one standard error over the independent marginals.
+    With fewer than `MIN_JOBS` jobs, the result is the prior of `models.learn`, without candidates.
 
     Args:
-        application: the template.
+        application: the application.
         outcomes: ended jobs.
-        searches: the structures by name; None is that of `learner.fit`.
-        given: whether the model stays when more jobs are learned from, if it is not of `learner.fit`.
-        seed: deals the jobs.
+        searches: structure searches by name; None stands for the structure of `tables.fit`.
+        given: whether to mark the model as given (`ApplicationModel.given`), unless its structure is that of
+            `tables.fit` or the marginals.
+        seed: seed of the assignment of jobs to folds.
 
     Raises:
-        InvalidDataError: no structure could be had; the message of the last one.
+        InvalidDataError: every search failed; the message is that of the last one.
     """
     usable = usable_of(outcomes, Unit.SECONDS)
     if len(usable) < MIN_JOBS:
@@ -116,7 +116,7 @@ def fitted(
 
 
 def tree(data: Lessons) -> Parents:
-    """The tree of `structures.chow_liu`, as a search."""
+    """Run `structures.chow_liu` as a search."""
     return chow_liu(data.rows, data.cards)
 
 

@@ -1,6 +1,6 @@
-"""Knows how outcomes of jobs become a model of their application, and what to believe before there are any.
+"""Learns the model of an application from ended jobs, and builds the prior for few or none.
 
-Does not know where outcomes are kept, nor when it is time to learn.
+Does not store jobs or decide when to learn.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from llmsched_langgraph._belief.network.network import Network, independent
 from llmsched_langgraph._jobs.observed import ObservedJob, Unit
 
 MIN_COUNT = 5
-"""Values that each bin is made of, at least."""
+"""Minimum number of values per bin."""
 
 PRIOR_CALL = {Unit.SECONDS: 1.0, Unit.TOKENS: 100.0, Unit.TOOL_SECONDS: 1.0}
-"""Work of a stage that no job has shown: its mean."""
+"""Prior mean work of a stage, in the unit."""
 
 PRIOR_SPREAD = (0.125, 0.25, 0.5, 0.625, 0.75, 1.0, 1.75, 3.0)
-"""How it spreads about that, with a mean of 1: eight jobs that nobody ran."""
+"""Prior distribution of a stage's work: eight pseudo-observations, relative to the mean."""
 
 PRIOR_GOES_ON = 0.5
-"""Probability that a loop goes round once more, as long as no job has shown it."""
+"""Prior probability that a loop continues for another iteration."""
 
 PRIOR_JOBS = 2
-"""Jobs that the prior counts for beside those that ran."""
+"""Prior weight, in pseudo-jobs."""
 
 
 def learn(
@@ -44,19 +44,19 @@ def learn(
     correlated: Literal["choose"] | bool = "choose",
     call: float | None = None,
 ) -> ApplicationModel:
-    """The model that jobs of an application teach. The same arguments give the same model.
+    """Learn the model of an application. Deterministic; takes 0.1 s to seconds.
 
-    A network is used if it predicts held-out jobs better than the independent marginals do (`choose`).
-    Jobs that did not go to their end, or whose work in this unit is not known, teach nothing; under
-    `MIN_JOBS` the model is a static prior that they sharpen. Takes tenths of a second to seconds.
+    Incomplete jobs, and jobs without recorded work in this unit, are ignored. With fewer than `MIN_JOBS`
+    jobs, the model is a static prior updated by them.
 
     Args:
-        application: the template; nodes that only the outcomes show are added to it.
+        application: the application. Nodes that only the outcomes have are added.
         outcomes: ended jobs.
-        unit: what work is counted in.
-        seed: deals the jobs into those to learn from and those to choose by.
-        correlated: True takes the network anyway, False the marginals.
-        call: work of a call, as far as other applications show it: a guess where no job has shown a stage.
+        unit: unit of work.
+        seed: seed of the cross-validation folds.
+        correlated: "choose" compares the network with the independent marginals on held-out jobs
+            (`tables.choose`); True forces the network, False the marginals.
+        call: prior mean work of a stage, such as the mean call of other applications; None for `PRIOR_CALL`.
     """
     usable = usable_of(outcomes, unit)
     if len(usable) < MIN_JOBS:
@@ -70,12 +70,12 @@ def learn(
 
 
 class Lessons(NamedTuple):
-    """Jobs as a network is learned from them.
+    """The training data of a network.
 
     Attributes:
-        unit: what work is counted in.
+        unit: unit of work.
         columns: the variables.
-        bins: their states.
+        bins: the states of each variable.
         rows: the jobs' states, shape (jobs, variables).
     """
 
@@ -86,7 +86,7 @@ class Lessons(NamedTuple):
 
     @classmethod
     def of(cls, application: Application, usable: Sequence[ObservedJob], unit: Unit) -> Lessons:
-        """What these jobs show, in variables and bins that follow from them."""
+        """Return the training data of these jobs, with variables and bins derived from them."""
         columns = columns_of(application, usable, unit)
         values = values_of(columns, usable, unit)
         bins = tuple(Bins.fit([row[i] for row in values], BINS, MIN_COUNT) for i in range(len(columns)))
@@ -94,27 +94,27 @@ class Lessons(NamedTuple):
 
     @classmethod
     def for_model(cls, model: ApplicationModel, outcomes: Sequence[ObservedJob]) -> Lessons:
-        """What these jobs show, in the variables and bins of a model."""
+        """Return the training data of these jobs in the variables and bins of a model."""
         values = values_of(model.columns, usable_of(outcomes, model.unit), model.unit)
         return cls(model.unit, model.columns, model.bins, _states(model.bins, values))
 
     @property
     def cards(self) -> list[int]:
-        """How many states each variable has."""
+        """The number of states of each variable."""
         return [own.states for own in self.bins]
 
     @property
     def names(self) -> list[str]:
-        """One unique name a variable."""
+        """The unique name of each variable."""
         return [column.name for column in self.columns]
 
     @property
     def hidden(self) -> list[int]:
-        """Numbers of the variables that say nothing new of a job: its total."""
+        """The numbers of the variables that are functions of others: the total."""
         return [i for i, column in enumerate(self.columns) if column.quantity is Quantity.TOTAL]
 
     def model(self, application: Application, network: Network, *, given: bool = False) -> ApplicationModel:
-        """The model of a network of these variables, in whatever order it has them."""
+        """Return the model of a network over these variables, in the network's order."""
         place = {name: i for i, name in enumerate(self.names)}
         order = [place[name] for name in network.names]
         return ApplicationModel(
@@ -129,7 +129,7 @@ class Lessons(NamedTuple):
 
 
 def usable_of(outcomes: Sequence[ObservedJob], unit: Unit) -> list[ObservedJob]:
-    """The jobs that went to their end and whose work in this unit is known."""
+    """Return the complete jobs with recorded work in this unit."""
     return [job for job in outcomes if job.complete and job.amount(unit) is not None]
 
 
@@ -141,10 +141,10 @@ def _states(bins: Sequence[Bins], values: Sequence[Sequence[float | None]]) -> N
 def _prior(
     application: Application, outcomes: Sequence[ObservedJob], unit: Unit, call: float
 ) -> ApplicationModel:
-    """A model without correlations: every stage has the work that jobs show, or that of a call.
+    """Return an independent model: each stage has its observed mean work, else that of a call.
 
-    Those are the nodes that call a model, or where it is seconds of tools the others; if none is
-    known, all; if there are none at all, one that never ends being expected.
+    Its stages are those of nodes that call a model (for tool seconds: of the other nodes), or of all nodes if
+    there is none. Without any stage, a single column stands for all calls; no evidence settles it.
     """
     calls = unit is not Unit.TOOL_SECONDS
     nodes = {node.path for node in application.nodes if node.calls_llm is calls}
@@ -168,7 +168,7 @@ def _prior(
         shared = max(1, len(PRIOR_SPREAD) // PRIOR_JOBS)
         shown = [row[i] for row in seen for _ in range(shared)]
         seen_here = [value for value in shown if value]
-        # What a few jobs show is where it lies; how far it spreads about that, they cannot show.
+        # A few jobs determine the mean; the spread comes from the prior.
         about = sum(seen_here) / len(seen_here) if seen_here else call
         own = Bins.fit([*(about * share for share in PRIOR_SPREAD), *shown], BINS)
         weights = np.array([SMOOTHING / own.states] * own.states)

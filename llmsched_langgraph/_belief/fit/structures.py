@@ -1,6 +1,6 @@
-"""Knows networks whose edges are given: their order, their tables, and the tree of Chow and Liu.
+"""Fits tables to networks with given edges, and finds the Chow-Liu tree.
 
-Does not know what the variables stand for, nor which structure is the best one.
+Does not interpret the variables or compare structures.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph.errors import InvalidDataError
 
 Parents = Sequence[Sequence[int]]
-"""For each variable the numbers of its parents, in any order."""
+"""The numbers of the parents of each variable, in any order."""
 
 MIN_BITS = 1e-9
-"""Mutual information under which two variables are independent, in bits."""
+"""Mutual information, in bits, up to which two variables count as independent."""
 
 
 def fit_edges(
@@ -31,20 +31,20 @@ def fit_edges(
     *,
     smoothing: float = SMOOTHING,
 ) -> Network:
-    """The network with these edges. Its variables are reordered, so that parents come first.
+    """Fit the tables of a network with these edges.
 
-    Tables are estimated as `learner.fit` does. Of each parent in turn only whether it is absent (state 0)
-    counts, if that raises the K2 score of the table.
+    Variables are reordered so that parents come first. Tables are estimated as in `tables.fit`. Each parent in turn becomes coarse (absent or present) if that
+    raises the K2 score.
 
     Args:
         rows: states, shape (rows, variables).
-        cards: how many states each variable has.
-        names: one unique name a variable.
-        parents: without a cycle.
-        smoothing: positive.
+        cards: number of states of each variable.
+        names: unique name of each variable.
+        parents: parents of each variable; the edges must be acyclic.
+        smoothing: Dirichlet concentration, in pseudo-rows; positive.
 
     Raises:
-        InvalidDataError: as `learner.fit`; or the edges have a cycle, or a table would have more than
+        InvalidDataError: as `tables.fit`; or the edges have a cycle, or a table would have more than
             `MAX_CELLS` cells.
     """
     states = checked(rows, cards, names, smoothing)
@@ -72,20 +72,20 @@ def fit_edges(
 
 
 def check_size(name: str, parents: Sequence[int], card: int) -> None:
-    """Check that the table of a variable with parents of these cardinalities is not too large.
+    """Check the size of a variable's table, given the cardinalities of its parents.
 
     Raises:
-        InvalidDataError: it has more than `MAX_CELLS` cells.
+        InvalidDataError: the table has more than `MAX_CELLS` cells.
     """
     if prod(parents) * card > MAX_CELLS:
         raise InvalidDataError(
-            f"variable {name!r}: its {len(parents)} parents take a table of more than {MAX_CELLS:,} cells; "
-            "give it fewer"
+            f"variable {name!r}: its {len(parents)} parents need a table of more than {MAX_CELLS:,} cells; "
+            "remove parents"
         )
 
 
 def topological(names: Sequence[str], parents: Parents) -> list[int]:
-    """The numbers of the variables, parents before children, otherwise ascending.
+    """Return the numbers of the variables, parents before children, ties ascending.
 
     Raises:
         InvalidDataError: the edges have a cycle; the message names its variables.
@@ -100,16 +100,16 @@ def topological(names: Sequence[str], parents: Parents) -> list[int]:
                 way.append(next(p for p in parents[way[-1]] if p in left))
             cycle = way[way.index(way[-1]) :]
             shown = " -> ".join(repr(names[v]) for v in reversed(cycle))
-            raise InvalidDataError(f"the edges {shown} are a cycle; remove one of them")
+            raise InvalidDataError(f"the edges {shown} form a cycle; remove one of them")
         order.append(free)
         left.remove(free)
     return order
 
 
 def chow_liu(rows: Rows, cards: Sequence[int]) -> Parents:
-    """The tree over which the rows are likeliest (Chow & Liu 1968), rooted at the first variable.
+    """Return the maximum-likelihood tree (Chow & Liu 1968), rooted at the first variable.
 
-    It is the maximum spanning tree of the pairs' mutual information; a forest, where there is none.
+    It is the maximum spanning tree of pairwise mutual information; independent variables make it a forest.
     """
     weights = mutual_information(rows, cards)
     parents: list[tuple[int, ...]] = [()] * len(cards)
@@ -128,7 +128,7 @@ def chow_liu(rows: Rows, cards: Sequence[int]) -> Parents:
 
 
 def mutual_information(rows: Rows, cards: Sequence[int]) -> NDArray[np.float64]:
-    """I(X; Y) of the rows' frequencies for each pair of variables, in bits: shape (variables, variables)."""
+    """Return the empirical I(X; Y) of each pair in bits, shape (variables, variables)."""
     count = len(cards)
     found = np.zeros((count, count))
     for i in range(count):

@@ -1,7 +1,7 @@
-"""Knows how rows of states become a network, and whether a network is worth having at all.
+"""Learns networks from rows of states, and compares them with the independent marginals.
 
-Does not know what the variables stand for. Learning takes milliseconds to seconds and belongs off the
-event loop. The tests hold its tables equal to those of pgmpy's DiscreteBayesianEstimator, to the last bit.
+Does not interpret the variables. Learning takes milliseconds to seconds, so it must not run on an event
+loop. The tests require tables equal to those of pgmpy's DiscreteBayesianEstimator, to the last bit.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from llmsched_langgraph._belief.network.network import Network, complete_rows
 from llmsched_langgraph.errors import InvalidDataError
 
 MAX_PARENTS = 2
-"""Parents of a variable, at most: a table over three variables still fills from some dozens of rows."""
+"""Maximum number of parents: some dozens of rows still suffice for a table over three variables."""
 
 SMOOTHING = 0.3
-"""Rows that what is known without the last parent counts for. Little, or forty jobs teach nothing."""
+"""Dirichlet concentration of the back-off prior, in pseudo-rows. Small: 40 jobs must suffice."""
 
 FOLDS = 5
-"""Parts into which the rows are cut to hold one out at a time."""
+"""Number of cross-validation folds."""
 
 Rows = NDArray[np.intp]
 Family = tuple[tuple[int, bool], ...]
-"""Parents of a variable, ascending: the number of each, and whether all that matters is if it is absent."""
+"""The parents of a variable, ascending, as (number, coarse). Coarse: absent or present only."""
 
 Make = Callable[[Rows], Network]
-"""Learns a network from rows; its variables may be in another order than the rows' columns."""
+"""Learns a network from rows. Its variables may be in another order than the rows' columns."""
 
 MARGINALS = "marginals"
-"""The name of the independent marginals among ways to learn."""
+"""Name of the independent marginals in results of `held_out`."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkChoice:
-    """A network, weighed against the independent marginals on rows that neither had seen.
+    """The result of comparing a network with the independent marginals on held-out rows.
 
     Attributes:
         network: the better of the two, fitted to all rows.
-        correlated: whether that is the one with edges.
-        gain_bits: mean log2 likelihood of a held-out row, network minus marginals; 0 if it could not
-            be measured for want of rows.
-        error_bits: standard error of that mean.
+        correlated: whether it is the network with edges.
+        gain_bits: mean log2 likelihood of a held-out row, network minus marginals, in bits; 0 with too few
+            rows to hold any out.
+        error_bits: standard error of `gain_bits`, in bits.
     """
 
     network: Network
@@ -62,27 +62,24 @@ def fit(
     max_parents: int = MAX_PARENTS,
     smoothing: float = SMOOTHING,
 ) -> Network:
-    """A network of the variables, which are given in an order in which causes come before effects.
+    """Learn a network. The variables must be in causal order: causes before effects.
 
-    Structure: each variable in turn takes as parents, one by one and at most `max_parents`, the earlier
-    variables that raise the K2 score of its table most (Cooper & Herskovits 1992), as long as one does. Of
-    a parent either every state counts, or only whether it is absent (state 0): that a loop ended says
-    that it does not go on, and takes two rows of a table to learn instead of seven. A later parent must
-    be adjacent to those before it, so that parents are always married and no clique of the network is
-    larger than a family: inference stays exact and cheap at any length.
-    Parameters: Dirichlet posterior means. The prior of a row is worth `smoothing` observations and
-    spread as the variable is without the last parent, at first uniformly: what was never seen falls
-    back on what was seen more often.
+    Structure: for each variable in turn, greedy addition of the earlier variable that raises the K2 score
+    of its table most (Cooper & Herskovits 1992), up to `max_parents` and while the score rises. A parent is
+    either full or coarse (absent or present). A coarse parent needs a table of two rows instead of seven,
+    which is enough for "the loop ended". All parents of a variable must be adjacent to each other, so that
+    no clique is larger than a family and exact inference stays cheap.
+    Parameters: Dirichlet posterior means with a back-off prior, see `tables`.
 
     Args:
         rows: states, shape (rows, variables).
-        cards: how many states each variable has.
-        names: one unique name a variable.
-        max_parents: 0 gives the independent marginals.
-        smoothing: positive.
+        cards: number of states of each variable.
+        names: unique name of each variable.
+        max_parents: maximum number of parents; 0 gives the independent marginals.
+        smoothing: Dirichlet concentration, in pseudo-rows; positive.
 
     Raises:
-        InvalidDataError: no rows, a state out of range, or an argument that fits nothing.
+        InvalidDataError: there are no rows, a state is out of range, or arguments are inconsistent.
     """
     states = checked(rows, cards, names, smoothing)
     families = _structure(states, cards, max_parents) if max_parents > 0 else ((),) * len(cards)
@@ -101,11 +98,16 @@ def choose(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> NetworkChoice:
-    """The network that `fit` makes or the independent marginals: what predicts held-out rows better.
+    """Return the network of `fit` or the independent marginals, by held-out log-likelihood.
 
-    The network must be better by more than one standard error of the mean gain over rows. `hidden`
-    variables are summed out before rows are compared: a sum of the others that was put among them
-    would make every network look good. Arguments and errors as in `fit`; the seed deals the folds.
+    The network must gain more than one standard error per row. Arguments not listed, and errors, are those
+    of `fit`.
+
+    Args:
+        hidden: variables that are summed out of the likelihood, such as the sum of other variables, which any
+            network with edges predicts well.
+        folds: number of cross-validation folds.
+        seed: seed of the assignment of rows to folds.
     """
     states = checked(rows, cards, names, smoothing)
 
@@ -131,20 +133,23 @@ def held_out(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """log2 P(row) of every row, by networks learned from the rows of the other folds: shape (rows,) each.
+    """Return log2 P(row) of each row by networks learned from the other folds, shape (rows,).
 
     Args:
         rows: states, shape (rows, variables).
-        cards: how many states each variable has.
-        names: one unique name a variable.
-        makes: ways to learn a network of these variables, by name; the independent marginals are added.
+        cards: number of states of each variable.
+        names: unique name of each variable.
+        makes: learners of a network, by name. The independent marginals are added as `MARGINALS`.
         hidden: numbers of variables that are summed out.
-        smoothing: of the marginals.
-        folds: parts into which the rows are cut.
-        seed: deals the folds.
+        smoothing: Dirichlet concentration of the marginals, in pseudo-rows.
+        folds: number of cross-validation folds.
+        seed: seed of the assignment of rows to folds.
+
+    Returns:
+        log2 P(row) by the names of `makes` and `MARGINALS`.
 
     Raises:
-        InvalidDataError: as `fit`, or a hidden variable that is none.
+        InvalidDataError: as `fit`, or a hidden variable does not exist.
     """
     states = checked(rows, cards, names, smoothing)
     unseen = sorted(set(hidden))
@@ -171,7 +176,7 @@ def held_out(
 
 
 def gained(bits: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[bool, float, float]:
-    """Whether the mean of `bits` - `other` is over one standard error; that mean, and its standard error."""
+    """Return whether mean(bits - other) exceeds its standard error, the mean, and the error."""
     gains = bits - other
     gain = float(gains.mean())
     error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else 0.0
@@ -179,7 +184,7 @@ def gained(bits: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[bool,
 
 
 def _bits(network: Network, rows: Rows, seen: Sequence[int]) -> NDArray[np.float64]:
-    """log2 P(the seen variables' states) of each row."""
+    """Return log2 P(states of the `seen` variables) of each row."""
     if len(seen) == len(network):
         return network.log_likelihood(rows)
     one_hot = [np.eye(card) for card in network.cards]
@@ -187,7 +192,7 @@ def _bits(network: Network, rows: Rows, seen: Sequence[int]) -> NDArray[np.float
 
 
 def checked(rows: ArrayLike, cards: Sequence[int], names: Sequence[str], smoothing: float) -> Rows:
-    """The rows as an array, once it is clear that a network can be learned from them.
+    """Validate the arguments of `fit` and return the rows as an array.
 
     Raises:
         InvalidDataError: as `fit`.
@@ -198,7 +203,7 @@ def checked(rows: ArrayLike, cards: Sequence[int], names: Sequence[str], smoothi
         raise InvalidDataError(f"smoothing: expected a positive number, got {smoothing!r}")
     states = complete_rows(rows, cards)
     if not len(states):
-        raise InvalidDataError("rows: none, so there is nothing to learn from")
+        raise InvalidDataError("rows: at least one row is required")
     return states
 
 
@@ -211,13 +216,13 @@ def _seen(states: Rows, variable: int, coarse: bool) -> Rows:
 
 
 def _structure(states: Rows, cards: Sequence[int], max_parents: int) -> tuple[Family, ...]:
-    # A constant says nothing, and there is nothing to say of it.
+    # Constant variables get no edges.
     said = [
         tuple(
             coarse
             for coarse in (False, True)
             if len(np.unique(_seen(states, p, coarse))) > 1
-            # Of two states, whether it is absent is all that there is to say.
+            # With two observed states, a coarse parent adds nothing.
             and not (coarse and len(np.unique(states[:, p])) == 2)
         )
         for p in range(len(cards))
@@ -235,7 +240,7 @@ def _structure(states: Rows, cards: Sequence[int], max_parents: int) -> tuple[Fa
                 for coarse in said[p]:
                     family = tuple(sorted((*own, (p, coarse))))
                     reached = score(i, family)
-                    # Ties go to the nearer variable.
+                    # Ties go to the later variable.
                     if reached > best or (found is not None and reached == best):
                         best, found = reached, family
             if found is None:
@@ -251,12 +256,12 @@ def _adjacent(families: Sequence[Family], p: int, q: int) -> bool:
 
 
 def k2(states: Rows, cards: Sequence[int]) -> Callable[[int, Family], float]:
-    """The K2 score of a variable with these parents (Cooper & Herskovits 1992), in nats.
+    """Return the K2 score (Cooper & Herskovits 1992), in nats, as a function (variable, parents).
 
-    It is pgmpy's BDeu with one pseudo-row in each cell of the table, counted some fifty times as fast; pgmpy
-    1.1.2's own K2 credits a family with every combination of parents that no row has.
+    It equals pgmpy's BDeu with one pseudo-row per cell, and is about 50 times as fast. The K2 of pgmpy 1.1.2
+    is not used: it adds to the score for each combination of parents without rows.
     """
-    gamma = np.array([lgamma(n) for n in range(1, len(states) + max(cards, default=1) + 2)])  # of n + 1
+    gamma = np.array([lgamma(n) for n in range(1, len(states) + max(cards, default=1) + 2)])  # [n] is log n!
     columns = {(i, c): _seen(states, i, c) for i in range(len(cards)) for c in (False, True)}
 
     def score(i: int, own: Family) -> float:
@@ -276,10 +281,10 @@ def k2(states: Rows, cards: Sequence[int]) -> Callable[[int, Family], float]:
 def tables(
     states: Rows, cards: Sequence[int], families: Sequence[Family], smoothing: float
 ) -> tuple[NDArray[np.float64], ...]:
-    """Dirichlet posterior means, the prior backing off parent by parent.
+    """Return Dirichlet posterior means with a back-off prior, P(X | parents) of each variable.
 
-    Of a variable X with parents U1..Uk, P(x | u1..uk) = (N(x, u1..uk) + smoothing * P(x | u1..uk-1)) /
-    (N(u1..uk) + smoothing), and without parents the prior is uniform.
+    For parents U1..Uk and a = smoothing, P(x | u1..uk) = (N(x, u1..uk) + a P(x | u1..uk-1)) / (N(u1..uk) + a).
+    Without parents, the prior is uniform.
     """
     if not any(families):
         return tuple(
@@ -295,7 +300,7 @@ def tables(
             table = _counts(states, cards, (*known, (i, False))) + smoothing * table
             if known != own:
                 table = table / table.sum(axis=-1, keepdims=True)
-        # Summed state by state, as pgmpy does: the order decides the last bit.
+        # Summed state by state, as pgmpy does: the order affects the last bit.
         table = table / sum(np.moveaxis(table, -1, 0))[..., None]
         for axis, (p, whether) in enumerate(own):
             if whether:

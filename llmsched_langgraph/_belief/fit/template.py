@@ -1,6 +1,6 @@
-"""Knows how recorded jobs show the application that they are runs of: its nodes, edges, loops and plans.
+"""Reconstructs an application from recorded jobs: its nodes, edges, loops and plans.
 
-Does not know what anything costs.
+Does not estimate work.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from llmsched_langgraph._jobs.ended import EndedJob
 
 
 def template_of(name: str, jobs: Iterable[EndedJob]) -> Application:
-    """The application whose runs these are: all their stage names, and all dependencies between them.
+    """Return the application with the jobs' stage names as nodes and dependencies as edges.
 
-    A stage that makes LLM calls is an LLM stage, one that is known to run several tools is dynamic. Who
-    plans those tools is told by the runs, see `_planner`; loops come as they are found.
+    Stages with LLM calls are LLM stages; stages with recorded tools are dynamic, planned by the stage that
+    `_planner` finds.
     """
     seen = list(jobs)
     edges: set[tuple[str, str]] = set()
@@ -48,11 +48,11 @@ def template_of(name: str, jobs: Iterable[EndedJob]) -> Application:
 
 
 def _planner(jobs: list[EndedJob]) -> str | None:
-    """The stage that decides on all tools of a job at once, if the records have such a one.
+    """Return the stage that plans all tools of a job at once, or None.
 
-    It runs once in every job that runs tools, all of them come after it, and in some job several wait for
-    nothing else: only what was planned together can start together. The last such stage is meant. An
-    agent that chooses its next tool after seeing the last one's answer is none.
+    The planner runs exactly once in every job with tools, precedes all of them, and in some job is the only
+    dependency of several tool stages: stages that start together were planned together. The last such stage
+    is returned. An agent that chooses each tool after the previous result has no planner.
     """
     common: set[str] | None = None
     starts: set[str] = set()

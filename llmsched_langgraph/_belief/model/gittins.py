@@ -20,8 +20,8 @@ def index(amounts: NDArray[np.float64], states: NDArray[np.intp]) -> float:
 
     It is the minimum over stopping rules of E[work until the stop] / P(the job has ended by then). A rule
     may stop after each stage. It observes the state in which that stage ended, but no earlier state (a Markov
-    assumption). The minimum is found by Dinkelbach's iteration with backward induction, as in Aalto and Scully
-    ("On the Gittins index for multistage jobs", 2022), on samples.
+    assumption). Dinkelbach's iteration with backward induction finds the minimum, as in Aalto and Scully
+    ("On the Gittins index for multistage jobs", 2022), but on samples.
 
     Args:
         amounts: work of each remaining stage, in order, in each sample: shape (stages, samples).

@@ -152,8 +152,8 @@ class Posterior:
     def factor(self) -> float:
         """The correction of the mean for the positions of settled values in their bins.
 
-        exp(sum_i s_i log(m_i / m)), clipped by `MAX_FACTOR`: m is the mean, m_i the mean with settled variable
-        i in its neighbour bin, and s_i the share from `Bins.place`.
+        It is exp(sum_i s_i log(m_i / m)), clipped by `MAX_FACTOR`, with the uncorrected mean m, the mean m_i
+        if settled variable i were in its neighbour bin, and the share s_i of `Bins.place`.
         """
         base, *moved = map(self._under, self._variants)
         if not base > TINY:

@@ -1,6 +1,6 @@
-"""Knows what several workers' profiles of one application teach together, and what a list of ended jobs does.
+"""Merges profiles of one application from several workers, and builds profiles from ended jobs.
 
-Does not know where profiles are kept, nor which worker wrote which.
+Does not know stores or workers.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from llmsched_langgraph._jobs.ended import EndedJob
 
 
 def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationProfile:
-    """What two profiles of an application teach together: commutative, associative and idempotent.
+    """Merge two profiles of an application. The operation is commutative, associative and idempotent.
 
-    The jobs are united by their ids, put in `order`, and cut to the newest `HISTORY` that did not end before
-    the later `forgotten_before`. Where a job is told in two ways, the later counts. Of two models the one
-    learned from more jobs (`modelled`) is kept, but a given one before one that was learned, as long as the
-    other profile has not forgotten jobs since; of two applications that of the newest job; of `counted`, the
-    larger, as workers that share a store may have counted the same jobs. All else is derived.
+    - Jobs are united by id, sorted by `order`, and limited to the newest `HISTORY` that ended at or after the
+      later `forgotten_before`. Of two records of a job, the one with the later end is kept.
+    - A given model wins over a learned one, unless the other profile has forgotten jobs later. Otherwise the
+      model learned from more jobs (`modelled`) wins.
+    - The application is that of the newest job.
+    - `counted` is the maximum, because workers that share a store may have counted the same jobs.
 
     Raises:
-        ValueError: they are of different applications.
+        ValueError: the profiles belong to different applications.
     """
     if one.application.fingerprint != other.application.fingerprint:
         raise ValueError(f"{one.application.name} and {other.application.name} are different applications")
@@ -42,13 +43,13 @@ def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationPro
 
 
 def taught_by(application: Application, jobs: Iterable[EndedJob]) -> ApplicationProfile:
-    """What these jobs of an application teach, without a model; the newest `HISTORY` are remembered."""
+    """Return the profile, without a model, of the newest `HISTORY` of these jobs."""
     new = History().new(jobs)
     return ApplicationProfile(application, _united(new), len(new))
 
 
 def profile_of(applications: Iterable[ApplicationProfile]) -> Profile:
-    """The profile of all of these, one of each application."""
+    """Return the profile of these applications, at most one profile per application."""
     return Profile({own.application.fingerprint: own for own in applications})
 
 

@@ -1,6 +1,7 @@
-"""Knows an application's network as a pgmpy network and back, and pgmpy's searches for a structure.
+"""Converts networks to and from pgmpy, and runs pgmpy's structure searches.
 
-Does not know when anything is learned. The only module that imports pgmpy, which takes seconds: in functions.
+Does not decide when to learn. No other module imports pgmpy. The import takes seconds, so it is inside
+functions.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.profile.profile import ApplicationProfile, Profile
 
 SUM_ERROR = 0.01
-"""How far from 1 a given distribution may sum, as in pgmpy's `check_model`; over `ROUNDING`, it is scaled."""
+"""Maximum deviation of a given distribution's sum from 1, as in pgmpy's `check_model`.
+
+Distributions that deviate by more than `ROUNDING` are normalized.
+"""
 
 MOST_SCORES = 20
-"""Scores that a search may ask for, for each n^3 of n variables. Where it ends, it asks for 1 to 9."""
+"""Limit of a search's score evaluations, times n^3 for n variables. Typical searches need 1 to 9."""
 
 Floats = NDArray[np.float64]
 
 
 def to_pgmpy(profile: Profile, application: Application | str) -> Any:
-    """The network of an application as a pgmpy `DiscreteBayesianNetwork`: see `Profile.to_pgmpy`."""
+    """Implement `Profile.to_pgmpy`."""
     from pgmpy.factors.discrete import TabularCPD  # type: ignore[import-untyped]
     from pgmpy.models import DiscreteBayesianNetwork  # type: ignore[import-untyped]
 
@@ -64,16 +68,16 @@ def to_pgmpy(profile: Profile, application: Application | str) -> Any:
 
 
 def with_network(profile: Profile, application: Application | str, network: Any) -> Profile:
-    """The profile with this network as the application's model: see `Profile.with_network`."""
+    """Implement `Profile.with_network`."""
     own = _known(profile, application)
     model = _taken(own, _model(own), network)
     return profile.having(replace(own, model=model, modelled=own.jobs))
 
 
 def states_of(profile: Profile, application: Application | str) -> Any:
-    """The remembered jobs as pgmpy learns from them: a pandas DataFrame of states, a row a job.
+    """Return the remembered jobs as a pandas DataFrame of states for pgmpy, one row per job.
 
-    Its columns are the variables of `Profile.to_pgmpy`, categorical with all of their states.
+    The columns are the variables of `Profile.to_pgmpy`, categorical with all of their states.
 
     Raises:
         InvalidDataError: as `Profile.to_pgmpy`.
@@ -91,7 +95,7 @@ def states_of(profile: Profile, application: Application | str) -> Any:
 
 
 def state_names(model: ApplicationModel) -> dict[str, list[str]]:
-    """The states of each variable, in order: `absent`, and the least and largest amount seen of each bin."""
+    """Return the state names of each variable, in order: `absent`, then the range of each bin."""
     return {
         column.name: _state_names(column, bins, model.unit)
         for column, bins in zip(model.columns, model.bins, strict=True)
@@ -127,7 +131,7 @@ def _counted(column: Column, unit: Unit) -> str:
 
 
 def _known(profile: Profile, application: Application | str) -> ApplicationProfile:
-    """What is known of one application: an `Application`, its fingerprint or its name."""
+    """Return the profile of an application, given as `Application`, fingerprint or name."""
     wanted = application if isinstance(application, str) else application.fingerprint
     if wanted in profile.applications:
         return profile.applications[wanted]
@@ -137,17 +141,17 @@ def _known(profile: Profile, application: Application | str) -> ApplicationProfi
         return named[0]
     shown = ", ".join(f"{own.application.name} ({own.application.fingerprint})" for own in named or known)
     if named:
-        raise InvalidDataError(f"application {wanted!r}: several have that name; give a fingerprint: {shown}")
+        raise InvalidDataError(f"application {wanted!r}: the name is ambiguous; give a fingerprint: {shown}")
     raise InvalidDataError(
-        f"application {wanted!r}: the profile does not know it; it knows: {shown or 'none'}"
+        f"application {wanted!r}: not in the profile; applications in it: {shown or 'none'}"
     )
 
 
 def _model(own: ApplicationProfile) -> ApplicationModel:
     if own.model is None:
         raise InvalidDataError(
-            f"{own.application.name}: no model was learned of its {own.jobs} jobs yet; "
-            "`Scheduler.learn()` or `llmsched profile fit` does it"
+            f"{own.application.name}: no model was learned from its {own.jobs} jobs yet; "
+            "run `Scheduler.learn()` or `llmsched profile fit`"
         )
     return own.model
 
@@ -161,7 +165,7 @@ def _taken(own: ApplicationProfile, model: ApplicationModel, network: Any) -> Ap
     if not cpds:
         if not len(lessons.rows):
             raise InvalidDataError(
-                f"{own.application.name}: the network has no CPDs, and the profile remembers no job to "
+                f"{own.application.name}: the network has no CPDs, and the profile has no jobs to "
                 "estimate them from; add CPDs"
             )
         made = fit_edges(lessons.rows, lessons.cards, names, parents)
@@ -171,17 +175,17 @@ def _taken(own: ApplicationProfile, model: ApplicationModel, network: Any) -> Ap
 
 
 def parents_in(network: Any, names: Sequence[str]) -> Parents:
-    """The numbers of the parents of each variable in a pgmpy network of these variables.
+    """Return the numbers of the parents of each variable in a pgmpy network of these variables.
 
     Raises:
-        InvalidDataError: it is no directed network, or one of other variables.
+        InvalidDataError: the network is not directed, or has other variables.
     """
     import networkx as nx  # type: ignore[import-untyped]
     from pgmpy.base import PDAG  # type: ignore[import-untyped]
 
     if isinstance(network, PDAG):
         raise InvalidDataError(
-            "network: in a PDAG edges have no direction; search with return_type='dag', or give its to_dag()"
+            "network: a PDAG has undirected edges; search with return_type='dag', or give its to_dag()"
         )
     if not isinstance(network, nx.DiGraph):
         kind = type(network).__name__
@@ -202,7 +206,7 @@ def parents_in(network: Any, names: Sequence[str]) -> Parents:
 def _with_tables(
     names: Sequence[str], states: Mapping[str, Sequence[str]], parents: Parents, cpds: Sequence[Any]
 ) -> Network:
-    """The network of these tables, its variables reordered so that parents come first."""
+    """Return the network with these CPDs, its variables reordered so that parents come first."""
     by_name = {getattr(cpd, "variable", None): cpd for cpd in cpds}
     order = topological(names, parents)
     place = {names[v]: at for at, v in enumerate(order)}
@@ -213,7 +217,7 @@ def _with_tables(
     for name, own, card in zip(ordered, above, cards, strict=True):
         if name not in by_name:
             raise InvalidDataError(
-                f"network: variable {name!r} has no CPD; add it, or remove all others to have them estimated"
+                f"network: variable {name!r} has no CPD; add it, or remove all CPDs to have them estimated"
             )
         check_size(name, [cards[p] for p in own], card)
         tables.append(_table(by_name[name], [ordered[p] for p in own], states))
@@ -221,15 +225,15 @@ def _with_tables(
 
 
 def _table(cpd: Any, above: Sequence[str], states: Mapping[str, Sequence[str]]) -> Floats:
-    """A CPD's table: the parents' axes in this order, its own last, states in the model's order."""
+    """Return a CPD's table with axes (above..., variable) and states in the model's order."""
     name = cpd.variable
     if not hasattr(cpd, "state_names") or not hasattr(cpd, "values"):
-        raise InvalidDataError(f"network: the CPD of {name!r} is no TabularCPD, but a {type(cpd).__name__}")
+        raise InvalidDataError(f"network: the CPD of {name!r} must be a TabularCPD, not {type(cpd).__name__}")
     given = list(cpd.variables)
     if sorted(given[1:]) != sorted(above):
         raise InvalidDataError(
-            f"network: the CPD of {name!r} has the evidence {sorted(given[1:])}, and its parents are "
-            f"{sorted(above)}; make them the same"
+            f"network: the CPD of {name!r} has the evidence {sorted(given[1:])}, but its parents are "
+            f"{sorted(above)}; make them equal"
         )
     table = np.asarray(cpd.values, dtype=np.float64)
     for axis, variable in enumerate(given):
@@ -243,7 +247,7 @@ def _table(cpd: Any, above: Sequence[str], states: Mapping[str, Sequence[str]]) 
         where = ", ".join(f"{v}={states[v][i]}" for v, i in zip(above, at, strict=True))
         raise InvalidDataError(
             f"network: P({name}{' | ' if where else ''}{where}) is {table[at].tolist()}; "
-            "it must sum to 1, and nothing in it may be negative"
+            "it must sum to 1 and have no negative entries"
         )
     return table if (np.abs(sums - 1.0) <= ROUNDING).all() else table / sums[..., None]
 
@@ -251,51 +255,51 @@ def _table(cpd: Any, above: Sequence[str], states: Mapping[str, Sequence[str]]) 
 def _places(
     name: str, variable: str, card: int, given: Sequence[Any] | None, wanted: Sequence[str]
 ) -> list[int]:
-    """Where a CPD has each of the model's states of a variable."""
+    """Return the position in a CPD of each of the model's states of a variable."""
     if card != len(wanted):
         raise InvalidDataError(
-            f"network: the CPD of {name!r} has {card} states for {variable!r}, and the model {len(wanted)}: "
-            f"{', '.join(map(repr, wanted))}; give it all of them"
+            f"network: the CPD of {name!r} has {card} states for {variable!r}; it must have {len(wanted)}: "
+            f"{', '.join(map(repr, wanted))}"
         )
     said = [str(state) for state in given or range(card)]
     for called in (list(wanted), [str(state) for state in range(card)]):
         if sorted(said) == sorted(called):
             return [said.index(state) for state in called]
     raise InvalidDataError(
-        f"network: the CPD of {name!r} calls the states of {variable!r} {', '.join(map(repr, said))}; "
-        f"call them {', '.join(map(repr, wanted))}, or 0 to {card - 1}"
+        f"network: the CPD of {name!r} names the states of {variable!r} {', '.join(map(repr, said))}; "
+        f"name them {', '.join(map(repr, wanted))}, or 0 to {card - 1}"
     )
 
 
 def read_bif(path: Path) -> Any:
-    """The network in a .bif file, as pgmpy reads it.
+    """Read the network in a .bif file with pgmpy.
 
     Raises:
-        InvalidDataError: there is none, or none that pgmpy can read.
+        InvalidDataError: the file cannot be read, or pgmpy finds no network in it.
     """
     from pgmpy.readwrite import BIFReader  # type: ignore[import-untyped]
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InvalidDataError(f"{path}: cannot be read: {said}") from None
     try:
         network = BIFReader(string=text).get_model()
-    except Exception as error:  # whatever its parser stumbles over
+    except Exception as error:  # the parser raises various types on malformed text
         raise InvalidDataError(f"{path}: pgmpy cannot read it as BIF: {error!r}") from None
     if not network.nodes:
-        raise InvalidDataError(f"{path}: there is no network in it")
+        raise InvalidDataError(f"{path}: contains no network")
     return network
 
 
 def edges_of(network: Any) -> Callable[[Lessons], Parents]:
-    """The edges of a pgmpy network, as a search of `fitting.fitted`. Errors as `parents_in`."""
+    """Return a search for `fitting.fitted` that gives this network's edges; see `parents_in`."""
     return lambda data: parents_in(network, data.names)
 
 
 def hill_climb(score: str = "k2") -> Callable[[Lessons], Parents]:
-    """The `HillClimbSearch` of pgmpy by this score: parents precede their child, `MAX_PARENTS` at most."""
+    """Return a search with pgmpy's `HillClimbSearch`, in causal order with `MAX_PARENTS` parents."""
 
     def search(data: Lessons) -> Parents:
         from pgmpy.causal_discovery import (  # type: ignore[import-untyped]
@@ -320,11 +324,14 @@ def hill_climb(score: str = "k2") -> Callable[[Lessons], Parents]:
 
 
 def ges(score: str = "bic", most: int | None = None) -> Callable[[Lessons], Parents]:
-    """The `GES` of pgmpy by this score. It knows neither an order of the variables nor a limit of parents.
+    """Return a search with pgmpy's `GES`, which ignores the causal order and the limit of parents.
 
-    It needs a score that is equal for equivalent networks, which K2 is not. Even so, pgmpy 1.1's turns edges
-    for ever on some data; it is given up after `MOST_SCORES` n^3 scores for n variables. More than `most`
-    variables are refused: its time grows with about their fourth power.
+    GES needs a score-equivalent score, which K2 is not. On some data, the GES of pgmpy 1.1 reverses edges
+    forever, so the search fails after `MOST_SCORES` n^3 scores for n variables.
+
+    Args:
+        score: "bic" or "bdeu".
+        most: maximum number of variables; None for no limit. The time grows with about n^4.
     """
 
     def search(data: Lessons) -> Parents:
@@ -333,7 +340,7 @@ def ges(score: str = "bic", most: int | None = None) -> Callable[[Lessons], Pare
         if score == "k2":
             raise InvalidDataError("GES needs a score that is equal for equivalent networks: bic or bdeu")
         if most is not None and len(data.cards) > most:
-            raise InvalidDataError(f"{len(data.cards)} variables; over {most}, it takes long")
+            raise InvalidDataError(f"{len(data.cards)} variables; GES is too slow for more than {most}")
         return _searched(data, score, lambda scoring: GES(scoring_method=scoring, return_type="dag"))
 
     return search
@@ -343,7 +350,7 @@ def _searched(data: Lessons, score: str, search: Callable[[Any], Any]) -> Parent
     import pandas as pd
 
     count = len(data.cards)
-    # Numbers, not names: pgmpy goes through sets of edges, and those of strings differ from run to run.
+    # Numbers, not names: pgmpy iterates over sets of edges, and the order of strings differs between processes.
     frame = pd.DataFrame(
         {i: pd.Categorical(data.rows[:, i], categories=range(card)) for i, card in enumerate(data.cards)}
     )
@@ -352,13 +359,13 @@ def _searched(data: Lessons, score: str, search: Callable[[Any], Any]) -> Parent
             found = search(_scoring(score, frame, data)).fit(frame).causal_graph_
     except InvalidDataError:
         raise
-    except Exception as error:  # one search that fails must not cost the others
+    except Exception as error:  # a failed search must not stop the others
         raise InvalidDataError(f"pgmpy's search failed: {error!r}") from error
     return [sorted(found.predecessors(i)) for i in range(count)]
 
 
 def _scoring(score: str, frame: Any, data: Lessons) -> Any:
-    """A score of pgmpy's, or our K2 as one, that is asked for a limited number of families."""
+    """Return a pgmpy score (for K2: `tables.k2`) that raises after a limited number of evaluations."""
     from pgmpy.structure_score import BIC, K2, BDeu  # type: ignore[import-untyped]
 
     ours, most = k2(data.rows, data.cards), MOST_SCORES * len(data.cards) ** 3
@@ -369,10 +376,10 @@ def _scoring(score: str, frame: Any, data: Lessons) -> Any:
         def local_score(self, variable: int, parents: tuple[int, ...]) -> Any:
             self.asked += 1
             if self.asked > most:
-                raise InvalidDataError(f"pgmpy's search goes in circles: given up after {most:,} scores")
+                raise InvalidDataError(f"pgmpy's search does not converge: stopped after {most:,} scores")
             return super().local_score(variable, parents)
 
-        if score == "k2":  # pgmpy 1.1's own credits a family with each combination of parents that no row has
+        if score == "k2":  # see `tables.k2` for why pgmpy's own is not used
 
             def _local_score(self, variable: int, parents: tuple[int, ...]) -> float:
                 return ours(variable, tuple((parent, False) for parent in sorted(parents)))
@@ -382,7 +389,7 @@ def _scoring(score: str, frame: Any, data: Lessons) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what pgmpy logs of the types that it finds in data."""
+    """Suppress pgmpy's log messages about inferred data types."""
     from pgmpy import logger  # type: ignore[import-untyped]
 
     before = logger.level

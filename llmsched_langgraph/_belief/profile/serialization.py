@@ -1,6 +1,6 @@
-"""Knows how a profile is written as JSON, whole or of one application, and how it is read back.
+"""Converts profiles, whole or of one application, to and from JSON data.
 
-Does not know files or stores, nor how profiles are merged.
+Does not read or write files or stores, or merge profiles.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces.form import job_from_node, node_from_job
 
 VERSION = 2
-"""Of the form that is written; version 1 is read, too."""
+"""Format version that is written. Version 1 is still read."""
 
 ONE = "llmsched-application-profile"
-"""The format's name where it is the profile of one application."""
+"""Format name of the profile of one application."""
 
 ALL = "llmsched-profile"
-"""The format's name where it is that of all applications."""
+"""Format name of the profile of all applications."""
 
 
 def application_profile_to_json(profile: ApplicationProfile) -> dict[str, Any]:
-    """Plain JSON data; `application_profile_from_json` of it is equal to this profile.
+    """Return plain JSON data, from which `application_profile_from_json` restores the profile.
 
-    Its `history` are jobs in the trace format.
+    `history` is a list of jobs in the trace format.
     """
     return {
         "format": ONE,
@@ -47,10 +47,10 @@ def application_profile_to_json(profile: ApplicationProfile) -> dict[str, Any]:
 
 
 def application_profile_from_json(data: object) -> ApplicationProfile:
-    """The profile that `application_profile_to_json` wrote.
+    """Return the profile that `application_profile_to_json` wrote.
 
     Raises:
-        InvalidDataError: the data is damaged, or of a newer version; the message names the field.
+        InvalidDataError: the data is damaged, or has a newer version; the message names the field.
     """
     given = Field.of(data)
     _check(given, ONE)
@@ -58,7 +58,7 @@ def application_profile_from_json(data: object) -> ApplicationProfile:
     model = given.get("model")
     learned = None if model is None else ApplicationModel.from_json(model)
     if model is not None and learned is not None and learned.fingerprint != application.fingerprint:
-        raise model["fingerprint"].fault(f"{application.fingerprint!r}, that of the application")
+        raise model["fingerprint"].fault(f"{application.fingerprint!r}, as in the application")
     history = _old_jobs(given, application.name) if given["version"].value == 1 else _jobs(given["history"])
     return ApplicationProfile(
         application,
@@ -78,14 +78,14 @@ def _jobs(data: Field) -> History:
         except InvalidDataError as error:
             raise error if str(error).startswith(node.field) else node.placed(error) from None
     if len({job.id for job in jobs}) < len(jobs):
-        raise data.fault("jobs of different ids")
+        raise data.fault("jobs with distinct ids")
     return History(tuple(jobs))
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
-    """Plain JSON data of all applications; `profile_from_json` of it is equal to this profile.
+    """Return plain JSON data, from which `profile_from_json` restores the profile.
 
-    What was seen of a backend is `[stage, b, *Tally]`.
+    The rows of `seen` are `[stage, b, *BatchSums]`.
     """
     return {
         "format": ALL,
@@ -99,10 +99,10 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
 
 
 def profile_from_json(data: object) -> Profile:
-    """The profile that `profile_to_json` wrote.
+    """Return the profile that `profile_to_json` wrote.
 
     Raises:
-        InvalidDataError: the data is damaged, or of a newer version; the message names the field.
+        InvalidDataError: the data is damaged, or has a newer version; the message names the field.
     """
     given = Field.of(data)
     _check(given, ALL)
@@ -110,14 +110,14 @@ def profile_from_json(data: object) -> Profile:
     for field in given["applications"].items():
         own = application_profile_from_json(field)
         if own.application.fingerprint in applications:
-            raise field["application"]["fingerprint"].fault("another one than those before it")
+            raise field["application"]["fingerprint"].fault("different from all previous ones")
         applications[own.application.fingerprint] = own
     slowdowns = {pace["backend"].string(): _pace(pace["seen"]) for pace in given["paces"].items()}
     return Profile(applications, slowdowns)
 
 
 def profiles_from_json(data: object) -> list[ApplicationProfile]:
-    """The profiles in data of either form. Raises as the two do."""
+    """Return the application profiles in data of either format. Raises as the two readers do."""
     given = Field.of(data)
     if given["format"].value == ONE:
         return [application_profile_from_json(given)]
@@ -130,17 +130,17 @@ def _check(given: Field, name: str) -> None:
         raise form.fault(repr(name))
     if version.count(least=1) > VERSION:
         raise InvalidDataError(
-            f"{version.field}: {version.value} is of a newer llmsched-langgraph than this one, which reads "
-            f"up to {VERSION}; upgrade it"
+            f"{version.field}: {version.value} was written by a newer llmsched-langgraph; this one reads "
+            f"versions up to {VERSION}; upgrade it"
         )
 
 
 def _old_jobs(given: Field, app: str) -> History:
-    """The outcomes of version 1 as jobs that did the same.
+    """Convert the outcomes of version 1 to equivalent jobs.
 
-    There, an outcome is `[id, ended_at, application, prompt_tokens, complete, stages]`; a stage `[path,
-    occurrence, parts]`; a part `[tool, runs, calls, work_s, prompt_tokens, output_tokens, tool_s]`. Path and
-    tool are places in `names`, from 0, or null.
+    In version 1, an outcome is `[id, ended_at, application, prompt_tokens, complete, stages]`, a stage is
+    `[path, occurrence, parts]`, and a part is `[tool, runs, calls, work_s, prompt_tokens, output_tokens,
+    tool_s]`. A path or tool is an index into `names`; a tool may be null.
     """
     names = [name.string() for name in given["names"].items()]
     jobs = [_old_job(outcome, app, names) for outcome in given["outcomes"].items()]
@@ -191,7 +191,7 @@ def _part_of(total: int | None, number: int, of: int) -> int | None:
 
 def _name(place: Field, names: Sequence[str]) -> str:
     if type(place.value) is not int or not 0 <= place.value < len(names):
-        raise place.fault(f"a place in names, which has {len(names)}")
+        raise place.fault(f"an index into names, which has {len(names)} entries")
     return names[place.value]
 
 

@@ -1,6 +1,6 @@
-"""Knows what people ask of the profile of an application: what its stages cost, and what tells what.
+"""Summarizes an application's profile: work of its stages, dependencies and entropy.
 
-Does not know how that is shown.
+Does not format the summary.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from llmsched_langgraph._jobs.observed import ObservedJob, Unit
 from llmsched_langgraph._jobs.stages import StageOccurrence
 
 FOLLOWED = 40
-"""Jobs over which the entropy is averaged, the latest ones; one takes up to a tenth of a second."""
+"""Number of latest jobs over which the entropy is averaged. Each takes up to 0.1 s."""
 
 STEPS = 8
-"""Finished stages after which it is computed, at most."""
+"""Maximum number of finished stages at which the entropy is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """A stage, or a tool that its plan names.
+    """The figures of a stage or of a planned tool.
 
     Attributes:
-        stage: its id.
-        jobs: how many of the jobs that are remembered it happened in.
-        present: the probability that it happens, in the model; without one the share of those jobs.
-        mean: of its work, in those jobs.
-        median: the same.
-        teaches: how much its end tells of the rest of a job of which nothing is known yet, in bit-seconds:
-            `Belief.uncertainty_reduction`. 0 without a model.
+        stage: id of the stage, or name of the tool.
+        jobs: number of remembered jobs in which it occurs.
+        present: probability of occurrence under the model; without a model, the share of remembered jobs.
+        mean: mean work over those jobs, in the unit of the summary.
+        median: median work over those jobs, in the unit of the summary.
+        informative: `Belief.uncertainty_reduction` for a new job, in bits times the unit; 0 without a model.
     """
 
     stage: str
@@ -50,24 +49,24 @@ class StageFigures:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A profile in figures. Amounts of work are in `unit`.
+    """The figures of a profile. Amounts of work are in `unit`.
 
     Attributes:
-        name: what the application calls itself.
-        fingerprint: its key.
-        unit: what work is counted in.
-        jobs: how many jobs taught it.
-        remembered: how many of them are remembered.
-        mean: the work of those.
-        median: the same.
-        model: "network", "marginals", or None if nothing was learned yet.
-        given: whether that was taken over from pgmpy, and stays when more jobs are learned from.
-        modelled: `jobs` when it was learned.
-        stages: in the order of the template.
-        depends: what depends on what in the model, in words: a quantity, and those that tell most of it.
-        entropy_bits: mean entropy of a job before its first stage, after one that ended, after two, ...; over
-            the `followed` latest jobs, 0 for those that are over. Empty without a model.
-        followed: how many these are.
+        name: name of the application.
+        fingerprint: fingerprint of the application.
+        unit: unit of work.
+        jobs: number of jobs that were ever observed.
+        remembered: number of remembered jobs.
+        mean: mean work of the remembered jobs.
+        median: median work of the remembered jobs.
+        model: "network", "marginals", or None without a model.
+        modelled: value of `jobs` when the model was learned.
+        stages: figures of the stages, in the order of the template.
+        depends: the edges of the network: (quantity, its parents), as text.
+        entropy_bits: mean entropy in bits after 0, 1, 2, ... ended stages, over the `followed` latest jobs; an
+            ended job counts as 0. Empty without a model.
+        followed: number of jobs in `entropy_bits`.
+        given: whether the network came from pgmpy (`ApplicationModel.given`).
     """
 
     name: str
@@ -86,7 +85,7 @@ class Summary:
     given: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return plain JSON data."""
         return {
             **asdict(self),
             "unit": self.unit.value,
@@ -95,7 +94,7 @@ class Summary:
 
 
 def summary_of(profile: ApplicationProfile) -> Summary:
-    """The figures of a profile. Takes some seconds where there is a model of many stages."""
+    """Return the summary of a profile. Takes seconds for a model with many stages."""
     model, application = profile.model, profile.application
     unit = Unit.SECONDS if model is None else model.unit
     works = [amount for job in profile.outcomes if (amount := job.amount(unit)) is not None]
@@ -119,7 +118,7 @@ def summary_of(profile: ApplicationProfile) -> Summary:
 
 
 def dependencies(model: ApplicationModel) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The edges of a model in words: each quantity that has parents, with them."""
+    """Yield the edges of a model as text: each quantity that has parents, with its parents."""
     for column, parents in zip(model.columns, model.network.parents, strict=True):
         if parents:
             yield column.words, tuple(model.columns[i].words for i in parents)
@@ -145,7 +144,7 @@ def _stages(profile: ApplicationProfile, unit: Unit) -> Iterator[StageFigures]:
 
 
 def _place(column: Column) -> tuple[StageOccurrence, str | None]:
-    # A tool has no stage of its own: no stage runs for the 0th time.
+    # A tool has no stage of its own: occurrence 0 matches no stage column.
     if column.quantity is Quantity.TOOL:
         return StageOccurrence(column.node, 0), column.tool
     return StageOccurrence(column.node, column.first), None
@@ -165,7 +164,7 @@ def _entropies(
 
 
 def _after(job: ObservedJob, ended: int, planners: set[str]) -> JobEvidence:
-    """What was known of a job once so many of its stages had ended and the next one was announced."""
+    """Return the evidence of a job after `ended` ended stages, with the next stage announced."""
     finished, following = job.stages[:ended], job.stages[ended]
     planned = any(stage.stage_occurrence.path in planners for stage in finished)
     return JobEvidence(

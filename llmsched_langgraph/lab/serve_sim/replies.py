@@ -116,7 +116,7 @@ def plan_reply(request: ChatRequest, seed: int) -> Reply:
 def pieces(reply: Reply, start_tokens: int, end_tokens: int) -> Iterator[Piece]:
     """Yield the text between two token positions; the characters are spread evenly over the tokens.
 
-    A tool call that starts in the range yields a piece even if its text is empty, so that each call is announced.
+    A tool call that starts in the range yields a piece even without text, so that each call is announced.
     """
     texts: list[tuple[int | None, str]] = [(None, reply.content or "")]
     texts += [(i, call.arguments) for i, call in enumerate(reply.tool_calls)]

@@ -50,8 +50,8 @@ def _swe_agent(node: Field) -> Iterator[EndedJob]:
 def _chatdev(node: Field) -> Iterator[EndedJob]:
     """Yield a chain: each request is a stage named by its phase, or `improve_task` without one.
 
-    Tokens are those reported by the API. Seconds come from a log with a resolution of 1 s; a third of them,
-    which would be implausible, is missing. The job's time is the one that the program printed; a few include
+    Tokens are those reported by the API. Seconds come from a log with a resolution of 1 s; the implausible
+    third of them is omitted. The job's time is the one that the program printed; a few include
     pauses of its operator.
     """
     stages = Stages()

@@ -1,6 +1,6 @@
-"""What the simulator runs: seeded jobs of the paper's six applications, their mixes, and when they arrive.
+"""Generates the simulator's jobs: the paper's six applications, its four mixes, and arrival times.
 
-Knows no clock, no policy and no server; every random choice comes from a seed in the call.
+Does not know clocks, policies or servers; every random choice comes from a seed argument.
 """
 
 from llmsched_langgraph.lab.sim.workloads.arrivals import (

@@ -1,6 +1,6 @@
-"""Knows when jobs arrive: independently, in bursts, as in a recorded trace, at a stated load, or as they did.
+"""Assigns arrival times to jobs at a given load: Poisson, bursty, traced, or as recorded.
 
-Does not know how jobs are made or run.
+Does not generate or run jobs.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph.errors import ConfigurationError
 
 _ARRIVALS = 3
-"""The stream of random numbers, out of a seed, that jobs are not made from."""
+"""Random stream of the arrivals, independent of the streams that generate jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedJob:
-    """A job and when it arrives."""
+    """A job and its arrival time in seconds."""
 
     arrival_s: float
     job: EndedJob
 
 
 class Arrivals(Protocol):
-    """Draws the times between arrivals; only their proportions count, the load sets their length."""
+    """Draws the gaps between arrivals. Only their ratios matter; the load sets their scale."""
 
     def gaps(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        """That many times, 0 or more; the first is that before the first arrival."""
+        """Return `count` gaps, 0 or more; the first is the time before the first arrival."""
         ...
 
 
@@ -41,92 +41,92 @@ class Poisson:
     """Each job arrives independently of the others."""
 
     def gaps(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        """Exponential times."""
+        """Return exponential gaps with mean 1."""
         return [float(gap) for gap in rng.standard_exponential(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Bursty:
-    """Times between arrivals have a gamma distribution with a given coefficient of variation.
+    """The gaps between arrivals have a gamma distribution.
 
     Attributes:
-        cv: Standard deviation over mean; 1 is Poisson, more is bursts. Measured: 1.1 (Azure conversation
-            2023), 3.0 (Mooncake conversation), 13.2 (Azure code 2023).
+        cv: Coefficient of variation (standard deviation / mean) of the gaps; 1 is Poisson, more is bursty.
+            Measured: 1.1 (Azure conversation 2023), 3.0 (Mooncake conversation), 13.2 (Azure code 2023).
 
     Raises:
-        ConfigurationError: It is not a positive number.
+        ConfigurationError: `cv` is not a positive number.
     """
 
     cv: float
 
     def __post_init__(self) -> None:
-        """Refuse what no distribution has."""
+        """Reject an invalid coefficient of variation."""
         if not 0 < self.cv < inf:
             raise ConfigurationError(f"arrivals: the coefficient of variation must be above 0, not {self.cv}")
 
     def gaps(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        """Gamma times."""
+        """Return gamma gaps with shape 1 / cv^2."""
         return [float(gap) for gap in rng.standard_gamma(self.cv**-2, count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """Times between arrivals as they were recorded: a stretch of them from a random place on, then round.
+    """Gaps between arrivals from a recorded trace, starting at a random place and wrapping around.
 
     Attributes:
-        recorded: The times, from `read_gaps`.
+        recorded: The recorded gaps, from `read_gaps`.
 
     Raises:
-        ConfigurationError: There are none, or they are not times.
+        ConfigurationError: A gap is negative or not finite, or the gaps do not have a positive sum.
     """
 
     recorded: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can arrive by."""
+        """Reject a trace without usable gaps."""
         if not all(isfinite(gap) and gap >= 0 for gap in self.recorded) or not sum(self.recorded) > 0:
-            raise ConfigurationError("arrivals: a trace needs times of 0 or more, and not all of them 0")
+            raise ConfigurationError("arrivals: a trace needs gaps of 0 or more, and not all of them 0")
 
     def gaps(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        """The recorded times, in their order."""
+        """Return the recorded gaps in their order."""
         start = int(rng.integers(len(self.recorded)))
         return [self.recorded[(start + at) % len(self.recorded)] for at in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The very times at which jobs arrived, one after the other; `offered` is the load at which they stay.
+    """Recorded arrival times. At the load that `offered` returns, `arrive` keeps their gaps unchanged.
 
     Attributes:
-        at_s: When each arrived, in seconds since any moment.
+        at_s: Arrival time of each job, ascending, in seconds since an arbitrary moment.
 
     Raises:
-        ConfigurationError: They go back, or all are the same.
+        ConfigurationError: The times are not ascending, or all are equal.
     """
 
     at_s: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what has no load."""
+        """Reject times that have no load."""
         if any(after < before for before, after in pairwise(self.at_s)):
-            raise ConfigurationError("arrivals: recorded times must not go back; sort the jobs by them")
+            raise ConfigurationError("arrivals: recorded times must ascend; sort the jobs by arrival")
         if not self.span_s > 0:
-            raise ConfigurationError("arrivals: needs jobs that arrived at two different times or more")
+            raise ConfigurationError("arrivals: the jobs must have at least two different arrival times")
 
     @property
     def span_s(self) -> float:
-        """Seconds from the first to the last."""
+        """Seconds from the first arrival to the last."""
         return self.at_s[-1] - self.at_s[0] if self.at_s else 0.0
 
     def gaps(self, count: int, rng: np.random.Generator) -> Sequence[float]:
-        """The recorded times, of so many jobs; the first is at 0."""
+        """Return the recorded gaps of the first `count` jobs; the first gap is 0."""
         return [0.0, *(after - before for before, after in pairwise(self.at_s[:count]))]
 
     def offered(self, jobs: Sequence[EndedJob], slots: int) -> float:
-        """The load that these jobs came to: slot-seconds for each that there was.
+        """Return the offered load of these jobs, work_s / (slots * span_s).
 
         Raises:
-            ConfigurationError: A job's work is not known, or is none for all of them.
+            ConfigurationError: A call has no seconds, or no job has any work.
         """
         return _total_work_s(jobs) / (slots * self.span_s)
 
@@ -134,21 +134,22 @@ class Recorded:
 def arrive(
     jobs: Sequence[EndedJob], arrivals: Arrivals, *, load: float, slots: int, seed: int
 ) -> list[TimedJob]:
-    """Let jobs arrive, in their order, so that they offer `load` of what the slots can do.
+    """Assign arrival times to jobs, in their order, at an offered load.
 
-    The load is the slot-seconds that the jobs' LLM calls need, over the slots times the seconds from 0 to the
-    last arrival. It is exactly what was asked for: the times are drawn and then stretched together. So the
-    same seed gives the same pattern at every load, and a pattern's chance excess does not blur a comparison.
+    load = (slot-seconds of the jobs' LLM calls) / (slots * seconds from 0 to the last arrival). The load is
+    exact: the gaps are drawn and then scaled by one factor. The same seed therefore gives the same pattern at
+    every load, and random variation of the load does not blur a comparison.
 
     Args:
-        jobs: Whose calls have seconds, recorded or derived (`fill_seconds`).
-        arrivals: The pattern.
-        load: 1 keeps all slots busy on average; more is overload.
-        slots: How many there are.
-        seed: Where all randomness comes from, 0 or more.
+        jobs: Jobs whose calls have seconds, recorded or derived (`fill_seconds`).
+        arrivals: The arrival process.
+        load: Offered load; 1 keeps all slots busy on average, more is overload.
+        slots: Slots of the backend.
+        seed: Seed of the gaps, 0 or more.
 
     Raises:
-        ConfigurationError: A number cannot be, or a job's work is not known or is none for all of them.
+        ConfigurationError: `load`, `slots` or `seed` is out of range, a call has no seconds, no job has any
+            work, or all gaps are 0.
     """
     if not 0 < load < inf or slots < 1 or seed < 0:
         raise ConfigurationError(
@@ -163,7 +164,7 @@ def arrive(
     drawn = sum(gaps)
     if not 0 < drawn < inf:
         raise ConfigurationError(
-            "arrivals: all times between the arrivals are 0; use more jobs or a lower cv"
+            "arrivals: all gaps between the arrivals are 0; use more jobs or a lower cv"
         )
     stretch = work_s / (load * slots) / drawn
     return [TimedJob(at * stretch, job) for at, job in zip(accumulate(gaps), jobs, strict=True)]
@@ -175,10 +176,10 @@ def _total_work_s(jobs: Sequence[EndedJob]) -> float:
         work_s = job.work_s
         if work_s is None:
             raise ConfigurationError(
-                f"arrivals: the work of job {job.id!r} is not known, a call has no seconds; "
+                f"arrivals: the work of job {job.id!r} is unknown, since a call has no seconds; "
                 "fill_seconds() adds them"
             )
         total += work_s
     if not total > 0:
-        raise ConfigurationError("arrivals: the jobs need no slot, so there is no load to reach")
+        raise ConfigurationError("arrivals: the jobs need no slot, so no load can be reached")
     return total

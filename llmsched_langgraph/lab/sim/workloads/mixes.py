@@ -1,6 +1,6 @@
-"""Knows the paper's six applications, its four mixes of them, and how to make jobs of a mix from a seed.
+"""Generates jobs of the paper's six applications and four mixes from a seed.
 
-Does not know when jobs arrive.
+Does not assign arrival times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ APPLICATIONS: Mapping[str, Generator] = MappingProxyType(
         "llm_compiler": llm_compiler,
     }
 )
-"""What makes one job of each application."""
+"""The function that generates one job of each application, by name."""
 
 MIXES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -40,23 +40,23 @@ MIXES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mixed": tuple(APPLICATIONS),
     }
 )
-"""The paper's workloads; in each, every job is equally likely to be of any of its applications."""
+"""The paper's workloads; a mix draws the application of each job uniformly."""
 
 _JOBS, _RESAMPLED = 1, 2
-"""Streams of random numbers that have nothing to do with each other, out of one seed."""
+"""Independent random streams of one seed."""
 
 
 def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPEED) -> list[EndedJob]:
-    """Jobs of a mix or of one application, the same for the same seed; a longer list begins as a shorter one.
+    """Generate jobs of a mix or of one application; with one seed, a shorter list is a prefix of a longer one.
 
     Args:
         mix: A name in `MIXES` or in `APPLICATIONS`.
-        jobs: How many.
-        seed: Where all randomness comes from, 0 or more.
-        speed: What the seconds of LLM calls follow from; tokens and tools do not depend on it.
+        jobs: Number of jobs, 0 or more.
+        seed: Seed of all random choices, 0 or more.
+        speed: Gives the seconds of LLM calls; tokens and tools do not depend on it.
 
     Raises:
-        ConfigurationError: There is no such mix, or a number is negative.
+        ConfigurationError: The mix does not exist, or a number is negative.
     """
     names = MIXES.get(mix, (mix,))
     if names == (mix,) and mix not in APPLICATIONS:
@@ -72,10 +72,10 @@ def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPE
 
 
 def resample(recorded: Sequence[EndedJob], jobs: int, seed: int) -> list[EndedJob]:
-    """Recorded jobs drawn with replacement, for more of them than were recorded; ids get the draw's number.
+    """Draw recorded jobs with replacement; each id gets the number of its draw as a suffix.
 
     Raises:
-        ConfigurationError: There are none to draw from, or a number is negative.
+        ConfigurationError: `recorded` is empty, or a number is negative.
     """
     _check(jobs, seed)
     if not recorded:

@@ -1,6 +1,6 @@
-"""Knows the two applications that plan first: task automation as HuggingGPT does it, and LLMCompiler.
+"""Generates jobs of the two applications that plan first: task automation (HuggingGPT) and LLMCompiler.
 
-Does not know when jobs arrive. What a number was measured on stands beside it; "hermes_apps" are the recorded
+Does not assign arrival times. The source of each number stands beside it; "hermes_apps" are the recorded
 executions of github.com/NephrenCake/Hermes, Hermes/Datasets.
 """
 
@@ -16,10 +16,10 @@ from llmsched_langgraph.traces.speed import TokenSpeed
 # 45, for the tools.
 SUBTASKS = Choice({1: 1, 2: 31, 3: 29, 4: 23, 5: 4, 7: 1})
 INSTRUCTIONS = 1570
-"""Tokens of the planner's prompt beside the request, in every job."""
+"""Tokens of the planner's prompt without the request; the same in every job."""
 REQUEST = LogNormal(4.341, 0.186, 48, 199)
 PLAN_BASE, PLAN_PER_SUBTASK, PLAN_SD = 2.9, 37.8, 12.7
-"""The plan's tokens: a line fitted to its sub-tasks, and the spread about it (rho 0.87)."""
+"""Tokens of the plan, by least squares on its number of sub-tasks: intercept, slope, residual SD (rho 0.87)."""
 TOOLS = {
     "visual-question-answering": 52,
     "image-to-text": 49,
@@ -34,7 +34,8 @@ TOOLS = {
     "text-generation": 12,
     "conversational": 6,
 }
-"""How often each was planned, n = 312; a plan names a tool once (87 of 89). Two more were seen once each."""
+"""Count of each tool in the plans, n = 312. A plan names a tool at most once (87 of 89). Two further tools
+occurred once each."""
 TOOL_S = {
     "visual-question-answering": LogNormal(0.613, 0.343, 1.456, 4.843),
     "image-to-text": LogNormal(1.486, 0.168, 3.739, 7.690),
@@ -45,28 +46,28 @@ TOOL_S = {
     "text-to-video": LogNormal(3.531, 0.029, 32.855, 36.830),
     "depth-estimation": LogNormal(1.397, 0.084, 3.470, 4.542),
 }
-"""Seconds of the tools that are models of their own. The tool explains nearly all of the time (R2 0.97)."""
+"""Seconds of the tools that are separate models. The choice of tool explains most of the variance (R2 0.97)."""
 TEXT_TOOLS = {
     "translation": (151, LogNormal(2.762, 0.463, 7, 49)),
     "summarization": (171, LogNormal(3.414, 1.029, 10, 366)),
     "text-generation": (148, LogNormal(3.900, 1.227, 5, 589)),
     "conversational": (141, LogNormal(4.448, 1.169, 22, 479)),
 }
-"""Sub-tasks that are calls of the language model: mean prompt tokens, output tokens."""
+"""Tools that are calls of the language model: mean prompt tokens, and output tokens."""
 CHOOSES_MODEL = ("object-detection", "depth-estimation")
-"""Tools for which a call picks the model first: all 45 such sub-tasks, and none of the others."""
+"""Tools for which an LLM call first chooses the model: all 45 sub-tasks with these tools, and no others."""
 CHOOSE_PROMPT, CHOOSE_OUTPUT = LogNormal(6.039, 0.036, 387, 458), LogNormal(4.494, 0.150, 65, 130)
 FOLLOWS_PREVIOUS = 0.82
-"""Share of the sub-tasks, the first of a plan apart, that need another one's result, nearly always that of
-the one before: 169 of 207."""
+"""Share of the sub-tasks after the first of a plan that need another sub-task's result, nearly always the
+preceding one's: 169 of 207."""
 RESPOND_BASE, RESPOND_PER_SUBTASK, RESPOND_SD = 167.0, 161.0, 130.0
-"""Prompt tokens of the answer by sub-tasks: a line fitted, and the spread about it (rho 0.72)."""
+"""Prompt tokens of the answer, by least squares on sub-tasks: intercept, slope, residual SD (rho 0.72)."""
 ANSWER_MU, ANSWER_PER_PROMPT_TOKEN, ANSWER_SIGMA = 5.492, 0.001144, 0.240
-"""The logarithm of the answer's tokens by its prompt's: a line fitted, and the spread about it (rho 0.72)."""
+"""Log tokens of the answer, by least squares on prompt tokens: intercept, slope, residual SD (rho 0.72)."""
 
 
 def task_automation(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
-    """Plan, run the sub-tasks that the plan names, respond when all are done."""
+    """Plan, run the sub-tasks of the plan, and respond when all have ended."""
     job = JobBuilder(speed)
     count = SUBTASKS.draw(rng)
     request = REQUEST.tokens(normal(rng))
@@ -96,33 +97,33 @@ def _subtask(job: JobBuilder, rng: np.random.Generator, tool: str, after: int) -
     return job.llm("subtask", [(prompt, output.tokens(normal(rng)))], (after,), tool)
 
 
-# LLMCompiler on ParallelQA, its benchmark whose plans differ in shape. No execution of it was ever published:
+# LLMCompiler on ParallelQA, its benchmark with plans of different shapes. Executions are not published:
 # tokens (cl100k) are those of the prompts, example plans and example answers in github.com/SqueezeAILab/
 # LLMCompiler at a00c9d3, configs/parallelqa and src (MIT). Its `math` tool is a call of the language model.
 BRANCHES = Choice({2: 16, 3: 20, 4: 25, 5: 21})
-"""Things to look up: field `branch` of parallelqa_dataset.json, n = 82."""
+"""Entities to search for: field `branch` of parallelqa_dataset.json, n = 82."""
 QUESTION_BASE, QUESTION_PER_BRANCH, QUESTION_SD = 18.7, 8.02, 9.6
-"""The question's tokens: a line fitted to those 82, and the spread about it (rho 0.59)."""
+"""Tokens of the question, by least squares on branches: intercept, slope, residual SD (rho 0.59, n = 82)."""
 PLANNER_PROMPT = 1551
-"""Instructions 269, `join` 123, `math` 461, `search` 40, examples 658."""
+"""Tokens: instructions 269, `join` 123, `math` 461, `search` 40, examples 658."""
 COMPILED_BASE, COMPILED_PER_ACTION, COMPILED_SD = 10.8, 15.95, 9.0
-"""The plan's tokens by its actions: a line fitted to the 5 example plans, and the spread about it."""
+"""Tokens of the plan, by least squares on its actions in the 5 example plans: intercept, slope, residual SD."""
 SHAPES = {"each, then all": 2, "each": 1, "pairs, then all": 1, "all": 1}
-"""Where the 5 example plans do sums: on each thing found and then on all results, on each only, on pairs of
-things and then on all, on all at once."""
+"""Input of the `math` calls in the 5 example plans: each entity and then all results, each entity only, pairs
+of entities and then all results, or all entities at once."""
 ENTITY = LogNormal(5.458, 0.212, 149, 314)
-"""What a search brings, tokens: the 10 paragraphs in the examples of the prompt that joins."""
+"""Result of a search, tokens: the 10 paragraphs in the examples of the `join` prompt."""
 ENTITY_S = LogNormal(0.715, 0.381, 1.16, 5.57)
-"""Seconds of a Wikipedia search: hermes_apps react_fever, n = 76 that took any."""
+"""Seconds of a Wikipedia search: hermes_apps react_fever, n = 76 searches with positive seconds."""
 MATH_PROMPT, MATH_OUTPUT = 800, LogNormal(3.689, 0.2, 20, 80)
-"""A sum's prompt beside what it is about (template 342, guidelines 440, question 18); the answer in the
-template has 40 tokens. Its spread is not published: 0.2 is assumed."""
+"""Prompt of a `math` call without its context (template 342, guidelines 440, question 18), and its output; the
+answer in the template has 40 tokens. The sigma of 0.2 is assumed, since none is published."""
 JOIN_PROMPT, JOIN_OUTPUT = 3121, LogNormal(2.987, 0.12, 16, 33)
-"""The prompt that joins; its answers have 20, 22, 22 and 16 tokens. `max_replans` is 1: there is one plan."""
+"""The `join` prompt; its example answers have 20, 22, 22 and 16 tokens. `max_replans` is 1: there is one plan."""
 
 
 def llm_compiler(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
-    """Plan, search for all things at once, do the sums that the plan asks for, join."""
+    """Plan, search for all entities in parallel, make the plan's `math` calls, and join."""
     job = JobBuilder(speed)
     branches, shape = BRANCHES.draw(rng), pick(rng, SHAPES)
     question = max(round(QUESTION_BASE + QUESTION_PER_BRANCH * branches + QUESTION_SD * normal(rng)), 23)

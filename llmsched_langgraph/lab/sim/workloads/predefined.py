@@ -1,8 +1,8 @@
-"""Knows the two applications whose graph is fixed, sequence sorting and document merging (Graph of Thoughts).
+"""Generates jobs of the two applications with a fixed graph (Graph of Thoughts): sorting, document merging.
 
-Does not know when jobs arrive. "hermes_apps" are the recorded executions of github.com/NephrenCake/Hermes,
-Hermes/Datasets (Llama-family model on vLLM; token counts only are used); what a number was measured on stands
-beside it, as n = how many.
+Does not assign arrival times. "hermes_apps" are the recorded executions of github.com/NephrenCake/Hermes,
+Hermes/Datasets (Llama-family model on vLLM; only token counts are used). The source of each number stands
+beside it; n is the sample size.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Only 128 was recorded; the shorter ones run the same graph with fewer chunks."""
 CHUNK = 16
 """Numbers in a chunk (128 numbers were split into 8)."""
 SORTS, MERGES, IMPROVES, LAST_IMPROVES = 5, 10, 5, 10
-"""Calls of a stage: 5 for a chunk, 10 for a merge, 5 to improve it, 10 for the last one."""
+"""Calls of a stage: 5 to sort a chunk, 10 to merge, 5 to improve a merge, 10 to improve the last merge."""
 TOKENS_PER_NUMBER = 3.06
-"""Tokens of a sorted list: merges answer 98.7, 198.5 and 390.9 in the mean for 32, 64 and 128 numbers."""
+"""Tokens per number of a sorted list: merges of 32, 64 and 128 numbers have a mean of 98.7, 198.5, 390.9."""
 SPLIT_PROMPT, SPLIT_PER_NUMBER = 1158, 3.39
-"""The split's prompt is 1,542 and its answer 434 tokens for 128 numbers."""
+"""Tokens of the split; with 128 numbers, its prompt has 1,542 and its answer 434."""
 SORT_PROMPT, SORT_OUTPUT = 768, LogNormal(log(50.4), 0.045, 48, 56)
 """Mean 50.4, standard deviation 2.3, n = 240."""
 MERGE_PROMPT, MERGE_PER_NUMBER = 157, 3.07
@@ -41,12 +41,12 @@ IMPROVE_OUTPUT = {
     128: LogNormal(7.038, 0.399, 689, 2010),  # n = 60
 }
 IMPROVE_SHARED = {32: 0.25, 64: 0.40, 128: 0.10}
-"""Part of the variance above that the calls of one stage share: the stages' means have standard deviations
-of 0.155, 0.319 and 0.125."""
+"""Share of the log variance that is common to the calls of one stage: the means of the stages have standard
+deviations of 0.155, 0.319 and 0.125."""
 
 
 def sequence_sorting(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
-    """Split, sort the chunks, then merge and improve them by twos until one list is left."""
+    """Split, sort the chunks, then merge and improve pairs of lists until one list is left."""
     length = pick(rng, LENGTHS)
     job = JobBuilder(speed)
     split = job.llm("split", [(SPLIT_PROMPT + 3 * length, round(SPLIT_PER_NUMBER * length))])
@@ -86,23 +86,23 @@ GENERATES, AGGREGATES, SECOND_GENERATES = 2, 2, 1
 SCORES_PER_DOCUMENT = 20
 """Scoring calls for each document of the stage before."""
 DOCUMENTS_PROMPT = LogNormal(7.321, 0.163, 1049, 2343)
-"""Prompt of the first stage: instructions, four documents. It explains nothing of what comes (rho 0.17)."""
+"""Prompt of the first stage: instructions and four documents; weakly correlated with the rest (rho 0.17)."""
 MERGED = LogNormal(6.798, 0.278, 413, 2355)
 """A job's mean merged document, tokens."""
 WITHIN_GENERATE = 0.068
-"""Standard deviation, in logarithms, of one such document about its job's mean."""
+"""Standard deviation of the log tokens of one merged document about its job's mean."""
 AGGREGATED, AGGREGATE_LINK = LogNormal(6.835, 0.301, 469, 2355), 0.93
-"""The aggregated document, and its correlation (of logarithms) with the first one: rho 0.92."""
+"""Tokens of the aggregated document, and their log correlation with the first merged document (rho 0.92)."""
 SECOND, SECOND_LINK = LogNormal(6.805, 0.272, 458, 1709), 0.85
-"""The second merged document, and its correlation with the first one: rho 0.84, n = 76."""
+"""Tokens of the second merged document, and their log correlation with the first (rho 0.84, n = 76)."""
 SCORE = LogNormal(6.050, 0.253, 128, 1118)
-"""A job's mean score, tokens; it has nothing to do with the documents' length (-0.16 to 0.06)."""
+"""Mean tokens of a job's score calls; uncorrelated with the documents' length (rho -0.16 to 0.06)."""
 SCORE_LINK = 0.91
-"""Correlation of a job's second mean score with its first, and of the third with it: 0.91, 0.86, 0.81."""
+"""Log correlation of the mean score tokens of successive score stages: 0.91, 0.86, 0.81 were measured."""
 WITHIN_SCORE = 0.23
-"""Standard deviation, in logarithms, of one score about its stage's mean: 0.24, 0.23, 0.22."""
+"""Standard deviation of the log tokens of one score about its stage's mean: 0.24, 0.23, 0.22."""
 SCORE_EXTRA, AGGREGATE_EXTRA, SECOND_EXTRA = 119, -35, -76
-"""Prompt tokens beyond the first stage's prompt and the documents: means of 76 jobs."""
+"""Prompt tokens of a stage minus the first stage's prompt and the documents: means of 76 jobs."""
 
 
 def document_merging(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:
