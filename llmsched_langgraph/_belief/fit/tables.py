@@ -283,7 +283,7 @@ def tables(
 ) -> tuple[NDArray[np.float64], ...]:
     """Return Dirichlet posterior means with a back-off prior, P(X | parents) of each variable.
 
-    For parents U1..Uk and a = smoothing, P(x | u1..uk) = (N(x, u1..uk) + a P(x | u1..uk-1)) / (N(u1..uk) + a).
+    For parents U1..Uk, P(x | u1..uk) = (N(x, u1..uk) + a P(x | u1..uk-1)) / (N(u1..uk) + a), a = `smoothing`.
     Without parents, the prior is uniform.
     """
     if not any(families):

@@ -16,7 +16,7 @@ from llmsched_langgraph._jobs.ended import EndedJob
 
 
 def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationProfile:
-    """Merge two profiles of an application. The operation is commutative, associative and idempotent.
+    """Merge two profiles of an application: commutative, associative and idempotent.
 
     - Jobs are united by id, sorted by `order`, and limited to the newest `HISTORY` that ended at or after the
       later `forgotten_before`. Of two records of a job, the one with the later end is kept.

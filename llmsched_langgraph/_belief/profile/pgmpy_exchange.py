@@ -37,7 +37,7 @@ Distributions that deviate by more than `ROUNDING` are normalized.
 """
 
 MOST_SCORES = 20
-"""Limit of a search's score evaluations, times n^3 for n variables. Typical searches need 1 to 9."""
+"""Limit of a search's score evaluations, times n^3 for n variables. Most searches need 1 to 9."""
 
 Floats = NDArray[np.float64]
 
@@ -299,7 +299,7 @@ def edges_of(network: Any) -> Callable[[Lessons], Parents]:
 
 
 def hill_climb(score: str = "k2") -> Callable[[Lessons], Parents]:
-    """Return a search with pgmpy's `HillClimbSearch`, in causal order with `MAX_PARENTS` parents."""
+    """Return a search with pgmpy's `HillClimbSearch`, with causal order and `MAX_PARENTS`."""
 
     def search(data: Lessons) -> Parents:
         from pgmpy.causal_discovery import (  # type: ignore[import-untyped]
@@ -350,7 +350,7 @@ def _searched(data: Lessons, score: str, search: Callable[[Any], Any]) -> Parent
     import pandas as pd
 
     count = len(data.cards)
-    # Numbers, not names: pgmpy iterates over sets of edges, and the order of strings differs between processes.
+    # Numbers, not names: pgmpy iterates over sets of edges, and string hashes differ between processes.
     frame = pd.DataFrame(
         {i: pd.Categorical(data.rows[:, i], categories=range(card)) for i, card in enumerate(data.cards)}
     )
@@ -365,7 +365,7 @@ def _searched(data: Lessons, score: str, search: Callable[[Any], Any]) -> Parent
 
 
 def _scoring(score: str, frame: Any, data: Lessons) -> Any:
-    """Return a pgmpy score (for K2: `tables.k2`) that raises after a limited number of evaluations."""
+    """Return a pgmpy score (for K2: `tables.k2`) with a limited number of evaluations."""
     from pgmpy.structure_score import BIC, K2, BDeu  # type: ignore[import-untyped]
 
     ours, most = k2(data.rows, data.cards), MOST_SCORES * len(data.cards) ** 3

@@ -1,7 +1,7 @@
-"""Knows what earlier runs taught of every application: its ended jobs, and the model learned from them.
+"""Holds what was learned of each application: its ended jobs and the model fitted to them.
 
-Does not know queues or the clock, nor when it is time to learn. A profile is a value: `observe` and
-`learned` return a new one.
+Does not know queues or clocks, or decide when to learn. Profiles are immutable: `observe` and `learned`
+return new ones.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.model import ApplicationModel
 
 HISTORY = 1_000
-"""Jobs of an application that are remembered, the latest ones: what changes is not held up by the past."""
+"""Number of latest jobs of an application that are remembered."""
 
 PRIOR_CALL_S = 1.0
-"""Work of a call, in seconds, as long as not one call has ever been seen."""
+"""Prior mean work of a call, in s."""
 
 SHRINKAGE = 2.0
-"""How many observations a mean's prior is worth. Two keep one odd run from deciding the order."""
+"""Prior weight of a mean, in pseudo-observations. It limits the effect of a single outlier."""
 
 GOES_ON = 0.5
-"""Probability that a loop goes round once more, as long as no run has shown it."""
+"""Prior probability that a loop continues for another iteration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """`count` observations and their average."""
+    """The mean `value` of `count` observations."""
 
     count: int = 0
     value: float = 0.0
 
     def towards(self, prior: float) -> float:
-        """The mean shrunk towards `prior`, which counts as `SHRINKAGE` observations."""
+        """Return (count * value + a * prior) / (count + a) with a = `SHRINKAGE`."""
         return (self.count * self.value + SHRINKAGE * prior) / (self.count + SHRINKAGE)
 
 
 @dataclass(frozen=True)
 class History:
-    """The jobs of one application that are remembered, each once, and all that follows from them.
+    """The remembered jobs of one application, with distinct ids, and figures derived from them.
 
     Attributes:
-        jobs: in the order in which they were taken in, or of `order` once profiles were merged.
+        jobs: the jobs, in the order of observation; in `order` after a merge.
     """
 
     jobs: tuple[EndedJob, ...] = ()
@@ -63,7 +63,7 @@ class History:
         return len(self.jobs)
 
     def new(self, jobs: Iterable[EndedJob]) -> list[EndedJob]:
-        """Those that are not among its jobs; one without an id is named by what it did."""
+        """Return the jobs whose ids are not in the history. A job without an id gets a hash as id."""
         ids = set(self.ids)
         found = []
         for job in jobs:
@@ -75,41 +75,41 @@ class History:
         return found
 
     def plus(self, new: Sequence[EndedJob]) -> History:
-        """The same with jobs that are not there yet, cut to the latest `HISTORY`."""
+        """Return the history with new jobs, limited to the latest `HISTORY`."""
         made = History((*self.jobs, *new)[-HISTORY:])
-        # What each job did is worked out once.
+        # Fill the cached property, so that each job is converted once.
         vars(made)["outcomes"] = (*self.outcomes, *map(observed, new))[-HISTORY:]
         return made
 
     @cached_property
     def ids(self) -> frozenset[str]:
-        """The jobs' ids."""
+        """The ids of the jobs."""
         return frozenset(job.id for job in self.jobs)
 
     @cached_property
     def outcomes(self) -> tuple[ObservedJob, ...]:
-        """What the jobs did."""
+        """The observed behaviour of the jobs."""
         return tuple(map(observed, self.jobs))
 
     @cached_property
     def works_s(self) -> tuple[float, ...]:
-        """The whole work of each job, ascending."""
+        """The total work of each job in slot-seconds, ascending."""
         return tuple(sorted(outcome.work_s for outcome in self.outcomes))
 
     @cached_property
     def job(self) -> Mean:
-        """The mean work of the jobs."""
+        """The mean work of a job."""
         return Mean(len(self.jobs), sum(self.works_s) / len(self.jobs)) if self.jobs else Mean()
 
     @cached_property
     def call(self) -> Mean:
-        """The mean work of their calls."""
+        """The mean work of a call of these jobs."""
         works_s = [call.seconds or 0.0 for job in self.jobs for call in job.llm_calls()]
         return Mean(len(works_s), sum(works_s) / len(works_s)) if works_s else Mean()
 
     @cached_property
     def nodes(self) -> Mapping[str, NodeBehaviour]:
-        """What each node was seen to do in them."""
+        """The observed behaviour of each node, by path."""
         nodes: dict[str, NodeBehaviour] = {}
         for job in self.jobs:
             for path, seen in nodes_of(job).items():
@@ -118,7 +118,7 @@ class History:
 
 
 def order(job: EndedJob) -> tuple[float, str]:
-    """The order of remembered jobs, the same in all processes."""
+    """Return the sort key of jobs in merged histories, equal in all processes."""
     return job.ended_at, job.id
 
 
@@ -130,15 +130,15 @@ def _named(job: EndedJob, ids: Collection[str]) -> EndedJob:
 
 @dataclass(frozen=True)
 class ApplicationProfile:
-    """What runs of one application taught. Work is in slot-seconds.
+    """The profile of one application. Work is in slot-seconds.
 
     Attributes:
-        application: the application, as the latest run had it.
-        history: its jobs, as `as_learned` has them. All figures are derived from them.
-        counted: jobs that were ever taken in, by the profile of those merged that took in the most.
-        model: what was learned from its jobs, at some time; None before.
-        modelled: `jobs` at that time.
-        forgotten_before: jobs that ended before this are not remembered any more, in wall-clock seconds.
+        application: the application, as of the latest run.
+        history: the remembered jobs, converted by `as_learned`.
+        counted: number of jobs ever observed; the maximum over merged profiles.
+        model: the learned model; None before the first one.
+        modelled: value of `jobs` when the model was learned.
+        forgotten_before: jobs that ended before this time are forgotten, in wall-clock seconds.
     """
 
     application: Application
@@ -150,45 +150,45 @@ class ApplicationProfile:
 
     @property
     def jobs(self) -> int:
-        """How many jobs taught it, as far as that is known: never more than there were. It only grows."""
+        """The number of jobs ever observed: a lower bound after a merge. It never decreases."""
         return max(self.counted, len(self.history))
 
     @property
     def outcomes(self) -> tuple[ObservedJob, ...]:
-        """What its remembered jobs did."""
+        """The observed behaviour of the remembered jobs."""
         return self.history.outcomes
 
     @property
     def nodes(self) -> Mapping[str, NodeBehaviour]:
-        """What each node was seen to do in its remembered jobs."""
+        """The observed behaviour of each node in the remembered jobs, by path."""
         return self.history.nodes
 
     @cached_property
     def template(self) -> Application:
-        """The application as its runs showed it to be."""
+        """The application, corrected by the observed behaviour of its nodes."""
         return corrected(self.application, self.nodes)
 
     @property
     def works_s(self) -> tuple[float, ...]:
-        """The whole work of each remembered job, ascending."""
+        """The total work of each remembered job in slot-seconds, ascending."""
         return self.history.works_s
 
     @property
     def mean_s(self) -> float:
-        """Their mean."""
+        """The mean total work of a remembered job."""
         return self.history.job.value
 
     def beyond_s(self, received_s: float) -> tuple[float, ...]:
-        """The whole work of each remembered job that needed more than so much, ascending."""
+        """Return the total work of each remembered job that exceeds `received_s`, ascending."""
         return self.works_s[bisect_right(self.works_s, received_s) :]
 
     @property
     def drifted(self) -> bool:
-        """Whether its latest jobs are of another kind than those before."""
+        """Whether the work of the latest jobs differs from that of earlier ones (`drift.drifted`)."""
         return drifted([outcome.work_s for outcome in self.outcomes])
 
     def forgetting(self, latest: int = RECENT) -> ApplicationProfile:
-        """The same without all that came before the latest jobs."""
+        """Return the profile with only the `latest` jobs remembered."""
         kept = self.history.jobs[-latest:]
         since = min((job.ended_at for job in kept), default=0.0)
         return replace(
@@ -199,18 +199,18 @@ class ApplicationProfile:
         )
 
     def observe(self, jobs: Sequence[EndedJob]) -> ApplicationProfile:
-        """The same with more jobs, as `as_learned` has them; the oldest may be forgotten."""
+        """Return the profile with more jobs, already converted by `as_learned`."""
         new = self.history.new(jobs)
         return replace(self, history=self.history.plus(new), counted=self.jobs + len(new))
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What earlier runs taught, by application fingerprint. All figures are slot-seconds.
+    """The profiles of all applications. Work is in slot-seconds.
 
     Attributes:
-        applications: by fingerprint.
-        paces: how the backends slow down when they are busy, by name: of all calls that were ever observed.
+        applications: the application profiles, by fingerprint.
+        slowdowns: the calibration of each backend, by name, from all calls ever observed.
     """
 
     applications: Mapping[str, ApplicationProfile] = field(default_factory=dict)
@@ -218,16 +218,16 @@ class Profile:
 
     @cached_property
     def job(self) -> Mean:
-        """The mean work of all remembered jobs, each application weighing as much as it had jobs."""
+        """The mean work of a job over all applications, weighted by their numbers of jobs."""
         return _together(Mean(own.jobs, own.mean_s) for own in self.applications.values())
 
     @cached_property
     def call(self) -> Mean:
-        """The mean work of all their calls."""
+        """The mean work of a call over all applications, weighted by their numbers of calls."""
         return _together(own.history.call for own in self.applications.values())
 
     def observe(self, *jobs: EndedJob) -> Profile:
-        """The profile with more jobs; those that were incomplete or made no call teach nothing."""
+        """Return the profile with more jobs, ignoring those that are not `informative`."""
         by_application: dict[str, list[EndedJob]] = {}
         for job in jobs:
             if job.informative:
@@ -250,77 +250,78 @@ class Profile:
         return Profile({**self.applications, **seen}, slowdowns)
 
     def learned(self, application: str, model: ApplicationModel, jobs: int) -> Profile:
-        """The profile with a new model of an application, learned when it had seen so many jobs."""
+        """Return the profile with a new model of an application, learned after `jobs` jobs."""
         return self.having(replace(self.applications[application], model=model, modelled=jobs))
 
     def having(self, own: ApplicationProfile) -> Profile:
-        """The profile with what is known of one application replaced."""
+        """Return the profile with one application's profile added or replaced."""
         return replace(self, applications={**self.applications, own.application.fingerprint: own})
 
     def prepared(self) -> Profile:
-        """The same, with what is derived worked out: nothing of that is left to those who hold a lock."""
+        """Compute the cached properties, so that no caller computes them under a lock; return self."""
         for own in self.applications.values():
             _ = own.template, own.works_s
         _ = self.job, self.call
         return self
 
     def to_pgmpy(self, application: Application | str) -> Any:
-        """The network learned of an application, as a pgmpy `DiscreteBayesianNetwork` of its own.
+        """Return the learned network of an application as a new pgmpy `DiscreteBayesianNetwork`.
 
-        To be queried (`pgmpy.inference.VariableElimination`), drawn or written. Variables are the columns of
-        the application's model by name (`total`, `prompt`, `fan_out:STAGE`, `work:STAGE`, ...), states are
-        `absent` and the range of each bin, such as `0.52 to 1.2 s`. Imports pgmpy, which takes seconds.
+        The network can be queried (`pgmpy.inference.VariableElimination`), drawn and written. Variables have
+        the names of the model's columns (`total`, `prompt`, `fan_out:STAGE`, `work:STAGE`, ...). States are
+        `absent` and the range of each bin, such as `0.52 to 1.2 s`. Importing pgmpy takes seconds.
 
         Args:
             application: the application, its fingerprint, or its name.
 
         Raises:
-            InvalidDataError: the profile has no such application, several of that name, or no model of it.
+            InvalidDataError: the application is unknown, its name is ambiguous, or it has no model.
         """
         from llmsched_langgraph._belief.profile.pgmpy_exchange import to_pgmpy
 
         return to_pgmpy(self, application)
 
     def with_network(self, application: Application | str, network: Any) -> Profile:
-        """The profile with a pgmpy network in place of what was learned of an application.
+        """Return the profile with a pgmpy network as the application's model.
 
-        Its variables are those of `to_pgmpy`, with any edges that have no cycle. CPDs are used as they stand:
-        states go by the names of `to_pgmpy`, or by their numbers. Without CPDs, tables are estimated from the
-        jobs that the profile remembers. The network keeps its place when more jobs are learned from, and
-        when profiles are merged, until the application's runs drift, or another one takes its place.
+        The network must have the variables of `to_pgmpy`; its edges may be any without a cycle. CPDs are used
+        unchanged; their states are named as in `to_pgmpy`, or numbered from 0. Without CPDs, tables are
+        estimated from the remembered jobs. Learning and merging keep the network until the application's
+        runs drift or another network replaces it.
 
         Args:
             application: the application, its fingerprint, or its name.
             network: a pgmpy `DiscreteBayesianNetwork` or `DAG`.
 
         Raises:
-            InvalidDataError: as `to_pgmpy`; or other variables or states, a CPD that is missing or no
-                distribution, a cycle, a table of more than 2**22 cells. The message names the variable.
+            InvalidDataError: as `to_pgmpy`; or the network has wrong variables or states, a missing or invalid
+                CPD, a cycle, or a table of more than 2**22 cells. The message names the variable.
         """
         from llmsched_langgraph._belief.profile.pgmpy_exchange import with_network
 
         return with_network(self, application, network)
 
     def template(self, application: Application) -> Application:
-        """The application as its runs showed it to be."""
+        """Return the application, corrected by the observed behaviour of its nodes."""
         known = self.applications.get(application.fingerprint)
         return application if known is None else corrected(application, known.nodes)
 
     def jobs(self, application: str) -> int:
-        """How many jobs of the application taught the profile."""
+        """Return the number of observed jobs of the application with this fingerprint."""
         known = self.applications.get(application)
         return 0 if known is None else known.jobs
 
     @property
     def call_s(self) -> float:
-        """Expected work of a call of which nothing is known."""
+        """The expected work of a call without evidence, in slot-seconds."""
         return self.call.towards(PRIOR_CALL_S)
 
     def total_work_s(self, application: Application) -> float:
-        """Expected work of a whole job, before anything is known of it.
+        """Return the expected total work of a job without evidence, in slot-seconds.
 
-        Of an application that never ran, a call for each stage that makes some, as far as its loops are
-        likely to go; of one whose stages are not known either, what jobs need on average.
+        It is the application's mean, shrunk towards the mean of all jobs. Without observed jobs, it is the sum
+        of `call_s` * `GOES_ON`^(occurrence - 1) over the stages that call a model; without such stages, it is
+        the mean of all jobs.
         """
         known = self.applications.get(application.fingerprint)
         if known is not None and known.works_s:
@@ -333,7 +334,7 @@ class Profile:
 
 
 def calibrated(slowdowns: Mapping[str, Calibration], jobs: Iterable[EndedJob]) -> dict[str, Calibration]:
-    """How backends slow down, with what more jobs show of it."""
+    """Return the calibrations of all backends, updated with the calls of more jobs."""
     by_backend: dict[str, list[Served]] = {}
     for job in jobs:
         for stage in job.stages:
@@ -347,10 +348,9 @@ def calibrated(slowdowns: Mapping[str, Calibration], jobs: Iterable[EndedJob]) -
 
 
 def as_learned(job: EndedJob, slowdowns: Mapping[str, Calibration]) -> EndedJob:
-    """The job as a profile remembers it: without times of waiting, and without what its runs knew of it.
+    """Return the job as a profile remembers it: without waiting times and without its template.
 
-    Seconds of calls are those that they would have taken on a busy backend, as far as `paces` tells of it
-    (`Calibration.at_capacity`).
+    Seconds of LLM calls are normalized to the backend's reference concurrency (`Calibration.at_capacity`).
     """
 
     def normalised(stage: EndedStage, call: EndedCall) -> EndedCall:

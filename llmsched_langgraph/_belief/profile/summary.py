@@ -63,8 +63,8 @@ class Summary:
         modelled: value of `jobs` when the model was learned.
         stages: figures of the stages, in the order of the template.
         depends: the edges of the network: (quantity, its parents), as text.
-        entropy_bits: mean entropy in bits after 0, 1, 2, ... ended stages, over the `followed` latest jobs; an
-            ended job counts as 0. Empty without a model.
+        entropy_bits: mean entropy in bits after 0, 1, 2, ... ended stages, over the `followed` latest jobs;
+            0 for ended jobs. Empty without a model.
         followed: number of jobs in `entropy_bits`.
         given: whether the network came from pgmpy (`ApplicationModel.given`).
     """
