@@ -9,8 +9,7 @@ Imports nothing and raises nothing.
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
     ├── CallCancelledError      (also a RuntimeError)  a thread waited for a slot in a run that was stopped
-    ├── SchedulerClosedError    (also a RuntimeError)  a call or a run came after `Scheduler.close()`
-    └── InvalidTransitionError  (also a RuntimeError)  the machine's state does not allow the event
+    └── SchedulerClosedError    (also a RuntimeError)  a call or a run came after `Scheduler.close()`
 """
 
 from __future__ import annotations
@@ -46,7 +45,3 @@ class CallCancelledError(LLMSchedError, RuntimeError):
 
 class SchedulerClosedError(LLMSchedError, RuntimeError):
     """The scheduler is closed: it starts no new run and grants no new slot."""
-
-
-class InvalidTransitionError(LLMSchedError, RuntimeError):
-    """The machine's current state does not allow the event; the state is unchanged."""

@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from llmsched_langgraph.errors import ConfigurationError, InvalidTransitionError
-from llmsched_langgraph.lab.sim.batching import Admitted, BatchingServer, Decoded, FinishedRequest
+from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.lab.sim.batching import (
+    Admitted,
+    BatchingServer,
+    Decoded,
+    FinishedRequest,
+    InvalidTransitionError,
+)
 from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS, LatencyModel
 
 # Powers of two keep the arithmetic exact: one request alone takes 1 s a token, two together 2 s.

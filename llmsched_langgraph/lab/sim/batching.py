@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import floor, inf
 
-from llmsched_langgraph.errors import ConfigurationError, InvalidTransitionError
+from llmsched_langgraph.errors import ConfigurationError, LLMSchedError
 from llmsched_langgraph.lab.sim.latency import LatencyModel
+
+
+class InvalidTransitionError(LLMSchedError, RuntimeError):
+    """The server's state does not allow the event. The state is unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
