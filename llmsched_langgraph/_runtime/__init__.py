@@ -1,1 +1,1 @@
-"""Real time: clocks, locks, threads, event loops. Drives the core; knows nothing of LangGraph."""
+"""Real time: clocks, locks, threads and event loops. Drives the core; does not know LangGraph."""

@@ -1,4 +1,4 @@
-"""Knows how long a call waits at a time: until its time is up, or until LangGraph wants a sign of life.
+"""Computes how long a waiting call blocks: until its timeout, or until its next heartbeat.
 
 Does not know slots.
 """
@@ -14,9 +14,10 @@ from llmsched_langgraph.errors import ConfigurationError
 
 
 class Beats:
-    """How long to wait at a time: until the time is up, or until LangGraph wants a sign of life.
+    """The wait intervals of one call: each ends at the timeout or at the next heartbeat.
 
-    LangGraph cannot know of the queue, so a stage with an idle timeout beats while it waits.
+    LangGraph does not see the queue, so a stage with an idle timeout sends a heartbeat while it waits, once
+    per quarter of that timeout.
     """
 
     def __init__(self, timeout_s: float | None, stage: StageRun | None) -> None:
@@ -28,14 +29,14 @@ class Beats:
             self._heartbeat = stage.heartbeat
 
     def next_s(self) -> float | None:
-        """Seconds to wait now; None for as long as it takes."""
+        """Return the length of the next interval in seconds; None for no limit."""
         if self._until is None:
             return self._every_s
         left_s = max(self._until - time.monotonic(), 0.0)
         return left_s if self._every_s is None else min(left_s, self._every_s)
 
     def beat(self) -> bool:
-        """Give the sign of life that is due; False if the time is up."""
+        """Send the heartbeat, if the stage needs one; return False if the timeout has passed."""
         if self._until is not None and time.monotonic() >= self._until:
             return False
         if self._heartbeat is not None:
@@ -44,17 +45,17 @@ class Beats:
 
 
 def check_timeout(timeout_s: object) -> float | None:
-    """`timeout_s` if calls can wait that long; None for ever.
+    """Return `timeout_s` if it is valid; None for no limit.
 
     Raises:
-        ConfigurationError: it is no positive number of seconds.
+        ConfigurationError: `timeout_s` is not a positive number.
     """
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
         raise ConfigurationError(
-            f"queue_timeout_s must be a positive number of seconds, or None to wait for ever, "
+            f"queue_timeout_s must be a positive number of seconds, or None for no limit, "
             f"not {timeout_s!r}"
         )
-    # Threads cannot be told to wait any longer than this, which is some centuries.
+    # Locks reject longer timeouts than TIMEOUT_MAX (292 years on Linux).
     return timeout_s if timeout_s < threading.TIMEOUT_MAX else None

@@ -1,6 +1,6 @@
-"""All context variables of the package: the run, the stage run and the slots of the running code.
+"""Defines the package's context variables: the run, the stage run and the slots of the running code.
 
-Tasks and threads inherit them from the code that starts them. Does not know what is done with the values.
+Does not interpret the values. Tasks and threads inherit them from the code that starts them.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from llmsched_langgraph._runtime.run import Run, StageRun
 T = TypeVar("T")
 
 RUN: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
-"""The run that the code in this context is part of."""
+"""The run of the code in this context; None outside any run."""
 
 STAGE: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
-"""The stage run that the code in this context is part of."""
+"""The stage run of the code in this context; None if unknown."""
 
 HELD: ContextVar[HolderDied | None] = ContextVar("llmsched_slot", default=None)
-"""The slot that the running code is in. A weak reference, so that a context that lives on keeps no slot."""
+"""The slot of the call that the running code is part of; weak, so a context does not keep a slot alive."""
 
 OFFERED: ContextVar[Any] = ContextVar("llmsched_offered_slot", default=None)
-"""The slot that the thread which is started in this context may take over."""
+"""The slot that a thread started in this context may take over."""
 
 PAUSED: ContextVar[tuple[Any, ...]] = ContextVar("llmsched_paused_slots", default=())
-"""The slots of streams that the running code reads, and has stopped reading."""
+"""The slots of the open streams that the running code consumes and is not reading now."""
 
 
 class Mark(Generic[T]):
-    """Sets a context variable for the length of a block; for one block after the other, as often as needed.
+    """Sets a context variable inside a `with` block. Reusable for consecutive blocks.
 
-    A generator shares its consumer's context. So whoever is marked there is marked for one step at a time.
+    A generator shares its consumer's context, so it sets a mark for one step at a time.
     """
 
     __slots__ = ("_token", "_value", "_variable")
@@ -49,15 +49,15 @@ class Mark(Generic[T]):
 
 
 def unmark(variable: ContextVar[T], token: Token[T]) -> None:
-    """Undo `variable.set(...)`: what a `Mark` does at its end, for where each microsecond counts."""
+    """Undo `variable.set(...)`, ignoring a token of another context. Faster than a `Mark`."""
     try:
         variable.reset(token)
     except ValueError:
-        pass  # a finaliser runs in another context than the one that was marked, and that one is gone
+        pass  # called by a finaliser in another context; the marked context no longer exists
 
 
 def current_run() -> Run | None:
-    """Return the run that the calling code is part of, if any."""
+    """Return the run of the calling code; None outside any run."""
     return RUN.get()
 
 
@@ -67,7 +67,7 @@ def inside(run: Run) -> Mark[Run | None]:
 
 
 def current_stage_run() -> StageRun | None:
-    """Return the stage run that the calling code is part of, if known."""
+    """Return the stage run of the calling code; None if unknown."""
     return STAGE.get()
 
 

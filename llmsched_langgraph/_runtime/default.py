@@ -1,6 +1,6 @@
-"""Knows the one scheduler that `schedule(graph)` uses by itself, made from the environment when first needed.
+"""Holds the process-wide scheduler, which `schedule(graph)` uses by default.
 
-The only global state of the package. Does not know what a scheduler does.
+Does not know what a scheduler does.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _default: Scheduler | None = None
 
 
 def default_scheduler() -> Scheduler:
-    """The process-wide scheduler.
+    """Return the process-wide scheduler.
 
-    Made on first use from `LLMSCHED_SLOTS` (default 8), `LLMSCHED_POLICY` (default llmsched) and
-    `LLMSCHED_RECORD` (a file to record to; default none).
+    The first call creates it from the environment variables `LLMSCHED_SLOTS` (default 8), `LLMSCHED_POLICY`
+    (default llmsched) and `LLMSCHED_RECORD` (a file to record to; default none).
 
     Raises:
-        ConfigurationError: one of these variables is set to something that cannot work.
+        ConfigurationError: one of these variables has an invalid value.
     """
     global _default
     scheduler = _default
@@ -39,7 +39,7 @@ def default_scheduler() -> Scheduler:
 
 
 def set_default_scheduler(scheduler: Scheduler) -> None:
-    """Put another scheduler in the place of the process-wide one. Runs that began stay where they are."""
+    """Replace the process-wide scheduler. Runs that already began stay on the previous one."""
     global _default
     if not isinstance(scheduler, Scheduler):
         raise ConfigurationError(f"the default scheduler must be a Scheduler, not {type(scheduler).__name__}")
@@ -48,7 +48,7 @@ def set_default_scheduler(scheduler: Scheduler) -> None:
 
 
 def reset_default_scheduler() -> None:
-    """Forget the process-wide scheduler; the next use makes a new one from the environment."""
+    """Discard the process-wide scheduler; the next use creates one from the environment."""
     global _default
     with _lock:
         _default = None
@@ -82,6 +82,6 @@ def _policy() -> str:
     name = os.environ.get("LLMSCHED_POLICY", DEFAULT_POLICY)
     if name not in POLICIES:
         raise ConfigurationError(
-            f"LLMSCHED_POLICY={name!r} in the environment is no policy; choose one of: {', '.join(POLICIES)}"
+            f"LLMSCHED_POLICY={name!r} in the environment is not a policy; name one of: {', '.join(POLICIES)}"
         )
     return name

@@ -1,24 +1,24 @@
-"""Knows how much a driver puts by, takes at a time and bears with.
+"""Defines the driver's limits: deferred events, batch sizes, waits and retries.
 
-Does not know what is put by.
+Does not know the events.
 """
 
 from __future__ import annotations
 
 PUT_BY = 64
-"""Events that may lie in the inbox until one comes that has to be handled."""
+"""Maximum number of deferred events in the inbox."""
 
 LOOK_S = 0.1
-"""Seconds for which a look waits, at most, for another thread that handles the inbox."""
+"""Maximum seconds that `Driver.look` waits for another thread to handle the inbox."""
 
 AT_A_TIME = 256
-"""Events that are handled before their outcome is delivered."""
+"""Maximum number of events handled before waiters are woken and observers called."""
 
 LAG = 64
-"""Entries of the story that the package itself looks at together, if none of them is urgent."""
+"""Number of story entries that the package's own observer reads in one batch, unless one is urgent."""
 
 TRIES = 3
-"""Times that an event is broken off after which it is handled without asking the policy."""
+"""Number of failed or interrupted tries after which an event is handled without the policy."""
 
 GIVEN_UP = 6
-"""Times that an event is broken off after which it is dropped, so that those behind it can be handled."""
+"""Number of failed or interrupted tries after which an event is dropped, to unblock the inbox."""

@@ -1,6 +1,6 @@
-"""Knows the jobs that have not made a call: most runs of most graphs never do, and cost next to nothing.
+"""Stores the arrivals of jobs that have made no call, so that a run without calls costs almost nothing.
 
-Does not know what a call is. Once a job makes one, its arrival goes into the inbox, with the time it came at.
+Does not know calls. At a job's first call its arrival enters the inbox, with its original time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class QuietJobs:
-    """Arrivals that the machine need not know of yet.
+    """Arrivals that the machine does not need yet.
 
     Attributes:
-        arrivals: pairs of time and event, by job.
-        ended: jobs that ended without a call.
+        arrivals: `(time, event)` pairs by job number.
+        ended: number of jobs that ended without a call.
     """
 
     __slots__ = ("_inbox", "_tally", "arrivals", "ended")
@@ -23,21 +23,21 @@ class QuietJobs:
     def __init__(self, inbox: deque[Any]) -> None:
         self._inbox = inbox
         self.arrivals: dict[int | None, Any] = {}
-        self._tally = threading.RLock()  # a finaliser may end a job in the middle of the end of another
+        self._tally = threading.RLock()  # reentrant: a finaliser may call `end` during another `end`
         self.ended = 0
 
     def keep(self, job: int, arrived: Any) -> None:
-        """Keep the arrival, a pair of time and event, until the job makes a call."""
+        """Store the arrival, a `(time, event)` pair, until the job makes a call."""
         self.arrivals[job] = arrived
 
     def announce(self, job: int | None) -> None:
-        """Put the job's arrival into the inbox, if it is kept here."""
+        """Move the job's arrival to the inbox, if it is stored here."""
         if job in self.arrivals:
-            # Taken and put by one call, so that no other thread finds it in neither place and is ahead of it.
+            # One call pops and appends: no other thread finds the arrival in neither place and overtakes it.
             self._inbox.extend(filter(None, map(self.arrivals.pop, (job,), (None,))))
 
     def end(self, job: int) -> bool:
-        """The job has ended; whether it was quiet to its end, so that nothing has to be told."""
+        """Record the end of a job; return whether it made no call, so that the machine needs no event."""
         if self.arrivals.pop(job, None) is None:
             return False
         with self._tally: self.ended += 1  # noqa: E701  # fmt: skip

@@ -1,4 +1,4 @@
-"""Knows the errors of calls and runs that get no slot: each says what stood in the way, and the cure.
+"""Creates the errors of calls and runs that get no slot. Each message names the cause and the cure.
 
 Does not know when they are raised.
 """
@@ -10,7 +10,7 @@ from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
 
 
 def closed() -> SchedulerClosedError:
-    """The error for a call or a run that came after the scheduler was closed."""
+    """Return the error for a call or a run that arrives after the scheduler was closed."""
     return SchedulerClosedError(
         "the scheduler is closed; make a new Scheduler, or call reset_default_scheduler() "
         "if it was the default one"
@@ -18,12 +18,12 @@ def closed() -> SchedulerClosedError:
 
 
 def closed_while_waiting() -> SchedulerClosedError:
-    """The error for a call that waited when the scheduler was closed."""
+    """Return the error for a call that waits when the scheduler is closed."""
     return SchedulerClosedError("the scheduler was closed while the call waited for a slot")
 
 
 def timed_out(ticket: int, now: BackendView, waited_s: float) -> QueueTimeoutError:
-    """The error for a call whose wait was too long, with what stood in its way."""
+    """Return the error for a call that exceeded the queue timeout, with the state of its backend."""
     return QueueTimeoutError(
         f"call {ticket} waited {waited_s:.1f} s for one of the {now.backend.slots} slots of backend "
         f"{now.backend.name!r}, with {now.holding} held and {now.waiting} calls waiting; raise "

@@ -1,4 +1,4 @@
-"""One run and its stage runs, as the code that executes them sees them.
+"""Represents one run and its stage runs for the code that executes them.
 
 Does not know graphs, slots, or how a job is scheduled.
 """
@@ -24,7 +24,7 @@ class Dismissible(Protocol):
     """A thread that waits for a slot."""
 
     def dismiss(self) -> None:
-        """End the wait with an error, unless it is over."""
+        """End the wait with an error; do nothing if it is over."""
 
 
 _numbers = itertools.count(1)
@@ -34,12 +34,12 @@ class StageRun:
     """One execution of a stage, and the threads in it that wait for a slot.
 
     Attributes:
-        number: its own in this process.
-        name: the stage, with the stages around it: `outer/inner`.
-        around: the stage run from within which it was started, if any.
-        idle_timeout_s: how long it may go without a sign of life, if there is a limit.
-        heartbeat: gives such a sign.
-        cancelled: whether nobody needs its answer any more.
+        number: its number, unique in this process.
+        name: the path of the stage, such as `outer/inner`.
+        around: the stage run that contains it; None at the top level.
+        idle_timeout_s: maximum seconds between two heartbeats; None for no limit.
+        heartbeat: restarts the idle timeout; None if there is no limit.
+        cancelled: whether its result is no longer needed.
         waiting: its threads that wait for a slot.
     """
 
@@ -59,24 +59,24 @@ class StageRun:
         self.number = next(_numbers)
         self.name = name
         self.waiting: set[Dismissible] = set()
-        # Most stage runs have nothing but these: the rest stands in the class.
+        # Most stage runs set no other attribute; the class has the defaults.
         if idle_timeout_s is not None:
             self.idle_timeout_s, self.heartbeat = idle_timeout_s, heartbeat
         if around is not None:
             self.around = around
             if around.idle_timeout_s is not None:
-                # The limit of the stage around it runs on meanwhile, and one sign of life is for both.
+                # The idle timeout of the outer stage keeps running, so each heartbeat restarts both.
                 self.idle_timeout_s = min(idle_timeout_s or around.idle_timeout_s, around.idle_timeout_s)
                 self.heartbeat = _both(heartbeat, around.heartbeat)
 
     def cancel(self) -> None:
-        """The run needs nothing of this stage any more: its threads need not wait for slots."""
+        """Cancel the stage run: its result is no longer needed, so its threads stop waiting for slots."""
         self.cancelled = True
         for waiting in tuple(self.waiting):
             waiting.dismiss()
 
     def check(self) -> None:
-        """Raise `CallCancelledError` if this stage run, or one around it, was cancelled."""
+        """Raise `CallCancelledError` if this stage run, or one that contains it, was cancelled."""
         stage: StageRun | None = self
         while stage is not None:
             if stage.cancelled:
@@ -85,15 +85,15 @@ class StageRun:
 
     @contextmanager
     def wait(self, waiting: Dismissible) -> Iterator[None]:
-        """Wait for a slot inside the block.
+        """Register a waiting thread for the duration of the block, so that `cancel` dismisses it.
 
         Raises:
-            CallCancelledError: this stage run, or one around it, was cancelled already.
+            CallCancelledError: this stage run, or one that contains it, is already cancelled.
         """
         stages = [self]
         while (around := stages[-1].around) is not None:
             stages.append(around)
-        # First put on the lists, then look: so either this or `cancel` sees the other.
+        # Register before the check: then either the check or a concurrent `cancel` sees the other.
         for stage in stages:
             stage.waiting.add(waiting)
         try:
@@ -117,12 +117,12 @@ def _both(one: Callable[[], None] | None, other: Callable[[], None] | None) -> C
 
 @dataclass(slots=True)
 class Seen:
-    """What the runner sees of one job.
+    """What the runner observes of one job.
 
     Attributes:
-        moves: stage runs that were announced, began or ended, in this order. It only ever grows.
-        coming: those that were announced and have not begun, by LangGraph's id for them.
-        interrupted: whether one of them interrupted the run.
+        stage_events: announcements, starts and ends of stage runs, in order; append-only.
+        coming: stage runs that were announced and have not begun, by LangGraph's task id.
+        interrupted: whether a stage run interrupted the run.
     """
 
     stage_events: list[StageEvent] = field(default_factory=list)
@@ -145,8 +145,8 @@ class Run(NamedTuple):
         driver: the scheduler's driver.
         needs_model: whether the backend of a call depends on its model.
         job: the driver's number of the job.
-        loop: the event loop that the run's code is on, also for its threads; None if there is none.
-        seen: what was observed of the run and not told yet.
+        loop: the event loop of the run's code and of its threads; None if there is none.
+        seen: what the runner observed of the run.
     """
 
     scheduler: Slots
@@ -161,15 +161,15 @@ class Run(NamedTuple):
         return self._replace(loop=loop)
 
     def tell(self) -> None:
-        """Report the stage events that were observed since the last time."""
+        """Notify the driver that `seen` has new stage events."""
         self.driver.move_stages(self.job)
 
     def end(self, outcome: Outcome, paused_on: str | None = None) -> None:
-        """End the run. Calls that it left behind keep their slots until they end.
+        """End the run. Its outstanding calls keep their slots until they end.
 
         Args:
             outcome: how it ended.
-            paused_on: the thread on which the run may be resumed, if it was interrupted.
+            paused_on: the thread on which an interrupted run may be resumed; None if the run is over.
         """
         if paused_on is None:
             self.driver.end_job(self.job, outcome)

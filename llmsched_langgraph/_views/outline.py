@@ -9,7 +9,7 @@ from llmsched_langgraph._application.application import Application
 
 
 def outline(application: Application) -> str:
-    """Return name and fingerprint, then each node with its kind, its predecessors and the kind's reason."""
+    """Return name, fingerprint, and each node with its kind, predecessors and the kind's reason."""
     lines = [f"{application.name}  fingerprint {application.fingerprint}", ""]
     before: dict[str, list[str]] = {}
     for source, target in application.edges:

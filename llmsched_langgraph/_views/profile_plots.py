@@ -21,7 +21,7 @@ _UNITS = {Unit.SECONDS: "s in slots", Unit.TOKENS: "output tokens", Unit.TOOL_SE
 
 
 def write_guesses(measured: Sequence[Guesses], path: Path) -> None:
-    """Plot the predictions of each application to a file; its suffix (.png, .svg, .pdf) sets the format.
+    """Plot the predictions of each application; the suffix of `path` sets the format.
 
     Raises:
         OSError: the file cannot be written.

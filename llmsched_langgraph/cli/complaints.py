@@ -27,7 +27,7 @@ def needs_matplotlib(what: str) -> Generator[None]:
 
 @contextmanager
 def written(what: str, path: Path) -> Generator[None]:
-    """Turn an `OSError` inside the block into a `ConfigurationError` that names the option and the path."""
+    """Turn an `OSError` in the block into a `ConfigurationError` that names option and path."""
     try:
         yield
     except OSError as error:

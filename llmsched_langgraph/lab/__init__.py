@@ -1,1 +1,1 @@
-"""Evaluation tools: simulator, workloads, testbed, demo and benchmark. Running agents needs none of them."""
+"""Evaluation tools that agents do not need: simulator, workloads, testbed, demo and benchmark."""

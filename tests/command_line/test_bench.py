@@ -161,7 +161,7 @@ def test_what_is_learned_from_is_not_measured(refuses, tmp_path):
     write_jobs(generate("chain", 20, 1), tmp_path / "a.jsonl")
     write_jobs(generate("planning", 20, 2), tmp_path / "b.jsonl")
     arguments = ["--traces", str(tmp_path), "--train", str(tmp_path / "b.jsonl"), *SMALL]
-    refuses(["bench", *arguments], "is also among those to measure; learn from others")
+    refuses(["bench", *arguments], "is also among the jobs to measure; learn from other jobs")
 
 
 def test_a_call_of_which_nothing_is_known(refuses, tmp_path):
@@ -203,7 +203,7 @@ def test_a_process_that_is_killed_is_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(comparing, "ProcessPoolExecutor", ThreadPoolExecutor)
     monkeypatch.setattr("llmsched_langgraph.lab.sim.evaluation.measure", measure)
-    with pytest.raises(LLMSchedError, match="for want of memory perhaps: try fewer --jobs"):
+    with pytest.raises(LLMSchedError, match="for lack of memory: try fewer --jobs"):
         comparing.compare(list(Grid(["fcfs"], Poisson(), [0.9], [5], 2, 3).generated(["chain"])), {})
 
 

@@ -70,4 +70,4 @@ def test_errors_are_one_line(traces, tmp_path, capsys):
     for bad in ("-1", "x"):
         with pytest.raises(SystemExit):
             main(["profile", "evaluate", str(traces), "--seed", bad])
-        assert "is no whole number of 0 or more" in capsys.readouterr().err
+        assert "is not a whole number of 0 or more" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def test_fit_with_the_edges_of_a_file(traces, fitted, tmp_path, capsys):
     own = profile_from_json(json.loads(made.read_text())).to_pgmpy("fan")
     assert set(own.edges) == set(network.edges)
     line = refused(capsys, "fit", traces, made, "--structure", file)
-    assert f"--structure {file}: is the network of one application, and the jobs are of 2: fan, loop;" in line
+    assert f"--structure {file} is the network of one application, but the jobs belong to 2:" in line
     line = refused(capsys, "fit", traces / "loop.jsonl", made, "--structure", file)
     assert f"loop: --structure {file}: network: the model has no variable 'fan_out:map'" in line
     line = refused(capsys, "fit", traces, made, "--structure", tmp_path / "no.bif")
@@ -140,14 +140,14 @@ def test_fit_with_the_edges_of_a_file(traces, fitted, tmp_path, capsys):
 def test_fit_refuses_what_goes_with_nothing(traces, tmp_path, capsys):
     """A score where nothing is scored, one that GES cannot use, and a structure that is none."""
     out = tmp_path / "x.json"
-    words = "--score bic: goes with --structure hill-climb or ges, not chow-liu; leave it out"
+    words = "--score bic goes with --structure hill-climb or ges, not chow-liu; leave it out"
     assert words in refused(capsys, "fit", traces, out, "--structure", "chow-liu", "--score", "bic")
-    words = "--score k2: GES needs a score that is equal for equivalent networks; write bdeu or bic"
+    words = "--score k2: GES needs a score that is equal for equivalent networks; use bdeu or bic"
     assert words in refused(capsys, "fit", traces, out, "--structure", "ges", "--score", "k2")
     for option, words in (
         (
             ("--structure", "pc"),
-            "'pc' is none of own, hill-climb, ges, chow-liu, and no file that ends in .bif",
+            "'pc' is neither one of own, hill-climb, ges, chow-liu nor a file that ends in .bif",
         ),
         (("--score", "aic"), "invalid choice: 'aic'"),
     ):

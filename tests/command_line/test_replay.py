@@ -102,8 +102,8 @@ def test_without_times_of_arrival(capsys, tmp_path):
     assert main(["replay", str(path)]) == 2
     (name,) = {job.id for job in generate("chain", 1, 0)}
     assert capsys.readouterr().err == (
-        f"llmsched: job {name!r} has no time of arrival, so it cannot be replayed as it came; "
-        "`llmsched bench --traces` lets recorded jobs arrive at a load of your choice\n"
+        f"llmsched: job {name!r} has no arrival time, so it cannot be replayed; "
+        "`llmsched bench --traces` draws arrivals for recorded jobs at a load of your choice\n"
     )
 
 
@@ -111,16 +111,16 @@ def test_without_times_of_arrival(capsys, tmp_path):
     ("arguments", "words"),
     [
         (["--slots", "0"], "--slots must be at least 1, not 0"),
-        (["--rate", "0"], "--rate must be above 0, and finite, not 0.0"),
-        (["--rate", "nan"], "--rate must be above 0, and finite, not nan"),
-        (["--rate", "inf"], "--rate must be above 0, and finite, not inf"),
+        (["--rate", "0"], "--rate must be above 0 and finite, not 0.0"),
+        (["--rate", "nan"], "--rate must be above 0 and finite, not nan"),
+        (["--rate", "inf"], "--rate must be above 0 and finite, not inf"),
         (["--policies", "magic"], "unknown policy 'magic'; choose one of: "),
         (["--focus", "sjf", *FEW], "--focus must be one of fcfs, srtf, not 'sjf'"),
         (["--plots", __file__], f"--plots {__file__}: File exists"),
         (["nowhere.jsonl"], "nowhere.jsonl"),
         (["--train", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--train", "SELF"], "is also among those to replay; learn from others"),
-        (["SELF"], "is there twice; name each file of recorded jobs once"),
+        (["--train", "SELF"], "is also among the jobs to replay; learn from other jobs"),
+        (["SELF"], "occurs twice; name each file of recorded jobs once"),
     ],
 )
 def test_errors_are_one_line(refuses, recorded, arguments, words):

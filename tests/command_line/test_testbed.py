@@ -90,9 +90,9 @@ def test_endpoint(capsys, tmp_path):
         (["--mix", "magic"], "none is called 'magic'; choose one of "),
         (["--apps", "magic"], "--apps: no application is called 'magic'; choose from "),
         (["--apps", ","], "--apps: name one of "),
-        (["--apps", "web_search", "--mix", "chain"], "give either --apps or --mix"),
+        (["--apps", "web_search", "--mix", "chain"], "give either --apps or --mix, not both"),
         (["--traces", "nowhere"], "nowhere"),
-        (["--model", "m"], "--model is for an endpoint: say which with --base-url"),
+        (["--model", "m"], "--model is for an endpoint: name it with --base-url"),
         (["--base-url", "localhost:1"], "--base-url must be a URL such as http://127.0.0.1:8080/v1"),
         (
             ["--base-url", "http://127.0.0.1:9/v1", "--model", "m"],
@@ -101,7 +101,7 @@ def test_endpoint(capsys, tmp_path):
         (["--base-url", "http://127.0.0.1:abc/v1"], "--base-url must be a URL such as http://"),
         (["--base-url", "http://[::1/v1"], "--base-url must be a URL such as http://"),
         (["--base-url", "http:///v1"], "--base-url must be a URL such as http://"),
-        (["--latency", "magic"], "--latency magic: no model of that name (llama-3.1-8b-h100, "),
+        (["--latency", "magic"], "--latency magic: neither a preset (llama-3.1-8b-h100, "),
     ],
 )
 def test_errors_are_one_line(refuses, arguments, words):
@@ -180,7 +180,7 @@ def test_a_speed_that_is_no_text(refuses, tmp_path):
     """Bytes of something else."""
     (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
     where = ["--base-url", "http://127.0.0.1:9/v1", "--latency", str(tmp_path / "x")]
-    refuses(["testbed", *where], "no measured speed is in it")
+    refuses(["testbed", *where], "no latency model in it")
 
 
 def test_without_the_extra(capsys, monkeypatch):

@@ -142,9 +142,9 @@ def test_a_measured_speed_is_kept(tmp_path):
     path.write_text(json.dumps({"latency": as_json(speed)}))
     assert speed_of(str(path)) == speed
     path.write_text('{"latency": {"name": "x", "decode_step_s": []}}')
-    with pytest.raises(InvalidDataError, match="no measured speed is in it; `llmsched testbed --calibrate"):
+    with pytest.raises(InvalidDataError, match="no latency model in it; `llmsched testbed --calibrate"):
         speed_of(str(path))
-    with pytest.raises(ConfigurationError, match="no model of that name"):
+    with pytest.raises(ConfigurationError, match="neither a preset"):
         speed_of("magic")
 
 

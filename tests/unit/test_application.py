@@ -148,10 +148,10 @@ def test_a_node_that_leads_to_itself_is_a_loop():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Application.of("a", ["x"], [("x", "y")]), "there is no node 'y'"),
-        (lambda: Application.of("a", ["x"], entries=["z"]), "there is no node 'z'"),
-        (lambda: Application("a", (Node("x"), Node("x"))), "node 'x' is there twice"),
-        (lambda: Application("a", (Node("x"),), rounds=(2, 3)), "2 numbers of rounds were given for 0 loops"),
+        (lambda: Application.of("a", ["x"], [("x", "y")]), "unknown node 'y'"),
+        (lambda: Application.of("a", ["x"], entries=["z"]), "unknown node 'z'"),
+        (lambda: Application("a", (Node("x"), Node("x"))), "duplicate node 'x'"),
+        (lambda: Application("a", (Node("x"),), rounds=(2, 3)), "rounds: got 2 numbers for 0 loops"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(make, words):

@@ -120,7 +120,7 @@ DAMAGE = {
     r"^b\.absent: must be an integer, 0 to 1,000,000,000,000, not None$": lambda d: {**d, "absent": None},
     r"^b\.bins: must be a list, not 'x'$": lambda d: {**d, "bins": "x"},
     r"^b\.bins\[0\]: must be an object, not 1$": lambda d: {**d, "bins": [1]},
-    r"^b\.bins\[1\]\.lo: must be above the bin before it, not 1\.0$": lambda d: {
+    r"^b\.bins\[1\]\.lo: must be above the previous bin, not 1\.0$": lambda d: {
         **d,
         "bins": [d["bins"][0]] * 2,
     },
@@ -133,7 +133,9 @@ DAMAGE = {
         d, points=[9.0]
     ),
     r"^b\.bins\[0\]\.points\[0\]: must be a number, 0 to .*, not True$": lambda d: first(d, points=[True]),
-    r"^b\.bins\[0\]\.weights: must be one a point, 4 in all, not \[1\]$": lambda d: first(d, weights=[1]),
+    r"^b\.bins\[0\]\.weights: must be one per point with the sum 4, not \[1\]$": lambda d: first(
+        d, weights=[1]
+    ),
     r"^b\.bins\[0\]\.weights\[0\]: must be an integer, 1 to .*, not True$": lambda d: first(
         d, weights=[True]
     ),

@@ -171,5 +171,5 @@ def test_training_jobs_are_not_measured():
         evaluate("fan", jobs, jobs)
     with pytest.raises(InvalidDataError, match="fan: 0 jobs to learn from"):
         evaluate("fan", jobs, [])
-    with pytest.raises(InvalidDataError, match="fan: 3 jobs whose seconds are recorded; it takes 15"):
+    with pytest.raises(InvalidDataError, match="fan: 3 jobs with recorded seconds; at least 15 are required"):
         evaluate("fan", jobs[:3])

@@ -178,11 +178,11 @@ def test_constants_stay_alone():
 
 
 BAD = {
-    "rows: none": ([], [2], ["a"], {}),
+    "rows: at least one row": ([], [2], ["a"], {}),
     r"rows\[1\]\[0\]: state 2 of a variable with 2 states": ([[0], [2]], [2], ["a"], {}),
     r"rows\[0\]\[0\]: state -1": ([[-1]], [2], ["a"], {}),
-    "rows: expected 2 states a row": ([[0]], [2, 2], ["a", "b"], {}),
-    "rows: expected whole numbers": ([[None]], [2], ["a"], {}),
+    "rows: expected 2 states per row": ([[0]], [2, 2], ["a", "b"], {}),
+    "rows: expected integers": ([[None]], [2], ["a"], {}),
     "names: 1 names for 2 cards": ([[0, 0]], [2, 2], ["a"], {}),
     "names: not unique": ([[0, 0]], [2, 2], ["a", "a"], {}),
     "smoothing: expected a positive number": ([[0]], [2], ["a"], {"smoothing": 0.0}),

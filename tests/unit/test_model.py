@@ -282,7 +282,7 @@ def test_parts_that_do_not_fit_each_other_are_refused():
     """Another version, a column without a variable, bins of another variable, no object at all."""
     model = two_chains()
     for change, at in (
-        ({"version": 2}, "version: must be 1, the only version that can be read, not 2$"),
+        ({"version": 2}, "version: must be 1, the only supported version, not 2$"),
         ({"columns": model.to_json()["columns"][:-1]}, r"network\.names:"),
         ({"bins": model.to_json()["bins"][:-1]}, r"network\.cards:"),
     ):

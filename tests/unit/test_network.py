@@ -276,9 +276,9 @@ def test_bad_questions():
         of.number("c")
     with pytest.raises(InvalidDataError, match=r"rows\[0\]\[1\]: state 2 of a variable with 2 states"):
         of.log_likelihood([[0, 2, 0]])
-    with pytest.raises(InvalidDataError, match="expected 3 states a row"):
+    with pytest.raises(InvalidDataError, match="expected 3 states per row"):
         of.log_likelihood([[0, 0]])
-    with pytest.raises(InvalidDataError, match="expected whole numbers"):
+    with pytest.raises(InvalidDataError, match="expected integers"):
         of.log_likelihood([[0.5, 0, 0]])
 
 

@@ -288,22 +288,24 @@ def refused(whole, network, words, application="fan"):
 def test_an_application_that_is_not_there(fan):
     """What is there is listed."""
     with pytest.raises(
-        InvalidDataError, match=f"application 'x': the profile does not know it; it knows: fan .{FAN}"
+        InvalidDataError, match=f"application 'x': not in the profile; applications in it: fan .{FAN}"
     ):
         fan.to_pgmpy("x")
-    with pytest.raises(InvalidDataError, match="the profile does not know it; it knows: none"):
+    with pytest.raises(InvalidDataError, match="not in the profile; applications in it: none"):
         Profile().to_pgmpy(TEMPLATE)
     traces = [loop_job(n, 1 + n % 2, "fan") for n in range(9)]
     twin = taught_by(template_of("fan", traces), traces)
     both = fan.having(twin)
-    with pytest.raises(InvalidDataError, match=f"several have that name; give a fingerprint: fan .{FAN}"):
+    with pytest.raises(InvalidDataError, match=f"the name is ambiguous; give a fingerprint: fan .{FAN}"):
         both.to_pgmpy("fan")
     assert both.to_pgmpy(FAN).check_model()
 
 
 def test_an_application_without_a_model():
     whole = profile_of([profile(range(3))])
-    with pytest.raises(InvalidDataError, match="fan: no model was learned of its 3 jobs yet; `Scheduler"):
+    with pytest.raises(
+        InvalidDataError, match="fan: no model was learned from its 3 jobs yet; run `Scheduler"
+    ):
         whole.to_pgmpy("fan")
     refused(whole, None, "no model was learned")
 
@@ -315,7 +317,7 @@ def test_other_things_than_a_directed_network(fan):
     refused(
         fan,
         PDAG(undirected_ebunch=[("total", "prompt")]),
-        "PDAG edges have no direction; .*return_type='dag'",
+        "PDAG has undirected edges; .*return_type='dag'",
     )
     refused(
         fan, DiscreteMarkovNetwork(), "must be a pgmpy DiscreteBayesianNetwork or DAG, not a DiscreteMarkov"
@@ -337,7 +339,7 @@ def test_a_cycle(fan):
     made = nx.DiGraph()
     made.add_nodes_from(names_of(fan))
     made.add_edges_from([("work:map", "work:join"), ("work:join", "work:map")])
-    refused(fan, made, "edges 'work:\\w+' -> 'work:\\w+' -> 'work:\\w+' are a cycle; remove one of them")
+    refused(fan, made, "edges 'work:\\w+' -> 'work:\\w+' -> 'work:\\w+' form a cycle; remove one of them")
 
 
 def test_a_table_that_is_too_large():
@@ -345,7 +347,7 @@ def test_a_table_that_is_too_large():
     own = taught_by(template_of("loop", traces), traces)
     whole = profile_of([replace(own, model=learn(own.template, own.outcomes), modelled=200)])
     *above, last = [column.name for column in whole.applications[own.application.fingerprint].model.columns]
-    words = f"'{last}': its {len(above)} parents take a table of more than 4,194,304 cells; give it fewer"
+    words = f"'{last}': its {len(above)} parents need a table of more than 4,194,304 cells; remove parents"
     refused(whole, dag([*above, last], [(name, last) for name in above]), words.replace("+", "\\+"), "loop")
 
 
@@ -380,13 +382,13 @@ def test_tables_that_do_not_fit(fan):
         parts["state_names"] = {total: [f"s{i}" for i in range(parts["variable_card"])]}
 
     assert not list(fan.to_pgmpy("fan").predecessors(total))
-    words = f"the CPD of '{total}' has 2 states for '{total}', and the model \\d: 'absent', .*; give it all"
+    words = f"the CPD of '{total}' has 2 states for '{total}'; it must have \\d: 'absent'"
     refused(fan, changed(fan, total, fewer), words)
-    words = f"the CPD of '{total}' calls the states of '{total}' 's0', .*; call them 'absent', .*, or 0 to"
+    words = f"the CPD of '{total}' names the states of '{total}' 's0', .*; name them 'absent', .*, or 0 to"
     refused(fan, changed(fan, total, renamed), words)
     network = fan.to_pgmpy("fan")
     network.get_cpds(total).values = network.get_cpds(total).values / 2
-    refused(fan, network, f"P\\({total}\\) is \\[.*\\]; it must sum to 1, and nothing in it may be negative")
+    refused(fan, network, f"P\\({total}\\) is \\[.*\\]; it must sum to 1 and have no negative entries")
     network = fan.to_pgmpy("fan")
     child = next(name for name in network.nodes if list(network.predecessors(name)))
     network.get_cpds(child).values = -network.get_cpds(child).values
@@ -397,11 +399,9 @@ def test_tables_that_are_missing(fan):
     """All of them, or none."""
     network = fan.to_pgmpy("fan")
     network.remove_cpds(network.get_cpds("work:map"))
-    refused(
-        fan, network, "variable 'work:map' has no CPD; add it, or remove all others to have them estimated"
-    )
+    refused(fan, network, "variable 'work:map' has no CPD; add it, or remove all CPDs to have them estimated")
     empty = replace(fan.applications[FAN], history=History())
-    words = "fan: the network has no CPDs, and the profile remembers no job to estimate them from; add CPDs"
+    words = "fan: the network has no CPDs, and the profile has no jobs to estimate them from; add CPDs"
     refused(fan.having(empty), dag(names_of(fan), []), words)
 
 
@@ -415,16 +415,16 @@ def test_evidence_that_is_no_parent(fan):
     network.remove_cpds(network.get_cpds(name))
     network.cpds.append(TabularCPD(name, cards[name], values, [other], [cards[other]]))
     refused(
-        fan, network, r"the CPD of 'total' has the evidence \['work:join'\], and its parents are \[\]; make"
+        fan, network, r"the CPD of 'total' has the evidence \['work:join'\], but its parents are \[\]; make"
     )
 
 
 def test_files_that_cannot_be_read(tmp_path):
     for name, text, words in (
         ("no.bif", None, "no.bif: cannot be read: No such file"),
-        ("empty.bif", "network x {\n}\n", "empty.bif: there is no network in it"),
+        ("empty.bif", "network x {\n}\n", "empty.bif: contains no network"),
         ("bad.bif", "network x {\n}\nvariable a {\n}\n", "bad.bif: pgmpy cannot read it as BIF"),
-        ("bytes.bif", b"\xff\xfe", "bytes.bif: cannot be read: it is no UTF-8"),
+        ("bytes.bif", b"\xff\xfe", "bytes.bif: cannot be read: it is not UTF-8"),
     ):
         if text is not None:
             (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -460,14 +460,16 @@ def test_ges(fan, score):
     assert made.candidates[0].bits < made.candidates[1].bits
     with pytest.raises(InvalidDataError, match="a score that is equal for equivalent networks: bic or bdeu"):
         ges("k2")(data)
-    with pytest.raises(InvalidDataError, match=f"{len(data.cards)} variables; over 2, it takes long"):
+    with pytest.raises(
+        InvalidDataError, match=f"{len(data.cards)} variables; GES is too slow for more than 2"
+    ):
         ges(score, 2)(data)
 
 
 def test_a_search_that_goes_in_circles_is_given_up(fan, monkeypatch):
     """pgmpy's GES does, on some data."""
     monkeypatch.setattr("llmsched_langgraph._belief.profile.pgmpy_exchange.MOST_SCORES", 0.01)
-    with pytest.raises(InvalidDataError, match="goes in circles: given up after"):
+    with pytest.raises(InvalidDataError, match="does not converge: stopped after"):
         ges("bdeu")(lessons(fan))
 
 

@@ -101,14 +101,14 @@ def put(path, value):
     ("change", "words"),
     [
         (put(["format"], "other"), "format: must be 'llmsched-application-profile', not 'other'"),
-        (put(["version"], 3), "version: 3 is of a newer llmsched-langgraph .* upgrade it"),
+        (put(["version"], 3), "version: 3 requires a newer llmsched-langgraph; .* upgrade the package"),
         (put(["version"], "1"), "version: must be an integer"),
         (put(["application", "stages", 0], 3), r"application\.stages\[0\]: must be an object, not 3"),
         (put(["application"], None), "application: must be an object, not None"),
-        (put(["application", "entries"], ["x"]), "application does not fit together"),
+        (put(["application", "entries"], ["x"]), "application is inconsistent"),
         (put(["jobs"], -1), "jobs: must be an integer"),
         (put(["history", 0, "id"], ""), r"history\[0\]\.id: must be a string that is not empty"),
-        (put(["history", 1, "id"], "0"), "history: must be jobs of different ids"),
+        (put(["history", 1, "id"], "0"), "history: must be jobs with distinct ids"),
         (put(["history", 3, "arrival"], "x"), r"history\[3\]\.arrival: must be a number"),
         (
             put(["history", 3, "stages", 1, "calls", 0, 2], "x"),
@@ -122,7 +122,7 @@ def put(path, value):
         (put(["history", 1], []), r"history\[1\]: must be an object"),
         (put(["model", "network", "tables", 0, 0], 9), r"model\.network\.tables"),
         (put(["model", "columns"], []), r"model\.network\.names"),
-        (put(["model", "fingerprint"], "f" * 16), r"model\.fingerprint: must be .* that of the application"),
+        (put(["model", "fingerprint"], "f" * 16), r"model\.fingerprint: must be .* as in the application"),
         (put(["modelled"], None), "modelled: must be an integer"),
         (put(["forgotten_before"], "x"), "forgotten_before: must be a number"),
         (lambda data: data.pop("history"), "history: is missing"),
@@ -147,7 +147,7 @@ def test_no_application_is_there_twice():
     data = profile_to_json(profile_of([profile(range(2))]))
     data["applications"] *= 2
     with pytest.raises(
-        InvalidDataError, match=r"applications\[1\]\.application\.fingerprint: must be another"
+        InvalidDataError, match=r"applications\[1\]\.application\.fingerprint: must be different"
     ):
         profile_from_json(data)
 
@@ -214,7 +214,7 @@ def test_profiles_of_version_1_are_read():
         ),
         (
             put(["outcomes", 0, 5, 0, 0], 99),
-            r"\[5\]\[0\]\[0\]: must be a place in names, which has 5",
+            r"\[5\]\[0\]\[0\]: must be an index into names, which has 5",
         ),
         (put(["outcomes", 1], []), r"outcomes\[1\]: must be a list of 6"),
     ],

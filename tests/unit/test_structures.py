@@ -32,9 +32,11 @@ def test_parents_come_first_otherwise_the_order_stays():
 
 def test_a_cycle_is_named():
     """The variables on it, and not those before or after it."""
-    with pytest.raises(InvalidDataError, match=r"the edges 'b' -> 'd' -> 'c' -> 'b' are a cycle; remove one"):
+    with pytest.raises(
+        InvalidDataError, match=r"the edges 'b' -> 'd' -> 'c' -> 'b' form a cycle; remove one"
+    ):
         topological("abcde", [(), (0, 2), (3,), (1,), (2,)])
-    with pytest.raises(InvalidDataError, match="'a' -> 'a' are a cycle"):
+    with pytest.raises(InvalidDataError, match="'a' -> 'a' form a cycle"):
         topological("a", [(0,)])
 
 
@@ -78,7 +80,7 @@ def test_more_than_two_parents_and_not_too_many():
     assert made.tables[4].shape == (3,) * 5
     many = random.integers(0, 7, (50, 10))
     with pytest.raises(
-        InvalidDataError, match=f"'j': its 9 parents take .* {MAX_CELLS:,} cells; give it fewer"
+        InvalidDataError, match=f"'j': its 9 parents need .* {MAX_CELLS:,} cells; remove parents"
     ):
         fit_edges(many, [7] * 10, "abcdefghij", [()] * 9 + [tuple(range(9))])
 

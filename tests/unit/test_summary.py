@@ -107,7 +107,7 @@ def test_as_data_and_as_text(fan):
     assert data["depends"][0].keys() == {"quantity", "on"}
     text = profile_text(replace(summary, jobs=5_000))
     assert text.startswith(f"fan  fingerprint {summary.fingerprint}\n  5,000 jobs, the latest 60 remembered;")
-    assert "What tells most of the rest when it ends: split" in text
+    assert "Most informative about the remaining work: split" in text
     assert "Entropy of a job in bits by finished stages, mean of the latest 40 jobs" in text
 
 

@@ -135,6 +135,6 @@ class Calibration:
     def at_capacity(self, concurrency: float) -> float:
         """Return l(b_ref) / l(b), which normalizes durations to the reference concurrency.
 
-        b_ref is the largest b of `curve`: calls only queue, and their order only matters, at capacity.
+        b_ref is the largest b of `curve`, because calls queue only when the backend is at capacity.
         """
         return self.curve[-1][1] / self.pace(concurrency) if self.curve else 1.0

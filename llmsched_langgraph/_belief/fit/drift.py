@@ -18,10 +18,10 @@ CERTAIN = 5.0
 
 
 FACTOR = 1.25
-"""Minimum ratio of the two medians."""
+"""Minimum ratio of the larger median to the smaller one that counts as drift."""
 
 MIN_AMOUNT_S = 0.01
-"""Minimum of the larger median, in s. Smaller amounts do not affect the order of jobs."""
+"""Minimum of the larger median, in s. Differences between smaller amounts are ignored."""
 
 
 def drifted(works: Sequence[float]) -> bool:

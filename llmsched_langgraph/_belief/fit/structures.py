@@ -33,8 +33,8 @@ def fit_edges(
 ) -> Network:
     """Fit the tables of a network with these edges.
 
-    Variables are reordered so that parents come first. Tables are estimated as in `tables.fit`. Each parent in
-    turn becomes coarse (absent or present) if that raises the K2 score.
+    Variables are reordered so that parents come first. Tables are estimated as in `tables.fit`. Each parent
+    in turn becomes coarse (absent or present) if that raises the K2 score.
 
     Args:
         rows: states, shape (rows, variables).

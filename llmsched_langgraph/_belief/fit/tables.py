@@ -100,14 +100,9 @@ def choose(
 ) -> NetworkChoice:
     """Return the network of `fit` or the independent marginals, by held-out log-likelihood.
 
-    The network must gain more than one standard error per row. Arguments not listed, and errors, are those
-    of `fit`.
-
-    Args:
-        hidden: variables that are summed out of the likelihood, such as the sum of other variables, which any
-            network with edges predicts well.
-        folds: number of cross-validation folds.
-        seed: seed of the assignment of rows to folds.
+    The mean gain of the network must exceed its standard error. `hidden` variables are summed out of the
+    likelihood: a variable that is the sum of others would favour every network with edges. The other
+    arguments, and the errors, are those of `fit` and `held_out`.
     """
     states = checked(rows, cards, names, smoothing)
 
@@ -176,7 +171,7 @@ def held_out(
 
 
 def gained(bits: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[bool, float, float]:
-    """Return whether mean(bits - other) exceeds its standard error, the mean, and the error."""
+    """Return (mean > error, mean, error): the mean of `bits` - `other` and its standard error."""
     gains = bits - other
     gain = float(gains.mean())
     error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else 0.0

@@ -42,7 +42,7 @@ class Curve(NamedTuple):
     Attributes:
         amounts: the support, ascending.
         chances: P(W >= amount) of each amount.
-        sums: E[W; W >= amount] of each amount: the sum of amount times probability.
+        sums: E[W 1(W >= amount)] of each amount.
         overrun: minimum remaining work once the run exceeds all amounts.
     """
 
@@ -52,7 +52,7 @@ class Curve(NamedTuple):
     overrun: float
 
     def left(self, received: float) -> float:
-        """Return E[W - received | W >= received]; beyond the support, max(overrun, excess)."""
+        """Return E[W - received | W >= received], or beyond the support at least `overrun`."""
         at = bisect_left(self.amounts, received)
         if at == len(self.amounts):
             return max(self.overrun, received - self.amounts[-1])
@@ -220,10 +220,10 @@ class Belief:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """A cheap, approximate 80 % interval of the remaining work: mean -+ 1.28 deviations.
+        """An approximate 80 % interval of the remaining work: mean +- 1.28 standard deviations.
 
         It assumes independent stages, so it is too narrow where they are positively correlated. `interval`
-        includes the correlation.
+        includes the correlation, at a higher cost.
         """
         reach = NORMAL_80 * self._posterior.deviation
         return max(self.mean - reach, 0.0), self.mean + reach

@@ -174,7 +174,7 @@ class Bins:
         return 0.0 if self.absent else self.bins[0].lo, self.bins[-1].hi
 
     def index(self, value: float | None) -> int:
-        """Return the state of a value: 0 for None, else its bin, or the nearest one.
+        """Return the state of a value: 0 for None, else its bin or the nearest one.
 
         Without bins, the state is 0 for every value.
 

@@ -71,7 +71,7 @@ class SoftEvidence:
         return found.weights, found.left * scale
 
     def drawn(self, i: int, bins: Bins, states: NDArray[np.intp], uniform: Floats) -> Floats:
-        """Sample the remaining part once per state and uniform number, as `Bins.values` does."""
+        """Sample the remaining part of an unsettled amount, once per state (see `Bins.values`)."""
         scale = self.scales.get(i, 1.0)
         if i in self.reached:
             return bins.left(self.reached[i] / scale, states, uniform) * scale

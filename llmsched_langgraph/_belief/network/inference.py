@@ -26,7 +26,7 @@ Likelihoods = Mapping[int, Floats]
 Factor = tuple[tuple[int, ...], Floats]
 
 MAX_CELLS = 2**22
-"""Maximum size of a table, in cells. Larger ones would take seconds and raise an error."""
+"""Maximum size of a table, in cells. Larger tables raise an error; they would take seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,6 @@
 """Converts networks to and from pgmpy, and runs pgmpy's structure searches.
 
-Does not decide when to learn. No other module imports pgmpy. The import takes seconds, so it is inside
-functions.
+Does not decide when to learn. Only functions of this module import pgmpy, because that takes seconds.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.profile.profile import ApplicationProfile, Profile
 
 SUM_ERROR = 0.01
-"""Maximum deviation of a given distribution's sum from 1, as in pgmpy's `check_model`.
-
-Distributions that deviate by more than `ROUNDING` are normalized.
-"""
+"""Maximum deviation of a given sum from 1, as in pgmpy; above `ROUNDING`, it is normalized."""
 
 MOST_SCORES = 20
 """Limit of a search's score evaluations, times n^3 for n variables. Most searches need 1 to 9."""

@@ -63,7 +63,7 @@ class History:
         return len(self.jobs)
 
     def new(self, jobs: Iterable[EndedJob]) -> list[EndedJob]:
-        """Return the jobs whose ids are not in the history. A job without an id gets a hash as id."""
+        """Return the jobs with ids that are not in the history; a job without an id gets a hash."""
         ids = set(self.ids)
         found = []
         for job in jobs:
@@ -184,7 +184,7 @@ class ApplicationProfile:
 
     @property
     def drifted(self) -> bool:
-        """Whether the work of the latest jobs differs from that of earlier ones (`drift.drifted`)."""
+        """Whether the work of the latest jobs differs from earlier ones (see `drift.drifted`)."""
         return drifted([outcome.work_s for outcome in self.outcomes])
 
     def forgetting(self, latest: int = RECENT) -> ApplicationProfile:
@@ -258,7 +258,7 @@ class Profile:
         return replace(self, applications={**self.applications, own.application.fingerprint: own})
 
     def prepared(self) -> Profile:
-        """Compute the cached properties, so that no caller computes them under a lock; return self."""
+        """Compute the cached properties, so that no lock holder has to; return self."""
         for own in self.applications.values():
             _ = own.template, own.works_s
         _ = self.job, self.call
@@ -285,7 +285,7 @@ class Profile:
         """Return the profile with a pgmpy network as the application's model.
 
         The network must have the variables of `to_pgmpy`; its edges may be any without a cycle. CPDs are used
-        unchanged; their states are named as in `to_pgmpy`, or numbered from 0. Without CPDs, tables are
+        as given; their states are named as in `to_pgmpy`, or numbered from 0. Without CPDs, tables are
         estimated from the remembered jobs. Learning and merging keep the network until the application's
         runs drift or another network replaces it.
 
@@ -294,8 +294,8 @@ class Profile:
             network: a pgmpy `DiscreteBayesianNetwork` or `DAG`.
 
         Raises:
-            InvalidDataError: as `to_pgmpy`; or the network has wrong variables or states, a missing or invalid
-                CPD, a cycle, or a table of more than 2**22 cells. The message names the variable.
+            InvalidDataError: as `to_pgmpy`; or the network has wrong variables or states, a missing or
+                invalid CPD, a cycle, or a table of more than 2**22 cells. The message names the variable.
         """
         from llmsched_langgraph._belief.profile.pgmpy_exchange import with_network
 
@@ -319,9 +319,9 @@ class Profile:
     def total_work_s(self, application: Application) -> float:
         """Return the expected total work of a job without evidence, in slot-seconds.
 
-        It is the application's mean, shrunk towards the mean of all jobs. Without observed jobs, it is the sum
-        of `call_s` * `GOES_ON`^(occurrence - 1) over the stages that call a model; without such stages, it is
-        the mean of all jobs.
+        It is the application's mean, shrunk towards the mean of all jobs. Without observed jobs, it is the
+        sum of `call_s` * `GOES_ON`^(occurrence - 1) over the stages that call a model; without such stages,
+        it is the mean of all jobs.
         """
         known = self.applications.get(application.fingerprint)
         if known is not None and known.works_s:

@@ -130,8 +130,8 @@ def _check(given: Field, name: str) -> None:
         raise form.fault(repr(name))
     if version.count(least=1) > VERSION:
         raise InvalidDataError(
-            f"{version.field}: {version.value} was written by a newer llmsched-langgraph; this one reads "
-            f"versions up to {VERSION}; upgrade it"
+            f"{version.field}: {version.value} requires a newer llmsched-langgraph; this one reads "
+            f"versions up to {VERSION}; upgrade the package"
         )
 
 

@@ -1,4 +1,4 @@
-"""Implements the HTTP side: the paths, answers and streams, and the detection of a client's disconnect.
+"""Implements the HTTP side: paths, answers, streams, and the detection of disconnects.
 
 Does not know sockets, processes or the simulation of time.
 """

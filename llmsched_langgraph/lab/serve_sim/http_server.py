@@ -56,7 +56,7 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT and SIGTERM; unlike uvicorn, do not raise the signal again after the shutdown."""
+        """Stop on SIGINT and SIGTERM without raising the signal again, unlike uvicorn."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

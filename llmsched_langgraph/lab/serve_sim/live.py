@@ -156,7 +156,7 @@ class LiveServer:
             self._timer.cancel()
 
     def statistics(self) -> dict[str, float]:
-        """Return the present state and the counts since the last reset; queue times in virtual seconds."""
+        """Return the state, and the counts since the last reset; queue times in virtual seconds."""
         if self._open and not self._closed:
             self._catch_up()
         batching = self._batching

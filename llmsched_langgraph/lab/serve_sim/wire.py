@@ -44,7 +44,7 @@ def completion(request: ChatRequest, reply: Reply) -> JsonObject:
 
 
 def chunks(request: ChatRequest, reply: Reply, start_tokens: int, end_tokens: int) -> Iterator[JsonObject]:
-    """Yield the stream's chunks between two token positions; the last ones hold finish reason and usage."""
+    """Yield a stream's chunks between two token positions; the end has finish reason and usage."""
     head = _head(request, reply, "chat.completion.chunk")
     if request.include_usage:
         head["usage"] = None

@@ -76,8 +76,8 @@ class BatchingServer:
     not depend on when and how often `advance` is called.
 
     All decoding requests have the same rate, so one number describes their progress: the *decoding line*
-    L(t), the integral of 1 / step(t), in tokens. A request that begins to decode at L = b is done at
-    L = b + output_tokens. An event costs O(log slots).
+    L(t), the integral of 1 / `decode_s(running)` over time, in tokens. A request that begins to decode at
+    L = b is done at L = b + output_tokens. An event costs O(log slots).
 
     Attributes:
         slots: Most requests that run at once.
@@ -213,9 +213,10 @@ class BatchingServer:
         return events
 
     def next_event_s(self) -> float | None:
-        """Return the time of the next event, in seconds, if no request is submitted or cancelled before.
+        """Return the time of the next event, in seconds; None if no event is due.
 
-        This is the present if `advance` has not yet returned all past events, and None if no event is due.
+        The time holds if no request is submitted or cancelled before. It is the present if `advance` has not
+        yet returned all past events.
         """
         if self._events:
             return self._now_s

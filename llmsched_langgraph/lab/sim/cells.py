@@ -47,11 +47,11 @@ class Grid:
     tools: int | None = None
 
     def generated(self, names: Sequence[str], train: Sequence[EndedJob] | None = None) -> Iterator[Cell]:
-        """Yield cells of generated jobs; without `train`, an equal number of other jobs is generated for it.
+        """Yield cells of generated jobs.
 
         Args:
             names: mixes or applications.
-            train: jobs to learn from; None to generate them.
+            train: jobs to learn from; None to generate as many jobs as the largest number in `jobs`.
         """
         most = max(self.jobs)
         for seed in range(self.seeds):
@@ -163,7 +163,7 @@ def _check_apart(jobs: AbstractSet[EndedJob], train: Sequence[EndedJob], use: st
 
 
 def halves(jobs: Sequence[EndedJob], seed: int) -> tuple[list[EndedJob], list[EndedJob]]:
-    """Split jobs into training jobs and measured jobs; the jobs of one group (`groups_of`) stay together.
+    """Split jobs into training and measured jobs; the jobs of a group (`groups_of`) stay together.
 
     Raises:
         ConfigurationError: there are too few jobs to split.

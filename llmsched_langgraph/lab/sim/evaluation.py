@@ -163,7 +163,7 @@ def worst_slowdown(jobs: Sequence[Any]) -> float:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one entry for each workload, load, number of slots, number of jobs and policy, over all seeds.
+    """Return one entry for each workload, load, slots, number of jobs and policy, over all seeds.
 
     Comparisons are paired by seed: `vs` is the mean over seeds of 1 - JCT / JCT of the other policy, with
     the same jobs and arrivals. `ci95_s` and `vs_ci95` are half the width of the 95 % interval of the mean

@@ -1,4 +1,4 @@
-"""Models a server's latency: seconds per decode step by batch size, seconds of prefill by prompt tokens.
+"""Models a server's latency: seconds per decode step by batch size, and seconds of prefill.
 
 Does not know requests, queues or clocks.
 """

@@ -24,7 +24,7 @@ class Server(Protocol):
         """Start the call of this ticket."""
 
     def next_s(self) -> float:
-        """Return the end of the next call, in s, if no other call begins before; infinite if none runs."""
+        """Return the end of the next call, in s, if none begins before; infinite if none runs."""
 
     def advance(self, now: float) -> list[int]:
         """Return the tickets of the calls that ended by `now`, in order."""
@@ -95,7 +95,7 @@ class Handover:
 
 
 class BatchingReplicas:
-    """Model servers with continuous batching; a call goes to the server with the fewest requests in flight.
+    """Servers with continuous batching; a call goes to the one with the fewest requests in flight.
 
     Args:
         replicas: number of servers.

@@ -1,1 +1,1 @@
-"""What `llmsched testbed` runs: recorded or generated jobs, as real LangGraph graphs, on any endpoint."""
+"""The runs of `llmsched testbed`: jobs as real LangGraph graphs on any OpenAI-compatible endpoint."""

@@ -1,6 +1,6 @@
-"""Knows how a call of given lengths is made on a chat endpoint, and what came of it.
+"""Makes calls of given prompt and output tokens on a chat endpoint and records their usage.
 
-Does not know who asks for it.
+Does not know jobs or graphs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _WORDS = (
 )
 # fmt: on
 _HEAD = 12
-"""Words that tell a prompt from every other one; what comes after is the same for all, and cheap."""
+"""Number of random words at the start of a prompt, which make it unique; the other words are fixed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A call that was made: what was asked for, and what the endpoint says that it was."""
+    """A completed call: the requested tokens, and the tokens in the endpoint's usage."""
 
     stage: str
     prompt_asked: int
@@ -38,20 +38,20 @@ class Made:
 
 
 class Lengths(Protocol):
-    """How an endpoint is made to take a prompt, and give an answer, of so many tokens."""
+    """Builds prompts and requests whose calls have given numbers of tokens."""
 
     def nearest(self, tokens: int) -> int:
-        """The length nearest to that which a prompt can have."""
+        """Return the possible prompt length nearest to `tokens`, in tokens."""
 
     def prompt(self, tokens: int, salt: str) -> str:
-        """A prompt of that length; it begins like no other, so that no cache knows it."""
+        """Return a prompt of about `tokens` tokens; `salt` makes it unique, against prefix caches."""
 
     def body(self, tokens: int) -> dict[str, Any]:
-        """What to add to the request for an answer of that length, beside the limit."""
+        """Return additional request fields for an answer of `tokens` tokens."""
 
 
 class EmbeddedLengths:
-    """The lengths of the embedded backend, which are exact."""
+    """Lengths on the embedded backend, which are exact."""
 
     def nearest(self, tokens: int) -> int:
         """See `Lengths.nearest`."""
@@ -68,12 +68,13 @@ class EmbeddedLengths:
 
 @dataclass(frozen=True, slots=True)
 class WordLengths:
-    """The lengths of an endpoint whose tokens were counted: prompts come close, answers may end early.
+    """Lengths on any other endpoint, approximate for prompts; answers may end early.
 
     Attributes:
-        base_tokens: of a prompt without a word.
-        word_tokens: of each word.
-        ignore_eos: whether the endpoint is asked to go on to the limit, in the words of llama.cpp and vLLM.
+        base_tokens: tokens of a prompt without words.
+        word_tokens: tokens of each word.
+        ignore_eos: whether requests have `ignore_eos` and `min_tokens` (llama.cpp, vLLM), so that answers
+            have the full length.
     """
 
     base_tokens: float
@@ -105,13 +106,13 @@ def _words(count: int, salt: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Makes calls on one model of one endpoint."""
+    """Makes calls to one model of one endpoint."""
 
     model: BaseChatModel
     lengths: Lengths
 
     async def make(self, stage: str, call: EndedCall, salt: str) -> Made:
-        """Make a call of the recorded lengths; 1 token at least."""
+        """Make a call of the recorded lengths, at least 1 token each; `salt` makes its prompt unique."""
         prompt, output = max(call.prompt_tokens or 0, 1), max(call.output_tokens or 0, 1)
         answer = await self.model.ainvoke(
             self.lengths.prompt(prompt, salt), max_tokens=output, extra_body=self.lengths.body(output)
@@ -121,7 +122,7 @@ class Calls:
 
 
 class CountingClient(DefaultAsyncHttpxClient):
-    """An HTTP client that knows the most requests it had in flight at once since `restart`."""
+    """An HTTP client that counts the most requests in flight at once since `restart`."""
 
     def __init__(self, *, trust_env: bool) -> None:
         super().__init__(trust_env=trust_env, timeout=None)
@@ -129,11 +130,11 @@ class CountingClient(DefaultAsyncHttpxClient):
         self.peak = 0
 
     def restart(self) -> None:
-        """Count anew."""
+        """Reset the peak to the present number of requests in flight."""
         self.peak = self._in_flight
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a request, counted until its answer is there."""
+        """Send a request, and count it as in flight until `send` returns."""
         self._in_flight += 1
         self.peak = max(self.peak, self._in_flight)
         try:

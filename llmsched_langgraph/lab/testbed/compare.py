@@ -1,6 +1,6 @@
-"""Knows how both sides are run on one endpoint: warm-up, rounds, the same jobs and arrivals in each pass.
+"""Runs both sides on one endpoint: warm-up and rounds, with the same jobs and arrivals in each pass.
 
-Does not know where jobs come from, nor how the result is shown.
+Does not load jobs or print the result.
 """
 
 from __future__ import annotations
@@ -51,32 +51,34 @@ from llmsched_langgraph.lab.testbed.speed import (
 from llmsched_langgraph.traces import read_jobs
 
 CALL_S = 0.03
-"""The embedded backend's time is scaled so that a pass makes a call this often: fast enough to watch, slow
-enough that the client's own work does not count."""
+"""Mean seconds between calls of a pass; sets the embedded backend's time scale. The value is small enough to
+watch, and large enough that the client's own work does not matter."""
 
 WARMUP, CALIBRATION = "warm-up", "calibration"
-"""Names of what is run beside the passes."""
+"""Names of the progress bars beside those of the passes."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the jobs are run.
+    """The settings of a comparison.
 
     Attributes:
         slots: calls that the endpoint serves at once.
-        ahead: how many more the scheduler lets go there, so that the next is ready when one is done.
-        load: the share of them that the jobs need.
-        seed: of the arrivals.
-        rounds: how often each side is run.
-        policy: of the scheduled side.
-        base_url: of the endpoint; None for the embedded backend.
-        model: to ask for; None for the first that the endpoint names.
-        time_scale: by how much all is faster than recorded; None for what suits the endpoint.
-        latency: how fast the endpoint is, a preset or a file; None to measure it, or for the embedded
-            backend its usual one.
-        ignore_eos: whether the endpoint is asked for answers that go to their limit.
+        ahead: slots of the scheduler beyond `slots`, so that the endpoint has the next call queued when one
+            of its slots is free.
+        load: offered load, in slot-seconds of work per available slot-second.
+        seed: seed of the arrivals.
+        rounds: number of passes of each side.
+        policy: policy of the scheduled side.
+        base_url: URL of the endpoint; None for the embedded backend.
+        model: model to request; None for the first that the endpoint lists.
+        time_scale: speed-up over the recording; None for 1 on an endpoint and for a scale by `CALL_S` on the
+            embedded backend.
+        latency: latency model of the endpoint, a preset or a file; None to measure an endpoint, and for the
+            default preset on the embedded backend.
+        ignore_eos: whether requests ask for answers of the full length.
     """
 
     slots: int = 8
@@ -92,7 +94,7 @@ class Settings:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Reject invalid settings."""
         check_slots(self.slots, "--slots")
         if self.ahead < 0:
             raise ConfigurationError(f"--ahead must be at least 0, not {self.ahead}")
@@ -104,7 +106,7 @@ class Settings:
         if self.time_scale is not None and not 0 < self.time_scale < float("inf"):
             raise ConfigurationError(f"--time-scale must be above 0, such as 20, not {self.time_scale}")
         if self.base_url is None and self.model is not None:
-            raise ConfigurationError("--model is for an endpoint: say which with --base-url")
+            raise ConfigurationError("--model is for an endpoint: name it with --base-url")
         if self.base_url is not None and not _is_url(self.base_url):
             raise ConfigurationError(
                 f"--base-url must be a URL such as http://127.0.0.1:8080/v1, not {self.base_url!r}"
@@ -113,7 +115,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """An endpoint in use: what is needed to run jobs on it. `latency` is None as long as nobody knows it."""
+    """An endpoint with its clients and settings; `latency` is None until it is measured."""
 
     settings: Settings
     work: Workload
@@ -126,13 +128,13 @@ class _Site:
     latency: LatencyModel | None
     time_scale: float
     nonce: str = field(default_factory=lambda: token_hex(8))
-    """What tells its prompts from those of earlier runs, which the endpoint may have kept."""
+    """Makes the prompts differ from those of earlier runs, which the endpoint may have cached."""
 
     async def measured(self, on_finish: Callable[[str], None]) -> LatencyModel:
-        """How fast it is for the calls of these jobs."""
+        """Measure the endpoint's latency for the mean lengths of the jobs' calls."""
         calls = [call for job in self.work.jobs for call in job.llm_calls()]
         if not calls:
-            raise ConfigurationError("the jobs make no LLM call: there is nothing to run")
+            raise ConfigurationError("the jobs make no LLM call, so there is nothing to run")
         return await measured(
             Endpoint(self.client, self.model),
             self.lengths,
@@ -144,27 +146,27 @@ class _Site:
 
 
 def compare(work: Workload, settings: Settings, on_finish: Callable[[str], None]) -> Comparison:
-    """Run the jobs stock and scheduled; `on_finish` hears of each finished run, by the name of its pass.
+    """Run the jobs stock and scheduled; call `on_finish` with the name of the pass after each run.
 
     Raises:
-        ConfigurationError: a setting cannot work.
+        ConfigurationError: a setting is invalid.
         LLMSchedError: the endpoint cannot be reached, or refuses a call.
     """
     return _on_site(work, settings, lambda site: _compared(site, on_finish))
 
 
 def calibrate(work: Workload, settings: Settings, on_finish: Callable[[str], None]) -> LatencyModel:
-    """Only measure how fast the endpoint is for calls of these jobs' mean lengths.
+    """Measure the endpoint's latency for calls of the jobs' mean lengths, and run no jobs.
 
     Raises:
-        ConfigurationError: a setting cannot work.
+        ConfigurationError: a setting is invalid.
         LLMSchedError: the endpoint cannot be reached, or refuses a call.
     """
     return _on_site(work, settings, lambda site: site.measured(on_finish))
 
 
 def totals(work: Workload, settings: Settings) -> dict[str, int]:
-    """How many ends `on_finish` hears of, by name, where they are not the number of measured jobs."""
+    """Return the number of `on_finish` calls of the warm-up and of the calibration, by name."""
     return {WARMUP: 2 * len(work.warmup), CALIBRATION: len(batches(settings.slots))}
 
 
@@ -174,7 +176,7 @@ def _on_site(work: Workload, settings: Settings, use: Callable[[_Site], Awaitabl
     if settings.base_url is None:
         if given is not None and given.name not in LATENCY_MODELS:
             raise ConfigurationError(
-                "--latency FILE is the speed of an endpoint: say which with --base-url; the embedded backend "
+                "--latency FILE is the speed of an endpoint: name it with --base-url; the embedded backend "
                 f"takes one of {', '.join(LATENCY_MODELS)}"
             )
         preset = given or latency_model(LATENCY)
@@ -204,7 +206,7 @@ def _on_site(work: Workload, settings: Settings, use: Callable[[_Site], Awaitabl
 async def _site(
     work: Workload, settings: Settings, url: str, known: LatencyModel | None, scale: float
 ) -> AsyncIterator[_Site]:
-    # On loopback no proxy of the environment stands in between.
+    # On loopback a proxy from the environment must not be used.
     away = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
     async with CountingClient(trust_env=away) as http, DefaultAsyncHttpxClient(trust_env=away) as watch:
         client = AsyncOpenAI(base_url=url, api_key=_key(), http_client=http, timeout=None)
@@ -236,13 +238,13 @@ async def _compared(site: _Site, on_finish: Callable[[str], None]) -> Comparison
     profile, fit = await _warmed_up(site, graphs, warmup, predictor, on_finish)
     sides: dict[str, list[Side]] = {name: [] for name in SIDES}
     for number in range(settings.rounds):
-        # Each side goes first in every other round, and with every other seed.
+        # The sides alternate in going first, from round to round and from seed to seed.
         for name in SIDES if (number + settings.seed) % 2 == 0 else SIDES[::-1]:
             shown = name if settings.rounds == 1 else f"{name} {number + 1}"
             if name == "stock":
                 side = await _pass(site, graphs, jobs, None, shown, on_finish)
             else:
-                # What it learns of the jobs that are measured is forgotten after each round.
+                # Each round starts from the warm-up's profile and does not learn from earlier rounds.
                 with _scheduler(settings, profile=profile) as scheduler:
                     side = await _pass(site, graphs, jobs, scheduler, shown, on_finish)
                     after = scheduler.statistics()
@@ -277,7 +279,7 @@ async def _warmed_up(
     predictor: Predictor,
     on_finish: Callable[[str], None],
 ) -> tuple[Profile | None, Fit]:
-    """What the warm-up teaches: of the jobs to a scheduler, and of the endpoint to the simulator."""
+    """Run the warm-up; return the scheduler's profile and the simulator's fit to the endpoint."""
     if not any(True for one in warmup for _ in one.job.llm_calls()):
         return None, Fit()
     stock = await _pass(site, graphs, warmup, None, WARMUP, on_finish)
@@ -286,7 +288,7 @@ async def _warmed_up(
         with _scheduler(site.settings, record=record) as scheduler:
             await _pass(site, graphs, warmup, scheduler, WARMUP, on_finish)
             scheduler.learn()
-            await asyncio.to_thread(scheduler.close)  # which writes what is left, as no loop waits for it
+            await asyncio.to_thread(scheduler.close)  # close() blocks until the record is written
         held_s = fmean(call.seconds or 0.0 for job in read_jobs([record]) for call in job.llm_calls())
     return scheduler.profile, predictor.fitted(warmup, stock.as_pass().mean_jct_s, held_s)
 
@@ -296,7 +298,7 @@ def _scheduler(settings: Settings, **more: Any) -> Scheduler:
 
 
 def _graphs(site: _Site, work: Workload) -> Mapping[str, Any]:
-    """One graph for each application, made of all its jobs."""
+    """Return a graph for each application, built from all its jobs."""
     model = ChatOpenAI(
         model=site.model,
         base_url=site.url,
@@ -319,7 +321,7 @@ async def _pass(
     name: str,
     on_finish: Callable[[str], None],
 ) -> Side:
-    """Run all jobs at their times, on the stock runner if there is no scheduler."""
+    """Run all jobs at their arrival times, on the stock runner if `scheduler` is None."""
     if scheduler is not None:
         graphs = {app: schedule(graph, scheduler) for app, graph in graphs.items()}
     embedded = site.settings.base_url is None
@@ -359,11 +361,11 @@ def _key() -> str:
 
 
 def _told(error: BaseException, url: str) -> BaseException:
-    """What the user is told: one line if the endpoint is at fault, else the error itself."""
+    """Return a one-line error if the endpoint is the cause, else the error itself."""
     if isinstance(error, BaseExceptionGroup):
         return _told(error.exceptions[0], url)
     if isinstance(error, openai.AuthenticationError):
-        return LLMSchedError(f"{url} wants a key: set OPENAI_API_KEY")
+        return LLMSchedError(f"{url} requires a valid API key: set OPENAI_API_KEY")
     if isinstance(error, openai.APIStatusError):
         said = " ".join(str(error.message).split())[:200]
         return LLMSchedError(

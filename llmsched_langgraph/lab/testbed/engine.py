@@ -1,6 +1,6 @@
-"""Knows what a model server says of itself while it is used: how many requests run and wait.
+"""Polls the numbers of running and waiting requests from a model server's Prometheus metrics.
 
-Does not know what they are. It reads what llama.cpp, vLLM and SGLang put out for Prometheus.
+Does not know the requests; it reads the metrics of llama.cpp, vLLM and SGLang.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 
 @dataclass(slots=True)
 class Peaks:
-    """The most requests that ran and waited at once, of those moments at which it was looked."""
+    """The most requests that ran and waited at once, over all polls."""
 
     peak_running: int = 0
     peak_waiting: int = 0
     looks: int = 0
 
     def look(self, text: str) -> bool:
-        """Take in one answer of `/metrics`; whether it says anything."""
+        """Add one answer of `/metrics`; return whether it has a known metric of running requests."""
         found: dict[str, float] = {}
         for name, value in _SAMPLE.findall(text):
             with suppress(ValueError):
@@ -44,11 +44,11 @@ class Peaks:
 
 @asynccontextmanager
 async def watched(http: Any, base_url: str) -> AsyncIterator[Peaks]:
-    """Look every `EVERY_S` seconds, while the block runs, if the server at this base URL has `/metrics`.
+    """Poll the server's `/metrics`, if it has any, every `EVERY_S` seconds while the block runs.
 
     Args:
-        http: an asynchronous client of its own, so that looking counts for nothing.
-        base_url: of the endpoint; `/metrics` is beside its `/v1`.
+        http: a separate asynchronous client, so that the polls are not counted as requests.
+        base_url: URL of the endpoint; `/metrics` is beside its `/v1`.
     """
     peaks = Peaks()
     url = f"{base_url.rstrip('/').removesuffix('/v1')}/metrics"
@@ -60,7 +60,7 @@ async def watched(http: Any, base_url: str) -> AsyncIterator[Peaks]:
                 if answer.status_code != 200 or not peaks.look(answer.text):
                     return
             except Exception:
-                return  # it is no part of the comparison
+                return  # the comparison does not depend on the metrics
             await asyncio.sleep(EVERY_S)
 
     looking = asyncio.create_task(look())

@@ -1,6 +1,6 @@
-"""Knows the one LangGraph graph of an application, whose every run replays the job that it is given.
+"""Builds one LangGraph graph for each application; each run of it replays one job.
 
-Does not know scheduling, nor how a call is made.
+Does not know scheduling, and does not make the calls itself.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph.lab.testbed.calls import Calls, Made
 from llmsched_langgraph.lab.testbed.script import Script, Turn
 
-# A node cannot be called like a part of the state, and a stage can be called anything without a colon.
+# A node must not have the name of a state key. The names of the keys have a colon; node names never have one.
 Replay = TypedDict("Replay", {"replay:script": Script, "replay:made": Annotated[list[Made], operator.add]})
-"""The state: the script of the job, and the calls that were made."""
+"""The graph's state: the script of the job, and the completed calls."""
 
 Given = TypedDict("Given", {"replay:turn": Turn})
-"""What one run of a node gets to see."""
+"""Input of one run of a node."""
 
 _Stage = Callable[[Given], Awaitable[Command[Any]]]
 
 
 def graph_of(application: Application, calls: Calls) -> Any:
-    """A graph with a node for each stage of the application, run once for each call.
+    """Return a graph with a node for each stage; a node runs once for each call of its stage.
 
     Args:
-        application: the template of all jobs that it will replay.
+        application: the template of all jobs that the graph replays.
         calls: makes the calls of LLM stages.
     """
     after: dict[str, list[str]] = {node.path: [] for node in application.nodes}
@@ -55,7 +55,7 @@ def graph_of(application: Application, calls: Calls) -> Any:
 
 
 async def replay(graph: Any, script: Script) -> list[Made]:
-    """Run the graph of the job's application as the job was recorded; gives the calls that were made."""
+    """Replay a job on the graph of its application; return the completed calls."""
     if not script.first:
         return []
     state = await graph.ainvoke(
@@ -70,7 +70,7 @@ def _begin(state: Replay) -> list[Send]:
 
 
 def _sends(turns: list[Turn]) -> list[Send]:
-    # The scheduler learns from what a stage run is sent to use, where its input has that under "tool".
+    # The scheduler learns the tool of a stage run from the key "tool" of its input.
     return [Send(turn.stage.name, {"replay:turn": turn, "tool": turn.stage.tool}) for turn in turns]
 
 

@@ -1,6 +1,6 @@
-"""Knows which jobs are replayed, which of them come first to learn from, and how long their calls will take.
+"""Selects the warm-up jobs and the measured jobs of a replay, and adapts their lengths and times.
 
-Does not know how a job is run.
+Does not run jobs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from llmsched_langgraph.lab.sim.workloads import APPLICATIONS, generate, resampl
 from llmsched_langgraph.traces import Paths, done_jobs, fill_seconds
 
 _WARMUP_SEED = 1_000_000
-"""Seeds of what is learned from lie where no seed of what is measured can be."""
+"""Offset of the seeds of warm-up jobs; the seeds of measured jobs are smaller."""
 
 _SHUFFLE = 4
-"""The stream of random numbers, out of a seed, that deals applications."""
+"""Random stream that draws the application of each job."""
 
 _RESERVED = {"", "__start__", "__end__"}
 
@@ -36,11 +36,11 @@ class Workload:
 
     @property
     def jobs(self) -> tuple[EndedJob, ...]:
-        """All of them."""
+        """The warm-up jobs, then the measured jobs."""
         return self.warmup + self.measured
 
     def changed(self, change: Callable[[EndedJob], EndedJob]) -> Workload:
-        """The same with every job changed."""
+        """Return the workload with `change` applied to every job."""
         return Workload(tuple(map(change, self.warmup)), tuple(map(change, self.measured)))
 
 
@@ -53,19 +53,20 @@ def workload(
     apps: Sequence[str] | None = None,
     traces: Paths | None = None,
 ) -> Workload:
-    """The jobs to replay, fit to be replayed.
+    """Return the jobs to replay, made replayable.
 
     Args:
-        runs: how many are measured, 1 or more.
-        warmup: how many come before, to learn from.
-        seed: of every random choice.
-        mix: a mix or an application to generate jobs of.
-        apps: instead, the applications to generate jobs of; of recorded jobs, those to take.
-        traces: instead, files of recorded jobs; a half of them is learned from.
+        runs: number of measured jobs, 1 or more.
+        warmup: number of warm-up jobs, 0 or more.
+        seed: seed of every random choice.
+        mix: a mix or an application to generate jobs of; not used with `apps` or `traces`.
+        apps: the applications to generate, or, with `traces`, to select; None for `mix` or for all.
+        traces: files of recorded jobs; the warm-up draws from one half of them, the measured jobs from the
+            other. None to generate jobs.
 
     Raises:
-        ConfigurationError: there is no such mix or application, or there are too few recorded jobs.
-        InvalidDataError: a recorded job lacks what a replay needs.
+        ConfigurationError: the mix or application does not exist, or there are too few recorded jobs.
+        InvalidDataError: a recorded call has no output tokens.
     """
     if traces is not None:
         found = _recorded(traces, apps, runs, warmup, seed)
@@ -104,7 +105,7 @@ def _recorded(paths: Paths, apps: Sequence[str] | None, runs: int, warmup: int, 
 
 
 def replayable(job: EndedJob) -> EndedJob:
-    """The job with names that nodes of a graph can have, and seconds of tools that were not recorded.
+    """Return the job with valid node names and with estimates for missing seconds of tools.
 
     Raises:
         InvalidDataError: the output tokens of a call were not recorded.
@@ -120,13 +121,13 @@ def replayable(job: EndedJob) -> EndedJob:
 
 
 def node_name(stage: str) -> str:
-    """The name of the node that runs a stage; different stages have different ones."""
+    """Return the node name of a stage; different stages have different node names."""
     name = re.sub(r"[:|/%]", lambda found: f"%{ord(found[0]):02x}", stage)
     return f"%{name}" if name in _RESERVED else name
 
 
 def shortened(job: EndedJob, times: float) -> EndedJob:
-    """The job with calls of fewer tokens, for an endpoint whose time cannot be scaled."""
+    """Return the job with the tokens of its calls divided by `times`, for an unscaled endpoint."""
 
     def shorter(tokens: int | None) -> int | None:
         return None if tokens is None else max(1, round(tokens / times))
@@ -140,7 +141,7 @@ def shortened(job: EndedJob, times: float) -> EndedJob:
 
 
 def prompted(job: EndedJob, nearest: Callable[[int], int]) -> EndedJob:
-    """The job with prompts of lengths that they can have on the endpoint, which adds words of its own."""
+    """Return the job with prompt lengths that are possible on the endpoint (`Lengths.nearest`)."""
 
     def change(call: EndedCall) -> EndedCall:
         return replace(call, prompt_tokens=nearest(max(call.prompt_tokens or 0, 1)))
@@ -149,13 +150,13 @@ def prompted(job: EndedJob, nearest: Callable[[int], int]) -> EndedJob:
 
 
 def timed(job: EndedJob, latency: LatencyModel, slots: int, time_scale: float) -> EndedJob:
-    """The job with the seconds that it takes on this server when all slots are taken.
+    """Return the job with the seconds of its calls on this server when all slots are busy.
 
     Args:
-        job: as it was recorded, or shortened.
-        latency: of the server, in seconds of the wall.
-        slots: calls that it serves at once.
-        time_scale: by how much tools are faster than they were.
+        job: the recorded or shortened job.
+        latency: latency model of the server, in seconds of wall time.
+        slots: calls that the server runs at once.
+        time_scale: divisor of the recorded seconds of tools.
     """
 
     def call_s(call: EndedCall) -> EndedCall:
@@ -178,14 +179,16 @@ def _with_calls(job: EndedJob, kind: str, change: Callable[[EndedCall], EndedCal
 def speed_up(
     jobs: Sequence[EndedJob], latency: LatencyModel, slots: int, load: float, call_s: float
 ) -> float:
-    """The time scale at which these jobs, at this load, make a call every `call_s` seconds in the mean.
+    """Return the time scale at which the jobs make a call every `call_s` seconds on average.
+
+    The scale is work_s / (slots * load) / (calls * call_s), but at least 1.
 
     Args:
-        jobs: to be run one after the other's arrival.
-        latency: of the server, in its own time.
-        slots: calls that it serves at once.
-        load: the share of the slots that is used.
-        call_s: what a call costs the client, many times over.
+        jobs: the jobs to run.
+        latency: latency model of the server, in unscaled seconds.
+        slots: calls that the server runs at once.
+        load: offered load.
+        call_s: mean seconds of wall time between calls, much more than the client's own work for a call.
     """
     calls = sum(1 for job in jobs for _ in job.llm_calls())
     work_s = sum(timed(job, latency, slots, 1.0).work_s or 0.0 for job in jobs)

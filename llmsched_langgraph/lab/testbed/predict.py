@@ -1,6 +1,6 @@
-"""Knows what the simulator foretells of a comparison: the same jobs and arrivals, the server's speed.
+"""Predicts a comparison by simulation: the same jobs and arrivals, and a server fitted to the warm-up.
 
-Does not know what came of it. Times are seconds of the wall.
+Does not run jobs on the endpoint. Times are seconds of wall time.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from llmsched_langgraph.lab.sim.workloads import TimedJob
 from llmsched_langgraph.lab.testbed.script import in_supersteps
 
 _OCTAVES = 2.0
-"""By how many times 2 the speed under load may differ from what was measured without."""
+"""The fitted speed lies in [2^-_OCTAVES, 2^_OCTAVES] times the latency model's speed."""
 
 _HALVINGS = 10
-"""Of the range in which the speed lies: less than a hundredth is left."""
+"""Bisection steps for log2(speed); the remaining range is 2 * _OCTAVES / 2^_HALVINGS < 0.01."""
 
 _ROUNDS = 4
-"""How often speed and handover are corrected in turn, from no handover on. Where no call waits, one does what
-the other does, and then this finds the smaller handover."""
+"""Alternations between the fits of handover and speed, from handover 0 on. If no call waits, speed and
+handover have the same effect; the start at 0 then selects the smaller handover."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What the warm-up shows of an endpoint that calls of one length do not.
+    """Corrections of the latency model, fitted to the warm-up.
 
     Attributes:
-        speed: how fast it is with these calls and this client beside it, as times what was measured.
-        handover_s: seconds of a call in which it has its slot and the server does not work for it.
+        speed: speed of the endpoint under the warm-up's load, as a multiple of the latency model's speed.
+        handover_s: seconds in which a call holds its slot but the server does not work on it.
     """
 
     speed: float = 1.0
@@ -53,20 +53,20 @@ class Prediction:
 
     @property
     def mean_jct_reduction(self) -> float:
-        """By how much scheduling should lower it, as a fraction of stock's."""
+        """1 - scheduled / stock, of the predicted mean job completion times."""
         return 1 - self.scheduled_mean_jct_s / self.stock_mean_jct_s
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """What is known of an endpoint and of the graphs that run on it.
+    """Simulates both sides of a comparison.
 
     Attributes:
-        applications: by name, as their graphs show them.
-        slots: of the server.
-        policy: of the scheduled side; the stock one is served in the order of calls.
-        latency: of the server, in seconds of the wall.
-        ahead: how many slots more than the server the scheduler has.
+        applications: the compiled graphs, by name.
+        slots: slots of the server.
+        policy: policy of the scheduled side; the stock side is served first come, first served.
+        latency: latency model of the server, in seconds of wall time.
+        ahead: slots of the scheduler beyond `slots`.
     """
 
     applications: Mapping[str, Application]
@@ -76,19 +76,19 @@ class Predictor:
     ahead: int = 0
 
     def fitted(self, warmup: Sequence[TimedJob], mean_jct_s: float, held_s: float) -> Fit:
-        """The speed and handover with which the simulator finds what the warm-up was.
+        """Fit speed and handover so that the simulation reproduces the warm-up.
 
-        Stock jobs, which wait at the server, tell its speed; how much longer than that scheduled calls have
-        their slots is the handover.
+        The speed is fitted to the mean JCT of the stock pass. The handover is the measured minus the
+        simulated mean seconds that a call of the scheduled pass holds its slot.
 
         Args:
-            warmup: jobs that were run stock, and scheduled by who had learned nothing yet.
-            mean_jct_s: their mean job completion time when they ran stock.
-            held_s: how long their calls had their slots when they ran scheduled, in the mean.
+            warmup: jobs that ran stock, and scheduled with an empty profile.
+            mean_jct_s: their mean job completion time in the stock pass, in seconds.
+            held_s: mean seconds that their calls held their slots in the scheduled pass.
         """
 
         def with_handover(handover_s: float) -> Fit:
-            """With the speed that goes with it."""
+            """Bisect the speed for this handover."""
             low, high = -_OCTAVES, _OCTAVES
             for _ in range(_HALVINGS):
                 fit = Fit(2.0 ** ((low + high) / 2), handover_s)
@@ -104,7 +104,7 @@ class Predictor:
         return fit
 
     def prediction(self, warmup: Sequence[TimedJob], jobs: Sequence[TimedJob], fit: Fit) -> Prediction:
-        """What should come of these jobs, once those of the warm-up were learned from."""
+        """Predict both mean JCTs of `jobs`, with a profile learned from the warm-up."""
         profile = Profile()
         if warmup:
             learned = [in_supersteps(timed.job) for timed in warmup]
@@ -113,7 +113,7 @@ class Predictor:
         return Prediction(_mean_jct_s(stock), _mean_jct_s(scheduled), fit)
 
     def _stock(self, jobs: Sequence[TimedJob], fit: Fit) -> Simulated:
-        """Nobody keeps slots: there are some for all calls at once, and the server has a queue of its own."""
+        """Simulate the stock side: no call waits for a slot; calls queue at the server."""
         calls = sum(1 for timed in jobs for _ in timed.job.llm_calls())
         return self._simulated(jobs, "fcfs", Profile(), fit, slots=max(calls, 1))
 

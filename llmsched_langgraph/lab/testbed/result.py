@@ -1,6 +1,6 @@
-"""Knows what a comparison says: both sides over all rounds, each application, and what was predicted.
+"""Computes the figures of a comparison: both sides over all rounds, each application, the prediction.
 
-Does not know how the passes are made, nor how they are shown.
+Does not run the passes or print the figures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIDES = ("stock", "scheduled")
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One job that was replayed. Times are seconds of the wall since some moment of its pass."""
+    """One replayed job. Times are seconds of wall time since the start of its pass."""
 
     app: str
     arrival_s: float
@@ -35,11 +35,11 @@ class Side:
     """One pass of one side.
 
     Attributes:
-        jobs: all of them.
-        backend_peak: the most requests that the endpoint had at once.
-        engine: what the server said of itself, if it says anything.
+        jobs: all jobs of the pass.
+        backend_peak: most requests that the endpoint had in flight at once.
+        engine: peaks in the server's own metrics; None if it has none.
         held_after: slots that the scheduler counts as held at the end; 0 for stock.
-        waiting_after: calls that it counts as waiting at the end.
+        waiting_after: calls that the scheduler counts as waiting at the end; 0 for stock.
     """
 
     jobs: tuple[Replayed, ...]
@@ -49,13 +49,13 @@ class Side:
     waiting_after: int = 0
 
     def as_pass(self, app: str | None = None) -> Pass:
-        """Its figures, of all jobs or of those of one application."""
+        """Return the figures of one application's jobs; of all jobs if `app` is None."""
         times = [(job.arrival_s, job.end_s) for job in self.jobs if app in (None, job.app)]
         return Pass.of(times, self.backend_peak)
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Tokens that were asked for and that were there, and calls, of all its jobs."""
+        """Number of calls, and requested and actual tokens, summed over all jobs."""
         made = [made for job in self.jobs for made in job.made]
         return {
             "calls": len(made),
@@ -67,7 +67,7 @@ class Side:
 
 
 def over_rounds(passes: Sequence[Pass]) -> Pass:
-    """The figures of several passes: the means of all times, the highest peak."""
+    """Return the means of the passes' times and the highest of their peaks."""
     return Pass(
         mean_jct_s=fmean(each.mean_jct_s for each in passes),
         p50_jct_s=fmean(each.p50_jct_s for each in passes),
@@ -82,13 +82,13 @@ class Comparison:
     """Both sides on the same jobs and arrivals.
 
     Attributes:
-        meta: what was run, and where.
-        slots: of the endpoint.
-        calls: that the jobs should make in each pass.
-        stock: its passes, one for each round.
-        scheduled: its passes.
-        latency: of the endpoint, in seconds of the wall.
-        predicted: what the simulator foretells.
+        meta: settings of the comparison, in the form of `--json`.
+        slots: slots of the endpoint.
+        calls: number of calls that the jobs should make in each pass.
+        stock: the stock passes, one for each round.
+        scheduled: the scheduled passes, one for each round.
+        latency: latency model of the endpoint, in seconds of wall time.
+        predicted: the simulator's prediction.
     """
 
     meta: Mapping[str, Any]
@@ -100,22 +100,22 @@ class Comparison:
     predicted: Prediction
 
     def figures(self, side: str, app: str | None = None) -> Pass:
-        """A side over all rounds, of all jobs or of those of one application."""
+        """Return a side's figures over all rounds, for one application or, if `app` is None, for all."""
         sides: tuple[Side, ...] = getattr(self, side)
         return over_rounds([each.as_pass(app) for each in sides])
 
     def reduction(self, app: str | None = None) -> float:
-        """By how much scheduling lowered the mean job completion time, as a fraction of stock's."""
+        """Return 1 - scheduled / stock, of the mean JCTs, for one application or for all."""
         return 1 - self.figures("scheduled", app).mean_jct_s / self.figures("stock", app).mean_jct_s
 
     @property
     def apps(self) -> dict[str, int]:
-        """How many jobs each application has."""
+        """Number of jobs of each application, by name."""
         names = [job.app for job in self.stock[0].jobs]
         return {name: names.count(name) for name in sorted(set(names))}
 
     def as_json(self) -> dict[str, Any]:
-        """The comparison as `--json` prints it."""
+        """Return the comparison as `--json` prints it."""
         rounds = [
             {name: asdict(getattr(self, name)[number].as_pass()) for name in SIDES}
             for number in range(len(self.stock))
@@ -149,7 +149,7 @@ class Comparison:
         }
 
     def broken_promises(self) -> list[str]:
-        """What must never happen and did, in words."""
+        """Return a message for each promise that a pass broke."""
         broken = []
         peak = max(side.backend_peak for side in self.scheduled)
         limit = self.slots + int(self.meta["ahead"])

@@ -1,7 +1,7 @@
-"""Knows how a recorded job is told to a graph: what follows what, superstep by superstep.
+"""Translates a recorded job into supersteps: which stage runs start which others.
 
-Does not know LangGraph's classes, nor how a call is made. A graph waits, before each superstep, for all
-that runs in the one before; a recorded job, whose stages wait for their dependencies alone, need not.
+Does not know LangGraph's classes or make calls. A graph finishes all stage runs of a superstep before the
+next one; a stage of a recorded job waits for its dependencies only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One stage run of a job: what one run of a node gets to see. There is one for each call of a stage."""
+    """One stage run of a job, the input of one run of a node; a stage has one for each of its calls."""
 
     script: Script
     index: int
@@ -26,17 +26,17 @@ class Turn:
 
     @property
     def call(self) -> EndedCall | None:
-        """Its call; None if the stage has none at all."""
+        """The call of this stage run; None if the stage has no calls."""
         calls = self.stage.calls
         return calls[self.number] if calls else None
 
     @property
     def salt(self) -> str:
-        """What tells this call from every other one of all jobs and passes."""
+        """A string that is unique to this call among all jobs and passes."""
         return f"{self.script.salt}/{self.script.job.id}/{self.index}/{self.number}"
 
     def next(self) -> list[Turn]:
-        """The turns that it sets going in the next superstep: only the last one of a stage does."""
+        """Return the turns that follow in the next superstep; empty except for a stage's last turn."""
         if self.number + 1 < turns_of(self.stage):
             return []
         return [turn for index in self.script.followers[self.index] for turn in self.script.turns(index)]
@@ -44,14 +44,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A job as its graph reads it.
+    """A job in the form that its graph runs.
 
     Attributes:
-        job: what was recorded.
-        salt: what tells this run of it from others.
-        first: the stages of the first superstep.
-        followers: for each stage those that it sets going, once its superstep is over.
-        supersteps: how many there are.
+        job: the recorded job.
+        salt: a string that is unique to the pass.
+        first: indices of the stages of the first superstep.
+        followers: for each stage, the indices of the stages that it starts in the next superstep.
+        supersteps: number of supersteps.
     """
 
     job: EndedJob
@@ -62,7 +62,7 @@ class Script:
 
     @classmethod
     def of(cls, job: EndedJob, salt: str = "") -> Script:
-        """The script of a job. A stage is set going by one of those that it waited for the longest."""
+        """Return the script of a job; a stage follows its last dependency in the preceding superstep."""
         levels = levels_of(job)
         followers: list[list[int]] = [[] for _ in job.stages]
         for index, stage in enumerate(job.stages):
@@ -73,21 +73,21 @@ class Script:
         return cls(job, salt, first, tuple(map(tuple, followers)), max(levels, default=-1) + 1)
 
     def turns(self, index: int) -> list[Turn]:
-        """The stage runs of a stage, which run side by side."""
+        """Return the stage runs of a stage, which run in parallel."""
         return [Turn(self, index, number) for number in range(turns_of(self.job.stages[index]))]
 
     def begin(self) -> list[Turn]:
-        """The stage runs of the first superstep."""
+        """Return the stage runs of the first superstep."""
         return [turn for index in self.first for turn in self.turns(index)]
 
 
 def turns_of(stage: EndedStage) -> int:
-    """How many times the stage's node is run for it."""
+    """Return how many times the stage's node runs: once for each call, at least once."""
     return max(1, len(stage.calls))
 
 
 def levels_of(job: EndedJob) -> list[int]:
-    """For each stage the superstep in which it runs, from 0."""
+    """Return the superstep of each stage, from 0."""
     levels: list[int] = []
     for stage in job.stages:
         levels.append(max((levels[dep] + 1 for dep in stage.deps), default=0))
@@ -95,7 +95,7 @@ def levels_of(job: EndedJob) -> list[int]:
 
 
 def in_supersteps(job: EndedJob) -> EndedJob:
-    """The job as a graph runs it: every stage waits for all stages of the superstep before its own."""
+    """Return the job with each stage depending on all stages of the preceding superstep."""
     levels = levels_of(job)
     order = sorted(range(len(levels)), key=levels.__getitem__)
     place = {index: at for at, index in enumerate(order)}

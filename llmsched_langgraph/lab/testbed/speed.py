@@ -1,6 +1,6 @@
-"""Knows how to measure an endpoint: how it counts tokens, and how long calls take, by how many run at once.
+"""Measures an endpoint: its token counts, and its latency by the number of parallel requests.
 
-Does not know jobs. What is measured is a `LatencyModel`, as the simulator takes it.
+Does not know jobs. The result is a `LatencyModel` for the simulator.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS, LatencyModel
 from llmsched_langgraph.lab.testbed.calls import Lengths, WordLengths
 
 _SHORT, _LONG = 16, 144
-"""Words of the two prompts by which tokens are counted."""
+"""Words of the two prompts that determine the tokens per word."""
 
 _REPEATS = 3
-"""How many times everything is timed. The fastest counts: what else a machine does only makes it slower."""
+"""Repetitions of each measurement. The least time counts, since other load on the machine only adds time."""
 
 _DECODED = 32
-"""Output tokens, at least, by which the step of a request that is alone is timed."""
+"""Least output tokens for the measurement of a decode step without parallel requests."""
 
 _MIN_S = 1e-6
-"""Seconds of a step, at least, whatever the clock says."""
+"""Least seconds of a decode step, for clocks with a low resolution."""
 
 _CALLS_EACH = 3
-"""Calls that each of the parallel requests makes, one after the other."""
+"""Sequential calls of each parallel caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One model of one endpoint. `clock` gives seconds that never go back."""
+    """One model of one endpoint; `clock` is monotonic, in seconds."""
 
     client: AsyncOpenAI
     model: str
     clock: Callable[[], float] = time.perf_counter
 
     async def call(self, prompt: str, output_tokens: int, body: Mapping[str, Any]) -> tuple[float, int, int]:
-        """Seconds, prompt tokens and output tokens of one call.
+        """Make one call; return its seconds, prompt tokens and output tokens.
 
         Raises:
-            LLMSchedError: the endpoint does not say how many tokens it took, or is none.
+            LLMSchedError: the answer has no usage, or is not that of an OpenAI-compatible server.
         """
         began_s = self.clock()
         answer: object = await self.client.chat.completions.create(
@@ -63,25 +63,25 @@ class Endpoint:
             raise _not_openai(self.client)
         if answer.usage is None:
             raise LLMSchedError(
-                f"{self.client.base_url} does not say how many tokens a call took (no `usage`): "
+                f"{self.client.base_url} does not report the tokens of a call (no `usage`): "
                 "the testbed needs a server that does"
             )
         return took_s, answer.usage.prompt_tokens, answer.usage.completion_tokens
 
 
 async def first_model(client: AsyncOpenAI) -> str:
-    """The model that the endpoint names first.
+    """Return the first model that the endpoint lists.
 
     Raises:
-        ConfigurationError: it names none.
-        LLMSchedError: its answers are those of something else.
+        ConfigurationError: the endpoint lists no model.
+        LLMSchedError: the answer is not that of an OpenAI-compatible server.
     """
     try:
         async for model in client.models.list():
             return model.id
-    except AttributeError:  # what openai raises of a page of HTML
+    except AttributeError:  # openai raises it for a page of HTML
         raise _not_openai(client) from None
-    raise ConfigurationError(f"--model: {client.base_url} names no model, so say which one to use")
+    raise ConfigurationError(f"--model: {client.base_url} lists no model: name the one to use")
 
 
 def _not_openai(client: AsyncOpenAI) -> LLMSchedError:
@@ -91,10 +91,10 @@ def _not_openai(client: AsyncOpenAI) -> LLMSchedError:
 
 
 async def counted(endpoint: Endpoint, *, ignore_eos: bool) -> WordLengths:
-    """How the endpoint counts the words that prompts are made of.
+    """Measure the endpoint's tokens per word and tokens of an empty prompt.
 
     Raises:
-        LLMSchedError: it does not say, or not so that one could tell.
+        LLMSchedError: the endpoint reports no usage, or its counts do not grow with the words.
     """
     plain = WordLengths(0.0, 1.0)
     _, short, _ = await endpoint.call(plain.prompt(_SHORT, "short"), 1, {})
@@ -103,7 +103,7 @@ async def counted(endpoint: Endpoint, *, ignore_eos: bool) -> WordLengths:
     if word_tokens <= 0:
         raise LLMSchedError(
             f"{endpoint.client.base_url} counts {short} tokens for {_SHORT} words and {long} for {_LONG}: "
-            "its `usage` cannot be relied on"
+            "its `usage` is not reliable"
         )
     return WordLengths(max(short - _SHORT * word_tokens, 0.0), word_tokens, ignore_eos)
 
@@ -116,22 +116,23 @@ async def measured(
     output_tokens: int,
     on_finish: Callable[[], None],
 ) -> LatencyModel:
-    """How fast the endpoint is, with as many parallel requests as there are slots and fewer.
+    """Measure the endpoint's latency model at the batch sizes of `batches(slots)`.
 
-    Prefill, and a decode step without company, are timed alone. If as many prefills as there are slots take
-    longer together than a third of them one after the other, prefills stall (`LatencyModel.prefill_stalls`):
-    on the way to the server, which is part of what is timed, they do not wait for each other.
-    A decode step with b requests is what is left of a call, by its output tokens, while b callers make one
-    call after the other: with all that company costs it. For all slots there are twice as many callers, so
-    that a slot never waits for one of them; a call is the time from one end to the next in its slot.
+    Prefill, and a decode step at batch 1, are timed without other requests. Prefills stall
+    (`LatencyModel.prefill_stalls`) if `slots` parallel prefills take longer than 1 + (slots - 1) / 3 times
+    one prefill. The factor is below `slots` because the network's share of the times does not add up.
+
+    At batch b, b callers make sequential calls, and step(b) = (call_s - k * prefill_s) / output_tokens, with
+    k = b if prefills stall, else 1. At b = slots there are 2b callers, so that no slot waits for a caller;
+    call_s is the mean time between successive ends in one slot.
 
     Args:
-        endpoint: what is measured; nobody else should use it meanwhile.
-        lengths: how it is made to take calls of so many tokens.
-        slots: the most parallel requests.
-        prompt_tokens: of a usual call.
-        output_tokens: of a usual call.
-        on_finish: hears of each number of parallel requests that is measured; `batches` tells them.
+        endpoint: the endpoint to measure; it should have no other load.
+        lengths: builds calls of given lengths.
+        slots: most parallel requests.
+        prompt_tokens: prompt tokens of a typical call.
+        output_tokens: output tokens of a typical call.
+        on_finish: called after each batch size of `batches(slots)`.
     """
     made = 0
 
@@ -142,23 +143,23 @@ async def measured(
         return await endpoint.call(text, output, lengths.body(output))
 
     async def repeated(prompt: int, output: int) -> tuple[float, float, float]:
-        """The least seconds, and the mean tokens, of calls that are alone."""
+        """Return the least seconds, and the mean prompt and output tokens, of sequential calls."""
         calls = [await call(prompt, output) for _ in range(_REPEATS)]
         took_s, prompts, outputs = zip(*calls, strict=True)
         return min(took_s), fmean(prompts), fmean(outputs)
 
-    await call(prompt_tokens, output_tokens)  # whatever a server does on its first call is done
+    await call(prompt_tokens, output_tokens)  # warms the server up
     few = max(1, prompt_tokens // 8)
     few_s, few_tokens, _ = await repeated(few, 1)
     many_s, many_tokens, _ = await repeated(prompt_tokens, 1)
     more_s, _, more_tokens = await repeated(few, max(output_tokens, _DECODED))
     step_s = max((more_s - few_s) / max(more_tokens - 1, 1), _MIN_S)
     slope_s = max((many_s - few_s) / max(many_tokens - few_tokens, 1), 0.0)
-    # A call of one token takes its prefill and a step.
+    # A call with one output token takes its prefill and one decode step.
     base_s = max(few_s - few_tokens * slope_s - step_s, 0.0)
 
     async def together_s() -> float:
-        """Seconds until as many prompts are read as there are slots, if all come at once."""
+        """Return the seconds that `slots` parallel calls of one output token take."""
         began_s = endpoint.clock()
         await asyncio.gather(*(call(prompt_tokens, 1) for _ in range(slots)))
         return endpoint.clock() - began_s
@@ -167,7 +168,7 @@ async def measured(
     stalls = slots > 1 and least_s > many_s * (1 + (slots - 1) / 3)
 
     async def one_after_the_other() -> list[tuple[float, int, int]]:
-        """When each call was over, and its tokens."""
+        """Make sequential calls; return the end and the tokens of each."""
         done = []
         for _ in range(_CALLS_EACH):
             _, prompt, output = await call(prompt_tokens, output_tokens)
@@ -175,18 +176,18 @@ async def measured(
         return done
 
     async def in_company(batch: int) -> tuple[float, float, float]:
-        """The seconds of a call in its slot and the mean tokens, while so many slots are taken."""
+        """Return the mean seconds of a call and its mean tokens while `batch` slots are busy."""
         callers = 2 * batch if batch == slots else batch
         together = await asyncio.gather(*(one_after_the_other() for _ in range(callers)))
         ends, prompts, outputs = zip(*sorted(done for part in together for done in part), strict=True)
-        # From when each slot had its first call behind it.
+        # The first `batch` ends are the start-up, when not all slots were busy.
         call_s = (ends[-1] - ends[batch - 1]) * batch / (len(ends) - batch)
         return call_s, fmean(prompts), fmean(outputs)
 
     steps: list[tuple[int, float]] = []
     for batch in batches(slots):
         call_s, prompt, output = min([await in_company(batch) for _ in range(_REPEATS)])
-        # It is never faster in company than alone.
+        # A step must not be shorter than at the previous, smaller batch size.
         prefills = batch if stalls else 1
         step_s = max((call_s - prefills * (base_s + slope_s * prompt)) / output, step_s)
         steps.append((batch, step_s))
@@ -203,7 +204,7 @@ async def measured(
 
 
 def batches(slots: int) -> list[int]:
-    """The numbers of parallel requests that are measured: 1, 2, 4, ..., and all slots."""
+    """Return the measured batch sizes: the powers of 2 below `slots`, and `slots`."""
     powers = [1]
     while powers[-1] * 2 < slots:
         powers.append(powers[-1] * 2)
@@ -211,7 +212,7 @@ def batches(slots: int) -> list[int]:
 
 
 def as_json(latency: LatencyModel) -> dict[str, Any]:
-    """The model as data that `speed_of` reads."""
+    """Return the model as data that `speed_of` reads."""
     return {
         "name": latency.name,
         "decode_step_s": [list(point) for point in latency.decode_step_s],
@@ -223,11 +224,11 @@ def as_json(latency: LatencyModel) -> dict[str, Any]:
 
 
 def speed_of(given: str) -> LatencyModel:
-    """The preset of this name, or what a file has under `latency`, as `llmsched testbed --json` prints it.
+    """Return the preset of this name, or the `latency` of a file of `llmsched testbed --json`.
 
     Raises:
-        ConfigurationError: there is neither.
-        InvalidDataError: the file holds no such thing.
+        ConfigurationError: `given` is neither a preset nor a readable file.
+        InvalidDataError: the file has no valid latency model.
     """
     if given in LATENCY_MODELS:
         return LATENCY_MODELS[given]
@@ -235,7 +236,7 @@ def speed_of(given: str) -> LatencyModel:
         data = Path(given).read_bytes()
     except OSError as error:
         raise ConfigurationError(
-            f"--latency {given}: no model of that name ({', '.join(LATENCY_MODELS)}), and no file: "
+            f"--latency {given}: neither a preset ({', '.join(LATENCY_MODELS)}) nor a readable file: "
             f"{error.strerror}"
         ) from None
     try:
@@ -250,6 +251,6 @@ def speed_of(given: str) -> LatencyModel:
         )
     except (ValueError, KeyError, TypeError):
         raise InvalidDataError(
-            f"--latency {given}: no measured speed is in it; `llmsched testbed --calibrate --json > {given}` "
-            "makes such a file"
+            f"--latency {given}: no latency model in it; `llmsched testbed --calibrate --json > {given}` "
+            "writes one"
         ) from None

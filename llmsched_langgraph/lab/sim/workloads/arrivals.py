@@ -164,7 +164,7 @@ def arrive(
     drawn = sum(gaps)
     if not 0 < drawn < inf:
         raise ConfigurationError(
-            "arrivals: all gaps between the arrivals are 0; use more jobs or a lower cv"
+            "arrivals: all gaps between the arrivals are zero: use more jobs or a lower cv"
         )
     stretch = work_s / (load * slots) / drawn
     return [TimedJob(at * stretch, job) for at, job in zip(accumulate(gaps), jobs, strict=True)]

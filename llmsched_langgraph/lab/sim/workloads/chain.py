@@ -1,4 +1,4 @@
-"""Generates jobs of the two applications with a loop: code generation with self-feedback, and ReAct web search.
+"""Generates jobs of the two applications with a loop: code generation and ReAct web search.
 
 Does not assign arrival times. The source of each number stands beside it; "hermes_apps" are the recorded
 executions of github.com/NephrenCake/Hermes, Hermes/Datasets.
@@ -23,12 +23,12 @@ REFINEMENT = LogNormal(5.747, 0.317, 140, 545)
 FIRST_RETRY_LINK = 0.75
 """Correlation of the log output tokens of the first attempt and the first retry, n = 17."""
 RETRY_LINK = 0.92
-"""The same of successive retries, n = 24. (Reflexion, github.com/noahshinn/reflexion: rho 0.86, n = 778.)"""
+"""The same for successive retries, n = 24. (Reflexion, github.com/noahshinn/reflexion: rho 0.86, n = 778.)"""
 FEEDBACK = LogNormal(6.302, 0.222, 364, 750)
 """Tokens that a retry adds to the last prompt and answer: the test's output and the instructions."""
 EXECUTE_S = LogNormal(-1.032, 0.035, 0.33, 0.39)
-"""Seconds to run a program: hermes_apps factool_code, n = 110. (code_feedback's own 12.3 s include the start of
-a sandbox, an artefact according to its documentation.)"""
+"""Seconds to run a program: hermes_apps factool_code, n = 110. (code_feedback's own 12.3 s include the start
+of a sandbox, an artefact according to its documentation.)"""
 
 
 def code_generation(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:

@@ -72,7 +72,7 @@ def linked(rng: np.random.Generator, z: float, correlation: float) -> float:
 
 
 class JobBuilder:
-    """Builds a generated job; the seconds of its LLM calls follow from their tokens (`Derived.SECONDS`)."""
+    """Builds a job; the seconds of its LLM calls follow from their tokens (`Derived.SECONDS`)."""
 
     def __init__(self, speed: TokenSpeed) -> None:
         """Start without stages; `speed` gives the seconds of LLM calls."""

@@ -47,7 +47,9 @@ _JOBS, _RESAMPLED = 1, 2
 
 
 def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPEED) -> list[EndedJob]:
-    """Generate jobs of a mix or of one application; with one seed, a shorter list is a prefix of a longer one.
+    """Generate jobs of a mix or of one application.
+
+    With the same seed, a shorter list is a prefix of a longer one.
 
     Args:
         mix: A name in `MIXES` or in `APPLICATIONS`.

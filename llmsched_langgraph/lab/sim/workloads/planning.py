@@ -1,4 +1,4 @@
-"""Generates jobs of the two applications that plan first: task automation (HuggingGPT) and LLMCompiler.
+"""Generates jobs of the two planning applications: task automation (HuggingGPT) and LLMCompiler.
 
 Does not assign arrival times. The source of each number stands beside it; "hermes_apps" are the recorded
 executions of github.com/NephrenCake/Hermes, Hermes/Datasets.
@@ -19,7 +19,7 @@ INSTRUCTIONS = 1570
 """Tokens of the planner's prompt without the request; the same in every job."""
 REQUEST = LogNormal(4.341, 0.186, 48, 199)
 PLAN_BASE, PLAN_PER_SUBTASK, PLAN_SD = 2.9, 37.8, 12.7
-"""Tokens of the plan, by least squares on its number of sub-tasks: intercept, slope, residual SD (rho 0.87)."""
+"""Tokens of the plan, by least squares on its sub-tasks: intercept, slope, residual SD (rho 0.87)."""
 TOOLS = {
     "visual-question-answering": 52,
     "image-to-text": 49,
@@ -46,7 +46,7 @@ TOOL_S = {
     "text-to-video": LogNormal(3.531, 0.029, 32.855, 36.830),
     "depth-estimation": LogNormal(1.397, 0.084, 3.470, 4.542),
 }
-"""Seconds of the tools that are separate models. The choice of tool explains most of the variance (R2 0.97)."""
+"""Seconds of the tools that are separate models. The tool explains most of the variance (R2 0.97)."""
 TEXT_TOOLS = {
     "translation": (151, LogNormal(2.762, 0.463, 7, 49)),
     "summarization": (171, LogNormal(3.414, 1.029, 10, 366)),
@@ -107,7 +107,7 @@ QUESTION_BASE, QUESTION_PER_BRANCH, QUESTION_SD = 18.7, 8.02, 9.6
 PLANNER_PROMPT = 1551
 """Tokens: instructions 269, `join` 123, `math` 461, `search` 40, examples 658."""
 COMPILED_BASE, COMPILED_PER_ACTION, COMPILED_SD = 10.8, 15.95, 9.0
-"""Tokens of the plan, by least squares on its actions in the 5 example plans: intercept, slope, residual SD."""
+"""Tokens of the plan, by least squares on its actions (5 example plans): intercept, slope, residual SD."""
 SHAPES = {"each, then all": 2, "each": 1, "pairs, then all": 1, "all": 1}
 """Input of the `math` calls in the 5 example plans: each entity and then all results, each entity only, pairs
 of entities and then all results, or all entities at once."""
@@ -116,10 +116,11 @@ ENTITY = LogNormal(5.458, 0.212, 149, 314)
 ENTITY_S = LogNormal(0.715, 0.381, 1.16, 5.57)
 """Seconds of a Wikipedia search: hermes_apps react_fever, n = 76 searches with positive seconds."""
 MATH_PROMPT, MATH_OUTPUT = 800, LogNormal(3.689, 0.2, 20, 80)
-"""Prompt of a `math` call without its context (template 342, guidelines 440, question 18), and its output; the
-answer in the template has 40 tokens. The sigma of 0.2 is assumed, since none is published."""
+"""Prompt of a `math` call without its context (template 342, guidelines 440, question 18), and its output.
+The answer in the template has 40 tokens. The sigma of 0.2 is assumed, since none is published."""
 JOIN_PROMPT, JOIN_OUTPUT = 3121, LogNormal(2.987, 0.12, 16, 33)
-"""The `join` prompt; its example answers have 20, 22, 22 and 16 tokens. `max_replans` is 1: there is one plan."""
+"""The `join` prompt and its answer; the example answers have 20, 22, 22 and 16 tokens. With `max_replans` 1
+there is one plan."""
 
 
 def llm_compiler(rng: np.random.Generator, job_id: str, speed: TokenSpeed) -> EndedJob:

@@ -1,4 +1,4 @@
-"""Generates jobs of the two applications with a fixed graph (Graph of Thoughts): sorting, document merging.
+"""Generates jobs of the two fixed graphs (Graph of Thoughts): sequence sorting, document merging.
 
 Does not assign arrival times. "hermes_apps" are the recorded executions of github.com/NephrenCake/Hermes,
 Hermes/Datasets (Llama-family model on vLLM; only token counts are used). The source of each number stands
@@ -98,7 +98,7 @@ SECOND, SECOND_LINK = LogNormal(6.805, 0.272, 458, 1709), 0.85
 SCORE = LogNormal(6.050, 0.253, 128, 1118)
 """Mean tokens of a job's score calls; uncorrelated with the documents' length (rho -0.16 to 0.06)."""
 SCORE_LINK = 0.91
-"""Log correlation of the mean score tokens of successive score stages: 0.91, 0.86, 0.81 were measured."""
+"""Correlation of the mean score tokens of successive score stages; 0.91, 0.86 and 0.81 were measured."""
 WITHIN_SCORE = 0.23
 """Standard deviation of the log tokens of one score about its stage's mean: 0.24, 0.23, 0.22."""
 SCORE_EXTRA, AGGREGATE_EXTRA, SECOND_EXTRA = 119, -35, -76
