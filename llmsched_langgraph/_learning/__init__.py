@@ -1,1 +1,1 @@
-"""The background service that forms beliefs, learns, and keeps profiles."""
+"""The background service that forms beliefs, learns, and saves profiles."""

@@ -1,6 +1,6 @@
-"""Knows how beliefs are formed while the scheduler goes on: in the background, one job after the other.
+"""Forms beliefs in a background thread, one job at a time.
 
-Does not know what a belief is used for, nor how jobs are ordered. No grant ever waits for a belief.
+Does not know how a belief is used, or how jobs are ordered. No grant waits for a belief.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class BeliefFormer:
-    """Forms the beliefs that the machine asks for, one job after the other.
+    """Forms the beliefs that the machine requests, one job at a time.
 
-    A job that is asked for again before its turn has come is looked at once, with its newest evidence.
+    Several requests for a job that waits its turn are answered once, with the newest evidence.
 
     Args:
-        tell: takes a job's arrival and its belief; called in the background.
-        background: makes what works in the background.
+        tell: receives a job's number and its belief, in the background thread.
+        background: creates a background thread from its name and its work.
     """
 
     def __init__(
@@ -33,19 +33,19 @@ class BeliefFormer:
         background: Callable[[str, Callable[[], bool]], Background] = Background,
     ) -> None:
         self._tell = tell
-        # Without a lock: a finaliser may ask in the middle of an asking.
+        # No lock: a finaliser may call `want` during another `want`.
         self._wanted: dict[int, BeliefWanted] = {}
         self._order: deque[int] = deque()
         self._background = background("llmsched-beliefs", self._form_one)
 
     def want(self, command: BeliefWanted) -> None:
-        """Form this belief when there is time."""
+        """Queue the request."""
         self._wanted[command.job] = command
         self._order.append(command.job)
         self._background.there_is_work()
 
     def stop(self) -> None:
-        """Form no more beliefs."""
+        """Stop forming beliefs."""
         self._background.stop()
 
     def _form_one(self) -> bool:
@@ -59,7 +59,7 @@ class BeliefFormer:
 
 
 def worked_out(command: BeliefWanted) -> Belief:
-    """The belief, with all that the policy will ask of it: a decision leaves nothing to work out."""
+    """Return the belief, with every value that the policy reads during decisions computed."""
     belief = command.belief()
     _ = belief.mean, belief.after, belief.expected
     if Needs.INDEX in command.needs:

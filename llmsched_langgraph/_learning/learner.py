@@ -1,6 +1,6 @@
-"""Knows when it is time to learn from ended jobs, and has it done beside the calls.
+"""Decides when to learn from ended jobs, and runs the learning in the background.
 
-Does not know what is learned: that is `Profile.observe` and `learn`, pure functions.
+Does not know what is learned: `Profile.observe` and `learn` are pure functions.
 """
 
 from __future__ import annotations
@@ -26,31 +26,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llmsched_langgraph")
 
 NETWORK_JOBS = 20
-"""Jobs of an application from which on the stages are learned together; before, each on its own."""
+"""Minimum number of an application's jobs for learning correlations between its stages."""
 
 BATCH = 256
-"""Jobs after which they are taken in, due or not; a single call outside of any run counts a sixteenth."""
+"""Maximum number of jobs in a batch, due or not; a single call outside any run counts as 1/16 job."""
 
 REST = 20.0
-"""Times as long as learning took that it rests afterwards: it has at most a twentieth of a processor."""
+"""Pause after learning, relative to its duration: a learning thread uses less than 5 % of a processor."""
 
 
 class Learner:
-    """Keeps the newest profile, and learns a new model of an application while its jobs still teach some.
+    """Holds the newest profile, and learns a new model of an application as its number of jobs grows.
 
-    That makes the machine look again at every job of the application, so it happens after each of the
-    first sixteen jobs, and then each time their number has grown by an eighth: O(log n) times in all, and
-    with a rest after each. A model
-    of stages on their own takes milliseconds. Correlations take up to a second and are learned in a thread
-    of their own, each time the number of jobs has grown by a quarter. A network that was given
-    (`Profile.with_network`) stays until runs drift.
+    The machine updates every job of an application whose model changes. An application is therefore due after
+    each of its first 16 jobs, then each time its number of jobs n has grown by 1/8: O(log n) times, with a
+    pause after each. A model with independent stages takes milliseconds. Correlations between stages take up
+    to 1 s; a separate thread learns them each time the number of jobs has grown by 1/4. A network given by
+    `Profile.with_network` is kept until drift is detected.
 
     Args:
-        profile: to go on from.
-        publish: takes a new profile and the applications of which it says something new; called in the
-            background.
-        background: makes what works in the background.
-        store: where profiles are kept; what it holds is learned from, too, as soon as it has been read.
+        profile: the initial profile.
+        publish: receives a new profile and the fingerprints of the applications that changed, in a background
+            thread.
+        background: creates a background thread from its name and its work.
+        store: where profiles are stored; the learner reads it once and merges its content. None for no store.
     """
 
     def __init__(
@@ -62,16 +61,16 @@ class Learner:
     ) -> None:
         self._profile = profile
         self._publish = publish
-        # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
+        # No lock: a finaliser may call `observe` during another `observe`.
         self._batch: deque[tuple[int, ClosedJob]] = deque()
-        self._taken = self._counted = 0  # the number of the last one
-        self._weight = 0  # of the batch
-        self._due: dict[str, int] = {}  # jobs of the application until it is learned again
-        self._networks: dict[str, int] = {}  # jobs at which correlations were learned last
+        self._taken = self._counted = 0  # numbers of the latest job in the profile, and in the batch
+        self._weight = 0  # of the batch, in 1/16 jobs
+        self._due: dict[str, int] = {}  # jobs until the application is learned again
+        self._networks: dict[str, int] = {}  # number of jobs when correlations were last learned
         self._lock = threading.Lock()
         self._background = background("llmsched-learning", self._learn)
         self._networking = background("llmsched-networks", self._learn_network)
-        self._rested_s = self._networks_rested_s = -inf  # on the clock of `time.monotonic`
+        self._rested_s = self._networks_rested_s = -inf  # end of the pause, on `time.monotonic`
         self._unread = store is not None
         self._reading = threading.Lock()
         self._keeper: ProfileSync | None = None
@@ -81,7 +80,7 @@ class Learner:
 
     @property
     def profile(self) -> Profile:
-        """What has been learned of all jobs so far."""
+        """The profile that includes all jobs observed so far."""
         with self._lock:
             return self._take_in()
 
@@ -96,34 +95,34 @@ class Learner:
                     by_application.setdefault(job.fingerprint, []).append(job)
             profile = self._profile
             for name, own in by_application.items():
-                # What is not remembered any more once the newest have come need not be looked at.
+                # A profile keeps the latest `HISTORY` jobs; earlier ones of the batch are only counted.
                 profile = profile.observe(*(job.record for job in own[-HISTORY:]))
                 known = profile.applications[name]
                 profile = profile.having(replace(known, counted=known.jobs + len(own[:-HISTORY])))
-            self._profile, self._taken = profile, taken  # at once; then they are not needed any more
+            self._profile, self._taken = profile, taken  # in one line, before the batch is emptied
             for _ in batch:
                 self._batch.popleft()
         return self._profile
 
     def observe(self, job: ClosedJob, number: int = 0) -> None:
-        """Learn from one job, when there is time. O(1).
+        """Queue a closed job for learning. O(1).
 
         Args:
-            job: it.
-            number: of the news of it, ascending; the same number is the same news. 0 is always news.
+            job: the closed job.
+            number: its number in ascending order; a repeated number is the same job. 0 is always a new job.
         """
         if not job.informative:
             return
         self._batch.append((number, job))
         left = self._due.get(job.fingerprint, 1) - (not number or number != self._counted)
-        self._due[job.fingerprint], self._counted = left, number  # at once; told again, it is due again
+        self._due[job.fingerprint], self._counted = left, number  # in one line; see `number`
         self._weight += 1 if job.direct else 16
         if left == 0 or self._weight >= 16 * BATCH:
             self._weight = 0
             self._background.there_is_work()
 
     def catch_up(self) -> None:
-        """Learn from all jobs so far, and keep that, here and now. Takes milliseconds to seconds."""
+        """Learn from all jobs so far and save the profile now. Takes milliseconds to seconds."""
         from llmsched_langgraph._belief.fit.models import learn
 
         self._read(again=True)
@@ -138,19 +137,19 @@ class Learner:
         self.keep()
 
     def keep(self) -> None:
-        """Save what is new, here and now."""
+        """Save the unsaved part of the profile now."""
         if self._keeper is not None:
             self._keeper.save()
 
     def stop(self) -> None:
-        """Learn no more. What was not looked at yet still counts in `profile`."""
+        """Stop learning. `profile` still includes the jobs in the batch."""
         self._background.stop()
         self._networking.stop()
         if self._keeper is not None:
             self._keeper.stop()
 
     def _learn(self) -> bool:
-        """Learn the applications that are due, stage by stage; whether there were any."""
+        """Learn the due applications, with independent stages; return whether there were any."""
         wait_s = self._rested_s - time.monotonic()
         if wait_s > 0.0 and self._background.stopped(wait_s):
             return False
@@ -167,7 +166,7 @@ class Learner:
         return bool(ripe)
 
     def _read(self, *, again: bool = False) -> None:
-        """Take over what is stored, the first time or again."""
+        """Merge the stored profiles, the first time or if `again`."""
         if self._keeper is None:
             return
         with self._reading:
@@ -177,7 +176,7 @@ class Learner:
                 self._unread = False
 
     def _adopt(self, own: ApplicationProfile) -> None:
-        """What is stored of an application, and what is known of it here, are one from now on."""
+        """Merge the stored profile of an application into the profile."""
         from llmsched_langgraph._belief.profile.merging import merged
 
         name = own.application.fingerprint
@@ -204,7 +203,7 @@ class Learner:
             self._networking.there_is_work()
 
     def _due_for_network(self, own: ApplicationProfile) -> bool:
-        """Whether there are so many more jobs that correlations should be learned from them."""
+        """Return whether there are enough new jobs to learn correlations."""
         before = self._networks.get(own.application.fingerprint, 0)
         given = own.model is not None and own.model.given
         return len(own.outcomes) >= NETWORK_JOBS and own.jobs >= max(before * 5 // 4, 1) and not given
@@ -212,8 +211,8 @@ class Learner:
     def _forget(self, own: ApplicationProfile) -> ApplicationProfile:
         fresh = own.forgetting()
         logger.info(
-            "runs of %r need another amount of work than before: the %d jobs before the last %d are "
-            "forgotten, and the rest is learned anew",
+            "the work of runs of %r has changed: the %d jobs before the last %d are forgotten, and the "
+            "model is learned again",
             own.application.name,
             len(own.outcomes) - len(fresh.outcomes),
             len(fresh.outcomes),
@@ -228,7 +227,7 @@ class Learner:
         return fresh
 
     def _learn_network(self) -> bool:
-        """Learn the correlations of one application that is due for it; whether there was one."""
+        """Learn the correlations of one due application; return whether there was one."""
         from llmsched_langgraph._belief.fit.models import learn
 
         wait_s = self._networks_rested_s - time.monotonic()
@@ -250,7 +249,7 @@ class Learner:
             profile = self._take_in()
             now = profile.applications[name]
             if now.modelled > own.jobs or now.forgotten_before > own.forgotten_before:
-                return  # a newer one is there already, or what it was learned from is forgotten
+                return  # there is a newer model, or the jobs of this one are forgotten
             if now.model is not None and now.model.given:
                 return
             profile = self._profile = profile.learned(name, model, own.jobs)

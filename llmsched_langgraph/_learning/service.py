@@ -1,6 +1,6 @@
-"""Knows what is done beside the calls: beliefs, learning, keeping, recording, and what is told of them.
+"""Runs the work beside the calls: beliefs, learning, saving and recording.
 
-Does not know how any of it is done, nor who is served.
+Does not know how each of these works, or which calls are granted.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class LearningService:
-    """Forms beliefs, learns and records, in the background, and tells the driver by events.
+    """Forms beliefs, learns and records in the background, and posts the results as events.
 
     Args:
-        tell: takes an event; called in the background.
-        catch_up: sees to it that all that happened so far has been brought here.
-        clock: the driver's.
-        profile: what earlier runs taught.
-        store: where profiles are kept, if anywhere.
-        recorder: where jobs are recorded, if anywhere.
+        tell: receives an event, in a background thread.
+        catch_up: delivers all entries so far to `see`.
+        clock: the driver's clock, in seconds.
+        profile: the initial profile.
+        store: where profiles are stored; None for no store.
+        recorder: records ended jobs; None for no recording.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class LearningService:
         self._tell = tell
         self._catch_up = catch_up
         self._clock = clock
-        # A forked process goes on with the numbers of the one that it was, and with the process's own.
+        # A forked child continues its parent's job numbers; the process id keeps their job ids distinct.
         self._name = secrets.token_hex(6)
         self._named()
         _services.add(self)
-        self._seen = 0  # entries of the story
+        self._seen = 0  # number of the latest story entry that was processed
         self._stopped = False
         self._at_end = _at_exit(weakref.ref(self))
         if store is not None or recorder is not None:
@@ -66,7 +66,7 @@ class LearningService:
         self._prefix = f"{self._name}-{os.getpid()}"
 
     def see(self, entry: Entry) -> None:
-        """Learn from the job that is closed and record it, or form the belief that is wanted; later."""
+        """Queue a closed job for learning and recording, or a requested belief for forming."""
         number = entry.number
         if number <= self._seen:
             return
@@ -75,7 +75,7 @@ class LearningService:
         else:
             job = ClosedJob(entry.detail, self._prefix, time.time() - self._clock())
             if job.informative:
-                # Broken off here, they are told once more: they know it by the number.
+                # After an interrupt here, `see` is called again; both recognise a repeated number.
                 self.learner.observe(job, number)
                 if self._recorder is not None:
                     self._recorder.note(job, number)
@@ -88,25 +88,25 @@ class LearningService:
         return self.learner.profile
 
     def learn(self) -> None:
-        """Learn from all jobs that have ended, and keep that, here and now."""
+        """Learn from all ended jobs and save the profile now."""
         self._catch_up()
         self.learner.catch_up()
 
     def keep(self) -> None:
-        """Save what was learned, and write what was recorded, here and now."""
+        """Save the profile and write the recorded jobs now."""
         self._catch_up()
         self.learner.keep()
         if self._recorder is not None:
             self._recorder.flush()
 
     def stop(self) -> None:
-        """Think no more; what was learned is kept, and what was recorded is written."""
+        """Stop learning and forming beliefs; save the profile and write the recorded jobs."""
         self._stopped = True
         self.learner.stop()
         self.belief_former.stop()
         if self._recorder is None:
             atexit.unregister(self._at_end)
-        else:  # calls in a slot go on, and the jobs that end with them are recorded, too
+        else:  # calls in a slot continue; the jobs that end with them are recorded too
             self._recorder.finish()
 
     def _learned(self, profile: Profile, applications: frozenset[str]) -> None:
@@ -131,7 +131,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _at_exit(service: weakref.ref[LearningService]) -> Callable[[], None]:
-    """Keeps what was learned when the process ends, and keeps nothing alive until then."""
+    """Return a function that saves and writes at process exit, through a weak reference."""
 
     def keep() -> None:
         alive = service()

@@ -1,6 +1,6 @@
-"""Knows where profiles are kept between runs and shared by workers: a folder of files, or a LangGraph store.
+"""Stores profiles between runs and shares them among workers: in a folder, or in a LangGraph store.
 
-Does not know what is in a profile, how two are merged, nor when it is time to save.
+Does not know the content of a profile, how two profiles are merged, or when to save.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from llmsched_langgraph._fields import refuse_constant
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 
 NAMESPACE = ("llmsched", "profiles")
-"""Under which profiles are kept in a LangGraph store; the key is the application's fingerprint."""
+"""Namespace of the profiles in a LangGraph store; the key is the application's fingerprint."""
 
 PAGE = 1_000
-"""Profiles that are asked for at once; more only come in several pages."""
+"""Maximum number of profiles per search request."""
 
 TRIES = 10
-"""Times that a profile is merged anew because another worker wrote at the same moment."""
+"""Maximum number of merges in one save, while other workers write concurrently."""
 
 PAUSE_S = 0.05
-"""Between writing and looking what is stored: longer than a worker takes from its last look to its write."""
+"""Seconds from a write to its check: longer than another worker needs from its last read to its write."""
 
 
 class Loaded(NamedTuple):
-    """What a store holds.
+    """The content of a store.
 
     Attributes:
-        profile: of all applications that could be read.
-        errors: for each of the others what is wrong, and where.
+        profile: the applications that could be read.
+        errors: one error for each other application; its message names place and cause.
     """
 
     profile: Profile
@@ -46,25 +46,25 @@ class Loaded(NamedTuple):
 
 @runtime_checkable
 class ProfileStore(Protocol):
-    """Keeps profiles by application. All methods may block, and may be called from any thread."""
+    """Stores profiles by application. Methods may block, and are called from any thread."""
 
     def load(self) -> Loaded:
-        """All profiles, and the errors of those that cannot be read."""
+        """Return all profiles, and the errors of those that cannot be read."""
         ...
 
     def load_one(self, fingerprint: str) -> ApplicationProfile | None:
-        """The profile of one application, or None if there is none.
+        """Return the profile of one application; None if there is none.
 
         Raises:
-            InvalidDataError: it cannot be read; the message names place and field.
+            InvalidDataError: the profile cannot be read; the message names place and field.
         """
         ...
 
     def save(self, profile: ApplicationProfile) -> ApplicationProfile:
-        """Merge a profile into what is stored of its application, and keep and return that.
+        """Merge a profile into the stored one of its application; store and return the result.
 
         Raises:
-            InvalidDataError: what is stored cannot be read. It stays as it is.
+            InvalidDataError: the stored profile cannot be read. It is not changed.
         """
         ...
 
@@ -72,27 +72,27 @@ class ProfileStore(Protocol):
 class DirectoryStore:
     """A folder with one JSON file for each application, named by its fingerprint.
 
-    A file is replaced as a whole, so that no reader sees half of one. Where the system has file locks
-    (POSIX), workers take turns to save; elsewhere the last one of two that save at once wins, and what the
-    other one has in memory is stored with its next save.
+    A save replaces the file atomically, so a reader never sees a partial one. On POSIX a file lock serialises
+    the saves of all workers. Elsewhere the last of two concurrent saves wins; the next save of the other
+    worker stores its jobs again.
 
     Args:
-        path: the folder. It is made with the first save.
+        path: the folder. The first save creates it.
 
     Raises:
-        ConfigurationError: there is something at the path that is no folder.
+        ConfigurationError: the path exists and is not a folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
-            raise ConfigurationError(f"{self.path} is no folder; name the folder that profiles are kept in")
+            raise ConfigurationError(f"{self.path} is not a folder; name the folder of the profiles")
 
     def __repr__(self) -> str:
         return f"DirectoryStore({str(self.path)!r})"
 
     def load(self) -> Loaded:
-        """All profiles, and the errors of those that cannot be read."""
+        """Return all profiles, and the errors of those that cannot be read."""
         try:
             names = [path.name for path in self.path.iterdir()]
         except FileNotFoundError:
@@ -103,7 +103,7 @@ class DirectoryStore:
         return _loaded((name.removesuffix(".json") for name in profiles), self.load_one)
 
     def load_one(self, fingerprint: str) -> ApplicationProfile | None:
-        """The profile in the file of that name, see `ProfileStore.load_one`."""
+        """Return the profile in the application's file; see `ProfileStore.load_one`."""
         path = self._file(fingerprint)
         try:
             text = path.read_bytes()
@@ -114,10 +114,10 @@ class DirectoryStore:
         return _read(str(path), fingerprint, read_json(text, str(path)))
 
     def save(self, profile: ApplicationProfile) -> ApplicationProfile:
-        """Merge a profile into its file, see `ProfileStore.save`.
+        """Merge a profile into its file; see `ProfileStore.save`.
 
         Raises:
-            InvalidDataError: the file cannot be read. It stays as it is.
+            InvalidDataError: the file cannot be read. It is not changed.
             OSError: the file cannot be written.
         """
         fingerprint = profile.application.fingerprint
@@ -137,14 +137,14 @@ class DirectoryStore:
 
 
 class BaseStoreProfiles:
-    """Profiles in a LangGraph `BaseStore`: in memory, in SQLite, in Postgres, under `NAMESPACE`.
+    """Profiles under `NAMESPACE` in a LangGraph `BaseStore` (in memory, SQLite, Postgres).
 
-    Such a store cannot lock what it is about to change. So a save looks right before it writes and again
-    `PAUSE_S` later, and if another worker came between, merges again. What a worker that is held up for
-    longer than that overwrites is stored with the other one's next save.
+    Such a store has no locks. A save therefore reads immediately before it writes and again `PAUSE_S` later,
+    and merges again if another worker wrote in between. A worker that stalls for longer between its read and
+    its write can overwrite another worker's jobs; the next save of that worker stores them again.
 
     Args:
-        store: the store; it must answer synchronously in the thread that loads and saves.
+        store: the store; it must answer synchronously in the calling thread.
     """
 
     def __init__(self, store: Any) -> None:
@@ -154,7 +154,7 @@ class BaseStoreProfiles:
         return f"BaseStoreProfiles({self.store!r})"
 
     def load(self) -> Loaded:
-        """All profiles, and the errors of those that cannot be read."""
+        """Return all profiles, and the errors of those that cannot be read."""
         found: dict[str, Any] = {}
         seen = 0
         while items := self.store.search(NAMESPACE, limit=PAGE, offset=seen):
@@ -163,12 +163,12 @@ class BaseStoreProfiles:
         return _loaded(sorted(found), lambda key: _read(_at(key), key, found[key]))
 
     def load_one(self, fingerprint: str) -> ApplicationProfile | None:
-        """The profile under that key, see `ProfileStore.load_one`."""
+        """Return the profile under the application's key; see `ProfileStore.load_one`."""
         value = self._value(fingerprint)
         return None if value is None else _read(_at(fingerprint), fingerprint, value)
 
     def save(self, profile: ApplicationProfile) -> ApplicationProfile:
-        """Merge a profile into the value under its key, see `ProfileStore.save`."""
+        """Merge a profile into the value under its key; see `ProfileStore.save`."""
         from llmsched_langgraph._belief.profile.serialization import (
             application_profile_to_json,  # late: numpy
         )
@@ -195,14 +195,14 @@ class BaseStoreProfiles:
 
 
 _SAVING = threading.Lock()
-"""Of all stores of this process, as several objects may stand for the same one."""
+"""Serialises the saves of all LangGraph stores in this process: several objects may be the same store."""
 
 
 def as_store(given: object) -> ProfileStore:
-    """The store that is meant: a store itself, a LangGraph `BaseStore`, or the path of a folder.
+    """Return the store for a `ProfileStore`, a LangGraph `BaseStore`, or the path of a folder.
 
     Raises:
-        ConfigurationError: it is none of these.
+        ConfigurationError: `given` is none of these.
     """
     if isinstance(given, ProfileStore):
         return given
@@ -211,35 +211,35 @@ def as_store(given: object) -> ProfileStore:
     if all(callable(getattr(given, name, None)) for name in ("get", "put", "search")):
         return BaseStoreProfiles(given)
     raise ConfigurationError(
-        f"profiles are kept in a folder (name its path), a LangGraph BaseStore or a ProfileStore, not in "
+        f"profiles are stored in a folder (give its path), a LangGraph BaseStore or a ProfileStore, not in "
         f"{given!r}"
     )
 
 
 def read_json(text: bytes, place: str) -> Any:
-    """A JSON document.
+    """Parse a JSON document.
 
     Raises:
-        InvalidDataError: it is none; the message names the place.
+        InvalidDataError: the text is not valid JSON in UTF-8; the message names the place.
     """
     try:
         return json.loads(text.decode("utf-8-sig"), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidDataError(f"{place}: is no whole JSON document: {error.msg} at {where}") from None
+        raise InvalidDataError(f"{place}: is not a complete JSON document: {error.msg} at {where}") from None
     except UnicodeDecodeError:
-        raise InvalidDataError(f"{place}: is no UTF-8 text") from None
-    except (InvalidDataError, RecursionError, ValueError) as error:  # a number of 4,300 digits and more
+        raise InvalidDataError(f"{place}: is not UTF-8 text") from None
+    except (InvalidDataError, RecursionError, ValueError) as error:  # e.g. more than 4,300 digits
         raise InvalidDataError(f"{place}: {error}") from None
 
 
 def write_json(data: Any, path: Path) -> None:
-    """Write a JSON document so that whoever reads the file sees all of it or the one before.
+    """Replace a file by a JSON document, atomically: a reader sees the old or the new document.
 
     Raises:
         OSError: the file cannot be written.
     """
-    # Nobody else uses this name, for where there are no locks two workers may write at once.
+    # The name is unique per process and thread: without file locks, two workers may write at once.
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with beside.open("w", encoding="utf-8") as file:
@@ -272,7 +272,7 @@ def _read(place: str, fingerprint: str, data: object) -> ApplicationProfile:
         raise InvalidDataError(f"{place}: {error}") from None
     if profile.application.fingerprint != fingerprint:
         raise InvalidDataError(
-            f"{place}: application.fingerprint: must be {fingerprint!r}, by which it is stored, not "
+            f"{place}: application.fingerprint: must be {fingerprint!r} to match its file name or key, not "
             f"{profile.application.fingerprint!r}"
         )
     return profile
@@ -284,12 +284,12 @@ def _at(key: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Generator[None]:
-    """Alone with this file among all threads and processes, where the system can do that."""
+    """Hold an exclusive lock on the file among all threads and processes, on POSIX systems."""
     try:
         import fcntl
     except ImportError:  # not POSIX
         yield
         return
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # closing the file gives it up
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
         yield

@@ -1,6 +1,6 @@
-"""Knows when what was learned is written to a store, and what is done if that cannot be read or written.
+"""Decides when profiles are written to a store, and handles the store's failures.
 
-Does not know how anything is stored, merged or learned.
+Does not know how profiles are stored, merged or learned.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from llmsched_langgraph.errors import InvalidDataError
 logger = logging.getLogger("llmsched_langgraph")
 
 SAVE_INTERVAL_S = 30.0
-"""Seconds from one round of saving to the next, at least: workers see each other's jobs as often."""
+"""Minimum seconds between two rounds of saving. A save also brings in the jobs of other workers."""
 
 
 class ProfileSync:
-    """Saves what is new of each application, in the background, and once more at the end.
+    """Saves the applications that have new jobs, in the background, and a last time at the end.
 
-    Whatever goes wrong with the store is said once for each application, and costs nothing but what would
-    have been kept.
+    A store failure is logged once per application. Scheduling continues; only the unsaved profile is lost.
 
     Args:
-        store: where to.
-        newest: gives the newest profile.
-        adopt: takes what is stored of an application after a save, with what other workers brought.
-        background: makes what works in the background.
+        store: the store.
+        newest: returns the newest profile.
+        adopt: receives an application's stored profile after a save, with the jobs of other workers.
+        background: creates a background thread from its name and its work.
     """
 
     def __init__(
@@ -44,14 +43,14 @@ class ProfileSync:
         self._store = store
         self._newest = newest
         self._adopt = adopt
-        self._saved: dict[str, int] = {}  # jobs of each application when it was saved last
+        self._saved: dict[str, int] = {}  # number of jobs of each application at its last save
         self._told: set[str] = set()
         self._last_s = -SAVE_INTERVAL_S
         self._saving = threading.Lock()
         self._background = background("llmsched-keeping", self._round)
 
     def load(self) -> Profile:
-        """What is stored, as far as it can be read."""
+        """Return the stored applications that can be read, and log the errors of the others."""
         try:
             loaded = self._store.load()
         except Exception as error:
@@ -63,28 +62,28 @@ class ProfileSync:
         return loaded.profile
 
     def there_is_news(self) -> None:
-        """Something was learned: save it when it is time."""
+        """Request a save; it happens at the end of the interval."""
         self._background.there_is_work()
 
     def stop(self) -> None:
-        """Save what is left, and no more after that. Nobody has to wait for it but the end of the process."""
+        """Stop, and save a last time in a new thread. Only the exit of the process waits for that thread."""
         self._background.stop()
         if not self._unsaved():
             return
         try:
             threading.Thread(target=self.save, name="llmsched-keeping", daemon=False).start()
         except RuntimeError:
-            self.save()  # the interpreter is going down and gives no threads any more
+            self.save()  # the interpreter is shutting down and starts no threads
 
     def save(self) -> None:
-        """Save all that is new, here and now."""
+        """Save all applications that have new jobs now."""
         with self._saving:
             for own in self._unsaved():
                 name = own.application.fingerprint
                 try:
                     kept = self._store.save(own)
                 except InvalidDataError as error:
-                    # What is stored cannot be read and is left alone: trying again changes nothing.
+                    # The stored profile cannot be read and is not replaced, so a retry would fail too.
                     self._saved[name] = own.jobs
                     self._tell(name, "saved", error)
                     continue
@@ -114,5 +113,5 @@ class ProfileSync:
         self._told.add(about)
         said = str(error) if isinstance(error, InvalidDataError) else repr(error)
         logger.warning(
-            "a profile could not be %s, and scheduling goes on without it (said once): %s", what, said
+            "a profile could not be %s; scheduling continues without it (logged once): %s", what, said
         )

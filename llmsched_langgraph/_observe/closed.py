@@ -1,6 +1,6 @@
-"""Knows a job that is closed, and makes the record of it once a background thread needs it.
+"""Creates the record of a closed job, when a background thread needs it.
 
-Does not know who learns from it or writes it down.
+Does not know how the record is used.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from llmsched_langgraph._jobs.ended import EndedJob
 
 
 class ClosedJob:
-    """A job that is closed.
+    """A closed job and its record.
 
     Args:
-        job: as the machine had it.
-        prefix: what tells the scheduler from all others, in all processes.
-        offset_s: what the wall clock is ahead of the machine's, in seconds.
+        job: the machine's object for it.
+        prefix: prefix of the job's id, unique to the scheduler and the process.
+        offset_s: wall clock minus the machine's clock, in seconds.
 
     Attributes:
-        direct: whether it is a single call, made outside of any run.
-        fingerprint: of its application.
+        direct: whether the job is a single call outside any run.
+        fingerprint: the fingerprint of its application.
     """
 
     __slots__ = ("_job", "_lock", "_offset_s", "_prefix", "_record", "direct", "fingerprint")
@@ -42,18 +42,18 @@ class ClosedJob:
 
     @property
     def informative(self) -> bool:
-        """Whether anything can be learned of it: it went to its end, and made a call."""
+        """Whether learning can use the job: it finished and made a call."""
         if isinstance(self._job, Direct):
             return self._job.call.outcome is Outcome.FINISHED
         return self._job.outcome is Outcome.FINISHED and bool(self._job.progress.finished)
 
     @property
     def record(self) -> EndedJob:
-        """Its record, made once."""
+        """The job's record, computed once. Its `arrival_s` is wall-clock time. Thread-safe."""
         with self._lock:
             if self._record is None:
                 record = ended(self._job)
-                # Microseconds are as much as is measured.
+                # The clock has a resolution of 1 microsecond.
                 arrival_s = round(max((record.arrival_s or 0.0) + self._offset_s, 0.0), 6)
                 name = f"{self._prefix}-{self._job.number}"
                 self._record = replace(record, id=name, arrival_s=arrival_s)

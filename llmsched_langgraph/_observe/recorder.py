@@ -1,6 +1,6 @@
-"""Knows how ended jobs get into a file of the trace format, line by line, while the scheduler runs.
+"""Appends ended jobs to a file in the trace format while the scheduler runs.
 
-Does not know what a job looks like there, nor when a job has ended.
+Does not know the content of a line, or when a job has ended.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from llmsched_langgraph.errors import ConfigurationError
 logger = logging.getLogger("llmsched_langgraph")
 
 VARIABLE = "LLMSCHED_RECORD"
-"""In the environment: the file that the process-wide scheduler records to."""
+"""Environment variable: the file to which the process-wide scheduler records."""
 
 PATIENCE_S = 10.0
-"""Seconds to wait for lines that are being written; a fork may have taken them for ever."""
+"""Maximum seconds to wait for another thread's write; after a fork, that thread may not exist."""
 
 
 class Recorder:
-    """Appends each job that went to its end to a file, in the background.
+    """Appends each finished job with calls to a file, in the background.
 
-    Whole lines go into the file at once and at its end, so that several processes may share it. It is opened
-    for each batch: it may be moved away, and a fork takes nothing with it. Whatever goes wrong with it is
-    said once, and costs nothing but the lines.
+    Each batch is one write of whole lines at the end of the file, so several processes may share it. The file
+    is opened for each batch: it may be moved, and a forked child inherits no descriptor. The first failure is
+    logged. Scheduling continues; only the lines that failed are lost.
 
     Args:
-        path: the file. It and its folder are made with the first line.
-        background: makes what works in the background.
+        path: the file. The first write creates it and its folder.
+        background: creates a background thread from its name and its work.
 
     Raises:
         ConfigurationError: the path is a folder, or names a compressed file.
@@ -48,46 +48,46 @@ class Recorder:
         background: Callable[[str, Callable[[], bool]], Background] = Background,
     ) -> None:
         self.path = recordable(path)
-        if not _on_event_loop():  # which nobody may hold up by asking where it is
-            self.path = self.path.absolute()  # wherever the program goes from here
-        # Without a lock: a finaliser may bring a job in the middle of the bringing of one.
+        if not _on_event_loop():  # `absolute` reads the working directory, which may block
+            self.path = self.path.absolute()  # independent of a later chdir
+        # No lock: a finaliser may call `note` during another `note`.
         self._jobs: deque[tuple[int, int, ClosedJob]] = deque()
-        self._taken = 0  # the number of the last one
+        self._taken = 0  # number of the latest job written
         self._writing = threading.Lock()
         self._torn = False
         self._told = False
         self._background = background("llmsched-recording", self._write)
 
     def note(self, job: ClosedJob, number: int = 0) -> None:
-        """Write the job down when there is time, if it made a call and went to its end. O(1).
+        """Queue the job for writing, if it finished and made a call. O(1).
 
         Args:
-            job: it.
-            number: of the news of it, ascending; the same number is the same news. 0 is always news.
+            job: the closed job.
+            number: its number in ascending order; a repeated number is the same job. 0 is always a new job.
         """
         if job.informative:
-            # What a process has not written when it forks is its own to write.
+            # A process writes only its own jobs: a forked child inherits the queue of its parent.
             self._jobs.append((os.getpid(), number, job))
             self._background.there_is_work()
 
     def flush(self) -> None:
-        """Write what is left, here and now."""
+        """Write the queued jobs now."""
         self._write()
 
     def finish(self) -> None:
-        """Write what is left: before this returns, or right after it if an event loop would wait for it."""
+        """Write the queued jobs now; on an event loop's thread, in a new thread."""
         if _on_event_loop():
             try:
-                # The end of the process waits for this one.
+                # Not a daemon: the exit of the process waits for it.
                 threading.Thread(target=self.flush, name="llmsched-recording", daemon=False).start()
             except RuntimeError:
-                pass  # the interpreter is going down and gives no threads any more: written in place
+                pass  # the interpreter is shutting down and starts no threads: write in this one
             else:
                 return
         self.flush()
 
     def _write(self) -> bool:
-        """Write all that is there; whether there was any."""
+        """Write the queued jobs; return False if there were none."""
         alone = self._writing.acquire(timeout=PATIENCE_S)
         try:
             found = [self._jobs.popleft() for _ in range(len(self._jobs))]
@@ -114,7 +114,7 @@ class Recorder:
         flags = os.O_APPEND | os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0)
         file = os.open(self.path, flags, 0o666)
         try:
-            # Behind a line that somebody could not finish, a new one begins; empty lines are no matter.
+            # After an incomplete line, start a new one. Readers ignore empty lines.
             if self._torn or not _ends_a_line(file):
                 lines = b"\n" + lines
             self._torn = True
@@ -129,24 +129,24 @@ class Recorder:
         if not self._told:
             self._told = True
             logger.warning(
-                "jobs could not be recorded to %s, and scheduling goes on without that (said once): %r",
+                "jobs could not be recorded to %s; scheduling continues without them (logged once): %r",
                 self.path,
                 error,
             )
 
 
 def recordable(path: object) -> Path:
-    """The path, if jobs can be appended to a file there; on an event loop, as far as its name tells.
+    """Return the path if jobs can be appended to it. On an event loop, check the name only.
 
     Raises:
-        ConfigurationError: it is none, is a folder, or names a compressed file.
+        ConfigurationError: `path` is not a path, is a folder, or names a compressed file.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise ConfigurationError(f"record must be the path of a file, e.g. 'jobs.jsonl', not {path!r}")
     file = Path(os.fspath(path))
     if file.suffix == ".gz":
         raise ConfigurationError(
-            f"record: {file} cannot be compressed, for several processes may append to it; name it "
+            f"record: {file} cannot be compressed, because processes may append to it; name it "
             f"{file.with_suffix('')}, and gzip it afterwards"
         )
     if not _on_event_loop() and file.is_dir():
@@ -163,7 +163,7 @@ def _on_event_loop() -> bool:
 
 
 def _lines(records: list[EndedJob]) -> bytes:
-    from llmsched_langgraph.traces.files import line_of_job  # late: only those who record need it
+    from llmsched_langgraph.traces.files import line_of_job  # late: only recording needs it
 
     return "".join(map(line_of_job, records)).encode()
 

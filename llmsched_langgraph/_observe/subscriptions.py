@@ -1,7 +1,7 @@
-"""Knows how entries of the story reach those who observe it: in order, outside the driver's lock, each once.
+"""Delivers the story's entries to observers: in order, outside the driver's lock, each entry once.
 
-Does not know what an observer does with them. One that fails is told of once in the log, and costs nothing
-else. An observer that is broken off by an interrupt may be given the same entry once more.
+Does not know what an observer does with them. An observer's first error is logged, and delivery continues.
+An observer that is interrupted may receive the same entry again.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ logger = logging.getLogger("llmsched_langgraph")
 See = Callable[[Entry], None]
 
 PATIENCE_S = 1.0
-"""Seconds to wait, at most, for a thread that is giving entries to an observer."""
+"""Maximum seconds to wait for another thread that delivers entries to the same observer."""
 
 TRIES = 3
-"""Times that an observer is given an entry which it leaves by an exception that is no `Exception`."""
+"""Maximum deliveries of one entry, if the observer raises a `BaseException` other than `Exception`."""
 
 
 class Subscription:
-    """One observer of a scheduler's story, from now on until it is closed.
+    """One observer of a scheduler's story, until it is closed.
 
-    It is called by whichever thread or event loop made the scheduler decide, so it must be quick and must not
-    block. It may call the scheduler. Use it as a context manager, or call `close`.
+    The observer is called in the thread or event loop that caused the decision, so it must return quickly and
+    must not block. It may call the scheduler. Use the subscription as a context manager, or call `close`.
 
     Attributes:
-        missed: entries that it was not given, because it fell too far behind.
-        failures: entries at which it raised.
+        missed: number of entries that were not delivered, because the observer was too far behind.
+        failures: number of entries at which the observer raised.
     """
 
     def __init__(self, story: Story, see: See, remove: Callable[[Subscription], None]) -> None:
@@ -51,15 +51,15 @@ class Subscription:
         self.failures = 0
 
     def catch_up(self, *, wait: bool = False) -> None:
-        """Give it the entries that it has not seen; with `wait`, wait for a thread that is giving it some."""
+        """Deliver the new entries; with `wait`, wait for a thread that is already delivering some."""
         until_s = time.monotonic() + PATIENCE_S if wait else 0.0
         while self.read < self._story.last:
             if not self._lock.locked():
                 with self._lock: self._give()  # noqa: E701  # fmt: skip
             elif not wait or self._reader == threading.get_ident() or time.monotonic() > until_s:
-                return  # the one who is at it looks again
-            # The lock is not waited for: this may be a signal handler in the very thread that has it. Nor is
-            # this a place to sleep: it may be an event loop.
+                return  # the delivering thread checks again
+            # Do not wait for the lock: this may be a signal handler in the thread that holds it. Do not
+            # sleep: this may be an event loop's thread.
 
     def _give(self) -> None:
         self._reader = threading.get_ident()
@@ -76,7 +76,7 @@ class Subscription:
                     self.failures += 1
                     if self.failures == 1:
                         logger.warning(
-                            "an observer failed at a %s; it goes on with the next entry (said once): %r",
+                            "an observer failed at a %s; it gets the next entry as usual (logged once): %r",
                             entry.kind,
                             error,
                         )
@@ -85,13 +85,13 @@ class Subscription:
             self._reader = None
 
     def _again(self, number: int) -> bool:
-        """Whether the entry is given once more: most probably it was a signal that broke the observer off."""
+        """Return whether to deliver the entry again: a signal probably interrupted the observer."""
         self._tries = self._tries + 1 if self._trying == number else 1
         self._trying = number
         return self._tries < TRIES
 
     def close(self) -> None:
-        """Observe no more."""
+        """Stop the delivery of entries."""
         self._remove(self)
 
     def __enter__(self) -> Self:

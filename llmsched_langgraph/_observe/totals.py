@@ -1,6 +1,6 @@
 """The package's own observer: it keeps totals, feeds the learning service, and logs policy failures.
 
-Does not know how entries are delivered, nor what is learned from them.
+Does not know how entries are delivered, or what is learned from them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _TO_LEARN_FROM = frozenset(["BeliefWanted", "CallClosed", "JobClosed"])
 
 
 class Totals:
-    """Totals since the driver was created. The ledger holds the current state; nothing here repeats it.
+    """Totals since the driver was created. The ledger holds the current state.
 
     Attributes:
-        holding: slots that were granted and not released, by the entries read so far.
-        peak: the highest number of slots held at once, over all backends.
-        over_commitments: calls granted over the limit because they could not wait.
-        jobs: closed jobs.
-        waited_s: seconds that all granted calls waited, summed.
-        prompt_tokens: tokens sent, as far as they are known.
-        output_tokens: tokens received, as far as they are known.
+        holding: number of slots granted and not released, according to the entries read so far.
+        peak: maximum number of slots held at once, over all backends.
+        over_commitments: number of calls granted over the limit because they could not wait.
+        jobs: number of closed jobs.
+        waited_s: total wait of all granted calls, in seconds.
+        prompt_tokens: known tokens sent.
+        output_tokens: known tokens received.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Totals:
             sent, answered = self.prompt_tokens + sent, self.output_tokens + answered
             self._seen, self.holding, self.prompt_tokens, self.output_tokens = number, holding, sent, answered
         elif kind == "CallClosed" or (kind == "JobClosed" and detail.paused_since is None):
-            # A job that was forgotten while paused did not end.
+            # A job that was dropped while paused did not end.
             self._seen, self.jobs = number, self.jobs + 1
 
 
@@ -67,7 +67,7 @@ class PackageObserver:
 
     Attributes:
         totals: the totals so far.
-        learn: takes the entries that something can be learned from; None before there is a learning service.
+        learn: receives the entries for the learning service; None before that exists.
     """
 
     def __init__(self, policy: str) -> None:
@@ -87,7 +87,7 @@ class PackageObserver:
         elif kind == "PolicyFailed" and not self._failed:
             self._failed = True
             logger.error(
-                "policy %r failed; the jobs it fails for go in order of arrival (said once): %r",
+                "policy %r failed; the jobs it fails for get order 0, ties by arrival (logged once): %r",
                 self._policy,
                 entry.detail,
             )

@@ -54,8 +54,7 @@ def check_timeout(timeout_s: object) -> float | None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
         raise ConfigurationError(
-            f"queue_timeout_s must be a positive number of seconds, or None for no limit, "
-            f"not {timeout_s!r}"
+            f"queue_timeout_s must be a positive number of seconds, or None for no limit, not {timeout_s!r}"
         )
     # Locks reject longer timeouts than TIMEOUT_MAX (292 years on Linux).
     return timeout_s if timeout_s < threading.TIMEOUT_MAX else None

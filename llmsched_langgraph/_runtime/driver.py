@@ -1,6 +1,6 @@
-"""Knows how events from any thread and any loop reach one machine, and whom to wake afterwards.
+"""Delivers events from any thread and event loop to one machine, and wakes waiters afterwards.
 
-Does not know LangGraph, what a call is, or the order of service.
+Does not know LangGraph, the content of a call, or the order of service.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ logger = logging.getLogger("llmsched_langgraph")
 
 
 class Driver:
-    """The live driver: one machine, one clock, one timer, and a waker for each ticket that waits.
+    """The live driver: one machine, one clock, one timer, and a waiter for each waiting ticket.
 
-    Events go into an inbox, and the thread that finds the lock free handles all that is there. An event stays
-    in the inbox until it is applied and settled, so an interrupt in the middle of it loses nothing: the next
-    thread that posts an event, or the timer, goes on from there. Waiters are woken and observers called after
-    the lock is given back; whom to wake is what the ledger says of the tickets that wait.
+    Events go into an inbox. The thread that finds the lock free handles the inbox. An event stays in it until
+    it is applied and settled, so an interrupt loses nothing: the next thread that posts an event, or the
+    timer, continues with the same event. Waiters are woken and observers called after the lock is released.
+    The machine lists the tickets to wake; the ledger holds their state.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Driver:
         self._ledger = self._machine.ledger
         self.claim = self._ledger.claim
         self._lock = allocate_lock()
-        self._inbox: deque[Any] = deque()  # pairs of time and event, and `HolderDied`
+        self._inbox: deque[Any] = deque()  # `(time, event)` pairs, and `HolderDied`
         self._waiters: dict[int, Waiter] = {}
-        # Kept here until the ticket is released: a weak reference that is gone first calls nothing.
+        # Keeps each reference until its ticket is released: a collected reference calls no callback.
         self._watched: dict[int, HolderDied] = {}
         self._tickets = itertools.count(1)
         self._jobs = itertools.count(1)
         self._quiet = QuietJobs(self._inbox)
         self._hears = hasattr(policy, "hear")
         self._closed = False
-        self._decider: int | None = None  # the thread that is handling the inbox
+        self._decider: int | None = None  # id of the thread that handles the inbox
         self._trying: Any = None
         self._tries = 0
         self._timer = Timer(self)
@@ -94,14 +94,14 @@ class Driver:
         self._lag = LAG if recorder is None else 1
         self._subscriptions: tuple[Subscription, ...] = ()
         self._ledger.attach(lambda: self.post(Ticked()))
-        # Last, as it may have something to tell at once.
+        # Last, because it may post events at once.
         self._service = LearningService(self.post, self.look, clock, profile or Profile(), store, recorder)
         observer.learn = self._service.see
 
-    # -- what happens ------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------
 
     def start_job(self, info: JobInfo, resumes: str | None = None, seen: Sequence[StageEvent] = ()) -> int:
-        """A run begins, or goes on if it was paused on thread `resumes`. What is `seen` may grow later.
+        """Record the start of a run, or its resumption on thread `resumes`. `seen` may grow later.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
@@ -116,30 +116,30 @@ class Driver:
         return job
 
     def end_job(self, job: int, outcome: Outcome) -> None:
-        """The run is over, however it ended."""
+        """Record the end of a run."""
         if not self._quiet.end(job):
             self._end(JobEnded(job, outcome))
 
     def pause_job(self, job: int, thread: str) -> None:
-        """The run was interrupted, and may be resumed on `thread`."""
+        """Record that the run was interrupted and may be resumed on `thread`."""
         self._quiet.announce(job)
         self._put_by(JobPaused(job, thread))
 
     def move_stages(self, job: int) -> None:
-        """There is something new among what is seen of the job's stages."""
+        """Record that the job has new stage events."""
         if job not in self._quiet:
             self.post(StagesChanged(job))
 
     def dismiss(self, ticket: int) -> None:
-        """End the ticket's wait; nothing happens if it has its slot already."""
+        """End the ticket's wait; do nothing if it holds its slot."""
         self.post(CallDismissed(ticket))
 
     def new_ticket(self) -> int:
-        """A ticket to request with. It is named first, so that it can be released whatever happens."""
+        """Return a new ticket. It exists before the request, so an interrupted request can be released."""
         return next(self._tickets)
 
     def watch(self, holder: Any, ticket: int) -> HolderDied:
-        """What gives back whatever the ticket has when `holder` dies, unless it is released before."""
+        """Release the ticket when `holder` is collected, unless it is released before."""
         died = HolderDied(holder, self._inbox.append)
         died.ticket = ticket
         self._watched[ticket] = died
@@ -148,7 +148,7 @@ class Driver:
     def request(
         self, ticket: int, backend: str, stage: str, job: int | None, forced: bool, run: int | None
     ) -> bool:
-        """Ask for a slot; whether it is there at once. If not, register a waiter and `claim` again.
+        """Request a slot; return whether it was granted at once. If not, `register` a waiter.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
@@ -171,17 +171,17 @@ class Driver:
         usage: Usage = UNKNOWN_USAGE,
         failure: Failure | None = None,
     ) -> None:
-        """Give back whatever the ticket has: from any state, any thread, any number of times."""
+        """Release the ticket's slot or end its wait. Idempotent; legal in any state and any thread."""
         self._inbox.append((self.clock(), CallReleased(ticket, outcome, usage, failure)))
         self._watched.pop(ticket, None)
         self.pump()
 
     def configure(self, backend: Backend) -> None:
-        """Change a backend's settings. Fewer slots than are held: the surplus drains, nothing is revoked."""
+        """Change a backend's settings. No grant is revoked: slots above a lower limit drain."""
         self.post(BackendConfigured(backend))
 
     def close(self) -> None:
-        """Take no more jobs and calls. Waiting calls raise; those in a slot go on and give it back."""
+        """Reject new jobs and calls. Waiting calls raise; calls in a slot continue and release it."""
         self._closed = True
         self.pump()
         for ticket, waiter in tuple(self._waiters.items()):
@@ -199,10 +199,10 @@ class Driver:
         if self._closed:
             raise closed()
 
-    # -- those who wait ----------------------------------------------------------------
+    # -- waiters -----------------------------------------------------------------------
 
     def register(self, ticket: int, waiter: Waiter) -> None:
-        """Wake `waiter` once the ticket has its slot, or has been dismissed. Ask `outcome` after this."""
+        """Wake `waiter` when the ticket is granted or dismissed. Check `outcome` after this call."""
         self._waiters[ticket] = waiter
         self._timer.within(BEAT_S)
         if self._closed:
@@ -210,10 +210,10 @@ class Driver:
             self.dismiss(ticket)
 
     def outcome(self, ticket: int, waiter: Waiter) -> bool:
-        """Whether the ticket has its slot.
+        """Return whether the ticket holds its slot.
 
         Raises:
-            Exception: what the waiter was refused with, if it waits no longer.
+            Exception: the waiter's error, if the ticket was dismissed.
         """
         claim = self.claim(ticket)
         if claim is None and waiter.error is not None:
@@ -221,31 +221,31 @@ class Driver:
         return type(claim) is Grant
 
     def told(self, ticket: int) -> None:
-        """Nobody waits for the ticket any more."""
+        """Remove the ticket's waiter: its wait is over."""
         self._waiters.pop(ticket, None)
         self._machine.untold.pop(ticket, None)
 
-    # -- from the inbox to the waiters -------------------------------------------------
+    # -- the inbox ---------------------------------------------------------------------
 
     def _put_by(self, event: Event) -> None:
-        """Leave an event that no call waits for to the next one who comes by."""
+        """Append an event that no call waits for; handle the inbox above `PUT_BY` events."""
         self._inbox.append((self.clock(), event))
         if len(self._inbox) > PUT_BY:
             self.pump()
 
     def post(self, event: Event) -> None:
-        """Have the event handled, here or by the thread that is at it."""
+        """Append the event and handle the inbox."""
         self._inbox.append((self.clock(), event))
         self.pump()
 
     def pump(self) -> None:
-        """Handle what is in the inbox, unless another thread does: that one looks again afterwards."""
+        """Handle the inbox. If a thread is handling it, return: that thread checks again afterwards."""
         inbox, lock = self._inbox, self._lock
         while inbox:
-            if lock.locked():  # perhaps by this very thread: a finaliser inside a decision, or a policy
+            if lock.locked():  # perhaps by this thread: a finaliser or a policy inside a decision
                 return
-            # On one line, with the loop in the callee: to leave the block takes no line of its own, at which
-            # an interrupt could keep the lock. `with lock` takes and gives it back in C.
+            # One line, with the loop in the callee: leaving the block executes no line of its own at which an
+            # interrupt could leave the lock held. `with lock` acquires and releases it in C.
             with lock: self._decide()  # noqa: E701  # fmt: skip
             self._deliver()
 
@@ -271,25 +271,25 @@ class Driver:
                         handle(now, event, trust=self._tries < TRIES)
                     except Exception:
                         logger.exception(
-                            "%s is handled again (try %d)", type(event).__name__, self._tries + 1
+                            "%s failed (try %d) and is tried again", type(event).__name__, self._tries + 1
                         )
                         continue
                 else:
                     logger.error("%s is dropped after %d tries", type(event).__name__, self._tries)
-                inbox.popleft()  # once it is applied and settled; only the thread with the lock takes out
+                inbox.popleft()  # after it is applied and settled; only the thread with the lock removes
         finally:
             self._decider = None
 
     def _deliver(self, *, again: bool = False) -> None:
-        """Wake the holders that were not told, and those who wait no longer. To tell twice is harmless."""
+        """Wake waiters of granted or dismissed tickets, then call observers. Waking is idempotent."""
         untold, machine = self._machine.untold, self._machine
         if untold:
             for ticket in [ticket for ticket, fresh in tuple(untold.items()) if fresh or again]:
                 waiter = self._waiters.get(ticket)
                 if waiter is None:
-                    continue  # it does not wait yet, and looks for itself before it does
+                    continue  # not registered yet; it checks `outcome` after `register`
                 if not waiter.wake():
-                    # Its event loop is closed: there is nobody to give the slot back.
+                    # Its event loop is closed, so the call cannot release its slot.
                     self._inbox.append((self.clock(), CallReleased(ticket, Outcome.CANCELLED)))
                     self._waiters.pop(ticket, None)
                 if ticket in untold:
@@ -317,7 +317,7 @@ class Driver:
     # -- observers ---------------------------------------------------------------------
 
     def subscribe(self, see: See) -> Subscription:
-        """Have `see` called with each entry of the story from now on."""
+        """Call `see` with each entry of the story from now on."""
         self.pump()
         subscription = Subscription(self._machine.story, see, self._unsubscribe)
         self._subscriptions = (*self._subscriptions, subscription)
@@ -327,10 +327,10 @@ class Driver:
         self._subscriptions = tuple(own for own in self._subscriptions if own is not subscription)
 
     def learn(self) -> None:
-        """Learn from all jobs that have ended, here and now."""
+        """Learn from all ended jobs now, in the calling thread."""
         self._service.learn()
 
-    # -- what can be seen --------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------
 
     @property
     def policy(self) -> Policy:
@@ -344,33 +344,33 @@ class Driver:
 
     @property
     def jobs(self) -> int:
-        """Jobs that have arrived and not ended."""
+        """Number of active jobs (arrived, not ended, not paused)."""
         return self._machine.jobs + len(self._quiet)
 
     @property
     def jobs_ended(self) -> int:
-        """Jobs that have ended, and whose last call is back."""
+        """Number of ended jobs whose calls are all released."""
         return self.totals.jobs + self._quiet.ended
 
     @property
     def backends(self) -> Mapping[str, BackendView]:
-        """The backends now, by name."""
+        """The current state of each backend, by name."""
         return self._ledger.backends
 
     def view(self) -> LedgerView:
-        """All tickets now."""
+        """Return all current tickets."""
         return self._ledger.view()
 
     def story(self, *tickets: int) -> list[Entry]:
-        """The latest entries, oldest first; only those about `tickets` if any are given."""
+        """Return the latest entries, oldest first; only entries about `tickets` if any are given."""
         self.look()
         return self._machine.entries(*tickets)
 
     def check(self) -> None:
-        """Raise AssertionError unless every invariant of machine, ledger and wakers holds."""
+        """Raise AssertionError unless every invariant of machine, ledger and waiters holds."""
         self.look()
         if self._decider == threading.get_ident():
-            return  # a policy looks at its own scheduler, in the middle of a decision
+            return  # called by a policy inside a decision
         with self._lock: self._check()  # noqa: E701  # fmt: skip
         self.pump()
 
@@ -384,16 +384,16 @@ class Driver:
         }
         for ticket in waiters:
             known = self.claim(ticket) is not None or ticket in self._machine.untold or ticket in asking
-            assert known or ticket not in self._waiters, "a waiter of no ticket"
+            assert known or ticket not in self._waiters, "a waiter without a ticket"
 
     def look(self) -> None:
-        """See to it that what was put by is handled, and that the package's own observers have seen it."""
+        """Handle deferred events, then deliver their entries to the package's own observer."""
         self.pump()
-        # A policy may look at its own scheduler, in the middle of a decision: it waits for no other thread.
+        # A policy may call this inside a decision; it must not wait for another thread.
         inside = self._decider == threading.get_ident()
         until_s = time.monotonic() + LOOK_S
         while self._inbox and not inside and time.monotonic() < until_s:
-            # Another thread is at it, not for long. Its lock is not waited for: a signal handler may look, in
-            # the very thread that holds it.
+            # Another thread handles the inbox, briefly. Do not wait for its lock: this may be a signal
+            # handler in the thread that holds it.
             self.pump()
         self._own.catch_up(wait=not inside)

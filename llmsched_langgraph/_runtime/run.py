@@ -131,7 +131,7 @@ class Seen:
 
 
 class Slots(Protocol):
-    """The scheduler, as far as a run needs it."""
+    """The part of the scheduler that a run uses."""
 
     def slot(self, model: str | None = None, *, stage: str = "") -> Any:
         """Return the `Slot` of one call."""

@@ -1,6 +1,6 @@
-"""Knows the scheduler as its user sees it: backends with slots, one policy, what is going on.
+"""Provides the scheduler as users see it: backends with slots, a policy, statistics.
 
-Does not know LangGraph, nor how anything is decided.
+Does not know LangGraph, or how grants are decided.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFAULT_POLICY = "llmsched"
 
 @dataclass(frozen=True, slots=True)
 class BackendStatistics:
-    """One backend at one moment."""
+    """The state of one backend at one moment."""
 
     name: str
     slots: int
@@ -41,10 +41,10 @@ class BackendStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A scheduler at one moment, and its totals since it was made.
+    """The state of a scheduler at one moment, and its totals since it was created.
 
-    `granted - released == holding`, always. `peak` is the highest number of slots held at once over
-    all backends; `over_commitments` counts synchronous calls on an event loop, which cannot wait.
+    `granted - released == holding` always holds. `peak` is the maximum number of slots held at once, over
+    all backends; `over_commitments` counts calls granted over the limit because they could not wait.
     """
 
     policy: str
@@ -61,42 +61,42 @@ class Statistics:
 
     @property
     def slots(self) -> int:
-        """Slots of all backends."""
+        """Number of slots, over all backends."""
         return sum(backend.slots for backend in self.backends)
 
     @property
     def holding(self) -> int:
-        """Calls in a slot, over all backends."""
+        """Number of calls in a slot, over all backends."""
         return sum(backend.holding for backend in self.backends)
 
     @property
     def waiting(self) -> int:
-        """Calls in the backlog, over all backends."""
+        """Number of calls in the backlog, over all backends."""
         return sum(backend.waiting for backend in self.backends)
 
 
 class Scheduler:
-    """Slots shared by every graph that is scheduled on it, and the order in which calls get them.
+    """Shares slots among the calls of every graph that is scheduled on it.
 
-    Safe to use from any thread and any event loop at the same time. A closed scheduler starts no
-    run and grants no slot; `with Scheduler(...) as scheduler:` closes it at the end.
+    Thread-safe, with any number of event loops. A closed scheduler starts no run and grants no slot;
+    `with Scheduler(...) as scheduler:` closes it at the end of the block.
 
     Args:
-        slots: calls that the one backend serves at once; default 8. Leave it out if you give backends.
-        backends: the pools of slots, when there is more than one or when they serve certain models.
-        policy: the order of service, by name or as an object with `name` and `order(job, now)`.
-        queue_timeout_s: how long a call may wait for a slot, in seconds; None for as long as it takes.
-        profile: what earlier runs taught; it goes on learning from there.
-        profiles: where what is learned is kept, and shared with other workers: a folder, or any LangGraph
-            store. It is read and written in the background; what is left is written when the scheduler is
-            closed or the process ends.
-        record: a file to which each run that went to its end is appended, as `llmsched replay` reads it.
-            Written in the background; what is left when the scheduler is closed or the process ends is
-            written then.
-        clock: seconds as a float that never go back.
+        slots: number of concurrent calls of the only backend; default 8. Omit it if you give `backends`.
+        backends: the pools of slots, if there are several or if they serve specific models.
+        policy: the order of service, as a name or as an object with `name` and `order(job, now)`.
+        queue_timeout_s: maximum wait of a call for a slot, in seconds; None for no limit.
+        profile: the initial profile, as learned from earlier runs; None for an empty one.
+        profiles: where learned profiles are stored and shared with other workers: a folder, or any LangGraph
+            store. It is read and written in the background, and a last time when the scheduler is closed or
+            the process ends. None to store nothing.
+        record: the file to which each finished run with calls is appended, in the format of
+            `llmsched replay`. It is written in the background, and a last time when the scheduler is closed
+            or the process ends. None to record nothing.
+        clock: returns the time in seconds; it must never go back.
 
     Raises:
-        ConfigurationError: a setting cannot work; the message names it and the cure.
+        ConfigurationError: a setting is invalid; the message names it and the cure.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class Scheduler:
         )
 
     def slot(self, model: str | None = None, *, stage: str = "") -> Slot:
-        """A slot for one call that no other door gates: `with scheduler.slot():` or `async with`.
+        """Return a slot for a call that is not gated otherwise: `with scheduler.slot():` or `async with`.
 
         Args:
-            model: the model that the call is for; needed only when backends claim models.
-            stage: what the call is, in the words of your program; used to predict its work.
+            model: the model that the call requests; needed only if backends name models.
+            stage: a stage name for the call; calls of one stage share a prediction of their work.
 
         Raises:
             UnknownModelError: no backend serves the model.
@@ -157,14 +157,14 @@ class Scheduler:
         return name
 
     def resize(self, slots: int, backend: str | None = None) -> None:
-        """Change a backend's number of slots while it runs. No call is ever interrupted: fewer drain.
+        """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.
 
         Args:
-            slots: calls to serve at once, at least 1.
-            backend: which one; needed only when there is more than one.
+            slots: number of concurrent calls, at least 1.
+            backend: the backend's name; needed only if there are several.
 
         Raises:
-            ConfigurationError: no such backend, or fewer than one slot.
+            ConfigurationError: the backend does not exist, or `slots` is below 1.
         """
         names = list(self._driver.backends)
         if backend is None and len(names) == 1:
@@ -175,7 +175,7 @@ class Scheduler:
         self._driver.configure(replace(now, slots=check_slots(slots, "slots")))
 
     def statistics(self) -> Statistics:
-        """What is going on now, and the totals so far."""
+        """Return the current state and the totals so far."""
         self._driver.look()
         totals, backends = self._driver.totals, self._driver.backends
         return Statistics(
@@ -196,28 +196,28 @@ class Scheduler:
         )
 
     def subscribe(self, observer: See) -> Subscription:
-        """Have `observer` called with each `Entry` of the scheduler's story from now on, in order.
+        """Call `observer` with each `Entry` of the scheduler's story from now on, in order.
 
-        Entries tell what happened and what was decided, with the reason of each grant. The observer is called
-        outside the scheduler's lock, by the thread or the event loop that made it decide: it must be quick.
-        One that raises is told of once in the log, and costs nothing else.
+        Entries are events and decisions, with the reason of each grant. The observer runs outside the
+        scheduler's lock, in the thread or event loop that caused the decision: it must return quickly. If it
+        raises, the first error is logged, and scheduling continues.
 
         Returns:
-            A subscription, to `close` or to use as a context manager.
+            The subscription: `close` it, or use it as a context manager.
         """
         return self._driver.subscribe(observer)
 
     @property
     def profile(self) -> Profile:
-        """What it has learned so far: a value, to keep or to give to another scheduler."""
+        """What was learned so far: an immutable value, to save or to pass to another scheduler."""
         return self._driver.profile
 
     def learn(self) -> None:
-        """Learn from all runs that have ended, here and now.
+        """Learn from all ended runs now, in the calling thread.
 
-        It happens by itself in the background. Call this where nothing else goes on, before you read
-        `profile` or keep it: it takes milliseconds an application, and seconds once there is enough to learn
-        how its stages hang together.
+        Learning also happens in the background. Call this before you read or save `profile`, while no call is
+        urgent: it takes milliseconds per application, and seconds once there are enough runs to learn how its
+        stages correlate.
         """
         self._driver.learn()
 
@@ -226,7 +226,7 @@ class Scheduler:
         self._driver.check()
 
     def close(self) -> None:
-        """Take no more runs and calls. Waiting calls raise; calls in a slot finish and give it back."""
+        """Reject new runs and calls. Waiting calls raise; calls in a slot continue and release it."""
         self._driver.close()
 
     def __enter__(self) -> Self:
@@ -248,9 +248,9 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     """Start a run; call its `end` in a `finally`.
 
     Args:
-        scheduler: where its calls take their slots.
-        info: what is known of the job at its arrival.
-        resumes: the thread of the interrupted run that this one continues, if any.
+        scheduler: the scheduler whose slots its calls take.
+        info: the job's properties at its arrival.
+        resumes: the thread of the interrupted run that this run continues; None for a new run.
 
     Raises:
         SchedulerClosedError: the scheduler is closed.
@@ -263,7 +263,7 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
 
 
 def _models(pools: list[Backend]) -> dict[str | None, str]:
-    """Which backend serves which model; the key None is the one for all the rest."""
+    """Map each model to its backend's name; the key None stands for all other models."""
     if not pools:
         raise ConfigurationError("a scheduler needs at least one Backend")
     models: dict[str | None, str] = {}

@@ -1,6 +1,6 @@
-"""Knows one call's slot as a context manager: taken on entry, given back on every exit.
+"""Provides one call's slot as a context manager: acquired on entry, released on every exit.
 
-Does not know the order of service, nor what the call does.
+Does not know the order of service, or what the call does.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ logger = logging.getLogger("llmsched_langgraph")
 
 _ANYONE = object()
 
-_USED = "a Slot is for one call; ask scheduler.slot() for another one"
+_USED = "a Slot is for one call; call scheduler.slot() for each call"
 
 _TURNS_TO_CLOSE = 4
-"""Turns of an event loop in which it closes a stream that was dropped, and so gives its slot back."""
+"""Loop iterations to wait for a dropped stream's `aclose()`, which releases its slot."""
 
 
 def riding() -> bool:
-    """Whether the code that asks runs inside a call that holds a slot: then it needs none of its own."""
+    """Return whether the calling code runs inside a call that holds a slot, and so needs no other."""
     holder = HELD.get()
     slot = None if holder is None else holder()
     return slot is not None and slot.held
@@ -46,12 +46,12 @@ def riding() -> bool:
 class Slot:
     """One slot, for one call. Use it once, as `with` in a thread or as `async with` on an event loop.
 
-    Inside a call that already holds a slot it does nothing: a call takes one slot, however many
-    doors it passes. On an event loop's own thread a plain `with` cannot wait without stopping the
-    loop, so it goes ahead over the capacity, which is counted and logged once per process.
+    Inside a call that already holds a slot it does nothing: a call takes one slot, even if several
+    wrappers gate it. On an event loop's thread a plain `with` cannot wait without blocking the loop. It
+    proceeds over the limit; each time is counted, the first one in a process is logged.
 
     Attributes:
-        usage: tokens of the call; set it before the end if they are known.
+        usage: the call's tokens; set it before the slot is released, if known.
     """
 
     __slots__ = (
@@ -89,31 +89,31 @@ class Slot:
         self._job = job
         self._stage = stage
         self._timeout_s = timeout_s
-        self._loop = loop  # whose threads this call may be in
-        self._ticket = 0  # from the moment it is asked for
-        # While it has a ticket: what gives that back if this object dies. Taking it out is atomic.
+        self._loop = loop  # the call may run in a thread of this loop's executor
+        self._ticket = 0  # 0 before the request
+        # From request to release, one element: it releases the ticket if this object dies. `pop` is atomic.
         self._held: list[HolderDied] = []
         self._used = False
-        self._taken_over = False  # acquired by another one, and not entered yet
+        self._taken_over = False  # acquired by another Slot, not entered yet
         self._mark: Token[HolderDied | None] | None = None
-        self._reader: object = _ANYONE  # who can read on, while a stream is open and its reader does not
+        self._reader: object = _ANYONE  # the only task or thread that can read the open stream
         self._waiter: Waiter | None = None
-        self._refusal: Exception | None = None  # it need not wait any longer
+        self._refusal: Exception | None = None  # the error that ends the wait
         self._since = 0.0
 
     @property
     def held(self) -> bool:
-        """Whether the call is inside its slot now."""
+        """Whether the call has a ticket that is not released."""
         return bool(self._held)
 
-    # -- plain verbs, for calls that are not one block (streams) -----------------------
+    # -- acquire and release, for calls that are not one block (streams) ---------------
 
     def acquire(self) -> None:
-        """Block this thread until the slot is there.
+        """Block this thread until the slot is granted.
 
         Raises:
-            QueueTimeoutError: the wait was longer than the scheduler allows.
-            CallCancelledError: the run that the call belongs to was stopped meanwhile.
+            QueueTimeoutError: the wait exceeded the scheduler's `queue_timeout_s`.
+            CallCancelledError: the call's run was stopped.
             SchedulerClosedError: the scheduler is closed.
         """
         if self._taken_over:
@@ -132,7 +132,7 @@ class Slot:
             raise
 
     async def aacquire(self) -> None:
-        """Await the slot. Raises what `acquire` does."""
+        """Await the slot. Raises the same errors as `acquire`."""
         if self._rides():
             return
         forced = False
@@ -151,16 +151,16 @@ class Slot:
             raise
 
     def _ask(self, stage: StageRun | None, forced: bool) -> bool:
-        """Ask for the slot; whether it is there at once."""
+        """Request the slot; return whether it was granted at once."""
         driver = self._driver
-        # The ticket has its name first: it can be abandoned even if an interrupt hits the request.
+        # The ticket exists before the request, so an interrupted request can be abandoned.
         ticket = self._ticket = driver.new_ticket()
         self._held.append(driver.watch(self, ticket))
         run = None if stage is None else stage.number
         return driver.request(ticket, self._backend, self._stage, self._job, forced, run)
 
     def _block(self, stage: StageRun | None) -> None:
-        """Block until the slot is there."""
+        """Block until the slot is granted."""
         driver, ticket, waiter = self._driver, self._ticket, ThreadWaiter()
         self._since = time.monotonic()
         with nullcontext() if stage is None else stage.wait(self):
@@ -176,7 +176,7 @@ class Slot:
                 driver.told(ticket)
 
     async def _await(self, stage: StageRun | None) -> None:
-        """Await until the slot is there."""
+        """Await the grant of the slot."""
         driver, ticket, waiter = self._driver, self._ticket, LoopWaiter()
         self._since = time.monotonic()
         try:
@@ -191,16 +191,16 @@ class Slot:
             driver.told(ticket)
 
     def _wait_with(self, waiter: Waiter) -> None:
-        # First put up, then look: so either this or `dismiss` sees the other.
+        # Publish the waiter before the check: then either the check or a concurrent `dismiss` sees the other.
         self._waiter = waiter
         self._driver.register(self._ticket, waiter)
         if self._refusal is not None:
             self.dismiss()
 
     def _abandon(self) -> None:
-        """Nobody wants the slot any more; if it is there already, it goes back."""
+        """Withdraw the request, or release the slot if it was granted."""
         self._driver.release(self._ticket, Outcome.CANCELLED)
-        self._driver.told(self._ticket)  # once more: an interrupt may have come before
+        self._driver.told(self._ticket)  # repeated: an interrupt may have skipped the first call
         self._held.clear()
 
     def _give_up(self) -> NoReturn:
@@ -208,7 +208,7 @@ class Slot:
         raise timed_out(self._ticket, now, time.monotonic() - self._since)
 
     def dismiss(self) -> None:
-        """End the wait for the slot with an error; nothing happens if it is over."""
+        """End the wait for the slot with an error; do nothing if it is over."""
         self._refusal = CallCancelledError("the run was stopped while this call waited for a slot")
         waiter = self._waiter
         if waiter is not None:
@@ -222,7 +222,7 @@ class Slot:
         return riding()
 
     def release(self, outcome: Outcome = Outcome.FINISHED, failure: Failure | None = None) -> None:
-        """Give the slot back, if there is one to give back; `failure` says why the attempt failed."""
+        """Release the slot, if there is one; `failure` says why the attempt failed."""
         try:
             died = self._held.pop()
         except IndexError:
@@ -230,18 +230,18 @@ class Slot:
         self._driver.release(died.ticket, outcome, self.usage, failure)
 
     def __del__(self) -> None:
-        # Asynchronous generators that outlive their event loop are dropped without their `finally`.
+        # Asynchronous generators that outlive their event loop are collected without running `finally`.
         try:
             if self._held:
                 self.release(Outcome.CANCELLED)
         except AttributeError:
-            pass  # it was broken off before it was made
+            pass  # `__init__` was interrupted
 
     def take_over(self) -> Slot | None:
-        """What this one holds, as a slot of the caller; None if it holds nothing any more.
+        """Transfer the ticket to a new Slot of the caller; return None if there is no ticket.
 
-        A coroutine can be cancelled while the thread that does its work cannot be stopped. So the
-        thread takes the slot over, and holds it as long as its request is really in flight.
+        Cancelling a coroutine does not stop the thread that does its work. The thread therefore takes the
+        slot over, and holds it while its request is in flight.
         """
         try:
             died = self._held.pop()
@@ -253,38 +253,38 @@ class Slot:
         slot._held.append(self._driver.watch(slot, died.ticket))
         return slot
 
-    # -- marks: what the running code, and the tasks and threads that it starts, may know --
+    # -- marks: context variables of the running code, its tasks and its threads -------
 
     def inside(self) -> Mark[HolderDied | None]:
-        """In the block the running code is inside this slot, and its calls need none of their own."""
+        """Mark the code in the block as inside this slot, so that its calls take no other slot."""
         return Mark(HELD, self._held[0] if self._held else HELD.get())
 
     def pause(self) -> Mark[tuple[Slot, ...]]:
-        """In the block a stream's consumer has the floor, while its request is still in flight."""
+        """Mark the code in the block as the stream's consumer. The request is still in flight."""
         return Mark(PAUSED, (*PAUSED.get(), self))
 
     def leave_open(self) -> None:
-        """A stream is handed to the running code, which alone can read it to its end."""
+        """Mark the running code as the only one that can read the open stream to its end."""
         self._reader = _me()
         PAUSED.set((*(slot for slot in PAUSED.get() if slot.held), self))
 
     def needs(self, reader: object) -> bool:
-        """Whether only `reader` (a task or a thread) can bring this call to its end, by reading on."""
+        """Return whether this call ends only if `reader` (a task or a thread) reads its stream."""
         return self.held and self._reader in (_ANYONE, reader)
 
     def close(self) -> None:
-        """The stream is about to be closed: whoever waits for this slot need not read on."""
+        """Record that the stream is being closed: the slot is released without further reading."""
         self._reader = None
 
     def offer(self) -> Mark[Slot | None]:
-        """In the block, a thread that is started may `take_over` the slot: `offered()` gives it there."""
+        """Let a thread that is started in the block take the slot over, by `offered()`."""
         return Mark(OFFERED, self)
 
     # -- context managers --------------------------------------------------------------
 
     def __enter__(self) -> Self:
         if self._used and not self._taken_over:
-            raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
+            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
         try:
             self.acquire()
             self._mark = HELD.set(self._held[0]) if self._held else None
@@ -295,7 +295,7 @@ class Slot:
 
     async def __aenter__(self) -> Self:
         if self._used and not self._taken_over:
-            raise RuntimeError(_USED)  # what the first use holds is not this one's to give back
+            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
         try:
             await self.aacquire()
             self._mark = HELD.set(self._held[0]) if self._held else None
@@ -308,11 +308,11 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            mark, self._mark = self._mark, None  # the two know each other
+            mark, self._mark = self._mark, None  # the token may reference this slot through its context
             if mark is not None:
                 unmark(HELD, mark)
             self.release(outcome_of(error))
-        except BaseException:  # whoever keeps this exception keeps this object alive, so it tries once more
+        except BaseException:  # release again: the exception's traceback keeps this object alive
             self._abandon()
             raise
 
@@ -330,22 +330,23 @@ class Slot:
 
 
 def offered() -> Slot | None:
-    """The slot that whoever started this thread has acquired for it, if it has not been taken over yet."""
+    """Take over the slot that was acquired for this thread; None if there is none left."""
     slot = OFFERED.get()
     return None if slot is None else slot.take_over()
 
 
 def _blocks_itself() -> bool:
-    """Whether the code that asks holds a slot already, by a stream that it has stopped reading to ask.
+    """Return whether the calling code holds a slot through an open stream that it is not reading.
 
-    Only reading on would free that slot, and who waits here cannot read on: it goes over the capacity.
+    Only reading the stream frees that slot, and waiting code cannot read it. The new call therefore proceeds
+    over the limit.
     """
     paused = PAUSED.get()
     return bool(paused) and any(slot.needs(_me()) for slot in paused)
 
 
 def _me() -> object:
-    """The running task, or the thread if there is none."""
+    """Return the running task, or the thread's id outside any task."""
     try:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:
@@ -353,7 +354,7 @@ def _me() -> object:
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
-    """How something ended that left with `error`, or with none."""
+    """Return the outcome of a block that ended with `error`, or with None."""
     if error is None:
         return Outcome.FINISHED
     return Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
@@ -371,8 +372,8 @@ def _on_event_loop() -> bool:
     if not _warned:
         _warned = True
         logger.warning(
-            "a synchronous model call on an event loop's thread cannot wait without stopping the loop: "
-            "it goes ahead over the backend's slots (said once). Use `await model.ainvoke(...)`, or make "
+            "a synchronous model call on an event loop's thread cannot wait without blocking the loop: "
+            "it goes ahead over the backend's slots (logged once). Use `await model.ainvoke(...)`, or make "
             "the node a plain `def`, so that LangGraph runs it in a thread"
         )
     return True

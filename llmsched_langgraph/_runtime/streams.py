@@ -1,4 +1,4 @@
-"""Knows iterators that own a slot: from the first item asked for until exhausted, closed or dropped.
+"""Wraps iterators that hold a slot from the first item until they are exhausted, closed or collected.
 
 Does not know what the items are.
 """
@@ -16,23 +16,23 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Meter(Protocol[T_contra]):
-    """Watches the items go by, and says at the end what the call used."""
+    """Counts the tokens of a call from the items of its stream."""
 
     def see(self, item: T_contra, /) -> None:
-        """Take in one item."""
+        """Process one item."""
 
     def usage(self) -> Usage:
-        """The call's tokens so far."""
+        """Return the call's tokens so far."""
 
 
 def hold(slot: Slot, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Iterator[T]:
-    """Iterate over `start()` inside `slot`; `meter` sees every item before it is handed on."""
+    """Iterate over `start()` inside `slot`; `meter` sees each item before the consumer."""
     slot.acquire()
     outcome = Outcome.FINISHED
     items: Iterator[T] | None = None
     try:
         while True:
-            # The mark is set for each step only: a generator shares its consumer's context.
+            # Set the mark for one step at a time: a generator shares its consumer's context.
             with slot.inside():
                 try:
                     items = iter(start()) if items is None else items
@@ -56,7 +56,7 @@ def hold(slot: Slot, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
 
 
 async def ahold(slot: Slot, start: Callable[[], AsyncIterator[T]], meter: Meter[T]) -> AsyncIterator[T]:
-    """Like `hold`, for asynchronous iterators."""
+    """Do the same as `hold` for an asynchronous iterator."""
     await slot.aacquire()
     outcome = Outcome.FINISHED
     items: AsyncIterator[T] | None = None

@@ -1,18 +1,18 @@
-"""Knows how a thread of an event loop's own pool waits without taking the place of another.
+"""Lets a thread of an event loop's default executor wait without reducing the executor's capacity.
 
-Does not know what is waited for.
+Does not know what the thread waits for.
 
 LangGraph runs the synchronous nodes of asynchronous graphs in the loop's default executor: a few
-threads for the whole process, which also resolve host names for every HTTP client. If calls that wait
-for a slot filled them, the one call that holds the slot could need such a thread, and all would wait
-for ever. So a waiting thread lends the pool one more, for as long as it waits.
+threads for the whole process, which also resolve host names for every HTTP client. If waiting calls
+occupied all of them, a call that holds a slot could need such a thread, and the process would deadlock.
+A waiting thread therefore lends the pool one more thread while it waits.
 
-Which pool that is, asyncio's loops say. uvloop's do not: there a first small task, put into the pool
-before anything that could wait, finds out what pool it runs in.
+asyncio's loops have an attribute for their pool. uvloop's loops do not: there a first task, submitted
+before any task that could wait, finds the pool from the thread in which it runs.
 
 Private names of the standard library used: `_default_executor` of an event loop; `_threads`,
 `_max_workers`, `_idle_semaphore` and `_shutdown_lock` of a ThreadPoolExecutor; `_args` of its threads.
-Without them, waiting threads simply take their places.
+If one is missing, a waiting thread occupies its place in the pool.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 
 _lock = threading.Lock()
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Future[Any]] = weakref.WeakKeyDictionary()
-"""The own pool of each loop that does not say, or will be in a moment."""
+"""The pool of each loop without the attribute, as a future that `learn_pool` completes."""
 
 
 def learn_pool(loop: asyncio.AbstractEventLoop) -> None:
-    """Find out which pool is `loop`'s own. Call it on the loop, before its threads wait for anything."""
+    """Find the default executor of `loop`. Call it on the loop, before any of its threads waits."""
     if hasattr(loop, "_default_executor"):
         return
     with _lock:
@@ -45,7 +45,7 @@ def learn_pool(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _pool_of_this_thread() -> Any:
-    # A thread keeps its arguments while it runs; a pool's threads have a weak reference to the pool first.
+    # A running thread keeps its `_args`; in a pool's thread, the first is a weak reference to the pool.
     arguments = getattr(threading.current_thread(), "_args", None)
     reference = arguments[0] if arguments else None
     return reference() if isinstance(reference, weakref.ref) else None
@@ -57,7 +57,7 @@ def _pool(loop: asyncio.AbstractEventLoop | None) -> Any:
     with _lock:
         found = _pools.get(loop)
     try:
-        # Pools are first in, first out: `learn_pool`'s task was taken up before whatever calls this.
+        # Pools are FIFO: the task of `learn_pool` started before the task that calls this.
         return None if found is None else found.result(timeout=1)
     except TimeoutError:
         return None
@@ -65,7 +65,7 @@ def _pool(loop: asyncio.AbstractEventLoop | None) -> Any:
 
 @contextmanager
 def stepping_aside(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
-    """Wait inside the block; if this thread is one of `loop`'s own pool, the pool has one more meanwhile."""
+    """Add one thread to `loop`'s pool during the block, if this thread is one of the pool."""
     pool = _pool(loop)
     if not isinstance(pool, ThreadPoolExecutor) or not _runs_in(pool):
         yield
@@ -80,7 +80,7 @@ def stepping_aside(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
 
 def _runs_in(pool: ThreadPoolExecutor) -> bool:
     try:
-        # A thread is put on the list just after it was started, under this lock.
+        # A pool adds a thread to `_threads` just after the start, under this lock.
         with pool._shutdown_lock:
             known = hasattr(pool, "_max_workers") and hasattr(pool, "_idle_semaphore")
             return known and threading.current_thread() in pool._threads
@@ -89,19 +89,19 @@ def _runs_in(pool: ThreadPoolExecutor) -> bool:
 
 
 def _lend(pool: ThreadPoolExecutor) -> None:
-    """Let the pool have one more thread, and make it start one for what is queued already."""
+    """Raise the pool's limit by one thread, and start a thread for tasks that are already queued."""
     with _lock:
         pool._max_workers += 1
-        # Submitting starts a thread, unless the pool believes that one is idle. It counts threads that
-        # went on to the next task as idle, so its count can be too high by any number: take it to zero.
+        # `submit` starts a thread only if no thread counts as idle. Threads that continued with another
+        # task still count, so the count can be too high by any number: reduce it to zero.
         while pool._idle_semaphore.acquire(blocking=False):
             pass
         try:
-            # Should a thread finish a task just now, none is started. That one is free then, and if it
-            # comes here as well, it has to wait for the lock and starts its own.
+            # If a thread finishes a task just now, `submit` starts none, but that thread is free. If it
+            # then waits for a slot too, it acquires this lock afterwards and starts another thread.
             pool.submit(_nothing)
         except RuntimeError:
-            pass  # the pool is shutting down: nothing will be queued that could need a thread
+            pass  # the pool is shutting down: no task will be queued that could need a thread
 
 
 def _nothing() -> None:

@@ -1,7 +1,7 @@
-"""Knows how a driver is woken when time alone matters, or when an interrupt broke a wake-up off: by a thread.
+"""Wakes a driver from a thread: at a given time, or after an interrupt aborted a wake-up.
 
-Does not know what is done then. No signal handler ever runs in a thread that is not the main one, so whatever
-an interrupt kept the main thread from doing is done here. The thread is there only while a call waits.
+Does not know what the driver then does. Signal handlers run only in the main thread, so this thread completes
+the work that an interrupt aborted there. The thread exists only while the driver needs it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Protocol
 logger = logging.getLogger("llmsched_langgraph")
 
 BEAT_S = 0.5
-"""Seconds between two looks, at most, while a call waits: how long an interrupt can delay a wake-up."""
+"""Maximum seconds between two ticks while a call waits: an interrupt delays a wake-up by at most this."""
 
 IDLE_BEATS = 4
-"""Looks without a call that waits, after which the thread ends."""
+"""Number of consecutive ticks without need after which the thread ends."""
 
 
 class Timed(Protocol):
-    """What is woken."""
+    """An object that a timer wakes."""
 
     def tick(self) -> float | None:
-        """Look again; seconds until the next look, at most, or None if no call waits and no time matters."""
+        """Do the pending work; return the maximum seconds until the next tick, None if none is needed."""
 
 
 class Timer:
-    """One thread that calls `tick` again and again while that gives a number. It keeps nothing alive."""
+    """A thread that calls `tick` while it returns a number. It holds weak references only."""
 
     def __init__(self, timed: Timed) -> None:
         self._timed = weakref.ref(timed)
@@ -39,7 +39,7 @@ class Timer:
         self._thread: threading.Thread | None = None
 
     def within(self, seconds: float) -> None:
-        """See to it that `tick` is called within so many seconds. Legal from anywhere; never blocks."""
+        """Have `tick` called within `seconds`, at most `BEAT_S`. Legal in any context; never blocks."""
         thread = self._thread
         if thread is None or not thread.is_alive():
             self._start()
@@ -47,11 +47,11 @@ class Timer:
             try:
                 self._alarm.release()
             except RuntimeError:
-                pass  # it rings already
+                pass  # already released
 
     def _start(self) -> None:
         if not self._starting.locked():
-            # On one line: then no interrupt can keep the lock.
+            # One line: an interrupt between two lines could leave the lock held.
             with self._starting: self._start_one()  # noqa: E701  # fmt: skip
 
     def _start_one(self) -> None:
@@ -64,14 +64,14 @@ class Timer:
             self._thread = thread
             thread.start()
         except RuntimeError:
-            self._thread = None  # the interpreter is going down
+            self._thread = None  # the interpreter is shutting down
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until it rings. For its own thread."""
+        """Wait until the alarm, at most `seconds`. Only for the timer's thread."""
         self._alarm.acquire(timeout=max(seconds, 0.0))
 
     def leave(self, thread: threading.Thread | None) -> None:
-        """Its thread is about to end, or stays after all. For that thread."""
+        """Set the timer's thread; None before it ends. Only for that thread."""
         self._thread = thread
 
 
@@ -83,7 +83,7 @@ def _run(timer: weakref.ref[Timer], timed: weakref.ref[Timed]) -> None:
             return
         due_s = _tick(it)
         if due_s is None and idle >= IDLE_BEATS:
-            # The next one who needs it starts another thread; who needed it before that is seen now.
+            # From here on, `within` starts another thread. One more tick covers earlier calls of it.
             clock.leave(None)
             due_s = _tick(it)
             if due_s is None:
@@ -100,6 +100,6 @@ def _tick(timed: Timed) -> float | None:
     try:
         return timed.tick()
     except BaseException:
-        # A policy or an observer may leave by anything. Those who wait depend on this thread.
-        logger.exception("a look at the calls that wait was broken off; there will be another one")
+        # A policy or an observer may raise any exception. Waiting calls depend on this thread.
+        logger.exception("a check of the waiting calls failed; the timer repeats it")
         return BEAT_S

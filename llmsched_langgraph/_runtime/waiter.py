@@ -1,6 +1,6 @@
-"""Knows how one waiting call is woken: a thread by an event, a coroutine through its own loop.
+"""Wakes one waiting call: a thread through a lock, a coroutine through its event loop.
 
-Does not know slots or order.
+Does not know slots or the order of service.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from _thread import allocate_lock
 from typing import Protocol
 
 _FOR_EVER_S = 10 * 365 * 24 * 3600.0
-"""Longer than any call waits, and short enough for every event loop's timers."""
+"""Ten years: longer than any wait, and a valid timer delay on every event loop."""
 
 
 class Waiter(Protocol):
-    """What waits for a slot. `wake` may come from any thread, before or during the wait, and often."""
+    """A call that waits for a slot. `wake` is legal in any thread, before and during the wait; idempotent."""
 
     @property
     def error(self) -> Exception | None:
-        """What it was refused with, if it was."""
+        """The error that it must raise; None if it was not refused."""
 
     def refuse(self, error: Exception) -> None:
-        """Its ticket is being dismissed: let it raise `error` when it is woken and has no slot."""
+        """Store the error to raise when it is woken without a slot. The caller then dismisses the ticket."""
 
     def wake(self) -> bool:
-        """Have it look at its ticket. False: nobody is there any more."""
+        """Make it check its ticket; return False if it cannot be woken any more."""
 
 
 class ThreadWaiter:
@@ -48,20 +48,20 @@ class ThreadWaiter:
         try:
             self._baton.release()
         except RuntimeError:
-            pass  # woken already
+            pass  # already woken
         return True
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Block until woken; False if `timeout_s` seconds went by first."""
+        """Block until woken; return False after `timeout_s` seconds (None: no limit)."""
         return self._baton.acquire(timeout=-1 if timeout_s is None else timeout_s)
 
 
 class LoopWaiter:
-    """A coroutine that awaits until it is woken, on whichever loop it runs.
+    """A coroutine that waits on its event loop until it is woken.
 
-    While it waits its loop keeps it, by a timer, and nobody else should: `waker` is what others may hold.
-    A loop that is closed under its runs forgets its timers, so those runs can be collected, and their
-    calls that hold slots give them back. A strong reference from elsewhere would keep them for ever.
+    While it waits, a timer of the loop keeps it alive. Other objects must hold only its `waker`. A loop that
+    is closed while runs are active drops its timers. The runs can then be collected, and their calls release
+    their slots; a strong reference from elsewhere would prevent that.
     """
 
     __slots__ = ("__weakref__", "_future", "_keeper", "_loop", "_thread", "error")
@@ -74,11 +74,11 @@ class LoopWaiter:
         self.error: Exception | None = None
 
     def waker(self) -> Waiter:
-        """What wakes it, without keeping it."""
+        """Return an object that wakes it through a weak reference."""
         return _Waker(weakref.ref(self))
 
     def done(self) -> None:
-        """Nobody waits here any more."""
+        """Cancel the timer that keeps it alive: the wait is over."""
         self._keeper.cancel()
 
     def refuse(self, error: Exception) -> None:
@@ -86,10 +86,10 @@ class LoopWaiter:
         self.error = error
 
     def wake(self) -> bool:
-        """See `Waiter.wake`. A loop that is closed has nobody left to wake."""
+        """See `Waiter.wake`. Return False if the loop is closed."""
         try:
             if threading.get_ident() == self._thread:
-                # Settling calls loop.call_soon, which a closed loop refuses like the branch below.
+                # `_settle` may call `loop.call_soon`. On a closed loop it raises, as in the branch below.
                 self._settle()
             else:
                 self._loop.call_soon_threadsafe(self._settle)
@@ -102,20 +102,20 @@ class LoopWaiter:
             self._future.set_result(None)
 
     async def wait(self, timeout_s: float | None) -> bool:
-        """Await until woken; False if `timeout_s` seconds went by first."""
+        """Wait until woken; return False after `timeout_s` seconds (None: no limit)."""
         if timeout_s is None:
             await self._future
         else:
-            # asyncio.wait, unlike wait_for, cannot lose a wake-up that comes with the timeout.
+            # asyncio.wait, unlike wait_for, cannot lose a wake-up that coincides with the timeout.
             await asyncio.wait([self._future], timeout=timeout_s)
             if not self._future.done():
                 return False
-        self._future = self._loop.create_future()  # for the next one
+        self._future = self._loop.create_future()  # for the next wait
         return True
 
 
 class _Waker:
-    """Wakes a `LoopWaiter` without keeping it."""
+    """Wakes a `LoopWaiter` through a weak reference."""
 
     __slots__ = ("_waiter",)
 

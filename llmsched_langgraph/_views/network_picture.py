@@ -125,7 +125,7 @@ class _Sheet:
             yield Box(x, y - 9, 26, 18, fill, stroke, 3 if other else 9, other)
             yield Words(x + 34, y + 4, words, size=11, color="#455a64")
             x += 60 + len(words) * 6.2
-        yield Words(x, y + 4, "arrow: the one tells of the other", size=11, color="#455a64")
+        yield Words(x, y + 4, "arrow: direct dependence", size=11, color="#455a64")
 
     def _colours(self, column: Column) -> tuple[str, str]:
         if not column.counts:

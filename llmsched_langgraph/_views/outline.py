@@ -29,7 +29,7 @@ def outline(application: Application) -> str:
     for number, (loop, rounds) in enumerate(zip(application.loops, application.rounds, strict=True), 1):
         lines += [
             "",
-            f"  loop {number}: {' -> '.join(loop)} -> again ({rounds} rounds told apart, and the rest)",
+            f"  loop {number}: {' -> '.join(loop)} -> again ({rounds} rounds, then a tail)",
         ]
     lines += ["", f"  {len(application.nodes)} nodes, unrolled into {len(application.stages)} stages"]
     return "\n".join(lines)

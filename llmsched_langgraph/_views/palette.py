@@ -16,5 +16,5 @@ REFERENCE = "#424242"
 """Colour of the clairvoyant reference."""
 QUIET = "#b0bec5"
 """Colour of the other policies in figures that print each policy's name beside it."""
-TOLD_APART = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#882255", "#999933")
+SERIES_COLOURS = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#882255", "#999933")
 """Colours of the other policies in line plots; safe for colour-blind readers."""

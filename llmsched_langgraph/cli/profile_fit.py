@@ -124,7 +124,7 @@ def run_fit(options: argparse.Namespace) -> int:
 def _searches(options: argparse.Namespace, apps: list[str]) -> dict[str, Search | None]:
     """Return the structure searches to compare, by name; None stands for the package's own."""
     from llmsched_langgraph._belief.fit.fitting import tree
-    from llmsched_langgraph._belief.profile.pgmpy_exchange import edges_of, ges, hill_climb, read_bif
+    from llmsched_langgraph._belief.fit.pgmpy_exchange import edges_of, ges, hill_climb, read_bif
 
     asked, score = options.structure, options.score
     every: dict[str, Search | None] = {

@@ -16,7 +16,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llmsched_langgraph._views.palette import FOCUS, QUIET, REFERENCE, TOLD_APART
+from llmsched_langgraph._views.palette import FOCUS, QUIET, REFERENCE, SERIES_COLOURS
 from llmsched_langgraph.lab.bench_table import Entry
 
 _PANEL = 6.2  # inches
@@ -95,9 +95,9 @@ def _looks(result: Mapping[str, Any]) -> dict[str, _Look]:
             found[name] = _Look(bar, {"color": REFERENCE, "linestyle": ":", "linewidth": 2})
         else:
             line = {
-                "color": TOLD_APART[others % len(TOLD_APART)],
+                "color": SERIES_COLOURS[others % len(SERIES_COLOURS)],
                 "marker": _MARKERS[1 + others % (len(_MARKERS) - 1)],
-                "linestyle": _DASHES[others // len(TOLD_APART) % len(_DASHES)],
+                "linestyle": _DASHES[others // len(SERIES_COLOURS) % len(_DASHES)],
                 "markersize": max(4, 9 - others),  # under an equal curve, the edge is still seen
             }
             found[name] = _Look({"color": QUIET}, line)
@@ -195,7 +195,7 @@ class _Sheet:
 
     def slowdowns(self) -> Figure:
         """Return the slowdown of each policy by tenth of the jobs, ordered by work."""
-        figure, panels = self._told_apart(
+        figure, panels = self._panels_by_policy(
             "Slowdown by size of the job: who pays?",
             "tenth of the jobs by work, 1 has the least",
             "slowdown (JCT / critical path), log scale",
@@ -211,7 +211,7 @@ class _Sheet:
 
     def over(self, field: str, words: str) -> Figure:
         """Return the mean JCT of each policy, in seconds, over the field that varies."""
-        figure, panels = self._told_apart(
+        figure, panels = self._panels_by_policy(
             f"Mean JCT over {words}",
             words + ", log scale" * (field == "jobs"),
             "mean JCT (s), log scale",
@@ -247,7 +247,7 @@ class _Sheet:
             found.append((axes, [own[0] for own in lines.values()]))
         return figure, found
 
-    def _told_apart(
+    def _panels_by_policy(
         self, title: str, across: str, up: str
     ) -> tuple[Figure, list[tuple[Axes, dict[str, list[Entry]]]]]:
         """Return panels with a curve for each policy."""

@@ -207,7 +207,7 @@ def test_what_a_store_cannot_read_is_told(tmp_path, capsys):
     status, out, err = ran(capsys, "show", tmp_path)
     assert status == 0
     assert out.startswith("fan")
-    assert err.startswith(f"left out: {tmp_path / 'bad.json'}: is no whole JSON document")
+    assert err.startswith(f"left out: {tmp_path / 'bad.json'}: is not a complete JSON document")
     (tmp_path / f"{TEMPLATE.fingerprint}.json").unlink()
     assert str(tmp_path / "bad.json") in refused(capsys, "show", tmp_path)
 
@@ -270,13 +270,13 @@ def test_errors_name_the_thing_and_the_cure(fitted, traces, tmp_path, capsys):
         ("fit", traces, missing / "x.json"): f"OUT {missing / 'x.json'}: No such file or directory",
         ("fit", nothing, tmp_path / "x.json"): "nothing.jsonl",
         ("export", fitted, empty): f"OUT {empty} is a folder",
-        ("import", fitted, tmp_path / "foreign.json"): "foreign.json is no folder; name the folder",
+        ("import", fitted, tmp_path / "foreign.json"): "foreign.json is not a folder; name the folder",
         ("import", missing, empty): f"{missing}: cannot be read",
     }.items():
         assert line in refused(capsys, *words), words
 
 
-def test_applications_of_one_name_are_told_apart(tmp_path, capsys):
+def test_applications_of_one_name_are_panels_by_policy(tmp_path, capsys):
     store = DirectoryStore(tmp_path)
     store.save(profile(range(3)))
     assert "no model was learned of its 3 jobs yet" in refused(

@@ -16,7 +16,6 @@ from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Quantity
 from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
-from llmsched_langgraph._belief.profile.pgmpy_exchange import states_of
 from llmsched_langgraph._jobs.observed import ObservedStage, Part, observed
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.lab.sim.workloads import generate
@@ -81,7 +80,7 @@ def found(profile):
     from pgmpy.causal_discovery import HillClimbSearch
 
     search = HillClimbSearch(scoring_method="bic-d", return_type="dag", max_indegree=3, show_progress=False)
-    return search.fit(states_of(profile, APP)).causal_graph_
+    return search.fit(profile.states(APP)).causal_graph_
 
 
 @pytest.fixture(scope="module", params=[by_hand, found], ids=["by hand", "by hill climbing"])

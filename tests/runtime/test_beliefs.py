@@ -331,8 +331,8 @@ def test_when_runs_change_the_past_is_forgotten(caplog):
         made._background.do()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "runs of 'two' need another amount of work than before: the 60 jobs before the last 30 are "
-        "forgotten, and the rest is learned anew"
+        "the work of runs of 'two' has changed: the 60 jobs before the last 30 are forgotten, and the "
+        "model is learned again"
     )
     own = made.profile.applications[APPLICATION.fingerprint]
     assert len(own.outcomes) == 30

@@ -497,7 +497,7 @@ def test_a_failing_policy_is_logged_once(make_scheduler, caplog):
             scheduler._driver.release(ticket)
         scheduler.statistics()
     (message,) = [record.getMessage() for record in caplog.records]
-    instead = "the jobs it fails for go in order of arrival (said once)"
+    instead = "the jobs it fails for get order 0, ties by arrival (logged once)"
     assert message == f"policy 'failing' failed; {instead}: KeyError('another bug')"
     failures = [entry.detail for entry in scheduler._driver.story() if entry.kind == "PolicyFailed"]
     assert {type(failure) for failure in failures} == {KeyError, ZeroDivisionError}

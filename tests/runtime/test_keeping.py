@@ -117,7 +117,7 @@ def test_a_store_that_fails_costs_nothing_else(make_scheduler, caplog):
         scheduler.close()
     assert jobs(scheduler) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"a profile could not be {what}, and scheduling goes on without it (said once): "
+        f"a profile could not be {what}; scheduling continues without it (logged once): "
         "ConnectionError('no database')"
         for what in ("read", "saved")
     ]

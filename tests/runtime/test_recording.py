@@ -300,7 +300,7 @@ def test_a_disk_that_fails_is_told_once_and_costs_nothing_else(make_scheduler, t
         scheduler.close()
     assert scheduler.statistics().jobs_ended == 3
     (message,) = [each.getMessage() for each in caplog.records]
-    assert message.startswith(f"jobs could not be recorded to {path}, and scheduling goes on without that")
+    assert message.startswith(f"jobs could not be recorded to {path}; scheduling continues without them")
 
 
 def test_a_line_that_could_not_be_finished_takes_no_other_with_it(tmp_path, monkeypatch, caplog):

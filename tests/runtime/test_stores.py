@@ -90,7 +90,7 @@ def test_a_save_merges(store):
         (lambda data: data.clear(), "format: is missing"),
         (
             lambda data: data.update(application_profile_to_json(other_profile())),
-            f"application.fingerprint: must be '{FAN}', by which it is stored",
+            f"application.fingerprint: must be '{FAN}' to match its file name or key",
         ),
     ],
     ids=["newer", "foreign", "damaged", "empty", "renamed"],
@@ -116,9 +116,9 @@ def test_what_cannot_be_read_stays(store, change, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "is no whole JSON document: Expecting value at line 1, column 1"),
-        (b'{"format": "llms', "is no whole JSON document: Unterminated string"),
-        (b"\xff\xfe", "is no UTF-8 text"),
+        (b"", "is not a complete JSON document: Expecting value at line 1, column 1"),
+        (b'{"format": "llms', "is not a complete JSON document: Unterminated string"),
+        (b"\xff\xfe", "is not UTF-8 text"),
         (b"NaN", "NaN is not valid JSON"),
         (b"[" * 100_000, "recursion"),
         (b"9" * 5_000, "integer string conversion"),
@@ -143,7 +143,7 @@ def test_a_truncated_file_is_an_error_wherever_it_ends(tmp_path):
     whole = path.read_bytes()
     for end in range(0, len(whole), 97):
         path.write_bytes(whole[:end])
-        with pytest.raises(InvalidDataError, match="is no whole JSON document"):
+        with pytest.raises(InvalidDataError, match="is not a complete JSON document"):
             store.load_one(FAN)
 
 
@@ -297,7 +297,7 @@ def test_what_a_store_can_be(tmp_path):
         with pytest.raises(ConfigurationError, match="not in " + str(given).replace("{}", r"\{\}")[:8]):
             as_store(given)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="file is no folder; name the folder"):
+    with pytest.raises(ConfigurationError, match="file is not a folder; name the folder"):
         as_store(tmp_path / "file")
 
 

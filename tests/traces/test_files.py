@@ -103,7 +103,7 @@ def test_the_same_jobs_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 
 
-def test_derived_numbers_are_told_apart_after_a_round_trip(tmp_path):
+def test_derived_numbers_are_panels_by_policy_after_a_round_trip(tmp_path):
     both = Derived.PROMPT | Derived.SECONDS
     calls = (
         EndedCall(1, 2, 3.0, derived=both),

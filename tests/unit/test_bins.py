@@ -19,7 +19,6 @@ def test_bins_hold_equally_many():
     assert bins.absent == 1
     assert bins.states == 4
     assert [bins.index(x) for x in (None, 0, 4.47, 4.48, 8.4, 8.5, 1e9)] == [0, 1, 1, 2, 2, 3, 3]
-    assert bins.indices([None, 12]) == [0, 3]
     assert bins.means.tolist() == [0.0, 2.5, 6.5, 10.5]
     assert bins.range == (0.0, 12.0)
     assert Bins.fit(TWELVE, 3).range == (1.0, 12.0)

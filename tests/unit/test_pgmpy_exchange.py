@@ -13,6 +13,13 @@ from support.profiles import TEMPLATE, profile
 
 from llmsched_langgraph._belief.fit.fitting import fitted
 from llmsched_langgraph._belief.fit.models import Lessons, learn
+from llmsched_langgraph._belief.fit.pgmpy_exchange import (
+    edges_of,
+    ges,
+    hill_climb,
+    read_bif,
+    state_names,
+)
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity
@@ -20,14 +27,6 @@ from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.network.network import independent
 from llmsched_langgraph._belief.profile.merging import merged, profile_of, taught_by
-from llmsched_langgraph._belief.profile.pgmpy_exchange import (
-    edges_of,
-    ges,
-    hill_climb,
-    read_bif,
-    state_names,
-    states_of,
-)
 from llmsched_langgraph._belief.profile.profile import History, Profile
 from llmsched_langgraph._belief.profile.serialization import profile_from_json, profile_to_json
 from llmsched_langgraph._jobs.observed import Unit, observed
@@ -117,7 +116,7 @@ def test_states_say_what_was_seen():
 
 def test_the_jobs_come_out_as_states(fan):
     """One row a remembered job, categorical with all states, so that pgmpy can learn from them."""
-    frame, model = states_of(fan, "fan"), fan.applications[FAN].model
+    frame, model = fan.states("fan"), fan.applications[FAN].model
     assert list(frame.columns) == list(model.network.names)
     assert len(frame) == 60
     for name in frame.columns:
@@ -468,7 +467,7 @@ def test_ges(fan, score):
 
 def test_a_search_that_goes_in_circles_is_given_up(fan, monkeypatch):
     """pgmpy's GES does, on some data."""
-    monkeypatch.setattr("llmsched_langgraph._belief.profile.pgmpy_exchange.MOST_SCORES", 0.01)
+    monkeypatch.setattr("llmsched_langgraph._belief.fit.pgmpy_exchange.MOST_SCORES", 0.01)
     with pytest.raises(InvalidDataError, match="does not converge: stopped after"):
         ges("bdeu")(lessons(fan))
 

@@ -101,16 +101,6 @@ def test_what_was_before_a_change_can_be_forgotten(observed):
     assert profile.applications["x"] is own
 
 
-@pytest.mark.parametrize(
-    ("received_s", "beyond_s"),
-    [(0.0, (1.0, 6.0, 6.0, 9.0)), (1.0, (6.0, 6.0, 9.0)), (6.0, (9.0,)), (8.9, (9.0,)), (9.0, ())],
-)
-def test_jobs_that_needed_more(observed, received_s, beyond_s):
-    """Strictly more: one that needs no more than was received would have ended."""
-    own = observed(*[("x", ("s", work_s)) for work_s in (6.0, 1.0, 9.0, 6.0)]).applications["x"]
-    assert own.beyond_s(received_s) == beyond_s
-
-
 def test_the_template_is_what_runs_showed(observed):
     """How often a loop went round, and what a node called, is known for the next job's template."""
     runs = [(path, occurrence, 1.0) for occurrence in range(1, 6) for path in ("think", "act")]

@@ -260,7 +260,7 @@ def test_calls_whose_stage_nobody_saw_stand_by_their_own_names(run):
     assert direct.stages[0].calls[0].output_tokens is None
 
 
-def test_graphs_without_a_name_are_told_apart(run):
+def test_graphs_without_a_name_are_panels_by_policy(run):
     """By their fingerprints; others go by the names that their authors gave."""
     names = set()
     for node in ("a", "b"):

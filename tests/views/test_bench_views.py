@@ -81,7 +81,7 @@ def test_what_is_drawn(seeds):
     assert lines["fcfs"].get_xdata().tolist() == [0.7, 0.9]
 
 
-def test_policies_are_told_apart():
+def test_policies_are_panels_by_policy():
     """However many there are, no two curves look alike."""
     many = {"llmsched": 1.0, "clairvoyant": 1.0, **{f"p{n}": 1.0 for n in range(20)}}
     drawn = dict(figures(compared(1, jobs=(3,), policies=many)))

@@ -10,18 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import exp, log
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from llmsched_langgraph._belief.model import gittins
-from llmsched_langgraph._belief.model.bins import ABSENT
+from llmsched_langgraph._belief.model.bins import ABSENT, Bins
+from llmsched_langgraph._belief.model.columns import Column
 from llmsched_langgraph._belief.model.evidence import PRIOR_RUNS, Begun, JobEvidence
 from llmsched_langgraph._belief.model.total import Posterior, SoftEvidence
+from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph._jobs.stages import StageOccurrence
-
-if TYPE_CHECKING:
-    from llmsched_langgraph._belief.model.model import ApplicationModel
 
 LEVELS = tuple(round(step / 20, 6) for step in range(1, 20))
 """Levels of a belief's quantiles: 0.05, 0.10, ..., 0.95."""
@@ -101,6 +100,22 @@ class Expected:
         return max(settled + going * each - received, FLOOR * each * going)
 
 
+class BeliefModel(Protocol):
+    """The members of `ApplicationModel` that a belief reads."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
+    @property
+    def bins(self) -> tuple[Bins, ...]: ...
+    @property
+    def totals(self) -> tuple[int, ...]: ...
+    @property
+    def positive(self) -> Network: ...
+    def column(self, stage: StageOccurrence, tool: str | None = None) -> int | None: ...
+    def known(self, evidence: JobEvidence) -> SoftEvidence: ...
+    def posterior(self, known: SoftEvidence) -> Posterior: ...
+
+
 @dataclass(frozen=True)
 class Belief:
     """The posterior of one job's remaining work. Amounts are in `model.unit`.
@@ -112,7 +127,7 @@ class Belief:
         evidence: the evidence that the belief is conditioned on.
     """
 
-    model: ApplicationModel
+    model: BeliefModel
     evidence: JobEvidence
 
     def __repr__(self) -> str:

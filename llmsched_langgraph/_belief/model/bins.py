@@ -187,10 +187,6 @@ class Bins:
             raise InvalidDataError(f"value: expected a nonnegative number or None, got {value!r}")
         return 1 + bisect_right(self._cuts, value)
 
-    def indices(self, values: Iterable[float | None]) -> list[int]:
-        """Return the states of several values, as `index` does."""
-        return [self.index(value) for value in values]
-
     def place(self, value: float | None) -> tuple[int, float] | None:
         """Return the position of a value relative to its bin's mean: a neighbour bin and a share.
 

@@ -16,7 +16,7 @@ from math import exp, log, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llmsched_langgraph._belief.model.bins import ABSENT, Bins
+from llmsched_langgraph._belief.model.bins import ABSENT, TINY, Bins
 from llmsched_langgraph._belief.network.network import Network
 
 DRAWS = 512
@@ -24,9 +24,6 @@ DRAWS = 512
 
 MAX_FACTOR = 4.0
 """Bound F of `Posterior.factor`, which is clipped to [1 / F, F]."""
-
-TINY = 1e-9
-"""Lower bound of arguments of logarithms."""
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,6 @@ return new ones.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from llmsched_langgraph._belief.fit.calibration import Calibration, Served
 from llmsched_langgraph._belief.fit.drift import RECENT, drifted
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.observed import ObservedJob, nodes_of, observed
+from llmsched_langgraph.errors import InvalidDataError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.model import ApplicationModel
@@ -178,10 +178,6 @@ class ApplicationProfile:
         """The mean total work of a remembered job."""
         return self.history.job.value
 
-    def beyond_s(self, received_s: float) -> tuple[float, ...]:
-        """Return the total work of each remembered job that exceeds `received_s`, ascending."""
-        return self.works_s[bisect_right(self.works_s, received_s) :]
-
     @property
     def drifted(self) -> bool:
         """Whether the work of the latest jobs differs from earlier ones (see `drift.drifted`)."""
@@ -277,9 +273,9 @@ class Profile:
         Raises:
             InvalidDataError: the application is unknown, its name is ambiguous, or it has no model.
         """
-        from llmsched_langgraph._belief.profile.pgmpy_exchange import to_pgmpy
+        from llmsched_langgraph._belief.fit.pgmpy_exchange import to_pgmpy
 
-        return to_pgmpy(self, application)
+        return to_pgmpy(self._modelled(application)[1])
 
     def with_network(self, application: Application | str, network: Any) -> Profile:
         """Return the profile with a pgmpy network as the application's model.
@@ -297,9 +293,43 @@ class Profile:
             InvalidDataError: as `to_pgmpy`; or the network has wrong variables or states, a missing or
                 invalid CPD, a cycle, or a table of more than 2**22 cells. The message names the variable.
         """
-        from llmsched_langgraph._belief.profile.pgmpy_exchange import with_network
+        from llmsched_langgraph._belief.fit.pgmpy_exchange import with_network
 
-        return with_network(self, application, network)
+        own, model = self._modelled(application)
+        given = with_network(own.application, model, own.outcomes, network)
+        return self.having(replace(own, model=given, modelled=own.jobs))
+
+    def states(self, application: Application | str) -> Any:
+        """Return the remembered jobs of an application as a pandas DataFrame of states, for pgmpy's searches.
+
+        One row per job. The columns are the variables of `to_pgmpy`, categorical with all of their states.
+
+        Raises:
+            InvalidDataError: as `to_pgmpy`.
+        """
+        from llmsched_langgraph._belief.fit.pgmpy_exchange import states_of
+
+        own, model = self._modelled(application)
+        return states_of(model, own.outcomes)
+
+    def _modelled(self, application: Application | str) -> tuple[ApplicationProfile, ApplicationModel]:
+        """Return what is known of an application, and its model; see `to_pgmpy` for the errors."""
+        wanted = application if isinstance(application, str) else application.fingerprint
+        known = self.applications.values()
+        found = [own for own in known if wanted == own.application.fingerprint]
+        found = found or [own for own in known if wanted == own.application.name]
+        if len(found) != 1:
+            what = "the name is ambiguous; give a fingerprint"
+            what = what if found else "not in the profile; applications in it"
+            shown = [f"{own.application.name} ({own.application.fingerprint})" for own in found or known]
+            raise InvalidDataError(f"application {wanted!r}: {what}: {', '.join(shown) or 'none'}")
+        own, model = found[0], found[0].model
+        if model is None:
+            raise InvalidDataError(
+                f"{own.application.name}: no model was learned from its {own.jobs} jobs yet; "
+                "run `Scheduler.learn()` or `llmsched profile fit`"
+            )
+        return own, model
 
     def template(self, application: Application) -> Application:
         """Return the application, corrected by the observed behaviour of its nodes."""

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from math import floor, inf
+from math import inf
 
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError
 from llmsched_langgraph.lab.sim.latency import LatencyModel
@@ -62,8 +62,6 @@ class _Request:
     """Value of the decoding line when this request began to decode; infinite before."""
     milestone: int = 1
     """Number of output tokens at the request's next event."""
-    reached: int = 0
-    """The last milestone passed, in tokens."""
 
 
 class BatchingServer:
@@ -240,19 +238,6 @@ class BatchingServer:
         )
         return max(self._now_s, min((*decoding, *prefilling)))
 
-    def tokens_done(self, request_id: Hashable) -> int:
-        """Return the output tokens that a request has completed by the last `now`.
-
-        Raises:
-            KeyError: The request is not in flight.
-        """
-        request = self._requests[request_id]
-        if request.begun_at == inf:
-            return 0
-        # 1e-9 absorbs rounding; the milestones bound the result, so that it agrees with the events.
-        done = floor(self._line_at(self._now_s) - request.begun_at + 1e-9)
-        return max(request.reached, min(done, request.milestone - 1))
-
     def reset_counters(self) -> None:
         """Zero the counters; requests in flight stay, and the peaks start at their present number."""
         self.served = self.cancelled = 0
@@ -339,7 +324,7 @@ class BatchingServer:
 
     def _reach_milestone(self, at_s: float) -> None:
         line, number, request = heappop(self._decoding)
-        tokens = request.reached = request.milestone
+        tokens = request.milestone
         if tokens == 1 or tokens < request.output_tokens:
             self._events.append(Decoded(at_s, request.request_id, tokens))
         if tokens < request.output_tokens:

@@ -22,12 +22,11 @@ from llmsched_langgraph._belief.fit.tables import MAX_PARENTS, k2
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity
 from llmsched_langgraph._belief.network.network import ROUNDING, Network
-from llmsched_langgraph._jobs.observed import Unit
+from llmsched_langgraph._jobs.observed import ObservedJob, Unit
 from llmsched_langgraph.errors import InvalidDataError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.model import ApplicationModel
-    from llmsched_langgraph._belief.profile.profile import ApplicationProfile, Profile
 
 SUM_ERROR = 0.01
 """Maximum deviation of a given sum from 1, as in pgmpy; above `ROUNDING`, it is normalized."""
@@ -38,12 +37,11 @@ MOST_SCORES = 20
 Floats = NDArray[np.float64]
 
 
-def to_pgmpy(profile: Profile, application: Application | str) -> Any:
-    """Implement `Profile.to_pgmpy`."""
+def to_pgmpy(model: ApplicationModel) -> Any:
+    """Return the model's network as a pgmpy `DiscreteBayesianNetwork`; see `Profile.to_pgmpy`."""
     from pgmpy.factors.discrete import TabularCPD  # type: ignore[import-untyped]
     from pgmpy.models import DiscreteBayesianNetwork  # type: ignore[import-untyped]
 
-    model = _model(_known(profile, application))
     network, states = model.network, state_names(model)
     made = DiscreteBayesianNetwork()
     made.add_nodes_from(network.names)
@@ -63,25 +61,11 @@ def to_pgmpy(profile: Profile, application: Application | str) -> Any:
     return made
 
 
-def with_network(profile: Profile, application: Application | str, network: Any) -> Profile:
-    """Implement `Profile.with_network`."""
-    own = _known(profile, application)
-    model = _taken(own, _model(own), network)
-    return profile.having(replace(own, model=model, modelled=own.jobs))
-
-
-def states_of(profile: Profile, application: Application | str) -> Any:
-    """Return the remembered jobs as a pandas DataFrame of states for pgmpy, one row per job.
-
-    The columns are the variables of `Profile.to_pgmpy`, categorical with all of their states.
-
-    Raises:
-        InvalidDataError: as `Profile.to_pgmpy`.
-    """
+def states_of(model: ApplicationModel, jobs: Sequence[ObservedJob]) -> Any:
+    """Return the jobs as a pandas DataFrame of the model's states; see `Profile.states`."""
     import pandas as pd  # type: ignore[import-untyped]
 
-    own = _known(profile, application)
-    lessons, states = Lessons.for_model(_model(own), own.outcomes), state_names(_model(own))
+    lessons, states = Lessons.for_model(model, jobs), state_names(model)
     return pd.DataFrame(
         {
             name: pd.Categorical.from_codes(lessons.rows[:, i], categories=states[name])
@@ -126,48 +110,32 @@ def _counted(column: Column, unit: Unit) -> str:
             return "tokens" if unit is Unit.TOKENS else "s"
 
 
-def _known(profile: Profile, application: Application | str) -> ApplicationProfile:
-    """Return the profile of an application, given as `Application`, fingerprint or name."""
-    wanted = application if isinstance(application, str) else application.fingerprint
-    if wanted in profile.applications:
-        return profile.applications[wanted]
-    known = profile.applications.values()
-    named = [own for own in known if application == own.application.name]
-    if len(named) == 1:
-        return named[0]
-    shown = ", ".join(f"{own.application.name} ({own.application.fingerprint})" for own in named or known)
-    if named:
-        raise InvalidDataError(f"application {wanted!r}: the name is ambiguous; give a fingerprint: {shown}")
-    raise InvalidDataError(
-        f"application {wanted!r}: not in the profile; applications in it: {shown or 'none'}"
-    )
+def with_network(
+    application: Application, model: ApplicationModel, jobs: Sequence[ObservedJob], network: Any
+) -> ApplicationModel:
+    """Return the model with a pgmpy network in place of its own; see `Profile.with_network`.
 
-
-def _model(own: ApplicationProfile) -> ApplicationModel:
-    if own.model is None:
-        raise InvalidDataError(
-            f"{own.application.name}: no model was learned from its {own.jobs} jobs yet; "
-            "run `Scheduler.learn()` or `llmsched profile fit`"
-        )
-    return own.model
-
-
-def _taken(own: ApplicationProfile, model: ApplicationModel, network: Any) -> ApplicationModel:
+    Args:
+        application: the model's application.
+        model: gives the variables and their states.
+        jobs: tables are estimated from them if the network has no CPDs.
+        network: a pgmpy `DiscreteBayesianNetwork` or `DAG`.
+    """
     names = [column.name for column in model.columns]
     parents = parents_in(network, names)
     topological(names, parents)
     cpds = network.get_cpds() if hasattr(network, "get_cpds") else []
-    lessons = Lessons.for_model(model, own.outcomes)
+    lessons = Lessons.for_model(model, jobs)
     if not cpds:
         if not len(lessons.rows):
             raise InvalidDataError(
-                f"{own.application.name}: the network has no CPDs, and the profile has no jobs to "
+                f"{application.name}: the network has no CPDs, and the profile has no jobs to "
                 "estimate them from; add CPDs"
             )
         made = fit_edges(lessons.rows, lessons.cards, names, parents)
-        return lessons.model(own.application, made, given=True)
+        return lessons.model(application, made, given=True)
     made = _with_tables(names, state_names(model), parents, cpds)
-    return replace(lessons.model(own.application, made, given=True), jobs=model.jobs)
+    return replace(lessons.model(application, made, given=True), jobs=model.jobs)
 
 
 def parents_in(network: Any, names: Sequence[str]) -> Parents:
