@@ -29,7 +29,7 @@ NETWORK_JOBS = 20
 """Minimum number of an application's jobs for learning correlations between its stages."""
 
 BATCH = 256
-"""Maximum number of jobs in a batch, due or not; a single call outside any run counts as 1/16 job."""
+"""Jobs in a batch that start learning even if none is due; a call outside any run counts as 1/16 job."""
 
 REST = 20.0
 """Pause after learning, relative to its duration: a learning thread uses less than 5 % of a processor."""
@@ -49,7 +49,7 @@ class Learner:
         publish: receives a new profile and the fingerprints of the applications that changed, in a background
             thread.
         background: creates a background thread from its name and its work.
-        store: where profiles are stored; the learner reads it once and merges its content. None for no store.
+        store: where profiles are stored; their content is merged into the profile. None for no store.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Learner:
                 profile = profile.observe(*(job.record for job in own[-HISTORY:]))
                 known = profile.applications[name]
                 profile = profile.having(replace(known, counted=known.jobs + len(own[:-HISTORY])))
-            self._profile, self._taken = profile, taken  # in one line, before the batch is emptied
+            self._profile, self._taken = profile, taken  # one line: an interrupt stores both or none
             for _ in batch:
                 self._batch.popleft()
         return self._profile
@@ -115,7 +115,7 @@ class Learner:
             return
         self._batch.append((number, job))
         left = self._due.get(job.fingerprint, 1) - (not number or number != self._counted)
-        self._due[job.fingerprint], self._counted = left, number  # in one line; see `number`
+        self._due[job.fingerprint], self._counted = left, number  # one line: an interrupt stores both or none
         self._weight += 1 if job.direct else 16
         if left == 0 or self._weight >= 16 * BATCH:
             self._weight = 0

@@ -229,12 +229,12 @@ def read_json(text: bytes, place: str) -> Any:
         raise InvalidDataError(f"{place}: is not a complete JSON document: {error.msg} at {where}") from None
     except UnicodeDecodeError:
         raise InvalidDataError(f"{place}: is not UTF-8 text") from None
-    except (InvalidDataError, RecursionError, ValueError) as error:  # e.g. more than 4,300 digits
+    except (InvalidDataError, RecursionError, ValueError) as error:  # e.g. an integer of over 4,300 digits
         raise InvalidDataError(f"{place}: {error}") from None
 
 
 def write_json(data: Any, path: Path) -> None:
-    """Replace a file by a JSON document, atomically: a reader sees the old or the new document.
+    """Write a JSON document atomically: a reader sees the old or the new document, never a part.
 
     Raises:
         OSError: the file cannot be written.
@@ -284,7 +284,7 @@ def _at(key: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Generator[None]:
-    """Hold an exclusive lock on the file among all threads and processes, on POSIX systems."""
+    """Hold an exclusive lock on the file, among all threads and processes. Without POSIX, hold none."""
     try:
         import fcntl
     except ImportError:  # not POSIX

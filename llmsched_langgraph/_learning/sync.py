@@ -62,7 +62,7 @@ class ProfileSync:
         return loaded.profile
 
     def there_is_news(self) -> None:
-        """Request a save; it happens at the end of the interval."""
+        """Request a save. Rounds of saving are at least `SAVE_INTERVAL_S` apart."""
         self._background.there_is_work()
 
     def stop(self) -> None:

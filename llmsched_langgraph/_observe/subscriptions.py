@@ -25,7 +25,7 @@ PATIENCE_S = 1.0
 """Maximum seconds to wait for another thread that delivers entries to the same observer."""
 
 TRIES = 3
-"""Maximum deliveries of one entry, if the observer raises a `BaseException` other than `Exception`."""
+"""Maximum deliveries of one entry, if the observer raises a `BaseException` that is not an `Exception`."""
 
 
 class Subscription:
@@ -76,7 +76,7 @@ class Subscription:
                     self.failures += 1
                     if self.failures == 1:
                         logger.warning(
-                            "an observer failed at a %s; it gets the next entry as usual (logged once): %r",
+                            "an observer failed at a %s; the next entry is delivered (logged once): %r",
                             entry.kind,
                             error,
                         )

@@ -101,7 +101,7 @@ class Driver:
     # -- events ------------------------------------------------------------------------
 
     def start_job(self, info: JobInfo, resumes: str | None = None, seen: Sequence[StageEvent] = ()) -> int:
-        """Record the start of a run, or its resumption on thread `resumes`. `seen` may grow later.
+        """Record a run's start, or its resumption on thread `resumes`; return its job. `seen` may grow.
 
         Raises:
             SchedulerClosedError: the scheduler was closed.
@@ -139,7 +139,7 @@ class Driver:
         return next(self._tickets)
 
     def watch(self, holder: Any, ticket: int) -> HolderDied:
-        """Release the ticket when `holder` is collected, unless it is released before."""
+        """Return a weak reference to `holder` that releases the ticket when `holder` is collected."""
         died = HolderDied(holder, self._inbox.append)
         died.ticket = ticket
         self._watched[ticket] = died
@@ -228,7 +228,7 @@ class Driver:
     # -- the inbox ---------------------------------------------------------------------
 
     def _put_by(self, event: Event) -> None:
-        """Append an event that no call waits for; handle the inbox above `PUT_BY` events."""
+        """Append an event that no call waits for. Handle the inbox if it exceeds `PUT_BY` events."""
         self._inbox.append((self.clock(), event))
         if len(self._inbox) > PUT_BY:
             self.pump()

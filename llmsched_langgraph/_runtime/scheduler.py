@@ -130,7 +130,7 @@ class Scheduler:
         )
 
     def slot(self, model: str | None = None, *, stage: str = "") -> Slot:
-        """Return a slot for a call that is not gated otherwise: `with scheduler.slot():` or `async with`.
+        """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
 
         Args:
             model: the model that the call requests; needed only if backends name models.
@@ -215,8 +215,8 @@ class Scheduler:
     def learn(self) -> None:
         """Learn from all ended runs now, in the calling thread.
 
-        Learning also happens in the background. Call this before you read or save `profile`, while no call is
-        urgent: it takes milliseconds per application, and seconds once there are enough runs to learn how its
+        Learning also happens in the background. Call this before you read or save `profile`, while no run is
+        active: it takes milliseconds per application, and seconds once there are enough runs to learn how its
         stages correlate.
         """
         self._driver.learn()

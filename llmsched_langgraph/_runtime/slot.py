@@ -48,7 +48,7 @@ class Slot:
 
     Inside a call that already holds a slot it does nothing: a call takes one slot, even if several
     wrappers gate it. On an event loop's thread a plain `with` cannot wait without blocking the loop. It
-    proceeds over the limit; each time is counted, the first one in a process is logged.
+    proceeds over the limit; every such call is counted, and the first one in the process is logged.
 
     Attributes:
         usage: the call's tokens; set it before the slot is released, if known.
@@ -277,7 +277,7 @@ class Slot:
         self._reader = None
 
     def offer(self) -> Mark[Slot | None]:
-        """Let a thread that is started in the block take the slot over, by `offered()`."""
+        """Let a thread that is started in the block take over the slot with `offered()`."""
         return Mark(OFFERED, self)
 
     # -- context managers --------------------------------------------------------------

@@ -56,7 +56,7 @@ def hold(slot: Slot, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
 
 
 async def ahold(slot: Slot, start: Callable[[], AsyncIterator[T]], meter: Meter[T]) -> AsyncIterator[T]:
-    """Do the same as `hold` for an asynchronous iterator."""
+    """Iterate like `hold`, over an asynchronous iterator."""
     await slot.aacquire()
     outcome = Outcome.FINISHED
     items: AsyncIterator[T] | None = None

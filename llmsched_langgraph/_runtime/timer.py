@@ -83,7 +83,7 @@ def _run(timer: weakref.ref[Timer], timed: weakref.ref[Timed]) -> None:
             return
         due_s = _tick(it)
         if due_s is None and idle >= IDLE_BEATS:
-            # From here on, `within` starts another thread. One more tick covers earlier calls of it.
+            # From here on, `within` starts another thread. One more tick serves its earlier calls.
             clock.leave(None)
             due_s = _tick(it)
             if due_s is None:

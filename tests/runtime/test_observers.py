@@ -246,7 +246,7 @@ def test_an_observer_that_fails_costs_nothing(make_plain, caplog):
         scheduler.statistics()
     (message,) = [record.getMessage() for record in caplog.records]
     assert message == (
-        "an observer failed at a JobArrived; it gets the next entry as usual (logged once): "
+        "an observer failed at a JobArrived; the next entry is delivered (logged once): "
         "ZeroDivisionError('my bug')"
     )
     assert failed == seen

@@ -84,7 +84,7 @@ def test_a_save_merges(store):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda data: data.update(version=3), "version: 3 is of a newer"),
+        (lambda data: data.update(version=3), "version: 3 requires a newer"),
         (lambda data: data.update(format="else"), "format: must be"),
         (lambda data: data["history"][1].pop("app"), r"history\[1\]\.app: is missing"),
         (lambda data: data.clear(), "format: is missing"),
