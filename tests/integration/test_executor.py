@@ -260,7 +260,7 @@ def test_unknown_langgraph_falls_back(make_scheduler, monkeypatch, caplog):
         graph = schedule(planner(model), scheduler)
         schedule(planner(model), scheduler)
     (record,) = caplog.records
-    assert "(run_with_retry does not take a task first): its own runner is used" in record.getMessage()
+    assert "(run_with_retry does not take a task first): its stock runner is used" in record.getMessage()
     asyncio.run(graph.ainvoke({}))
     assert model.meter.peak <= 2
     assert asked(scheduler) == [(stage, 0) for stage in ("plan", "work", "work", "work", "join")]
