@@ -1,6 +1,7 @@
 """Runs work in a background thread that exists only while there is work.
 
-Does not know the work. No caller waits for it, and it never runs on an event loop.
+Does not define the work: the caller passes a function. No caller waits for it, and it never runs on an event
+loop.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Background:
                 _running.add(self)
         except RuntimeError as error:
             # Threads cannot start during interpreter shutdown, for example. The work is optional.
-            logger.debug("%s: cannot start a thread: %s", self._name, error)
+            logger.debug(
+                "%s: cannot start a thread; its work waits for the next attempt: %s", self._name, error
+            )
 
     def stop(self) -> None:
         """Stop after the current piece of work. Does not wait."""

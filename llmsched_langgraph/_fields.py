@@ -1,6 +1,6 @@
 """Reads values from JSON by name and type, and reports the location of an invalid one.
 
-Does not know files or the purpose of the values.
+Opens no files; the caller decides what the values mean.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Field:
         return self.value
 
     def choice(self, of: type[_Choice]) -> _Choice:
-        """Return a member of an enumeration, by its value."""
+        """Return the member of the enumeration `of` that has this value."""
         if self.value not in list(of):
             raise self.fault(f"one of {', '.join(of)}")
         return of(self.value)

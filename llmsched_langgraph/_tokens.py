@@ -1,6 +1,6 @@
 """Counts the tokens of a text for models that report none: with tiktoken's tables, or by estimate.
 
-Does not know models and never uses the network: tiktoken is used only if its table for o200k_base is in its
+Does not call models and never uses the network: tiktoken is used only if its table for o200k_base is in its
 cache (`TIKTOKEN_CACHE_DIR`). Without it the estimate is ceil(characters / 4).
 """
 

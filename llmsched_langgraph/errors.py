@@ -4,7 +4,7 @@ Imports nothing and raises nothing.
 
     LLMSchedError
     ├── ConfigurationError      (also a ValueError)    a setting is invalid; the message names the cure
-    ├── UnsupportedGraphError   (also a TypeError)     `schedule()` got an object that it cannot schedule
+    ├── UnsupportedGraphError   (also a TypeError)     the object is not a compiled LangGraph graph
     ├── InvalidDataError        (also a ValueError)    data from a file or a store is invalid
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
@@ -24,7 +24,7 @@ class ConfigurationError(LLMSchedError, ValueError):
 
 
 class UnsupportedGraphError(LLMSchedError, TypeError):
-    """A function that needs a compiled LangGraph graph got another object."""
+    """The object is not a compiled LangGraph graph."""
 
 
 class InvalidDataError(LLMSchedError, ValueError):

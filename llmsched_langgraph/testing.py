@@ -10,7 +10,7 @@
         assert model.meter.peak <= 2
         assert_idle(scheduler)
 
-The models need no network. Does not know pytest.
+The models need no network. Does not use pytest.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Observes every stage run of scheduled runs, by a subclass of LangGraph's superstep runner.
 
-Does not know slots, and never delays a stage run: nodes wait for nodes, so a delay could deadlock. Slots
-belong to calls.
+Acquires no slots, and never delays a stage run: a node may wait for another node, so delaying one could
+deadlock. Slots belong to calls.
 
 LangGraph has no public API for this. `langgraph.pregel.main.PregelRunner` is replaced by a function that
 returns the stock runner, or, for scheduled runs only, a subclass. The subclass executes the stock code with
 `run_with_retry` and `arun_with_retry` bound to the functions of this module. Only this module uses these
 private names. `why_not` checks them; if one has changed, the stock runner is used throughout: stages are then
-named by the calls' own metadata, and slots are as exact as before.
+named by the calls' own metadata, and slots are not affected.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes every LangChain model hold a slot while one of its requests is in flight.
 
-Does not know graphs: it is active only in code that is marked as part of a run.
+Does not inspect graphs: it is active only in code that is marked as part of a run.
 
 The gate wraps the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their event variants)
 of every chat-model and completion-model class. Only there does a request begin and end: cached answers do

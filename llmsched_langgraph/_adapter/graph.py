@@ -1,6 +1,7 @@
 """Makes a compiled LangGraph graph a scheduled one, whose runs are announced as jobs.
 
-Does not know slots or models; between a run's start and end, LangGraph's own code runs unchanged.
+`gate` and `openai_client` acquire the slots; between a run's start and end, LangGraph's own code runs
+unchanged.
 """
 
 from __future__ import annotations
@@ -165,10 +166,10 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
 
 
 def _owned(steps: AsyncIterator[Any]) -> Awaitable[Any]:
-    """Start a generator's first step, without the event loop's hook that closes dropped generators.
+    """Request a generator's first step without the event loop's asyncgen hooks.
 
-    If this generator and the outer one are dropped together, the loop would close this one twice at the same
-    time; its caller closes it. The hooks are read when the first step is requested.
+    The hooks would close the generator when it is dropped, while the outer generator also closes it. Python
+    reads the hooks when the first step is requested.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, lambda _: None)

@@ -1,6 +1,6 @@
 """Makes the requests of a raw `openai` client take slots: at its HTTP client, once per attempt.
 
-Does not know graphs: in a scheduled run the calls belong to its job, elsewhere each is a job of its own.
+Does not inspect graphs: in a scheduled run the calls belong to its job, elsewhere each is a job of its own.
 
 The client waits between its retries above the HTTP client, so such a wait holds no slot. Private names used:
 `_client` of an openai client, and that the client sends all requests through `_client.send`.

@@ -1,6 +1,6 @@
 """Reads a call's token counts from a model's answer.
 
-Does not know slots. The model's own counts take precedence; text is counted only without them.
+Acquires no slots. The model's own counts take precedence; text is counted only without them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,12 @@ KEY = "llmsched"
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """The author's annotation. `planned_by` is a node of the same graph; None means not given."""
+    """The author's annotation of one node. A field that was not given is None.
+
+    Attributes:
+        kind: the kind of the node.
+        planned_by: the node of the same graph that plans it.
+    """
 
     kind: Kind | None = None
     planned_by: str | None = None

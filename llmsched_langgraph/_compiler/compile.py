@@ -1,6 +1,6 @@
 """Compiles a graph and its subgraphs to one application, and determines each node's kind.
 
-Does not know how loops are unrolled, or any cost.
+Does not unroll loops or estimate costs.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def not_a_graph(function: str, given: object) -> str:
 
 @dataclass(slots=True)
 class _Level:
-    """One expanded graph.
+    """The result of expanding one graph, the root or one inside a node.
 
     Attributes:
         entries: paths of its first nodes.
         exits: paths of its last nodes.
-        ups: paths of its nodes that may continue in the parent graph, each with whether it may also continue
-            or end in its own.
+        ups: for each node that may continue in the parent graph: its path, and whether it may also
+            continue or end in this graph.
         calls_llm: whether a node in it can call a model.
     """
 
@@ -110,7 +110,7 @@ class _Draft:
 
     @property
     def stands(self) -> bool:
-        """Whether it is a node of the application; if not, its inner graphs replace it."""
+        """Whether the node becomes a node of the application; otherwise its inner graphs replace it."""
         only_contains = isinstance(self.member.bound, Pregel) and bool(self.inner)
         return not only_contains or bool(self.plans) or self.sent_by_input
 

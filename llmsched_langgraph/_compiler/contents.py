@@ -1,7 +1,7 @@
 """Analyses what a node's code can reach: models, graphs, tools, `Send` and `Command`.
 
-Does not know edges or stages. It reads closures, globals named in code, attributes and sequences; it calls
-nothing, reads no property and imports nothing.
+Does not analyse edges or determine stages. It reads closures, globals named in code, attributes and
+sequences; it calls nothing, reads no property and imports nothing.
 
 The result is an upper bound: a model in a branch that never runs is included. Objects that exist only at run
 time (a model from the state or from the run's context) are not found; an annotation or the profile supplies

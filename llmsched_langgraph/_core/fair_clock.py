@@ -1,8 +1,8 @@
 """Computes when each job would end if all active jobs shared all slots equally.
 
-Does not know the actual order of service. Self-clocked fair queueing serves jobs in the order of these
-times; Justitia (arXiv 2510.17015) applies it to whole agents, which bounds how much later than under
-fair sharing an agent ends.
+Does not determine the actual order of service. Self-clocked fair queueing serves jobs in the order of these
+times; Justitia (arXiv 2510.17015) applies it to whole agents, which bounds how much later than under fair
+sharing an agent ends.
 """
 
 from __future__ import annotations

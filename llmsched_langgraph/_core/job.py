@@ -1,8 +1,8 @@
 """Holds one job's state in the scheduler: a log of facts and the state derived from it.
 
-Does not know other jobs, slots or the order of service. The log is the source of truth: each fact is applied
-to the derived state in turn. An interrupted decision leaves uncommitted facts at the end of the log;
-`restore` truncates the log and derives the state again.
+Does not read other jobs or slots, or decide the order of service. The log is the source of truth: each fact
+is applied to the derived state in turn. An interrupted decision leaves uncommitted facts at the end of the
+log; `restore` truncates the log and derives the state again.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Job:
         self.applied = facts
 
     def add(self, fact: tuple[Any, ...]) -> int:
-        """Append a fact (a method below and its arguments), apply it, and return the log's length."""
+        """Append a fact (one of the methods below and its arguments), apply it; return the log's length."""
         self.applied = -1
         log = self._log
         log.append(len(fact))

@@ -1,6 +1,6 @@
 """Stores the jobs that are not closed, by number and by id, in their committed state.
 
-Does not know what happens to jobs. `Truth` stores the committed length of each job's log; a job with a
+Does not decide what happens to jobs. `Truth` stores the committed length of each job's log; a job with a
 different length was part of an interrupted decision and is restored before use.
 """
 
@@ -19,9 +19,9 @@ JOBS = "#jobs"
 
 
 class Jobs:
-    """The table of jobs. Its indexes may contain uncommitted jobs; `Truth` decides.
+    """The table of jobs. `Truth` decides which jobs exist; the indexes may contain others.
 
-    The staged keys contain the number of every job that the current decision has changed.
+    The staged keys of a decision include every job that it changed.
     """
 
     def __init__(self, truth: Truth) -> None:
@@ -59,24 +59,24 @@ class Jobs:
             del self._ids[job.id]
 
     def add(self, job: Job, fact: tuple[Any, ...]) -> None:
-        """Add a fact to the job, as part of the current decision."""
+        """Apply a fact to the job and stage the new length of its log."""
         self._truth.staged[-job.number] = job.add(fact)
 
     def new(self, now: float, info: JobInfo, template: Application) -> Job:
-        """Create a job, as part of the current decision."""
+        """Create a job and stage it; it exists when the decision commits."""
         number = self.next_number()
         job = self._jobs[number] = Job(number, info, template, now)
         self._truth.staged[-number] = 0
         return job
 
     def next_number(self) -> int:
-        """Return a new job number, as part of the current decision."""
+        """Stage and return a new job number."""
         number: int = self._truth.get(JOBS) + 1
         self._truth.staged[JOBS] = number
         return number
 
     def remove(self, job: Job) -> None:
-        """Remove the job, as part of the current decision."""
+        """Stage the removal of the job."""
         self._truth.remove(-job.number, self._forget)
 
     def _forget(self, key: int) -> None:

@@ -24,7 +24,7 @@ RUNNING = "#running"
 
 
 class Lifecycle:
-    """The handlers of job events. Each is part of the current decision."""
+    """Handles job events. Each handler stages its changes; the caller commits them."""
 
     def __init__(self, truth: Truth, jobs: Jobs, ordering: Ordering, story: Story, ledger: Ledger) -> None:
         self._truth = truth

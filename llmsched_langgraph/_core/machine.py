@@ -1,6 +1,6 @@
 """Decides the urgency of each waiting call. State changes only in `handle`.
 
-Does not know clocks, locks, threads, loops or IO: time, profiles and beliefs are arguments. The ledger owns
+Does not use clocks, locks, threads, loops or IO: time, profiles and beliefs are arguments. The ledger owns
 tickets and slots. A decision is staged and committed by one call (`truth.py`): an interruption leaves the
 previous state, and the same event can be handled again.
 """

@@ -1,6 +1,6 @@
 """Applies the policy to a job: its view, its order, the keys of its lanes.
 
-Does not know tickets or how jobs are stored; it selects the beliefs to form but does not form them.
+Does not handle tickets or store jobs; it selects the beliefs to form but does not form them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Defines the policies: the order in which waiting jobs are served.
 
-Does not know slots, grants or clocks. A policy is a function of a `JobView`, evaluated again when the job
+Does not use slots, grants or clocks. A policy is a function of a `JobView`, evaluated again when the job
 changes, so live and simulated runs share one implementation. Smaller is served first; ties go to the earlier
 arrival.
 """

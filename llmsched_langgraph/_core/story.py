@@ -1,7 +1,7 @@
 """Stores the story: the log of events and decisions that all observers read.
 
-Does not know its observers. Entries are stored by number before they are committed; the next decision
-overwrites the entries of an interrupted one.
+Does not deliver entries to observers. Entries are stored by number before they are committed; the next
+decision overwrites the entries of an interrupted one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Story:
         return last
 
     def tell(self, at_s: float, kind: str, job: int, ticket: int, backend: str, detail: Any) -> None:
-        """Add an entry to the current decision."""
+        """Stage an entry; it becomes visible when the decision commits."""
         staged = self._truth.staged
         number = (staged[_LAST] if _LAST in staged else self._truth.committed[_LAST]) + 1
         self._entries[number] = _new(Entry, (number, at_s, kind, job, ticket, backend, detail))

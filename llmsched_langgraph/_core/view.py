@@ -1,6 +1,6 @@
 """Defines a policy's view of a job, and the parts of it that a policy can request.
 
-Does not know how jobs are stored or how a policy uses the view.
+Does not store jobs, or decide how a policy uses the view.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Counts the waiting, holding and finished calls of one job, by stage occurrence.
 
-Does not know remaining work (a belief does), the tickets of waiting calls, or the order of service.
+Does not compute remaining work (a belief does), store the tickets of waiting calls, or decide the order of
+service.
 """
 
 from __future__ import annotations

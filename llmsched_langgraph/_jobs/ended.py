@@ -1,6 +1,6 @@
 """Defines the record of an ended job: stages with dependencies, calls with tokens and seconds.
 
-Does not know files, or whether the job ran live, in the simulator or elsewhere.
+Opens no files; the record is the same for live, simulated and loaded jobs.
 """
 
 from __future__ import annotations

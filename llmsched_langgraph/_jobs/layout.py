@@ -1,6 +1,6 @@
 """Converts the watched stage runs and calls of a job to stages with dependencies.
 
-Does not know the other properties of a job, or files.
+Does not convert the other properties of a job, and opens no files.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def without_code(job: EndedJob) -> EndedJob:
 
 
 class _Item(NamedTuple):
-    """One item inside a stage run, or at the top level of the job."""
+    """A stage run, a call or own code, inside a stage run or at the top level of the job."""
 
     what: int | WatchedCall | float  # index of a stage run, a call, or seconds of own code
     name: str
@@ -175,7 +175,7 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class _Layout:
-    """Converts items to stages, each after those that it depends on.
+    """Converts a job's stage runs, calls and gaps of own code to stages, in dependency order.
 
     Stages with equal dependencies share one tuple: otherwise wide supersteps would take quadratic time.
     """

@@ -1,6 +1,6 @@
 """Extracts from an ended job what is learned: fan-out, calls, work and tokens by stage occurrence.
 
-Does not know how it is learned.
+Does not learn from the result.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Part:
     tool_s: float | None = 0.0
 
     def amount(self, unit: Unit) -> float | None:
-        """Return its work in that unit; None if not recorded."""
+        """Return the part's work in `unit`, or None if it is unrecorded."""
         match unit:
             case Unit.SECONDS:
                 return self.work_s
@@ -82,7 +82,7 @@ class ObservedStage:
         return any(part.tool is not None for part in self.parts)
 
     def amount(self, unit: Unit) -> float | None:
-        """Return its work in that unit; None if a part's is not recorded."""
+        """Return the stage's work in `unit`, or None if the work of any part is unrecorded."""
         return _sum(part.amount(unit) for part in self.parts)
 
 
@@ -101,7 +101,7 @@ class ObservedJob:
     complete: bool = True
 
     def amount(self, unit: Unit) -> float | None:
-        """Return the job's work in that unit; None if a stage's is not recorded."""
+        """Return the job's total work in `unit`, or None if the work of any stage is unrecorded."""
         return _sum(stage.amount(unit) for stage in self.stages)
 
     @property

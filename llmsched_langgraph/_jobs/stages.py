@@ -1,6 +1,6 @@
 """Tracks one job on its application: which stages ran, run, are announced or may still run.
 
-Does not know calls, times or work. It accepts every event of a run: a node missing from the template and an
+Does not track calls, times or work. It accepts every event of a run: a node missing from the template and an
 occurrence beyond the observed maximum are no errors.
 """
 

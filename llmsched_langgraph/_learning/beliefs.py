@@ -1,6 +1,6 @@
 """Forms beliefs in a background thread, one job at a time.
 
-Does not know how a belief is used, or how jobs are ordered. No grant waits for a belief.
+Does not use the beliefs, or order jobs. No grant waits for a belief.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Decides when to learn from ended jobs, and runs the learning in the background.
 
-Does not know what is learned: `Profile.observe` and `learn` are pure functions.
+Does not define what is learned: `Profile.observe` and `learn` are pure functions.
 """
 
 from __future__ import annotations

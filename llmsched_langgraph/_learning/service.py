@@ -1,6 +1,6 @@
 """Runs the work beside the calls: beliefs, learning, saving and recording.
 
-Does not know how each of these works, or which calls are granted.
+Does not implement this work, or decide which calls are granted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stores profiles between runs and shares them among workers: in a folder, or in a LangGraph store.
 
-Does not know the content of a profile, how two profiles are merged, or when to save.
+Does not decide when to save; `serialization` converts profiles and `merging` merges them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Decides when profiles are written to a store, and handles the store's failures.
 
-Does not know how profiles are stored, merged or learned.
+Does not store, merge or learn profiles itself.
 """
 
 from __future__ import annotations

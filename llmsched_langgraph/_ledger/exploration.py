@@ -1,6 +1,6 @@
 """Decides which grants explore, and which lane they go to: Algorithm 1 of LLMSched.
 
-Does not know slots or clocks, and does not compute information gain: it comes with the lane.
+Does not hold slots or read clocks, and does not compute information gain: it comes with the lane.
 """
 
 from __future__ import annotations

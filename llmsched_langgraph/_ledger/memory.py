@@ -1,6 +1,6 @@
 """Implements the ledger in the memory of one process.
 
-Does not know jobs, policies, clocks, locks or IO. The state is a dict of immutable values (`truth.py`). Heaps
+Does not use jobs, policies, clocks, locks or IO. The state is a dict of immutable values (`truth.py`). Heaps
 and queues are indexes of it: a superset of the current entries, extended before a commit, cleaned after it,
 and checked against the state at each read.
 """
@@ -293,7 +293,7 @@ class MemoryLedger:
         raise AssertionError(f"lane {lane} has lost its tickets")
 
     def _lives(self, arrival: int, ticket: int) -> bool:
-        """Return whether this queue entry may be a waiting ticket."""
+        """Return False if the queue entry is stale. True does not prove that the ticket waits."""
         claim = self._committed.get(ticket)
         return ticket in self._truth.staged or (type(claim) is Waiting and claim.arrival == arrival)
 

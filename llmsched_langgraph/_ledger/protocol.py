@@ -1,6 +1,6 @@
 """Defines the ledger protocol. The ledger is the sole owner of grants.
 
-Does not know any implementation. `tests/support/conformance.py` tests every implementation.
+Does not implement the protocol. `tests/support/conformance.py` tests every implementation.
 """
 
 from __future__ import annotations

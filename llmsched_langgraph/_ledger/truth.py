@@ -1,8 +1,8 @@
 """Makes a decision atomic: all of its values are committed, or none.
 
-Does not know what is decided. The whole state is one dict of immutable values. A decision computes new values
-separately and commits them by one call of `dict.update`. That call is atomic: it is written in C, and the
-keys are numbers, strings and tuples of them, so it executes no Python bytecode.
+Does not define what is decided. The whole state is one dict of immutable values. A decision computes new
+values separately and commits them by one call of `dict.update`. That call is atomic: it is written in C, and
+the keys are numbers, strings and tuples of them, so it executes no Python bytecode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Defines the ledger's values: backends, keys, lanes, tickets, changes and results.
 
-Does not know how tickets are stored or chosen. Values are frozen; times are seconds of the caller's clock.
+Does not store or choose tickets. Values are frozen; times are seconds of the caller's clock.
 """
 
 from __future__ import annotations

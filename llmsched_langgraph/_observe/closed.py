@@ -1,6 +1,6 @@
 """Creates the record of a closed job, when a background thread needs it.
 
-Does not know how the record is used.
+Does not use the record.
 """
 
 from __future__ import annotations

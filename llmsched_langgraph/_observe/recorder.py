@@ -1,6 +1,6 @@
 """Appends ended jobs to a file in the trace format while the scheduler runs.
 
-Does not know the content of a line, or when a job has ended.
+Does not define the content of a line, or decide when a job has ended.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Recorder:
 
         Args:
             job: the closed job.
-            number: its number in ascending order; a repeated number is the same job. 0 is always a new job.
+            number: the job's number, ascending. A job whose number does not exceed that of the last written
+                job is ignored; 0 disables this check.
         """
         if job.informative:
             # A process writes only its own jobs: a forked child inherits the queue of its parent.

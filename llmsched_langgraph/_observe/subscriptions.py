@@ -1,6 +1,6 @@
 """Delivers the story's entries to observers: in order, outside the driver's lock, each entry once.
 
-Does not know what an observer does with them. An observer's first error is logged, and delivery continues.
+Does not define what an observer does with them. An observer's first error is logged, and delivery continues.
 An observer that is interrupted may receive the same entry again.
 """
 

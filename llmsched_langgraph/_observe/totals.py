@@ -1,6 +1,6 @@
 """The package's own observer: it keeps totals, feeds the learning service, and logs policy failures.
 
-Does not know how entries are delivered, or what is learned from them.
+Does not deliver entries, or learn from them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class PackageObserver:
         elif kind == "PolicyFailed" and not self._failed:
             self._failed = True
             logger.error(
-                "policy %r failed; the jobs it fails for get order 0, ties by arrival (logged once): %r",
+                "policy %r failed; a job that it cannot order gets order 0 (smaller is served first), "
+                "ties by arrival (logged once): %r",
                 self._policy,
                 entry.detail,
             )

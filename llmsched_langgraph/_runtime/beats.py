@@ -1,6 +1,6 @@
 """Computes how long a waiting call blocks: until its timeout, or until its next heartbeat.
 
-Does not know slots.
+Does not block, and grants no slots.
 """
 
 from __future__ import annotations

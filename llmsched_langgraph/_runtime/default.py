@@ -1,6 +1,6 @@
 """Holds the process-wide scheduler, which `schedule(graph)` uses by default.
 
-Does not know what a scheduler does.
+Does not schedule calls: `Scheduler` does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Delivers events from any thread and event loop to one machine, and wakes waiters afterwards.
 
-Does not know LangGraph, the content of a call, or the order of service.
+Does not use LangGraph, read the content of calls, or decide the order of service.
 """
 
 from __future__ import annotations

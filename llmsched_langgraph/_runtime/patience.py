@@ -1,6 +1,6 @@
 """Defines the driver's limits: deferred events, batch sizes, waits and retries.
 
-Does not know the events.
+Does not handle events: the driver applies these limits.
 """
 
 from __future__ import annotations

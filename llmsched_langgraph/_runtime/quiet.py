@@ -1,6 +1,6 @@
 """Stores the arrivals of jobs that have made no call, so that a run without calls costs little.
 
-Does not know calls. At a job's first call its arrival enters the inbox, with its original time.
+Does not handle calls. At a job's first call its arrival enters the inbox, with its original time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Creates the errors of calls and runs that get no slot. Each message names the cause and the cure.
 
-Does not know when they are raised.
+Does not raise the errors: the callers do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Represents one run and its stage runs for the code that executes them.
 
-Does not know graphs, slots, or how a job is scheduled.
+Does not execute graphs, hold slots or schedule jobs.
 """
 
 from __future__ import annotations

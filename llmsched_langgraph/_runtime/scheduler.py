@@ -1,6 +1,6 @@
 """Provides the scheduler as users see it: backends with slots, a policy, statistics.
 
-Does not know LangGraph, or how grants are decided.
+Does not use LangGraph, or decide grants.
 """
 
 from __future__ import annotations

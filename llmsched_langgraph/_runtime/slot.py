@@ -1,6 +1,6 @@
 """Provides one call's slot as a context manager: acquired on entry, released on every exit.
 
-Does not know the order of service, or what the call does.
+Does not decide the order of service, or make the call.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Wraps iterators that hold a slot from the first item until they are exhausted, closed or collected.
 
-Does not know what the items are.
+Does not interpret the items: the caller's meter counts their tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Lets a thread of an event loop's default executor wait without reducing the executor's capacity.
 
-Does not know what the thread waits for.
+Does not wait itself: the caller does.
 
 LangGraph runs the synchronous nodes of asynchronous graphs in the loop's default executor: a few
 threads for the whole process, which also resolve host names for every HTTP client. If waiting calls

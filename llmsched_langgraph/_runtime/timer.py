@@ -1,7 +1,7 @@
 """Wakes a driver from a thread: at a given time, or after an interrupt aborted a wake-up.
 
-Does not know what the driver then does. Signal handlers run only in the main thread, so this thread completes
-the work that an interrupt aborted there. The thread exists only while the driver needs it.
+Does not decide what the driver then does. Signal handlers run only in the main thread, so this thread
+completes the work that an interrupt aborted there. The thread exists only while the driver needs it.
 """
 
 from __future__ import annotations

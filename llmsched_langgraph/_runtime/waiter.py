@@ -1,6 +1,6 @@
 """Wakes one waiting call: a thread through a lock, a coroutine through its event loop.
 
-Does not know slots or the order of service.
+Does not grant slots or decide the order of service.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Waiter(Protocol):
         """Store the error to raise when it is woken without a slot. The caller then dismisses the ticket."""
 
     def wake(self) -> bool:
-        """Make it check its ticket; return False if it cannot be woken any more."""
+        """Wake the call: it checks its ticket. Return False if its loop is closed or it was collected."""
 
 
 class ThreadWaiter:
-    """A thread that blocks until it is woken."""
+    """Blocks a thread until `wake` is called."""
 
     __slots__ = ("_baton", "error")
 
@@ -40,11 +40,11 @@ class ThreadWaiter:
         self.error: Exception | None = None
 
     def refuse(self, error: Exception) -> None:
-        """See `Waiter.refuse`."""
+        """Store the error that the thread raises if it is woken without a slot."""
         self.error = error
 
     def wake(self) -> bool:
-        """See `Waiter.wake`."""
+        """Wake the thread, or end its next wait at once. Return True."""
         try:
             self._baton.release()
         except RuntimeError:
@@ -57,7 +57,7 @@ class ThreadWaiter:
 
 
 class LoopWaiter:
-    """A coroutine that waits on its event loop until it is woken.
+    """Suspends a coroutine until `wake` is called.
 
     While it waits, a timer of the loop keeps it alive. Other objects must hold only its `waker`. A loop that
     is closed while runs are active drops its timers. The runs can then be collected, and their calls release
@@ -82,11 +82,11 @@ class LoopWaiter:
         self._keeper.cancel()
 
     def refuse(self, error: Exception) -> None:
-        """See `Waiter.refuse`."""
+        """Store the error that the coroutine raises if it is woken without a slot."""
         self.error = error
 
     def wake(self) -> bool:
-        """See `Waiter.wake`. Return False if the loop is closed."""
+        """Wake the coroutine from any thread. Return False if its event loop is closed."""
         try:
             if threading.get_ident() == self._thread:
                 # `_settle` may call `loop.call_soon`. On a closed loop it raises, as in the branch below.
@@ -124,17 +124,17 @@ class _Waker:
 
     @property
     def error(self) -> Exception | None:
-        """See `Waiter.error`."""
+        """The error stored in the waiter; None if there is none or the waiter was collected."""
         waiter = self._waiter()
         return None if waiter is None else waiter.error
 
     def refuse(self, error: Exception) -> None:
-        """See `Waiter.refuse`."""
+        """Store the error in the waiter, unless it was collected."""
         waiter = self._waiter()
         if waiter is not None:
             waiter.refuse(error)
 
     def wake(self) -> bool:
-        """See `Waiter.wake`."""
+        """Wake the waiter. Return False if it was collected or its event loop is closed."""
         waiter = self._waiter()
         return waiter is not None and waiter.wake()

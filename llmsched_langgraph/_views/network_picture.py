@@ -45,7 +45,7 @@ def network_picture(application: Application, model: ApplicationModel) -> Pictur
 
 
 class _Sheet:
-    """Positions of the variables, in pixels."""
+    """Places the variables, in pixels, and yields the shapes of the picture."""
 
     def __init__(self, application: Application, model: ApplicationModel) -> None:
         self._application, self._model = application, model

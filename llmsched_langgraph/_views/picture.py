@@ -1,6 +1,6 @@
 """Defines a picture as shapes, in pixels from the top left, and writes it as SVG.
 
-Does not know what the shapes mean, and writes no other format.
+Does not interpret the shapes, and writes no other format.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Shapes on a white background; later shapes cover earlier ones."""
+    """Contains shapes on a white background; later shapes cover earlier ones."""
 
     width: float
     height: float

@@ -1,7 +1,6 @@
 """Writes a picture as PNG.
 
-Does not know what the picture shows. matplotlib comes with the extra `plots`; its global state (pyplot)
-is not used.
+Does not interpret the shapes. matplotlib comes with the extra `plots`; its global state (pyplot) is not used.
 """
 
 from __future__ import annotations

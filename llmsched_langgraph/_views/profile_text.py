@@ -1,6 +1,6 @@
 """Writes the summary of a profile as lines of text, for a terminal.
 
-Does not compute the figures.
+Does not compute the statistics.
 """
 
 from __future__ import annotations

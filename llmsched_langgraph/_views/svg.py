@@ -56,7 +56,7 @@ def _inside_dynamic(application: Application) -> set[str]:
 
 
 class _Sheet:
-    """Positions of a layout, in pixels."""
+    """Maps the layers and rows of a layout to pixels, and writes the SVG elements."""
 
     def __init__(self, stages: Iterable[Stage], layout: Layout) -> None:
         self._layout = layout

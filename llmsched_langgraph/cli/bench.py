@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched bench` to the parser."""
     parser = subparsers.add_parser(
         "bench",
         help="compare policies on recorded or generated jobs by simulation",

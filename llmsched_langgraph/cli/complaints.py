@@ -1,6 +1,6 @@
 """Turns a missing matplotlib or an unwritable path into an error of the option that needs it.
 
-Does not know the commands.
+Does not define commands or options.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def needs_matplotlib(what: str) -> Generator[None]:
 
 @contextmanager
 def written(what: str, path: Path) -> Generator[None]:
-    """Turn an `OSError` in the block into a `ConfigurationError` that names option and path."""
+    """Turn an `OSError` raised in the block into a `ConfigurationError` that names option and path."""
     try:
         yield
     except OSError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched demo` to the parser."""
     parser = subparsers.add_parser(
         "demo",
         help="run the same agents on the same small backend, stock and scheduled, and compare",

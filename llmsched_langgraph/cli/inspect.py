@@ -31,7 +31,7 @@ _WRITERS = {
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched inspect` to the parser."""
     parser = subparsers.add_parser(
         "inspect",
         help="show what the scheduler sees in a graph: its stages, their kinds, loops and plans",

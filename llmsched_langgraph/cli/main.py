@@ -1,6 +1,6 @@
 """Dispatches the commands of `llmsched` and prints their errors as one line, with exit status 2.
 
-Does not know what a command does.
+Does not implement the commands.
 """
 
 from __future__ import annotations

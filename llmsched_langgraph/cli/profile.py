@@ -1,6 +1,6 @@
 """Defines `llmsched profile` and registers its actions.
 
-Does not know what an action does.
+Does not implement the actions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from llmsched_langgraph.cli import profile_files, profile_fit, profile_measure
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched profile` to the parser."""
     parser = subparsers.add_parser(
         "profile",
         help="fit, show and measure profiles: what the scheduler learns from earlier runs",

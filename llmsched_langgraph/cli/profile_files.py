@@ -1,6 +1,6 @@
 """Defines the actions of `llmsched profile` on files: show, export, import and draw.
 
-Does not know how profiles are learned, stored or drawn.
+Does not learn, store or draw profiles itself.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ def check_file(out: Path) -> None:
     """
     if out.is_dir():
         raise ConfigurationError(
-            f"OUT {out} is a folder: name a file; `llmsched profile import FILE {out}` merges it into a store"
+            f"OUT {out} is a folder; give a file name. To merge FILE into that store, run "
+            f"`llmsched profile import FILE {out}`"
         )
 
 

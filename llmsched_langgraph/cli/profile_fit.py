@@ -42,7 +42,7 @@ _WORDS = (
 
 
 def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the action to `llmsched profile`."""
+    """Add the action `fit` to `llmsched profile`."""
     fit = action(actions, "fit", run_fit, "learn profiles from recorded jobs", _WORDS)
     fit.add_argument("traces", metavar="TRACES", nargs="+", type=Path, help="recorded jobs: files or folders")
     fit.add_argument("out", metavar="OUT", type=Path, help="the file of profiles to write")
@@ -172,5 +172,5 @@ def _structure(text: str) -> str:
     if text in STRUCTURES or text.lower().endswith(".bif"):
         return text
     raise argparse.ArgumentTypeError(
-        f"{text!r} is neither one of {', '.join(STRUCTURES)} nor a file that ends in .bif"
+        f"must be {', '.join(STRUCTURES)} or a file that ends in .bif, not {text!r}"
     )

@@ -26,7 +26,7 @@ SHOWN = 4
 
 
 def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add both actions to `llmsched profile`."""
+    """Add the actions `evaluate` and `plot` to `llmsched profile`."""
     measure = actions.add_parser(
         "evaluate",
         help="learn from some recorded jobs and measure the prediction of others",
@@ -67,7 +67,7 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
-    """Measure the predictions for each application and print the figures.
+    """Measure the predictions for each application and print the metrics.
 
     Raises:
         InvalidDataError: the jobs cannot be read, or no application has enough of them.

@@ -22,7 +22,7 @@ from llmsched_langgraph.errors import ConfigurationError
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched record` to the parser."""
     parser = subparsers.add_parser(
         "record",
         usage="llmsched record [-h] FILE -- COMMAND [ARGUMENT ...]",

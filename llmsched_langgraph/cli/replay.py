@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched replay` to the parser."""
     parser = subparsers.add_parser(
         "replay",
         help="simulate recorded jobs at their recorded arrival times under each policy",
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _seen(cell: Cell) -> dict[str, Any]:
-    """Return the figures of the recording: jobs learned from, span and mean JCT in seconds."""
+    """Return the metrics of the recording: jobs learned from, span and mean JCT in seconds."""
     arrivals_s = [job.arrival_s for job in cell.test if job.arrival_s is not None]
     jcts_s = [job.jct_s for job in cell.test if job.jct_s is not None]
     return {

@@ -13,7 +13,7 @@ from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched serve-sim` to the parser."""
     parser = subparsers.add_parser(
         "serve-sim",
         help="run an OpenAI-compatible backend with the latency of a real one, without GPU or key",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add `llmsched testbed` to the parser."""
     parser = subparsers.add_parser(
         "testbed",
         help="run recorded or generated jobs as LangGraph graphs on a real endpoint, stock and scheduled",

@@ -106,7 +106,7 @@ def _looks(result: Mapping[str, Any]) -> dict[str, _Look]:
 
 
 class _Sheet:
-    """Figures of the same entries, with a panel for each workload.
+    """Draws the figures of one set of entries, with a panel for each workload.
 
     Args:
         entries: the entries of all workloads and policies.

@@ -1,6 +1,6 @@
 """Recorded jobs: the record, its file format, and loaders for other formats.
 
-Does not know the scheduler or a clock. The main functions are `read_jobs` and `write_jobs`.
+Does not schedule jobs, and uses no clock. The main functions are `read_jobs` and `write_jobs`.
 """
 
 from llmsched_langgraph._jobs.ended import Derived, EndedCall, EndedJob, EndedStage, EndedStageRun, by_app

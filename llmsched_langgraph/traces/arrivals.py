@@ -1,6 +1,6 @@
 """Reads interarrival times from a recorded trace.
 
-Does not know what arrives.
+Reads only the times, not what arrives.
 """
 
 from __future__ import annotations

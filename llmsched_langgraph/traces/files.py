@@ -1,6 +1,6 @@
 """Finds, reads and writes files of jobs, with one JSON object per line.
 
-Does not know the content of a line, or other formats.
+`form` converts jobs to and from these objects; `loaders` reads other formats.
 """
 
 from __future__ import annotations

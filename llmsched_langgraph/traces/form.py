@@ -1,6 +1,6 @@
 """Converts an ended job to and from the trace format, a JSON object.
 
-Does not know files or other formats.
+Opens no files; `loaders` reads other formats.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads jobs from files of any known format, given their paths.
 
-Does not know the formats: each `Shape` describes its own.
+Does not define the formats: each `Shape` describes its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Estimates the seconds of untimed calls from their tokens or tool, by one linear model.
 
-Does not know batching: the seconds are those in a slot of a lightly loaded server.
+Ignores batching: the seconds are those in a slot of a lightly loaded server.
 """
 
 from __future__ import annotations

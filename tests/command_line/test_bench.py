@@ -144,7 +144,7 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
         (["--json", "/no/such/folder/x.json"], "--json /no/such/folder/x.json: No such file or directory"),
         (["--paper", "x", "--load", "0.9"], "--load: the studies of --paper choose their own; leave it out"),
         (["--paper", "x", "--focus", "fcfs"], "--focus: the studies of --paper choose their own"),
-        (["--workload", "magic"], "none is called 'magic'; choose one of "),
+        (["--workload", "magic"], "unknown workload 'magic'; choose one of "),
         (["--traces", "nowhere"], "nowhere"),
         (["--burstiness", "-1", *SMALL], "coefficient of variation must be above 0"),
         (["--arrivals", "nowhere.csv", *SMALL], "nowhere.csv"),

@@ -147,7 +147,7 @@ def test_fit_refuses_what_goes_with_nothing(traces, tmp_path, capsys):
     for option, words in (
         (
             ("--structure", "pc"),
-            "'pc' is neither one of own, hill-climb, ges, chow-liu nor a file that ends in .bif",
+            "must be own, hill-climb, ges, chow-liu or a file that ends in .bif, not 'pc'",
         ),
         (("--score", "aic"), "invalid choice: 'aic'"),
     ):
@@ -266,7 +266,7 @@ def test_errors_name_the_thing_and_the_cure(fitted, traces, tmp_path, capsys):
             "fit",
             traces,
             empty,
-        ): f"OUT {empty} is a folder: name a file; `llmsched profile import FILE {empty}`",
+        ): f"OUT {empty} is a folder; give a file name. To merge FILE into that store, run",
         ("fit", traces, missing / "x.json"): f"OUT {missing / 'x.json'}: No such file or directory",
         ("fit", nothing, tmp_path / "x.json"): "nothing.jsonl",
         ("export", fitted, empty): f"OUT {empty} is a folder",

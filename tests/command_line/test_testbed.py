@@ -87,7 +87,7 @@ def test_endpoint(capsys, tmp_path):
         (["--rounds", "0"], "--rounds must be at least 1, not 0"),
         (["--time-scale", "0"], "--time-scale must be above 0, such as 20, not 0.0"),
         (["--policy", "magic"], "unknown policy 'magic'; choose one of: "),
-        (["--mix", "magic"], "none is called 'magic'; choose one of "),
+        (["--mix", "magic"], "unknown workload 'magic'; choose one of "),
         (["--apps", "magic"], "--apps: no application is called 'magic'; choose from "),
         (["--apps", ","], "--apps: name one of "),
         (["--apps", "web_search", "--mix", "chain"], "give either --apps or --mix, not both"),

@@ -497,8 +497,10 @@ def test_a_failing_policy_is_logged_once(make_scheduler, caplog):
             scheduler._driver.release(ticket)
         scheduler.statistics()
     (message,) = [record.getMessage() for record in caplog.records]
-    instead = "the jobs it fails for get order 0, ties by arrival (logged once)"
-    assert message == f"policy 'failing' failed; {instead}: KeyError('another bug')"
+    instead = "gets order 0 (smaller is served first), ties by arrival (logged once)"
+    assert (
+        message == f"policy 'failing' failed; a job that it cannot order {instead}: KeyError('another bug')"
+    )
     failures = [entry.detail for entry in scheduler._driver.story() if entry.kind == "PolicyFailed"]
     assert {type(failure) for failure in failures} == {KeyError, ZeroDivisionError}
     assert [ticket for kind, ticket in told(scheduler) if kind == "SlotGranted"] == tickets

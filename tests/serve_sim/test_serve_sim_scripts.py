@@ -66,7 +66,7 @@ def test_the_field_wins_and_counts_from_the_last_user_message() -> None:
         ('{"output_tokens": 0}', "output_tokens must be an integer"),
         ('{"output_tokens": true}', "output_tokens must be an integer"),
         ('{"content": 1}', "content must be a string"),
-        ('{"tool_calls": {}, "content": "x"}', "tool_calls must be a list"),
+        ('{"tool_calls": {}, "content": "x"}', "tool_calls must be a list, not {}"),
         ('{"tool_calls": [{"name": ""}]}', "tool_calls\\[0\\]: name"),
         ('{"tool_calls": [{"name": "f", "arguments": "{}"}]}', "arguments must be an object"),
         ('{"tool_calls": [{"name": "f", "args": {}}]}', "write an object with name and arguments"),

@@ -151,7 +151,7 @@ def test_generated_jobs_go_through_a_file(tmp_path):
     [
         (
             ("mix", 1, 0),
-            "none is called 'mix'; choose one of predefined, chain, planning, mixed, sequence_sorting",
+            "unknown workload 'mix'; choose one of predefined, chain, planning, mixed, sequence_sorting",
         ),
         (("mixed", -1, 0), "jobs and seed must be 0 or more, not -1 and 0"),
         (("mixed", 1, -5), "jobs and seed must be 0 or more, not 1 and -5"),

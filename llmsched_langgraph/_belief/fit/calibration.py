@@ -1,6 +1,6 @@
 """Estimates the slowdown of a backend: decode time per token as a function of concurrency.
 
-Does not know jobs or applications.
+Does not read jobs or applications.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Detects a change of the distribution of job work over time.
 
-Does not know the cause, such as another model, another prompt or other users.
+Does not determine the cause, such as another model, another prompt or other users.
 """
 
 from __future__ import annotations

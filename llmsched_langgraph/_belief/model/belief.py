@@ -316,9 +316,10 @@ class Belief:
 
         R(X) = I(X; Y1..YM | E) * sum_m Range(Ym). Y1..YM are the work variables of the unfinished stages that
         are correlated with X, I is the joint mutual information, and Range is the observed maximum minus
-        minimum. Correlated variables are the descendants of X and, if X descends from the job's total work,
-        all descendants of the total, which models what stages have in common. X is conditioned on being
-        present. If the joint table is too large, I is a lower bound (`Network.mutual_information`).
+        minimum. Correlated variables are the descendants of X. If X descends from the job's total work, all
+        descendants of the total are correlated too: the total models what stages have in common. I is
+        conditioned on X being present. If the joint table is too large, I is a lower bound
+        (`Network.mutual_information`).
 
         Args:
             stage: the ready stage occurrence.

@@ -132,7 +132,7 @@ class Bins:
 
         Args:
             values: the observations; None means absent.
-            most: maximum number of bins. Never more than there are distinct values.
+            most: at most this many bins, and at most the number of distinct values.
             least_count: minimum number of values per bin, up to ties.
 
         Raises:
@@ -256,7 +256,10 @@ class Bins:
         """
         given = np.asarray(weights, dtype=np.float64)
         if given.shape != (self.states,) or not given.min() >= 0.0 or not given.sum() > 0.0:
-            raise InvalidDataError(f"weights: expected {self.states} nonnegative weights, not all zero")
+            raise InvalidDataError(
+                f"weights: expected {self.states} nonnegative weights, not all zero, "
+                f"got {given.tolist()!r:.60}"
+            )
         mass = np.concatenate(([given[ABSENT]], given[self._owners] * self._shares))
         some = mass > 0.0
         points, mass = np.concatenate(([0.0], self._points))[some], mass[some]

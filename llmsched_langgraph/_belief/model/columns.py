@@ -1,6 +1,6 @@
 """Defines the variables of an application's model and extracts their values from ended jobs.
 
-Does not know bins, networks or running jobs.
+Does not define bins or networks, or read running jobs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Translates the evidence of a running job into soft evidence about its application's variables.
 
-Does not know networks or predict anything.
+Does not use networks or predict anything.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Does not interpret the amounts.
 
-The mean is linear and needs no independence: E[sum | E] = sum_i P(i present | E) E[amount_i | i present, E],
-LLMSched's remaining work. Quantiles need the joint posterior and are estimated from samples.
+The mean is linear and needs no independence: E[sum | E] = sum_i P(i present | E) E[amount_i | i present, E].
+This is the remaining work as LLMSched defines it. Quantiles need the joint posterior and are estimated from
+samples.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class SoftEvidence:
         return found.weights, found.left * scale
 
     def drawn(self, i: int, bins: Bins, states: NDArray[np.intp], uniform: Floats) -> Floats:
-        """Sample the remaining part of an unsettled amount, once per state (see `Bins.values`)."""
+        """Return one sample of the remaining amount for each element of `states` (see `Bins.values`)."""
         scale = self.scales.get(i, 1.0)
         if i in self.reached:
             return bins.left(self.reached[i] / scale, states, uniform) * scale

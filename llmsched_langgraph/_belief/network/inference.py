@@ -75,7 +75,10 @@ def cliques(
     for i, separator in enumerate(ordered):
         shape = tuple(cards[p] for p in separator)
         if prod(shape) * cards[i] > MAX_CELLS:
-            raise InvalidDataError(f"parents: variable {i} needs a table of more than {MAX_CELLS} cells")
+            raise InvalidDataError(
+                f"parents: variable {i} needs a table of more than {MAX_CELLS:,} cells: "
+                "use fewer bins or fewer edges"
+            )
         own = tuple(cards[p] if p in parents[i] else 1 for p in separator)
         table = np.ascontiguousarray(np.broadcast_to(tables[i].reshape((*own, cards[i])), (*shape, cards[i])))
         up = separator[-1] if separator else -1
@@ -277,9 +280,10 @@ def eliminate(
     keep: Iterable[int],
     likelihoods: Likelihoods,
 ) -> list[Factor]:
-    """Return factors over `keep` whose product is proportional to P(keep, E), scopes ascending.
+    """Return factors over `keep` whose product is proportional to P(keep, E), with sorted scopes.
 
-    Variable elimination from last to first (Koller & Friedman, ch. 9).
+    E is the evidence in `likelihoods`. Variables are eliminated from the highest index down (Koller &
+    Friedman, ch. 9).
     """
     kept, seen = set(keep), known(likelihoods)
     sliced = {i: state for i, state in seen.items() if i not in kept}
@@ -323,7 +327,10 @@ def product(cards: Sequence[int], factors: Sequence[Factor]) -> Factor:
     scope = tuple(sorted({v for own, _ in factors for v in own}))
     cells = prod(cards[v] for v in scope)
     if cells > MAX_CELLS:
-        raise InvalidDataError(f"variables: a table of {cells} cells is needed; the limit is {MAX_CELLS}")
+        raise InvalidDataError(
+            f"variables: the joint needs a table of {cells:,} cells, the limit is {MAX_CELLS:,}: "
+            "use fewer variables, bins or edges"
+        )
     table = np.ones((1,) * len(scope))
     for own, values in factors:
         table = table * values.reshape(tuple(cards[v] if v in own else 1 for v in scope))

@@ -315,9 +315,12 @@ class Network:
             weights = np.asarray(given, dtype=np.float64)
             # The negated comparison also rejects NaN.
             if weights.shape != (self.cards[self._known(i)],) or not weights.min() >= 0.0:
-                raise InvalidDataError(f"likelihoods[{i}]: expected {self.cards[i]} nonnegative weights")
+                raise InvalidDataError(
+                    f"likelihoods[{i}]: expected {self.cards[i]} nonnegative weights, "
+                    f"got {weights.tolist()!r:.60}"
+                )
             if not 0.0 < weights.max() < np.inf:
-                raise InvalidDataError(f"likelihoods[{i}]: all zero or infinite")
+                raise InvalidDataError(f"likelihoods[{i}]: weights must be finite and not all zero")
             checked[i] = weights
         return checked
 

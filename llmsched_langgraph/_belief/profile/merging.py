@@ -1,6 +1,6 @@
 """Merges profiles of one application from several workers, and builds profiles from ended jobs.
 
-Does not know stores or workers.
+Does not read stores or communicate with workers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Holds what was learned of each application: its ended jobs and the model fitted to them.
 
-Does not know queues or clocks, or decide when to learn. Profiles are immutable: `observe` and `learned`
-return new ones.
+Does not use queues or clocks, or decide when to learn. Profiles are immutable: `observe` and `learned` return
+new ones.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class History:
-    """The remembered jobs of one application, with distinct ids, and figures derived from them.
+    """The remembered jobs of one application, with distinct ids, and values derived from them.
 
     Attributes:
         jobs: the jobs, in the order of observation; in `order` after a merge.

@@ -28,7 +28,7 @@ STEPS = 8
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """The figures of a stage or of a planned tool.
+    """The statistics of a stage or of a planned tool.
 
     Attributes:
         stage: id of the stage, or name of the tool.
@@ -49,7 +49,7 @@ class StageFigures:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures of a profile. Amounts of work are in `unit`.
+    """The statistics of a profile. Amounts of work are in `unit`.
 
     Attributes:
         name: name of the application.
@@ -61,7 +61,7 @@ class Summary:
         median: median work of the remembered jobs.
         model: "network", "marginals", or None without a model.
         modelled: value of `jobs` when the model was learned.
-        stages: figures of the stages, in the order of the template.
+        stages: statistics of the stages, in the order of the template.
         depends: the edges of the network: (quantity, its parents), as text.
         entropy_bits: mean entropy in bits after 0, 1, 2, ... ended stages, over the `followed` latest jobs;
             0 for ended jobs. Empty without a model.

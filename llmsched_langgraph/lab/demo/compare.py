@@ -42,8 +42,8 @@ class Comparison:
         runs: runs in each pass.
         slots: slots of the backend and of the scheduler.
         seed: seed of the workload and the replies.
-        stock: figures of the pass on the stock runner.
-        scheduled: figures of the scheduled pass.
+        stock: metrics of the pass on the stock runner.
+        scheduled: metrics of the scheduled pass.
         outputs_equal: whether both passes wrote the same texts.
         held_after: slots that the scheduler still counts as held at the end.
         waiting_after: calls that the scheduler still counts as waiting at the end.

@@ -1,7 +1,7 @@
 """Builds three LangGraph applications: a ReAct agent, a planner that fans out, a fixed chain.
 
-Does not know scheduling: the graphs also run on the stock runner. Their prompts carry `<sim>` directives
-that set the length of the embedded backend's answers; to a real model the directives are plain text.
+Does not schedule: the graphs also run on the stock runner. Their prompts carry `<sim>` directives that set
+the length of the embedded backend's answers; to a real model the directives are plain text.
 """
 
 from __future__ import annotations

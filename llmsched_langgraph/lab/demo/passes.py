@@ -1,4 +1,4 @@
-"""Computes the figures of one pass: job completion times, makespan and the backend's peak.
+"""Computes the metrics of one pass: job completion times, makespan and the backend's peak.
 
 Does not run anything.
 """
@@ -23,7 +23,7 @@ class Pass:
 
     @classmethod
     def of(cls, runs: Sequence[tuple[float, float]], backend_peak: int) -> Pass:
-        """Return the figures of a pass.
+        """Return the metrics of a pass.
 
         Args:
             runs: (arrival, end) of each run, in seconds.

@@ -1,6 +1,6 @@
 """Shows progress on standard error, with one bar for each pass.
 
-Does not know what the passes do.
+Does not run the passes.
 """
 
 from __future__ import annotations

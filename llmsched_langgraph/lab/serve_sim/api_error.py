@@ -1,6 +1,6 @@
 """Defines the error answers of an OpenAI-compatible server: status, message, type and code.
 
-Does not know the requests.
+Does not check requests.
 """
 
 from __future__ import annotations

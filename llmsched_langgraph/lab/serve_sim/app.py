@@ -1,6 +1,6 @@
 """Implements the HTTP side: paths, answers, streams, and the detection of disconnects.
 
-Does not know sockets, processes or the simulation of time.
+Does not open sockets, start processes or simulate time.
 """
 
 from __future__ import annotations

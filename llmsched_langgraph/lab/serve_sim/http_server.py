@@ -1,6 +1,6 @@
 """Runs the application under uvicorn, in the main thread or another one, and stops it.
 
-Does not know what the application answers.
+Does not answer requests: `app` does.
 """
 
 from __future__ import annotations

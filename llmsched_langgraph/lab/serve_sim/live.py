@@ -1,6 +1,6 @@
 """Runs a `BatchingServer` by the clock of an event loop and counts the requests in flight exactly.
 
-Does not know HTTP or the content of requests.
+Does not handle HTTP or read the content of requests.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Generates replies: seeded words, scripted text, tool calls, or JSON that fits a schema.
 
-Does not know HTTP, time or the order of requests: a reply depends only on its request and the seed.
+A reply depends only on its request and the seed, not on HTTP, time or the order of requests.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def _tools(value: object) -> list[Tool]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise invalid("tools must be a list", "tools")
+        raise invalid(f"tools must be a list, not {value!r:.60}", "tools")
     tools = []
     for i, entry in enumerate(value):
         function = entry.get("function") if isinstance(entry, dict) else None
@@ -177,7 +177,7 @@ def _max_tokens(fields: JsonObject) -> int | None:
         if value is None:
             continue
         if type(value) is not int or value < 1:
-            raise invalid(f"{name} must be an integer of 1 or more", name)
+            raise invalid(f"{name} must be an integer of 1 or more, not {value!r:.60}", name)
         return value
     return None
 

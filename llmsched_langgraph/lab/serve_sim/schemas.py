@@ -1,6 +1,6 @@
 """Generates a random value that a JSON schema accepts, reproducible by seed.
 
-Does not know tools, replies or OpenAI; `pattern` and rare keywords are ignored.
+Tools, replies and the OpenAI format are handled elsewhere; `pattern` and rare keywords are ignored.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads the script of a reply: the body's `sim` field, or a `<sim>{...}</sim>` directive in a message.
 
-Does not know HTTP, time or unscripted replies.
+Does not handle HTTP or time; `replies` generates the replies.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ def _read_turn(turn: object, where: str) -> Turn:
         raise _malformed(f"{where}: unknown key {unknown[0]!r}; a turn has {', '.join(_TURN_KEYS)}")
     tokens, content = turn.get("output_tokens"), turn.get("content")
     if tokens is not None and (type(tokens) is not int or tokens < 1):
-        raise _malformed(f"{where}: output_tokens must be an integer of 1 or more")
+        raise _malformed(f"{where}: output_tokens must be an integer of 1 or more, not {tokens!r:.60}")
     if content is not None and not isinstance(content, str):
         raise _malformed(f"{where}: content must be a string")
     calls = turn.get("tool_calls")
     calls = [] if calls is None else calls
     if not isinstance(calls, list):
-        raise _malformed(f"{where}: tool_calls must be a list")
+        raise _malformed(f"{where}: tool_calls must be a list, not {calls!r:.60}")
     return Turn(
         tokens, content, tuple(_read_call(call, f"{where}: tool_calls[{i}]") for i, call in enumerate(calls))
     )

@@ -1,6 +1,6 @@
 """Starts and stops the simulated backend, in the foreground or in a thread, from its settings.
 
-Does not know HTTP; the optional packages are imported when a server starts.
+`http_server` and `app` handle HTTP; the optional packages are imported when a server starts.
 """
 
 from __future__ import annotations

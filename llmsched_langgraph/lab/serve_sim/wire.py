@@ -1,6 +1,6 @@
 """Builds the JSON of OpenAI's chat completions: completions, stream chunks and the model list.
 
-Does not know when any of it is sent.
+Does not send the JSON.
 """
 
 from __future__ import annotations

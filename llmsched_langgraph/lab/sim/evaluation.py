@@ -1,6 +1,6 @@
-"""Compares policies: simulates the same jobs and arrivals under each policy and computes the figures.
+"""Compares policies: simulates the same jobs and arrivals under each policy and computes the metrics.
 
-Does not load jobs or print figures. A cell is one workload, load, number of jobs and seed under all policies;
+Does not load jobs or print metrics. A cell is one workload, load, number of jobs and seed under all policies;
 cells are independent, so that they can be simulated in parallel.
 """
 

@@ -1,6 +1,6 @@
 """Models a server's latency: seconds per decode step by batch size, and seconds of prefill.
 
-Does not know requests, queues or clocks.
+Does not handle requests, queues or clocks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LatencyModel:
         prefill_base_s: Seconds of every prefill, independent of the prompt; 0 where the source's intercept is
             at most the decode step that yields the first token.
         prefill_s_per_token: Seconds of prefill for each prompt token.
-        source: Origin and licence of the figures.
+        source: Origin and licence of the values.
         prefill_stalls: Whether prefills run one at a time and stop all decoding, as on a CPU; if not, a
             prefill delays its own request only, and the decode steps include its cost to the others.
 
@@ -44,7 +44,7 @@ class LatencyModel:
     prefill_stalls: bool = False
 
     def __post_init__(self) -> None:
-        """Reject invalid figures."""
+        """Reject invalid values."""
         batches = [batch for batch, _ in self.decode_step_s]
         steps = [step for _, step in self.decode_step_s]
         if not batches or batches[0] < 1 or any(a >= b for a, b in pairwise(batches)):

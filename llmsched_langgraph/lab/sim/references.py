@@ -1,6 +1,6 @@
 """Defines the references of a comparison: the clairvoyant order, and a lower bound on the mean JCT.
 
-Does not know the compared policies.
+Does not define or run the compared policies.
 """
 
 from __future__ import annotations

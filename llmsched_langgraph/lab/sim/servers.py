@@ -1,6 +1,6 @@
 """Times simulated calls from their grant on: as recorded, or on a batching model server.
 
-Does not know jobs, policies or the backlog.
+Does not schedule: the simulation handles jobs, policies and the backlog.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Server(Protocol):
         """Start the call of this ticket."""
 
     def next_s(self) -> float:
-        """Return the end of the next call, in s, if none begins before; infinite if none runs."""
+        """Return when the next running call ends, in s, if no call starts before; infinity if none runs."""
 
     def advance(self, now: float) -> list[int]:
         """Return the tickets of the calls that ended by `now`, in order."""

@@ -1,6 +1,6 @@
 """Makes calls of given prompt and output tokens on a chat endpoint and records their usage.
 
-Does not know jobs or graphs.
+Does not build jobs or graphs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class EmbeddedLengths:
         return tokens
 
     def prompt(self, tokens: int, salt: str) -> str:
-        """See `Lengths.prompt`."""
+        """Return a prompt of exactly `tokens` tokens; its first words depend on `salt`."""
         return _words(tokens, salt)[: tokens * CHARACTERS_PER_TOKEN].ljust(tokens * CHARACTERS_PER_TOKEN, ".")
 
     def body(self, tokens: int) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class WordLengths:
         return round(self.base_tokens + self._words(tokens) * self.word_tokens)
 
     def prompt(self, tokens: int, salt: str) -> str:
-        """See `Lengths.prompt`."""
+        """Return a prompt of about `tokens` tokens, at least one word; its first words depend on `salt`."""
         return _words(self._words(tokens), salt)
 
     def _words(self, tokens: int) -> int:

@@ -1,6 +1,6 @@
 """Polls the numbers of running and waiting requests from a model server's Prometheus metrics.
 
-Does not know the requests; it reads the metrics of llama.cpp, vLLM and SGLang.
+Does not make the requests that it counts; it reads the metrics of llama.cpp, vLLM and SGLang.
 """
 
 from __future__ import annotations

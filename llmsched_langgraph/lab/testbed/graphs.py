@@ -1,6 +1,6 @@
 """Builds one LangGraph graph for each application; each run of it replays one job.
 
-Does not know scheduling, and does not make the calls itself.
+Does not schedule, and does not make the calls itself.
 """
 
 from __future__ import annotations

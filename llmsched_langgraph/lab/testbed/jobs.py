@@ -40,7 +40,7 @@ class Workload:
         return self.warmup + self.measured
 
     def changed(self, change: Callable[[EndedJob], EndedJob]) -> Workload:
-        """Return the workload with `change` applied to every job."""
+        """Return a copy of the workload with `change` applied to every job."""
         return Workload(tuple(map(change, self.warmup)), tuple(map(change, self.measured)))
 
 

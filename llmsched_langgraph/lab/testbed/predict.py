@@ -53,7 +53,7 @@ class Prediction:
 
     @property
     def mean_jct_reduction(self) -> float:
-        """1 - scheduled / stock, of the predicted mean job completion times."""
+        """The relative reduction of the predicted mean JCT, 1 - scheduled / stock."""
         return 1 - self.scheduled_mean_jct_s / self.stock_mean_jct_s
 
 

@@ -1,6 +1,6 @@
-"""Computes the figures of a comparison: both sides over all rounds, each application, the prediction.
+"""Computes the metrics of a comparison: both sides over all rounds, each application, the prediction.
 
-Does not run the passes or print the figures.
+Does not run the passes or print the metrics.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Side:
     waiting_after: int = 0
 
     def as_pass(self, app: str | None = None) -> Pass:
-        """Return the figures of one application's jobs; of all jobs if `app` is None."""
+        """Return the metrics of one application's jobs; of all jobs if `app` is None."""
         times = [(job.arrival_s, job.end_s) for job in self.jobs if app in (None, job.app)]
         return Pass.of(times, self.backend_peak)
 
@@ -100,12 +100,12 @@ class Comparison:
     predicted: Prediction
 
     def figures(self, side: str, app: str | None = None) -> Pass:
-        """Return a side's figures over all rounds, for one application or, if `app` is None, for all."""
+        """Return a side's metrics over all rounds, for one application or, if `app` is None, for all."""
         sides: tuple[Side, ...] = getattr(self, side)
         return over_rounds([each.as_pass(app) for each in sides])
 
     def reduction(self, app: str | None = None) -> float:
-        """Return 1 - scheduled / stock, of the mean JCTs, for one application or for all."""
+        """Return the relative reduction of the mean JCT, 1 - scheduled / stock, of `app` (None: of all)."""
         return 1 - self.figures("scheduled", app).mean_jct_s / self.figures("stock", app).mean_jct_s
 
     @property

@@ -1,7 +1,7 @@
 """Translates a recorded job into supersteps: which stage runs start which others.
 
-Does not know LangGraph's classes or make calls. A graph finishes all stage runs of a superstep before the
-next one; a stage of a recorded job waits for its dependencies only.
+Does not use LangGraph's classes or make calls. A graph finishes all stage runs of a superstep before the next
+one; a stage of a recorded job waits for its dependencies only.
 """
 
 from __future__ import annotations

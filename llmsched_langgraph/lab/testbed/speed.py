@@ -1,6 +1,6 @@
 """Measures an endpoint: its token counts, and its latency by the number of parallel requests.
 
-Does not know jobs. The result is a `LatencyModel` for the simulator.
+Does not replay jobs. The result is a `LatencyModel` for the simulator.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ async def counted(endpoint: Endpoint, *, ignore_eos: bool) -> WordLengths:
     word_tokens = (long - short) / (_LONG - _SHORT)
     if word_tokens <= 0:
         raise LLMSchedError(
-            f"{endpoint.client.base_url} counts {short} tokens for {_SHORT} words and {long} for {_LONG}: "
-            "its `usage` is not reliable"
+            f"{endpoint.client.base_url} reports {short} prompt tokens for {_SHORT} words but {long} for "
+            f"{_LONG}: its token usage cannot be trusted"
         )
     return WordLengths(max(short - _SHORT * word_tokens, 0.0), word_tokens, ignore_eos)
 

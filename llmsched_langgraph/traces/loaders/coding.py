@@ -1,6 +1,6 @@
 """Loads runs of four coding agents: AutoCodeRover, SWE-agent, ChatDev, Reflexion.
 
-Does not know files.
+Converts already parsed records; opens no files.
 """
 
 from __future__ import annotations

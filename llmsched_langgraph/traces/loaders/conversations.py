@@ -1,6 +1,6 @@
 """Loads two kinds of conversation: Claude Code sessions and tau-bench dialogues.
 
-A job is one turn, from one user message to the next. Does not know files.
+A job is one turn, from one user message to the next. Converts already parsed records; opens no files.
 """
 
 from __future__ import annotations

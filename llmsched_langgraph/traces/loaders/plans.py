@@ -1,6 +1,6 @@
 """Loads plans: a request, and the graph of tool uses that a model planned for it.
 
-Does not know files.
+Converts already parsed records; opens no files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Loads ReAct runs: thought, action and observation of every step, in tokens.
 
-Does not know files.
+Converts already parsed records; opens no files.
 """
 
 from __future__ import annotations

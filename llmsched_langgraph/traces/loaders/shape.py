@@ -1,6 +1,6 @@
 """Defines a recorded format, and the builder with which loaders build a job's stages.
 
-Does not know any single format.
+Does not define any single format: the other modules of `loaders` do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Loads runs of three thought-search programs: Graph of Thoughts, ARIES, Tree of Thoughts.
 
-Does not know files.
+Converts already parsed records; opens no files.
 """
 
 from __future__ import annotations

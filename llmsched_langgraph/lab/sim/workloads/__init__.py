@@ -1,6 +1,6 @@
 """Generates the simulator's jobs: the paper's six applications, its four mixes, and arrival times.
 
-Does not know clocks, policies or servers; every random choice comes from a seed argument.
+Uses no clock, policy or server; every random choice comes from a seed argument.
 """
 
 from llmsched_langgraph.lab.sim.workloads.arrivals import (

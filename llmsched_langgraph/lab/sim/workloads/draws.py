@@ -1,6 +1,6 @@
 """Draws tokens, seconds and categories from given distributions, and builds jobs from them.
 
-Does not know any application.
+Does not define any application.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPE
         mix: A name in `MIXES` or in `APPLICATIONS`.
         jobs: Number of jobs, 0 or more.
         seed: Seed of all random choices, 0 or more.
-        speed: Gives the seconds of LLM calls; tokens and tools do not depend on it.
+        speed: How long an LLM call takes for its tokens. Tokens and tools do not depend on it.
 
     Raises:
         ConfigurationError: The mix does not exist, or a number is negative.
@@ -63,7 +63,7 @@ def generate(mix: str, jobs: int, seed: int, *, speed: TokenSpeed = MEASURED_SPE
     names = MIXES.get(mix, (mix,))
     if names == (mix,) and mix not in APPLICATIONS:
         known = ", ".join((*MIXES, *APPLICATIONS))
-        raise ConfigurationError(f"workload: none is called {mix!r}; choose one of {known}")
+        raise ConfigurationError(f"unknown workload {mix!r}; choose one of {known}")
     _check(jobs, seed)
     made = []
     for number in range(jobs):
