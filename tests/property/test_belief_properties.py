@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.beliefs import ended, mean_of, model_of, posterior
 from support.networks import network
 
-from llmsched_langgraph._belief.model import total
-from llmsched_langgraph._belief.model.belief import FLOOR, PRIOR_RUNS, Expected
+from llmsched_langgraph._belief.model import prior, total
+from llmsched_langgraph._belief.model.belief import FLOOR, Expected
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
@@ -287,7 +287,7 @@ def test_of_several_runs_those_that_are_over_tell_of_the_others(each, runs, took
     """Their mean, with what was believed worth two runs; less what the others have received already."""
     took = took[: runs - 1]
     going = runs - len(took)
-    mean = (PRIOR_RUNS * each + sum(took)) / (PRIOR_RUNS + len(took))
+    mean = (prior.RUNS * each + sum(took)) / (prior.RUNS + len(took))
     received = sum(took) + share * going * mean
     left = Expected(each * runs, runs).left(received, len(took), sum(took))
     assert left == pytest.approx(max((1 - share) * going * mean, FLOOR * mean * going))

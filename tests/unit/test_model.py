@@ -12,8 +12,9 @@ import pytest
 from support.beliefs import call, ended, fan_job, loop_job, model_of, planned_job
 
 from llmsched_langgraph._application.application import DIRECT, Application, Kind, Node
-from llmsched_langgraph._belief.fit.models import PRIOR_CALL, learn
+from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._belief.model import prior
 from llmsched_langgraph._belief.model.columns import Quantity
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
@@ -195,7 +196,7 @@ def test_before_there_is_much_to_learn_from_a_prior_serves(jobs):
             model = learn(template, outcomes, unit=unit)
             belief = model.belief(NOTHING)
             assert model.jobs == jobs
-            assert 0.0 < belief.mean < 10 * PRIOR_CALL[unit]
+            assert 0.0 < belief.mean < 10 * prior.CALL[unit]
             assert math.isfinite(belief.entropy_bits)
             assert belief.quantiles[-1] > 0.0
             assert model.belief(NOTHING).uncertainty_reduction(StageOccurrence("a", 1)) == 0.0

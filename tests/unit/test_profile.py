@@ -172,7 +172,7 @@ def test_total_work_of_an_application_that_never_ran(observed):
 
 def test_the_whole_history_is_in_the_mean(monkeypatch, observed):
     """Total work is that of the jobs that are remembered."""
-    monkeypatch.setattr(profile_module, "SHRINKAGE", 1e-12)
+    monkeypatch.setattr(profile_module, "MEANS", 1e-12)
     monkeypatch.setattr(profile_module, "HISTORY", 2)
     profile = observed(("x", ("s", 50.0)), ("x", ("s", 2.0)), ("x", ("s", 4.0)))
     assert profile.total_work_s(app("x")) == pytest.approx(3.0)

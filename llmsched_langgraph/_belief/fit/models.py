@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._belief.fit.tables import MAX_PARENTS, SMOOTHING, choose, fit
+from llmsched_langgraph._belief.model import prior
 from llmsched_langgraph._belief.model.bins import BINS, Bins
 from llmsched_langgraph._belief.model.columns import MIN_JOBS, Column, Quantity, columns_of, values_of
 from llmsched_langgraph._belief.model.model import ApplicationModel
@@ -21,18 +22,6 @@ from llmsched_langgraph._jobs.observed import ObservedJob, Unit
 
 MIN_COUNT = 5
 """Minimum number of values per bin."""
-
-PRIOR_CALL = {Unit.SECONDS: 1.0, Unit.TOKENS: 100.0, Unit.TOOL_SECONDS: 1.0}
-"""Prior mean work of a stage, in the unit."""
-
-PRIOR_SPREAD = (0.125, 0.25, 0.5, 0.625, 0.75, 1.0, 1.75, 3.0)
-"""Prior distribution of a stage's work: eight pseudo-observations, relative to the mean."""
-
-PRIOR_GOES_ON = 0.5
-"""Prior probability that a loop continues for another iteration."""
-
-PRIOR_JOBS = 2
-"""Prior weight, in pseudo-jobs."""
 
 
 def learn(
@@ -56,11 +45,11 @@ def learn(
         seed: seed of the cross-validation folds.
         correlated: "choose" compares the network with the independent marginals on held-out jobs
             (`tables.choose`); True forces the network, False the marginals.
-        call: prior mean work of a stage, such as the mean call of other applications; None for `PRIOR_CALL`.
+        call: prior mean work of a stage, such as the mean call of other applications; None for `prior.CALL`.
     """
     usable = usable_of(outcomes, unit)
     if len(usable) < MIN_JOBS:
-        return _prior(application, usable, unit, PRIOR_CALL[unit] if call is None else call)
+        return _prior(application, usable, unit, prior.CALL[unit] if call is None else call)
     data = Lessons.of(application, usable, unit)
     if correlated == "choose":
         network = choose(data.rows, data.cards, data.names, hidden=data.hidden, seed=seed).network
@@ -164,19 +153,19 @@ def _prior(
     seen = values_of(columns, outcomes, unit)
     bins, tables = [], []
     for i, column in enumerate(columns):
-        happens = PRIOR_GOES_ON ** (column.first - 1)
-        shared = max(1, len(PRIOR_SPREAD) // PRIOR_JOBS)
+        happens = prior.GOES_ON ** (column.first - 1)
+        shared = max(1, len(prior.SPREAD) // prior.JOBS)
         shown = [row[i] for row in seen for _ in range(shared)]
         seen_here = [value for value in shown if value]
         # A few jobs determine the mean; the spread comes from the prior.
         about = sum(seen_here) / len(seen_here) if seen_here else call
-        own = Bins.fit([*(about * share for share in PRIOR_SPREAD), *shown], BINS)
+        own = Bins.fit([*(about * share for share in prior.SPREAD), *shown], BINS)
         weights = np.array([SMOOTHING / own.states] * own.states)
         for value in shown:
             weights[own.index(value)] += 1.0
-        for share in PRIOR_SPREAD:
+        for share in prior.SPREAD:
             weights[own.index(about * share)] += happens
-        weights[0] += len(PRIOR_SPREAD) * (1.0 - happens)
+        weights[0] += len(prior.SPREAD) * (1.0 - happens)
         bins.append(own)
         tables.append(weights / weights.sum())
     network = independent([column.name for column in columns], tables)

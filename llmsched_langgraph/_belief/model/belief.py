@@ -14,10 +14,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from llmsched_langgraph._belief.model import gittins
+from llmsched_langgraph._belief.model import gittins, prior
 from llmsched_langgraph._belief.model.bins import ABSENT, Bins
 from llmsched_langgraph._belief.model.columns import Column
-from llmsched_langgraph._belief.model.evidence import PRIOR_RUNS, Begun, JobEvidence
+from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.total import Posterior, SoftEvidence
 from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph._jobs.stages import StageOccurrence
@@ -81,7 +81,7 @@ class Expected:
         """Return the expected remaining work.
 
         For a single run: E[W - received | W >= received]. For n runs of which k ended, the expected work w
-        of each other run is (p * whole / n + settled) / (p + k) with p = `PRIOR_RUNS`, and the result is
+        of each other run is (p * whole / n + settled) / (p + k) with p = `prior.RUNS`, and the result is
         max(settled + (n - k) w - received, `FLOOR` (n - k) w).
 
         Args:
@@ -95,7 +95,7 @@ class Expected:
             return self.curve.left(received)
         each = self.whole / self.runs
         if ended:
-            each = (PRIOR_RUNS * each + settled) / (PRIOR_RUNS + ended)
+            each = prior.shrunk(settled, ended, each, prior.RUNS)
         going = self.runs - ended
         return max(settled + going * each - received, FLOOR * each * going)
 
@@ -202,7 +202,7 @@ class Belief:
         # `left` includes the evidence of the ended runs. Solve the estimate of `Expected.left` for `whole`,
         # so that this evidence is not counted twice.
         each = (left + received - settled) / (runs - ended)
-        return Expected((each * (PRIOR_RUNS + ended) - settled) / PRIOR_RUNS * runs, runs)
+        return Expected(prior.unshrunk(each, settled, ended, prior.RUNS) * runs, runs)
 
     def _curve(self, i: int, left: float, received: float) -> Curve | None:
         own, factor = self.model.bins[i], self._posterior.factor

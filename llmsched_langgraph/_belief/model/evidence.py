@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsched_langgraph._belief.model import prior
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity, stage_value, tool_name, tools_of
 from llmsched_langgraph._belief.model.total import SoftEvidence
@@ -28,9 +29,6 @@ DIGITS = 2
 
 SETTLED_SHARE = 0.25
 """Share of a stage's concurrent runs that must have ended to settle the work of the others."""
-
-PRIOR_RUNS = 2.0
-"""Prior weight, in pseudo-runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,19 +226,16 @@ class _Reading:
     def _whole(self, column: Column, begun: Sequence[Begun]) -> float | None:
         """Estimate a stage's work from its ended runs; None if fewer than `SETTLED_SHARE` ended.
 
-        Each other run is estimated by (settled + p * prior) / (ended + p), p = `PRIOR_RUNS`, where prior is
-        the stage's mean work per run.
+        The work of each other run is that of the ended runs, `prior.shrunk` towards the stage's mean work per
+        run.
         """
         runs, ended = sum(own.runs for own in begun), sum(own.ended for own in begun)
         if not 0 < ended >= SETTLED_SHARE * runs or runs == 1:
             return None
         work, fan_out = self._usual.get(column, (0.0, None))
-        each = (sum(own.settled for own in begun) + PRIOR_RUNS * work / max(fan_out or runs, 1.0)) / (
-            ended + PRIOR_RUNS
-        )
-        return max(
-            sum(own.settled for own in begun) + (runs - ended) * each, sum(own.received for own in begun)
-        )
+        settled = sum(own.settled for own in begun)
+        each = prior.shrunk(settled, ended, work / max(fan_out or runs, 1.0), prior.RUNS)
+        return max(settled + (runs - ended) * each, sum(own.received for own in begun))
 
     def _now(self, column: Column) -> list[Begun]:
         begun = self._begun.get(column.node)

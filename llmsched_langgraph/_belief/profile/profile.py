@@ -17,8 +17,9 @@ from llmsched_langgraph._application.application import DIRECT, Application
 from llmsched_langgraph._application.behaviour import NodeBehaviour, corrected
 from llmsched_langgraph._belief.fit.calibration import Calibration, Served
 from llmsched_langgraph._belief.fit.drift import RECENT, drifted
+from llmsched_langgraph._belief.model.prior import CALL, GOES_ON, MEANS, shrunk
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph._jobs.observed import ObservedJob, nodes_of, observed
+from llmsched_langgraph._jobs.observed import ObservedJob, Unit, nodes_of, observed
 from llmsched_langgraph.errors import InvalidDataError
 
 if TYPE_CHECKING:
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 
 HISTORY = 1_000
 """Number of latest jobs of an application that are remembered."""
-
-PRIOR_CALL_S = 1.0
-"""Prior mean work of a call, in s."""
-
-SHRINKAGE = 2.0
-"""Prior weight of a mean, in pseudo-observations. It limits the effect of a single outlier."""
-
-GOES_ON = 0.5
-"""Prior probability that a loop continues for another iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +37,8 @@ class Mean:
     value: float = 0.0
 
     def towards(self, prior: float) -> float:
-        """Return (count * value + a * prior) / (count + a) with a = `SHRINKAGE`."""
-        return (self.count * self.value + SHRINKAGE * prior) / (self.count + SHRINKAGE)
+        """Return the value, shrunk towards a prior with the weight `MEANS`."""
+        return shrunk(self.count * self.value, self.count, prior, MEANS)
 
 
 @dataclass(frozen=True)
@@ -344,7 +336,7 @@ class Profile:
     @property
     def call_s(self) -> float:
         """The expected work of a call without evidence, in slot-seconds."""
-        return self.call.towards(PRIOR_CALL_S)
+        return self.call.towards(CALL[Unit.SECONDS])
 
     def total_work_s(self, application: Application) -> float:
         """Return the expected total work of a job without evidence, in slot-seconds.
@@ -355,8 +347,7 @@ class Profile:
         """
         known = self.applications.get(application.fingerprint)
         if known is not None and known.works_s:
-            count = len(known.works_s)
-            return (known.mean_s * count + SHRINKAGE * self.job.towards(self.call_s)) / (count + SHRINKAGE)
+            return Mean(len(known.works_s), known.mean_s).towards(self.job.towards(self.call_s))
         stages = [stage for stage in application.stages if application.by_path[stage.node].calls_llm]
         if not stages:
             return self.job.towards(self.call_s)
