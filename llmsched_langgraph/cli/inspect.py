@@ -128,7 +128,7 @@ def _module(where: str) -> ModuleType:
         sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
-        if error.name is not None and where.startswith(error.name):
+        if error.name is not None and f"{where}.".startswith(f"{error.name}."):
             raise ConfigurationError(
                 f"there is no module {where!r} here; name one that can be imported, or a file.py"
             ) from None

@@ -151,6 +151,14 @@ def test_errors_are_one_line(refuses, module, arguments, words):
     refuses(["inspect", *(argument.format(file=path) for argument in arguments)], words)
 
 
+def test_a_missing_module_whose_name_begins_alike(refuses, tmp_path, monkeypatch):
+    """`applepie` is there and needs `applep`: that one is missing."""
+    (tmp_path / "applepie.py").write_text("import applep")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    refuses(["inspect", "applepie:graph"], "applepie needs applep, which is not installed")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
