@@ -19,6 +19,7 @@ from llmsched_langgraph._adapter.gate import current_stage
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.run import Slots
 from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph._runtime.slot import Slot, outcome_of
 from llmsched_langgraph.errors import ConfigurationError
@@ -206,7 +207,10 @@ def _slot(scheduler: Scheduler | None, request: Any) -> Slot | None:
     if request.method != "POST" or not request.url.path.endswith(_SERVED):
         return None
     run = current_run()
-    own = scheduler or (default_scheduler() if run is None else run.scheduler)
+    if scheduler is not None:
+        own: Slots = scheduler
+    else:
+        own = default_scheduler() if run is None else run.scheduler
     slot: Slot = own.slot(_model(request), stage="" if run is None else current_stage())
     return slot
 
