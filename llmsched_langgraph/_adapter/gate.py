@@ -1,6 +1,7 @@
-"""Makes every LangChain model hold a slot while one of its requests is in flight.
+"""Makes every request to a LangChain model a call, which waits for a slot.
 
-Does not inspect graphs: it is active only in code that is marked as part of a run.
+Does not inspect graphs: it is active only in code that is marked as part of a run. Does not see the requests
+that a call sends: `http` does.
 
 The gate wraps the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their event variants)
 of every chat-model and completion-model class. Only there does a request begin and end: cached answers do
@@ -15,18 +16,17 @@ import functools
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import langchain_core
-from langchain_core.language_models.chat_models import BaseChatModel, SimpleChatModel
+from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.llms import LLM, BaseLLM
 from langchain_core.runnables.config import ensure_config
 
+from llmsched_langgraph._adapter.http import hooks
 from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
-from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
-from llmsched_langgraph._runtime.slot import Slot, offered, riding
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph.errors import LLMSchedError
 
@@ -40,8 +40,6 @@ _HOOKS = (
 )
 _LLM_HOOKS = ("_call", "_acall")
 _ROOTS: tuple[Any, ...] = (BaseChatModel, BaseLLM)
-_THREADED: tuple[Any, ...] = (*_ROOTS, SimpleChatModel, LLM)
-"""Classes whose own asynchronous hooks run synchronous ones in threads."""
 _GATED = "__llmsched_gated__"
 
 _lock = threading.Lock()
@@ -104,15 +102,12 @@ def _gate_class(cls: Any) -> None:
             continue  # abstract: every concrete model overrides it
         if hook is LLM.__dict__.get(name) and name != "_acall":
             continue  # abstract, or loops over the prompts: `_call` and `_acall` are the requests
-        gated = _gate(cls, name, hook)
+        gated = _gate(name, hook)
         setattr(gated, _GATED, True)
         setattr(cls, name, gated)
 
 
-def _gate(cls: Any, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-    if name.startswith("_a") and cls in _THREADED:
-        # Inherited by models with synchronous hooks only: it runs those in threads.
-        return _gate_astream_in_threads(hook) if name == "_astream" else _gate_acall_in_thread(hook)
+def _gate(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
     if name in ("_generate", "_call"):
         return _gate_call(hook)
     if name in ("_agenerate", "_acall"):
@@ -123,12 +118,13 @@ def _gate(cls: Any, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
 def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(hook)
     def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        slot = _slot(self, kwargs)
-        if slot is None:
+        call = _call(self, kwargs)
+        if call is None:
             return hook(self, *args, **kwargs)
-        with slot:
+        with call:
             result = hook(self, *args, **kwargs)
-            slot.usage = usage_of_result(result, _messages(args, kwargs))
+            if call.reports:
+                call.usage = usage_of_result(result, _messages(args, kwargs))
             return result
 
     return gated
@@ -137,12 +133,13 @@ def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
 def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(hook)
     async def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        slot = _slot(self, kwargs)
-        if slot is None:
+        call = _call(self, kwargs)
+        if call is None:
             return await hook(self, *args, **kwargs)
-        async with slot:
+        async with call:
             result = await hook(self, *args, **kwargs)
-            slot.usage = usage_of_result(result, _messages(args, kwargs))
+            if call.reports:
+                call.usage = usage_of_result(result, _messages(args, kwargs))
             return result
 
     return gated
@@ -151,11 +148,11 @@ def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
 def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     @functools.wraps(hook)
     def gated(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        slot = _slot(self, kwargs)
-        if slot is None:
+        call = _call(self, kwargs)
+        if call is None:
             yield from hook(self, *args, **kwargs)
         else:
-            yield from hold(slot, lambda: hook(self, *args, **kwargs), UsageMeter(_messages(args, kwargs)))
+            yield from hold(call, lambda: hook(self, *args, **kwargs), UsageMeter(_messages(args, kwargs)))
 
     return gated
 
@@ -163,11 +160,11 @@ def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
 def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     @functools.wraps(hook)
     async def gated(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        slot = _slot(self, kwargs)
-        if slot is None:
+        call = _call(self, kwargs)
+        if call is None:
             items = hook(self, *args, **kwargs)
         else:
-            items = ahold(slot, lambda: hook(self, *args, **kwargs), UsageMeter(_messages(args, kwargs)))
+            items = ahold(call, lambda: hook(self, *args, **kwargs), UsageMeter(_messages(args, kwargs)))
         try:
             async for item in items:
                 yield item
@@ -179,55 +176,17 @@ def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
     return gated
 
 
-def _gate_acall_in_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(hook)
-    async def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        slot = _slot(self, kwargs)
-        if slot is None:
-            return await hook(self, *args, **kwargs)
-        await slot.aacquire()
-        try:
-            with slot.offer():
-                return await hook(self, *args, **kwargs)
-        finally:
-            slot.release(Outcome.CANCELLED)  # if no thread has taken it over
-
-    return gated
-
-
-def _gate_astream_in_threads(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    @functools.wraps(hook)
-    async def gated(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        slot = _slot(self, kwargs)
-        items = hook(self, *args, **kwargs)
-        if slot is not None:
-            await slot.aacquire()
-        try:
-            while True:
-                with nullcontext() if slot is None else slot.offer():
-                    try:
-                        item = await anext(items)
-                    except StopAsyncIteration:
-                        return
-                yield item
-        finally:
-            if slot is not None:
-                slot.release(Outcome.CANCELLED)  # if no thread has taken it over
-
-    return gated
-
-
-def _slot(model: Any, kwargs: dict[str, Any]) -> Slot | None:
-    """Return the slot for this request; None outside scheduled runs and inside another call's slot."""
+def _call(model: Any, kwargs: dict[str, Any]) -> Call | None:
+    """Return the call of this request; None outside scheduled runs."""
     run = current_run()
-    if run is None or riding():
+    if run is None:
         return None
-    slot = offered()
-    if slot is not None:
-        return slot
+    if hooks.pending:
+        hooks.install()
     name = _model_name(model, kwargs) if run.needs_model else None
-    found: Slot = run.scheduler.slot(name, stage=current_stage())
-    return found
+    call: Call = run.scheduler.slot(name, stage=current_stage())
+    call.model = model
+    return call
 
 
 def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:

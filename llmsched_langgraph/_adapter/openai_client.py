@@ -16,12 +16,14 @@ import types
 from typing import Any, TypeVar
 
 from llmsched_langgraph._adapter.gate import current_stage
-from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
+from llmsched_langgraph._adapter.http.answers import failure_of
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.default import default_scheduler
 from llmsched_langgraph._runtime.run import Slots
 from llmsched_langgraph._runtime.scheduler import Scheduler
-from llmsched_langgraph._runtime.slot import Slot, outcome_of
+from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph.errors import ConfigurationError
 
 C = TypeVar("C")
@@ -69,30 +71,30 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
     asynchronous = hasattr(http, "aclose")
 
     def send(self: Any, request: Any, *, stream: bool = False, **options: Any) -> Any:
-        slot = _slot(scheduler, request)
-        if slot is None:
+        call = _call(scheduler, request)
+        if call is None:
             return base.send(self, request, stream=stream, **options)
-        slot.acquire()
+        call.acquire()
         try:
-            with slot.inside():
+            with call.inside():
                 response = base.send(self, request, stream=stream, **options)
         except BaseException as error:
-            slot.release(outcome_of(error))
+            call.end(outcome_of(error))
             raise
-        return _settle(slot, response)
+        return _settle(call, response)
 
     async def asend(self: Any, request: Any, *, stream: bool = False, **options: Any) -> Any:
-        slot = _slot(scheduler, request)
-        if slot is None:
+        call = _call(scheduler, request)
+        if call is None:
             return await base.send(self, request, stream=stream, **options)
-        await slot.aacquire()
+        await call.aacquire()
         try:
-            with slot.inside():
+            with call.inside():
                 response = await base.send(self, request, stream=stream, **options)
         except BaseException as error:
-            slot.release(outcome_of(error))
+            call.end(outcome_of(error))
             raise
-        return _settle(slot, response, asyncio.get_running_loop())
+        return _settle(call, response, asyncio.get_running_loop())
 
     body = {
         "send": asend if asynchronous else send,
@@ -106,34 +108,37 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
     return gated
 
 
-def _settle(slot: Slot, response: Any, loop: asyncio.AbstractEventLoop | None = None) -> Any:
-    """Release the slot, or transfer it to a response whose body is not complete."""
+def _settle(call: Call, response: Any, loop: asyncio.AbstractEventLoop | None = None) -> Any:
+    """End the call, or transfer it to a response whose body is not complete."""
+    if response.status_code >= 400:
+        call.release(Outcome.FAILED, failure_of(response.status_code, response.headers))
+        return response
     if response.is_closed:
-        slot.usage = _usage(response)
-        slot.release()
+        call.usage = _usage(response)
+        call.end()
         return response
     setattr(response, _LOOP, loop)
     held: Any = _held_response if loop is None else _aheld_response
     response.__class__ = held(type(response))
-    _open[id(response)] = slot
-    slot.leave_open()
+    _open[id(response)] = call
+    call.leave_open()
     return response
 
 
-def _taken_out(response: Any) -> Slot | None:
-    """Remove and return the slot of a response that is closed; None if it was removed before."""
-    slot = _open.pop(id(response), None)
-    if slot is not None:
-        slot.close()
-    return slot
+def _taken_out(response: Any) -> Call | None:
+    """Remove and return the call of a response that is closed; None if it was removed before."""
+    call = _open.pop(id(response), None)
+    if call is not None:
+        call.close()
+    return call
 
 
-_open: dict[int, Slot] = {}
-"""The slots of open responses, by the id of the response.
+_open: dict[int, Call] = {}
+"""The calls of open responses, by the id of the response.
 
-They are not attributes of the responses: a slot releases itself when it is collected. If both were collected
-together, the slot might be first, while the request is still in flight. The code that removes a slot closes
-the response first and then releases the slot.
+They are not attributes of the responses: a call releases its slot when it is collected. If both were
+collected together, the call might be first, while the request is still in flight. The code that removes a
+call closes the response first and then ends the call.
 """
 
 
@@ -146,26 +151,26 @@ def _held_response(base: Any) -> type:
     """
 
     def close(self: Any) -> None:
-        slot = _taken_out(self)
-        if slot is not None:
-            finish(self, slot)
+        call = _taken_out(self)
+        if call is not None:
+            finish(self, call)
 
     def drop(self: Any) -> None:
-        slot = _taken_out(self)
-        if slot is None:
+        call = _taken_out(self)
+        if call is None:
             return
         try:
             # The collector may run while this thread holds a lock of the connection pool, so another thread
             # must close. Starting a `threading.Thread` takes locks as well.
-            _thread.start_new_thread(finish, (self, slot))
+            _thread.start_new_thread(finish, (self, call))
         except RuntimeError:
-            slot.release()  # the interpreter shuts down
+            call.end()  # the interpreter shuts down
 
-    def finish(self: Any, slot: Slot) -> None:
+    def finish(self: Any, call: Call) -> None:
         try:
             base.close(self)
         finally:
-            slot.release()
+            call.end()
 
     return _view(base, {"close": close, "__del__": drop})
 
@@ -175,25 +180,25 @@ def _aheld_response(base: Any) -> type:
     """Return such a subclass for a response that is read and closed on an event loop."""
 
     async def aclose(self: Any) -> None:
-        slot = _taken_out(self)
-        if slot is not None:
-            await finish(self, slot)
+        call = _taken_out(self)
+        if call is not None:
+            await finish(self, call)
 
     def drop(self: Any) -> None:
-        slot = _taken_out(self)
-        if slot is None:
+        call = _taken_out(self)
+        if call is None:
             return
         loop = getattr(self, _LOOP)
         try:
-            loop.call_soon_threadsafe(lambda: loop.create_task(finish(self, slot)))
+            loop.call_soon_threadsafe(lambda: loop.create_task(finish(self, call)))
         except RuntimeError:
-            slot.release()  # the loop is closed, so the response cannot be closed on it
+            call.end()  # the loop is closed, so the response cannot be closed on it
 
-    async def finish(self: Any, slot: Slot) -> None:
+    async def finish(self: Any, call: Call) -> None:
         try:
             await base.aclose(self)
         finally:
-            slot.release()
+            call.end()
 
     return _view(base, {"aclose": aclose, "__del__": drop})
 
@@ -203,7 +208,7 @@ def _view(base: Any, body: dict[str, Any]) -> type:
     return types.new_class(base.__name__, (base,), {}, lambda space: space.update(body))
 
 
-def _slot(scheduler: Scheduler | None, request: Any) -> Slot | None:
+def _call(scheduler: Scheduler | None, request: Any) -> Call | None:
     if request.method != "POST" or not request.url.path.endswith(_SERVED):
         return None
     run = current_run()
@@ -211,8 +216,8 @@ def _slot(scheduler: Scheduler | None, request: Any) -> Slot | None:
         own: Slots = scheduler
     else:
         own = default_scheduler() if run is None else run.scheduler
-    slot: Slot = own.slot(_model(request), stage="" if run is None else current_stage())
-    return slot
+    call: Call = own.slot(_model(request), stage="" if run is None else current_stage())
+    return call
 
 
 def _model(request: Any) -> str | None:

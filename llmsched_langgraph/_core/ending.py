@@ -40,7 +40,7 @@ def ended(closed: Job | Direct) -> EndedJob:
         )
     now, arrival_s = closed.ended_s, closed.arrival_s
     assert now is not None
-    calls = sorted(closed.progress.finished)  # by ticket: in request order
+    calls = sorted(closed.progress.finished.values())  # by ticket: in request order
     watched = closed.stages if calls else ()
     return EndedJob(
         id="",
@@ -74,6 +74,7 @@ def _call(call: FinishedCall, arrival_s: float) -> WatchedCall:
         asked_s=_moment(call.asked_s, arrival_s),
         granted_s=_moment(call.granted_s, arrival_s),
         ended_s=_moment(call.released_s, arrival_s),
+        attempts=call.attempts,
         reason=call.reason,
     )
     span = Span(call.first, call.last, call.asked_s, call.released_s)

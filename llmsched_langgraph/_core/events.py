@@ -83,7 +83,8 @@ class CallRequested(NamedTuple):
 
     Without a job, or if the job has ended, the call is a job of its own. `run` is the number of the stage run
     that makes the call; None if unknown. A `forced` call gets a slot at once, even above the limit. `models`
-    are the names of the requested model.
+    are the names of the requested model. `again` is the ticket of the call's previous attempt, whose place it
+    keeps; 0 for its first one.
     """
 
     ticket: int
@@ -93,15 +94,33 @@ class CallRequested(NamedTuple):
     forced: bool = False
     run: int | None = None
     models: tuple[str, ...] = ()
+    again: int = 0
 
 
 class CallReleased(NamedTuple):
-    """The call ended or stopped waiting. Legal in any state, any number of times."""
+    """The call ended or stopped waiting. Legal in any state, any number of times.
+
+    The usage is `PENDING_USAGE` if the slot is free before the call ends: then `CallMeasured` follows.
+    """
 
     ticket: int
     outcome: Outcome = Outcome.FINISHED
     usage: Usage = UNKNOWN_USAGE
     failure: Failure | None = None
+
+
+class CallMeasured(NamedTuple):
+    """The tokens of a call whose last attempt had this ticket are known. `job` is the driver's id."""
+
+    ticket: int
+    usage: Usage
+    job: int | None = None
+
+
+class CallForced(NamedTuple):
+    """The waiting call gets a slot at once, even above the limit: its wait could never end."""
+
+    ticket: int
 
 
 class CallDismissed(NamedTuple):
@@ -153,6 +172,8 @@ Event = (
     | StagesChanged
     | CallRequested
     | CallReleased
+    | CallMeasured
+    | CallForced
     | CallDismissed
     | HolderDied
     | BackendConfigured
@@ -173,7 +194,8 @@ class Entry(NamedTuple):
     | StagesChanged | number of new stage events |
     | CallQueued | the `CallInfo`: the call waits |
     | SlotGranted | the `Grant`, with its reason |
-    | CallReleased | the `FinishedCall`: the call released its slot |
+    | CallReleased | the `FinishedCall`: the attempt released its slot |
+    | CallMeasured | the `Usage` of the call, known after its slot was free |
     | CallWithdrawn | the `Outcome`: the call stopped waiting and got no slot |
     | JobPaused | the thread on which the job can be resumed |
     | JobEnded | the `Outcome`; calls of the job may still hold slots |

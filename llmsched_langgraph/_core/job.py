@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
-from llmsched_langgraph._jobs.calls import CallProgress, FinishedCall, Outcome, Work
+from llmsched_langgraph._jobs.calls import CallProgress, FinishedCall, Outcome, Usage, Work
 from llmsched_langgraph._jobs.ended import EndedStageRun
 from llmsched_langgraph._jobs.layout import Span, WatchedRun
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent, StageOccurrence, StageProgress
@@ -191,6 +191,11 @@ class Job:
         if backend not in self.backends:
             self.backends += (backend,)
 
+    def requested_again(self, ticket: int, earlier: int) -> None:
+        """Fact: a call requests a slot for another attempt, after that of the ticket `earlier`."""
+        self.ticks += 1
+        self._ended.pop(self.progress.request_again(ticket, earlier), None)
+
     def granted(self, now: float, stage_occurrence: StageOccurrence, sampled: bool) -> None:
         """Fact: a call got a slot; `sampled` says whether for exploration."""
         self.progress.start(stage_occurrence, now)
@@ -210,6 +215,15 @@ class Job:
         self.ticks += 1
         work = self.progress.works[call.stage_occurrence]
         if _tells(work.done, work.calls) or not self.progress.outstanding:
+            self.outdated = True
+
+    def measured(self, ticket: int, usage: Usage) -> None:
+        """Fact: the tokens of a call are known that released its slot before."""
+        known = self.progress.prompt_tokens
+        stage_occurrence = self.progress.measure(ticket, usage)
+        if stage_occurrence is not None:
+            self._ended.pop(stage_occurrence, None)
+        if self.progress.prompt_tokens != known:
             self.outdated = True
 
     def asked(self, now: float) -> None:

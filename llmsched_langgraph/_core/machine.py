@@ -12,10 +12,13 @@ from typing import Any
 
 from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.checks import check_jobs
 from llmsched_langgraph._core.events import (
     BackendConfigured,
     BeliefFormed,
     CallDismissed,
+    CallForced,
+    CallMeasured,
     CallReleased,
     CallRequested,
     Direct,
@@ -45,6 +48,7 @@ from llmsched_langgraph._ledger.values import (
     Backend,
     CallInfo,
     Configure,
+    Force,
     Grant,
     Granted,
     Lane,
@@ -106,6 +110,8 @@ class SchedulerMachine:
         self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
             CallRequested: self._requested,
             CallReleased: self._released,
+            CallMeasured: self._measured,
+            CallForced: self._forced,
             StagesChanged: self._stages_changed,
             JobArrived: self._life.arrived,
             JobEnded: self._life.ended,
@@ -167,7 +173,7 @@ class SchedulerMachine:
     # -- calls -------------------------------------------------------------------------
 
     def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
-        ticket, backend, stage, id_, forced, run, models = event
+        ticket, backend, stage, id_, forced, run, models, again = event
         ledger = self.ledger
         if ledger.claim(ticket) is not None:
             return False
@@ -179,7 +185,7 @@ class SchedulerMachine:
                 call = _new(CallInfo, (stage, stage_occurrence, 1, None, 1, models, None, None, "", ""))
                 number = self._committed[JOBS] + 1
                 lane = (backend, number, stage_occurrence)
-                grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
+                grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, 0)))
                 if grant is not None:
                     self._truth.staged[JOBS] = number
                     self.untold[ticket] = True
@@ -189,16 +195,24 @@ class SchedulerMachine:
             self._add(job, (Job.named, None, ()))
         else:
             self._hear_stage_events(job, now)
-        occurrence = job.progress.next_occurrence(stage)
-        known = None if run is None else job.position.stage_occurrence(run)
-        stage_occurrence = StageOccurrence(stage, occurrence) if known is None else known
-        run = None if known is None else run
+        earlier = job.progress.finished.get(again) if again else None
+        if earlier is not None:
+            occurrence, stage_occurrence, run = earlier.occurrence, earlier.stage_occurrence, earlier.run
+            arrival = earlier.arrival
+        else:
+            occurrence, arrival = job.progress.next_occurrence(stage), 0
+            known = None if run is None else job.position.stage_occurrence(run)
+            stage_occurrence = StageOccurrence(stage, occurrence) if known is None else known
+            run = None if known is None else run
         call = _new(
             CallInfo, (stage, stage_occurrence, occurrence, run, job.ticks + 1, models, None, None, "", "")
         )
-        self._add(job, (Job.requested, ticket, stage, stage_occurrence, backend))
+        if earlier is None:
+            self._add(job, (Job.requested, ticket, stage, stage_occurrence, backend))
+        else:
+            self._add(job, (Job.requested_again, ticket, again))
         lane = (backend, job.number, stage_occurrence)
-        grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call)))
+        grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, arrival)))
         if grant is not None:
             self._granted(now, ticket, grant, job, trust)
             return False
@@ -207,7 +221,7 @@ class SchedulerMachine:
         order = self._order(now, job, trust)
         key = self.ordering.key(job, stage_occurrence, order)
         self._rekey(now, job, order, but=lane)
-        ledger.submit(now, _new(Request, (ticket, lane, key, False, call)))
+        ledger.submit(now, _new(Request, (ticket, lane, key, False, call, arrival)))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
         pool = ledger.backend(backend)
         return pool.holding < pool.backend.slots  # the backend is or was paused
@@ -247,6 +261,7 @@ class SchedulerMachine:
                 *(ticket, call.stage, call.occurrence, stage_occurrence, call.run, backend),
                 *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
                 *(usage, outcome, call.first, 2 if job is None else job.ticks + 1, claim.reason),
+                *(claim.arrival, 1, 0.0),
             )
             done = _new(FinishedCall, fields)
             if job is not None:
@@ -266,6 +281,18 @@ class SchedulerMachine:
             elif job.outcome is not None:
                 self._life.close(job, now)
         return bool(before.waiting)
+
+    def _measured(self, now: float, event: CallMeasured, trust: bool) -> bool:
+        ticket, usage, id_ = event
+        job = None if id_ is None else self._jobs.active(id_)
+        if job is not None:
+            self._add(job, (Job.measured, ticket, usage))
+        self.story.tell(now, "CallMeasured", 0 if job is None else job.number, ticket, "", usage)
+        return False
+
+    def _forced(self, now: float, event: CallForced, trust: bool) -> bool:
+        self.ledger.submit(now, Force(event.ticket))
+        return True
 
     # -- beliefs and keys --------------------------------------------------------------
 
@@ -370,20 +397,4 @@ class SchedulerMachine:
     def check(self, now: float = float("inf")) -> None:
         """Raise AssertionError unless every invariant of machine and ledger holds at `now`."""
         self.ledger.check(now)
-        view = self.ledger.view()
-        waiting: dict[int, int] = {}
-        holding: dict[int, int] = {}
-        for claim in view.waiting.values():
-            waiting[claim.lane[1]] = waiting.get(claim.lane[1], 0) + 1
-        for grant in view.holding.values():
-            holding[grant.lane[1]] = holding.get(grant.lane[1], 0) + 1
-        known = {job.number: job for job in self._jobs.known()}
-        assert waiting.keys() <= known.keys(), "a waiting ticket has lost its job"
-        active = 0
-        for number, job in known.items():
-            job.check()
-            assert job.progress.waiting == waiting.get(number, 0), "a job's waiting calls"
-            assert job.progress.holding == holding.get(number, 0), "a job's calls in slots"
-            assert job.outcome is None or job.progress.outstanding, "an ended job stays"
-            active += job.id is not None and job.active
-        assert active == self.jobs, "jobs that run"
+        check_jobs(tuple(self._jobs.known()), self.ledger.view(), self.jobs)

@@ -30,29 +30,47 @@ class Usage:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
 
+    def plus(self, other: Usage) -> Usage:
+        """Return the sum of the known counts."""
+        return Usage(
+            _sum(self.prompt_tokens, other.prompt_tokens), _sum(self.output_tokens, other.output_tokens)
+        )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one + other
+
 
 UNKNOWN_USAGE = Usage()
+
+PENDING_USAGE = Usage()
+"""The token counts are not known yet: the slot is free, the call goes on. Compare by identity."""
 
 
 class FinishedCall(NamedTuple):
     """A call that held a slot and released it. Times are seconds of the clock.
 
+    A call whose attempt failed may send another one, in a slot of its own. It then has one record for all.
+
     Attributes:
-        ticket: its ticket; tickets are numbered in request order.
+        ticket: the ticket of its last attempt; tickets are numbered in request order.
         stage: its stage name.
         occurrence: its number among the job's calls with this stage name, from 1.
         stage_occurrence: the stage occurrence that it was part of.
         run: number of the stage run that made it; None if unknown.
         backend: name of the backend that served it.
-        asked_s: time of its request.
-        granted_s: time of its grant.
-        released_s: time of its release.
+        asked_s: time of its first request.
+        granted_s: time of its last grant.
+        released_s: time of its last release.
         concurrency: mean of the backend's held slots at its grant and at its release.
         usage: its token counts.
         outcome: how it ended.
         first: number of its request among the job's events.
         last: number of its end among the job's events.
-        reason: the reason of its grant.
+        reason: the reason of its last grant.
+        arrival: its arrival number in the ledger.
+        attempts: number of requests sent for it.
+        earlier_s: slot-seconds of its earlier attempts.
     """
 
     ticket: int
@@ -70,11 +88,23 @@ class FinishedCall(NamedTuple):
     first: int = 0
     last: int = 0
     reason: str = ""
+    arrival: int = 0
+    attempts: int = 1
+    earlier_s: float = 0.0
 
     @property
     def work_s(self) -> float:
-        """Slot-seconds of the call."""
-        return self.released_s - self.granted_s
+        """Slot-seconds of the call, of all its attempts."""
+        return self.earlier_s + self.released_s - self.granted_s
+
+    def after(self, earlier: FinishedCall) -> FinishedCall:
+        """Return the record of a call whose attempts so far are those of `earlier` and this one."""
+        return self._replace(
+            asked_s=earlier.asked_s,
+            first=earlier.first,
+            attempts=earlier.attempts + self.attempts,
+            earlier_s=earlier.work_s,
+        )
 
 
 @dataclass(slots=True)
@@ -121,7 +151,7 @@ class CallProgress:
     Attributes:
         waiting: number of waiting calls.
         holding: number of calls that hold a slot.
-        finished: calls that released their slot, in the order of their ends.
+        finished: calls that released their slot, by the ticket of their last attempt, in the order of ends.
         works: the calls by stage occurrence.
         ready: number of waiting calls by stage occurrence; only positive numbers.
         prompt_tokens: prompt tokens of the first call, once it has ended: the size of the job's input.
@@ -131,7 +161,7 @@ class CallProgress:
 
     waiting: int = 0
     holding: int = 0
-    finished: list[FinishedCall] = field(default_factory=list)
+    finished: dict[int, FinishedCall] = field(default_factory=dict)
     works: dict[StageOccurrence, Work] = field(default_factory=dict)
     ready: dict[StageOccurrence, int] = field(default_factory=dict)
     prompt_tokens: int | None = None
@@ -139,6 +169,7 @@ class CallProgress:
     granted_sum_s: float = 0.0
     _first: int | None = None
     _occurrences: dict[str, int] = field(default_factory=dict)
+    _again: dict[int, FinishedCall] = field(default_factory=dict)  # earlier attempts, by the later ticket
 
     def next_occurrence(self, stage: str) -> int:
         """Return the number of the next call with this stage name, from 1."""
@@ -155,6 +186,16 @@ class CallProgress:
         work.calls += 1
         self.waiting += 1
         self.ready[stage_occurrence] = self.ready.get(stage_occurrence, 0) + 1
+
+    def request_again(self, ticket: int, earlier: int) -> StageOccurrence:
+        """Make a finished call wait for its next attempt; return its stage occurrence."""
+        call = self._again[ticket] = self.finished.pop(earlier)
+        if earlier == self._first:
+            self._first = ticket
+        self.works[call.stage_occurrence].done -= 1
+        self.waiting += 1
+        self.ready[call.stage_occurrence] = self.ready.get(call.stage_occurrence, 0) + 1
+        return call.stage_occurrence
 
     def _unready(self, stage_occurrence: StageOccurrence) -> None:
         self.waiting -= 1
@@ -174,30 +215,48 @@ class CallProgress:
         work.granted_sum_s += now
 
     def withdraw(self, ticket: int, stage_occurrence: StageOccurrence) -> None:
-        """Remove a waiting call. It did no work, so nothing of it is kept."""
+        """Remove a waiting call. Only its earlier attempts, if any, are kept."""
         self._unready(stage_occurrence)
+        work, earlier = self.works[stage_occurrence], self._again.pop(ticket, None)
+        if earlier is not None:
+            work.done += 1
+            self.finished[ticket] = earlier._replace(ticket=ticket)
+            return
         if ticket == self._first:
             self._first = None  # the next request counts as the first
-        work = self.works[stage_occurrence]
         work.calls -= 1
         if not work.calls:
             del self.works[stage_occurrence]
 
     def finish(self, call: FinishedCall) -> None:
         """Finish a call that held a slot."""
-        work, work_s, usage = self.works[call.stage_occurrence], call.work_s, call.usage
+        work, work_s = self.works[call.stage_occurrence], call.work_s
         self.holding -= 1
         # Reset to 0 without running calls, so that rounding errors do not accumulate.
         self.granted_sum_s = self.granted_sum_s - call.granted_s if self.holding else 0.0
         self.done_s += work_s
-        self.finished.append(call)
         work.running -= 1
         work.granted_sum_s = work.granted_sum_s - call.granted_s if work.running else 0.0
         work.done += 1
         work.done_s += work_s
+        earlier = self._again.pop(call.ticket, None) if self._again else None
+        self.finished[call.ticket] = call if earlier is None else call.after(earlier)
+        if call.usage is not PENDING_USAGE:
+            self._count(work, call.ticket, call.usage)
+
+    def measure(self, ticket: int, usage: Usage) -> StageOccurrence | None:
+        """Add the token counts of a finished call if they were pending; return its stage occurrence."""
+        call = self.finished.get(ticket)
+        if call is None or call.usage is not PENDING_USAGE:
+            return None
+        self.finished[ticket] = call._replace(usage=usage)
+        self._count(self.works[call.stage_occurrence], ticket, usage)
+        return call.stage_occurrence
+
+    def _count(self, work: Work, ticket: int, usage: Usage) -> None:
         work.prompt_tokens = _plus(work.prompt_tokens, usage.prompt_tokens)
         work.output_tokens = _plus(work.output_tokens, usage.output_tokens)
-        if call.ticket == self._first:
+        if ticket == self._first:
             self.prompt_tokens = usage.prompt_tokens
 
     @property
@@ -217,7 +276,7 @@ class CallProgress:
         assert ready == self.ready, "waiting calls and ready stages differ"
         assert self.waiting == sum(ready.values()), "waiting"
         assert self.holding == sum(work.running for work in self.works.values()), "holding"
-        done = Counter(call.stage_occurrence for call in self.finished)
+        done = Counter(call.stage_occurrence for call in self.finished.values())
         assert {
             stage_occurrence: work.done for stage_occurrence, work in self.works.items() if work.done
         } == done, "calls were lost"

@@ -5,9 +5,11 @@ Does not hold slots or read clocks, and does not compute information gain: it co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from llmsched_langgraph._ledger.values import Explore, Lane
 from llmsched_langgraph.errors import ConfigurationError
@@ -96,3 +98,37 @@ def choose(lanes: Iterable[tuple[float, Lane, int, Explore | None]], now: float)
         if explore.left > 0 and (taught := explore.information.uncertainty_reduction(lane[2])) > gain:
             gain, best = taught, lane
     return best
+
+
+def in_order(
+    heap: list[tuple[int, float, int, Lane]],
+    known: Callable[[Lane], Any],
+    first: Callable[[Lane], tuple[int, Any]],
+) -> Iterator[tuple[float, Lane, int, Explore | None]]:
+    """Yield the lanes of a backend's first level in service order, with what exploration needs.
+
+    Args:
+        heap: ranks of the backend's lanes: level, order, a lower bound of the first arrival, lane. It may
+            have outdated ranks, and is not changed.
+        known: returns a lane's `level`, `order` and `explore`; None for a lane where no ticket waits.
+        first: returns a lane's first ticket and its claim.
+    """
+    served: int | None = None
+    reached = [(heap[0], 0)] if heap else []
+    found: set[Lane] = set()
+    while reached:
+        (level, order, arrival, lane), at = heapq.heappop(reached)
+        own = known(lane)
+        if own is not None and own.order == order and own.level == level and lane not in found:
+            arrived: int = first(lane)[1].arrival
+            if arrived == arrival:
+                if served is not None and level != served:
+                    return
+                served = level
+                found.add(lane)
+                yield order, lane, arrived, own.explore
+            else:
+                heapq.heappush(reached, ((level, order, arrived, lane), len(heap)))
+        for below in (2 * at + 1, 2 * at + 2):
+            if below < len(heap):
+                heapq.heappush(reached, (heap[below], below))

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from llmsched_langgraph._ledger.exploration import Exploration, choose
+from llmsched_langgraph._ledger.checks import check_view
+from llmsched_langgraph._ledger.exploration import Exploration, choose, in_order
+from llmsched_langgraph._ledger.pauses import paused
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
@@ -21,6 +23,7 @@ from llmsched_langgraph._ledger.values import (
     Change,
     Configure,
     Explore,
+    Force,
     Grant,
     Granted,
     Key,
@@ -78,7 +81,6 @@ class MemoryLedger:
             truth.committed["backend " + backend.name] = BackendView(backend)
         truth.committed[_ARRIVALS] = 0
         self.more = True
-        self._told: deque[Granted] = deque()  # forced grants that a self-committing `submit` made
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
         self._queues: dict[Lane, deque[tuple[int, int]]] = {}  # (arrival, ticket)
@@ -87,6 +89,7 @@ class MemoryLedger:
             Request: self._request,
             Rekey: self._rekey,
             Release: self._release,
+            Force: self._force,
             Configure: self._configure,
         }
 
@@ -110,13 +113,15 @@ class MemoryLedger:
             self._truth.begin()
         truth, committed, wake_s = self._truth, self._committed, None
         staged = truth.staged
-        if _AT_ONCE in staged:
-            return staged.pop(_AT_ONCE), None
-        if self._told:
-            return (self._told.popleft(),), None
+        if _AT_ONCE in committed:
+            made: tuple[Granted, ...] = committed[_AT_ONCE]
+            truth.remove(_AT_ONCE)
+            if self._own:
+                truth.commit()
+            return made, None
         for name in tuple(self._ripe):
             at = self._names[name]
-            backend, holding, waiting, granted, released, opens_s = committed[at]
+            backend, holding, waiting, granted, released, opens_s, backoff_s = committed[at]
             if not waiting or holding >= backend.slots:
                 self._ripe.pop(name, None)
                 continue
@@ -128,11 +133,11 @@ class MemoryLedger:
                 reason, found = "explore", self._most_informative(name, now)
             if found is None:
                 reason, found = "order", self._top(name)
-            ticket, (lane, _, asked_s, call) = found
+            ticket, (lane, arrival, asked_s, call) = found
             self._shorten(lane)
-            grant = _new(Grant, (lane, asked_s, now, call, reason, holding, backend.slots, "", None))
+            grant = _new(Grant, (lane, asked_s, now, call, reason, holding, backend.slots, "", None, arrival))
             staged[ticket] = grant
-            staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
+            staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s, backoff_s))
             self.more = (waiting > 0 and holding < backend.slots) or len(self._ripe) > 1
             if self._own:
                 truth.commit()
@@ -145,21 +150,25 @@ class MemoryLedger:
 
     def admit(self, now: float, request: Request) -> Grant | None:
         """See `Ledger.admit`."""
-        ticket, lane, _, forced, call = request
+        ticket, lane, _, forced, call, arrival = request
         if self._own:
             self._truth.begin()
         at = self._names[lane[0]]
         staged = self._truth.staged
-        backend, holding, waiting, granted, released, opens_s = (
+        backend, holding, waiting, granted, released, opens_s, backoff_s = (
             staged[at] if at in staged else self._committed[at]
         )
-        if not forced and (waiting or holding >= backend.slots or now < opens_s):
-            return None
+        reason = "free"
+        if waiting or holding >= backend.slots or now < opens_s:
+            if not forced:
+                return None
+            reason = "forced"
         holding += 1
-        reason = "forced" if forced else "free"
-        grant = _new(Grant, (lane, now, now, call, reason, holding, backend.slots, "", None))
+        if not arrival:
+            arrival = staged[_ARRIVALS] = self._truth.get(_ARRIVALS) + 1
+        grant = _new(Grant, (lane, now, now, call, reason, holding, backend.slots, "", None, arrival))
         staged[ticket] = grant
-        staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, opens_s))
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, opens_s, backoff_s))
         if self._own:
             self._truth.commit()
         return grant
@@ -184,7 +193,7 @@ class MemoryLedger:
     # -- changes -----------------------------------------------------------------------
 
     def _request(self, now: float, request: Request) -> None:
-        ticket, lane, key, forced, call = request
+        ticket, lane, key, forced, call, arrival = request
         truth = self._truth
         staged, name = truth.staged, lane[0]
         if truth.get(ticket) is not None:
@@ -192,14 +201,13 @@ class MemoryLedger:
         if forced:
             grant = self.admit(now, request)
             assert grant is not None
-            if self._own:
-                self._told.append(Granted(ticket, grant))
-            else:  # committed by the caller, reported by `settle`
-                staged[_AT_ONCE] = (*staged.get(_AT_ONCE, ()), Granted(ticket, grant))
+            self._report(ticket, grant)
             return
         at = self._names[name]
-        backend, holding, waiting, granted, released, opens_s = truth.get(at)
-        arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
+        backend, holding, waiting, granted, released, opens_s, backoff_s = truth.get(at)
+        kept = bool(arrival)
+        if not kept:
+            arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
         known: _Lane | None = truth.get(lane)
         if key is None:
             key = FIRST_COME if known is None else Key(known.level, known.order, known.explore)
@@ -208,14 +216,16 @@ class MemoryLedger:
             queue = self._queues[lane] = deque()
         elif known is not None and len(queue) > 2 * known.waiting + 16:
             queue = self._queues[lane] = deque(own for own in queue if self._lives(*own))
-        if known is None or key.order != known.order or key.level != known.level:
-            first = arrival if known is None else self._first(lane)[1].arrival
+        if known is None or kept or key.order != known.order or key.level != known.level:
+            first = arrival if known is None else min(self._first(lane)[1].arrival, arrival)
             self._rank((key.level, key.order, first, lane))
         queue.append((arrival, ticket))
+        if kept:
+            self._queues[lane] = deque(sorted(queue))
         self._ripe[name] = None
         staged[ticket] = _new(Waiting, (lane, arrival, now, call))
         staged[lane] = _new(_Lane, (*key, 1 if known is None else known.waiting + 1))
-        staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, opens_s))
+        staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, opens_s, backoff_s))
 
     def _rekey(self, now: float, rekey: Rekey) -> None:
         lane, (level, order, explore) = rekey
@@ -234,21 +244,41 @@ class MemoryLedger:
             return
         name = claim.lane[0]
         at = self._names[name]
-        backend, holding, waiting, granted, released, opens_s = (
+        backend, holding, waiting, granted, released, opens_s, backoff_s = (
             staged[at] if at in staged else self._committed[at]
         )
         truth.remove(ticket)
         if type(claim) is Grant:
             holding, released = holding - 1, released + 1
             failure = release.failure
-            if failure is not None and failure.retry_after_s is not None:
-                opens_s = max(opens_s, now + failure.retry_after_s)
+            if failure is not None or backoff_s:
+                opens_s, backoff_s = paused(opens_s, backoff_s, claim.granted_s, now, failure)
         else:
             self._shorten(claim.lane)
             waiting -= 1
         if waiting:
             self._ripe[name] = None
-        staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s))
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s, backoff_s))
+
+    def _force(self, now: float, force: Force) -> None:
+        truth, ticket = self._truth, force.ticket
+        claim = truth.get(ticket)
+        if type(claim) is not Waiting:
+            return
+        lane, arrival, asked_s, call = claim
+        at = self._names[lane[0]]
+        backend, holding, waiting, granted, released, opens_s, backoff_s = truth.get(at)
+        self._shorten(lane)
+        holding += 1
+        fields = (lane, asked_s, now, call, "cycle", holding, backend.slots, "", None, arrival)
+        grant = truth.staged[ticket] = _new(Grant, fields)
+        view = (backend, holding, waiting - 1, granted + 1, released, opens_s, backoff_s)
+        truth.staged[at] = _new(BackendView, view)
+        self._report(ticket, grant)
+
+    def _report(self, ticket: int, grant: Grant) -> None:
+        """Have `settle` return the grant that a change made."""
+        self._truth.staged[_AT_ONCE] = (*(self._truth.get(_AT_ONCE) or ()), Granted(ticket, grant))
 
     def _configure(self, now: float, configure: Configure) -> None:
         backend = configure.backend
@@ -270,7 +300,7 @@ class MemoryLedger:
     def _most_informative(self, name: str, now: float) -> tuple[int, Waiting] | None:
         """Return the first ticket of the lane with the largest gain; None if no lane has a gain."""
         try:
-            lane = choose(self._in_order(name), now)
+            lane = choose(in_order(self._heaps[name], self._committed.get, self._first), now)
         except Exception:  # a bug in a user's belief costs this exploration, never a slot
             return None
         return None if lane is None else self._first(lane)
@@ -335,48 +365,17 @@ class MemoryLedger:
         self._heaps[name] = heap
         return heap
 
-    def _in_order(self, name: str) -> Iterator[tuple[float, Lane, int, Explore | None]]:
-        """Yield the lanes of a backend's first level in order, with what exploration needs."""
-        heap, committed = self._heaps[name], self._committed
-        served: int | None = None
-        reached: list[tuple[Rank, int]] = [(heap[0], 0)] if heap else []
-        found: set[Lane] = set()
-        while reached:
-            (level, order, arrival, lane), at = heapq.heappop(reached)
-            known = committed.get(lane)
-            if known is not None and known.order == order and known.level == level and lane not in found:
-                first = self._first(lane)[1].arrival
-                if first == arrival:
-                    if served is not None and level != served:
-                        return
-                    served = level
-                    found.add(lane)
-                    yield order, lane, first, known.explore
-                else:
-                    heapq.heappush(reached, ((level, order, first, lane), len(heap)))
-            for below in (2 * at + 1, 2 * at + 2):
-                if below < len(heap):
-                    heapq.heappush(reached, (heap[below], below))
-
     # -- what must hold ----------------------------------------------------------------
 
     def check(self, now: float) -> None:
         """See `Ledger.check`."""
         view, committed = self.view(), self._committed
         assert not self._truth.staged, "a decision was left half made"
+        check_view(view, now)
         lanes: dict[Lane, int] = {}
-        for name, pool in view.backends.items():
-            waiting = [claim for claim in view.waiting.values() if claim.lane[0] == name]
-            assert pool.holding == sum(grant.lane[0] == name for grant in view.holding.values()), "holding"
-            assert pool.waiting == len(waiting), "waiting"
-            assert pool.granted - pool.released == pool.holding, "a slot was lost"
-            free = pool.holding < pool.backend.slots and now >= pool.opens_s
-            assert not (pool.waiting and free), "a slot is free, an admissible ticket waits"
         for ticket, claim in view.waiting.items():
             lanes[claim.lane] = lanes.get(claim.lane, 0) + 1
             assert (claim.arrival, ticket) in self._queues[claim.lane], "a waiting ticket is in no queue"
-        for grant in view.holding.values():
-            assert grant.reason == "forced" or grant.concurrency <= grant.slots, "a limit was exceeded"
         known = {key: value for key, value in committed.items() if type(value) is _Lane}
         assert lanes == {lane: own.waiting for lane, own in known.items()}, "lanes and tickets differ"
         for lane, own in known.items():

@@ -96,7 +96,7 @@ class Failure(NamedTuple):
 
     Attributes:
         status: HTTP status; None if there was no response.
-        retry_after_s: seconds for which the backend is paused, as its response demanded; None if it did not.
+        retry_after_s: seconds after which the response allows the next attempt; None if it names no time.
         kind: the class of the error, in one word.
     """
 
@@ -167,10 +167,12 @@ class Request(NamedTuple):
 
     Attributes:
         ticket: its number, from 1.
-        lane: the lane in which it waits last.
+        lane: the lane in which it waits.
         key: the lane's new key; None keeps the key, or sets `FIRST_COME` for a new lane.
-        forced: whether it is granted at once, even above the limit.
+        forced: whether it is granted at once, even above the limit or during a pause.
         call: the call's properties.
+        arrival: the arrival number of an earlier ticket of the same call, which the ticket keeps; 0 for a
+            new number.
     """
 
     ticket: int
@@ -178,6 +180,13 @@ class Request(NamedTuple):
     key: Key | None = None
     forced: bool = False
     call: CallInfo = CallInfo()
+    arrival: int = 0
+
+
+class Force(NamedTuple):
+    """Grant a waiting ticket at once, even above the limit. A ticket that does not wait changes nothing."""
+
+    ticket: int
 
 
 class Rekey(NamedTuple):
@@ -201,7 +210,7 @@ class Configure(NamedTuple):
     backend: Backend
 
 
-Change = Request | Rekey | Release | Configure
+Change = Request | Rekey | Release | Force | Configure
 
 # -- results -----------------------------------------------------------------------------
 
@@ -230,12 +239,13 @@ class Grant(NamedTuple):
         asked_s: clock time of its request.
         granted_s: clock time of its grant.
         call: the call's properties.
-        reason: "free" (no ticket waited), "order" (first in the policy's order), "explore" (largest gain), or
-            "forced" (it could not wait).
+        reason: "free" (no ticket waited), "order" (first in the policy's order), "explore" (largest gain),
+            "forced" (no slot was free and the call could not wait) or "cycle" (its wait could never end).
         concurrency: held slots of the backend at the grant, this one included.
         slots: the backend's slots at the grant.
         replica: the backend's replica that serves it; empty if there is one only.
         lease_until_s: clock time at which the lease ends unless renewed; None without a lease.
+        arrival: its arrival number over all backends.
     """
 
     lane: Lane
@@ -247,6 +257,7 @@ class Grant(NamedTuple):
     slots: int
     replica: str = ""
     lease_until_s: float | None = None
+    arrival: int = 0
 
 
 class Granted(NamedTuple):
@@ -272,6 +283,7 @@ class BackendView(NamedTuple):
         granted: total number of grants.
         released: total number of released slots.
         opens_s: clock time until which it is paused: only forced tickets are granted.
+        backoff_s: length of the last pause for which no time was given; 0 after a success.
     """
 
     backend: Backend
@@ -280,6 +292,7 @@ class BackendView(NamedTuple):
     granted: int = 0
     released: int = 0
     opens_s: float = 0.0
+    backoff_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from llmsched_langgraph._core.events import Entry
+from llmsched_langgraph._ledger.checks import OVER
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -21,7 +22,7 @@ class Totals:
     Attributes:
         holding: number of slots granted and not released, according to the entries read so far.
         peak: maximum number of slots held at once, over all backends.
-        over_commitments: number of calls granted over the limit because they could not wait.
+        over_commitments: number of grants above the limit or during a pause, for calls that could not wait.
         jobs: number of closed jobs.
         waited_s: total wait of all granted calls, in seconds.
         prompt_tokens: known tokens sent.
@@ -46,7 +47,7 @@ class Totals:
         # Compute first, store in one line: an interrupted entry is counted whole or not at all.
         if kind == "SlotGranted":
             holding, waited_s = self.holding + 1, self.waited_s + detail.granted_s - detail.asked_s
-            peak, forced = max(self.peak, holding), self.over_commitments + (detail.reason == "forced")
+            peak, forced = max(self.peak, holding), self.over_commitments + (detail.reason in OVER)
             self.peak = peak  # idempotent
             self._seen, self.holding, self.waited_s, self.over_commitments = number, holding, waited_s, forced
         elif kind == "CallReleased":
@@ -54,6 +55,10 @@ class Totals:
             sent, answered = usage.prompt_tokens or 0, usage.output_tokens or 0
             sent, answered = self.prompt_tokens + sent, self.output_tokens + answered
             self._seen, self.holding, self.prompt_tokens, self.output_tokens = number, holding, sent, answered
+        elif kind == "CallMeasured":
+            sent = self.prompt_tokens + (detail.prompt_tokens or 0)
+            answered = self.output_tokens + (detail.output_tokens or 0)
+            self._seen, self.prompt_tokens, self.output_tokens = number, sent, answered
         elif kind == "CallClosed" or (kind == "JobClosed" and detail.paused_since is None):
             # A job that was dropped while paused did not end.
             self._seen, self.jobs = number, self.jobs + 1

@@ -1,14 +1,14 @@
-"""Defines the package's context variables: the run, the stage run and the slots of the running code.
+"""Defines the package's context variables: the run, stage run, call and attempt of the running code.
 
 Does not interpret the values. Tasks and threads inherit them from the code that starts them.
 """
 
 from __future__ import annotations
 
+import weakref
 from contextvars import ContextVar, Token
 from typing import Any, Generic, TypeVar
 
-from llmsched_langgraph._core.events import HolderDied
 from llmsched_langgraph._runtime.run import Run, StageRun
 
 T = TypeVar("T")
@@ -19,14 +19,14 @@ RUN: ContextVar[Run | None] = ContextVar("llmsched_run", default=None)
 STAGE: ContextVar[StageRun | None] = ContextVar("llmsched_stage", default=None)
 """The stage run of the code in this context; None if unknown."""
 
-HELD: ContextVar[HolderDied | None] = ContextVar("llmsched_slot", default=None)
-"""The slot of the call that the running code is part of; weak, so a context does not keep a slot alive."""
+CALL: ContextVar[weakref.ref[Any] | None] = ContextVar("llmsched_call", default=None)
+"""The innermost call that the running code is part of; weak, so a context does not keep its slot."""
 
-OFFERED: ContextVar[Any] = ContextVar("llmsched_offered_slot", default=None)
-"""The slot that a thread started in this context may take over."""
+ATTEMPT: ContextVar[Any] = ContextVar("llmsched_attempt", default=None)
+"""The attempt whose request the running code is sending; None if it sends none."""
 
-PAUSED: ContextVar[tuple[Any, ...]] = ContextVar("llmsched_paused_slots", default=())
-"""The slots of the open streams that the running code consumes and is not reading now."""
+PAUSED: ContextVar[tuple[Any, ...]] = ContextVar("llmsched_paused_calls", default=())
+"""The calls of the open streams that the running code consumes and is not reading now."""
 
 
 class Mark(Generic[T]):

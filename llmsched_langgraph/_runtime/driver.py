@@ -18,6 +18,7 @@ from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import (
     BackendConfigured,
     CallDismissed,
+    CallMeasured,
     CallReleased,
     CallRequested,
     Entry,
@@ -40,6 +41,7 @@ from llmsched_langgraph._ledger.values import Backend, BackendView, Failure, Gra
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._observe.totals import PackageObserver
+from llmsched_langgraph._runtime.checks import check_waiters
 from llmsched_langgraph._runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
 from llmsched_langgraph._runtime.quiet import QuietJobs
 from llmsched_langgraph._runtime.refusals import closed, closed_while_waiting
@@ -145,9 +147,7 @@ class Driver:
         self._watched[ticket] = died
         return died
 
-    def request(
-        self, ticket: int, backend: str, stage: str, job: int | None, forced: bool, run: int | None
-    ) -> bool:
+    def request(self, asked: CallRequested) -> bool:
         """Request a slot; return whether it was granted at once. If not, `register` a waiter.
 
         Raises:
@@ -155,9 +155,10 @@ class Driver:
         """
         if self._closed:
             self._check_open()
+        job, ticket = asked.job, asked.ticket
         if job in self._quiet.arrivals:
             self._quiet.announce(job)
-        self._inbox.append((self.clock(), CallRequested(ticket, backend, stage, job, forced, run)))
+        self._inbox.append((self.clock(), asked))
         self.pump()
         if type(self.claim(ticket)) is not Grant:
             return False
@@ -175,6 +176,10 @@ class Driver:
         self._inbox.append((self.clock(), CallReleased(ticket, outcome, usage, failure)))
         self._watched.pop(ticket, None)
         self.pump()
+
+    def measured(self, ticket: int, usage: Usage, job: int | None) -> None:
+        """Record the tokens of a call whose last attempt released this ticket before."""
+        self._put_by(CallMeasured(ticket, usage, job))
 
     def configure(self, backend: Backend) -> None:
         """Change a backend's settings. No grant is revoked: slots above a lower limit drain."""
@@ -376,15 +381,8 @@ class Driver:
 
     def _check(self) -> None:
         self._machine.check(self.clock())
-        waiters = tuple(self._waiters)
-        asking = {
-            one[1].ticket
-            for one in self._inbox.copy()
-            if type(one) is tuple and type(one[1]) is CallRequested
-        }
-        for ticket in waiters:
-            known = self.claim(ticket) is not None or ticket in self._machine.untold or ticket in asking
-            assert known or ticket not in self._waiters, "a waiter without a ticket"
+        untold = self._machine.untold
+        check_waiters(self._waiters, lambda own: self.claim(own) is not None or own in untold, self._inbox)
 
     def look(self) -> None:
         """Handle deferred events, then deliver their entries to the package's own observer."""

@@ -20,10 +20,11 @@ from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_slot
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.beats import check_timeout
+from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import RUN, current_run
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.run import Run, Seen
-from llmsched_langgraph._runtime.slot import Slot
+from llmsched_langgraph._runtime.slot import Terms
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 
 DEFAULT_POLICY = "llmsched"
@@ -129,7 +130,7 @@ class Scheduler:
             clock=clock,
         )
 
-    def slot(self, model: str | None = None, *, stage: str = "") -> Slot:
+    def slot(self, model: str | None = None, *, stage: str = "") -> Call:
         """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
 
         Args:
@@ -142,9 +143,9 @@ class Scheduler:
         run = RUN.get()
         backend = self._only if self._only is not None else self._backend(model)
         if run is None:
-            return Slot(self._driver, backend, None, stage, self._queue_timeout_s)
+            return Call(Terms(self._driver, backend, None, stage, self._queue_timeout_s))
         job = run.job if run.driver is self._driver else None
-        return Slot(self._driver, backend, job, stage, self._queue_timeout_s, run.loop)
+        return Call(Terms(self._driver, backend, job, stage, self._queue_timeout_s, run.loop))
 
     def _backend(self, model: str | None) -> str:
         name = self._models.get(model) or self._models.get(None)

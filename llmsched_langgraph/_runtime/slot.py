@@ -1,6 +1,6 @@
-"""Provides one call's slot as a context manager: acquired on entry, released on every exit.
+"""Holds one ticket: requests it, waits for its slot, releases it on every exit.
 
-Does not decide the order of service, or make the call.
+Does not decide the order of service, or know what the slot is used for: calls and attempts do.
 """
 
 from __future__ import annotations
@@ -10,103 +10,78 @@ import logging
 import threading
 import time
 from contextlib import nullcontext
-from contextvars import Token
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from llmsched_langgraph._core.events import HolderDied
-from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._core.events import CallRequested, HolderDied
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph._ledger.values import Failure, Grant
 from llmsched_langgraph._runtime.beats import Beats
-from llmsched_langgraph._runtime.context import HELD, OFFERED, PAUSED, STAGE, Mark, unmark
-from llmsched_langgraph._runtime.driver import Driver
+from llmsched_langgraph._runtime.context import PAUSED, STAGE
 from llmsched_langgraph._runtime.refusals import timed_out
-from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.threads import stepping_aside
 from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 from llmsched_langgraph.errors import CallCancelledError
 
+if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.driver import Driver
+    from llmsched_langgraph._runtime.run import StageRun
+
 logger = logging.getLogger("llmsched_langgraph")
 
-_ANYONE = object()
-
-_USED = "a Slot is for one call; call scheduler.slot() for each call"
+_new = tuple.__new__  # builds a named tuple in C, without Python bytecode
 
 _TURNS_TO_CLOSE = 4
 """Loop iterations to wait for a dropped stream's `aclose()`, which releases its slot."""
 
 
-def riding() -> bool:
-    """Return whether the calling code runs inside a call that holds a slot, and so needs no other."""
-    holder = HELD.get()
-    slot = None if holder is None else holder()
-    return slot is not None and slot.held
+class Terms(NamedTuple):
+    """What each ticket of one call requests.
+
+    Attributes:
+        driver: the driver of the scheduler.
+        backend: the backend's name.
+        job: the driver's number of the job; None for a call outside any run.
+        stage: the call's stage name.
+        timeout_s: maximum wait for a slot, in seconds; None for no limit.
+        loop: the event loop in one of whose threads the call may run; None if unknown.
+    """
+
+    driver: Driver
+    backend: str
+    job: int | None = None
+    stage: str = ""
+    timeout_s: float | None = None
+    loop: asyncio.AbstractEventLoop | None = None
 
 
 class Slot:
-    """One slot, for one call. Use it once, as `with` in a thread or as `async with` on an event loop.
+    """At most one ticket at a time. If the object is collected, its ticket is released.
 
-    Inside a call that already holds a slot it does nothing: a call takes one slot, even if several
-    wrappers gate it. On an event loop's thread a plain `with` cannot wait without blocking the loop. It
-    proceeds over the limit; every such call is counted, and the first one in the process is logged.
+    On an event loop's thread, `acquire` cannot wait without blocking the loop: it takes a slot at once, above
+    the limit if none is free. Every such call is counted, and the first one in the process is logged.
 
     Attributes:
-        usage: the call's tokens; set it before the slot is released, if known.
+        terms: what its tickets request.
+        usage: the tokens that the next release reports.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_backend",
-        "_driver",
-        "_held",
-        "_job",
-        "_loop",
-        "_mark",
-        "_reader",
-        "_refusal",
-        "_since",
-        "_stage",
-        "_taken_over",
-        "_ticket",
-        "_timeout_s",
-        "_used",
-        "_waiter",
-        "usage",
-    )
+    usage: Usage = UNKNOWN_USAGE
 
-    def __init__(
-        self,
-        driver: Driver,
-        backend: str,
-        job: int | None,
-        stage: str,
-        timeout_s: float | None,
-        loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self.usage = UNKNOWN_USAGE
-        self._driver = driver
-        self._backend = backend
-        self._job = job
-        self._stage = stage
-        self._timeout_s = timeout_s
-        self._loop = loop  # the call may run in a thread of this loop's executor
-        self._ticket = 0  # 0 before the request
+    _ticket = 0  # the last one; 0 before the first request, and after it was taken over
+    _again = 0  # ticket of the call's previous attempt
+    _waiter: Waiter | None = None
+    _refusal: Exception | None = None  # the error that ends the wait
+    _since = 0.0
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
         # From request to release, one element: it releases the ticket if this object dies. `pop` is atomic.
         self._held: list[HolderDied] = []
-        self._used = False
-        self._taken_over = False  # acquired by another Slot, not entered yet
-        self._mark: Token[HolderDied | None] | None = None
-        self._reader: object = _ANYONE  # the only task or thread that can read the open stream
-        self._waiter: Waiter | None = None
-        self._refusal: Exception | None = None  # the error that ends the wait
-        self._since = 0.0
 
     @property
     def held(self) -> bool:
-        """Whether the call has a ticket that is not released."""
+        """Whether it has a ticket that is not released."""
         return bool(self._held)
-
-    # -- acquire and release, for calls that are not one block (streams) ---------------
 
     def acquire(self) -> None:
         """Block this thread until the slot is granted.
@@ -116,32 +91,28 @@ class Slot:
             CallCancelledError: the call's run was stopped.
             SchedulerClosedError: the scheduler is closed.
         """
-        if self._taken_over:
-            self._taken_over = False
-            return
-        if self._rides():
-            return
         stage = STAGE.get()
         if stage is not None:
             stage.check()
         try:
-            if not self._ask(stage, _on_event_loop() or (bool(PAUSED.get()) and _blocks_itself())):
+            forced = _on_event_loop() or (bool(PAUSED.get()) and blocks_itself())
+            if not self._ask(stage, forced):
                 self._block(stage)
+            elif forced:
+                self._tell_if_over()
         except BaseException:
             self._abandon()
             raise
 
     async def aacquire(self) -> None:
         """Await the slot. Raises the same errors as `acquire`."""
-        if self._rides():
-            return
         forced = False
         if PAUSED.get():
             for _ in range(_TURNS_TO_CLOSE):
-                if not _blocks_itself():
+                if not blocks_itself():
                     break
                 await asyncio.sleep(0)
-            forced = _blocks_itself()
+            forced = blocks_itself()
         stage = STAGE.get()
         try:
             if not self._ask(stage, forced):
@@ -152,22 +123,22 @@ class Slot:
 
     def _ask(self, stage: StageRun | None, forced: bool) -> bool:
         """Request the slot; return whether it was granted at once."""
-        driver = self._driver
+        driver, backend, job, name, _, _ = self.terms
         # The ticket exists before the request, so an interrupted request can be abandoned.
         ticket = self._ticket = driver.new_ticket()
         self._held.append(driver.watch(self, ticket))
         run = None if stage is None else stage.number
-        return driver.request(ticket, self._backend, self._stage, self._job, forced, run)
+        return driver.request(_new(CallRequested, (ticket, backend, name, job, forced, run, (), self._again)))
 
     def _block(self, stage: StageRun | None) -> None:
         """Block until the slot is granted."""
-        driver, ticket, waiter = self._driver, self._ticket, ThreadWaiter()
+        driver, ticket, waiter = self.terms.driver, self._ticket, ThreadWaiter()
         self._since = time.monotonic()
         with nullcontext() if stage is None else stage.wait(self):
             try:
                 self._wait_with(waiter)
-                beats = Beats(self._timeout_s, stage)
-                with stepping_aside(self._loop):
+                beats = Beats(self.terms.timeout_s, stage)
+                with stepping_aside(self.terms.loop):
                     while not driver.outcome(ticket, waiter):
                         if not waiter.wait(beats.next_s()):
                             beats.beat() or self._give_up()
@@ -177,11 +148,11 @@ class Slot:
 
     async def _await(self, stage: StageRun | None) -> None:
         """Await the grant of the slot."""
-        driver, ticket, waiter = self._driver, self._ticket, LoopWaiter()
+        driver, ticket, waiter = self.terms.driver, self._ticket, LoopWaiter()
         self._since = time.monotonic()
         try:
             self._wait_with(waiter.waker())
-            beats = Beats(self._timeout_s, stage)
+            beats = Beats(self.terms.timeout_s, stage)
             while not driver.outcome(ticket, waiter):
                 if not await waiter.wait(beats.next_s()):
                     beats.beat() or self._give_up()
@@ -193,19 +164,24 @@ class Slot:
     def _wait_with(self, waiter: Waiter) -> None:
         # Publish the waiter before the check: then either the check or a concurrent `dismiss` sees the other.
         self._waiter = waiter
-        self._driver.register(self._ticket, waiter)
+        self.terms.driver.register(self._ticket, waiter)
         if self._refusal is not None:
             self.dismiss()
 
     def _abandon(self) -> None:
         """Withdraw the request, or release the slot if it was granted."""
-        self._driver.release(self._ticket, Outcome.CANCELLED)
-        self._driver.told(self._ticket)  # repeated: an interrupt may have skipped the first call
+        self.terms.driver.release(self._ticket, Outcome.CANCELLED)
+        self.terms.driver.told(self._ticket)  # repeated: an interrupt may have skipped the first call
         self._held.clear()
 
     def _give_up(self) -> NoReturn:
-        now = self._driver.backends[self._backend]
+        now = self.terms.driver.backends[self.terms.backend]
         raise timed_out(self._ticket, now, time.monotonic() - self._since)
+
+    def _tell_if_over(self) -> None:
+        grant = self.terms.driver.claim(self._ticket)
+        if type(grant) is Grant and grant.reason == "forced":
+            _warn_of(grant)
 
     def dismiss(self) -> None:
         """End the wait for the slot with an error; do nothing if it is over."""
@@ -213,13 +189,7 @@ class Slot:
         waiter = self._waiter
         if waiter is not None:
             waiter.refuse(self._refusal)
-            self._driver.dismiss(self._ticket)
-
-    def _rides(self) -> bool:
-        if self._used:
-            raise RuntimeError(_USED)
-        self._used = True
-        return riding()
+            self.terms.driver.dismiss(self._ticket)
 
     def release(self, outcome: Outcome = Outcome.FINISHED, failure: Failure | None = None) -> None:
         """Release the slot, if there is one; `failure` says why the attempt failed."""
@@ -227,125 +197,39 @@ class Slot:
             died = self._held.pop()
         except IndexError:
             return
-        self._driver.release(died.ticket, outcome, self.usage, failure)
+        self.terms.driver.release(died.ticket, outcome, self.usage, failure)
+
+    def take(self, other: Slot) -> bool:
+        """Take over the ticket of `other`, of the same backend; return whether it had one."""
+        try:
+            died = other._held.pop()
+        except IndexError:
+            return False
+        self._ticket = died.ticket
+        self._held.append(self.terms.driver.watch(self, died.ticket))
+        other._ticket = 0  # an abandoned `other` does not release it
+        return True
 
     def __del__(self) -> None:
         # Asynchronous generators that outlive their event loop are collected without running `finally`.
         try:
             if self._held:
-                self.release(Outcome.CANCELLED)
+                Slot.release(self, Outcome.CANCELLED)
         except AttributeError:
             pass  # `__init__` was interrupted
 
-    def take_over(self) -> Slot | None:
-        """Transfer the ticket to a new Slot of the caller; return None if there is no ticket.
 
-        Cancelling a coroutine does not stop the thread that does its work. The thread therefore takes the
-        slot over, and holds it while its request is in flight.
-        """
-        try:
-            died = self._held.pop()
-        except IndexError:
-            return None
-        slot = Slot(self._driver, self._backend, self._job, self._stage, self._timeout_s)
-        slot._used = slot._taken_over = True
-        slot._ticket = died.ticket
-        slot._held.append(self._driver.watch(slot, died.ticket))
-        return slot
-
-    # -- marks: context variables of the running code, its tasks and its threads -------
-
-    def inside(self) -> Mark[HolderDied | None]:
-        """Mark the code in the block as inside this slot, so that its calls take no other slot."""
-        return Mark(HELD, self._held[0] if self._held else HELD.get())
-
-    def pause(self) -> Mark[tuple[Slot, ...]]:
-        """Mark the code in the block as the stream's consumer. The request is still in flight."""
-        return Mark(PAUSED, (*PAUSED.get(), self))
-
-    def leave_open(self) -> None:
-        """Mark the running code as the only one that can read the open stream to its end."""
-        self._reader = _me()
-        PAUSED.set((*(slot for slot in PAUSED.get() if slot.held), self))
-
-    def needs(self, reader: object) -> bool:
-        """Return whether this call ends only if `reader` (a task or a thread) reads its stream."""
-        return self.held and self._reader in (_ANYONE, reader)
-
-    def close(self) -> None:
-        """Record that the stream is being closed: the slot is released without further reading."""
-        self._reader = None
-
-    def offer(self) -> Mark[Slot | None]:
-        """Let a thread that is started in the block take over the slot with `offered()`."""
-        return Mark(OFFERED, self)
-
-    # -- context managers --------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        if self._used and not self._taken_over:
-            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
-        try:
-            self.acquire()
-            self._mark = HELD.set(self._held[0]) if self._held else None
-            return self
-        except BaseException:
-            self.release(Outcome.CANCELLED)
-            raise
-
-    async def __aenter__(self) -> Self:
-        if self._used and not self._taken_over:
-            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
-        try:
-            await self.aacquire()
-            self._mark = HELD.set(self._held[0]) if self._held else None
-            return self
-        except BaseException:
-            self.release(Outcome.CANCELLED)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            mark, self._mark = self._mark, None  # the token may reference this slot through its context
-            if mark is not None:
-                unmark(HELD, mark)
-            self.release(outcome_of(error))
-        except BaseException:  # release again: the exception's traceback keeps this object alive
-            self._abandon()
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            mark, self._mark = self._mark, None
-            if mark is not None:
-                unmark(HELD, mark)
-            self.release(outcome_of(error))
-        except BaseException:
-            self._abandon()
-            raise
-
-
-def offered() -> Slot | None:
-    """Take over the slot that was acquired for this thread; None if there is none left."""
-    slot = OFFERED.get()
-    return None if slot is None else slot.take_over()
-
-
-def _blocks_itself() -> bool:
+def blocks_itself() -> bool:
     """Return whether the calling code holds a slot through an open stream that it is not reading.
 
     Only reading the stream frees that slot, and waiting code cannot read it. The new call therefore proceeds
     over the limit.
     """
     paused = PAUSED.get()
-    return bool(paused) and any(slot.needs(_me()) for slot in paused)
+    return bool(paused) and any(call.needs(me()) for call in paused)
 
 
-def _me() -> object:
+def me() -> object:
     """Return the running task, or the thread's id outside any task."""
     try:
         return asyncio.current_task() or threading.get_ident()
@@ -360,20 +244,29 @@ def outcome_of(error: BaseException | None) -> Outcome:
     return Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
 
 
-_warned = False
-
-
 def _on_event_loop() -> bool:
-    global _warned
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return False
-    if not _warned:
-        _warned = True
-        logger.warning(
-            "a synchronous model call on an event loop's thread cannot wait without blocking the loop: "
-            "it goes ahead over the backend's slots (logged once). Use `await model.ainvoke(...)`, or make "
-            "the node a plain `def`, so that LangGraph runs it in a thread"
-        )
     return True
+
+
+_warned = False
+
+
+def _warn_of(grant: Grant) -> None:
+    """Log, once per process, that a call went over the limit because its thread runs an event loop."""
+    global _warned
+    if _warned:
+        return
+    _warned = True
+    logger.warning(
+        "a synchronous model call took a slot of backend %r above its %d slots, or during a pause: its "
+        "thread runs an event loop, which a wait would block (logged once, counted in "
+        "`statistics().over_commitments`). In a notebook cell, use `await graph.ainvoke(...)` instead of "
+        "`graph.invoke(...)`; in an `async def`, use `await model.ainvoke(...)`; or make the node a plain "
+        "`def`, which LangGraph runs in a thread",
+        grant.lane[0],
+        grant.slots,
+    )

@@ -1,4 +1,4 @@
-"""Wraps iterators that hold a slot from the first item until they are exhausted, closed or collected.
+"""Wraps iterators of one call, from the first item until they are exhausted, closed or collected.
 
 Does not interpret the items: the caller's meter counts their tokens.
 """
@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol, TypeVar
 
 from llmsched_langgraph._jobs.calls import Outcome, Usage
-from llmsched_langgraph._runtime.slot import Slot, outcome_of
+from llmsched_langgraph._runtime.call import Call
+from llmsched_langgraph._runtime.slot import outcome_of
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -25,60 +26,64 @@ class Meter(Protocol[T_contra]):
         """Return the call's tokens so far."""
 
 
-def hold(slot: Slot, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Iterator[T]:
-    """Iterate over `start()` inside `slot`; `meter` sees each item before the consumer."""
-    slot.acquire()
+def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Iterator[T]:
+    """Iterate over `start()` inside `call`; `meter` sees each item before the consumer."""
+    call.acquire()
     outcome = Outcome.FINISHED
     items: Iterator[T] | None = None
     try:
         while True:
             # Set the mark for one step at a time: a generator shares its consumer's context.
-            with slot.inside():
+            with call.inside():
                 try:
                     items = iter(start()) if items is None else items
                     item = next(items)
                 except StopIteration:
                     return
             meter.see(item)
-            with slot.pause():
+            with call.pause():
                 yield item
     except BaseException as error:
         outcome = outcome_of(error)
+        call.check(error)
         raise
     finally:
         try:
             close = getattr(items, "close", None)
             if close is not None:
                 close()
-            slot.usage = meter.usage()
+            if call.reports:
+                call.usage = meter.usage()
         finally:
-            slot.release(outcome)
+            call.end(outcome)
 
 
-async def ahold(slot: Slot, start: Callable[[], AsyncIterator[T]], meter: Meter[T]) -> AsyncIterator[T]:
+async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[T]) -> AsyncIterator[T]:
     """Iterate like `hold`, over an asynchronous iterator."""
-    await slot.aacquire()
+    await call.aacquire()
     outcome = Outcome.FINISHED
     items: AsyncIterator[T] | None = None
     try:
         while True:
-            with slot.inside():
+            with call.inside():
                 try:
                     items = aiter(start()) if items is None else items
                     item = await anext(items)
                 except StopAsyncIteration:
                     return
             meter.see(item)
-            with slot.pause():
+            with call.pause():
                 yield item
     except BaseException as error:
         outcome = outcome_of(error)
+        call.check(error)
         raise
     finally:
         try:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
-            slot.usage = meter.usage()
+            if call.reports:
+                call.usage = meter.usage()
         finally:
-            slot.release(outcome)
+            await call.aend(outcome)

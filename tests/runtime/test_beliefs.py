@@ -15,7 +15,7 @@ from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.events import CallRequested, JobInfo
 from llmsched_langgraph._core.policies import POLICIES, as_policy
 from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import Outcome
@@ -75,7 +75,7 @@ class Waiting:
 def request(driver, log, stage, job=None, run=None):
     """The ticket of a call, which goes into the log when it has its slot."""
     ticket = driver.new_ticket()
-    if driver.request(ticket, "b", stage, job, False, run):
+    if driver.request(CallRequested(ticket, "b", stage, job, False, run)):
         log.append(ticket)
     else:
         driver.register(ticket, Waiting(driver, log, ticket))

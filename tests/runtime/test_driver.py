@@ -12,7 +12,7 @@ import pytest
 
 from llmsched_langgraph import SchedulerClosedError
 from llmsched_langgraph._application.application import DIRECT, Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.events import CallRequested, JobInfo
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import driver as driver_module
@@ -57,7 +57,7 @@ def request(scheduler, *, job=None, waiter=None):
     """A new ticket for a slot; if it has to wait, its waiter is registered."""
     driver = scheduler._driver
     ticket = driver.new_ticket()
-    if not driver.request(ticket, "default", "s", job, False, None) and waiter is not None:
+    if not driver.request(CallRequested(ticket, "default", "s", job, False, None)) and waiter is not None:
         driver.register(ticket, waiter)
     return ticket
 

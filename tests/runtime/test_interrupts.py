@@ -39,6 +39,7 @@ from llmsched_langgraph._ledger.values import Backend, Failure
 from llmsched_langgraph._runtime import driver as driver_module
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime import timer as timer_module
+from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import inside, inside_stage
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
@@ -1004,13 +1005,70 @@ def slot_is_taken_over():
     bench = Bench("fair")
 
     def operation():
-        slot = bench.scheduler.slot()
-        slot.acquire()
-        with slot.offer():
-            taken = slot_module.offered()
-        with taken:
-            assert not slot.held
-        slot.release()
+        with bench.scheduler.slot() as outer:
+            with bench.scheduler.slot() as inner:
+                assert (outer.held, inner.held) == (False, True)
+            assert outer.held
+
+    return bench, operation
+
+
+def modelled(bench):
+    call = bench.scheduler.slot()
+    call.model = object()
+    return call
+
+
+@scene
+def attempts_of_a_call():
+    bench = Bench("fair")
+
+    def operation():
+        with modelled(bench) as call:
+            attempt = Attempt(call)
+            attempt.ensure()
+            attempt.give_back(Failure(500))
+            attempt.ensure()
+            attempt.hand_back()
+            attempt.ensure()
+            attempt.keep(list)
+            call.usage = Usage(1, 2)
+
+    return bench, operation
+
+
+@scene
+def attempts_on_a_loop():
+    bench = Bench("fair")
+
+    async def main():
+        async def aclose():
+            pass
+
+        async with modelled(bench) as call:
+            attempt = Attempt(call)
+            await attempt.aensure()
+            attempt.give_back(Failure(500))
+            await attempt.aensure()
+            attempt.keep(None, aclose)
+
+    return on_a_loop(bench, main)
+
+
+@scene
+def a_call_is_abandoned():
+    bench = Bench("fair")
+
+    def operation():
+        with modelled(bench) as outer:
+            inner = modelled(bench)
+            inner.acquire()
+            with inner.inside():
+                attempt = Attempt(inner)
+                attempt.ensure()
+                attempt.keep(list)
+                outer.end(Outcome.CANCELLED)
+            assert not attempt.held
 
     return bench, operation
 
@@ -1025,12 +1083,15 @@ def plain_verbs():
         with slot.inside(), slot.pause():
             slot.leave_open()
         slot.close()
-        slot.release(Outcome.FAILED, Failure(500))
+        slot.end(Outcome.FAILED)
 
     return bench, operation
 
 
 WITH_CYCLES = {
+    "attempts_of_a_call",
+    "attempts_on_a_loop",
+    "a_call_is_abandoned",
     "slot_dies_in_a_cycle",
     "coroutines_wait",
     "coroutines_give_up",

@@ -10,12 +10,12 @@ import threading
 import pytest
 
 from llmsched_langgraph._application.application import Application, Node
-from llmsched_langgraph._core.events import Direct, Entry, JobInfo
+from llmsched_langgraph._core.events import CallRequested, Direct, Entry, JobInfo
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.ordering import BeliefWanted
 from llmsched_langgraph._core.story import LENGTH
 from llmsched_langgraph._core.view import Needs
-from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
+from llmsched_langgraph._jobs.calls import FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import Revealed
 from llmsched_langgraph._ledger.values import Backend, CallInfo, Grant
 from llmsched_langgraph._runtime.context import inside
@@ -145,6 +145,7 @@ DETAILS = {
     "CallQueued": CallInfo,
     "SlotGranted": Grant,
     "CallReleased": FinishedCall,
+    "CallMeasured": Usage,
     "CallWithdrawn": Outcome,
     "JobPaused": str,
     "JobEnded": Outcome,
@@ -177,14 +178,15 @@ def test_every_kind_of_entry(make_scheduler):
         job = start_run(scheduler, INFO)
         job.seen.stage_events.append(Revealed(((1, "ask"),), begun=True))
         ticket = driver.new_ticket()
-        assert not driver.request(ticket, "default", "ask", job.job, False, 1)
+        assert not driver.request(CallRequested(ticket, "default", "ask", job.job, False, 1))
         assert believed.wait(20)
         driver.release(ticket, Outcome.CANCELLED)
         job.end(Outcome.FINISHED, paused_on="thread")
         bad = start_run(scheduler, JobInfo(application=APPLICATION, tenant="bad"))
         ticket = driver.new_ticket()
-        assert not driver.request(ticket, "default", "ask", bad.job, False, None)
+        assert not driver.request(CallRequested(ticket, "default", "ask", bad.job, False, None))
         driver.release(ticket)
+        driver.measured(ticket, Usage(1, 2), bad.job)
         bad.end(Outcome.FAILED)
     job = start_run(scheduler, INFO, resumes="thread")
     job.end(Outcome.FINISHED)
@@ -198,7 +200,8 @@ def test_every_kind_of_entry(make_scheduler):
     for entry in seen:
         assert isinstance(entry.detail, DETAILS[entry.kind]), entry
         assert bool(entry.ticket) == (entry.kind.startswith(("Call", "Slot")) and entry.kind != "CallClosed")
-        assert bool(entry.backend) == bool(entry.ticket or entry.kind == "BackendConfigured")
+        of_a_backend = (entry.ticket and entry.kind != "CallMeasured") or entry.kind == "BackendConfigured"
+        assert bool(entry.backend) == bool(of_a_backend)
         assert bool(entry.job) == (entry.kind not in ("BackendConfigured", "ProfileLearned"))
 
 

@@ -470,7 +470,7 @@ def test_a_slot_is_used_once(make_scheduler):
         slot = scheduler.slot()
         async with slot:
             pass
-        with pytest.raises(RuntimeError, match="a Slot is for one call"):
+        with pytest.raises(RuntimeError, match="a slot is for one call"):
             async with slot:
                 pytest.fail("it was used before")
         assert scheduler.statistics().granted == 1
@@ -507,7 +507,7 @@ def test_a_synchronous_call_on_a_loop_goes_ahead(make_scheduler, monkeypatch, ca
     with caplog.at_level(logging.WARNING, logger="llmsched_langgraph"):
         asyncio.run(main())
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "synchronous model call on an event loop's thread" in message
+    assert "its thread runs an event loop" in message
 
 
 # -- close ------------------------------------------------------------------------------

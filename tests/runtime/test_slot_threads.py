@@ -243,7 +243,7 @@ def test_a_slot_is_used_once(make_scheduler, nested):
     slot = scheduler.slot()
 
     def again():
-        with pytest.raises(RuntimeError, match="a Slot is for one call"), slot:
+        with pytest.raises(RuntimeError, match="a slot is for one call"), slot:
             pytest.fail("it was used before")
 
     with slot:
@@ -270,8 +270,8 @@ def test_the_context_is_left_as_it_was(make_scheduler):
     """A slot is marked in the context for the time of its block only: afterwards nothing refers to it."""
     scheduler = make_scheduler(1)
     with scheduler.slot() as slot:
-        assert context_module.HELD.get()() is slot
-    assert context_module.HELD.get() is None
+        assert context_module.CALL.get()() is slot
+    assert context_module.CALL.get() is None
 
 
 def test_a_thread_in_a_copied_context_rides_along(make_scheduler, spawn):

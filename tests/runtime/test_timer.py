@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from llmsched_langgraph import Scheduler, SchedulerClosedError
+from llmsched_langgraph._core.events import CallRequested
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.values import Failure
 from llmsched_langgraph._runtime import driver as driver_module
@@ -174,8 +175,8 @@ def test_a_scheduler_is_not_kept_by_its_timer(beat):
 
     def wait(driver):
         holder, waiting = driver.new_ticket(), driver.new_ticket()
-        assert driver.request(holder, "default", "", None, False, None)
-        assert not driver.request(waiting, "default", "", None, False, None)
+        assert driver.request(CallRequested(holder, "default", "", None, False, None))
+        assert not driver.request(CallRequested(waiting, "default", "", None, False, None))
         driver._timer.within(1.0)
         return weakref.ref(driver), driver._timer._thread
 

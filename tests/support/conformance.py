@@ -22,6 +22,7 @@ from llmsched_langgraph._ledger.values import (
     Configure,
     Explore,
     Failure,
+    Force,
     Grant,
     Granted,
     Key,
@@ -90,10 +91,11 @@ class Bench:
         self.submit(*changes)
         return self.settle()
 
-    def ask(self, ticket, at=None, order=None, *, level=0, explore=None, forced=False):
+    def ask(self, ticket, at=None, order=None, *, level=0, explore=None, forced=False, arrival=0):
         """Request a slot for a ticket in a lane of its own, unless another one is named."""
         key = None if order is None else Key(level, order, explore)
-        return self.do(Request(ticket, lane(ticket) if at is None else at, key, forced))
+        at = lane(ticket) if at is None else at
+        return self.do(Request(ticket, at, key, forced, arrival=arrival))
 
     def release(self, ticket, retry_after_s=None):
         failure = None if retry_after_s is None else Failure(429, retry_after_s, "rate")
@@ -155,7 +157,7 @@ class LedgerConformance(Home):
             "c": Backend("c", 1, ("m",)),
         }
         assert {name: own[1:] for name, own in b.ledger.backends.items()} == dict.fromkeys(
-            "bc", (0, 0, 0, 0, 0.0)
+            "bc", (0, 0, 0, 0, 0.0, 0.0)
         )
 
     def test_a_free_slot_is_taken_at_once(self, bench):
@@ -346,6 +348,45 @@ class LedgerConformance(Home):
         assert one.release(0) == []
         assert one.release(2) == [1]
 
+    def test_a_ticket_that_cannot_wait_takes_a_free_slot(self, bench):
+        """It goes over the slots only if none is free."""
+        b = bench()
+        b.ask(1, forced=True)
+        assert b.ledger.claim(1).reason == "free"
+
+    def test_a_ticket_that_waits_can_be_forced(self, one):
+        """It holds a slot above the limit; the next one is granted when there is room below it again."""
+        one.ask(1)
+        one.ask(2)
+        assert one.do(Force(2)) == [2]
+        grant = one.ledger.claim(2)
+        assert (grant.reason, grant.concurrency, grant.slots, grant.arrival) == ("cycle", 2, 1, 3)
+        assert one.counts() == (2, 1, 2, 0)
+        assert one.do(Force(2)) == one.do(Force(0)) == one.do(Force(99)) == []
+        assert one.release(2) == []
+        assert one.release(0) == [1]
+
+    def test_a_ticket_may_keep_the_place_of_an_earlier_one(self, one):
+        """The next attempt of a call comes before all that arrived after the call."""
+        for ticket in (1, 2, 3):
+            one.ask(ticket)
+        arrival = one.ledger.claim(0).arrival
+        assert one.release(0) == [1]
+        one.ask(4, arrival=arrival)
+        assert one.serve()[2:] == [4, 2, 3]
+
+    @pytest.mark.parametrize("order", [None, 0.0])
+    def test_a_place_is_kept_within_a_lane(self, one, order):
+        """Tickets of a lane are served by their arrival numbers."""
+        one.ask(1, lane(5), order)
+        arrival = one.ledger.claim(1).arrival
+        one.ask(2, lane(5), order)
+        one.ask(3, lane(6), order)
+        one.release(1)
+        one.ask(4, lane(5), order, arrival=arrival)
+        assert one.ledger.claim(4).arrival == arrival
+        assert one.serve()[1:] == [4, 2, 3]
+
     def test_every_forced_ticket_is_told_of(self, one):
         """However many come together, and whatever else does."""
         one.submit(Request(1, lane(1), None, True), Request(2, lane(2)), Request(3, lane(3), None, True))
@@ -373,7 +414,7 @@ class LedgerConformance(Home):
         b = bench(Backend("b", 1))
         call = CallInfo("s", StageOccurrence("s", 1), models=("m",))
         grant = b.ledger.admit(3.0, Request(1, lane(1), Key(0, 1.0), call=call))
-        assert grant == Grant(lane(1), 3.0, 3.0, call, "free", 1, 1)
+        assert grant == Grant(lane(1), 3.0, 3.0, call, "free", 1, 1, arrival=1)
         assert b.ledger.claim(1) == grant
         assert b.settle() == []
         assert b.counts() == (1, 0, 1, 0)
@@ -455,11 +496,52 @@ class LedgerConformance(Home):
         assert one.at(15.0) == [1]
         assert one.wake_s is None
 
-    @pytest.mark.parametrize("failure", [None, Failure(500), Failure(429, None, "rate"), Failure(None, 0.0)])
+    @pytest.mark.parametrize(
+        "failure", [None, Failure(500), Failure(429, 0.0), Failure(429, 121.0), Failure()]
+    )
     def test_other_failures_do_not(self, one, failure):
-        """Without a time after which to ask again, or with one that is over, the next is granted."""
+        """The server is not busy, or names a time that is over, or one that no call should wait for."""
         one.ask(1)
         assert one.do(Release(0, failure=failure)) == [1]
+
+    @pytest.mark.parametrize("status", [429, 503, 529])
+    def test_a_refusal_without_a_time_pauses_longer_each_time(self, one, status):
+        """1 s, doubled by each consecutive refusal up to 32 s; a success starts anew."""
+        pauses = []
+        for ticket in range(1, 9):
+            one.ask(ticket)
+            one.do(Release(ticket - 1, failure=Failure(status)))
+            pauses.append(one.wake_s - one.now)
+            assert one.at(one.wake_s) == [ticket]
+        assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0]
+        one.ask(9)
+        assert one.release(8) == [9]
+        one.ask(10)
+        one.do(Release(9, failure=Failure(status)))
+        assert one.wake_s - one.now == 1.0
+
+    def test_several_refusals_of_one_moment_are_one(self, bench):
+        """Attempts from before a pause extend it only by a time that they name."""
+        b = bench(Backend("b", 3))
+        for ticket in range(4):
+            b.ask(ticket)
+        b.do(Release(0, failure=Failure(429)))
+        b.do(Release(1, failure=Failure(429)))
+        assert b.wake_s == 1.0
+        b.do(Release(2, failure=Failure(429, 5.0)))
+        assert b.wake_s == 5.0
+
+    def test_an_old_success_does_not_end_the_doubling(self, bench):
+        """It answers an attempt from before the pause."""
+        b = bench(Backend("b", 2))
+        for ticket in range(4):
+            b.ask(ticket)
+        b.do(Release(0, failure=Failure(429)))
+        b.release(1)
+        b.at(1.0)
+        b.do(Release(2, failure=Failure(429)))
+        b.ask(4)
+        assert b.wake_s - b.now == 2.0
 
     def test_the_longest_pause_counts(self, bench):
         """Whichever was said last; and each failure counts once."""
@@ -681,7 +763,7 @@ class LedgerConformance(Home):
         one.do(Request(1, lane(1), call=call))
         one.now = 4.0
         one.resize(3)
-        assert one.ledger.claim(1) == Grant(lane(1), 1.0, 4.0, call, "order", 2, 3)
+        assert one.ledger.claim(1) == Grant(lane(1), 1.0, 4.0, call, "order", 2, 3, arrival=2)
         assert dict(one.ledger.view().holding) == {0: one.ledger.claim(0), 1: one.ledger.claim(1)}
         assert [(one_.ticket, one_.grant) for one_ in one.told][1:] == [(1, one.ledger.claim(1))]
 
@@ -758,6 +840,14 @@ class Model:
         self.keys = {}
         self.holding = {}  # lanes of tickets
         self.forced = set()
+        self.arrivals = {}  # every ticket's number
+        self.count = 0
+
+    def arrive(self, ticket, kept=0):
+        """Number the ticket, unless it keeps the number of an earlier one."""
+        if not kept:
+            self.count += 1
+        self.arrivals[ticket] = kept or self.count
 
     def held(self, backend):
         return sum(at[0] == backend for at in self.holding.values())
@@ -770,15 +860,23 @@ class Model:
     def known(self, ticket):
         return ticket in self.waiting or ticket in self.holding
 
-    def request(self, ticket, at, key):
+    def request(self, ticket, at, key, kept=0):
         if not self.known(ticket):
             known = self.keys.get(at, FIRST_COME) if at in self.waiting.values() else FIRST_COME
+            self.arrive(ticket, kept)
             self.waiting[ticket] = at
+            self.waiting = dict(sorted(self.waiting.items(), key=lambda own: (self.arrivals[own[0]], own[0])))
             self.keys[at] = known if key is None else key
 
-    def force(self, ticket, at):
+    def force(self, ticket, at, kept=0):
         if not self.known(ticket):
+            self.arrive(ticket, kept)
             self.seat(ticket, at)
+            self.forced.add(ticket)
+
+    def force_waiting(self, ticket):
+        if ticket in self.waiting:
+            self.seat(ticket, self.waiting[ticket])
             self.forced.add(ticket)
 
     def seat(self, ticket, at):
@@ -812,8 +910,8 @@ class Model:
         if exploration is not None and coin(exploration.seed, self.granted[backend] + 1, exploration.epsilon):
             level = self.keys[self.waiting[backlog[0]]].level
             arrivals = {}
-            for arrival, (_, at) in enumerate(self.waiting.items()):
-                arrivals.setdefault(at, arrival)
+            for ticket, at in self.waiting.items():
+                arrivals.setdefault(at, self.arrivals[ticket])
             lanes = dict.fromkeys(self.waiting[ticket] for ticket in backlog)
             chosen = choice_of_lanes(
                 [
@@ -867,6 +965,7 @@ class LedgerWalk(RuleBasedStateMachine):
                     continue
                 backend = model.waiting[ticket][0]
                 assert model.next(backend, bench.now) == (ticket, bench.ledger.claim(ticket).reason)
+                assert bench.ledger.claim(ticket).arrival == model.arrivals[ticket]
                 model.seat(ticket, model.waiting[ticket])
             if stage_events:
                 at, key = stage_events.pop()
@@ -881,10 +980,15 @@ class LedgerWalk(RuleBasedStateMachine):
         self.untold = set()
         for change in changes * times:
             match change:
-                case Request(ticket, at, key, forced, _):
+                case Request(ticket, at, key, forced, _, kept):
                     if forced and not self.model.known(ticket):
                         self.untold.add(ticket)
-                    self.model.force(ticket, at) if forced else self.model.request(ticket, at, key)
+                    force = self.model.force
+                    force(ticket, at, kept) if forced else self.model.request(ticket, at, key, kept)
+                case Force(ticket):
+                    if ticket in self.model.waiting:
+                        self.untold.add(ticket)
+                    self.model.force_waiting(ticket)
                 case Rekey(at, key):
                     self.model.rekey(at, key)
                 case Release(ticket, _, failure):
@@ -930,7 +1034,9 @@ class LedgerWalk(RuleBasedStateMachine):
         assert grant is not None or not self.home.admits or not (forced or free)
         if grant is not None:
             assert grant == bench.ledger.claim(ticket)
-            assert grant.reason == ("forced" if forced else "free")
+            assert grant.reason == ("free" if free else "forced")
+            model.arrive(ticket)
+            assert grant.arrival == model.arrivals[ticket]
             model.seat(ticket, at)
             if forced:
                 model.forced.add(ticket)
@@ -943,6 +1049,18 @@ class LedgerWalk(RuleBasedStateMachine):
         ticket = self._ticket(pick)
         self.tickets = max(self.tickets, ticket)
         self._do([Request(ticket, at, key, forced)])
+
+    @rule(pick=PICKS, at=LANES, key=st.one_of(st.none(), KEYS), forced=st.booleans())
+    def request_in_place(self, pick, at, key, forced):
+        """A new ticket that keeps the arrival number of one that was released."""
+        model, kept = self.model, self.model.arrivals.get(self._ticket(pick), 0)
+        if any(model.arrivals[ticket] == kept for ticket in (*model.waiting, *model.holding)):
+            return
+        self._do([Request(self._new(), at, key, forced and self.home.admits, arrival=kept)])
+
+    @rule(pick=PICKS, again=st.booleans())
+    def force_one_that_waits(self, pick, again):
+        self._do([Force(self._ticket(pick))], times=1 + again)
 
     @rule(stage_events=st.lists(st.tuples(LANES, KEYS), min_size=1, max_size=20))
     def move(self, stage_events):

@@ -21,7 +21,7 @@ from llmsched_langgraph._core.events import CallRequested, JobArrived, JobInfo, 
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.values import Backend
-from llmsched_langgraph._runtime.slot import riding
+from llmsched_langgraph._runtime.call import current_call
 
 _PACKAGE = Path(llmsched_langgraph.__file__).parent
 _ROOMS = (
@@ -371,7 +371,8 @@ def break_everywhere(scene, *, collect=None):
                 collect()
             try:
                 bench.settle()
-                assert not context.run(riding), "what comes later in this context would ride"
+                call = context.run(current_call)
+                assert call is None or call.over, "what comes later in this context would be part of the call"
                 bench.end()
             except KeyboardInterrupt:
                 raise

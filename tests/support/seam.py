@@ -15,7 +15,7 @@ from langchain_core.messages import BaseMessage
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient, OpenAI
 
 from llmsched_langgraph import Scheduler, wrap_openai
-from llmsched_langgraph._runtime.context import HELD, current_run
+from llmsched_langgraph._runtime.context import CALL, current_run
 from llmsched_langgraph.lab.serve_sim.server import RunningBackend
 from llmsched_langgraph.testing import Meter, SyncOnlyModel
 
@@ -48,7 +48,7 @@ async def auntil(condition: Callable[[], object]) -> None:
 def assert_unmarked() -> None:
     """The running context is that of a bystander: no run is marked in it, and no slot."""
     assert current_run() is None
-    assert HELD.get() is None
+    assert CALL.get() is None
 
 
 # -- who makes the calls -------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_occurrences_are_counted_by_stage(calls, progress):
 def test_a_new_job_has_no_evidence(progress):
     """Before the first call there is nothing to know."""
     assert (progress.outstanding, progress.waiting, progress.holding) == (0, 0, 0)
-    assert (progress.works, progress.ready, progress.finished) == ({}, {}, [])
+    assert (progress.works, progress.ready, progress.finished) == ({}, {}, {})
     assert progress.work_s(5.0) == 0.0
     progress.check()
 
@@ -84,7 +84,7 @@ def test_finish_moves_the_call_and_keeps_what_it_used(calls, progress):
     calls.start(1, 2.0)
     call = calls.finish(1, Outcome.FAILED, Usage(10, 20), 5.5)
     assert progress.outstanding == 0
-    assert progress.finished == [call]
+    assert progress.finished == {call.ticket: call}
     assert (call.asked_s, call.granted_s, call.released_s) == (1.0, 2.0, 5.5)
     assert (call.outcome, call.usage) == (Outcome.FAILED, Usage(10, 20))
     assert call.work_s == 3.5
@@ -94,7 +94,7 @@ def test_a_call_that_never_held_a_slot_did_no_work(calls, progress):
     """Giving up in the backlog leaves no finished call and no work, but its occurrence stays taken."""
     calls.request(1, "a", 0.0)
     calls.finish(1, Outcome.CANCELLED, UNKNOWN_USAGE, 9.0)
-    assert progress.finished == []
+    assert progress.finished == {}
     assert progress.work_s(9.0) == 0.0
     assert calls.request(2, "a", 9.0) == 2
 
@@ -135,7 +135,7 @@ def test_rounding_errors_end_with_the_running_calls(calls, progress):
         if ticket:
             calls.finish(ticket - 1, Outcome.FINISHED, UNKNOWN_USAGE, 0.1 * ticket)
     calls.finish(999, Outcome.FINISHED, UNKNOWN_USAGE, 200.0)
-    assert progress.work_s(1e6) == sum(call.work_s for call in progress.finished)
+    assert progress.work_s(1e6) == sum(call.work_s for call in progress.finished.values())
 
 
 def test_works_by_occurrence(calls, progress):
@@ -206,7 +206,7 @@ def test_the_first_call_tells_the_size_of_the_input(calls, progress):
         {"holding": 3},
         {"works": {}},
         {"ready": {}},
-        {"finished": []},
+        {"finished": {}},
         {"granted_sum_s": 3.0},
     ],
     ids=lambda spoil: next(iter(spoil)),

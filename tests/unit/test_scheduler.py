@@ -9,7 +9,7 @@ import pytest
 
 from llmsched_langgraph import Backend, ConfigurationError, SchedulerClosedError, UnknownModelError
 from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._core.events import CallRequested, JobInfo
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._runtime.context import current_run, inside
 from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
@@ -186,7 +186,7 @@ def test_statistics_add_up(clock):
     scheduler = Scheduler(backends=TWO, clock=clock)
     with inside(start_run(scheduler, INFO)):
         run = current_run()
-        with scheduler.slot("gpt-large", stage="s") as first, scheduler.slot("gpt-small") as riding:
+        with scheduler.slot("gpt-large", stage="s") as first, scheduler.slot("gpt-large") as riding:
             first.usage, riding.usage = Usage(5, 7), Usage(100, 100)
             now = scheduler.statistics()
             assert (now.slots, now.holding, now.waiting, now.jobs_running) == (3, 1, 0, 1)
@@ -215,7 +215,7 @@ def test_statistics_are_of_one_moment():
     run = start_run(scheduler, INFO)
     driver, tickets = scheduler._driver, range(1, 5)
     for ticket in tickets:
-        driver.request(ticket, "default", "s", run.job, False, None)
+        driver.request(CallRequested(ticket, "default", "s", run.job, False, None))
     scheduler.resize(3)
     for ticket in tickets:
         driver.release(ticket)

@@ -261,7 +261,7 @@ class Simulation:
             for run, call in zip(job.runs(index), stage.calls, strict=False) if stage.kind == "llm" else ():
                 ticket = next(self._tickets)
                 self._calls[ticket] = (job, index, run, call)
-                asked = (ticket, BACKEND, stage.name, job.number, False, run, ())
+                asked = (ticket, BACKEND, stage.name, job.number, False, run, (), 0)
                 self._tell(now, _new(CallRequested, asked))
         self._run_tools(now)
 

@@ -1,0 +1,57 @@
+"""Hooks the HTTP libraries that the process has imported.
+
+Does not import a library, or remove a hook. Clients that were made before are seen too: classes are hooked.
+Outside a call a hook reads one context variable.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import threading
+from typing import Any
+
+logger = logging.getLogger("llmsched_langgraph")
+
+_HERE = "llmsched_langgraph._adapter.http."
+
+pending: dict[str, str] = {
+    "httpx": "httpx_hooks",
+    "httpx2": "httpx_hooks",
+    "aiohttp": "aiohttp_hooks",
+    "urllib3": "urllib3_hooks",
+}
+"""The libraries that are not hooked yet, with the module that hooks each."""
+
+_lock = threading.Lock()
+
+
+def install() -> None:
+    """Hook each pending library that is imported. Idempotent; cheap if there is none."""
+    for name in tuple(pending):
+        module = sys.modules.get(name)
+        if module is not None and not _is_loading(module):
+            with _lock: _install_one(name, module)  # noqa: E701  # fmt: skip
+
+
+def _is_loading(module: Any) -> bool:
+    spec = getattr(module, "__spec__", None)
+    return spec is not None and getattr(spec, "_initializing", False)
+
+
+def _install_one(name: str, module: Any) -> None:
+    hooks = pending.get(name)
+    if hooks is None:
+        return
+    # Imported only now: most processes use one or two of the libraries.
+    reason: str | None = importlib.import_module(_HERE + hooks).install(module)
+    del pending[name]
+    if reason is not None:
+        logger.warning(
+            "%s %s is not supported by llmsched-langgraph (%s): a call that uses it holds its slot from its "
+            "begin to its end, also between its retries",
+            name,
+            getattr(module, "__version__", ""),
+            reason,
+        )

@@ -1,0 +1,133 @@
+"""Represents one request of a call: it holds a slot while it is in flight.
+
+Does not know HTTP libraries, or decide which requests are attempts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from llmsched_langgraph._jobs.calls import PENDING_USAGE, Outcome
+from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._runtime.call import Call, Looking, inherit
+from llmsched_langgraph._runtime.slot import Slot
+
+
+class Attempt(Slot):
+    """One request. If a library sends it again below the place where it was first seen, the object represents
+    one attempt after another.
+
+    `ensure` and `give_back` are idempotent, so the frames of an HTTP library that is built on another one can
+    both call them.
+
+    Args:
+        call: the call that sends the request.
+        own: whether the request goes to the model's own server; the failure of another one is not reported.
+    """
+
+    usage = PENDING_USAGE  # the call reports its tokens when it ends
+
+    lender: Call | None = None
+    borrowed: Call | None = None
+    _close: Callable[[], object] | None = None
+    _aclose: Callable[[], Awaitable[object]] | None = None
+
+    def __init__(self, call: Call, *, own: bool = True) -> None:
+        super().__init__(call.terms)
+        self.call = call
+        self._own = own
+
+    def ensure(self) -> None:
+        """Block this thread until the attempt holds a slot. Raises the errors of `Slot.acquire`."""
+        if self._held:
+            return
+        call = self.call
+        try:
+            call.asks(self)
+            with Looking(call):
+                if not self._inherit():
+                    self._again = call.previous()
+                    call.give_up()
+                    self.acquire()
+        except Exception as error:
+            self._refused(error)
+            raise
+        finally:
+            call.asked(self)
+
+    async def aensure(self) -> None:
+        """Await the slot, like `ensure`."""
+        if self._held:
+            return
+        call = self.call
+        try:
+            call.asks(self)
+            with Looking(call):
+                if not self._inherit():
+                    self._again = call.previous()
+                    call.give_up()
+                    await self.aacquire()
+        except Exception as error:
+            self._refused(error)
+            raise
+        finally:
+            call.asked(self)
+
+    def _inherit(self) -> bool:
+        if not inherit(self, self.call):
+            return False
+        if self.borrowed is not None:
+            self.call.borrowed = self.borrowed
+        return True
+
+    def _refused(self, error: Exception) -> None:
+        """The library may replace the error, or send the request again; the call raises it at its end."""
+        self.call.refused = error
+        if self._again:
+            self.call.ended(self._ticket)
+
+    def give_back(self, failure: Failure | None = None) -> None:
+        """Release the slot: the answer is complete, or there is none."""
+        call = self.call
+        call.closed(self)
+        if not self._held:
+            return
+        call.failed = failure is not None
+        lender, self.lender = self.lender, None
+        if failure is None and lender is not None and lender.take_back(self):
+            return
+        call.ended(self._ticket)
+        outcome = Outcome.FINISHED if failure is None else Outcome.FAILED
+        self.release(outcome, failure if self._own else None)
+
+    def hand_back(self) -> None:
+        """Return the slot to the call: the server accepted the request and works on it after its answer."""
+        self.call.take(self)
+
+    def keep(
+        self, close: Callable[[], object] | None, aclose: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        """Hold the slot until `give_back`: the answer is read later. The call's end closes it by `close`."""
+        self._close, self._aclose = close, aclose
+        self.call.opened(self)
+
+    def close(self) -> None:
+        """Close the answer, then release the slot."""
+        try:
+            if self._close is not None:
+                with suppress(Exception):
+                    self._close()
+        finally:
+            self.give_back()
+
+    async def aclose(self) -> None:
+        """Close the answer on its event loop, then release the slot."""
+        try:
+            with suppress(Exception):
+                if self._aclose is not None:
+                    await self._aclose()
+                elif self._close is not None:
+                    self._close()
+        finally:
+            self.give_back()

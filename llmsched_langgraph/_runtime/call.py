@@ -1,0 +1,406 @@
+"""Represents one LLM call: it waits for a slot, and hands it to its requests and to the calls inside it.
+
+Does not send requests. `attempt.py` represents those that can be seen; where they cannot be seen, the call
+keeps the slot until it ends.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import suppress
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
+from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._runtime.context import CALL, PAUSED, Mark, unmark
+from llmsched_langgraph._runtime.slot import Slot, Terms, me, outcome_of
+from llmsched_langgraph.errors import CallCancelledError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.attempt import Attempt
+
+_ANYONE = object()
+
+_USED = "a slot is for one call; call scheduler.slot() for each call"
+
+
+def current_call() -> Call | None:
+    """Return the innermost call that the calling code is part of; None outside any call."""
+    reference = CALL.get()
+    return None if reference is None else reference()
+
+
+class Call(Slot):
+    """One call. Use it once, as `with` in a thread or as `async with` on an event loop.
+
+    It waits for a slot when it begins. The slot goes to its first request, or to the first call inside it, on
+    the same backend; later ones acquire slots of their own. A call that passes several wrappers thus holds
+    one slot, and calls that run side by side inside another one hold one each.
+
+    A block of `scheduler.slot()` has no model. Its requests are not seen: it holds its slot until it ends,
+    except that a call inside borrows it. If calls inside have to wait when one returns the slot, the block
+    gives it up.
+
+    Attributes:
+        usage: the call's tokens; set it before the call ends, if known.
+        model: the model object whose requests are its attempts; None if its requests are not seen.
+        around: the call that this one is part of; None if there is none.
+        abandoned: whether nobody waits for its result.
+        failed: whether the last of its attempts failed and none followed.
+        refused: the error of a request that got no slot; None if there is none.
+        over: whether it has ended.
+        lender: the block whose slot it has now; None if it has its own.
+        borrowed: the last block from which it, or a request of it, borrowed a slot.
+        steps: one element per thread and task whose code is inside the call.
+        inner: the calls that began in it.
+        wanting: for a block, one element per call inside that looks for a slot.
+        inner_usage: sum of the tokens of calls that borrowed its slot; used if its own are unknown.
+    """
+
+    model: Any = None
+    around: Call | None = None
+    abandoned = False
+    failed = False
+    refused: Exception | None = None
+
+    _used = False
+    over = False
+    _mark: Token[weakref.ref[Any] | None] | None = None
+    _reader: object = _ANYONE  # the only task or thread that can read the open stream
+    lender: Call | None = None
+    borrowed: Call | None = None
+    inner_usage: Usage = UNKNOWN_USAGE
+
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(terms)
+        # `append` and `pop` are atomic.
+        self.steps: list[None] = []
+        self.inner: list[weakref.ref[Call]] = []
+        self._open: list[Attempt] = []  # attempts whose answer is still read
+        self._asking: list[Attempt] = []  # attempts that wait
+        self.wanting: list[None] = []
+        self._done: list[int] = []  # tickets of ended attempts whose tokens are not reported
+
+    # -- the beginning -----------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """Block this thread until the slot is there. Raises the errors of `Slot.acquire`."""
+        self._begin()
+        if self.around is None:
+            super().acquire()
+        else:
+            with Looking(self):
+                if not inherit(self, self.around):
+                    self.around.give_up()
+                    super().acquire()
+
+    async def aacquire(self) -> None:
+        """Await the slot. Raises the errors of `Slot.acquire`."""
+        self._begin()
+        if self.around is None:
+            await super().aacquire()
+        else:
+            with Looking(self):
+                if not inherit(self, self.around):
+                    self.around.give_up()
+                    await super().aacquire()
+
+    def _begin(self) -> None:
+        if self._used:
+            raise RuntimeError(_USED)
+        self._used = True
+        around = current_call()
+        if around is None or around.over:
+            return
+        if around.abandoned:
+            raise cancelled()
+        self.around = around
+        around.inner.append(weakref.ref(self))
+        if around.abandoned:  # since the check above
+            raise cancelled()
+
+    def give_up(self) -> None:
+        """Release unused slots of this call and those around it, before the calling code waits.
+
+        Nothing waits while it holds a slot, or calls that wait for each other's backends could stop for ever.
+        A block of `scheduler.slot()` keeps its slot for its own, unseen request.
+        """
+        call: Call | None = self
+        while call is not None:
+            if call.model is not None:
+                call.release()
+            call = call.around
+
+    # -- the end -----------------------------------------------------------------------
+
+    def end(self, outcome: Outcome = Outcome.FINISHED) -> None:
+        """End the call: close open answers, release its slot, report its tokens. Idempotent."""
+        self.over = True
+        while self._open:
+            try:
+                attempt = self._open.pop()
+            except IndexError:
+                break  # another thread took it
+            attempt.close()
+        self._finish(outcome)
+
+    async def aend(self, outcome: Outcome = Outcome.FINISHED) -> None:
+        """End the call, like `end`, on the event loop of its open answers."""
+        self.over = True
+        try:
+            while self._open:
+                attempt = self._open.pop()
+                await attempt.aclose()
+        finally:
+            self._finish(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        if outcome is not Outcome.FINISHED:
+            for reference in tuple(self.inner):
+                call = reference()
+                if call is not None:
+                    call.abandon()
+        if self.usage is UNKNOWN_USAGE:
+            self.usage = self.inner_usage
+        usage, lender, self.borrowed = self.usage, self.borrowed, None
+        if lender is not None:
+            lender.inner_usage = lender.inner_usage.plus(usage)
+            self.usage = usage = UNKNOWN_USAGE
+        if self._held:
+            self.release(outcome)  # reports the usage
+            usage = UNKNOWN_USAGE
+        while self._done:
+            self.terms.driver.measured(self._done.pop(), usage, self.terms.job)
+            usage = UNKNOWN_USAGE
+
+    def _abandon(self) -> None:
+        self.over = True
+        super()._abandon()
+        for attempt in tuple(self._open):
+            attempt.close()
+
+    @property
+    def reports(self) -> bool:
+        """Whether the end of this call reports its tokens; otherwise a call inside it did."""
+        return bool(self._held or self._done or self.borrowed)
+
+    def abandon(self) -> None:
+        """Nobody waits for the result any more: end the call, at the latest when its code leaves it.
+
+        A coroutine can be cancelled; the thread that does its work cannot. The request of such a thread keeps
+        its slot until it ends, and the thread gets no further one.
+        """
+        self.abandoned = True
+        self.dismiss()
+        for attempt in tuple(self._asking):
+            attempt.dismiss()
+        for reference in tuple(self.inner):
+            call = reference()
+            if call is not None:
+                call.abandon()
+        if not self.steps:
+            self.end(Outcome.CANCELLED)
+
+    def release(self, outcome: Outcome = Outcome.FINISHED, failure: Failure | None = None) -> None:
+        """Release the slot that no request uses now, or return it to the block that lent it."""
+        lender, self.lender = self.lender, None
+        if lender is None or not lender.take_back(self):
+            super().release(outcome, failure)
+
+    def take_back(self, borrower: Slot) -> bool:
+        """Take back the slot of this block; return False if the borrower must release it."""
+        if self.over or not self.take(borrower):
+            return False
+        if self.over or self.wanting:
+            super().release()
+        return True
+
+    # -- attempts ----------------------------------------------------------------------
+
+    def previous(self) -> int:
+        """Return the ticket of an ended attempt that the next one continues; 0 if there is none."""
+        try:
+            return self._done.pop()
+        except IndexError:
+            return 0
+
+    def ended(self, ticket: int) -> None:
+        """Record the ticket of an attempt that ended before the call."""
+        self._done.append(ticket)
+
+    def asks(self, attempt: Attempt) -> None:
+        """Record that the attempt may wait; `asked` ends it."""
+        self._asking.append(attempt)
+        if self.abandoned:
+            raise cancelled()
+
+    def asked(self, attempt: Attempt) -> None:
+        """Record that the attempt waits no more."""
+        with suppress(ValueError):
+            self._asking.remove(attempt)
+
+    def opened(self, attempt: Attempt) -> None:
+        """Record an attempt whose answer is read later."""
+        self._open.append(attempt)
+        if self.over:
+            attempt.close()
+
+    def closed(self, attempt: Attempt) -> None:
+        """Record that the attempt's answer is closed."""
+        with suppress(ValueError):
+            self._open.remove(attempt)
+
+    # -- marks: context variables of the running code, its tasks and its threads -------
+
+    def inside(self) -> _Inside:
+        """Mark the code in the block as part of this call."""
+        return _Inside(self)
+
+    def pause(self) -> Mark[tuple[Any, ...]]:
+        """Mark the code in the block as the stream's consumer. The request is still in flight."""
+        return Mark(PAUSED, (*PAUSED.get(), self))
+
+    def leave_open(self) -> None:
+        """Mark the running code as the only one that can read the open stream to its end."""
+        self._reader = me()
+        PAUSED.set((*(call for call in PAUSED.get() if call.holding), self))
+
+    @property
+    def holding(self) -> bool:
+        """Whether it, or a request of it, holds a slot."""
+        return self.held or any(attempt.held for attempt in tuple(self._open))
+
+    def needs(self, reader: object) -> bool:
+        """Return whether this call ends only if `reader` (a task or a thread) reads its stream."""
+        return self.holding and self._reader in (_ANYONE, reader)
+
+    def close(self) -> None:
+        """Record that the stream is being closed: the slot is released without further reading."""
+        self._reader = None
+
+    # -- context managers --------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._used:
+            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
+        try:
+            self.acquire()
+            self.steps.append(None)
+            self._mark = CALL.set(weakref.ref(self))
+            return self
+        except BaseException:
+            self.end(Outcome.CANCELLED)
+            raise
+
+    async def __aenter__(self) -> Self:
+        if self._used:
+            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
+        try:
+            await self.aacquire()
+            self.steps.append(None)
+            self._mark = CALL.set(weakref.ref(self))
+            return self
+        except BaseException:
+            self.end(Outcome.CANCELLED)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._leave()
+            self.end(outcome_of(error))
+        except BaseException:  # release again: the exception's traceback keeps this object alive
+            self._abandon()
+            raise
+        self.check(error)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._leave()
+            if self._open:
+                await self.aend(outcome_of(error))
+            else:
+                self.end(outcome_of(error))
+        except BaseException:
+            self._abandon()
+            raise
+        self.check(error)
+
+    def _leave(self) -> None:
+        mark, self._mark = self._mark, None  # the token may reference this call through its context
+        self.steps.clear()
+        if mark is not None:
+            unmark(CALL, mark)
+
+    def check(self, error: BaseException | None) -> None:
+        """Raise the error of a request that got no slot, if the provider's library replaced it by `error`."""
+        refused = self.refused
+        if refused is not None and isinstance(error, Exception) and error is not refused:
+            raise refused from error
+
+
+class _Inside:
+    """Marks a step of a call; a generator shares its consumer's context, so it is marked step by step."""
+
+    __slots__ = ("_call", "_mark")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        call = self._call
+        call.steps.append(None)
+        self._mark = CALL.set(weakref.ref(call))
+
+    def __exit__(self, *_: object) -> None:
+        call = self._call
+        unmark(CALL, self._mark)
+        call.steps.pop()
+        if call.abandoned and not call.steps:
+            call.end(Outcome.CANCELLED)
+
+
+class Looking:
+    """Tells the blocks around a call that it, or a request of it, looks for a slot. A context manager."""
+
+    __slots__ = ("_blocks", "_call")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._blocks: list[Call] = []
+        block = self._call.around
+        while block is not None:
+            if block.model is None:
+                self._blocks.append(block)
+                block.wanting.append(None)
+            block = block.around
+
+    def __exit__(self, *_: object) -> None:
+        while self._blocks:
+            self._blocks.pop().wanting.pop()
+
+
+def inherit(slot: Call | Attempt, call: Call | None) -> bool:
+    """Transfer the unused slot of `call`, or of a call around it, to `slot`; return whether there is one."""
+    while call is not None:
+        if call.terms[:2] == slot.terms[:2] and slot.take(call):
+            if call.model is None:
+                lender: Call | None = call  # which returns it to its own lender later
+            else:
+                lender, call.lender = call.lender, None
+            slot.lender = slot.borrowed = lender
+            return True
+        call = call.around
+    return False
+
+
+def cancelled() -> CallCancelledError:
+    """Return the error of code in a call that nobody waits for any more."""
+    return CallCancelledError("the call that this request belongs to was cancelled")
