@@ -83,8 +83,6 @@ class Call(Slot):
         self.wanting: list[None] = []
         self._done: list[int] = []  # tickets of ended attempts whose tokens are not reported
 
-    # -- the beginning -----------------------------------------------------------------
-
     def acquire(self) -> None:
         """Block this thread until the slot is there. Raises the errors of `Slot.acquire`."""
         self._begin()
@@ -132,8 +130,6 @@ class Call(Slot):
             if call.model is not None:
                 call.release()
             call = call.around
-
-    # -- the end -----------------------------------------------------------------------
 
     def end(self, outcome: Outcome = Outcome.FINISHED) -> None:
         """End the call: close open answers, release its slot, report its tokens. Idempotent."""
@@ -184,7 +180,7 @@ class Call(Slot):
     @property
     def reports(self) -> bool:
         """Whether the end of this call reports its tokens; otherwise a call inside it did."""
-        return bool(self._held or self._done or self.borrowed)
+        return bool(self._held or self._done or self._open or self.borrowed)
 
     def abandon(self) -> None:
         """Nobody waits for the result any more: end the call, at the latest when its code leaves it.
