@@ -20,6 +20,7 @@ from llmsched_langgraph.cli.comparing import (
     read,
     show,
 )
+from llmsched_langgraph.cli.complaints import SkippedLines
 from llmsched_langgraph.cli.paper import studies
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -116,7 +117,9 @@ def run(options: argparse.Namespace) -> int:
         "jobs": counts,
         "seeds": options.seeds,
     }
-    show(compare(_cells(options, policies, loads, counts), about), options, draw)
+    skipped = SkippedLines()
+    cells = _cells(options, policies, loads, counts, skipped)
+    show(compare(cells, {**about, "skipped": skipped.as_json()}), options, draw)
     return 0
 
 
@@ -149,6 +152,7 @@ def _cells(
     policies: Sequence[str | Policy],
     loads: Sequence[float],
     counts: Sequence[int],
+    skipped: SkippedLines,
 ) -> list[Cell]:
     from llmsched_langgraph.lab.sim.cells import Grid
     from llmsched_langgraph.lab.sim.workloads import MIXES, Arrivals, Bursty, Poisson, Traced
@@ -158,9 +162,9 @@ def _cells(
     if options.arrivals is not None:
         arrivals = Traced(read_gaps(options.arrivals))
     grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds, options.tools)
-    train = None if options.train is None else [job for path in options.train for job in read(path)]
+    train = None if options.train is None else [job for path in options.train for job in read(path, skipped)]
     if options.traces is not None:
-        return list(grid.recorded([read(path) for path in options.traces], train))
+        return list(grid.recorded([read(path, skipped) for path in options.traces], train))
     return list(grid.generated(options.workload or list(MIXES), train))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph import __version__
-from llmsched_langgraph.cli.complaints import needs_matplotlib, written
+from llmsched_langgraph.cli.complaints import SkippedLines, needs_matplotlib, written
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError, LLMSchedError
 
 if TYPE_CHECKING:
@@ -104,15 +104,19 @@ def check_json(options: argparse.Namespace) -> None:
             path.unlink()
 
 
-def read(path: Path) -> list[EndedJob]:
+def read(path: Path, skipped: SkippedLines) -> list[EndedJob]:
     """Read recorded jobs and estimate missing seconds of calls from their tokens.
+
+    Args:
+        path: a file or a folder.
+        skipped: is told of lines that cannot be read.
 
     Raises:
         InvalidDataError: the jobs cannot be read, or a call has neither seconds nor output tokens.
     """
     from llmsched_langgraph.traces import MEASURED_SPEED, done_jobs, fill_seconds
 
-    jobs = [fill_seconds(job, MEASURED_SPEED) for job in done_jobs([path])]
+    jobs = [fill_seconds(job, MEASURED_SPEED) for job in done_jobs([path], skipped=skipped)]
     for job in jobs:
         if any(call.seconds is None for call in job.llm_calls()):
             raise InvalidDataError(

@@ -1,15 +1,40 @@
-"""Turns a missing matplotlib or an unwritable path into an error of the option that needs it.
+"""Says what went wrong: a missing matplotlib, an unwritable path, lines of a file that were skipped.
 
 Does not define commands or options.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph.traces import Skipped
+
+
+class SkippedLines:
+    """Prints what was skipped of each file to standard error, once, and keeps it for `--json`."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, Skipped] = {}
+
+    def __call__(self, skipped: Skipped) -> None:
+        """Print it, unless the file was read before."""
+        if skipped.path not in self._files:
+            self._files[skipped.path] = skipped
+            print(f"llmsched: {skipped}", file=sys.stderr)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return an object for each file: `file`, `lines`, `first_line`, `reason`."""
+        return [
+            {"file": str(one.path), "lines": one.lines, "first_line": one.first or None, "reason": one.reason}
+            for one in self._files.values()
+        ]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmsched_langgraph.cli.complaints import SkippedLines
 from llmsched_langgraph.cli.profile_files import action, check_file, count_of, write_profiles
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 
@@ -91,7 +92,10 @@ def run_fit(options: argparse.Namespace) -> int:
             "--score k2: GES needs a score that is equal for equivalent networks; use bdeu or bic"
         )
     # A profile is looked up by the fingerprint of its graph, and a live scheduler sees nodes only.
-    read = [without_code(fill_seconds(job, MEASURED_SPEED)) for job in done_jobs(options.traces)]
+    read = [
+        without_code(fill_seconds(job, MEASURED_SPEED))
+        for job in done_jobs(options.traces, skipped=SkippedLines())
+    ]
     slowdowns, apps = calibrated({}, read), by_app(read)
     if not apps:
         raise InvalidDataError(f"{options.traces[0]}: there are no jobs in it")

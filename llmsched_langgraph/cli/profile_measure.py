@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from llmsched_langgraph.cli.complaints import needs_matplotlib, written
+from llmsched_langgraph.cli.complaints import SkippedLines, needs_matplotlib, written
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 from llmsched_langgraph.traces import by_app, done_jobs
 
@@ -106,8 +106,9 @@ def run_plot(options: argparse.Namespace) -> int:
 
 def _measured(options: argparse.Namespace, measure: Callable[..., _Result]) -> list[_Result]:
     """Return the results of `measure`; print the applications that it rejects to standard error."""
-    apps = by_app(done_jobs(options.traces))
-    train = None if options.train is None else by_app(done_jobs(options.train))
+    skipped = SkippedLines()
+    apps = by_app(done_jobs(options.traces, skipped=skipped))
+    train = None if options.train is None else by_app(done_jobs(options.train, skipped=skipped))
     results: list[_Result] = []
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from llmsched_langgraph.cli.comparing import (
     read,
     show,
 )
+from llmsched_langgraph.cli.complaints import SkippedLines
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -74,12 +75,15 @@ def run(options: argparse.Namespace) -> int:
     labels = names_of(policies)
     focus, draw = focus_of(options.focus, labels), plots_into(options.plots)
     check_json(options)
+    skipped = SkippedLines()
     cell = replayed(
-        [job for path in options.files for job in read(path)],
+        [job for path in options.files for job in read(path, skipped)],
         policies,
         options.slots,
         rate=options.rate,
-        train=None if options.train is None else [job for path in options.train for job in read(path)],
+        train=None
+        if options.train is None
+        else [job for path in options.train for job in read(path, skipped)],
     )
     about = {
         "policies": labels,
@@ -90,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
         "seeds": 1,
         "rate": options.rate,
         **_seen(cell),
+        "skipped": skipped.as_json(),
     }
     show(compare([cell], about), options, draw, _words(about))
     return 0

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph.cli.complaints import SkippedLines
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
         latency=options.latency,
         ignore_eos=options.ignore_eos,
     )
+    skipped = SkippedLines()
     work = workload(
         runs=options.runs,
         warmup=options.warmup,
@@ -124,6 +126,7 @@ def run(options: argparse.Namespace) -> int:
         mix=options.mix or "mixed",
         apps=None if options.apps is None else [app for app in options.apps.split(",") if app],
         traces=options.traces,
+        skipped=skipped,
     )
     with progress(options.runs, totals(work, settings)) as on_finish:
         if options.calibrate:
@@ -135,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
         _print_speed(speed, as_data=options.json)
         return 0
     if options.json:
-        print(json.dumps(comparison.as_json()))
+        print(json.dumps({**comparison.as_json(), "skipped": skipped.as_json()}))
     else:
         _print_tables(comparison)
     broken = comparison.broken_promises()

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.traces.files import read_lines
+from llmsched_langgraph.traces.lines import read_lines, text_of
 
 _COLUMNS = {"t_s": 1.0, "t_ms": 0.001, "gmt_create": None, "timestamp": None}
 """Arrival time columns, each with its unit in seconds; None for ISO 8601 dates."""
@@ -48,7 +48,7 @@ def read_gaps(path: str | PathLike[str]) -> tuple[float, ...]:
 
 
 def _times(path: Path) -> Iterator[tuple[int, float, int]]:
-    lines = read_lines(path)
+    lines = _lines(path)
     header = _fields(next(lines, (1, ""))[1])
     column = next((name for name in _COLUMNS if name in header), None)
     if column is None:
@@ -69,6 +69,17 @@ def _times(path: Path) -> Iterator[tuple[int, float, int]]:
             shown = line.strip()[:60]
             raise InvalidDataError(f"{path}: line {number}: {wanted}: is not valid: {shown}") from None
         yield number, at_s, window
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines. None may be damaged: a time that is cut short is another time."""
+    for line in read_lines(path):
+        try:
+            if line.damage:
+                raise InvalidDataError(line.damage)
+            yield line.number, text_of(line)
+        except InvalidDataError as error:
+            raise InvalidDataError(f"{path}: line {line.number}: {error}") from None
 
 
 def _fields(line: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Finds, reads and writes files of jobs, with one JSON object per line.
+"""Finds, reads and writes files of jobs, with one JSON object per line. Lines that are torn are skipped.
 
 `form` converts jobs to and from these objects; `loaders` reads other formats.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,56 +19,115 @@ from llmsched_langgraph._fields import Field, refuse_constant
 from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces.form import node_from_job
+from llmsched_langgraph.traces.lines import Line, read_lines, text_of
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 """Suffixes of the files that are read from a folder."""
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the non-empty lines of a text file, gzipped or not, with their line numbers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """What could not be read of a file.
+
+    A line is skipped if it is not a whole JSON object: its writer was killed or had no space left, or the
+    file was damaged later. `str` says so in one line.
+
+    Attributes:
+        path: the file.
+        lines: number of skipped lines; 0 for an empty file. Where compressed data is damaged, the rest of its
+            gzip member counts as one line.
+        first: number of the first of them, from 1.
+        reason: what is wrong with the first of them.
+    """
+
+    path: Path
+    lines: int
+    first: int
+    reason: str
+
+    @property
+    def cause(self) -> str:
+        """The file, the first line and what is wrong with it."""
+        return (
+            f"{self.path}: line {self.first}: {self.reason}" if self.first else f"{self.path}: {self.reason}"
+        )
+
+    def __str__(self) -> str:
+        many = f"{self.lines:,} lines" if self.lines > 1 else "line" if self.lines else "file"
+        return f"{self.cause}; {many} skipped"
+
+
+class SkippedLinesWarning(UserWarning):
+    """Lines of a file were skipped, because they are not whole JSON objects."""
+
+
+class ObjectReader:
+    """Reads the JSON objects of a file, one per line, and counts the lines that it skips.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = self._first = 0
+        self._reason = ""
+        self._member = 0  # the invalid gzip member of which nothing more is read
+        self._empty = True
+
+    def read(self) -> Iterator[tuple[Line, Field]]:
+        """Yield the objects with their lines.
+
+        Raises:
+            InvalidDataError: the file cannot be opened or read; the message names it.
+        """
+        for line in read_lines(self.path):
+            self._empty = False
+            if line.doubt and line.member == self._member:
+                continue
+            try:
+                found = _object(line)
+            except InvalidDataError as error:
+                self.skip(line, line.damage or str(error))
+            else:
+                yield line, found
+                if line.damage:
+                    self.skip(line._replace(number=line.number + 1), line.damage)
+
+    def skip(self, line: Line, reason: str) -> None:
+        """Count the line as skipped. Of an invalid gzip member, read no further line."""
+        if line.doubt:
+            self._member, reason = line.member, line.doubt
+        self._lines, self._first = self._lines + 1, self._first or line.number
+        self._reason = self._reason or reason
+
+    @property
+    def skipped(self) -> Skipped | None:
+        """What was skipped so far; None if nothing was."""
+        if self._lines:
+            return Skipped(path=self.path, lines=self._lines, first=self._first, reason=self._reason)
+        return Skipped(path=self.path, lines=0, first=0, reason="is empty") if self._empty else None
+
+
+def _object(line: Line) -> Field:
+    """Parse a line as a JSON object.
 
     Raises:
-        InvalidDataError: the file does not exist, is damaged, or is not text; the message names it.
+        InvalidDataError: it is not one; the message says why.
     """
-    number = 0
+    if not line.data.strip(b"\0\r\n"):
+        raise InvalidDataError("is filled with NUL bytes")
     try:
-        with ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb"))
-            zipped = path.suffix == ".gz" or raw.peek(2)[:2] == b"\x1f\x8b"
-            data = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
-            text = stack.enter_context(io.TextIOWrapper(data, encoding="utf-8-sig"))
-            for number, line in enumerate(text, 1):
-                if not line.isspace():
-                    yield number, line
-    except EOFError:
-        raise InvalidDataError(
-            f"{path}: line {number + 1}: the compressed data ends in the middle; the file is truncated"
-        ) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InvalidDataError(f"{path}: line {number + 1}: is not valid gzip data: {error}") from None
-    except UnicodeDecodeError:
-        raise InvalidDataError(f"{path}: line {number + 1}: is not UTF-8 text") from None
-    except OSError as error:
-        raise InvalidDataError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def parse_line(path: Path, number: int, line: str) -> Field:
-    """Parse one line as a JSON object.
-
-    Raises:
-        InvalidDataError: the line is not a JSON object; the message names file and line.
-    """
-    try:
-        value = json.loads(line, parse_constant=refuse_constant)
+        value = json.loads(text_of(line), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
-        end = "" if line.endswith("\n") else "; the file may be truncated"
+        end = "" if line.data.endswith(b"\n") else "; the file may be truncated"
         raise InvalidDataError(
-            f"{path}: line {number}: is not a complete JSON object: {error.msg} at column {error.colno}{end}"
+            f"is not a complete JSON object: {error.msg} at column {error.colno}{end}"
         ) from None
-    except (InvalidDataError, RecursionError, ValueError) as error:  # ValueError: over 4,300 digits
-        raise InvalidDataError(f"{path}: line {number}: {error}") from None
+    except (RecursionError, ValueError) as error:  # ValueError: over 4,300 digits
+        raise InvalidDataError(str(error)) from None
     if not isinstance(value, dict):
-        raise InvalidDataError(f"{path}: line {number}: must be a JSON object, not {type(value).__name__}")
+        raise InvalidDataError(f"must be a JSON object, not {type(value).__name__}")
     return Field(value)
 
 

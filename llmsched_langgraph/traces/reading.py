@@ -5,14 +5,15 @@ Does not define the formats: each `Shape` describes its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph.errors import InvalidDataError
-from llmsched_langgraph.traces.files import find_files, parse_line, read_lines
+from llmsched_langgraph.traces.files import ObjectReader, Skipped, SkippedLinesWarning, find_files
 from llmsched_langgraph.traces.form import job_from_node
 from llmsched_langgraph.traces.loaders import SHAPES, Shape
 
@@ -21,31 +22,52 @@ Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
 TRACE = Shape("the trace format", ("id", "app", "stages"), lambda node: iter((job_from_node(node),)))
 
 
-def read_jobs(paths: Paths) -> Iterator[EndedJob]:
+def read_jobs(paths: Paths, *, skipped: Callable[[Skipped], object] | None = None) -> Iterator[EndedJob]:
     """Yield the jobs of a file, of the files below a folder, or of several of either.
 
-    Files have one JSON object per line and may be gzipped. The fields of the first line identify the format:
-    the trace format, which `write_jobs` writes, or one of `traces.loaders`. Files of other formats in a
-    folder are skipped if another file there contains jobs. Reading is lazy: the jobs before an invalid line
-    are yielded before the error.
+    Files have one JSON object per line and may be gzipped. The fields of the first object identify the
+    format: the trace format, which `write_jobs` writes, or one of `traces.loaders`. Files of other formats in
+    a folder are skipped if another file there contains jobs.
+
+    Torn lines are skipped: those that are not a whole JSON object, because their writer was killed or the
+    file was damaged. An object with a missing or invalid field is an error: it does not come from a torn
+    line, but from another program. Reading is lazy: the jobs before such an object are yielded before the
+    error.
+
+    Args:
+        paths: files and folders.
+        skipped: receives, after the last job of a file, what could not be read of it; None for a
+            `SkippedLinesWarning`. It is called at most once per file.
 
     Raises:
-        InvalidDataError: there are no jobs, or a file is damaged or of unknown format. The message names the
-            file, and the line and the field where they apply.
+        InvalidDataError: a file or folder contains no jobs, or an object is of unknown format or has an
+            invalid field. The message names the file, and the line and the field where they apply.
     """
+    tell = _warn if skipped is None else skipped
     for path in _as_paths(paths):
-        found = False
+        found, fault = False, ""
         for file, named in find_files([path]):
-            for job in _read_file(file, named=named):
-                found = True
-                yield job
+            for one in _read_file(file, named=named):
+                if isinstance(one, Skipped):
+                    if not named or found:
+                        fault = fault or one.cause
+                        tell(one)
+                    elif one.lines:
+                        raise InvalidDataError(f"{one.cause}; the file contains no jobs")
+                else:
+                    found = True
+                    yield one
         if not found:
-            raise InvalidDataError(f"{path}: contains no jobs; {_known()}")
+            raise InvalidDataError(f"{path}: contains no jobs; {fault or _known()}")
 
 
-def done_jobs(paths: Paths) -> Iterator[EndedJob]:
-    """Yield the jobs of `read_jobs` that completed, for learning and replay. Raises as it does."""
-    return (job for job in read_jobs(paths) if job.end == "done")
+def done_jobs(paths: Paths, *, skipped: Callable[[Skipped], object] | None = None) -> Iterator[EndedJob]:
+    """Yield the jobs of `read_jobs` that completed, for learning and replay. Raises and tells as it does."""
+    return (job for job in read_jobs(paths, skipped=skipped) if job.end == "done")
+
+
+def _warn(skipped: Skipped) -> None:
+    warnings.warn(str(skipped), SkippedLinesWarning, stacklevel=3)
 
 
 def _as_paths(paths: Paths) -> list[Path]:
@@ -65,10 +87,11 @@ def _shape_of(node: Field) -> Shape | None:
     return next((shape for shape in (TRACE, *SHAPES) if shape.matches(node)), None)
 
 
-def _read_file(file: Path, *, named: bool) -> Iterator[EndedJob]:
+def _read_file(file: Path, *, named: bool) -> Iterator[EndedJob | Skipped]:
+    """Yield the jobs of a file; then what was skipped, if anything was and the file is not a foreign one."""
     shape: Shape | None = None
-    for number, line in read_lines(file):
-        node = parse_line(file, number, line)
+    reader = ObjectReader(file)
+    for line, node in reader.read():
         if shape is None:
             shape = _shape_of(node)
         if shape is None:
@@ -76,9 +99,13 @@ def _read_file(file: Path, *, named: bool) -> Iterator[EndedJob]:
                 return
             fields = ", ".join(node.value) or "none"
             raise InvalidDataError(
-                f"{file}: line {number}: no known format has these fields: {fields}; {_known()}"
+                f"{file}: line {line.number}: no known format has these fields: {fields}; {_known()}"
             )
         try:
             yield from shape.load(node)
         except InvalidDataError as error:
-            raise InvalidDataError(f"{file}: line {number}: {error}") from None
+            if not line.doubt:
+                raise InvalidDataError(f"{file}: line {line.number}: {error}") from None
+            reader.skip(line, line.doubt)
+    if reader.skipped is not None:
+        yield reader.skipped

@@ -187,7 +187,7 @@ def test_files_of_inputs_in_a_folder_are_passed_over(write, tmp_path):
 
 def test_jobs_come_before_the_error_of_a_later_line(write):
     """Reading is streaming: nothing waits for the end of the file."""
-    jobs = read_jobs(write("a.jsonl", JOB, "{\n"))
+    jobs = read_jobs(write("a.jsonl", JOB, "{}\n"))
     assert next(jobs) == READ
     with pytest.raises(InvalidDataError, match="line 2"):
         next(jobs)
@@ -255,16 +255,6 @@ def test_jobs_come_before_the_error_of_a_later_line(write):
             changed("stages", 1, "derived", to=["o"]),
             "line 2: stages[1].calls[0]: a call's output tokens are marked as derived but are missing",
         ),
-        ("[1, 2]\n", "line 2: must be a JSON object, not list"),
-        ("null\n", "line 2: must be a JSON object, not NoneType"),
-        ('{"id": "b", "app":\n', "line 2: is not a complete JSON object: Expecting value at column 1"),
-        (
-            '{"id": "b", "app',
-            "line 2: is not a complete JSON object: Unterminated string starting at at column 13; ",
-        ),
-        ("id,app,jct\n", "line 2: is not a complete JSON object"),
-        ('{"id": "b", "app": "x", "jct": NaN, "stages": []}\n', "line 2: NaN is not valid JSON; write null"),
-        ('{"id": "b", "app": "x", "jct": -Infinity, "stages": []}\n', "line 2: -Infinity is not valid JSON"),
         (
             '{"id": "b", "app": "x", "jct": 1e999, "stages": []}\n',
             "line 2: jct: must be a number, 0 to 1,000,000,000,000",
@@ -273,41 +263,26 @@ def test_jobs_come_before_the_error_of_a_later_line(write):
             '{"id": "b", "app": "x", "jct": 1' + 400 * "0" + ', "stages": []}\n',
             "line 2: jct: must be a number, 0 to",
         ),
-        ('{"id": "b", "app": "x", "jct": 1' + 5000 * "0" + ', "stages": []}\n', "line 2: Exceeds the limit"),
-        ("[" * 100_000 + "\n", "line 2: "),
+        ('{"question": "why?"}\n', "line 2: id: is missing"),
+        ("{}\n", "line 2: id: is missing"),
     ],
 )
 @pytest.mark.parametrize("name", ["jobs.jsonl", "jobs.jsonl.gz"])
-def test_a_damaged_line_is_named_with_its_field(write, name, job, message):
+def test_an_object_that_is_no_job_is_named_with_its_field(write, name, job, message):
     """One line that says which file, which line, which field, what is wanted and what is there."""
     path = write(name, JOB, job)
     assert error(path).startswith(f"{path}: {message}")
 
 
-def test_a_truncated_line_says_so(write):
-    path = write("jobs.jsonl", JOB, json.dumps(JOB)[:-40])
-    assert error(path).endswith("; the file may be truncated")
-
-
-def test_truncated_compressed_data_says_so(write):
-    path = write("jobs.jsonl.gz", *[{**JOB, "id": str(n)} for n in range(2000)])
-    path.write_bytes(path.read_bytes()[:-2000])
-    assert "the compressed data ends in the middle; the file is truncated" in error(path)
-
-
-def test_damaged_compressed_data_says_so(write):
-    path = write("jobs.jsonl.gz", *[{**JOB, "id": str(n * n)} for n in range(2000)])
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
-    path.write_bytes(bytes(data))
-    assert str(path) in error(path)
-
-
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl.gz", b"plain text\n", "line 1: is not valid gzip data"),
-        ("a.jsonl", b"\xff\xfe\x00bad\n", "line 1: is not UTF-8 text"),
+        ("a.jsonl.gz", b"plain text\n", "line 1: is not valid gzip data; the file contains no jobs"),
+        ("a.jsonl", b"\xff\xfe\x00bad\n", "line 1: is not UTF-8 text; the file contains no jobs"),
+        ("a.jsonl", b"id,app,jct\na,x,1\n", "line 1: is not a complete JSON object: Expecting value"),
+        ("a.jsonl", b"[1]\n[2]\n", "line 1: must be a JSON object, not list; the file contains no jobs"),
+        ("a.jsonl", bytes(4096), "line 1: is filled with NUL bytes; the file contains no jobs"),
+        ("a.jsonl.gz", bytes(4096), "line 1: is not valid gzip data; the file contains no jobs"),
         ("a.jsonl", b"", "contains no jobs; known formats: the trace format"),
         ("a.jsonl", b"\n\n", "contains no jobs"),
         ("a.jsonl.gz", b"", "contains no jobs"),

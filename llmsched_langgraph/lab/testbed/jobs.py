@@ -6,7 +6,7 @@ Does not run jobs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 from llmsched_langgraph.lab.sim.cells import halves
 from llmsched_langgraph.lab.sim.latency import LatencyModel
 from llmsched_langgraph.lab.sim.workloads import APPLICATIONS, generate, resample
-from llmsched_langgraph.traces import Paths, done_jobs, fill_seconds
+from llmsched_langgraph.traces import Paths, Skipped, done_jobs, fill_seconds
 
 _WARMUP_SEED = 1_000_000
 """Offset of the seeds of warm-up jobs; the seeds of measured jobs are smaller."""
@@ -52,6 +52,7 @@ def workload(
     mix: str = "mixed",
     apps: Sequence[str] | None = None,
     traces: Paths | None = None,
+    skipped: Callable[[Skipped], object] | None = None,
 ) -> Workload:
     """Return the jobs to replay, made replayable.
 
@@ -63,13 +64,14 @@ def workload(
         apps: the applications to generate, or, with `traces`, to select; None for `mix` or for all.
         traces: files of recorded jobs; the warm-up draws from one half of them, the measured jobs from the
             other. None to generate jobs.
+        skipped: receives what could not be read of a file of `traces`; None for a warning.
 
     Raises:
         ConfigurationError: the mix or application does not exist, or there are too few recorded jobs.
         InvalidDataError: a recorded call has no output tokens.
     """
     if traces is not None:
-        found = _recorded(traces, apps, runs, warmup, seed)
+        found = _recorded(done_jobs(traces, skipped=skipped), apps, runs, warmup, seed)
     elif apps is not None:
         found = Workload(
             tuple(_of_apps(apps, warmup, _WARMUP_SEED + seed)), tuple(_of_apps(apps, runs, seed))
@@ -93,8 +95,10 @@ def _of_apps(apps: Sequence[str], jobs: int, seed: int) -> list[EndedJob]:
     return [next(made[at]) for at in chosen]
 
 
-def _recorded(paths: Paths, apps: Sequence[str] | None, runs: int, warmup: int, seed: int) -> Workload:
-    read = [job for job in done_jobs(paths) if apps is None or job.app in apps]
+def _recorded(
+    jobs: Iterable[EndedJob], apps: Sequence[str] | None, runs: int, warmup: int, seed: int
+) -> Workload:
+    read = [job for job in jobs if apps is None or job.app in apps]
     if not read:
         which = "" if apps is None else f" of {', '.join(apps)}"
         raise ConfigurationError(f"--traces: no job{which} is recorded there")
