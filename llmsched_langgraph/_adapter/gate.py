@@ -24,6 +24,7 @@ from langchain_core.language_models.llms import LLM, BaseLLM
 from langchain_core.runnables.config import ensure_config
 
 from llmsched_langgraph._adapter.http import hooks
+from llmsched_langgraph._adapter.model_names import names_of
 from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
@@ -183,21 +184,10 @@ def _call(model: Any, kwargs: dict[str, Any]) -> Call | None:
         return None
     if hooks.pending:
         hooks.install()
-    name = _model_name(model, kwargs) if run.needs_model else None
-    call: Call = run.scheduler.slot(name, stage=current_stage())
+    names = names_of(model, kwargs) if run.needs_model else None
+    call: Call = run.scheduler.slot(names, stage=current_stage())
     call.model = model
     return call
-
-
-def _model_name(model: Any, kwargs: dict[str, Any]) -> str | None:
-    # Model classes differ in the attribute; `bind(model=...)` arrives as a keyword argument. Attributes are
-    # read one by one because a failed look-up on a pydantic object is slow.
-    name = kwargs.get("model")
-    for attribute in ("model_name", "model"):
-        if isinstance(name, str):
-            break
-        name = getattr(model, attribute, None)
-    return name if isinstance(name, str) else None
 
 
 def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

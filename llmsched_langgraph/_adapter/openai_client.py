@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from llmsched_langgraph._adapter.gate import current_stage
 from llmsched_langgraph._adapter.http.answers import failure_of
+from llmsched_langgraph._adapter.model_names import names_of_request
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
@@ -216,7 +217,8 @@ def _call(scheduler: Scheduler | None, request: Any) -> Call | None:
         own: Slots = scheduler
     else:
         own = default_scheduler() if run is None else run.scheduler
-    call: Call = own.slot(_model(request), stage="" if run is None else current_stage())
+    names = names_of_request(str(request.url), _model(request))
+    call: Call = own.slot(names, stage="" if run is None else current_stage())
     return call
 
 

@@ -5,7 +5,7 @@ Does not store or choose tickets. Values are frozen; times are seconds of the ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,33 +20,61 @@ DEFAULT_SLOTS = 8
 class Backend:
     """A pool of slots that serves some models.
 
+    A call belongs to the first backend that claims it: one of `models` matches a name of its model or
+    deployment, or one of `base_urls` matches the URL that it goes to. Both may be globs (`fnmatch`: `*`, `?`,
+    `[...]`), and case matters. A backend without both serves every call that no other one claims.
+
     Attributes:
         name: its name in messages and statistics.
         slots: maximum number of concurrent calls, at least 1.
-        models: the models that it serves; None for every model that no other backend names.
+        models: the models that it serves, such as "gpt-4o", "llama-*" or the name of an Azure deployment.
+        base_urls: the URLs that it answers at, such as "http://gpu-1:8000/v1"; they include what is below.
 
     Raises:
-        ConfigurationError: `slots` is below 1, or the name or list of models is empty.
+        ConfigurationError: `slots` is below 1, the name is empty, or `models` or `base_urls` is not a list of
+            names or URLs.
     """
 
     name: str = "default"
     slots: int = DEFAULT_SLOTS
     models: tuple[str, ...] | None = None
+    base_urls: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigurationError("a backend needs a name that is not empty")
-        check_slots(self.slots, f"backend {self.name!r}: slots")
-        if isinstance(self.models, str):
-            raise ConfigurationError(
-                f"backend {self.name!r}: models must be a list of names, e.g. models=({self.models!r},)"
-            )
-        if self.models is not None:
-            object.__setattr__(self, "models", tuple(self.models))
-            if not self.models:
+        what = f"backend {self.name!r}"
+        check_slots(self.slots, f"{what}: slots")
+        object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))
+        if self.models == ():
+            raise ConfigurationError(f"{what} serves no model; name some, or leave models out for all")
+        urls = _texts(self.base_urls, f"{what}: base_urls", "URLs")
+        if urls == ():
+            raise ConfigurationError(f"{what} has no base URL; name some, or leave base_urls out for all")
+        for url in urls or ():
+            if "://" not in url and not url.startswith("*"):
                 raise ConfigurationError(
-                    f"backend {self.name!r} serves no model; name some, or leave models out for all"
+                    f'{what}: base_urls has {url!r}; write a URL, such as "http://{url}", or a glob such as '
+                    f'"*://{url}"'
                 )
+        object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
+
+
+def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:
+    """Return the strings of a list, or None for None."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        raise ConfigurationError(
+            f"{what} must be a list of {items}, e.g. {what.rpartition(' ')[2]}=({given!r},)"
+        )
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"{what} must be a list of {items}, not {given!r}")
+    found = tuple(given)
+    for item in found:
+        if not isinstance(item, str) or not item:
+            raise ConfigurationError(f"{what} must be a list of {items}, but has {item!r}")
+    return found
 
 
 def check_slots(slots: object, what: str) -> int:

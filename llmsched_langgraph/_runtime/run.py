@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import StageEvent
+from llmsched_langgraph._runtime.routing import Requested
 from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Seen:
 class Slots(Protocol):
     """The part of the scheduler that a run uses."""
 
-    def slot(self, model: str | None = None, *, stage: str = "") -> Any:
+    def slot(self, model: str | Requested | None = None, *, stage: str = "") -> Any:
         """Return the `Slot` of one call."""
 
 
@@ -143,7 +144,7 @@ class Run(NamedTuple):
     Attributes:
         scheduler: the scheduler.
         driver: the scheduler's driver.
-        needs_model: whether the backend of a call depends on its model.
+        needs_model: whether the backend of a call depends on its names.
         job: the driver's number of the job.
         loop: the event loop of the run's code and of its threads; None if there is none.
         seen: what the runner observed of the run.

@@ -23,9 +23,10 @@ from llmsched_langgraph._runtime.beats import check_timeout
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import RUN, current_run
 from llmsched_langgraph._runtime.driver import Driver
+from llmsched_langgraph._runtime.routing import Requested, Router
 from llmsched_langgraph._runtime.run import Run, Seen
 from llmsched_langgraph._runtime.slot import Terms
-from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
+from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_POLICY = "llmsched"
 
@@ -118,8 +119,7 @@ class Scheduler:
             raise ConfigurationError("give either slots or backends: each Backend has its own slots")
         else:
             pools = list(backends)
-        self._models = _models(pools)
-        self._only = self._models[None] if self._models.keys() == {None} else None
+        self._router = Router(pools)
         self._queue_timeout_s = check_timeout(queue_timeout_s)
         self._driver = Driver(
             pools,
@@ -130,32 +130,24 @@ class Scheduler:
             clock=clock,
         )
 
-    def slot(self, model: str | None = None, *, stage: str = "") -> Call:
+    def slot(self, model: str | Requested | None = None, *, stage: str = "") -> Call:
         """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
 
         Args:
-            model: the model that the call requests; needed only if backends name models.
+            model: the model that the call requests, or the base URL that it goes to; needed only if backends
+                name models or base URLs. The package itself passes all names of a call.
             stage: a stage name for the call; calls of one stage share a prediction of their work.
 
         Raises:
             UnknownModelError: no backend serves the model.
         """
         run = RUN.get()
-        backend = self._only if self._only is not None else self._backend(model)
+        only = self._router.only
+        backend = only if only is not None else self._router.backend_of(model)
         if run is None:
             return Call(Terms(self._driver, backend, None, stage, self._queue_timeout_s))
         job = run.job if run.driver is self._driver else None
         return Call(Terms(self._driver, backend, job, stage, self._queue_timeout_s, run.loop))
-
-    def _backend(self, model: str | None) -> str:
-        name = self._models.get(model) or self._models.get(None)
-        if name is None:
-            known = ", ".join(sorted(known for known in self._models if known is not None))
-            raise UnknownModelError(
-                f"no backend serves model {model!r} (known: {known}); name it in a Backend's models, "
-                f"or add a Backend without models to serve the rest"
-            )
-        return name
 
     def resize(self, slots: int, backend: str | None = None) -> None:
         """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.
@@ -259,26 +251,5 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     around = current_run()  # of another scheduler, if any
     seen, driver = Seen(), scheduler._driver  # noqa: SLF001 (of this module)
     job = driver.start_job(info, resumes, seen.stage_events)
-    needs_model = scheduler._only is None  # noqa: SLF001 (of this module)
+    needs_model = scheduler._router.only is None  # noqa: SLF001 (of this module)
     return Run(scheduler, driver, needs_model, job, None if around is None else around.loop, seen)
-
-
-def _models(pools: list[Backend]) -> dict[str | None, str]:
-    """Map each model to its backend's name; the key None stands for all other models."""
-    if not pools:
-        raise ConfigurationError("a scheduler needs at least one Backend")
-    models: dict[str | None, str] = {}
-    names: set[str] = set()
-    for pool in pools:
-        if pool.name in names:
-            raise ConfigurationError(f"two backends are called {pool.name!r}; give each its own name")
-        names.add(pool.name)
-        for model in (None,) if pool.models is None else pool.models:
-            if model in models:
-                what = "every model" if model is None else f"model {model!r}"
-                raise ConfigurationError(
-                    f"backends {models[model]!r} and {pool.name!r} both claim {what}; name it in one "
-                    f"of them only"
-                )
-            models[model] = pool.name
-    return models

@@ -1,0 +1,150 @@
+"""Knows which backend serves a call, from the names that the call goes by.
+
+Does not read models or requests, or hold slots.
+
+A call has several names: of its model, its deployment, its endpoint. A backend claims the call if one of its
+`models` matches one of the names, or one of its `base_urls` the base URL. The first backend that claims a
+call serves it. *Loose* names, such as a model's name without its provider, count only if no backend claims
+one of the others. A call that no backend claims goes to the backend without `models` and `base_urls`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
+
+_MAX_CACHED = 4096
+"""Number of differently named calls whose backend is remembered."""
+
+_CURE = "or add a Backend without models to serve the rest"
+
+
+class Requested(NamedTuple):
+    """What a call asks for.
+
+    Attributes:
+        by: the class that makes the call, for messages.
+        names: distinct names of the model and of where it is deployed, the most specific first.
+        labels: what each of `names` is: "model", "deployment", "endpoint".
+        loose: further names, which count only if none of `names` is claimed.
+        base_urls: the URLs that the request goes to or below, without credentials or a final slash.
+    """
+
+    by: str = ""
+    names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
+    base_urls: tuple[str, ...] = ()
+
+
+class Router:
+    """Assigns calls to backends.
+
+    Attributes:
+        only: the name of the backend that serves every call; None if it depends on the call's names.
+
+    Raises:
+        ConfigurationError: there is no backend, or two have one name or claim the same.
+    """
+
+    def __init__(self, pools: Sequence[Backend]) -> None:
+        _check(pools)
+        rest = [pool.name for pool in pools if pool.models is None and pool.base_urls is None]
+        self.only = rest[0] if len(pools) == len(rest) else None
+        route = functools.partial(_backend_of, tuple(pools), rest[0] if rest else None)
+        self._backend_of = functools.lru_cache(_MAX_CACHED)(route)
+
+    def backend_of(self, asked: Requested | str | None) -> str:
+        """Return the name of the backend that serves a call, given all of its names, or one, or none.
+
+        Raises:
+            UnknownModelError: no backend serves it.
+        """
+        return self._backend_of(asked)
+
+
+def _check(pools: Sequence[Backend]) -> None:
+    if not pools:
+        raise ConfigurationError("a scheduler needs at least one Backend")
+    names: set[str] = set()
+    claims: dict[tuple[str, str], str] = {}
+    for pool in pools:
+        if pool.name in names:
+            raise ConfigurationError(f"two backends are called {pool.name!r}; give each its own name")
+        names.add(pool.name)
+        for what in _claims(pool):
+            if what in claims:
+                kind, value = what
+                claimed = f"{kind} {value!r}" if value else kind
+                raise ConfigurationError(
+                    f"backends {claims[what]!r} and {pool.name!r} both claim {claimed}; name it in one "
+                    f"of them only"
+                )
+            claims[what] = pool.name
+
+
+def _claims(pool: Backend) -> list[tuple[str, str]]:
+    if pool.models is None and pool.base_urls is None:
+        return [("every model", "")]
+    # Within one backend, a repetition contradicts nothing.
+    models, urls = dict.fromkeys(pool.models or ()), dict.fromkeys(pool.base_urls or ())
+    return [*(("model", model) for model in models), *(("base URL", url) for url in urls)]
+
+
+def _backend_of(pools: Sequence[Backend], rest: str | None, asked: Requested | str | None) -> str:
+    wanted = _wanted(asked)
+    # A call without a name is claimed by "*" only.
+    names = wanted.names or ("",)
+    for pool in pools:
+        if _any_matches(pool.models, names) or _any_is_below(pool.base_urls, wanted.base_urls):
+            return pool.name
+    for pool in pools:
+        if _any_matches(pool.models, wanted.loose):
+            return pool.name
+    if rest is None:
+        raise UnknownModelError(_not_served(pools, asked))
+    return rest
+
+
+def _wanted(asked: Requested | str | None) -> Requested:
+    if isinstance(asked, Requested):
+        return asked
+    if asked is None:
+        return Requested()
+    return Requested(names=(asked,), base_urls=(asked.rstrip("/"),) if "://" in asked else ())
+
+
+def _any_matches(patterns: Iterable[str] | None, names: Iterable[str]) -> bool:
+    return any(name == glob or fnmatchcase(name, glob) for glob in patterns or () for name in names)
+
+
+def _any_is_below(patterns: Iterable[str] | None, urls: Sequence[str]) -> bool:
+    """Return whether one of the URLs, or one that contains it, matches."""
+    return any(
+        url == glob or fnmatchcase(url, glob) or fnmatchcase(url, f"{glob}/*")
+        for glob in patterns or ()
+        for url in urls
+    )
+
+
+def _not_served(pools: Sequence[Backend], asked: Requested | str | None) -> str:
+    known = ", ".join(
+        [*sorted({model for pool in pools for model in pool.models or ()}),
+         *sorted({url for pool in pools for url in pool.base_urls or ()})]
+    )  # fmt: skip
+    if not isinstance(asked, Requested):
+        return f"no backend serves model {asked!r} (known: {known}); name it in a Backend's models, {_CURE}"
+    by = asked.by or "the call"
+    seen = [
+        *(f"{label} {name!r}" for label, name in sorted(zip(asked.labels, asked.names, strict=True))),
+        *(f"base URL {url!r}" for url in asked.base_urls if any(pool.base_urls for pool in pools)),
+    ]
+    if not seen:
+        return f"no backend serves {by}, which names no model (known: {known}); add a Backend without models"
+    what = ", ".join([by, *seen])
+    return f"no backend serves {what} (known: {known}); name one of these in a Backend's models, {_CURE}"
