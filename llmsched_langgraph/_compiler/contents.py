@@ -3,292 +3,354 @@
 Does not analyse edges or determine stages. It reads closures, globals named in code, attributes and
 sequences; it calls nothing, reads no property and imports nothing.
 
-The result is an upper bound: a model in a branch that never runs is included. Objects that exist only at run
-time (a model from the state or from the run's context) are not found; an annotation or the profile supplies
-them.
+The result is an upper bound: a model in a branch that never runs is included. An object is followed by the
+attributes that the code reads of it. If the code also passes it on, these are all attributes that any code
+which the node reaches reads of anything. Objects that exist only at run time (a model from the state or from
+the run's context) are not found; an annotation or the profile supplies them.
 """
 
 from __future__ import annotations
 
-import dis
-import functools
+import enum
 import sys
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langgraph.pregel import Pregel
-from langgraph.pregel.protocol import PregelProtocol
-from langgraph.types import Command, Send
+
+from llmsched_langgraph._compiler.bytecode import Import, Path, Uses, uses_of
+from llmsched_langgraph._compiler.commands import Commands, look_for_commands
+from llmsched_langgraph._compiler.models import LIBRARIES, is_library, is_standard, model_of
+from llmsched_langgraph._compiler.objects import function_of, in_class, items_of, variables_of
 
 MAX_OBJECTS = 2_000
-"""Maximum number of objects inspected per node; further ones are unlikely to be its own code."""
-
-MAX_ITEMS = 256
-"""Maximum number of elements inspected per list or dict."""
-
-MAX_NAME = 100
-"""Strings of this length or more are not taken for node names."""
-
-_FACTORIES = {
-    "init_chat_model",
-    "create_agent",
-    "create_react_agent",
-    "create_deep_agent",
-    "create_supervisor",
-}
-_LIBRARIES = {
-    "deepagents",
-    "httpx",
-    "langchain",
-    "langchain_core",
-    "langgraph",
-    "langsmith",
-    "numpy",
-    "openai",
-    "pydantic",
-    "pydantic_core",
-}
-"""Packages with generic functions, whose behaviour depends on their arguments only."""
+"""Maximum number of looks at an object per node; further ones are unlikely to be its own code."""
 
 _RUN = ("__call__", "invoke", "ainvoke")
+_MADE = ("__new__", "__init__", "__post_init__")
+_IMPLICIT = frozenset(
+    {
+        "__call__", "__getitem__", "__get__", "__iter__", "__next__", "__aiter__", "__anext__", "__enter__",
+        "__aenter__", "__await__",
+    }
+)  # fmt: skip
+"""Methods that code runs without naming them."""
+
 _LEAVES = (str, bytes, bytearray, int, float, complex, type(None), type(Ellipsis))
+_ONCE = (types.FunctionType, Pregel)
+"""What is looked at once: what it refers to does not depend on the attributes that are read of it."""
+
+_NOTHING: frozenset[str] = frozenset()
+_NEVER = (_NOTHING, _NOTHING)
 
 
 @dataclass(slots=True)
-class Contents:
+class Contents(Commands):
     """What code can reach.
 
     Attributes:
         model: description of the first model found and its location; None if there is none.
         graphs: compiled graphs that it may run.
         tools: names of the tools that it runs for a model; None if it is not a tool node.
-        sends: nodes that it names in a `Send`.
-        sends_anywhere: whether it has a `Send` whose target is not a constant.
-        goes: whether it has a `Command` with a `goto`.
-        goes_up: whether such a command is for the parent graph.
         strings: the string constants in its code, which may be names of nodes.
     """
 
     model: str | None = None
     graphs: list[Any] = field(default_factory=list)
     tools: tuple[str, ...] | None = None
-    sends: set[str] = field(default_factory=set)
-    sends_anywhere: bool = False
-    goes: bool = False
-    goes_up: bool = False
     strings: set[str] = field(default_factory=set)
 
 
-Names = frozenset[str] | None
-"""Names of the attributes that the code which reached an object uses; None for all."""
+class _Look(NamedTuple):
+    """An object that code reaches.
+
+    Attributes:
+        thing: the object.
+        names: the attributes that the code reads of it, and the methods that it runs without naming them.
+        below: the attributes that it reads of the object's attributes.
+        where: where the code has the object.
+        passed_on: whether other code may read other attributes of it.
+    """
+
+    thing: Any
+    names: frozenset[str]
+    below: frozenset[str]
+    where: str
+    passed_on: bool = True
 
 
 def contents_of(code: object) -> Contents:
     """Return everything that a function, a runnable or a callable object can reach."""
-    found = Contents()
-    if is_tool_node(code):
-        found.tools = tuple(vars(code).get("_tools_by_name", ()))
-    seen: dict[object, object] = {}  # keeps the objects alive, so that their ids stay unique
-    todo: deque[tuple[object, Names, str]] = deque([(code, None, "the node itself")])
-    while todo and len(seen) < MAX_OBJECTS:
-        thing, names, where = todo.popleft()
-        key: object = id(thing)
-        if isinstance(thing, types.MethodType):
-            key = (id(thing.__func__), id(thing.__self__))  # a new object at each attribute access
-        if isinstance(thing, _LEAVES) or key in seen:
-            continue
-        seen[key] = thing
-        model = _model(thing, names)
-        if model is not None:
-            found.model = found.model or f"calls {model} ({where})"
-        elif isinstance(thing, Pregel):
-            found.graphs.append(thing)
-        else:
-            try:
-                todo.extend(_reached(thing, names, where, found))
-            except Exception:  # noqa: S112  # an object that cannot be inspected gives no information
-                continue
-    return found
+    return _Search(code).found
 
 
 def is_tool_node(thing: object) -> bool:
     """Return whether it runs a model's tool calls, as LangGraph's `ToolNode` does."""
-    return isinstance(thing, Runnable) and hasattr(type(thing), "tools_by_name")
+    return issubclass(type(thing), Runnable) and hasattr(type(thing), "tools_by_name")
 
 
-def _model(thing: object, names: Names) -> str | None:
-    """Describe `thing` if it is a model or creates one; otherwise return None."""
-    cls = thing if isinstance(thing, type) else type(thing)
-    if issubclass(cls, BaseLanguageModel) or _is_client(cls):
-        return f"a new {cls.__name__}" if isinstance(thing, type) else cls.__name__
-    if isinstance(thing, PregelProtocol) and not isinstance(thing, Pregel):
-        return f"a remote graph, {cls.__name__}"
-    if (
-        isinstance(thing, types.FunctionType)
-        and thing.__name__ in _FACTORIES
-        and _is_library(thing.__module__)
-    ):
-        return f"what {thing.__name__}() builds"
-    if (
-        cls.__module__.startswith("llmsched_langgraph.")
-        and cls.__name__ == "Scheduler"
-        and "slot" in (names or ())
-    ):
-        return "what it takes a slot for"
-    return None
+class _Search:
+    """A walk over everything that a node's code can reach.
 
+    Attributes:
+        found: the result.
+    """
 
-def _is_client(cls: type) -> bool:
-    # openai's classes, and those of SDKs from the same generator.
-    return any(
-        base.__name__ in {"BaseClient", "SyncAPIResource", "AsyncAPIResource"}
-        and base.__module__.endswith(("._base_client", "._resource"))
-        for base in cls.__mro__
-    )
+    def __init__(self, code: object) -> None:
+        self.found = Contents()
+        if is_tool_node(code):
+            tools: Any = variables_of(code).get("_tools_by_name", ())
+            self.found.tools = tuple(tools)
+        self._read: set[str] = set()  # all attributes that code reads
+        self._seen: dict[object, tuple[frozenset[str], frozenset[str]]] = {}
+        self._alive: list[object] = []  # so that ids stay unique
+        self._passed_on: dict[object, _Look] = {}
+        todo, read = [_Look(code, _IMPLICIT, _IMPLICIT, "the node itself")], -1
+        while todo:
+            self._walk(deque(todo))
+            # Code that was reached may have read other attributes of what was passed on to it.
+            grown, read = len(self._read) > read, len(self._read)
+            todo = [
+                look._replace(names=look.names | self._read, below=look.below | self._read)
+                for look in (self._passed_on.values() if grown else ())
+            ]
 
-
-def _is_library(module: str | None) -> bool:
-    root = (module or "").partition(".")[0]
-    return root in _LIBRARIES or root.startswith(("langchain_", "langgraph_")) or _is_standard(module)
-
-
-def _is_standard(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in sys.stdlib_module_names and module != "__main__"
-
-
-def _reached(thing: object, names: Names, where: str, found: Contents) -> Iterator[tuple[object, Names, str]]:
-    """Yield the objects that `thing` refers to, with the names used of each, and its location."""
-    if isinstance(thing, types.FunctionType):
-        if not _is_standard(thing.__module__):
-            yield from _from_function(thing, None, found)
-    elif isinstance(thing, types.MethodType):
-        if isinstance(thing.__func__, types.FunctionType):
-            yield from _from_function(thing.__func__, thing.__self__, found)
-    elif isinstance(thing, functools.partial):
-        yield from ((part, names, where) for part in (thing.func, *thing.args, *thing.keywords.values()))
-    elif isinstance(thing, dict | types.MappingProxyType):
-        yield from ((value, names, where) for value in _first(thing.values()))
-    elif isinstance(thing, list | tuple | set | frozenset | deque):
-        yield from ((value, names, where) for value in _first(thing))
-    elif isinstance(thing, types.ModuleType):
-        if not _is_library(thing.__name__) or thing.__name__.startswith("langchain"):
-            yield from _attributes(thing, vars(thing), names or frozenset())
-    elif isinstance(thing, type):
-        return
-    elif (wrapped := (getattr(thing, "__dict__", None) or {}).get("__wrapped__")) is not None:
-        yield wrapped, names, where
-    elif isinstance(thing, Runnable) or type(thing).__module__.startswith("langgraph."):
-        # Runnables, and LangGraph's own objects (a node, a task), contain other runnables and functions.
-        yield from _attributes(thing, _variables(thing), None)
-        yield from _in_class(thing, names)
-    else:
-        yield from _attributes(thing, _variables(thing), names or frozenset())
-        yield from _in_class(thing, None if names is None else names | {_RUN[0]})
-
-
-def _first(items: Any) -> Iterator[object]:
-    for _, item in zip(range(MAX_ITEMS), items, strict=False):
-        yield item
-
-
-def _found_in_class(cls: type, name: str) -> object:
-    """Return the class attribute without evaluating a property or binding a method."""
-    for base in cls.__mro__:
-        if name in base.__dict__:
-            return base.__dict__[name]
-    return None
-
-
-def _variables(thing: object) -> dict[str, object]:
-    variables = dict(getattr(thing, "__dict__", None) or {})
-    for cls in type(thing).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            slot = cls.__dict__.get(name)
-            if isinstance(slot, types.MemberDescriptorType):
+    def _walk(self, todo: deque[_Look]) -> None:
+        while todo and len(self._alive) < MAX_OBJECTS:
+            look = todo.popleft()
+            if self._is_new(look):
                 try:
-                    variables[name] = slot.__get__(thing)
-                except AttributeError:
-                    pass  # a slot that is not set
-    private = variables.get("__pydantic_private__")
-    return {**variables, **private} if isinstance(private, dict) else variables
+                    todo.extend(self._into(look))
+                except Exception:  # noqa: S112  # an object that cannot be inspected gives no information
+                    continue
 
+    def _is_new(self, look: _Look) -> bool:
+        thing = look.thing
+        cls = type(thing)
+        if issubclass(cls, _LEAVES):
+            return False
+        key: object = id(thing)
+        if cls is types.MethodType:
+            key = (id(thing.__func__), id(thing.__self__))  # a new object at each attribute access
+        if look.passed_on:
+            self._passed_on.setdefault(key, look)
+        names, below = before = self._seen.get(key, _NEVER)
+        if before is not _NEVER and (issubclass(cls, _ONCE) or (look.names <= names and look.below <= below)):
+            return False
+        self._seen[key] = names | look.names, below | look.below
+        self._alive.append(thing)
+        return True
 
-def _attributes(
-    thing: object, variables: Mapping[str, object], names: Names
-) -> Iterator[tuple[object, Names, str]]:
-    what = "global" if isinstance(thing, types.ModuleType) else "attribute"
-    for name in tuple(variables) if names is None else names & variables.keys():
-        yield variables[name], names, f"{what} `{name}`"
+    def _into(self, look: _Look) -> Iterator[_Look]:
+        """Note what the object is, and yield the objects that it refers to."""
+        thing, names, where = look.thing, look.names, look.where
+        cls = type(thing)
+        model = model_of(thing, names)
+        if model is not None:
+            self.found.model = self.found.model or f"calls {model} ({where})"
+        elif issubclass(cls, Pregel):
+            self.found.graphs.append(thing)
+        elif cls is types.FunctionType:
+            if not is_standard(thing.__module__):
+                yield from self._function(thing, None)
+            yield from _wrapped(thing.__dict__, look)
+        elif cls is types.MethodType:
+            yield from self._method(thing, look)
+        elif issubclass(cls, types.ModuleType):
+            if not is_standard(thing.__name__):
+                yield from _attributes(look, vars(thing))
+        elif issubclass(cls, type):
+            yield from self._class(thing, look)
+        elif (items := items_of(thing)) is not None:
+            yield from (look._replace(thing=item) for item in items)
+        else:
+            yield from self._object(look)
 
+    def _method(self, method: types.MethodType, look: _Look) -> Iterator[_Look]:
+        function, owner = method.__func__, method.__self__
+        if type(function) is not types.FunctionType:
+            yield from (look._replace(thing=thing) for thing in (function, owner))
+        elif is_library(function.__module__) and (
+            issubclass(type(owner), Runnable) or model_of(owner, _NOTHING) is not None
+        ):
+            yield look._replace(thing=owner)  # what `model.invoke` does is the model's
+        else:
+            yield from self._function(function, owner)
 
-def _in_class(owner: object, names: Names) -> Iterator[tuple[object, Names, str]]:
-    """Yield the methods and class attributes in `names`; if None, the methods that run the object."""
-    # A library's run methods would lead from each of its objects to the whole library.
-    own = not _is_library(type(owner).__module__)
-    for name in sorted(names) if names is not None else _RUN if own else ():
-        value = _found_in_class(type(owner), name)
-        if isinstance(value, property):
-            value = value.fget
-        elif isinstance(value, functools.cached_property):
-            value = value.func
-        elif isinstance(value, classmethod | staticmethod):
-            value = value.__func__
-        if not isinstance(value, types.FunctionType):
-            if own:
-                yield value, names, f"class attribute `{name}`"
-        elif not _is_standard(value.__module__):
-            yield types.MethodType(value, owner), None, f"method `{name}`"
+    def _class(self, cls: type, look: _Look) -> Iterator[_Look]:
+        """Yield what the class has, and what an object of it that the code makes would run."""
+        if is_library(cls.__module__):
+            return
+        if issubclass(cls, enum.Enum):
+            members = in_class(cls, "_member_map_")
+            yield from _attributes(look, members if type(members) is dict else {})
+            return
+        makes = False
+        for name in sorted(look.names - _IMPLICIT | (look.names & {"__call__"})):
+            value = in_class(cls, name)
+            function = function_of(value)
+            if type(function) is not types.FunctionType:
+                yield _Look(value, look.below, look.below, f"class attribute `{name}`")
+            elif not is_library(function.__module__):
+                makes |= type(value) is not staticmethod and type(value) is not classmethod
+                yield _method(value, function, cls, name)
+        for name in _MADE if makes else ():
+            function = in_class(cls, name)
+            if type(function) is types.FunctionType and not is_library(function.__module__):
+                yield _method(function, function, cls, name)
 
+    def _object(self, look: _Look) -> Iterator[_Look]:
+        thing = look.thing
+        cls = type(thing)
+        variables = variables_of(thing)
+        yield from _wrapped(variables, look)
+        names = look.names
+        if issubclass(cls, Runnable) or cls.__module__.startswith("langgraph."):
+            # Runnables, and LangGraph's own objects (a node, a task), contain other runnables and functions.
+            yield from _attributes(look._replace(names=frozenset(variables)), variables)
+            names = names.union(_RUN)
+        else:
+            yield from _attributes(look, variables)
+        # A library's run methods would lead from each of its objects to the whole library.
+        if is_library(cls.__module__):
+            names -= {*_RUN, *_IMPLICIT} if issubclass(cls, Runnable) else _IMPLICIT - {"__call__"}
+        elif any(name not in variables and in_class(cls, name) is None for name in names - _IMPLICIT):
+            names |= {"__getattr__", "__getattribute__"}
+        yield from self._in_class(look, names)
 
-def _from_function(
-    function: types.FunctionType, owner: object, found: Contents
-) -> Iterator[tuple[object, Names, str]]:
-    codes = list(_codes(function.__code__))
-    names = frozenset(name for code in codes for name in code.co_names)
-    cells = dict(_cells(function))
-    library = _is_library(function.__module__)
-    if not library:
-        found.strings |= {text for code in codes for text in _strings(code.co_consts)}
-    generic = (function.__module__ or "").partition(".")[0] in _LIBRARIES
-    _look_for_sends(codes, cells, function.__globals__, found, generic=generic)
-    for name, value in cells.items():
-        if isinstance(value, str):
-            found.strings.add(value)
-        if library and _is_tools(value):
-            continue  # tools that an agent's model is told about, not tools that it runs
-        yield value, names, f"closure variable `{name}`"
-    if not library:
+    def _in_class(self, look: _Look, names: frozenset[str]) -> Iterator[_Look]:
+        """Yield the methods, properties and class attributes of an object with these names."""
+        cls = type(look.thing)
         for name in sorted(names):
-            if name in function.__globals__:
-                yield function.__globals__[name], names, f"global `{name}`"
-            elif name in sys.modules:
-                yield sys.modules[name], names, f"module `{name}`"
-    if owner is not None:
-        yield from _attributes(owner, _variables(owner), names)
-        yield from _in_class(owner, names)
-    for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        yield default, names, "a default argument"
+            value = in_class(cls, name)
+            function = function_of(value)
+            if type(function) is not types.FunctionType:
+                if not is_library(cls.__module__):
+                    yield _Look(function, look.below, look.below, f"class attribute `{name}`")
+            elif not is_standard(function.__module__):
+                yield _method(value, function, cls if type(value) is classmethod else look.thing, name)
+
+    def _function(self, function: types.FunctionType, owner: object) -> Iterator[_Look]:
+        """Yield what a function refers to; `owner` is its first argument, if that is known."""
+        code, space = function.__code__, function.__globals__
+        library = is_library(function.__module__)
+        uses = uses_of(code)
+        cells = dict(_cells(function))
+        if not library:
+            self.found.strings |= uses.strings
+            self._read |= uses.attributes
+        generic = (function.__module__ or "").partition(".")[0] in LIBRARIES
+        look_for_commands(code, cells, space, self.found, generic=generic)
+        for name, value in cells.items():
+            if type(value) is str:
+                self.found.strings.add(value)
+            if library and _is_tools(value):
+                continue  # tools that an agent's model is told about, not tools that it runs
+            yield from _use(value, name, uses, f"closure variable `{name}`")
+        if not library:
+            for name in sorted(uses.globals & space.keys()):
+                yield from _use(space[name], name, uses, f"global `{name}`")
+            for each in uses.imports:
+                yield from _imported(each, space.get("__package__"), uses)
+        below = uses.attributes | _IMPLICIT
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            yield _Look(default, below, below, "a default argument")
+        if owner is not None and code.co_argcount:
+            direct = uses.direct.get(code.co_varnames[0], frozenset())
+            names = uses.attributes if direct is None else _first_of(direct)
+            yield _Look(owner, names, below, "the object of a method", passed_on=direct is None)
+            if "__class__" in cells:
+                yield from _above(owner, cells["__class__"], uses)
 
 
-def _is_tools(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return any(isinstance(item, BaseTool) for item in value)
-    return isinstance(value, BaseTool) or is_tool_node(value)
+def _method(value: object, function: types.FunctionType, owner: object, name: str) -> _Look:
+    """Return the look at a function that a class has under this name, bound to its object or class."""
+    bound = function if type(value) is staticmethod else types.MethodType(function, owner)
+    return _Look(bound, _NOTHING, _NOTHING, f"method `{name}`", passed_on=False)
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield the code, and that of all functions, lambdas and comprehensions inside it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+def _above(owner: Any, cls: object, uses: Uses) -> Iterator[_Look]:
+    """Yield the methods that `super()` may mean, in a method of the class `cls`."""
+    order: tuple[type, ...] = owner.__mro__ if issubclass(type(owner), type) else type(owner).__mro__
+    after = [index for index, base in enumerate(order, 1) if base is cls]
+    for name in sorted(uses.attributes) if after else ():
+        for base in order[after[0] :]:
+            function = function_of(base.__dict__.get(name))
+            if type(function) is types.FunctionType and not is_standard(function.__module__):
+                yield _method(base.__dict__[name], function, owner, name)
+                break
+
+
+def _use(value: Any, variable: str, uses: Uses, where: str) -> Iterator[_Look]:
+    """Yield the look at the value of a variable that code uses, or, for a module, at what it reads of it."""
+    below = uses.attributes | _IMPLICIT
+    direct = uses.direct.get(variable)
+    if direct is None:
+        yield _Look(value, below, below, where)
+    elif not issubclass(type(value), types.ModuleType):
+        yield _Look(value, _first_of(direct), below, where, passed_on=False)
+    else:
+        for path in sorted(direct):
+            yield from _in_module(value, path, below)
+
+
+def _in_module(module: types.ModuleType, path: Path, below: frozenset[str]) -> Iterator[_Look]:
+    name, *more = path
+    if is_standard(module.__name__) or name not in vars(module):
+        return
+    value, where = vars(module)[name], f"global `{name}`"
+    if not more:
+        yield _Look(value, below, below, where)
+    elif issubclass(type(value), types.ModuleType):
+        yield from _in_module(value, tuple(more), below)
+    else:
+        yield _Look(value, frozenset(more[:1]), below, where, passed_on=False)
+
+
+def _first_of(paths: Iterable[Path]) -> frozenset[str]:
+    return frozenset(path[0] for path in paths)
+
+
+def _imported(each: Import, package: object, uses: Uses) -> Iterator[_Look]:
+    """Yield what an import inside a function gives, if the module was imported before."""
+    path = each.module
+    if each.level and isinstance(package, str):
+        parts = package.split(".")
+        path = ".".join([*parts[: len(parts) - each.level + 1], *([path] if path else [])])
+    if each.variable:  # `import a.b` keeps `a`
+        name = each.variable if path.partition(".")[0] == each.variable else path
+        if name in sys.modules:
+            yield from _use(sys.modules[name], each.variable, uses, f"module `{name}`")
+    for name, variable in each.names:
+        # `import a.b as c` reads `b`, too.
+        submodule = sys.modules.get(path if path.rpartition(".")[2] == name else f"{path}.{name}")
+        value = vars(sys.modules[path]).get(name, submodule) if path in sys.modules else submodule
+        if value is not None and not (type(value) is types.FunctionType and is_standard(value.__module__)):
+            yield from _use(value, variable, uses, f"`{name}` of module `{path}`")
+
+
+def _attributes(look: _Look, variables: Mapping[str, object]) -> Iterator[_Look]:
+    what = "global" if issubclass(type(look.thing), types.ModuleType) else "attribute"
+    for name in sorted(look.names & variables.keys()):
+        yield _Look(variables[name], look.below, look.below, f"{what} `{name}`")
+
+
+def _wrapped(variables: Mapping[str, object], look: _Look) -> Iterator[_Look]:
+    """Yield what `functools.wraps`, `lru_cache` or `singledispatch` keep with a function."""
+    for name in ("__wrapped__", "registry"):
+        if name in variables:
+            yield look._replace(thing=variables[name])
+
+
+def _is_tools(value: Any) -> bool:
+    if issubclass(type(value), list | tuple):
+        return any(issubclass(type(item), BaseTool) for item in value)
+    return issubclass(type(value), BaseTool) or is_tool_node(value)
 
 
 def _cells(function: types.FunctionType) -> Iterator[tuple[str, object]]:
@@ -297,57 +359,3 @@ def _cells(function: types.FunctionType) -> Iterator[tuple[str, object]]:
             yield name, cell.cell_contents
         except ValueError:
             pass  # a variable that is not set yet
-
-
-def _strings(constants: Any) -> Iterator[str]:
-    for constant in constants:
-        if isinstance(constant, str):
-            if len(constant) < MAX_NAME:
-                yield constant
-        elif isinstance(constant, tuple | frozenset):
-            yield from _strings(constant)
-
-
-def _look_for_sends(
-    codes: list[types.CodeType],
-    cells: Mapping[str, object],
-    space: Mapping[str, object],
-    found: Contents,
-    *,
-    generic: bool,
-) -> None:
-    for code in codes:
-        known = {*code.co_names, *code.co_freevars}
-        send = {name for name in known if _means(name, Send, cells, space)}
-        # Library code passes on commands of other code.
-        if not generic and any(_means(name, Command, cells, space) for name in known):
-            # Keyword names are a tuple among the constants.
-            commands = [words for words in code.co_consts if isinstance(words, tuple) and "goto" in words]
-            found.goes |= bool(commands)
-            found.goes_up |= any("graph" in words for words in commands)
-        if not send:
-            continue
-        targets, unknown = _send_targets(code, send)
-        found.sends |= targets
-        found.sends_anywhere |= unknown
-
-
-def _means(name: str, what: type, cells: Mapping[str, object], space: Mapping[str, object]) -> bool:
-    value = cells.get(name, space.get(name))
-    # Without a value: an attribute of a module, or imported inside the function.
-    return value is what or (value is None and name == what.__name__)
-
-
-def _send_targets(code: types.CodeType, names: set[str]) -> tuple[set[str], bool]:
-    """Return the constant first arguments of `Send` calls, and whether one is not a constant."""
-    targets, unknown, pending = set(), False, False
-    for step in dis.get_instructions(code):
-        if step.opname in {"LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME", "LOAD_ATTR"} and step.argval in names:
-            pending = True
-        elif pending and step.opname.startswith("LOAD_"):
-            if step.opname == "LOAD_CONST" and isinstance(step.argval, str):
-                targets.add(step.argval)
-            else:
-                unknown = True
-            pending = False
-    return targets, unknown

@@ -173,3 +173,17 @@ def test_a_module_that_fails(capsys, module, text, words):
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_the_reason_for_a_kind(capsys, module):
+    """The text says what was found and where, also of a model that is chosen when the node runs."""
+    path = module(
+        "from langchain.chat_models import init_chat_model\n"
+        "from langgraph.graph import START, MessagesState, StateGraph\n"
+        "late = init_chat_model(configurable_fields=('model',))\n"
+        "def answer(state): return {'messages': [late.invoke('?')]}\n"
+        "graph = StateGraph(MessagesState).add_node(answer).add_edge(START, 'answer').compile()\n"
+    )
+    text = shown(capsys, f"{path}:graph")
+    assert re.search(r"answer +llm ", text)
+    assert "calls a model that is configured when it runs (global `late`)" in text
