@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+
+from llmsched_langgraph._fork import in_child
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -22,14 +23,14 @@ IDLE_S = 2.0
 END_S = 10.0
 """Seconds for which the exit of the process waits for the current piece of work of each thread."""
 
-_running: weakref.WeakSet[Background] = weakref.WeakSet()
+_backgrounds: weakref.WeakSet[Background] = weakref.WeakSet()
 
 
 class Background:
     """A thread that does pieces of work while there are any.
 
     It ends when idle. A process that exits waits for the current piece of work, and starts no other. After a
-    fork, the child's first piece of work starts a new thread.
+    fork, the child's first announcement starts a new thread.
 
     Args:
         name: the thread's name.
@@ -39,9 +40,15 @@ class Background:
     def __init__(self, name: str, work: Callable[[], bool]) -> None:
         self._name = name
         self._work = work
+        self._renew(stopped=False)
+        _backgrounds.add(self)
+
+    def _renew(self, *, stopped: bool) -> None:
         # `put` is reentrant: a finaliser may call it during another `put` in the same thread.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._stopped = threading.Event()
+        if stopped:
+            self._stopped.set()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._working = threading.Lock()
@@ -62,7 +69,6 @@ class Background:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread
-                _running.add(self)
         except RuntimeError as error:
             # Threads cannot start during interpreter shutdown, for example. The work is optional.
             logger.debug(
@@ -87,8 +93,8 @@ class Background:
         return not thread.is_alive()
 
     def forked(self) -> None:
-        """Replace the locks in a forked child, where a thread that held one does not exist."""
-        self._starting, self._working = threading.Lock(), threading.Lock()
+        """Begin anew in the child of a fork: the thread and the announcements are the parent's."""
+        self._renew(stopped=self._stopped.is_set())
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -122,19 +128,18 @@ class Background:
 
 
 def _forked() -> None:
-    for background in _running:
+    for background in tuple(_backgrounds):
         background.forked()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+in_child(_forked)
 
 
 @atexit.register
 def _end() -> None:
     # A thread inside a C extension during interpreter shutdown can abort the process.
-    running = list(_running)
-    for background in running:
+    every = list(_backgrounds)
+    for background in every:
         background.stop()
-    for background in running:
+    for background in every:
         background.join(END_S)

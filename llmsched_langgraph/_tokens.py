@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from llmsched_langgraph._fork import in_child
+
 CHARACTERS_PER_TOKEN = 4
 """Characters per token: OpenAI's rule of thumb for English text."""
 
@@ -26,6 +28,14 @@ _TABLE_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2
 
 _encode: Callable[[str], list[int]] | None = None
 _loading = threading.Lock()
+
+
+def _forked() -> None:
+    global _loading
+    _loading = threading.Lock()  # the thread that loads the table may be the parent's
+
+
+in_child(_forked)
 
 
 def estimate_tokens(text: str) -> int:

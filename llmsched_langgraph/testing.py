@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +29,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import ConfigDict, Field
 
 from llmsched_langgraph import Scheduler
+from llmsched_langgraph._fork import in_child
 
 __all__ = ["Meter", "PlainModel", "StreamingModel", "SyncOnlyModel", "VirtualClock", "assert_idle"]
 
@@ -61,7 +63,7 @@ class VirtualClock:
 
 
 class Meter:
-    """Counts the requests of a model. Thread-safe.
+    """Counts the requests of a model. Thread-safe. In a forked child it counts those of the child.
 
     Attributes:
         now: requests in flight.
@@ -73,12 +75,21 @@ class Meter:
     """
 
     def __init__(self, answer: str = "yes") -> None:
-        self.now = self.peak = self.total = 0
-        self.gate = threading.Event()
-        self.gate.set()
         self.answer = answer
         self.fail_with: Exception | None = None
+        self._begin(open_=True)
+        _meters.add(self)
+
+    def _begin(self, *, open_: bool) -> None:
+        self.now = self.peak = self.total = 0
         self._lock = threading.Lock()
+        self.gate = threading.Event()
+        if open_:
+            self.gate.set()
+
+    def forked(self) -> None:
+        """Begin anew in the child of a fork: the requests in flight are the parent's."""
+        self._begin(open_=self.gate.is_set())
 
     def __enter__(self) -> Self:
         with self._lock:
@@ -113,6 +124,17 @@ class Meter:
             while not self.gate.is_set():  # noqa: ASYNC110 (any thread may set it)
                 await asyncio.sleep(0.001)
         return self.respond()
+
+
+_meters: weakref.WeakSet[Meter] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for meter in tuple(_meters):
+        meter.forked()
+
+
+in_child(_forked)
 
 
 class SyncOnlyModel(BaseChatModel):

@@ -26,6 +26,7 @@ from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 
+from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 from llmsched_langgraph._runtime.context import RUN, STAGE, current_run, inside_stage, unmark
@@ -53,6 +54,14 @@ stock = _module("langgraph.pregel._runner")
 
 _lock = threading.Lock()
 _installed: bool | None = None
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+in_child(_forked)
 
 
 def install() -> bool:

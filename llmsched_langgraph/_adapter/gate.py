@@ -26,6 +26,7 @@ from langchain_core.runnables.config import ensure_config
 from llmsched_langgraph._adapter.http import hooks
 from llmsched_langgraph._adapter.model_names import names_of
 from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
+from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
 from llmsched_langgraph._runtime.streams import ahold, hold
@@ -45,6 +46,14 @@ _GATED = "__llmsched_gated__"
 
 _lock = threading.Lock()
 _installed = False
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+in_child(_forked)
 
 
 def install() -> None:

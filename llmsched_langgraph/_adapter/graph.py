@@ -27,6 +27,7 @@ from llmsched_langgraph._adapter import executor, gate
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
 from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
@@ -46,6 +47,14 @@ _SCHEDULER = "__llmsched_scheduler__"
 _lock = threading.Lock()
 _classes: weakref.WeakValueDictionary[tuple[type, int], type] = weakref.WeakValueDictionary()
 _applications: weakref.WeakKeyDictionary[Any, dict[str, Application]] = weakref.WeakKeyDictionary()
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+in_child(_forked)
 
 
 def schedule(graph: G, scheduler: Scheduler | None = None) -> G:

@@ -21,13 +21,13 @@ JOBS = "#jobs"
 class Jobs:
     """The table of jobs. `Truth` decides which jobs exist; the indexes may contain others.
 
-    The staged keys of a decision include every job that it changed.
+    The staged keys of a decision include every job that it changed. Job numbers begin at `last` + 1.
     """
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, truth: Truth, last: int = 0) -> None:
         self._truth = truth
         self._committed = truth.committed
-        self._committed[JOBS] = 0
+        self._committed[JOBS] = last
         self._jobs: dict[int, Job] = {}  # by number; may contain removed jobs, which `Truth` lacks
         self._ids: dict[int, int] = {}  # job numbers by id
 

@@ -76,6 +76,7 @@ class SchedulerMachine:
         profile: what was learned from earlier runs; None for an empty profile.
         at_once: whether to form beliefs inside `handle`; otherwise the story requests them (`BeliefWanted`).
         memory: number of past entries that the story keeps.
+        last: the numbers of the job and the entry after which numbering begins.
 
     Attributes:
         story: the log of events and decisions, with reasons.
@@ -92,6 +93,7 @@ class SchedulerMachine:
         *,
         at_once: bool = False,
         memory: int = LENGTH,
+        last: tuple[int, int] = (0, 0),
     ) -> None:
         self._at_once = at_once
         self._truth = Truth()
@@ -100,10 +102,10 @@ class SchedulerMachine:
         self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth)
         self._committed = self._truth.committed
         self._committed[_APPLIED] = None
-        self.story = Story(self._truth, memory)
+        self.story = Story(self._truth, memory, last[1])
         self.wake_s: float | None = None
         self.untold: dict[int, bool] = {}
-        self._jobs = Jobs(self._truth)
+        self._jobs = Jobs(self._truth, last[0])
         self._job, self._add = self._jobs.get, self._jobs.add
         self._life = Lifecycle(self._truth, self._jobs, self.ordering, self.story, self.ledger)
         self._hear_stage_events, self._new_job = self._life.hear_stage_events, self._life.new
@@ -382,6 +384,11 @@ class SchedulerMachine:
     def view(self, job: Job, now: float) -> JobView:
         """The job as its policy sees it."""
         return self.ordering.view(job, now)
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """Numbers of the latest job and the latest entry."""
+        return self._committed[JOBS], self.story.last
 
     @property
     def jobs(self) -> int:

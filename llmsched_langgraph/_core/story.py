@@ -22,7 +22,7 @@ _new = tuple.__new__
 
 
 class Story:
-    """Entries by number, from 1. The last number is committed with its decision.
+    """Entries by number, from `last` + 1. The last number is committed with its decision.
 
     Attributes:
         urgent: number of the latest entry that the package must process soon; 0 if there was none.
@@ -30,13 +30,13 @@ class Story:
 
     __slots__ = ("_entries", "_first", "_length", "_truth", "urgent")
 
-    def __init__(self, truth: Truth, length: int = LENGTH) -> None:
+    def __init__(self, truth: Truth, length: int = LENGTH, last: int = 0) -> None:
         self.urgent = 0
         self._length = length
         self._truth = truth
         self._entries: dict[int, Entry] = {}
-        self._first = 1
-        truth.committed[_LAST] = 0
+        self._first = last + 1
+        truth.committed[_LAST] = last
 
     @property
     def last(self) -> int:

@@ -44,6 +44,10 @@ class BeliefFormer:
         self._order.append(command.job)
         self._background.there_is_work()
 
+    def forked(self) -> None:
+        """Forget the requests in the child of a fork: they are for the parent's jobs."""
+        self._wanted, self._order = {}, deque()
+
     def stop(self) -> None:
         """Stop forming beliefs."""
         self._background.stop()

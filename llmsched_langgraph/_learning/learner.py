@@ -141,6 +141,18 @@ class Learner:
         if self._keeper is not None:
             self._keeper.save()
 
+    def forked(self) -> None:
+        """Begin anew in the child of a fork, with the parent's profile and the jobs in its batch."""
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        # A record that a thread of the parent was computing is incomplete.
+        self._batch = deque([(number, job) for number, job in self._batch if job.forked()])
+        if self._keeper is not None:
+            self._keeper.forked(self._profile)
+
+    def resume(self) -> None:
+        """Announce the learning that was due or in progress at a fork."""
+        self._background.there_is_work()
+
     def stop(self) -> None:
         """Stop learning. `profile` still includes the jobs in the batch."""
         self._background.stop()

@@ -51,19 +51,16 @@ class LearningService:
         self._clock = clock
         # A forked child continues its parent's job numbers; the process id keeps their job ids distinct.
         self._name = secrets.token_hex(6)
-        self._named()
-        _services.add(self)
+        self._prefix = f"{self._name}-{os.getpid()}"
         self._seen = 0  # number of the latest story entry that was processed
         self._stopped = False
+        self._forked = False  # in the child of a fork, until the first run
         self._at_end = _at_exit(weakref.ref(self))
         if store is not None or recorder is not None:
             atexit.register(self._at_end)
         self._recorder = recorder
         self.belief_former = BeliefFormer(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
-
-    def _named(self) -> None:
-        self._prefix = f"{self._name}-{os.getpid()}"
 
     def see(self, entry: Entry) -> None:
         """Queue a closed job for learning and recording, or a requested belief for forming."""
@@ -99,6 +96,21 @@ class LearningService:
         if self._recorder is not None:
             self._recorder.flush()
 
+    def forked(self) -> None:
+        """Begin anew in the child of a fork: requested beliefs and unwritten records are the parent's."""
+        self._prefix = f"{self._name}-{os.getpid()}"
+        self._forked = True
+        self.belief_former.forked()
+        self.learner.forked()
+        if self._recorder is not None:
+            self._recorder.forked()
+
+    def resume(self) -> None:
+        """In the child of a fork, once: announce the learning that was due or in progress."""
+        if self._forked:
+            self._forked = False
+            self.learner.resume()
+
     def stop(self) -> None:
         """Stop learning and forming beliefs; save the profile and write the recorded jobs."""
         self._stopped = True
@@ -116,18 +128,6 @@ class LearningService:
     def _believed(self, job: int, belief: Belief) -> None:
         if not self._stopped:
             self._tell(BeliefFormed(job, belief))
-
-
-_services: weakref.WeakSet[LearningService] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    for service in _services:
-        service._named()  # noqa: SLF001 (of this module)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
 
 
 def _at_exit(service: weakref.ref[LearningService]) -> Callable[[], None]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from llmsched_langgraph._belief.profile.merging import merged, profile_of
 from llmsched_langgraph._belief.profile.profile import ApplicationProfile, Profile
 from llmsched_langgraph._fields import refuse_constant
+from llmsched_langgraph._fork import in_child
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 
 NAMESPACE = ("llmsched", "profiles")
@@ -198,6 +199,14 @@ _SAVING = threading.Lock()
 """Serialises the saves of all LangGraph stores in this process: several objects may be the same store."""
 
 
+def _forked() -> None:
+    global _SAVING
+    _SAVING = threading.Lock()
+
+
+in_child(_forked)
+
+
 def as_store(given: object) -> ProfileStore:
     """Return the store for a `ProfileStore`, a LangGraph `BaseStore`, or the path of a folder.
 
@@ -291,5 +300,9 @@ def _locked(path: Path) -> Generator[None]:
         yield
         return
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
-        yield
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Closing is not enough: a process that was forked meanwhile has a copy of the descriptor.
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -65,6 +65,11 @@ class ProfileSync:
         """Request a save. Rounds of saving are at least `SAVE_INTERVAL_S` apart."""
         self._background.there_is_work()
 
+    def forked(self, profile: Profile) -> None:
+        """Begin anew in the child of a fork, with this profile: the parent saves what is unsaved of it."""
+        self._saving = threading.Lock()
+        self._saved = {name: own.jobs for name, own in profile.applications.items()}
+
     def stop(self) -> None:
         """Stop, and save a last time in a new thread. Only the exit of the process waits for that thread."""
         self._background.stop()

@@ -40,6 +40,11 @@ class ClosedJob:
         self._lock = threading.Lock()
         self._record: EndedJob | None = None
 
+    def forked(self) -> bool:
+        """Renew the lock in the child of a fork; return False if a thread of the parent held it."""
+        locked, self._lock = self._lock.locked(), threading.Lock()
+        return not locked
+
     @property
     def informative(self) -> bool:
         """Whether learning can use the job: it finished and made a call."""

@@ -24,7 +24,7 @@ VARIABLE = "LLMSCHED_RECORD"
 """Environment variable: the file to which the process-wide scheduler records."""
 
 PATIENCE_S = 10.0
-"""Maximum seconds to wait for another thread's write; after a fork, that thread may not exist."""
+"""Maximum seconds to wait for another write; a signal handler may have interrupted it in this thread."""
 
 
 class Recorder:
@@ -51,7 +51,7 @@ class Recorder:
         if not _on_event_loop():  # `absolute` reads the working directory, which may block
             self.path = self.path.absolute()  # independent of a later chdir
         # No lock: a finaliser may call `note` during another `note`.
-        self._jobs: deque[tuple[int, int, ClosedJob]] = deque()
+        self._jobs: deque[tuple[int, ClosedJob]] = deque()
         self._taken = 0  # number of the latest job written
         self._writing = threading.Lock()
         self._torn = False
@@ -67,9 +67,12 @@ class Recorder:
                 job is ignored; 0 disables this check.
         """
         if job.informative:
-            # A process writes only its own jobs: a forked child inherits the queue of its parent.
-            self._jobs.append((os.getpid(), number, job))
+            self._jobs.append((number, job))
             self._background.there_is_work()
+
+    def forked(self) -> None:
+        """Begin anew in the child of a fork: the queued jobs are the parent's to write."""
+        self._jobs, self._writing = deque(), threading.Lock()
 
     def flush(self) -> None:
         """Write the queued jobs now."""
@@ -102,9 +105,9 @@ class Recorder:
                 self._writing.release()
         return bool(found)
 
-    def _fresh(self, found: list[tuple[int, int, ClosedJob]]) -> Iterator[ClosedJob]:
-        for process, number, job in found:
-            if process == os.getpid() and (number > self._taken or not number):
+    def _fresh(self, found: list[tuple[int, ClosedJob]]) -> Iterator[ClosedJob]:
+        for number, job in found:
+            if number > self._taken or not number:
                 self._taken = number or self._taken
                 yield job
 

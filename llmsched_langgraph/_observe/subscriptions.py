@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from _thread import allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -40,15 +40,19 @@ class Subscription:
     """
 
     def __init__(self, story: Story, see: See, remove: Callable[[Subscription], None]) -> None:
-        self._story = story
         self._see = see
         self._remove = remove
-        self._lock = allocate_lock()
-        self._reader: int | None = None
-        self.read = story.last
         self._trying = self._tries = 0
         self.missed = 0
         self.failures = 0
+        self.follow(story)
+
+    def follow(self, story: Story) -> None:
+        """Deliver the entries of `story` from now on; a delivery in progress does not count."""
+        self._story = story
+        self._lock = allocate_lock()
+        self._reader: int | None = None
+        self.read = story.last
 
     def catch_up(self, *, wait: bool = False) -> None:
         """Deliver the new entries; with `wait`, wait for a thread that is already delivering some."""
@@ -101,3 +105,55 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Subscriptions:
+    """All observers of one story: the package's own, which reads it in batches, and those of the users.
+
+    Iterating yields the subscriptions of the users.
+
+    Args:
+        story: the story.
+        own: the package's own observer.
+        lag: the entries that it reads in one batch, unless one is urgent.
+    """
+
+    def __init__(self, story: Story, own: See, lag: int) -> None:
+        self._story = story
+        self._own = Subscription(story, own, self._remove)
+        self._lag = lag
+        self._others: tuple[Subscription, ...] = ()
+
+    def follow(self, story: Story) -> None:
+        """Deliver the entries of `story` from now on."""
+        self._story = story
+        for subscription in (self._own, *self._others):
+            subscription.follow(story)
+
+    def subscribe(self, see: See) -> Subscription:
+        """Call `see` with each entry from now on."""
+        subscription = Subscription(self._story, see, self._remove)
+        self._others = (*self._others, subscription)
+        return subscription
+
+    def _remove(self, subscription: Subscription) -> None:
+        self._others = tuple(own for own in self._others if own is not subscription)
+
+    def deliver(self) -> None:
+        """Deliver the new entries: to the package's own observer if one is urgent or they are many."""
+        story, own = self._story, self._own
+        if story.urgent > own.read or story.last >= own.read + self._lag:
+            own.catch_up()
+            story.trim(own.read)
+        for subscription in self._others:
+            subscription.catch_up()
+
+    def catch_up(self, *, wait: bool) -> None:
+        """Deliver all entries to the package's own observer; see `Subscription.catch_up`."""
+        self._own.catch_up(wait=wait)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        return iter(self._others)
+
+    def __len__(self) -> int:
+        return len(self._others)

@@ -1,6 +1,7 @@
 """Defines the package's context variables: the run, stage run, call and attempt of the running code.
 
-Does not interpret the values. Tasks and threads inherit them from the code that starts them.
+Does not interpret the values. Tasks and threads inherit them from the code that starts them; the code that
+continues in a forked child is outside every run and every call.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import weakref
 from contextvars import ContextVar, Token
 from typing import Any, Generic, TypeVar
 
+from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime.run import Run, StageRun
 
 T = TypeVar("T")
@@ -27,6 +29,19 @@ ATTEMPT: ContextVar[Any] = ContextVar("llmsched_attempt", default=None)
 
 PAUSED: ContextVar[tuple[Any, ...]] = ContextVar("llmsched_paused_calls", default=())
 """The calls of the open streams that the running code consumes and is not reading now."""
+
+
+def _forked() -> None:
+    # The jobs and the slots stayed in the parent. A mark that is undone later in the child may bring a run
+    # back; its number is unknown there, so each of its calls is a job of its own.
+    RUN.set(None)
+    STAGE.set(None)
+    CALL.set(None)
+    ATTEMPT.set(None)
+    PAUSED.set(())
+
+
+in_child(_forked)
 
 
 class Mark(Generic[T]):

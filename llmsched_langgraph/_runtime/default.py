@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from llmsched_langgraph._core.policies import POLICIES
+from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._ledger.values import DEFAULT_SLOTS
 from llmsched_langgraph._observe.recorder import VARIABLE, recordable
 from llmsched_langgraph._runtime.scheduler import DEFAULT_POLICY, Scheduler
@@ -17,6 +18,14 @@ from llmsched_langgraph.errors import ConfigurationError
 
 _lock = threading.Lock()
 _default: Scheduler | None = None
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+in_child(_forked)
 
 
 def default_scheduler() -> Scheduler:

@@ -37,11 +37,12 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
-from llmsched_langgraph._ledger.values import Backend, BackendView, Failure, Grant, LedgerView
+from llmsched_langgraph._ledger.values import Backend, BackendView, Failure, Grant, LedgerView, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
-from llmsched_langgraph._observe.subscriptions import See, Subscription
-from llmsched_langgraph._observe.totals import PackageObserver
+from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscriptions
+from llmsched_langgraph._observe.totals import PackageObserver, Totals
 from llmsched_langgraph._runtime.checks import check_waiters
+from llmsched_langgraph._runtime.fork import keep, renew_in_child
 from llmsched_langgraph._runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
 from llmsched_langgraph._runtime.quiet import QuietJobs
 from llmsched_langgraph._runtime.refusals import closed, closed_while_waiting
@@ -71,34 +72,44 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self._machine = SchedulerMachine(policy, backends, profile)
-        self._ledger = self._machine.ledger
+        self._tickets = itertools.count(1)
+        self._jobs = itertools.count(1)
+        self._hears = hasattr(policy, "hear")
+        self._closed = False
+        self._end = self._put_by if recorder is None else self.post
+        self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
+        machine = SchedulerMachine(policy, backends, profile)
+        self._observer = PackageObserver(policy.name)
+        self._subscriptions = Subscriptions(machine.story, self._observer.see, LAG if recorder is None else 1)
+        self._begin(machine)
+        # Last, because it may post events at once.
+        self._service = LearningService(self.post, self.look, clock, profile or Profile(), store, recorder)
+        self._observer.learn = self._service.see
+        renew_in_child(self)
+
+    def _begin(self, machine: SchedulerMachine) -> None:
+        self._machine = machine
+        self._ledger = machine.ledger
         self.claim = self._ledger.claim
         self._lock = allocate_lock()
         self._inbox: deque[Any] = deque()  # `(time, event)` pairs, and `HolderDied`
         self._waiters: dict[int, Waiter] = {}
         # Keeps each reference until its ticket is released: a collected reference calls no callback.
         self._watched: dict[int, HolderDied] = {}
-        self._tickets = itertools.count(1)
-        self._jobs = itertools.count(1)
         self._quiet = QuietJobs(self._inbox)
-        self._hears = hasattr(policy, "hear")
-        self._closed = False
         self._decider: int | None = None  # id of the thread that handles the inbox
-        self._trying: Any = None
-        self._tries = 0
+        self._trying, self._tries = None, 0
         self._timer = Timer(self)
-        self._end = self._put_by if recorder is None else self.post
-        self._story = self._machine.story
-        observer = PackageObserver(policy.name)
-        self.totals = observer.totals
-        self._own = Subscription(self._story, observer.see, self._unsubscribe)
-        self._lag = LAG if recorder is None else 1
-        self._subscriptions: tuple[Subscription, ...] = ()
+        self.totals = self._observer.totals = Totals()
         self._ledger.attach(lambda: self.post(Ticked()))
-        # Last, because it may post events at once.
-        self._service = LearningService(self.post, self.look, clock, profile or Profile(), store, recorder)
-        observer.learn = self._service.see
+
+    def forked(self) -> None:
+        """Begin anew in the child of a fork, where the parent's tickets are unknown: numbers continue."""
+        machine, changes, self._inherited = keep(self._machine, self._inbox, self._waiters.values())
+        self._begin(machine)
+        self._inbox.extend(changes)
+        self._subscriptions.follow(machine.story)
+        self._service.forked()
 
     # -- events ------------------------------------------------------------------------
 
@@ -108,7 +119,9 @@ class Driver:
         Raises:
             SchedulerClosedError: the scheduler was closed.
         """
-        self._check_open()
+        if self._closed:
+            raise closed()
+        self._service.resume()
         job = next(self._jobs)
         arrived = self.clock(), JobArrived(job, info, resumes, seen)
         if resumes is None and not self._subscriptions and not self._hears:
@@ -154,14 +167,15 @@ class Driver:
             SchedulerClosedError: the scheduler was closed.
         """
         if self._closed:
-            self._check_open()
-        job, ticket = asked.job, asked.ticket
+            raise closed()
+        job, ticket, inbox = asked.job, asked.ticket, self._inbox
         if job in self._quiet.arrivals:
             self._quiet.announce(job)
-        self._inbox.append((self.clock(), asked))
+        inbox.append((self.clock(), asked))
         self.pump()
         if type(self.claim(ticket)) is not Grant:
-            return False
+            # After a fork in between, this is the child, whose machine does not know the call.
+            return inbox is not self._inbox and self.request(asked)
         self._machine.untold.pop(ticket, None)
         return True
 
@@ -200,10 +214,6 @@ class Driver:
         """Whether `close` was called."""
         return self._closed
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise closed()
-
     # -- waiters -----------------------------------------------------------------------
 
     def register(self, ticket: int, waiter: Waiter) -> None:
@@ -221,8 +231,13 @@ class Driver:
             Exception: the waiter's error, if the ticket was dismissed.
         """
         claim = self.claim(ticket)
-        if claim is None and waiter.error is not None:
-            raise waiter.error
+        if claim is None:
+            if waiter.error is not None:
+                raise waiter.error
+            if ticket in self._inherited:  # the wait began before a fork: this is the child
+                claim = self._inherited.pop(ticket)
+                self.register(ticket, waiter)
+                return self.request(CallRequested(ticket, claim.lane[0], claim.call.stage))
         return type(claim) is Grant
 
     def told(self, ticket: int) -> None:
@@ -245,8 +260,8 @@ class Driver:
 
     def pump(self) -> None:
         """Handle the inbox. If a thread is handling it, return: that thread checks again afterwards."""
-        inbox, lock = self._inbox, self._lock
-        while inbox:
+        while self._inbox:  # read anew: an observer or a policy may fork, and this may be the child
+            lock = self._lock
             if lock.locked():  # perhaps by this thread: a finaliser or a policy inside a decision
                 return
             # One line, with the loop in the callee: leaving the block executes no line of its own at which an
@@ -299,12 +314,7 @@ class Driver:
                     self._waiters.pop(ticket, None)
                 if ticket in untold:
                     untold[ticket] = False
-        story, own = self._story, self._own
-        if story.urgent > own.read or story.last >= own.read + self._lag:
-            own.catch_up()
-            story.trim(own.read)
-        for subscription in self._subscriptions:
-            subscription.catch_up()
+        self._subscriptions.deliver()
         wake_s = machine.wake_s
         if wake_s is not None:
             self._timer.within(wake_s - self.clock())
@@ -324,12 +334,7 @@ class Driver:
     def subscribe(self, see: See) -> Subscription:
         """Call `see` with each entry of the story from now on."""
         self.pump()
-        subscription = Subscription(self._machine.story, see, self._unsubscribe)
-        self._subscriptions = (*self._subscriptions, subscription)
-        return subscription
-
-    def _unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions = tuple(own for own in self._subscriptions if own is not subscription)
+        return self._subscriptions.subscribe(see)
 
     def learn(self) -> None:
         """Learn from all ended jobs now, in the calling thread."""
@@ -381,8 +386,7 @@ class Driver:
 
     def _check(self) -> None:
         self._machine.check(self.clock())
-        untold = self._machine.untold
-        check_waiters(self._waiters, lambda own: self.claim(own) is not None or own in untold, self._inbox)
+        check_waiters(self._waiters, self.claim, self._machine.untold, self._inbox)
 
     def look(self) -> None:
         """Handle deferred events, then deliver their entries to the package's own observer."""
@@ -391,7 +395,6 @@ class Driver:
         inside = self._decider == threading.get_ident()
         until_s = time.monotonic() + LOOK_S
         while self._inbox and not inside and time.monotonic() < until_s:
-            # Another thread handles the inbox, briefly. Do not wait for its lock: this may be a signal
-            # handler in the thread that holds it.
+            # Another thread handles the inbox. Do not wait for its lock: this may be its signal handler.
             self.pump()
-        self._own.catch_up(wait=not inside)
+        self._subscriptions.catch_up(wait=not inside)

@@ -10,9 +10,12 @@ A waiting thread therefore lends the pool one more thread while it waits.
 asyncio's loops have an attribute for their pool. uvloop's loops do not: there a first task, submitted
 before any task that could wait, finds the pool from the thread in which it runs.
 
-Private names of the standard library used: `_default_executor` of an event loop; `_threads`,
-`_max_workers`, `_idle_semaphore` and `_shutdown_lock` of a ThreadPoolExecutor; `_args` of its threads.
+Private names of the standard library used: `_default_executor` of an event loop; `_max_workers` and
+`_idle_semaphore` of a ThreadPoolExecutor; `_args` of its threads.
 If one is missing, a waiting thread occupies its place in the pool.
+
+The pools that a forked child inherits are not touched there: their threads, and the holders of their locks,
+stayed in the parent.
 """
 
 from __future__ import annotations
@@ -25,9 +28,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from llmsched_langgraph._fork import in_child
+
 _lock = threading.Lock()
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Future[Any]] = weakref.WeakKeyDictionary()
 """The pool of each loop without the attribute, as a future that `learn_pool` completes."""
+_forker: int | None = None
+"""In a forked child, the thread that forked: the only one that may belong to an inherited pool."""
+
+
+def _forked() -> None:
+    global _lock, _pools, _forker
+    _lock, _pools, _forker = threading.Lock(), weakref.WeakKeyDictionary(), threading.get_ident()
+
+
+in_child(_forked)
 
 
 def learn_pool(loop: asyncio.AbstractEventLoop) -> None:
@@ -66,7 +81,7 @@ def _pool(loop: asyncio.AbstractEventLoop | None) -> Any:
 @contextmanager
 def stepping_aside(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
     """Add one thread to `loop`'s pool during the block, if this thread is one of the pool."""
-    pool = _pool(loop)
+    pool = _pool(loop) if threading.get_ident() != _forker else None
     if not isinstance(pool, ThreadPoolExecutor) or not _runs_in(pool):
         yield
         return
@@ -79,13 +94,8 @@ def stepping_aside(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
 
 
 def _runs_in(pool: ThreadPoolExecutor) -> bool:
-    try:
-        # A pool adds a thread to `_threads` just after the start, under this lock.
-        with pool._shutdown_lock:
-            known = hasattr(pool, "_max_workers") and hasattr(pool, "_idle_semaphore")
-            return known and threading.current_thread() in pool._threads
-    except AttributeError:
-        return False
+    known = hasattr(pool, "_max_workers") and hasattr(pool, "_idle_semaphore")
+    return known and _pool_of_this_thread() is pool
 
 
 def _lend(pool: ThreadPoolExecutor) -> None:

@@ -247,19 +247,19 @@ def test_workers_share_a_file(tmp_path):
     assert len({job.id for job in read_jobs(tmp_path / "jobs.jsonl")}) == 900
 
 
-def test_a_fork_writes_what_is_its_own(tmp_path, monkeypatch):
+def test_a_fork_writes_what_is_its_own(tmp_path):
     """What waited to be written when it came about is its parent's to write."""
     recorder = Recorder(tmp_path / "jobs.jsonl", Nobody)
     recorder.note(Closed(record(1)))
-    process = os.getpid()
-    monkeypatch.setattr(os, "getpid", lambda: process + 1)
+    recorder._writing.acquire()  # by a thread that stayed in the parent
+    recorder.forked()
     recorder.note(Closed(record(2)))
     recorder.flush()
     assert [job.id for job in read_jobs(tmp_path / "jobs.jsonl")] == ["j2"]
 
 
-def test_a_lock_that_a_fork_has_taken_along_is_no_end(tmp_path, monkeypatch):
-    """Whoever held it is not there to give it back."""
+def test_a_write_that_was_interrupted_in_the_same_thread_is_no_end(tmp_path, monkeypatch):
+    """A signal handler that closes the scheduler cannot wait for it."""
     monkeypatch.setattr(recording, "PATIENCE_S", 0.0)
     recorder = Recorder(tmp_path / "jobs.jsonl", Nobody)
     recorder._writing.acquire()
