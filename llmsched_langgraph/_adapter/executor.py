@@ -17,12 +17,13 @@ import importlib
 import logging
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 from langgraph.constants import START
-from langgraph.errors import GraphInterrupt, ParentCommand
+from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 
@@ -92,6 +93,8 @@ def why_not() -> str | None:
         (Pregel.astream, "PregelRunner"),
         (getattr(runner, "tick", None), "run_with_retry"),
         (getattr(runner, "tick", None), "_call"),
+        (getattr(runner, "__init__", None), "submit"),
+        (getattr(runner, "atick", None), "submit"),
         (getattr(runner, "atick", None), "arun_with_retry"),
         (getattr(runner, "atick", None), "_acall"),
         (getattr(stock, "_call", None), "run_with_retry"),
@@ -151,6 +154,7 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
         return await stock.arun_with_retry(task, *args, **kwargs)
     clock = run.driver.clock
     stage, began_s = _begin(run, task), clock()
+    stage.loop = run.loop
     mark = STAGE.set(stage)
     try:
         result = await stock.arun_with_retry(task, *args, **kwargs)
@@ -261,6 +265,56 @@ def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
     return stages
 
 
+class _Submit:
+    """Takes the place of a runner's `submit`; the run keeps each node task that it starts."""
+
+    __slots__ = ("_owner", "_scope", "_stock")
+
+    def __init__(self, runner: Any, run: Run) -> None:
+        self._stock, self._scope, self._owner = runner.submit, run.scope, weakref.ref(runner)
+
+    def __call__(self) -> Any:
+        submit = self._stock()
+        return None if submit is None else functools.partial(self._submit, submit)
+
+    def _submit(self, submit: Any, *args: Any, **kwargs: Any) -> Any:
+        task = submit(*args, **kwargs)
+        self._scope.keep(task, self._owner)
+        return task
+
+
+class _Superstep:
+    """Iterates over LangGraph's `atick`. When that is broken off, its stage runs are cancelled.
+
+    LangGraph then cancels the node tasks and waits for them, and a node may wait for its threads. So their
+    calls are dismissed first.
+    """
+
+    __slots__ = ("_stages", "_steps")
+
+    def __init__(self, stages: tuple[StageRun, ...], steps: Any) -> None:
+        self._stages, self._steps = stages, steps
+
+    def __aiter__(self) -> _Superstep:
+        return self
+
+    async def __anext__(self) -> None:
+        try:
+            await anext(self._steps)
+        except (StopAsyncIteration, GraphBubbleUp):
+            self._stages = ()  # all have ended
+            raise
+        except BaseException:
+            self._break_off()
+            raise
+
+    def _break_off(self) -> None:
+        for stage in self._stages:
+            stage.cancel()
+
+    __del__ = _break_off  # when the graph's own iterator is closed, it drops this one
+
+
 def _scheduled_runner() -> type:
     """Return the stock runner with `(a)run_with_retry` replaced, in its methods and their callees."""
     ours: dict[str, Any] = {"run_with_retry": _run_with_retry, "arun_with_retry": _arun_with_retry}
@@ -275,11 +329,15 @@ def _scheduled_runner() -> type:
     base: Any = stock.PregelRunner
 
     class ScheduledRunner(base):  # type: ignore[misc]  # a private class has no types
+        submit: Any
+
         def tick(self, tasks: Any, **kwargs: Any) -> Iterator[None]:
             tasks = tuple(tasks)
             stages = _reveal(tasks)
             try:
                 yield from stock_tick(self, tasks, **kwargs)
+            except GraphBubbleUp:
+                raise  # its other stage runs have ended
             except BaseException:
                 # The superstep has ended, but some of its threads may still wait for a slot. A thread cannot
                 # be stopped; its call is cancelled, because its result is not needed.
@@ -289,9 +347,12 @@ def _scheduled_runner() -> type:
 
         def atick(self, tasks: Any, **kwargs: Any) -> Any:
             tasks = tuple(tasks)
-            if len(tasks) > 1:  # a single one is announced when it starts
-                _reveal(tasks)
-            return stock_atick(self, tasks, **kwargs)
+            run = current_run()
+            if run is not None and type(self.submit) is not _Submit:
+                self.submit = _Submit(self, run)
+            if len(tasks) == 1 and kwargs.get("get_waiter") is None and kwargs.get("timeout") is None:
+                return stock_atick(self, tasks, **kwargs)  # it runs in this task, and is announced there
+            return _Superstep(_reveal(tasks), stock_atick(self, tasks, **kwargs))
 
     return ScheduledRunner
 
@@ -301,6 +362,12 @@ def _dispatcher() -> Callable[..., Any]:
 
     def runner(**kwargs: Any) -> Any:
         """Return the runner for the graph run that starts: the stock one unless it is scheduled."""
-        return (stock.PregelRunner if current_run() is None else scheduled)(**kwargs)
+        run = current_run()
+        if run is None:
+            return stock.PregelRunner(**kwargs)
+        made = scheduled(**kwargs)
+        if run.scope.root is None:  # the runners of inner graphs are made later
+            run.scope.root = weakref.ref(made)
+        return made
 
     return runner

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from langgraph.constants import START
+from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
@@ -108,7 +109,7 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         if job is None:
             yield from steps
             return
-        mark, outcome = inside(job.run), Outcome.FINISHED
+        mark = inside(job.run)
         try:
             while True:
                 # Mark each step separately: a generator shares its consumer's context.
@@ -122,18 +123,20 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                 with suppress(Exception):  # the run itself succeeded
                     job.paused = bool(self.get_state(job.config).next)
         except BaseException as error:
-            outcome = outcome_of(error)
+            job.break_off(error)
+            # `close` waits for the run's threads, which must not wait for slots any longer.
+            job.stop()
             raise
         finally:
             try:
                 steps.close()
             finally:
-                job.end(outcome)
+                job.end()
 
     @functools.wraps(base.astream)
     async def astream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         steps = base.astream(self, *args, **kwargs)
-        job, outcome = _Job.begin(self, scheduler, args, kwargs), Outcome.FINISHED
+        job = _Job.begin(self, scheduler, args, kwargs)
         run = current_run() if job is None else job.run
         assert run is not None
         loop = asyncio.get_running_loop()
@@ -158,14 +161,15 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                 with suppress(Exception):  # the run itself succeeded
                     job.paused = bool((await self.aget_state(job.config)).next)
         except BaseException as error:
-            outcome = outcome_of(error)
+            if job is not None:
+                job.break_off(error)
             raise
         finally:
             try:
-                await steps.aclose()
+                await steps.aclose()  # cancels the node tasks, before the job's end dismisses their calls
             finally:
                 if job is not None:
-                    job.end(outcome)
+                    job.end()
 
     body = {"stream": stream, "astream": astream, _BASE: base, _SCHEDULER: scheduler}
     cls = types.new_class(base.__name__, (base,), exec_body=lambda space: space.update(body))
@@ -198,6 +202,8 @@ class _Job:
         thread: the thread on which it can be resumed; None if it cannot.
         breakpoints: whether the graph or the caller configures interrupts before or after nodes.
         paused: whether it was interrupted.
+        outcome: how it ended.
+        stopped: whether what it left behind ends with it: it failed or was cancelled.
         ended: whether its end was announced.
     """
 
@@ -206,12 +212,16 @@ class _Job:
     thread: str | None
     breakpoints: bool
     paused: bool = False
+    outcome: Outcome = Outcome.FINISHED
+    stopped: bool = False
     ended: bool = False
 
     def __del__(self) -> None:
         # An asynchronous generator that outlives its event loop is collected without its `finally`.
         if not self.ended:
-            self.end(Outcome.CANCELLED)
+            if self.outcome is Outcome.FINISHED:
+                self.break_off(GeneratorExit())
+            self.end()
 
     @classmethod
     def begin(
@@ -244,17 +254,37 @@ class _Job:
         self.paused = self.run.seen.interrupted
         return self.breakpoints and not self.paused and self.thread is not None
 
-    def end(self, outcome: Outcome) -> None:
+    def break_off(self, error: BaseException) -> None:
+        """Record the error with which the run ends."""
+        self.outcome = outcome_of(error)
+        # Interrupts, and commands for the graph around this one, are errors to Python alone.
+        self.stopped = not isinstance(error, GraphBubbleUp)
+
+    def stop(self) -> None:
+        """End what a run that failed or was cancelled has left behind: calls that wait, node tasks."""
+        if self.stopped:
+            self.run.scope.cancel()
+
+    def end(self) -> None:
         """Announce the end of the run. Later calls have no effect."""
         if self.ended:
             return
-        self.ended = True
-        if not self.paused or outcome is not Outcome.FINISHED:
-            self.run.end(outcome)
+        try:
+            self._end()
+            self.ended = True
+        except BaseException:  # an interrupt: each step may be repeated
+            self._end()
+            self.ended = True
+            raise
+
+    def _end(self) -> None:
+        self.stop()
+        if not self.paused or self.outcome is not Outcome.FINISHED:
+            self.run.end(self.outcome)
         elif self.thread is None:
             self.run.end(Outcome.CANCELLED)  # it cannot be resumed
         else:
-            self.run.end(outcome, paused_on=self.thread)
+            self.run.end(self.outcome, paused_on=self.thread)
 
 
 def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:

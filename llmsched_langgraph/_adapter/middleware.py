@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from langgraph.errors import GraphBubbleUp
+
 from llmsched_langgraph._adapter import gate
 from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._core.events import JobInfo
@@ -75,6 +77,8 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
                 yield
         except BaseException as error:
             outcome = outcome_of(error)
+            if not isinstance(error, GraphBubbleUp):  # an interrupt
+                run.scope.cancel()
             raise
         finally:
             run.end(outcome)

@@ -24,7 +24,7 @@ from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import RUN, current_run
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.routing import Requested, Router
-from llmsched_langgraph._runtime.run import Run, Seen
+from llmsched_langgraph._runtime.run import Run, RunScope, Seen
 from llmsched_langgraph._runtime.slot import Terms
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -252,4 +252,6 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     seen, driver = Seen(), scheduler._driver  # noqa: SLF001 (of this module)
     job = driver.start_job(info, resumes, seen.stage_events)
     needs_model = scheduler._router.only is None  # noqa: SLF001 (of this module)
-    return Run(scheduler, driver, needs_model, job, None if around is None else around.loop, seen)
+    if around is None:
+        return Run(scheduler, driver, needs_model, job, None, seen, RunScope())
+    return Run(scheduler, driver, needs_model, job, around.loop, seen, RunScope(around.scope))

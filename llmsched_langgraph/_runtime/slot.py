@@ -9,15 +9,15 @@ import asyncio
 import logging
 import threading
 import time
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from llmsched_langgraph._core.events import CallRequested, HolderDied
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.values import Failure, Grant
 from llmsched_langgraph._runtime.beats import Beats
-from llmsched_langgraph._runtime.context import PAUSED, STAGE
+from llmsched_langgraph._runtime.context import PAUSED, RUN, STAGE
 from llmsched_langgraph._runtime.refusals import timed_out
+from llmsched_langgraph._runtime.run import check, waits
 from llmsched_langgraph._runtime.threads import stepping_aside
 from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 from llmsched_langgraph.errors import CallCancelledError
@@ -88,12 +88,11 @@ class Slot:
 
         Raises:
             QueueTimeoutError: the wait exceeded the scheduler's `queue_timeout_s`.
-            CallCancelledError: the call's run was stopped.
+            CallCancelledError: the call's run failed or was cancelled.
             SchedulerClosedError: the scheduler is closed.
         """
         stage = STAGE.get()
-        if stage is not None:
-            stage.check()
+        check(RUN.get(), stage)
         try:
             forced = _on_event_loop() or (bool(PAUSED.get()) and blocks_itself())
             if not self._ask(stage, forced):
@@ -114,6 +113,7 @@ class Slot:
                 await asyncio.sleep(0)
             forced = blocks_itself()
         stage = STAGE.get()
+        check(RUN.get(), stage, coroutine=True)
         try:
             if not self._ask(stage, forced):
                 await self._await(stage)
@@ -134,7 +134,7 @@ class Slot:
         """Block until the slot is granted."""
         driver, ticket, waiter = self.terms.driver, self._ticket, ThreadWaiter()
         self._since = time.monotonic()
-        with nullcontext() if stage is None else stage.wait(self):
+        with waits(self, RUN.get(), stage):
             try:
                 self._wait_with(waiter)
                 beats = Beats(self.terms.timeout_s, stage)
@@ -148,18 +148,20 @@ class Slot:
 
     async def _await(self, stage: StageRun | None) -> None:
         """Await the grant of the slot."""
-        driver, ticket, waiter = self.terms.driver, self._ticket, LoopWaiter()
+        driver, ticket = self.terms.driver, self._ticket
         self._since = time.monotonic()
-        try:
-            self._wait_with(waiter.waker())
-            beats = Beats(self.terms.timeout_s, stage)
-            while not driver.outcome(ticket, waiter):
-                if not await waiter.wait(beats.next_s()):
-                    beats.beat() or self._give_up()
-        finally:
-            waiter.done()
-            self._waiter = None
-            driver.told(ticket)
+        with waits(self, RUN.get(), stage, coroutine=True):
+            waiter = LoopWaiter()
+            try:
+                self._wait_with(waiter.waker())
+                beats = Beats(self.terms.timeout_s, stage)
+                while not driver.outcome(ticket, waiter):
+                    if not await waiter.wait(beats.next_s()):
+                        beats.beat() or self._give_up()
+            finally:
+                waiter.done()
+                self._waiter = None
+                driver.told(ticket)
 
     def _wait_with(self, waiter: Waiter) -> None:
         # Publish the waiter before the check: then either the check or a concurrent `dismiss` sees the other.
@@ -185,7 +187,7 @@ class Slot:
 
     def dismiss(self) -> None:
         """End the wait for the slot with an error; do nothing if it is over."""
-        self._refusal = CallCancelledError("the run was stopped while this call waited for a slot")
+        self._refusal = CallCancelledError("the run ended while this call waited for a slot")
         waiter = self._waiter
         if waiter is not None:
             waiter.refuse(self._refusal)
