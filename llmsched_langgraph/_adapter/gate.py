@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import langchain_core
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.llms import LLM, BaseLLM
 from langchain_core.runnables.config import ensure_config
@@ -41,7 +42,8 @@ _HOOKS = (
     "_astream_chat_model_events",
 )
 _LLM_HOOKS = ("_call", "_acall")
-_ROOTS: tuple[Any, ...] = (BaseChatModel, BaseLLM)
+_EMBEDDING_HOOKS = ("embed_documents", "embed_query", "aembed_documents", "aembed_query")
+_ROOTS: tuple[Any, ...] = (BaseChatModel, BaseLLM, Embeddings)
 _GATED = "__llmsched_gated__"
 
 _lock = threading.Lock()
@@ -103,12 +105,16 @@ def _gate_tree(cls: Any) -> None:
 
 
 def _gate_class(cls: Any) -> None:
-    for name in (*_HOOKS, *_LLM_HOOKS) if issubclass(cls, LLM) else _HOOKS:
+    if issubclass(cls, Embeddings):
+        hooks_of_class: tuple[str, ...] = _EMBEDDING_HOOKS
+    else:
+        hooks_of_class = (*_HOOKS, *_LLM_HOOKS) if issubclass(cls, LLM) else _HOOKS
+    for name in hooks_of_class:
         # Includes hooks inherited from a class that is not a model.
         hook = inspect.getattr_static(cls, name, None)
         if not inspect.isfunction(hook) or hasattr(hook, _GATED):
             continue
-        if any(hook is root.__dict__.get(name) for root in _ROOTS) and not name.startswith("_a"):
+        if any(hook is root.__dict__.get(name) for root in _ROOTS) and not name.lstrip("_").startswith("a"):
             continue  # abstract: every concrete model overrides it
         if hook is LLM.__dict__.get(name) and name != "_acall":
             continue  # abstract, or loops over the prompts: `_call` and `_acall` are the requests
@@ -118,6 +124,8 @@ def _gate_class(cls: Any) -> None:
 
 
 def _gate(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    if name in _EMBEDDING_HOOKS:
+        return _gate_embedding(name, hook)
     if name in ("_generate", "_call"):
         return _gate_call(hook)
     if name in ("_agenerate", "_acall"):
@@ -193,10 +201,39 @@ def _call(model: Any, kwargs: dict[str, Any]) -> Call | None:
         return None
     if hooks.pending:
         hooks.install()
-    names = names_of(model, kwargs) if run.needs_model else None
+    names = names_of(model, kwargs) if run.router.only is None else None
     call: Call = run.scheduler.slot(names, stage=current_stage())
     call.model = model
     return call
+
+
+def _gate_embedding(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Gate a method of `Embeddings`; it is a call if a backend claims the model by name or URL."""
+
+    @functools.wraps(hook)
+    def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _embedding_call(self)
+        if call is None:
+            return hook(self, *args, **kwargs)
+        with call:
+            return hook(self, *args, **kwargs)
+
+    @functools.wraps(hook)
+    async def agated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _embedding_call(self)
+        if call is None:
+            return await hook(self, *args, **kwargs)
+        async with call:
+            return await hook(self, *args, **kwargs)
+
+    return agated if name.startswith("a") else gated
+
+
+def _embedding_call(model: Any) -> Call | None:
+    run = current_run()
+    if run is None or run.router.only is not None or not run.router.claims(names_of(model, {})):
+        return None
+    return _call(model, {})
 
 
 def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -38,8 +38,8 @@ def keep(machine: SchedulerMachine, inbox: deque[Any], waiters: Iterable[object]
 
     The inbox is emptied except for its first event. If a policy forked, its thread is in the middle of the
     decision on this event, and finishes it in the child. If a signal handler forked, its thread may wait: it
-    is woken, to request its ticket again. An event loop cannot continue in a child: its waiters are not woken,
-    because they would wake the parent's loop.
+    is woken, to request its ticket again. An event loop cannot continue in a child: its waiters are not
+    woken, because they would wake the parent's loop.
     """
     changes = [one for one in inbox if type(one) is tuple and type(one[1]) is BackendConfigured]
     while len(inbox) > 1:

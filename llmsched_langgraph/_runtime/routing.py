@@ -56,8 +56,14 @@ class Router:
         _check(pools)
         rest = [pool.name for pool in pools if pool.models is None and pool.base_urls is None]
         self.only = rest[0] if len(pools) == len(rest) else None
-        route = functools.partial(_backend_of, tuple(pools), rest[0] if rest else None)
+        pools = tuple(pools)
+        route = functools.partial(_backend_of, pools, rest[0] if rest else None)
         self._backend_of = functools.lru_cache(_MAX_CACHED)(route)
+        self._claimant = functools.lru_cache(_MAX_CACHED)(functools.partial(_claimant, pools))
+
+    def claims(self, asked: Requested) -> bool:
+        """Return whether a backend claims the call by one of its names or URLs."""
+        return self.only is None and self._claimant(asked) is not None
 
     def backend_of(self, asked: Requested | str | None) -> str:
         """Return the name of the backend that serves a call, given all of its names, or one, or none.
@@ -97,6 +103,16 @@ def _claims(pool: Backend) -> list[tuple[str, str]]:
 
 
 def _backend_of(pools: Sequence[Backend], rest: str | None, asked: Requested | str | None) -> str:
+    found = _claimant(pools, asked)
+    if found is None:
+        found = rest
+    if found is None:
+        raise UnknownModelError(_not_served(pools, asked))
+    return found
+
+
+def _claimant(pools: Sequence[Backend], asked: Requested | str | None) -> str | None:
+    """Return the name of the backend that claims the call; None if none does."""
     wanted = _wanted(asked)
     # A call without a name is claimed by "*" only.
     names = wanted.names or ("",)
@@ -106,9 +122,7 @@ def _backend_of(pools: Sequence[Backend], rest: str | None, asked: Requested | s
     for pool in pools:
         if _any_matches(pool.models, wanted.loose):
             return pool.name
-    if rest is None:
-        raise UnknownModelError(_not_served(pools, asked))
-    return rest
+    return None
 
 
 def _wanted(asked: Requested | str | None) -> Requested:

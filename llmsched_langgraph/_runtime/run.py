@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import StageEvent
-from llmsched_langgraph._runtime.routing import Requested
+from llmsched_langgraph._runtime.routing import Requested, Router
 from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Slots(Protocol):
     """The part of the scheduler that a run uses."""
 
     def slot(self, model: str | Requested | None = None, *, stage: str = "") -> Any:
-        """Return the `Slot` of one call."""
+        """Return the `Call` of one request."""
 
 
 class Run(NamedTuple):
@@ -253,7 +253,7 @@ class Run(NamedTuple):
     Attributes:
         scheduler: the scheduler.
         driver: the scheduler's driver.
-        needs_model: whether the backend of a call depends on its names.
+        router: assigns calls to backends by their names.
         job: the driver's number of the job.
         loop: the event loop of the run's code and of its threads; None if there is none.
         seen: what the runner observed of the run.
@@ -262,7 +262,7 @@ class Run(NamedTuple):
 
     scheduler: Slots
     driver: Driver
-    needs_model: bool
+    router: Router
     job: int
     loop: asyncio.AbstractEventLoop | None
     seen: Seen

@@ -251,7 +251,7 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     around = current_run()  # of another scheduler, if any
     seen, driver = Seen(), scheduler._driver  # noqa: SLF001 (of this module)
     job = driver.start_job(info, resumes, seen.stage_events)
-    needs_model = scheduler._router.only is None  # noqa: SLF001 (of this module)
+    router = scheduler._router  # noqa: SLF001 (of this module)
     if around is None:
-        return Run(scheduler, driver, needs_model, job, None, seen, RunScope())
-    return Run(scheduler, driver, needs_model, job, around.loop, seen, RunScope(around.scope))
+        return Run(scheduler, driver, router, job, None, seen, RunScope())
+    return Run(scheduler, driver, router, job, around.loop, seen, RunScope(around.scope))
