@@ -130,14 +130,16 @@ class CallDismissed(NamedTuple):
 
 
 class HolderDied(weakref.ref[Any]):
-    """The object that owned the ticket was collected: releases the ticket with outcome CANCELLED.
+    """The object that owned the ticket was collected, or cannot go on: releases it with outcome CANCELLED.
 
     The event is itself a weak reference whose callback is the `append` of an inbox. The collector posts it
-    without executing Python bytecode, so a signal handler cannot interrupt the post.
+    without executing Python bytecode, so a signal handler cannot interrupt the post. `loop` is a weak
+    reference to the event loop that the owner needs; None if it needs none.
     """
 
-    __slots__ = ("ticket",)
+    __slots__ = ("loop", "ticket")
 
+    loop: weakref.ref[Any] | None
     ticket: int
 
 

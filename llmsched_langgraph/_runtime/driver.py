@@ -23,7 +23,6 @@ from llmsched_langgraph._core.events import (
     CallRequested,
     Entry,
     Event,
-    HolderDied,
     JobArrived,
     JobEnded,
     JobInfo,
@@ -43,6 +42,7 @@ from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscri
 from llmsched_langgraph._observe.totals import PackageObserver, Totals
 from llmsched_langgraph._runtime.checks import check_waiters
 from llmsched_langgraph._runtime.fork import keep, renew_in_child
+from llmsched_langgraph._runtime.holders import Holders
 from llmsched_langgraph._runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
 from llmsched_langgraph._runtime.quiet import QuietJobs
 from llmsched_langgraph._runtime.refusals import closed, closed_while_waiting
@@ -76,11 +76,12 @@ class Driver:
         self._jobs = itertools.count(1)
         self._hears = hasattr(policy, "hear")
         self._closed = False
-        self._end = self._put_by if recorder is None else self.post
+        keeps = store is not None or recorder is not None  # what is kept must not wait for the next event
+        self._end = self.post if keeps else self._put_by
         self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
         machine = SchedulerMachine(policy, backends, profile)
         self._observer = PackageObserver(policy.name)
-        self._subscriptions = Subscriptions(machine.story, self._observer.see, LAG if recorder is None else 1)
+        self._subscriptions = Subscriptions(machine.story, self._observer.see, 1 if keeps else LAG)
         self._begin(machine)
         # Last, because it may post events at once.
         self._service = LearningService(self.post, self.look, clock, profile or Profile(), store, recorder)
@@ -94,8 +95,8 @@ class Driver:
         self._lock = allocate_lock()
         self._inbox: deque[Any] = deque()  # `(time, event)` pairs, and `HolderDied`
         self._waiters: dict[int, Waiter] = {}
-        # Keeps each reference until its ticket is released: a collected reference calls no callback.
-        self._watched: dict[int, HolderDied] = {}
+        self._holders = Holders(self._inbox, self.claim, self._waiters)
+        self._watched, self.watch = self._holders.watched, self._holders.watch
         self._quiet = QuietJobs(self._inbox)
         self._decider: int | None = None  # id of the thread that handles the inbox
         self._trying, self._tries = None, 0
@@ -152,13 +153,6 @@ class Driver:
     def new_ticket(self) -> int:
         """Return a new ticket. It exists before the request, so an interrupted request can be released."""
         return next(self._tickets)
-
-    def watch(self, holder: Any, ticket: int) -> HolderDied:
-        """Return a weak reference to `holder` that releases the ticket when `holder` is collected."""
-        died = HolderDied(holder, self._inbox.append)
-        died.ticket = ticket
-        self._watched[ticket] = died
-        return died
 
     def request(self, asked: CallRequested) -> bool:
         """Request a slot; return whether it was granted at once. If not, `register` a waiter.
@@ -321,6 +315,7 @@ class Driver:
 
     def tick(self) -> float | None:
         """See `Timed.tick`."""
+        self._holders.post_closed()
         if not self._waiters and not self._inbox and self._machine.wake_s is None:
             return None
         self._inbox.append((self.clock(), Ticked()))
@@ -339,6 +334,10 @@ class Driver:
     def learn(self) -> None:
         """Learn from all ended jobs now, in the calling thread."""
         self._service.learn()
+
+    def save(self) -> None:
+        """Save the profile and write the recorded jobs now, in the calling thread."""
+        self._service.keep()
 
     # -- queries -----------------------------------------------------------------------
 
@@ -390,6 +389,7 @@ class Driver:
 
     def look(self) -> None:
         """Handle deferred events, then deliver their entries to the package's own observer."""
+        self._holders.post_closed()
         self.pump()
         # A policy may call this inside a decision; it must not wait for another thread.
         inside = self._decider == threading.get_ident()

@@ -9,13 +9,15 @@ import asyncio
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llmsched_langgraph._core.events import CallRequested, HolderDied
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.values import Failure, Grant
 from llmsched_langgraph._runtime.beats import Beats
 from llmsched_langgraph._runtime.context import PAUSED, RUN, STAGE
+from llmsched_langgraph._runtime.holders import running_loop
 from llmsched_langgraph._runtime.refusals import timed_out
 from llmsched_langgraph._runtime.run import check, waits
 from llmsched_langgraph._runtime.threads import stepping_aside
@@ -115,18 +117,18 @@ class Slot:
         stage = STAGE.get()
         check(RUN.get(), stage, coroutine=True)
         try:
-            if not self._ask(stage, forced):
+            if not self._ask(stage, forced, running_loop()):
                 await self._await(stage)
         except BaseException:
             self._abandon()
             raise
 
-    def _ask(self, stage: StageRun | None, forced: bool) -> bool:
-        """Request the slot; return whether it was granted at once."""
+    def _ask(self, stage: StageRun | None, forced: bool, loop: weakref.ref[Any] | None = None) -> bool:
+        """Request the slot; return whether it was granted at once. A call on a `loop` ends with it."""
         driver, backend, job, name, _, _ = self.terms
         # The ticket exists before the request, so an interrupted request can be abandoned.
         ticket = self._ticket = driver.new_ticket()
-        self._held.append(driver.watch(self, ticket))
+        self._held.append(driver.watch(self, ticket, loop))
         run = None if stage is None else stage.number
         return driver.request(_new(CallRequested, (ticket, backend, name, job, forced, run, (), self._again)))
 
@@ -207,8 +209,11 @@ class Slot:
             died = other._held.pop()
         except IndexError:
             return False
-        self._ticket = died.ticket
-        self._held.append(self.terms.driver.watch(self, died.ticket))
+        driver, ticket = self.terms.driver, died.ticket
+        if driver.claim(ticket) is None:
+            return False  # the loop of the coroutine that acquired it was closed meanwhile
+        self._ticket = ticket
+        self._held.append(driver.watch(self, ticket, running_loop()))
         other._ticket = 0  # an abandoned `other` does not release it
         return True
 

@@ -1,0 +1,71 @@
+"""Finds the tickets whose owner is gone: its object was collected, or its event loop is closed.
+
+Does not release them: it posts `HolderDied`. A waiting ticket of a closed loop is released at its grant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from llmsched_langgraph._core.events import HolderDied
+from llmsched_langgraph._ledger.values import Grant
+
+
+class Holders:
+    """The owners of all tickets that are not released, each by a weak reference.
+
+    Args:
+        inbox: receives `HolderDied`.
+        claim: returns what the ledger has of a ticket.
+        waiters: the waiters by ticket; those of owners that are gone are removed.
+
+    Attributes:
+        watched: the references by ticket. Each is kept until its ticket is released: a collected reference
+            calls no callback.
+    """
+
+    __slots__ = ("_claim", "_inbox", "_waiters", "watched")
+
+    def __init__(self, inbox: deque[Any], claim: Callable[[int], object], waiters: dict[int, Any]) -> None:
+        self._inbox = inbox
+        self._claim = claim
+        self._waiters = waiters
+        self.watched: dict[int, HolderDied] = {}
+
+    def watch(self, holder: Any, ticket: int, loop: weakref.ref[Any] | None = None) -> HolderDied:
+        """Return a weak reference to `holder` that releases the ticket when `holder` is collected.
+
+        Args:
+            holder: the object that owns the ticket.
+            ticket: its number.
+            loop: the event loop without which the call cannot go on; None for a call in a thread.
+        """
+        died = HolderDied(holder, self._inbox.append)
+        died.ticket = ticket
+        died.loop = loop
+        self.watched[ticket] = died
+        return died
+
+    def post_closed(self) -> None:
+        """Post the death of each owner of a slot whose event loop is closed.
+
+        A loop that is closed under a running task leaves the task suspended for ever. As long as somebody
+        keeps the task, its frames and the slot in them are not collected.
+        """
+        for died in tuple(self.watched.values()):
+            closed = died.loop is not None and ((loop := died.loop()) is None or loop.is_closed())
+            if closed and type(self._claim(died.ticket)) is Grant:
+                self._inbox.append(died)
+                self._waiters.pop(died.ticket, None)
+
+
+def running_loop() -> weakref.ref[asyncio.AbstractEventLoop] | None:
+    """Return a weak reference to the running event loop; None if there is none, or none of asyncio."""
+    try:
+        return weakref.ref(asyncio.get_running_loop())
+    except RuntimeError:
+        return None
