@@ -120,6 +120,8 @@ class Learner:
         if left == 0 or self._weight >= 16 * BATCH:
             self._weight = 0
             self._background.there_is_work()
+        if self._keeper is not None:
+            self._keeper.there_is_news()
 
     def catch_up(self) -> None:
         """Learn from all jobs so far and save the profile now. Takes milliseconds to seconds."""

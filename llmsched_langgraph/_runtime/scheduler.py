@@ -25,6 +25,7 @@ from llmsched_langgraph._runtime.context import RUN, current_run
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.routing import Requested, Router
 from llmsched_langgraph._runtime.run import Run, RunScope, Seen
+from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -90,11 +91,15 @@ class Scheduler:
         queue_timeout_s: maximum wait of a call for a slot, in seconds; None for no limit.
         profile: the initial profile, as learned from earlier runs; None for an empty one.
         profiles: where learned profiles are stored and shared with other workers: a folder, or any LangGraph
-            store. It is read and written in the background, and a last time when the scheduler is closed or
-            the process ends. None to store nothing.
+            store. It is read and written in the background, within a minute of each run's end, and a last
+            time when the scheduler is closed or the process exits. None to store nothing.
         record: the file to which each finished run with calls is appended, in the format of
-            `llmsched replay`. It is written in the background, and a last time when the scheduler is closed
-            or the process ends. None to record nothing.
+            `llmsched replay`. It is written in the background, at once, and a last time when the scheduler is
+            closed or the process exits. None to record nothing.
+        save_on_sigterm: whether SIGTERM, which ends a process without its exit handlers, has the profile and
+            the recorded runs saved first. The handler that SIGTERM had before is called afterwards; without
+            one, the process ends by the signal, after 12 s at most. It works in schedulers that are created
+            in the main thread, and as long as no other handler replaces this one.
         clock: returns the time in seconds; it must never go back.
 
     Raises:
@@ -111,6 +116,7 @@ class Scheduler:
         profile: Profile | None = None,
         profiles: object = None,
         record: str | os.PathLike[str] | None = None,
+        save_on_sigterm: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
@@ -121,6 +127,8 @@ class Scheduler:
             pools = list(backends)
         self._router = Router(pools)
         self._queue_timeout_s = check_timeout(queue_timeout_s)
+        if save_on_sigterm and profiles is None and record is None:
+            raise ConfigurationError("save_on_sigterm saves what profiles and record name; give one of them")
         self._driver = Driver(
             pools,
             as_policy(policy),
@@ -129,6 +137,8 @@ class Scheduler:
             recorder=None if record is None else Recorder(record),
             clock=clock,
         )
+        if save_on_sigterm:
+            SAVER.watch(self._driver)
 
     def slot(self, model: str | Requested | None = None, *, stage: str = "") -> Call:
         """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
