@@ -1,4 +1,4 @@
-"""A forked child has the scheduler's settings, and none of the parent's calls, jobs, threads and locks."""
+"""A forked child has its parent's settings, and none of its calls, jobs, threads and held locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._learning import stores
 from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph._ledger.values import Failure
-from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, inside
+from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, inside, inside_stage
+from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph.traces import read_jobs
 
@@ -145,6 +146,13 @@ def test_the_code_of_the_child_is_outside_the_calls_and_runs_of_its_parent(make_
         assert RUN.get() is run
     run.end(Outcome.FINISHED)
     assert alone == (None, None, None, ["SlotGranted", "CallReleased", "CallClosed"])
+
+
+def test_a_stage_run_that_was_stopped_in_the_parent_refuses_nothing_in_the_child(make_scheduler):
+    scheduler, stage = make_scheduler(1), StageRun("n")
+    with inside_stage(stage):
+        stage.cancel()
+        assert in_child(lambda: one_call(scheduler)) == 1
 
 
 def test_a_run_that_ends_in_the_child_is_none_of_its_own(make_scheduler):
