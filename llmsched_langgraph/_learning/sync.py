@@ -99,7 +99,7 @@ class ProfileSync:
     def forked(self, profile: Profile) -> None:
         """Begin anew in the child of a fork, with this profile: the parent saves what is unsaved of it."""
         self._saving = threading.Lock()
-        self._saved = {name: own.jobs for name, own in profile.applications.items()}
+        self._saved = {name: _Saved.of(own) for name, own in profile.applications.items()}
 
     def stop(self) -> None:
         """Stop, and save a last time in a new thread. Only the exit of the process waits for that thread."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from llmsched_langgraph.cli.profile_files import action, check_file, count_of, w
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 
 if TYPE_CHECKING:
+    from llmsched_langgraph._belief.fit.calibration import Calibration
     from llmsched_langgraph._belief.fit.fitting import Fitted, Search
     from llmsched_langgraph._belief.profile.profile import ApplicationProfile
 
@@ -75,8 +77,9 @@ def run_fit(options: argparse.Namespace) -> int:
     """
     from llmsched_langgraph._belief.fit.fitting import fitted
     from llmsched_langgraph._belief.fit.template import template_of
+    from llmsched_langgraph._belief.model.outliers import limited
     from llmsched_langgraph._belief.profile.merging import taught_by
-    from llmsched_langgraph._belief.profile.profile import as_learned, calibrated
+    from llmsched_langgraph._belief.profile.normalising import as_learned, calibrated
     from llmsched_langgraph._jobs.layout import without_code
     from llmsched_langgraph._jobs.observed import observed
     from llmsched_langgraph.traces import MEASURED_SPEED, by_app, done_jobs, fill_seconds
@@ -96,7 +99,10 @@ def run_fit(options: argparse.Namespace) -> int:
         without_code(fill_seconds(job, MEASURED_SPEED))
         for job in done_jobs(options.traces, skipped=SkippedLines())
     ]
-    slowdowns, apps = calibrated({}, read), by_app(read)
+    apps = by_app(read)
+    slowdowns: Mapping[str, Calibration] = {}
+    for jobs in apps.values():
+        slowdowns = calibrated(slowdowns, jobs)
     if not apps:
         raise InvalidDataError(f"{options.traces[0]}: there are no jobs in it")
     searches = _searches(options, sorted(apps))
@@ -104,7 +110,7 @@ def run_fit(options: argparse.Namespace) -> int:
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
         learned = [as_learned(job, slowdowns) for job in jobs]
-        outcomes = [observed(job) for job in learned]
+        outcomes = [observed(job) for job in limited(learned)]
         own = taught_by(template_of(app, jobs), learned)
         try:
             made = fitted(own.template, outcomes, searches, given=options.structure is not None)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.applications import app
 from support.ended import ended
 
+from llmsched_langgraph._belief.model.outliers import limited
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._jobs.observed import observed as observed_of
 
@@ -40,15 +41,22 @@ def same(mean, values):
 @QUIET
 @given(st.lists(records(), max_size=25))
 def test_everything_known_is_of_the_complete_jobs(jobs):
-    """Means of jobs and calls are numpy's over the complete jobs; outcomes are what those did, in order."""
+    """Means of jobs and calls are numpy's over the complete jobs; outcomes are what those did, in order.
+
+    Outliers count as much as `limited` lets them.
+    """
     profile = observed(jobs)
-    known = [job for job in jobs if job.informative]
+    complete = [job for job in jobs if job.informative]
+    names = {job.fingerprint for job in complete}
+    known = [job for name in names for job in limited([job for job in complete if job.fingerprint == name])]
     same(profile.job, [job.work_s for job in known])
     same(profile.call, [call.seconds for job in known for call in job.llm_calls()])
-    assert profile.applications.keys() == {job.fingerprint for job in known}
+    assert profile.applications.keys() == names
     for name, learned in profile.applications.items():
         own = [job for job in known if job.fingerprint == name]
         works = sorted(job.work_s for job in own)
+        recorded = [job for job in complete if job.fingerprint == name]
+        assert learned.history.recorded == tuple(map(observed_of, recorded))
         assert learned.outcomes == tuple(map(observed_of, own))
         assert learned.jobs == profile.jobs(name) == len(own)
         same(learned.history.call, [call.seconds for job in own for call in job.llm_calls()])

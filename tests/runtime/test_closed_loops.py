@@ -14,7 +14,6 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from llmsched_langgraph import schedule
-from llmsched_langgraph._runtime.slot import offered
 
 PATIENCE_S = 20
 
@@ -174,16 +173,14 @@ def test_a_thread_that_took_the_slot_over_keeps_it(make_scheduler, new_loop):
     began, go, ended = threading.Event(), threading.Event(), threading.Event()
 
     def request():
-        with offered():
+        with scheduler.slot():
             began.set()
             assert go.wait(PATIENCE_S)
         ended.set()
 
     async def call(loop):
-        async with scheduler.slot() as slot:
-            with slot.offer():
-                future = loop.run_in_executor(None, copy_context().run, request)
-            await future
+        async with scheduler.slot():
+            await loop.run_in_executor(None, copy_context().run, request)
 
     loop = new_loop()
     task = loop.create_task(call(loop))
@@ -209,7 +206,14 @@ def test_a_slot_of_a_closed_loop_is_not_taken_over(make_scheduler, abandon):
 
     kept = abandon(scheduler, call())
     assert take(scheduler)
-    assert slots[0].take_over() is None
+    with slots[0].inside():
+        inner = scheduler.slot()
+        thread = threading.Thread(target=copy_context().run, args=(inner.acquire,))
+        thread.start()
+        thread.join(PATIENCE_S)
+    assert inner.held
+    assert scheduler.statistics().granted == 3
+    inner.end()
     del kept
 
 

@@ -122,14 +122,14 @@ def test_plas_counts_the_running_call(desk):
 
 def test_hermes_serves_the_least_rank(desk, observed):
     """Of jobs that mostly end soon one is tried first, until it has outlived those: then it goes last."""
-    history = [*[("risky", ("s", 1.0))] * 9, ("risky", ("s", 50.0)), *[("safe", ("s", 4.0))] * 10]
+    history = [*[("risky", ("s", 1.0))] * 18, *[("risky", ("s", 50.0))] * 2, *[("safe", ("s", 4.0))] * 10]
     d = desk("hermes", profile=observed(*history))
     d.call(0, 1)
     for job, application in ((1, "safe"), (2, "risky"), (3, "risky")):
         d.arrive(0, job, application)
         d.call(0, 10 + job, job, "s")
-    assert d.release(0, 1).granted == [12]  # (9 x 1 + 1 x 1) / 9 of rank, and 4
-    d.call(2, 22, 2, "s")  # after 2 s only the one of 50 s is left to compare with: 48
+    assert d.release(0, 1).granted == [12]  # (18 x 1 + 2 x 1) / 18 of rank, and 4
+    d.call(2, 22, 2, "s")  # after 2 s only those of 50 s are left to compare with: 48
     assert d.release(2, 12).granted == [13]
     assert d.serve(2)[3:] == [11, 22]
 

@@ -19,6 +19,7 @@ from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.model.columns import Quantity, planned_nodes, values_of
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
+from llmsched_langgraph._belief.model.outliers import limited
 from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit, observed, rounds
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress
@@ -309,7 +310,7 @@ class _Tally:
     ) -> None:
         """Learn from `train` and measure on `held`."""
         template = template_of(app, train)
-        outcomes = [observed(job) for job in train]
+        outcomes = [observed(job) for job in limited(train)]
         used = learn(template, outcomes, unit=unit, seed=seed)
         marginals = learn(template, outcomes, unit=unit, correlated=False) if used.correlated else used
         network = used if used.correlated else learn(template, outcomes, unit=unit, correlated=True)

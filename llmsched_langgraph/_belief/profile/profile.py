@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._application.application import DIRECT, Application
 from llmsched_langgraph._application.behaviour import NodeBehaviour, corrected
-from llmsched_langgraph._belief.fit.calibration import Calibration, Served
+from llmsched_langgraph._belief.fit.calibration import Calibration
 from llmsched_langgraph._belief.fit.drift import RECENT, drifted
+from llmsched_langgraph._belief.model.outliers import limited
 from llmsched_langgraph._belief.model.prior import CALL, GOES_ON, MEANS, shrunk
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._belief.profile.normalising import as_learned, calibrated
+from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph._jobs.observed import ObservedJob, Unit, nodes_of, observed
 from llmsched_langgraph.errors import InvalidDataError
 
@@ -69,8 +71,7 @@ class History:
     def plus(self, new: Sequence[EndedJob]) -> History:
         """Return the history with new jobs, limited to the latest `HISTORY`."""
         made = History((*self.jobs, *new)[-HISTORY:])
-        # Fill the cached property, so that each job is converted once.
-        vars(made)["outcomes"] = (*self.outcomes, *map(observed, new))[-HISTORY:]
+        vars(made)["recorded"] = (*self.recorded, *map(observed, new))[-HISTORY:]  # converts each job once
         return made
 
     @cached_property
@@ -79,9 +80,20 @@ class History:
         return frozenset(job.id for job in self.jobs)
 
     @cached_property
-    def outcomes(self) -> tuple[ObservedJob, ...]:
-        """The observed behaviour of the jobs."""
+    def recorded(self) -> tuple[ObservedJob, ...]:
+        """The observed behaviour of the jobs, with all durations as recorded."""
         return tuple(map(observed, self.jobs))
+
+    @cached_property
+    def limited(self) -> tuple[EndedJob, ...]:
+        """The jobs with outliers limited, from which everything about work is estimated."""
+        return tuple(limited(self.jobs))
+
+    @cached_property
+    def outcomes(self) -> tuple[ObservedJob, ...]:
+        """The observed behaviour of the jobs, with outliers limited (`outliers.limited`)."""
+        pairs = zip(self.jobs, self.limited, self.recorded, strict=True)
+        return tuple(seen if own is job else observed(own) for job, own, seen in pairs)
 
     @cached_property
     def works_s(self) -> tuple[float, ...]:
@@ -96,7 +108,7 @@ class History:
     @cached_property
     def call(self) -> Mean:
         """The mean work of a call of these jobs."""
-        works_s = [call.seconds or 0.0 for job in self.jobs for call in job.llm_calls()]
+        works_s = [call.seconds or 0.0 for job in self.limited for call in job.llm_calls()]
         return Mean(len(works_s), sum(works_s) / len(works_s)) if works_s else Mean()
 
     @cached_property
@@ -147,7 +159,7 @@ class ApplicationProfile:
 
     @property
     def outcomes(self) -> tuple[ObservedJob, ...]:
-        """The observed behaviour of the remembered jobs."""
+        """The observed behaviour of the remembered jobs, with outliers limited."""
         return self.history.outcomes
 
     @property
@@ -173,7 +185,7 @@ class ApplicationProfile:
     @property
     def drifted(self) -> bool:
         """Whether the work of the latest jobs differs from earlier ones (see `drift.drifted`)."""
-        return drifted([outcome.work_s for outcome in self.outcomes])
+        return drifted([outcome.work_s for outcome in self.history.recorded])
 
     def forgetting(self, latest: int = RECENT) -> ApplicationProfile:
         """Return the profile with only the `latest` jobs remembered."""
@@ -230,7 +242,9 @@ class Profile:
             for name, own in by_application.items()
         }
         new = {name: before[name].history.new(own) for name, own in by_application.items()}
-        slowdowns = calibrated(self.slowdowns, chain.from_iterable(new.values()))
+        slowdowns = self.slowdowns
+        for name, own in new.items():
+            slowdowns = calibrated(slowdowns, own, before[name].history.jobs)
         seen = {
             name: before[name].observe([as_learned(job, slowdowns) for job in own])
             for name, own in new.items()
@@ -352,35 +366,6 @@ class Profile:
         if not stages:
             return self.job.towards(self.call_s)
         return sum(self.call_s * GOES_ON ** (stage.occurrence - 1) for stage in stages)
-
-
-def calibrated(slowdowns: Mapping[str, Calibration], jobs: Iterable[EndedJob]) -> dict[str, Calibration]:
-    """Return the calibrations of all backends, updated with the calls of more jobs."""
-    by_backend: dict[str, list[Served]] = {}
-    for job in jobs:
-        for stage in job.stages:
-            for call in stage.calls if stage.kind == "llm" else ():
-                if call.seconds is not None:
-                    name = f"{job.fingerprint or job.app}/{stage.name}"
-                    served = Served(name, call.concurrency, call.seconds, call.output_tokens)
-                    by_backend.setdefault(call.backend, []).append(served)
-    seen = {name: (slowdowns.get(name) or Calibration()).observe(calls) for name, calls in by_backend.items()}
-    return {**slowdowns, **seen}
-
-
-def as_learned(job: EndedJob, slowdowns: Mapping[str, Calibration]) -> EndedJob:
-    """Return the job as a profile remembers it: without waiting times and without its template.
-
-    Seconds of LLM calls are normalized to the backend's reference concurrency (`Calibration.at_capacity`).
-    """
-
-    def normalised(stage: EndedStage, call: EndedCall) -> EndedCall:
-        seconds = call.seconds
-        if stage.kind == "llm" and seconds is not None and (pace := slowdowns.get(call.backend)) is not None:
-            seconds *= pace.at_capacity(call.concurrency)
-        return EndedCall(call.prompt_tokens, call.output_tokens, seconds)
-
-    return replace(job.with_calls(normalised), template=None)
 
 
 def _together(means: Iterable[Mean]) -> Mean:
