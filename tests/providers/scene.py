@@ -82,13 +82,20 @@ class Watch:
 
 @dataclass
 class Report:
-    """What came of a scene; `wrong` is empty if nothing was."""
+    """What came of a scene.
+
+    Attributes:
+        wrong: what should not have been; empty if the scene passed.
+        story: each request with its prompt, its status and its end, and what the callers got.
+        apart_s: for how long slots held and requests in flight differed at most.
+        seconds: how long the scene took.
+    """
 
     cell: Cell
     wrong: list[str] = field(default_factory=list)
+    story: str = ""
+    apart_s: float = 0.0
     seconds: float = 0.0
-    above_s: float = 0.0
-    below_s: float = 0.0
 
 
 def play(bench: Bench, cell: Cell) -> Report:
@@ -154,17 +161,18 @@ class Scene:
                     gate.open()
                 if wait(self.callers.runs, self.patience_s).not_done:
                     self._wrong("runs never end")
-        self.report.above_s, self.report.below_s = watch.above_s, watch.below_s
-        self._judge()
+        self.report.apart_s = max(watch.above_s, watch.below_s)
+        self._judge(watch)
+        self.report.story = self._story()
         self.report.seconds = time.monotonic() - begun_s
         return self.report
 
     def _act(self) -> None:
         self.callers.start(self.cell.callers)
         if self.cell.way.ends != "time out":
-            self._until(lambda: self._settled(self.calls), f"not {self.cell.slots} in flight, the rest waiting")
+            self._until(lambda: self._settled(self.calls), f"not as many in flight as can be, of {self.calls} calls")
             left = self._cancel() if self.cell.way.ends == "cancel" else self._let_first_pass()
-            self._until(lambda: self._settled(left), f"not all slots are used by the {left} calls left")
+            self._until(lambda: self._settled(left), f"not as many in flight as can be, of {left} calls")
             self.rest.open()
         self._until(lambda: all(run.done() for run in self.callers.runs), "runs do not end")
 
@@ -200,7 +208,9 @@ class Scene:
         deadline_s = time.monotonic() + self.patience_s
         while not condition():
             if time.monotonic() > deadline_s:
-                self._wrong(otherwise)
+                now = self.scheduler.statistics()
+                state = f"{self.server.in_flight} in flight, {now.holding} held, {now.waiting} waiting"
+                self._wrong(f"{otherwise}: {state}")
                 raise _GaveUp
             time.sleep(SAMPLE_S)
 
@@ -219,19 +229,20 @@ class Scene:
     # -- what must hold --------------------------------------------------------------------
 
     def _wrong(self, what: str) -> None:
-        now = self.scheduler.statistics()
-        state = f"{self.server.in_flight} in flight, {now.holding} held, {now.waiting} waiting"
-        seen = " ".join(f"{e.status or '-'}:{e.ended}" for e in self.server.exchanges)
-        self.report.wrong.append(f"{what} ({state}; {seen}; {dict(self.callers.outcomes())})")
+        self.report.wrong.append(what)
 
-    def _judge(self) -> None:
+    def _story(self) -> str:
+        requests = [f"{prompt_of(e)}: {e.status or 'no head'}, {e.ended}" for e in self.server.exchanges]
+        return "; ".join((*requests, f"said: {dict(self.callers.outcomes())}"))
+
+    def _judge(self, watch: Watch) -> None:
         now = self.scheduler.statistics()
         if (peak := self.server.peak(GRACE_S)) > self.cell.slots:
             self._wrong(f"{peak} requests in flight at once")
-        if self.report.above_s > APART_S:
-            self._wrong(f"a slot held without a request in flight for {self.report.above_s:.2f} s")
-        if self.report.below_s > APART_S:
-            self._wrong(f"a request in flight without a slot for {self.report.below_s:.2f} s")
+        if watch.above_s > APART_S:
+            self._wrong(f"a slot was held without a request in flight for {watch.above_s:.2f} s")
+        if watch.below_s > APART_S:
+            self._wrong(f"a request was in flight without a slot for {watch.below_s:.2f} s")
         if now.over_commitments:
             self._wrong(f"{now.over_commitments} calls went ahead over the limit")
         if now.granted != len(self.server.exchanges) or now.released != now.granted:
