@@ -6,8 +6,10 @@ Does not know what the server answers, or what must come of it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -66,9 +68,18 @@ def running_bench(patience_s: float = 10.0) -> Iterator[Bench]:
         with provider_server() as server:
             yield Bench(server, loop, patience_s)
     finally:
+        asyncio.run_coroutine_threadsafe(_close_clients(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _close_clients() -> None:
+    """Close what sends on this loop: few of the packages have a way to close their clients."""
+    kinds = {"httpx": "AsyncClient", "httpx2": "AsyncClient", "aiohttp": "ClientSession"}
+    classes = tuple(getattr(sys.modules[name], kind) for name, kind in kinds.items() if name in sys.modules)
+    for client in [thing for thing in gc.get_objects() if issubclass(type(thing), classes)]:
+        await (client.close() if hasattr(client, "close") else client.aclose())
 
 
 # -- how a node calls its model ------------------------------------------------------------

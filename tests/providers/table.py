@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 KEY = "not-a-key"
@@ -32,11 +32,11 @@ class Provider:
 
     name: str
     package: str
-    build: Callable[..., Any]
+    build: Callable[..., Any] = field(repr=False)
     sync: str
     asynchronous: str
     timeout: dict[str, Any] | None = None
-    retries: frozenset[tuple[str, str]] = frozenset()
+    retries: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
     untold: frozenset[str] = frozenset()
 
     @property
@@ -280,3 +280,6 @@ PROVIDERS = (
     Provider(*("nvidia", "langchain_nvidia_ai_endpoints", _nvidia, "requests", "aiohttp")),
 )
 BY_NAME = {provider.name: provider for provider in PROVIDERS}
+
+SMALL = tuple(BY_NAME[name] for name in ("openai", "groq", "nvidia", "bedrock"))
+"""One provider for each HTTP library: httpx2, httpx, requests with aiohttp, botocore."""
