@@ -11,6 +11,7 @@ from contextlib import suppress
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, Outcome
 from llmsched_langgraph._ledger.values import Failure
 from llmsched_langgraph._runtime.call import Call, Looking, inherit
+from llmsched_langgraph._runtime.holders import running_loop
 from llmsched_langgraph._runtime.slot import Slot
 
 
@@ -103,7 +104,7 @@ class Attempt(Slot):
 
     def hand_back(self) -> None:
         """Return the slot to the call: the server accepted the request and works on it after its answer."""
-        self.call.take(self)
+        self.call.take(self, running_loop())
 
     def keep(
         self, close: Callable[[], object] | None, aclose: Callable[[], Awaitable[object]] | None = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.values import Failure
 from llmsched_langgraph._runtime.context import CALL, PAUSED, Mark, unmark
+from llmsched_langgraph._runtime.holders import is_closed, running_loop
 from llmsched_langgraph._runtime.slot import Slot, Terms, me, outcome_of
 from llmsched_langgraph.errors import CallCancelledError
 
@@ -66,6 +67,7 @@ class Call(Slot):
     refused: Exception | None = None
 
     _used = False
+    _loop: weakref.ref[Any] | None = None  # the event loop on which it began
     over = False
     _mark: Token[weakref.ref[Any] | None] | None = None
     _reader: object = _ANYONE  # the only task or thread that can read the open stream
@@ -97,6 +99,7 @@ class Call(Slot):
     async def aacquire(self) -> None:
         """Await the slot. Raises the errors of `Slot.acquire`."""
         self._begin()
+        self._loop = running_loop()
         if self.around is None:
             await super().aacquire()
         else:
@@ -207,7 +210,8 @@ class Call(Slot):
 
     def take_back(self, borrower: Slot) -> bool:
         """Take back the slot of this block; return False if the borrower must release it."""
-        if self.over or not self.take(borrower):
+        # On a closed loop the block never ends.
+        if self.over or is_closed(self._loop) or not self.take(borrower, self._loop):
             return False
         if self.over or self.wanting:
             super().release()
@@ -386,7 +390,7 @@ class Looking:
 def inherit(slot: Call | Attempt, call: Call | None) -> bool:
     """Transfer the unused slot of `call`, or of a call around it, to `slot`; return whether there is one."""
     while call is not None:
-        if call.terms[:2] == slot.terms[:2] and slot.take(call):
+        if call.terms[:2] == slot.terms[:2] and slot.take(call, running_loop()):
             if call.model is None:
                 lender: Call | None = call  # which returns it to its own lender later
             else:

@@ -57,10 +57,14 @@ class Holders:
         keeps the task, its frames and the slot in them are not collected.
         """
         for died in tuple(self.watched.values()):
-            closed = died.loop is not None and ((loop := died.loop()) is None or loop.is_closed())
-            if closed and type(self._claim(died.ticket)) is Grant:
+            if is_closed(died.loop) and type(self._claim(died.ticket)) is Grant:
                 self._inbox.append(died)
                 self._waiters.pop(died.ticket, None)
+
+
+def is_closed(loop: weakref.ref[Any] | None) -> bool:
+    """Return whether there is an event loop, and it is closed or was collected."""
+    return loop is not None and ((alive := loop()) is None or alive.is_closed())
 
 
 def running_loop() -> weakref.ref[asyncio.AbstractEventLoop] | None:

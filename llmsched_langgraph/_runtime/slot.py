@@ -203,8 +203,11 @@ class Slot:
             return
         self.terms.driver.release(died.ticket, outcome, self.usage, failure)
 
-    def take(self, other: Slot) -> bool:
-        """Take over the ticket of `other`, of the same backend; return whether it had one."""
+    def take(self, other: Slot, loop: weakref.ref[Any] | None) -> bool:
+        """Take over the ticket of `other`, of the same backend; return whether it had one.
+
+        `loop` is the event loop with which the ticket ends; None if this object belongs to a thread.
+        """
         try:
             died = other._held.pop()
         except IndexError:
@@ -213,7 +216,7 @@ class Slot:
         if driver.claim(ticket) is None:
             return False  # the loop of the coroutine that acquired it was closed meanwhile
         self._ticket = ticket
-        self._held.append(driver.watch(self, ticket, running_loop()))
+        self._held.append(driver.watch(self, ticket, loop))
         other._ticket = 0  # an abandoned `other` does not release it
         return True
 

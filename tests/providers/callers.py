@@ -25,6 +25,7 @@ from .matrix import Way
 from .server import Exchange, Server, provider_server
 from .table import Provider
 
+
 class State(TypedDict, total=False):
     caller: int
 
