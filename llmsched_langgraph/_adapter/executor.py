@@ -178,7 +178,7 @@ def _begin(run: Run, task: Any) -> StageRun:
         seen.stage_events.append(Began(stage.number))
         return stage
     stage = _stage_run(task)
-    tool = _tool(task) if task.path[0] == PUSH else None
+    tool = _tool(task, seen.tools) if task.path[0] == PUSH else None
     runs, tools = ((stage.number, stage.name),), () if tool is None else (tool,)
     around, called = (None, False) if stage.around is None else (stage.around.number, _called(task))
     seen.stage_events.append(_new(Revealed, (runs, around, called, True, tools)))
@@ -229,11 +229,12 @@ def _called(task: Any) -> bool:
     return len(task.path) == 4 and task.path[3] is True
 
 
-def _tool(task: Any) -> str | None:
-    """Return the tool that a stage run was sent to use; None if its input does not name one.
+def _tool(task: Any, tools: frozenset[str]) -> str | None:
+    """Return the tool that a stage run was sent to use; None if its input names none of the graph's `tools`.
 
     Recognised inputs are those of `ToolNode` (a tool call: alone, in a list, or with the state), and any
-    `Send` of a dictionary with the tool's name under "tool".
+    `Send` of a dictionary with the tool's name under "tool". A model wrote the input: a name that the graph
+    does not have may be any text, and must not reach a record.
     """
     if task.path[0] != PUSH or not isinstance(task.input, dict | list):
         return None
@@ -241,10 +242,9 @@ def _tool(task: Any) -> str | None:
     if not isinstance(given, dict):
         return None
     call = given.get("tool_call", given)
-    if isinstance(call, dict) and "args" in call and isinstance(call.get("name"), str):
-        return str(call["name"])
-    tool = given.get("tool")
-    return tool if isinstance(tool, str) else None
+    named = call.get("name") if isinstance(call, dict) and "args" in call else None
+    tool = named if isinstance(named, str) else given.get("tool")
+    return tool if isinstance(tool, str) and tool in tools else None
 
 
 def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
@@ -256,7 +256,7 @@ def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
     run.seen.coming.update((task.id, stage) for task, stage in zip(tasks, stages, strict=True))
     around = stages[0].around
     runs = tuple([(stage.number, stage.name) for stage in stages])
-    tools = tuple([_tool(task) for task in tasks])
+    tools = tuple([_tool(task, run.seen.tools) for task in tasks])
     if not any(tools):
         tools = ()
     run.seen.stage_events.append(Revealed(runs, None if around is None else around.number, tools=tools))

@@ -46,6 +46,7 @@ class Node:
         deferred: whether the node has `defer=True` and runs after all other nodes of its graph.
         learned: whether the node was observed in runs but is missing from the compiled graph. Learned nodes
             are not part of the fingerprint.
+        tools: names of the tools that its code can reach.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Node:
     calls_llm: bool = False
     deferred: bool = False
     learned: bool = False
+    tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,11 @@ class Application:
     def by_path(self) -> Mapping[str, Node]:
         """Nodes by path."""
         return {node.path: node for node in self.nodes}
+
+    @cached_property
+    def tools(self) -> frozenset[str]:
+        """Names of the tools that the graph has. Runs name no others: a model may have written those."""
+        return frozenset(tool for node in self.nodes for tool in node.tools)
 
     @cached_property
     def _reach(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ def application_to_json(application: Application) -> dict[str, Any]:
     """Return the application as plain JSON data.
 
     `stages` (in topological order) and `edges` are the unrolled DAG. `entries`, `calls_llm`, `deferred` and
-    `learned` list node paths.
+    `learned` list node paths. `tools` lists node paths, each with the names of the node's tools.
     """
     return {
         "name": application.name,
@@ -39,6 +39,7 @@ def application_to_json(application: Application) -> dict[str, Any]:
         "calls_llm": [node.path for node in application.nodes if node.calls_llm],
         "deferred": [node.path for node in application.nodes if node.deferred],
         "learned": [node.path for node in application.nodes if node.learned],
+        "tools": [[node.path, *node.tools] for node in application.nodes if node.tools],
     }
 
 
@@ -53,6 +54,11 @@ def application_from_json(data: object) -> Application:
     node_of: dict[str, str] = {}
     occurrences: dict[str, int] = {}
     marked = {name: set(_paths(given.get(name))) for name in ("calls_llm", "deferred", "learned")}
+    tools: dict[str, tuple[str, ...]] = {}
+    if (listed := given.get("tools")) is not None:
+        for own in listed.items():
+            path, *names = _paths(own)
+            tools[path] = tuple(names)
     stages = list(given["stages"].items())
     for stage in stages:
         node_of[stage["id"].text()] = stage["node"].text()
@@ -71,6 +77,7 @@ def application_from_json(data: object) -> Application:
             calls_llm=path in marked["calls_llm"],
             deferred=path in marked["deferred"],
             learned=path in marked["learned"],
+            tools=tools.get(path, ()),
         )
     edges = [tuple(_stage(end, node_of) for end in edge.items(2)) for edge in given["edges"].items()]
     try:

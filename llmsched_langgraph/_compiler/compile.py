@@ -178,6 +178,7 @@ class _Expansion:
         same = self.drafts.setdefault(path, draft)
         if same is not draft:  # two graphs inside one node have nodes of this name
             same.member.contents.model = same.member.contents.model or member.contents.model
+            same.member.contents.tool_names |= member.contents.tool_names
             draft = same
         if draft.annotation.kind is None:  # the annotation covers everything inside the node
             contents = member.contents
@@ -213,6 +214,7 @@ class _Expansion:
             planner,
             calls_llm=kind is Kind.LLM or (kind is Kind.DYNAMIC and draft.member.contents.model is not None),
             deferred=draft.member.deferred,
+            tools=tuple(sorted(draft.member.contents.tool_names)),
         )
 
     def _llm_before(self, sources: Iterable[str], before: Mapping[str, list[str]]) -> str | None:

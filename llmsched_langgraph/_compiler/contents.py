@@ -26,7 +26,7 @@ from langgraph.pregel import Pregel
 from llmsched_langgraph._compiler.bytecode import Import, Path, Uses, uses_of
 from llmsched_langgraph._compiler.commands import Commands, look_for_commands
 from llmsched_langgraph._compiler.models import LIBRARIES, is_library, is_standard, model_of
-from llmsched_langgraph._compiler.objects import function_of, in_class, items_of, variables_of
+from llmsched_langgraph._compiler.objects import MAX_ITEMS, function_of, in_class, items_of, variables_of
 
 MAX_OBJECTS = 2_000
 """Maximum number of looks at an object per node; further ones are unlikely to be its own code."""
@@ -57,12 +57,14 @@ class Contents(Commands):
         model: description of the first model found and its location; None if there is none.
         graphs: compiled graphs that it may run.
         tools: names of the tools that it runs for a model; None if it is not a tool node.
+        tool_names: names of all tools that it can reach: of tool objects, and keys of tables of functions.
         strings: the string constants in its code, which may be names of nodes.
     """
 
     model: str | None = None
     graphs: list[Any] = field(default_factory=list)
     tools: tuple[str, ...] | None = None
+    tool_names: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
 
 
@@ -94,6 +96,20 @@ def is_tool_node(thing: object) -> bool:
     return issubclass(type(thing), Runnable) and hasattr(type(thing), "tools_by_name")
 
 
+def _tool_names(thing: object) -> Iterator[str]:
+    """Yield the names of the tools that the object is, or that it is a table of."""
+    cls: type = type(thing)  # asking the object for its class may run its code
+    if issubclass(cls, BaseTool):
+        name = variables_of(thing).get("name")
+        if isinstance(name, str):
+            yield name
+    elif cls is dict or cls is types.MappingProxyType:
+        # Functions by name, from which a node takes the one that a plan names.
+        table: Any = thing
+        pairs = zip(range(MAX_ITEMS), table.items(), strict=False)
+        yield from (name for _, (name, value) in pairs if name and isinstance(name, str) and callable(value))
+
+
 class _Search:
     """A walk over everything that a node's code can reach.
 
@@ -106,6 +122,7 @@ class _Search:
         if is_tool_node(code):
             tools: Any = variables_of(code).get("_tools_by_name", ())
             self.found.tools = tuple(tools)
+            self.found.tool_names.update(self.found.tools)
         self._read: set[str] = set()  # all attributes that code reads
         self._seen: dict[object, tuple[frozenset[str], frozenset[str]]] = {}
         self._alive: list[object] = []  # so that ids stay unique
@@ -150,6 +167,7 @@ class _Search:
         """Note what the object is, and yield the objects that it refers to."""
         thing, names, where = look.thing, look.names, look.where
         cls = type(thing)
+        self.found.tool_names.update(_tool_names(thing))
         model = model_of(thing, names)
         if model is not None:
             self.found.model = self.found.model or f"calls {model} ({where})"

@@ -233,11 +233,13 @@ class Seen:
         stage_events: announcements, starts and ends of stage runs, in order; append-only.
         coming: stage runs that were announced and have not begun, by LangGraph's task id.
         interrupted: whether a stage run interrupted the run.
+        tools: names of the tools that the graph has.
     """
 
     stage_events: list[StageEvent] = field(default_factory=list)
     coming: dict[str, StageRun] = field(default_factory=dict)
     interrupted: bool = False
+    tools: frozenset[str] = frozenset()
 
 
 class Slots(Protocol):

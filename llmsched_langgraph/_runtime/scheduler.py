@@ -259,7 +259,7 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
         SchedulerClosedError: the scheduler is closed.
     """
     around = current_run()  # of another scheduler, if any
-    seen, driver = Seen(), scheduler._driver  # noqa: SLF001 (of this module)
+    seen, driver = Seen(tools=info.application.tools), scheduler._driver  # noqa: SLF001 (of this module)
     job = driver.start_job(info, resumes, seen.stage_events)
     router = scheduler._router  # noqa: SLF001 (of this module)
     if around is None:

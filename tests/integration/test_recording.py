@@ -82,14 +82,16 @@ class State(TypedDict, total=False):
 def newsroom(model: Model, *, sync: bool) -> Any:
     """Plan, a fan-out whose branches each ask twice, then a loop of a tool and a check of it."""
 
+    tools = {"short": lambda: "1 20", "long": lambda: "3 20"}
+
     def write(state: Any) -> State:
         for _ in range(2):
-            model.invoke(f"{state['seconds']} 20")
+            model.invoke(tools[state["tool"]]())
         return {}
 
     async def awrite(state: Any) -> State:
         for _ in range(2):
-            await model.ainvoke(f"{state['seconds']} 20")
+            await model.ainvoke(tools[state["tool"]]())
         return {}
 
     def plan(state: State) -> State:
@@ -122,7 +124,7 @@ def newsroom(model: Model, *, sync: bool) -> Any:
     builder.add_node("look_up", look_up if sync else alook_up)
     builder.add_node("check", check if sync else acheck)
     builder.add_edge(START, "plan").add_edge("write", "look_up").add_edge("look_up", "check")
-    sends = [Send("write", {"seconds": seconds, "tool": f"{seconds} s"}) for seconds in (1, 3)]
+    sends = [Send("write", {"tool": tool}) for tool in tools]
     builder.add_conditional_edges("plan", lambda _: sends, ["write"])
     builder.add_conditional_edges(
         "check", lambda state: "look_up" if state["rounds"] < 2 else END, ["look_up", END]
@@ -161,10 +163,10 @@ def test_a_fan_out_a_loop_and_a_tool(recorded, sync):
     branches = sorted(job.stages[1:5], key=lambda stage: (stage.calls[0].seconds, stage.deps))
     assert shape(job)[0] == ("plan", "llm", (), [2.0])
     assert [(s.name, s.kind, s.tool, s.calls[0].seconds) for s in branches] == [
-        ("write", "llm", "1 s", 1.0),
-        ("write", "llm", "1 s", 1.0),
-        ("write", "llm", "3 s", 3.0),
-        ("write", "llm", "3 s", 3.0),
+        ("write", "llm", "short", 1.0),
+        ("write", "llm", "short", 1.0),
+        ("write", "llm", "long", 3.0),
+        ("write", "llm", "long", 3.0),
     ]
     places = {stage: index for index, stage in enumerate(job.stages)}
     for first, second in (branches[:2], branches[2:]):

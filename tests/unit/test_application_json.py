@@ -15,7 +15,7 @@ AGENT = Application.of(
     "agent",
     [
         Node("model", Kind.LLM, "calls a model", calls_llm=True),
-        Node("tools", Kind.DYNAMIC, "runs tools", planned_by="model"),
+        Node("tools", Kind.DYNAMIC, "runs tools", planned_by="model", tools=("add", "search")),
         Node("report", deferred=True),
     ],
     [("model", "tools"), ("tools", "model"), ("model", "report")],
@@ -47,11 +47,20 @@ def test_the_keys_that_other_programs_read():
     assert ["tools#1", "model#2"] in data["edges"]
     assert data["loops"] == [["model", "tools"]]
     assert data["fingerprint"] == AGENT.fingerprint
+    assert data["tools"] == [["tools", "add", "search"]]
 
 
 def test_read_back_it_is_the_same():
     """Through text and back, rounds and all."""
     assert application_from_json(json.loads(json.dumps(application_to_json(AGENT)))) == AGENT
+
+
+def test_tools_may_be_missing():
+    """Files that were written before applications had them are read, and the fingerprint is the same."""
+    data = application_to_json(AGENT)
+    del data["tools"]
+    read = application_from_json(data)
+    assert (read.fingerprint, read.tools) == (AGENT.fingerprint, frozenset())
 
 
 def put(path, value):
