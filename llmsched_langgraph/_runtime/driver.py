@@ -380,11 +380,14 @@ class Driver:
         self.look()
         if self._decider == threading.get_ident():
             return  # called by a policy inside a decision
-        with self._lock: self._check()  # noqa: E701  # fmt: skip
+        now, wake_s = self.clock(), self._machine.wake_s
+        if wake_s is not None and wake_s <= now:
+            self.post(Ticked())  # a pause ended, and the timer has not noticed yet
+        with self._lock: self._check(now)  # noqa: E701  # fmt: skip
         self.pump()
 
-    def _check(self) -> None:
-        self._machine.check(self.clock())
+    def _check(self, now: float) -> None:
+        self._machine.check(now)
         check_waiters(self._waiters, self.claim, self._machine.untold, self._inbox)
 
     def look(self) -> None:
