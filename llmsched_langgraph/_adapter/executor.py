@@ -30,7 +30,14 @@ from langgraph.runtime import get_runtime
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
-from llmsched_langgraph._runtime.context import RUN, STAGE, current_run, inside_stage, unmark
+from llmsched_langgraph._runtime.context import (
+    RUN,
+    STAGE,
+    current_run,
+    current_stage_run,
+    inside_stage,
+    unmark,
+)
 from llmsched_langgraph._runtime.run import Run, StageRun
 from llmsched_langgraph._runtime.slot import outcome_of
 
@@ -199,11 +206,11 @@ def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None)
 
 
 def _stage_run(task: Any) -> StageRun:
-    around = STAGE.get()
+    around = current_stage_run()
     timeout = getattr(task, "timeout", None)
     if around is None and timeout is None:
         return StageRun(task.name)
-    if around is not None and around.idle_timeout_s is not None:
+    if around is not None and around.idle_timeout_s is not None and not around.carried:
         around.heartbeat = get_runtime().heartbeat  # that of the outer node, whose context this is
     if timeout is None or timeout.idle_timeout is None:
         return StageRun(_path(around, task), around)

@@ -1,7 +1,7 @@
 """Makes every request to a LangChain model a call, which waits for a slot.
 
-Does not inspect graphs: it is active only in code that is marked as part of a run. Does not see the requests
-that a call sends: `http` does.
+Does not inspect graphs: it is active in code that is marked as part of a run, and `outside` decides about
+calls in other code. Does not see the requests that a call sends: `http` does.
 
 The gate wraps the provider hooks (`_generate`, `_agenerate`, `_stream`, `_astream` and their event variants)
 of every chat-model and completion-model class. Only there does a request begin and end: cached answers do
@@ -28,6 +28,7 @@ from llmsched_langgraph._adapter.http import hooks
 from llmsched_langgraph._adapter.model_names import names_of
 from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
 from llmsched_langgraph._fork import in_child
+from llmsched_langgraph._runtime import outside
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
 from llmsched_langgraph._runtime.streams import ahold, hold
@@ -195,12 +196,12 @@ def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
 
 
 def _call(model: Any, kwargs: dict[str, Any]) -> Call | None:
-    """Return the call of this request; None outside scheduled runs."""
+    """Return the call of this request; None if it is made outside runs and takes no slot."""
     run = current_run()
-    if run is None:
-        return None
     if hooks.pending:
         hooks.install()
+    if run is None:
+        return outside.call(lambda: names_of(model, kwargs), model)
     names = names_of(model, kwargs) if run.router.only is None else None
     call: Call = run.scheduler.slot(names, stage=current_stage())
     call.model = model

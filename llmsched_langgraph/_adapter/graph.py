@@ -30,6 +30,7 @@ from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime import following
 from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
 from llmsched_langgraph._runtime.run import Run
@@ -80,6 +81,7 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
         raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
     gate.install()
     executor.install()
+    following.install()
     cls = type(graph)
     base: type = getattr(cls, _BASE, cls)
     if base is not cls and scheduler in (None, getattr(cls, _SCHEDULER)):
@@ -137,7 +139,7 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
     async def astream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         steps = base.astream(self, *args, **kwargs)
         job = _Job.begin(self, scheduler, args, kwargs)
-        run = current_run() if job is None else job.run
+        run = RUN.get() if job is None else job.run
         assert run is not None
         loop = asyncio.get_running_loop()
         learn_pool(loop)

@@ -217,8 +217,6 @@ class Call(Slot):
             super().release()
         return True
 
-    # -- attempts ----------------------------------------------------------------------
-
     def previous(self) -> int:
         """Return the ticket of an ended attempt that the next one continues; 0 if there is none."""
         try:
@@ -252,8 +250,6 @@ class Call(Slot):
         with suppress(ValueError):
             self._open.remove(attempt)
 
-    # -- marks: context variables of the running code, its tasks and its threads -------
-
     def inside(self) -> _Inside:
         """Mark the code in the block as part of this call."""
         return _Inside(self)
@@ -279,8 +275,6 @@ class Call(Slot):
     def close(self) -> None:
         """Record that the stream is being closed: the slot is released without further reading."""
         self._reader = None
-
-    # -- context managers --------------------------------------------------------------
 
     def __enter__(self) -> Self:
         if self._used:

@@ -1,7 +1,7 @@
 """Defines the package's context variables: the run, stage run, call and attempt of the running code.
 
-Does not interpret the values. Tasks and threads inherit them from the code that starts them; the code that
-continues in a forked child is outside every run and every call.
+Does not interpret the values. Tasks inherit them from the code that starts them, and threads the run and the
+stage run (`following`). The code that continues in a forked child is outside every run and every call.
 """
 
 from __future__ import annotations
@@ -72,20 +72,22 @@ def unmark(variable: ContextVar[T], token: Token[T]) -> None:
 
 
 def current_run() -> Run | None:
-    """Return the run of the calling code; None outside any run."""
-    return RUN.get()
+    """Return the run of the calling code; None outside any run, and in a thread whose run has ended."""
+    run = RUN.get()
+    return None if run is not None and run.carried and run.seen.ended else run
 
 
 def inside(run: Run) -> Mark[Run | None]:
-    """Mark the code in the block, and every task and thread that it starts, as part of `run`."""
+    """Mark the code in the block, and the tasks and threads that it starts, as part of `run`."""
     return Mark(RUN, run)
 
 
 def current_stage_run() -> StageRun | None:
-    """Return the stage run of the calling code; None if unknown."""
-    return STAGE.get()
+    """Return the stage run of the calling code; None if unknown, and in a thread whose run has ended."""
+    stage = STAGE.get()
+    return None if stage is not None and stage.over else stage
 
 
 def inside_stage(stage: StageRun) -> Mark[StageRun | None]:
-    """Mark the code in the block, and every task and thread that it starts, as part of `stage`."""
+    """Mark the code in the block, and the tasks and threads that it starts, as part of `stage`."""
     return Mark(STAGE, stage)

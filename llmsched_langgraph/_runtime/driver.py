@@ -112,8 +112,6 @@ class Driver:
         self._subscriptions.follow(machine.story)
         self._service.forked()
 
-    # -- events ------------------------------------------------------------------------
-
     def start_job(self, info: JobInfo, resumes: str | None = None, seen: Sequence[StageEvent] = ()) -> int:
         """Record a run's start, or its resumption on thread `resumes`; return its job. `seen` may grow.
 
@@ -207,8 +205,6 @@ class Driver:
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
-
-    # -- waiters -----------------------------------------------------------------------
 
     def register(self, ticket: int, waiter: Waiter) -> None:
         """Wake `waiter` when the ticket is granted or dismissed. Check `outcome` after this call."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._runtime.routing import Requested, Router
+from llmsched_langgraph._runtime.unmarked import IGNORED, Unmarked, ended
 from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
@@ -63,12 +64,16 @@ class StageRun(Scope):
         heartbeat: restarts the idle timeout; None if there is no limit.
         loop: the event loop of its node; None if its node runs in a thread. `cancel` leaves the calls on that
             loop alone: they are cancelled with the node, and the node's background tasks go on.
+        carried: whether this marks a thread that the stage run started.
+        over: whether it is void, because it marks such a thread and the run has ended.
     """
 
     around: StageRun | None = None
     idle_timeout_s: float | None = None
     heartbeat: Callable[[], None] | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    carried = False
+    over = False
 
     def __init__(
         self,
@@ -234,12 +239,14 @@ class Seen:
         coming: stage runs that were announced and have not begun, by LangGraph's task id.
         interrupted: whether a stage run interrupted the run.
         tools: names of the tools that the graph has.
+        ended: whether the run has ended or was interrupted.
     """
 
     stage_events: list[StageEvent] = field(default_factory=list)
     coming: dict[str, StageRun] = field(default_factory=dict)
     interrupted: bool = False
     tools: frozenset[str] = frozenset()
+    ended: bool = False
 
 
 class Slots(Protocol):
@@ -260,6 +267,9 @@ class Run(NamedTuple):
         loop: the event loop of the run's code and of its threads; None if there is none.
         seen: what the runner observed of the run.
         scope: the calls and tasks that end with the run if it fails or is cancelled.
+        follows: whether threads that the run starts are part of it.
+        carried: whether this marks such a thread; then it is void when the run has ended.
+        unmarked: what the scheduler does with model calls outside every run while this one is active.
     """
 
     scheduler: Slots
@@ -269,6 +279,9 @@ class Run(NamedTuple):
     loop: asyncio.AbstractEventLoop | None
     seen: Seen
     scope: RunScope
+    follows: bool = True
+    carried: bool = False
+    unmarked: Unmarked = IGNORED
 
     def on(self, loop: asyncio.AbstractEventLoop) -> Run:
         """Return the same run, on `loop`."""
@@ -287,6 +300,8 @@ class Run(NamedTuple):
             outcome: how it ended.
             paused_on: the thread on which an interrupted run may be resumed; None if the run is over.
         """
+        self.seen.ended = True
+        ended(self)
         if paused_on is None:
             self.driver.end_job(self.job, outcome)
         else:

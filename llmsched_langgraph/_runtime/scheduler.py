@@ -21,12 +21,13 @@ from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.beats import check_timeout
 from llmsched_langgraph._runtime.call import Call
-from llmsched_langgraph._runtime.context import RUN, current_run
+from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.routing import Requested, Router
 from llmsched_langgraph._runtime.run import Run, RunScope, Seen
 from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
+from llmsched_langgraph._runtime.unmarked import Outside, Unmarked, began
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_POLICY = "llmsched"
@@ -48,6 +49,8 @@ class Statistics:
 
     `granted - released == holding` always holds. `peak` is the maximum number of slots held at once, over
     all backends; `over_commitments` counts calls granted over the limit because they could not wait.
+    `unmarked_calls` counts model calls outside every run while a run of the scheduler was active; see
+    `Scheduler(outside=...)`. In a forked child the totals begin at 0.
     """
 
     policy: str
@@ -61,6 +64,7 @@ class Statistics:
     waited_s: float
     prompt_tokens: int
     output_tokens: int
+    unmarked_calls: int = 0
 
     @property
     def slots(self) -> int:
@@ -100,6 +104,13 @@ class Scheduler:
             the recorded runs saved first. The handler that SIGTERM had before is called afterwards; without
             one, the process ends by the signal, after 12 s at most. It works in schedulers that are created
             in the main thread, and as long as no other handler replaces this one.
+        follow_threads: whether the work that a run gives to threads (`loop.run_in_executor`,
+            `ThreadPoolExecutor`, `ThreadPool`, `threading.Thread`) is part of the run, so that its calls take
+            slots. A `threading.Thread` is part of it until the run ends.
+        outside: what happens to calls of LangChain models outside every run, while a run of this scheduler is
+            active. "count" counts them in `Statistics.unmarked_calls` and logs the first; "gate" counts them,
+            and each takes a slot as a job of its own, if a backend serves its model; "ignore" does nothing.
+            While no run is active, such calls are neither counted nor gated.
         clock: returns the time in seconds; it must never go back.
 
     Raises:
@@ -117,6 +128,8 @@ class Scheduler:
         profiles: object = None,
         record: str | os.PathLike[str] | None = None,
         save_on_sigterm: bool = False,
+        follow_threads: bool = True,
+        outside: Outside = "count",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
@@ -129,6 +142,10 @@ class Scheduler:
         self._queue_timeout_s = check_timeout(queue_timeout_s)
         if save_on_sigterm and profiles is None and record is None:
             raise ConfigurationError("save_on_sigterm saves what profiles and record name; give one of them")
+        if not isinstance(follow_threads, bool):
+            raise ConfigurationError(f"follow_threads must be True or False, not {follow_threads!r}")
+        self._follow_threads = follow_threads
+        self._unmarked = Unmarked(outside)
         self._driver = Driver(
             pools,
             as_policy(policy),
@@ -151,7 +168,7 @@ class Scheduler:
         Raises:
             UnknownModelError: no backend serves the model.
         """
-        run = RUN.get()
+        run = current_run()
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
         if run is None:
@@ -196,6 +213,7 @@ class Scheduler:
             waited_s=totals.waited_s,
             prompt_tokens=totals.prompt_tokens,
             output_tokens=totals.output_tokens,
+            unmarked_calls=self._unmarked.calls,
         )
 
     def subscribe(self, observer: See) -> Subscription:
@@ -262,6 +280,8 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     seen, driver = Seen(tools=info.application.tools), scheduler._driver  # noqa: SLF001 (of this module)
     job = driver.start_job(info, resumes, seen.stage_events)
     router = scheduler._router  # noqa: SLF001 (of this module)
-    if around is None:
-        return Run(scheduler, driver, router, job, None, seen, RunScope())
-    return Run(scheduler, driver, router, job, around.loop, seen, RunScope(around.scope))
+    follows, unmarked = scheduler._follow_threads, scheduler._unmarked  # noqa: SLF001 (of this module)
+    loop, scope = (None, RunScope()) if around is None else (around.loop, RunScope(around.scope))
+    run = Run(scheduler, driver, router, job, loop, seen, scope, follows, unmarked=unmarked)
+    began(run)
+    return run

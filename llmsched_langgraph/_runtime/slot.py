@@ -16,7 +16,7 @@ from llmsched_langgraph._core.events import CallRequested, HolderDied
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.values import Failure, Grant
 from llmsched_langgraph._runtime.beats import Beats
-from llmsched_langgraph._runtime.context import PAUSED, RUN, STAGE
+from llmsched_langgraph._runtime.context import PAUSED, current_run, current_stage_run
 from llmsched_langgraph._runtime.holders import running_loop
 from llmsched_langgraph._runtime.refusals import timed_out
 from llmsched_langgraph._runtime.run import check, waits
@@ -93,8 +93,8 @@ class Slot:
             CallCancelledError: the call's run failed or was cancelled.
             SchedulerClosedError: the scheduler is closed.
         """
-        stage = STAGE.get()
-        check(RUN.get(), stage)
+        stage = current_stage_run()
+        check(current_run(), stage)
         try:
             forced = _on_event_loop() or (bool(PAUSED.get()) and blocks_itself())
             if not self._ask(stage, forced):
@@ -114,8 +114,8 @@ class Slot:
                     break
                 await asyncio.sleep(0)
             forced = blocks_itself()
-        stage = STAGE.get()
-        check(RUN.get(), stage, coroutine=True)
+        stage = current_stage_run()
+        check(current_run(), stage, coroutine=True)
         try:
             if not self._ask(stage, forced, running_loop()):
                 await self._await(stage)
@@ -136,7 +136,7 @@ class Slot:
         """Block until the slot is granted."""
         driver, ticket, waiter = self.terms.driver, self._ticket, ThreadWaiter()
         self._since = time.monotonic()
-        with waits(self, RUN.get(), stage):
+        with waits(self, current_run(), stage):
             try:
                 self._wait_with(waiter)
                 beats = Beats(self.terms.timeout_s, stage)
@@ -152,7 +152,7 @@ class Slot:
         """Await the grant of the slot."""
         driver, ticket = self.terms.driver, self._ticket
         self._since = time.monotonic()
-        with waits(self, RUN.get(), stage, coroutine=True):
+        with waits(self, current_run(), stage, coroutine=True):
             waiter = LoopWaiter()
             try:
                 self._wait_with(waiter.waker())
