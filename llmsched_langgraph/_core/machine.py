@@ -163,16 +163,12 @@ class SchedulerMachine:
             if not self.ledger.more:
                 return
 
-    # -- jobs --------------------------------------------------------------------------
-
     def _stages_changed(self, now: float, event: StagesChanged, trust: bool) -> bool:
         job = self._jobs.active(event.job)
         # Without a waiting call nothing depends on them yet; the next call reads them.
         if job is not None and job.progress.waiting and self._hear_stage_events(job, now):
             self._refresh(now, job, trust)
         return False
-
-    # -- calls -------------------------------------------------------------------------
 
     def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
         ticket, backend, stage, id_, forced, run, models, again = event
@@ -296,8 +292,6 @@ class SchedulerMachine:
         self.ledger.submit(now, Force(event.ticket))
         return True
 
-    # -- beliefs and keys --------------------------------------------------------------
-
     def _believed(self, now: float, event: BeliefFormed, trust: bool) -> bool:
         job = self._job(event.job)
         if job is not None and job.progress.outstanding:
@@ -357,8 +351,6 @@ class SchedulerMachine:
                 lane = (backend, job.number, stage_occurrence)
                 if lane != but:
                     self.ledger.submit(now, _new(Rekey, (lane, key)))
-
-    # -- backends and time -------------------------------------------------------------
 
     def _configured(self, now: float, event: BackendConfigured, trust: bool) -> bool:
         self.ledger.submit(now, Configure(event.backend))
