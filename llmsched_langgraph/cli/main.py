@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None if it was closed before the start
+            sys.stdout.flush()
     except LLMSchedError as error:
         print(f"llmsched: {error}", file=sys.stderr)
         return 2

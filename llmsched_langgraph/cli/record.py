@@ -8,16 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
 
 from llmsched_langgraph.cli.complaints import written
+from llmsched_langgraph.cli.program import run_program
 from llmsched_langgraph.errors import ConfigurationError
 
 
@@ -40,8 +38,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Run the program, print what was recorded, and return the program's exit status.
 
+    Returns:
+        The program's status, whatever becomes of the recording; 128 + n if signal n ended it, 127 if it does
+        not exist, 126 if it cannot be executed.
+
     Raises:
-        ConfigurationError: the program cannot be started, or the file cannot be written.
+        ConfigurationError: no program is named, or the file cannot be written. Nothing was run.
     """
     from llmsched_langgraph._observe.recorder import VARIABLE, recordable
 
@@ -50,46 +52,53 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"record: name the program, too: llmsched record {options.file} -- python app.py"
         )
-    file = recordable(options.file).absolute()
-    new = not file.exists()
-    with written("record:", file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab"):
-            before = file.stat().st_size
+    with written("record:", options.file):
+        file = recordable(options.file).absolute()
+        before = _check(file)
     try:
-        status = _run(command, {**os.environ, VARIABLE: str(file)})
-    finally:
-        if new and not _size(file):
-            file.unlink(missing_ok=True)
-    print(f"llmsched: {_summary(file, before)}", file=sys.stderr)
-    return status
-
-
-def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    try:
-        process = subprocess.Popen(command, env=environment)
+        return run_program(command, {**os.environ, VARIABLE: str(file)}, lambda: _sum_up(file, before))
     except OSError as error:
-        raise ConfigurationError(
-            f"record: {command[0]!r} cannot be started: {error.strerror or error}"
-        ) from None
-    with _handed_on(process):
-        while True:
-            try:
-                status = process.wait()
-            except KeyboardInterrupt:
-                continue  # the terminal interrupts the program, too; the program decides what follows
-            # A program ended by signal N has the status 128 + N, as in shells.
-            return 128 - status if status < 0 else status
+        _say(f"llmsched: record: {command[0]!r} cannot be started: {error.strerror or error}")
+        return 127 if isinstance(error, FileNotFoundError) else 126
 
 
-@contextmanager
-def _handed_on(process: subprocess.Popen[Any]) -> Iterator[None]:
-    """Pass SIGTERM on to the program while the block runs."""
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+def _check(file: Path) -> int:
+    """Return the size of the file. It is not created: a process may start to write to it at any time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield
+        opened = os.open(file, os.O_RDWR | os.O_APPEND)
+    except FileNotFoundError:
+        with TemporaryFile(dir=file.parent):
+            return 0
+    try:
+        return os.fstat(opened).st_size
     finally:
-        signal.signal(signal.SIGTERM, before)
+        os.close(opened)
+
+
+def _sum_up(file: Path, before: int) -> None:
+    """Print what was recorded. Never raises an exception: the program has ended, and its status counts."""
+    try:
+        summary = _summary(file, before)
+    except OSError as error:
+        summary = f"{file}: what was recorded cannot be read: {error.strerror or error}"
+    _say(f"llmsched: {summary}")
+
+
+def _say(text: str) -> None:
+    """Print a line to standard error, if that can be written."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        # Python's flush at exit must not fail on it again: that would change the exit status.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _summary(file: Path, before: int) -> str:
@@ -107,20 +116,16 @@ def _summary(file: Path, before: int) -> str:
 def _recorded(file: Path, before: int) -> Counter[str]:
     """Count the jobs of each application in the file from byte `before` on."""
     apps: Counter[str] = Counter()
-    if not (size := _size(file)):
+    try:
+        lines = file.open("rb")
+    except FileNotFoundError:
         return apps
-    with written("record:", file), file.open("rb") as lines:
+    with lines:
+        size = lines.seek(0, os.SEEK_END)
         lines.seek(before if before <= size else 0)  # a shorter file is a new one: the old one was moved
         for line in lines:
             try:
                 apps[str(json.loads(line)["app"])] += 1
-            except (ValueError, LookupError, TypeError):
+            except (ValueError, LookupError, TypeError, RecursionError):
                 continue  # a line that is not a recorded job
     return apps
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
