@@ -10,11 +10,15 @@ from graphs import (
     agent_middleware,
     agent_structured,
     agents,
+    assistants,
     circles,
+    deep_research,
+    desks,
     fan_outs,
     nested,
     planners,
     react,
+    researching,
     teams,
     unusual,
     workflows,
@@ -33,6 +37,10 @@ MODULES = (
     circles,
     nested,
     unusual,
+    deep_research,
+    researching,
+    assistants,
+    desks,
 )
 FIXTURES: tuple[Fixture, ...] = tuple(fixture for module in MODULES for fixture in module.FIXTURES)
 BY_NAME = {fixture.name: fixture for fixture in FIXTURES}
