@@ -12,14 +12,18 @@ from typing import Literal
 
 from .table import Provider
 
-FAULTS = ("200", "429", "500", "reset", "hang", "cut")
+FAULTS = ("200", "429", "500", "reset", "hang", "cut", "202", "429 alone", "503", "529")
 """What the first request of a cell meets.
 
-200: an answer, held up behind the first piece of its body. 429: a refusal with Retry-After. reset: the
-connection is reset before the head. hang: an answer, held up before its head. cut: the connection is reset
-behind the first piece of the body.
+200: an answer, held up behind the first piece of its body. 429: a refusal with Retry-After; 429 alone: without.
+500, 503, 529: an error. reset: the connection is reset before the head. hang: an answer, held up before its
+head. cut: the connection is reset behind the first piece of the body. 202: the request is accepted, and its
+answer is to be fetched.
 """
-RETRY_AFTER_S = 1
+STATUSES = {"429": 429, "429 alone": 429, "500": 500, "503": 503, "529": 529}
+PAUSE_S = 1
+"""What Retry-After says, and how long a backend rests after a refusal that says nothing."""
+PAUSING = ("429", "429 alone", "503", "529")
 SLOTS = (1, 2)
 
 
@@ -91,12 +95,12 @@ class Cell:
     @property
     def refused(self) -> bool:
         """Whether the first request is not answered."""
-        return self.fault not in ("200", "hang")
+        return self.fault in STATUSES or self.fault in ("reset", "cut")
 
     @property
     def retried(self) -> bool:
         """Whether the package sends the first request again."""
-        fault = "timeout" if self.way.ends == "time out" else self.fault
+        fault = "timeout" if self.way.ends == "time out" else self.fault.removesuffix(" alone")
         return (fault, self.way.base) in self.provider.retries
 
 
@@ -104,6 +108,21 @@ LEFT_OUT: list[tuple[str, Callable[[Cell], bool]]] = [
     (
         "what times out is what hangs",
         lambda cell: cell.way.ends == "time out" and cell.fault != "hang",
+    ),
+    (
+        "the package does not fetch what was accepted",
+        lambda cell: cell.fault == "202" and cell.way.base not in cell.provider.polls,
+    ),
+    (
+        "of work that goes on at the server the client cannot say that it left it",
+        lambda cell: cell.fault == "202" and cell.way.ends != "finish",
+    ),
+    (
+        "refusals differ in the pause that they begin, and that is the same for all ways of calling",
+        lambda cell: (
+            cell.fault in ("429 alone", "503", "529")
+            and (cell.slots > 1 or cell.way.ends != "finish" or cell.way.name != cell.way.base)
+        ),
     ),
     (
         "the package takes no timeout",

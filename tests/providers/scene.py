@@ -18,7 +18,7 @@ from llmsched_langgraph import Scheduler
 
 from .callers import Bench, Callers, caller_of, prompt_of
 from .dialects import OUTPUT_TOKENS, PROMPT_TOKENS, TEXT, WORDS
-from .matrix import RETRY_AFTER_S, Cell
+from .matrix import PAUSE_S, PAUSING, STATUSES, Cell
 from .server import Gate, Server, Step
 
 GRACE_S = 0.25
@@ -123,16 +123,17 @@ class Scene:
         bench.server.reset(self._first_step(), otherwise=self._other_step())
 
     def _first_step(self) -> Step:
-        way = self.cell.way
-        match self.cell.fault:
-            case "429":
-                return Step(status=429, retry_after=str(RETRY_AFTER_S), head=self.first)
-            case "500":
-                return Step(status=500, head=self.first)
+        way, fault = self.cell.way, self.cell.fault
+        if fault in STATUSES:
+            retry_after = str(PAUSE_S) if fault == "429" else None
+            return Step(status=STATUSES[fault], retry_after=retry_after, head=self.first)
+        match fault:
             case "reset":
                 return Step(breaks="head", head=self.first)
             case "cut":
                 return Step(breaks="body", body=(self.first,))
+            case "202":
+                return Step(accepted=self.first)
         hangs = self.cell.fault == "hang"
         if way.leaves:  # before the body's end, or with all of it at hand
             return Step(head=self.first, body=(self.never,) if hangs else ())
@@ -181,10 +182,10 @@ class Scene:
         self.first.open()
         first = self.server.exchanges[0]
         self._until(lambda: first.ended, "the first request does not end")
-        if self.cell.fault == "429":
+        if self.cell.fault in PAUSING:
             self._until(self._level, "the slot is not back")
-            if time.monotonic() >= (first.head_s or 0.0) + RETRY_AFTER_S:
-                self._wrong("the slot was not back before Retry-After")
+            if time.monotonic() >= (first.head_s or 0.0) + PAUSE_S:
+                self._wrong("the slot was not back during the pause")
         return self.calls if self.cell.refused and self.cell.retried else self.calls - 1
 
     def _cancel(self) -> int:
@@ -294,10 +295,10 @@ class Scene:
         if again:
             ended_s, prompts = exchanges[0].end_s or 0.0, [prompt_of(exchange) for exchange in exchanges]
             later = [prompts[e.number] for e in exchanges if e.begun_s > ended_s]
-            if later[0] == prompts[0] and len(set(later)) > 1 and cell.fault != "429":
+            if later[0] == prompts[0] and len(set(later)) > 1 and cell.fault not in PAUSING:
                 self._wrong("the slot was not back during the back-off: those that waited were served later")
-        if cell.fault == "429":
+        if cell.fault in PAUSING:
             head_s = exchanges[0].head_s or 0.0
-            early = [e.begun_s - head_s for e in exchanges if head_s < e.begun_s < head_s + RETRY_AFTER_S]
+            early = [e.begun_s - head_s for e in exchanges if head_s < e.begun_s < head_s + PAUSE_S]
             if early:
-                self._wrong(f"requests {', '.join(f'{s:.2f}' for s in early)} s after Retry-After: {RETRY_AFTER_S}")
+                self._wrong(f"requests during the pause, {', '.join(f'{s:.2f}' for s in early)} s after its begin")

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .dialects import JSON, Reply, fault, reply
@@ -34,8 +34,13 @@ class Gate:
 
     def open(self) -> None:
         """Let everything pass from now on."""
-        if not self._opened.done():
+        if not self.is_open:
             self._opened.set_result(None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened."""
+        return self._opened.done()
 
     def passed(self) -> asyncio.Future[None]:
         """Return what is done once the gate is open, for the running loop."""
@@ -49,7 +54,7 @@ class Step:
     Attributes:
         status: of the answer.
         retry_after: the header of that name, if any.
-        polls: how often 202 is answered first; the client asks again with a GET.
+        accepted: until this gate is open the answer is 202, and the client asks again with a GET.
         head: what the head waits for, if anything.
         body: what the body waits for after its first, second, ... piece; later pieces wait for nothing.
         breaks: where the connection is reset behind these gates, if at all: before the head, or after the
@@ -58,7 +63,7 @@ class Step:
 
     status: int = 200
     retry_after: str | None = None
-    polls: int = 0
+    accepted: Gate | None = None
     head: Gate | None = None
     body: Sequence[Gate] = ()
     breaks: Literal["head", "body"] | None = None
@@ -71,6 +76,7 @@ class Exchange:
     Attributes:
         ended: "answered", "refused" (a status of 400 and more), "reset" (by the server) or "hung up" (by the
             client); None while it is in flight.
+        accepted: how often it was answered 202.
     """
 
     number: int
@@ -82,7 +88,7 @@ class Exchange:
     head_s: float | None = None
     end_s: float | None = None
     ended: str | None = None
-    polls: int = field(default=0, compare=False)
+    accepted: int = 0
 
 
 class Server:
@@ -259,8 +265,7 @@ class _Connection(asyncio.Protocol):
 
     async def _follow(self, exchange: Exchange, step: Step, answer: Reply) -> None:
         """Answer as the step says."""
-        if exchange.polls < step.polls:
-            exchange.polls += 1
+        if step.accepted is not None and not step.accepted.is_open:
             self._accept(exchange, step, answer)
             return
         try:
@@ -313,7 +318,8 @@ class _Connection(asyncio.Protocol):
         return False
 
     def _accept(self, exchange: Exchange, step: Step, answer: Reply) -> None:
-        """Answer 202: the work goes on, and the client is to ask for it."""
+        """Answer 202: the work goes on, and the client is to ask for it, as NVIDIA's do."""
+        exchange.accepted += 1
         ticket = f"accepted-{exchange.number}"
         self._server._accepted[ticket] = (exchange, step, answer)
         self._send_head(202, JSON, None, f"NVCF-REQID: {ticket}", length=2)

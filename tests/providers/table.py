@@ -28,6 +28,7 @@ class Provider:
         timeout: the options for a timeout of `TIMEOUT_S`, or the least above it; None if it takes none.
         retries: what the package tries again, as it comes: pairs of a fault and a way of calling.
         untold: ways of calling in which the package does not tell the tokens that its provider told.
+        polls: ways of calling in which the package asks again after a 202.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Provider:
     timeout: dict[str, Any] | None = None
     retries: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
     untold: frozenset[str] = frozenset()
+    polls: frozenset[str] = frozenset()
 
     @property
     def installed(self) -> bool:
@@ -175,7 +177,10 @@ def _huggingface(url: str, **options: Any) -> Any:
 def _nvidia(url: str, **options: Any) -> Any:
     from langchain_nvidia_ai_endpoints import ChatNVIDIA
 
-    return ChatNVIDIA(model="m", api_key=KEY, base_url=f"{url}/v1", usage_telemetry_enabled=False, **options)
+    model = ChatNVIDIA(model="m", api_key=KEY, base_url=f"{url}/v1", usage_telemetry_enabled=False, **options)
+    for client in (model._client, model._async_client):  # which take no option for this
+        client.polling_url_tmpl = f"{url}/v2/status/{{request_id}}"
+    return model
 
 
 def _deepseek(url: str, **options: Any) -> Any:
@@ -204,9 +209,9 @@ def _again(faults: str, ways: tuple[str, ...] = (*_WHOLE, *_STREAMS)) -> frozens
     return frozenset((fault, way) for fault in faults.split() for way in ways)
 
 
-_STAINLESS = _again("429 500 reset timeout") | _again("cut", _WHOLE)
+_STAINLESS = _again("429 500 503 529 reset timeout") | _again("cut", _WHOLE)
 """What the clients retry that are generated as OpenAI's is: a stream that broke off is never begun anew."""
-_BOTOCORE = _again("429 500 reset timeout")
+_BOTOCORE = _again("429 500 503 reset timeout")
 
 
 def _like_openai(name: str, package: str, build: Callable[..., Any]) -> Provider:
@@ -230,7 +235,7 @@ PROVIDERS = (
     Provider(
         *("google", "langchain_google_genai", _google, "httpx", "aiohttp"),
         timeout={"timeout": TIMEOUT_S},
-        retries=_again("429 500")
+        retries=_again("429 500 503")
         | _again("reset", ("ainvoke", "astream"))
         | _again("timeout", ("invoke", "stream")),
     ),
@@ -247,7 +252,7 @@ PROVIDERS = (
     Provider(
         *("cohere", "langchain_cohere", _cohere, "httpx", "httpx"),
         timeout={"timeout_seconds": TIMEOUT_S},
-        retries=_again("429 500", _WHOLE),
+        retries=_again("429 500 503 529", _WHOLE),
         untold=frozenset({"stream"}),
     ),
     Provider(
@@ -277,7 +282,11 @@ PROVIDERS = (
         *("huggingface", "langchain_huggingface", _huggingface, "httpx", "httpx"),
         timeout={"timeout": 1},
     ),
-    Provider(*("nvidia", "langchain_nvidia_ai_endpoints", _nvidia, "requests", "aiohttp")),
+    Provider(
+        *("nvidia", "langchain_nvidia_ai_endpoints", _nvidia, "requests", "aiohttp"),
+        timeout={"timeout": TIMEOUT_S},
+        polls=frozenset(_WHOLE),
+    ),
 )
 BY_NAME = {provider.name: provider for provider in PROVIDERS}
 

@@ -146,12 +146,15 @@ def test_a_hang_up_ends_a_request(server: Server, place: str) -> None:
 
 
 def test_work_that_was_accepted_is_in_flight_until_it_is_fetched(server: Server) -> None:
-    server.reset(Step(polls=2))
+    done = Gate()
+    server.reset(Step(accepted=done))
     with closing(connect(server)) as connection:
         answer = ask(connection)
         answer.read()
-        for _ in range(2):
+        for fetch in (1, 2):
             assert (answer.status, server.in_flight) == (202, 1)
+            if fetch == 2:
+                done.open()
             connection.request("GET", f"/v2/status/{answer.getheader('NVCF-REQID')}")
             answer = connection.getresponse()
             said = answer.read()
