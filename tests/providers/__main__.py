@@ -49,7 +49,9 @@ def _bare(providers: list[Provider], args: argparse.Namespace) -> tuple[int, int
     table = _Table(args.verbose)
     with running_bench(args.patience) as bench:
         for provider, way, fault in bare.cells(providers):
-            table.add(f"{provider.name}-{way}-{fault}", provider, way, bare.check(bench, provider, way, fault))
+            table.add(
+                f"{provider.name}-{way}-{fault}", provider, way, bare.check(bench, provider, way, fault)
+            )
     return table.end()
 
 

@@ -81,7 +81,10 @@ def check(bench: Bench, provider: Provider, way: str, fault: str) -> list[str]:
 
 def _open_when_polled(bench: Bench, gate: Gate) -> None:
     deadline_s = time.monotonic() + bench.patience_s
-    while not any(exchange.accepted > 1 for exchange in bench.server.exchanges) and time.monotonic() < deadline_s:
+    while (
+        not any(exchange.accepted > 1 for exchange in bench.server.exchanges)
+        and time.monotonic() < deadline_s
+    ):
         time.sleep(0.001)
     gate.open()
 

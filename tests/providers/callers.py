@@ -181,9 +181,7 @@ class Callers:
             # Under astream_events and stream_mode="messages" LangChain streams what is invoked.
             base = "ainvoke" if way.name == "astream_events" else way.base
             prompt, leave = self._prompts(caller)[0], way.ends == "break"
-            answer = await atext(
-                self._model, base, prompt, leave=leave, heard=lambda: self.heard.add(caller)
-            )
+            answer = await atext(self._model, base, prompt, leave=leave, heard=lambda: self.heard.add(caller))
             self.said[caller] = [answer]
         return {}
 

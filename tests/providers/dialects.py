@@ -133,7 +133,14 @@ def _response(path: str, asked: dict[str, Any]) -> Reply:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": PROMPT_TOKENS + OUTPUT_TOKENS,
     }
-    about = {"id": "1", "object": "response", "created_at": 1, "model": "m", "tools": [], "tool_choice": "auto"}
+    about = {
+        "id": "1",
+        "object": "response",
+        "created_at": 1,
+        "model": "m",
+        "tools": [],
+        "tool_choice": "auto",
+    }
     whole = {**about, "parallel_tool_calls": True, "status": "completed", "output": [said], "usage": usage}
     if not asked.get("stream"):
         return _whole(whole)
@@ -213,9 +220,7 @@ def _converse(path: str, asked: dict[str, Any]) -> Reply:
         about = {"stopReason": "end_turn", "usage": usage, "metrics": metrics}
         return _whole({"output": {"message": message}, **about})
     before = [_frame("messageStart", {"role": "assistant"})]
-    words = [
-        _frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": word}}) for word in WORDS
-    ]
+    words = [_frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": word}}) for word in WORDS]
     after = [
         _frame("contentBlockStop", {"contentBlockIndex": 0}),
         _frame("messageStop", {"stopReason": "end_turn"}),
@@ -266,11 +271,17 @@ def _cohere(path: str, asked: dict[str, Any]) -> Reply:
     usage = {"billed_units": tokens, "tokens": tokens}
     about = {"id": "1", "finish_reason": "COMPLETE", "usage": usage}
     if not asked.get("stream"):
-        return _whole({**about, "message": {"role": "assistant", "content": [{"type": "text", "text": TEXT}]}})
+        return _whole(
+            {**about, "message": {"role": "assistant", "content": [{"type": "text", "text": TEXT}]}}
+        )
     start = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
     before = [
         {"type": "message-start", "id": "1", "delta": {"message": start}},
-        {"type": "content-start", "index": 0, "delta": {"message": {"content": {"type": "text", "text": ""}}}},
+        {
+            "type": "content-start",
+            "index": 0,
+            "delta": {"message": {"content": {"type": "text", "text": ""}}},
+        },
     ]
     words = [
         {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": w}}}} for w in WORDS

@@ -15,10 +15,10 @@ from .table import Provider
 FAULTS = ("200", "429", "500", "reset", "hang", "cut", "202", "429 alone", "503", "529")
 """What the first request of a cell meets.
 
-200: an answer, held up behind the first piece of its body. 429: a refusal with Retry-After; 429 alone: without.
-500, 503, 529: an error. reset: the connection is reset before the head. hang: an answer, held up before its
-head. cut: the connection is reset behind the first piece of the body. 202: the request is accepted, and its
-answer is to be fetched.
+200: an answer, held up behind the first piece of its body. 429: a refusal with Retry-After; 429 alone:
+without. 500, 503, 529: an error. reset: the connection is reset before the head. hang: an answer, held up
+before its head. cut: the connection is reset behind the first piece of the body. 202: the request is
+accepted, and its answer is to be fetched.
 """
 STATUSES = {"429": 429, "429 alone": 429, "500": 500, "503": 503, "529": 529}
 PAUSE_S = 1

@@ -4,7 +4,7 @@ Does not know what providers say (`dialects`), or what a test expects.
 
 A request is in flight from being read as a whole until just before the last bytes of its answer are written,
 or until the client's hang-up is seen. An answer of 400 and more ends it before its head is written. A client
-learns of each end after the server, except of its own hang-up: that one the server sees later than the client.
+learns of each end after the server, except of its own hang-up, which the server sees later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any, Literal
 from .dialects import JSON, Reply, fault, reply
 
 SETTLE_TURNS = 8
-"""Turns of the loop in which hang-ups are seen that came before a request: its client is not counted twice."""
+"""Turns of the loop in which hang-ups are seen that came before a request."""
+
 
 class Gate:
     """Holds requests up until a test opens it, from any thread."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEY = "not-a-key"
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1
 """What a provider package is told where a request is to time out."""
 
 

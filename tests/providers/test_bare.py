@@ -19,7 +19,9 @@ def _named(*cell: Any) -> Any:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("provider", INSTALLED, ids=[provider.name for provider in INSTALLED])
-def test_each_installed_package_returns_what_the_server_said(bench: Bench, provider: Provider, way: str) -> None:
+def test_each_installed_package_returns_what_the_server_said(
+    bench: Bench, provider: Provider, way: str
+) -> None:
     assert check(bench, provider, way, "none") == []
 
 

@@ -1,7 +1,7 @@
-"""A slot is held exactly while a request is in flight, whatever its package sends through, and however it ends.
+"""A slot is held exactly while a request is in flight, whatever sends it and however it ends.
 
-The whole matrix takes `python -m tests.providers`. Here: one package for each HTTP library, and for each way of
-calling and each fault one number of slots.
+`python -m tests.providers` plays the whole matrix. Here: one package for each HTTP library, and for each way
+of calling and each fault one number of slots.
 """
 
 from __future__ import annotations
