@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llmsched_langgraph.lab.serve_sim import wire
-from llmsched_langgraph.lab.serve_sim.api_error import ApiError
+from llmsched_langgraph.lab.serve_sim.api_error import ApiError, invalid
 from llmsched_langgraph.lab.serve_sim.live import Exchange, LiveServer, Phase, QueueFullError
 from llmsched_langgraph.lab.serve_sim.replies import Reply, plan_reply
 from llmsched_langgraph.lab.serve_sim.requests import ChatRequest, parse_request
@@ -79,11 +79,17 @@ class ChatCompletions:
             body = await _read_body(receive)
             if body is None:
                 return
-            request = parse_request(body, self._models)
-            reply = plan_reply(request, self._seed)
+            request, reply = self._plan(body)
             await self._exchange(request, reply, scope, receive, send)
         except ApiError as error:
             await _json(error.body(), error.status, error.headers)(scope, receive, send)
+
+    def _plan(self, body: bytes) -> tuple[ChatRequest, Reply]:
+        try:
+            request = parse_request(body, self._models)
+            return request, plan_reply(request, self._seed)
+        except RecursionError:
+            raise invalid("The body is nested too deeply", code="invalid_json") from None
 
     async def _exchange(
         self, request: ChatRequest, reply: Reply, scope: Scope, receive: Receive, send: Send

@@ -12,8 +12,9 @@ from hashlib import sha256
 from math import log
 from random import Random
 
+from llmsched_langgraph.lab.serve_sim.api_error import invalid
 from llmsched_langgraph.lab.serve_sim.requests import CHARACTERS_PER_TOKEN, ChatRequest, count_tokens
-from llmsched_langgraph.lab.serve_sim.schemas import example
+from llmsched_langgraph.lab.serve_sim.schemas import SchemaError, example
 from llmsched_langgraph.lab.serve_sim.scripts import ScriptedCall
 
 MEAN_OUTPUT_TOKENS = 120
@@ -79,7 +80,11 @@ class Piece:
 
 
 def plan_reply(request: ChatRequest, seed: int) -> Reply:
-    """Return the reply to a request; it is deterministic for a given seed."""
+    """Return the reply to a request; it is deterministic for a given seed.
+
+    Raises:
+        ApiError: A schema is malformed, or every value of it is longer than the context.
+    """
     digest = sha256(f"{seed}:{request.identity}".encode()).hexdigest()
     rng = Random(int(digest, 16))
     turn = request.turn
@@ -88,10 +93,10 @@ def plan_reply(request: ChatRequest, seed: int) -> Reply:
     if content is None and not calls:
         if request.forced_tools:
             tool = rng.choice(request.forced_tools)
-            arguments = example(tool.parameters, rng, _few_words)
+            arguments = _example(tool.parameters, rng, f"tools: the parameters of {tool.name!r:.60}", "tools")
             calls = (ScriptedCall(tool.name, arguments if isinstance(arguments, dict) else {}),)
         elif request.schema is not None:
-            content = json.dumps(example(request.schema, rng, _few_words))
+            content = json.dumps(_example(request.schema, rng, "response_format", "response_format"))
     # The tokens set the length of free text. Other text sets the number of tokens, unless a script does.
     free = content is None and not calls
     tool_calls = tuple(
@@ -130,6 +135,13 @@ def pieces(reply: Reply, start_tokens: int, end_tokens: int) -> Iterator[Piece]:
         if part or first:
             yield Piece(call, part, first)
         offset += len(text)
+
+
+def _example(schema: object, rng: Random, where: str, param: str) -> object:
+    try:
+        return example(schema, rng, _few_words)
+    except SchemaError as error:
+        raise invalid(f"{where}: {error}", param, "invalid_json_schema") from None
 
 
 def _words(rng: Random, tokens: int) -> str:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llmsched_langgraph._fields import refuse_constant
 from llmsched_langgraph.lab.serve_sim.api_error import ApiError, JsonObject, invalid
 from llmsched_langgraph.lab.serve_sim.scripts import Turn, message_text, scripted_turn
 
@@ -65,7 +66,7 @@ def parse_request(body: bytes, models: Sequence[str]) -> ChatRequest:
         ApiError: The request is invalid; the message names the field and the reason.
     """
     try:
-        fields = json.loads(body)
+        fields = json.loads(body, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise invalid(f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(fields, dict):

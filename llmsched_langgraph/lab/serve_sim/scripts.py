@@ -6,13 +6,12 @@ Does not handle HTTP or time; `replies` generates the replies.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmsched_langgraph.lab.serve_sim.api_error import ApiError, JsonObject, invalid
 
-_DIRECTIVE = re.compile(r"<sim>(.*?)</sim>", re.DOTALL)
+_OPENS, _CLOSES = "<sim>", "</sim>"
 _TURN_KEYS = ("output_tokens", "content", "tool_calls")
 
 
@@ -79,10 +78,21 @@ def scripted_turn(sim: object, messages: Sequence[JsonObject]) -> Turn:
 
 def _last_directive(messages: Sequence[JsonObject]) -> tuple[int, str] | None:
     for index in range(len(messages) - 1, -1, -1):
-        directives = _DIRECTIVE.findall(message_text(messages[index]))
-        if directives:
-            return index, directives[-1]
+        found = _last_in(message_text(messages[index]))
+        if found is not None:
+            return index, found
     return None
+
+
+def _last_in(text: str) -> str | None:
+    """Return the content of the last directive in a text. Linear in its length, unlike a pattern."""
+    found, end = None, 0
+    while True:
+        start = text.find(_OPENS, end)
+        end = text.find(_CLOSES, start) if start >= 0 else -1
+        if end < 0:
+            return found
+        found = text[start + len(_OPENS) : end]
 
 
 def _read_turns(script: object, where: str) -> list[Turn]:
