@@ -60,6 +60,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "LANGSMITH_TRACING": "false",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "NVIDIA_USAGE_TELEMETRY_ENABLED": "false",
 }
 """What the packages must find in the environment before they are imported: they ask the server alone."""
 
@@ -177,7 +178,7 @@ def _huggingface(url: str, **options: Any) -> Any:
 def _nvidia(url: str, **options: Any) -> Any:
     from langchain_nvidia_ai_endpoints import ChatNVIDIA
 
-    model = ChatNVIDIA(model="m", api_key=KEY, base_url=f"{url}/v1", usage_telemetry_enabled=False, **options)
+    model = ChatNVIDIA(model="m", api_key=KEY, base_url=f"{url}/v1", **options)
     for client in (model._client, model._async_client):  # which take no option for this
         client.polling_url_tmpl = f"{url}/v2/status/{{request_id}}"
     return model
