@@ -14,11 +14,12 @@ from functools import cache
 
 import pytest
 from support.applications import app
-from support.interrupts import PATIENCE_S, Bench, Broken, break_everywhere, swallowing
+from support.interrupts import PATIENCE_S, Bench, Broken, break_everywhere, swallowing, until
 from support.profiles import TEMPLATE
 from support.profiles import profile as fan_profile
 
 from llmsched_langgraph import SchedulerClosedError
+from llmsched_langgraph._adapter.graph import _Job
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core import lifecycle as lifecycle_module
@@ -819,7 +820,74 @@ def thread_waits_for_a_stage_that_is_cancelled():
     def operation():
         with pytest.raises(CallCancelledError), inside_stage(stage), bench.scheduler.slot():
             pass
+        with pytest.raises(CallCancelledError), inside_stage(stage), bench.scheduler.slot():
+            pass
 
+    return bench, operation
+
+
+@scene
+def thread_waits_in_a_run_that_is_cancelled():
+    bench = Bench("fair")
+    bench.ask(100)
+    outer = start_run(bench.scheduler, JobInfo(application=app("app")))
+    with inside(outer):
+        run = start_run(Bench().scheduler, JobInfo(application=app("app")))
+    prompted(bench, outer.scope.cancel)
+
+    def operation():
+        with pytest.raises(CallCancelledError), inside(run), bench.scheduler.slot(stage="s"):
+            pass
+        with pytest.raises(CallCancelledError), inside(run), bench.scheduler.slot(stage="s"):
+            pass
+        outer.end(Outcome.CANCELLED)
+
+    def forgotten():
+        assert not bench.driver._waiters.keys() - {100}
+
+    bench.after = forgotten
+    return bench, operation
+
+
+@scene
+def run_ends_while_its_threads_wait():
+    """They are all dismissed, and the job is over, whatever comes over the thread that ends it."""
+    bench = Bench("fair", also=[_Job.end, _Job._end, _Job.stop])
+    bench.ask(100)
+    run = start_run(bench.scheduler, JobInfo(application=app("app")))
+    refused = threading.Semaphore(0)
+
+    def wait():
+        try:
+            with inside(run), bench.scheduler.slot():
+                pass
+        except CallCancelledError:
+            refused.release()
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(run.scope.waiting) == bench.driver.backends["default"].waiting == 3, "no wait")
+    job = _Job(run, None, None, breakpoints=False)
+    job.break_off(GeneratorExit())
+    box = [job]
+    del job
+
+    def operation():
+        box.pop().end()
+
+    settle = bench.settle
+
+    def over():
+        box.clear()
+        for thread in threads:
+            assert refused.acquire(timeout=PATIENCE_S), "a thread was not dismissed"
+            thread.join(PATIENCE_S)
+        assert not run.scope.waiting
+        assert bench.driver.jobs == 0
+        settle()
+
+    bench.settle = over
     return bench, operation
 
 
