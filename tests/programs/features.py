@@ -1,0 +1,106 @@
+"""Names the ingredients of random programs that can be switched on and off, and those known to be wrong.
+
+Does not say how an ingredient is written: the classes of `grammar` do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from enum import StrEnum
+
+
+class Feature(StrEnum):
+    """One ingredient. A written program lists those that it has."""
+
+    # models
+    FAILING = "failing"
+    STREAMING = "streaming"
+    SYNC_ONLY = "sync-only"
+    ASYNC_ONLY = "async-only"
+    HOUSE = "house"
+    CHAINED = "chained"
+    ENSEMBLE = "ensemble"
+    DELEGATING = "delegating"
+    # calls
+    BATCH = "batch"
+    PARALLEL = "parallel"
+    RETRIES = "retries"
+    FALLBACKS = "fallbacks"
+    TOOL = "tool"
+    NESTED = "nested"
+    READ_AND_ASK = "read-and-ask"
+    DROPPED = "dropped"
+    LEFT_OPEN = "left-open"
+    KEPT_OPEN = "kept-open"
+    PUMPED = "pumped"
+    # tasks, threads, loops, processes
+    GATHER = "gather"
+    MARKED_THREADS = "marked-threads"
+    UNMARKED_THREADS = "unmarked-threads"
+    OWN_LOOP = "own-loop"
+    BACKGROUND = "background"
+    BACKGROUND_GRAPH = "background-graph"
+    FORK = "fork"
+    SYNC_ON_LOOP = "sync-on-loop"
+    FAN_OUT_ON_LOOP = "fan-out-on-loop"
+    # bounds
+    SLOT = "slot"
+    PARALLEL_IN_SLOT = "parallel-in-slot"
+    OUTLIVES_SLOT = "outlives-slot"
+    TIMEOUT = "timeout"
+    SCOPE = "scope"
+    CAUGHT = "caught"
+    INTERRUPT = "interrupt"
+    # graphs
+    SEND = "send"
+    SUBGRAPH = "subgraph"
+    PARALLEL_NODES = "parallel-nodes"
+    TOOL_NODE = "tool-node"
+    NODE_RETRY = "node-retry"
+    # runs
+    MANY_RUNS = "many-runs"
+    SEVERAL_LOOPS = "several-loops"
+    UVLOOP = "uvloop"
+    CLOSED_LOOP = "closed-loop"
+    CANCELLED = "cancelled"
+    HUNG_UP = "hung-up"
+    BROKEN_OFF = "broken-off"
+
+
+GO_AHEAD = frozenset(
+    {
+        Feature.SYNC_ON_LOOP,
+        Feature.FAN_OUT_ON_LOOP,
+        Feature.READ_AND_ASK,
+        Feature.DROPPED,
+        Feature.LEFT_OPEN,
+        Feature.KEPT_OPEN,
+        Feature.PUMPED,
+    }
+)
+"""Ingredients with which a call may have to go ahead over the slots: without one, none may."""
+
+WRONG: dict[Feature, str] = {
+    Feature.FAN_OUT_ON_LOOP: "a synchronous fan-out blocks the loop whose coroutines hold the slots",
+    Feature.PUMPED: "a stream that a helper reads holds the slot that its consumer waits for",
+    Feature.LEFT_OPEN: "a stream that its node does not read on holds the slot that other nodes wait for",
+    Feature.KEPT_OPEN: "a stream that is kept beyond its node holds a slot that others wait for",
+    Feature.ENSEMBLE: "the calls that a model makes at once exceed the slots, uncounted",
+    Feature.PARALLEL_IN_SLOT: "parallel calls inside a slot() exceed the slots, uncounted",
+    Feature.OUTLIVES_SLOT: "a request inside of a slot outlives it, in a thread or as a stream, without one",
+    Feature.BACKGROUND_GRAPH: "a graph that runs on beside later nodes makes the job's record invalid",
+    Feature.CLOSED_LOOP: "a loop that is closed under a call leaves its slot held until it is collected",
+    Feature.UNMARKED_THREADS: "calls in threads that do not copy the context take no slot",
+    Feature.FORK: "a forked child waits for slots that are held in its parent",
+}
+"""Ingredients that the package gets wrong, each with what happens. The random programs leave them out.
+
+`test_wrong.py` has the smallest program of each, and fails when one of them comes right: delete the entry
+here then.
+"""
+
+AVAILABLE = frozenset(Feature) - ({Feature.UVLOOP} if importlib.util.find_spec("uvloop") is None else set())
+"""The ingredients for which everything is installed."""
+
+SOUND = AVAILABLE - WRONG.keys()
+"""The ingredients of the random programs."""
