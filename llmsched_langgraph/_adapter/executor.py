@@ -165,7 +165,7 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     mark = STAGE.set(stage)
     try:
         result = await stock.arun_with_retry(task, *args, **kwargs)
-        now = clock()
+        now, stage.over = clock(), True
         run.seen.stage_events.append(_new(Ended, (stage.number, now - began_s, True, False, now)))
         return result
     except BaseException as error:
@@ -193,7 +193,7 @@ def _begin(run: Run, task: Any) -> StageRun:
 
 
 def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
-    now = run.driver.clock()
+    now, stage.over = run.driver.clock(), True
     if error is None:
         run.seen.stage_events.append(Ended(stage.number, now - began_s, at_s=now))
         return

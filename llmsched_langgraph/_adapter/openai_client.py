@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from llmsched_langgraph._adapter.gate import current_stage
 from llmsched_langgraph._adapter.http.answers import failure_of
+from llmsched_langgraph._adapter.http.httpx_hooks import hold_body
 from llmsched_langgraph._adapter.model_names import names_of_request
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._runtime.call import Call
@@ -118,6 +119,7 @@ def _settle(call: Call, response: Any, loop: asyncio.AbstractEventLoop | None = 
         call.usage = _usage(response)
         call.end()
         return response
+    hold_body(response, call)
     setattr(response, _LOOP, loop)
     held: Any = _held_response if loop is None else _aheld_response
     response.__class__ = held(type(response))
@@ -128,10 +130,7 @@ def _settle(call: Call, response: Any, loop: asyncio.AbstractEventLoop | None = 
 
 def _taken_out(response: Any) -> Call | None:
     """Remove and return the call of a response that is closed; None if it was removed before."""
-    call = _open.pop(id(response), None)
-    if call is not None:
-        call.close()
-    return call
+    return _open.pop(id(response), None)
 
 
 _open: dict[int, Call] = {}

@@ -10,8 +10,9 @@ from contextlib import suppress
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, Outcome
 from llmsched_langgraph._ledger.values import Failure
-from llmsched_langgraph._runtime.call import Call, Looking, inherit
-from llmsched_langgraph._runtime.holders import running_loop
+from llmsched_langgraph._runtime.call import Call, inherit
+from llmsched_langgraph._runtime.holders import running_loop_ref
+from llmsched_langgraph._runtime.marks import Looking
 from llmsched_langgraph._runtime.slot import Slot
 
 
@@ -36,8 +37,20 @@ class Attempt(Slot):
 
     def __init__(self, call: Call, *, own: bool = True) -> None:
         super().__init__(call.terms)
-        self.call = call
+        self._call = call
         self._own = own
+        self._unseen = False  # whether its answer is open, and who reads it is not seen
+
+    @property
+    def call(self) -> Call:
+        """The call that sends the request."""
+        return self._call
+
+    def reader(self) -> Slot | None:
+        """See `Slot.reader`."""
+        if self.idle_s is not None:
+            return self
+        return self._call if self._unseen and self._call.idle_s is not None else None
 
     def ensure(self) -> None:
         """Block this thread until the attempt holds a slot. Raises the errors of `Slot.acquire`."""
@@ -104,13 +117,13 @@ class Attempt(Slot):
 
     def hand_back(self) -> None:
         """Return the slot to the call: the server accepted the request and works on it after its answer."""
-        self.call.take(self, running_loop())
+        self.call.take(self, running_loop_ref())
 
     def keep(
         self, close: Callable[[], object] | None, aclose: Callable[[], Awaitable[object]] | None = None
     ) -> None:
         """Hold the slot until `give_back`: the answer is read later. The call's end closes it by `close`."""
-        self._close, self._aclose = close, aclose
+        self._close, self._aclose, self._unseen = close, aclose, self.read_ahead is None
         self.call.opened(self)
 
     def close(self) -> None:

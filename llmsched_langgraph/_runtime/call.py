@@ -6,6 +6,7 @@ keeps the slot until it ends.
 
 from __future__ import annotations
 
+import time
 import weakref
 from contextlib import suppress
 from contextvars import Token
@@ -14,15 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.values import Failure
-from llmsched_langgraph._runtime.context import CALL, PAUSED, Mark, unmark
-from llmsched_langgraph._runtime.holders import is_closed, running_loop
-from llmsched_langgraph._runtime.slot import Slot, Terms, me, outcome_of
+from llmsched_langgraph._runtime.context import CALL, PAUSED, current_stage_run, unmark
+from llmsched_langgraph._runtime.holders import is_closed, running_loop_ref
+from llmsched_langgraph._runtime.marks import Inside, Looking, Paused
+from llmsched_langgraph._runtime.slot import Slot, Terms, outcome_of
 from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.attempt import Attempt
-
-_ANYONE = object()
 
 _USED = "a slot is for one call; call scheduler.slot() for each call"
 
@@ -70,7 +70,6 @@ class Call(Slot):
     _loop: weakref.ref[Any] | None = None  # the event loop on which it began
     over = False
     _mark: Token[weakref.ref[Any] | None] | None = None
-    _reader: object = _ANYONE  # the only task or thread that can read the open stream
     lender: Call | None = None
     borrowed: Call | None = None
     inner_usage: Usage = UNKNOWN_USAGE
@@ -99,7 +98,7 @@ class Call(Slot):
     async def aacquire(self) -> None:
         """Await the slot. Raises the errors of `Slot.acquire`."""
         self._begin()
-        self._loop = running_loop()
+        self._loop = running_loop_ref()
         if self.around is None:
             await super().aacquire()
         else:
@@ -208,6 +207,10 @@ class Call(Slot):
         if lender is None or not lender.take_back(self):
             super().release(outcome, failure)
 
+    def give_back(self, failure: Failure | None = None) -> None:
+        """Release the slot before the call ends: its answer is complete, or broke off."""
+        self.release(Outcome.FINISHED if failure is None else Outcome.FAILED, failure)
+
     def take_back(self, borrower: Slot) -> bool:
         """Take back the slot of this block; return False if the borrower must release it."""
         # On a closed loop the block never ends.
@@ -250,31 +253,23 @@ class Call(Slot):
         with suppress(ValueError):
             self._open.remove(attempt)
 
-    def inside(self) -> _Inside:
+    def inside(self) -> Inside:
         """Mark the code in the block as part of this call."""
-        return _Inside(self)
+        return Inside(self)
 
-    def pause(self) -> Mark[tuple[Any, ...]]:
+    def pause(self) -> Paused:
         """Mark the code in the block as the stream's consumer. The request is still in flight."""
-        return Mark(PAUSED, (*PAUSED.get(), self))
+        return Paused(self)
 
     def leave_open(self) -> None:
-        """Mark the running code as the only one that can read the open stream to its end."""
-        self._reader = me()
+        """Mark the running code as the consumer of a stream that it has not read yet."""
+        self.idle_s = time.monotonic()
         PAUSED.set((*(call for call in PAUSED.get() if call.holding), self))
 
     @property
     def holding(self) -> bool:
         """Whether it, or a request of it, holds a slot."""
         return self.held or any(attempt.held for attempt in tuple(self._open))
-
-    def needs(self, reader: object) -> bool:
-        """Return whether this call ends only if `reader` (a task or a thread) reads its stream."""
-        return self.holding and self._reader in (_ANYONE, reader)
-
-    def close(self) -> None:
-        """Record that the stream is being closed: the slot is released without further reading."""
-        self._reader = None
 
     def __enter__(self) -> Self:
         if self._used:
@@ -338,58 +333,17 @@ class Call(Slot):
             raise refused from error
 
 
-class _Inside:
-    """Marks a step of a call; a generator shares its consumer's context, so it is marked step by step."""
-
-    __slots__ = ("_call", "_mark")
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def __enter__(self) -> None:
-        call = self._call
-        call.steps.append(None)
-        self._mark = CALL.set(weakref.ref(call))
-
-    def __exit__(self, *_: object) -> None:
-        call = self._call
-        unmark(CALL, self._mark)
-        call.steps.pop()
-        if call.abandoned and not call.steps:
-            call.end(Outcome.CANCELLED)
-
-
-class Looking:
-    """Tells the blocks around a call that it, or a request of it, looks for a slot. A context manager."""
-
-    __slots__ = ("_blocks", "_call")
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def __enter__(self) -> None:
-        self._blocks: list[Call] = []
-        block = self._call.around
-        while block is not None:
-            if block.model is None:
-                self._blocks.append(block)
-                block.wanting.append(None)
-            block = block.around
-
-    def __exit__(self, *_: object) -> None:
-        while self._blocks:
-            self._blocks.pop().wanting.pop()
-
-
 def inherit(slot: Call | Attempt, call: Call | None) -> bool:
     """Transfer the unused slot of `call`, or of a call around it, to `slot`; return whether there is one."""
     while call is not None:
-        if call.terms[:2] == slot.terms[:2] and slot.take(call, running_loop()):
+        if call.terms[:2] == slot.terms[:2] and slot.take(call, running_loop_ref()):
             if call.model is None:
                 lender: Call | None = call  # which returns it to its own lender later
             else:
                 lender, call.lender = call.lender, None
             slot.lender = slot.borrowed = lender
+            slot.stage = current_stage_run()
+            slot.stand()
             return True
         call = call.around
     return False

@@ -85,7 +85,7 @@ def inside(run: Run) -> Mark[Run | None]:
 def current_stage_run() -> StageRun | None:
     """Return the stage run of the calling code; None if unknown, and in a thread whose run has ended."""
     stage = STAGE.get()
-    return None if stage is not None and stage.over else stage
+    return None if stage is not None and stage.void else stage
 
 
 def inside_stage(stage: StageRun) -> Mark[StageRun | None]:

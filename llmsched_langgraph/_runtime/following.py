@@ -254,9 +254,14 @@ class _CarriedStage(StageRun):
             self.heartbeat = lambda: context.copy().run(beat)
 
     @property
-    def over(self) -> bool:  # type: ignore[override]
-        """Whether the mark is void."""
+    def void(self) -> bool:  # type: ignore[override]
+        """Whether the mark counts no more."""
         return self._run.carried and self._run.seen.ended
+
+    @property
+    def over(self) -> bool:  # type: ignore[override]
+        """Whether the stage run has ended."""
+        return self._stage.over
 
     @property
     def cancelled(self) -> bool:  # type: ignore[override]

@@ -67,7 +67,7 @@ def is_closed(loop: weakref.ref[Any] | None) -> bool:
     return loop is not None and ((alive := loop()) is None or alive.is_closed())
 
 
-def running_loop() -> weakref.ref[asyncio.AbstractEventLoop] | None:
+def running_loop_ref() -> weakref.ref[asyncio.AbstractEventLoop] | None:
     """Return a weak reference to the running event loop; None if there is none, or none of asyncio."""
     try:
         return weakref.ref(asyncio.get_running_loop())

@@ -64,8 +64,9 @@ class StageRun(Scope):
         heartbeat: restarts the idle timeout; None if there is no limit.
         loop: the event loop of its node; None if its node runs in a thread. `cancel` leaves the calls on that
             loop alone: they are cancelled with the node, and the node's background tasks go on.
+        over: whether it has ended.
         carried: whether this marks a thread that the stage run started.
-        over: whether it is void, because it marks such a thread and the run has ended.
+        void: whether the mark counts no more: it marks such a thread, and the run has ended.
     """
 
     around: StageRun | None = None
@@ -73,6 +74,7 @@ class StageRun(Scope):
     heartbeat: Callable[[], None] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     carried = False
+    void = False
     over = False
 
     def __init__(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 import weakref
+from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llmsched_langgraph._core.events import CallRequested, HolderDied
@@ -17,7 +18,9 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.values import Failure, Grant
 from llmsched_langgraph._runtime.beats import Beats
 from llmsched_langgraph._runtime.context import PAUSED, current_run, current_stage_run
-from llmsched_langgraph._runtime.holders import running_loop
+from llmsched_langgraph._runtime.cycles.stdlib import running_loop
+from llmsched_langgraph._runtime.cycles.watcher import WATCHER
+from llmsched_langgraph._runtime.holders import running_loop_ref
 from llmsched_langgraph._runtime.refusals import timed_out
 from llmsched_langgraph._runtime.run import check, waits
 from llmsched_langgraph._runtime.threads import stepping_aside
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llmsched_langgraph")
 
 _new = tuple.__new__  # builds a named tuple in C, without Python bytecode
-
-_TURNS_TO_CLOSE = 4
-"""Loop iterations to wait for a dropped stream's `aclose()`, which releases its slot."""
 
 
 class Terms(NamedTuple):
@@ -65,9 +65,29 @@ class Slot:
     Attributes:
         terms: what its tickets request.
         usage: the tokens that the next release reports.
+        thread: the thread in which the code stands that sends the request or reads the answer.
+        task: that code's task; None if it runs on no event loop.
+        stage: that code's stage run; None if unknown.
+        idle_s: `time.monotonic()` since which nobody reads the answer, which is open; None if it is read, or
+            the request is in flight.
+        read_ahead: has the rest of an idle answer read in the background; None if it cannot be.
+        ahead: whether that happens, or is about to.
+        consumes: while it waits, the calls of open streams that the waiting code consumes.
+        lent: whether a call went ahead because this one's answer is idle.
+        forced: whether it went ahead of its turn, because it would have waited for ever.
     """
 
     usage: Usage = UNKNOWN_USAGE
+
+    thread = 0
+    task: weakref.ref[asyncio.Task[Any]] | None = None
+    stage: StageRun | None = None
+    idle_s: float | None = None
+    read_ahead: Callable[[], object] | None = None
+    ahead = False
+    consumes: tuple[Any, ...] = ()
+    lent = False
+    forced = False
 
     _ticket = 0  # the last one; 0 before the first request, and after it was taken over
     _again = 0  # ticket of the call's previous attempt
@@ -85,6 +105,24 @@ class Slot:
         """Whether it has a ticket that is not released."""
         return bool(self._held)
 
+    @property
+    def call(self) -> Any:
+        """The call that it is part of."""
+        return self
+
+    def reader(self) -> Slot | None:
+        """Return itself, or its call, if the code that stands there has to read the answer; else None."""
+        return None if self.idle_s is None else self
+
+    def stand(self) -> None:
+        """Record the running code as the code that sends the request or reads the answer."""
+        self.thread = get_ident()
+        # A weak reference, because the task's frames refer to this object.
+        if running_loop() is not None and (task := asyncio.current_task()) is not None:
+            self.task = weakref.ref(task)
+        else:
+            self.task = None
+
     def acquire(self) -> None:
         """Block this thread until the slot is granted.
 
@@ -93,10 +131,11 @@ class Slot:
             CallCancelledError: the call's run failed or was cancelled.
             SchedulerClosedError: the scheduler is closed.
         """
-        stage = current_stage_run()
+        stage = self.stage = current_stage_run()
         check(current_run(), stage)
         try:
-            forced = _on_event_loop() or (bool(PAUSED.get()) and blocks_itself())
+            self.stand()
+            forced = running_loop() is not None
             if not self._ask(stage, forced):
                 self._block(stage)
             elif forced:
@@ -107,17 +146,11 @@ class Slot:
 
     async def aacquire(self) -> None:
         """Await the slot. Raises the same errors as `acquire`."""
-        forced = False
-        if PAUSED.get():
-            for _ in range(_TURNS_TO_CLOSE):
-                if not blocks_itself():
-                    break
-                await asyncio.sleep(0)
-            forced = blocks_itself()
-        stage = current_stage_run()
+        stage = self.stage = current_stage_run()
         check(current_run(), stage, coroutine=True)
         try:
-            if not self._ask(stage, forced, running_loop()):
+            self.stand()
+            if not self._ask(stage, False, running_loop_ref()):
                 await self._await(stage)
         except BaseException:
             self._abandon()
@@ -139,13 +172,14 @@ class Slot:
         with waits(self, current_run(), stage):
             try:
                 self._wait_with(waiter)
+                self._watch()
                 beats = Beats(self.terms.timeout_s, stage)
                 with stepping_aside(self.terms.loop):
                     while not driver.outcome(ticket, waiter):
                         if not waiter.wait(beats.next_s()):
                             beats.beat() or self._give_up()
             finally:
-                self._waiter = None
+                self._waiter, self.consumes = None, ()
                 driver.told(ticket)
 
     async def _await(self, stage: StageRun | None) -> None:
@@ -156,13 +190,14 @@ class Slot:
             waiter = LoopWaiter()
             try:
                 self._wait_with(waiter.waker())
+                self._watch()
                 beats = Beats(self.terms.timeout_s, stage)
                 while not driver.outcome(ticket, waiter):
                     if not await waiter.wait(beats.next_s()):
                         beats.beat() or self._give_up()
             finally:
                 waiter.done()
-                self._waiter = None
+                self._waiter, self.consumes = None, ()
                 driver.told(ticket)
 
     def _wait_with(self, waiter: Waiter) -> None:
@@ -171,6 +206,11 @@ class Slot:
         self.terms.driver.register(self._ticket, waiter)
         if self._refusal is not None:
             self.dismiss()
+
+    def _watch(self) -> None:
+        """Have waits that can never end detected; at once if this one may be such a wait."""
+        self.consumes = PAUSED.get()
+        WATCHER.begins(self.terms.driver, look=bool(self.consumes))
 
     def _abandon(self) -> None:
         """Withdraw the request, or release the slot if it was granted."""
@@ -202,6 +242,9 @@ class Slot:
         except IndexError:
             return
         self.terms.driver.release(died.ticket, outcome, self.usage, failure)
+        if self.forced:
+            self.forced = False
+            WATCHER.look_soon()
 
     def take(self, other: Slot, loop: weakref.ref[Any] | None) -> bool:
         """Take over the ticket of `other`, of the same backend; return whether it had one.
@@ -218,6 +261,8 @@ class Slot:
         self._ticket = ticket
         self._held.append(driver.watch(self, ticket, loop))
         other._ticket = 0  # an abandoned `other` does not release it
+        if other.forced:
+            self.forced, other.forced = True, False
         return True
 
     def __del__(self) -> None:
@@ -229,37 +274,11 @@ class Slot:
             pass  # `__init__` was interrupted
 
 
-def blocks_itself() -> bool:
-    """Return whether the calling code holds a slot through an open stream that it is not reading.
-
-    Only reading the stream frees that slot, and waiting code cannot read it. The new call therefore proceeds
-    over the limit.
-    """
-    paused = PAUSED.get()
-    return bool(paused) and any(call.needs(me()) for call in paused)
-
-
-def me() -> object:
-    """Return the running task, or the thread's id outside any task."""
-    try:
-        return asyncio.current_task() or threading.get_ident()
-    except RuntimeError:
-        return threading.get_ident()
-
-
 def outcome_of(error: BaseException | None) -> Outcome:
     """Return the outcome of a block that ended with `error`, or with None."""
     if error is None:
         return Outcome.FINISHED
     return Outcome.FAILED if isinstance(error, Exception) else Outcome.CANCELLED
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 _warned = False

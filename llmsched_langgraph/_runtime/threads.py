@@ -1,18 +1,18 @@
 """Lets a thread of an event loop's default executor wait without reducing the executor's capacity.
 
-Does not wait itself: the caller does.
+Does not wait itself: the caller does. A user's own pool keeps its size, which may be meant.
 
-LangGraph runs the synchronous nodes of asynchronous graphs in the loop's default executor: a few
-threads for the whole process, which also resolve host names for every HTTP client. If waiting calls
-occupied all of them, a call that holds a slot could need such a thread, and the process would deadlock.
-A waiting thread therefore lends the pool one more thread while it waits.
+LangGraph runs the synchronous nodes of asynchronous graphs in the loop's default executor, and so does
+`asyncio.to_thread`: a few threads for the whole process, which also resolve host names for every HTTP
+client. If waiting calls occupied all of them, a call that holds a slot could need such a thread, and the
+process would deadlock. A waiting thread therefore lends the pool one more thread while it waits.
 
-asyncio's loops have an attribute for their pool. uvloop's loops do not: there a first task, submitted
-before any task that could wait, finds the pool from the thread in which it runs.
+asyncio's loops have an attribute for their pool. uvloop's loops do not: there a task finds the pool, from the
+thread in which it runs or the queue in which it stands.
 
-Private names of the standard library used: `_default_executor` of an event loop; `_max_workers` and
-`_idle_semaphore` of a ThreadPoolExecutor; `_args` of its threads.
-If one is missing, a waiting thread occupies its place in the pool.
+Private names of the standard library used, beside those of `cycles/stdlib.py`: `_default_executor` of an
+event loop; `_max_workers` and `_idle_semaphore` of a ThreadPoolExecutor. If one is missing, a waiting thread
+occupies its place in the pool.
 
 The pools that a forked child inherits are not touched there: their threads, and the holders of their locks,
 stayed in the parent.
@@ -22,24 +22,36 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmsched_langgraph._fork import in_child
+from llmsched_langgraph._runtime.cycles.stdlib import is_queued, own_pool
+
+_PATIENCE_S = 0.2
+"""Maximum seconds for which a thread waits to learn the pool of a loop without the attribute."""
+
+
+class _Probe(NamedTuple):
+    """A task for the default executor of a loop without the attribute. It completes `pool`."""
+
+    pool: Future[Any]
+    task: Callable[[], None]
+
 
 _lock = threading.Lock()
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Future[Any]] = weakref.WeakKeyDictionary()
-"""The pool of each loop without the attribute, as a future that `learn_pool` completes."""
+_probes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Probe] = weakref.WeakKeyDictionary()
 _forker: int | None = None
 """In a forked child, the thread that forked: the only one that may belong to an inherited pool."""
 
 
 def _forked() -> None:
-    global _lock, _pools, _forker
-    _lock, _pools, _forker = threading.Lock(), weakref.WeakKeyDictionary(), threading.get_ident()
+    global _lock, _probes, _forker
+    _lock, _probes, _forker = threading.Lock(), weakref.WeakKeyDictionary(), threading.get_ident()
 
 
 in_child(_forked)
@@ -47,42 +59,47 @@ in_child(_forked)
 
 def learn_pool(loop: asyncio.AbstractEventLoop) -> None:
     """Find the default executor of `loop`. Call it on the loop, before any of its threads waits."""
-    if hasattr(loop, "_default_executor"):
-        return
+    if not hasattr(loop, "_default_executor"):
+        _probe(loop, lambda task: loop.run_in_executor(None, task))
+
+
+def _probe(loop: asyncio.AbstractEventLoop, submit: Callable[[Callable[[], None]], object]) -> _Probe:
+    """Return the probe of the loop; submit it if it is new."""
     with _lock:
-        if loop in _pools:
-            return
-        found = _pools[loop] = Future()
+        known = _probes.get(loop)
+        if known is not None:
+            return known
+        pool: Future[Any] = Future()
+        probe = _probes[loop] = _Probe(pool, lambda: pool.set_result(own_pool()[0]))
     try:
-        loop.run_in_executor(None, lambda: found.set_result(_pool_of_this_thread()))
+        submit(probe.task)
     except RuntimeError:
-        found.set_result(None)  # the pool is shutting down
+        pool.set_result(None)  # the pool is shutting down, or the loop is closed
+    return probe
 
 
-def _pool_of_this_thread() -> Any:
-    # A running thread keeps its `_args`; in a pool's thread, the first is a weak reference to the pool.
-    arguments = getattr(threading.current_thread(), "_args", None)
-    reference = arguments[0] if arguments else None
-    return reference() if isinstance(reference, weakref.ref) else None
-
-
-def _pool(loop: asyncio.AbstractEventLoop | None) -> Any:
+def _is_default(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None) -> bool:
+    """Return whether the pool of this thread is the default executor of `loop`."""
     if loop is None or hasattr(loop, "_default_executor"):
-        return getattr(loop, "_default_executor", None)
-    with _lock:
-        found = _pools.get(loop)
-    try:
-        # Pools are FIFO: the task of `learn_pool` started before the task that calls this.
-        return None if found is None else found.result(timeout=1)
-    except TimeoutError:
-        return None
+        return getattr(loop, "_default_executor", None) is pool
+    probe = _probe(loop, lambda task: loop.call_soon_threadsafe(loop.run_in_executor, None, task))
+    until_s = time.monotonic() + _PATIENCE_S
+    while not probe.pool.done() and time.monotonic() < until_s:
+        if is_queued(probe.task, pool):
+            return True
+        time.sleep(_PATIENCE_S / 100)
+    return probe.pool.done() and probe.pool.result() is pool
 
 
 @contextmanager
 def stepping_aside(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
-    """Add one thread to `loop`'s pool during the block, if this thread is one of the pool."""
-    pool = _pool(loop) if threading.get_ident() != _forker else None
-    if not isinstance(pool, ThreadPoolExecutor) or not _runs_in(pool):
+    """Add one thread to the pool of this thread during the block, if it is an event loop's default executor.
+
+    Args:
+        loop: an event loop that may be the one, beside that which waits for this thread's work; or None.
+    """
+    pool, own = own_pool() if threading.get_ident() != _forker else (None, None)
+    if pool is None or not _can_grow(pool) or not (_is_default(pool, own) or _is_default(pool, loop)):
         yield
         return
     _lend(pool)
@@ -93,9 +110,8 @@ def stepping_aside(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
             pool._max_workers -= 1
 
 
-def _runs_in(pool: ThreadPoolExecutor) -> bool:
-    known = hasattr(pool, "_max_workers") and hasattr(pool, "_idle_semaphore")
-    return known and _pool_of_this_thread() is pool
+def _can_grow(pool: ThreadPoolExecutor) -> bool:
+    return hasattr(pool, "_max_workers") and hasattr(pool, "_idle_semaphore")
 
 
 def _lend(pool: ThreadPoolExecutor) -> None:

@@ -1150,7 +1150,7 @@ def plain_verbs():
         slot.acquire()
         with slot.inside(), slot.pause():
             slot.leave_open()
-        slot.close()
+        slot.give_back()
         slot.end(Outcome.FAILED)
 
     return bench, operation

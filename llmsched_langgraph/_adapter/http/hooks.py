@@ -12,6 +12,8 @@ import sys
 import threading
 from typing import Any
 
+from llmsched_langgraph._fork import in_child
+
 logger = logging.getLogger("llmsched_langgraph")
 
 _HERE = "llmsched_langgraph._adapter.http."
@@ -25,6 +27,14 @@ pending: dict[str, str] = {
 """The libraries that are not hooked yet, with the module that hooks each."""
 
 _lock = threading.Lock()
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+in_child(_forked)
 
 
 def install() -> None:

@@ -6,11 +6,16 @@ where a wrapper may send the request again, and sleep in between, inside one `se
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import functools
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from llmsched_langgraph._adapter.http.answers import ACCEPTED, failure_of, failure_of_error
 from llmsched_langgraph._adapter.http.patching import lacks, wrap_method
+from llmsched_langgraph._adapter.http.readahead import AsyncBody, Body, Holder
 from llmsched_langgraph._adapter.http.recognition import attempt_of
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
@@ -27,15 +32,14 @@ def install(httpx: Any) -> str | None:
         reason = lacks(cls, name)
         if reason is not None:
             return reason
-    body, abody = _bodies(httpx)
-    wrap_method(httpx.Client, "send", lambda send: _send(send, body))
-    wrap_method(httpx.AsyncClient, "send", lambda send: _asend(send, abody))
+    wrap_method(httpx.Client, "send", _send)
+    wrap_method(httpx.AsyncClient, "send", _asend)
     wrap_method(httpx.HTTPTransport, "handle_request", _transport)
     wrap_method(httpx.AsyncHTTPTransport, "handle_async_request", _atransport)
     return None
 
 
-def _send(send: Callable[..., Any], body: type) -> Callable[..., Any]:
+def _send(send: Callable[..., Any]) -> Callable[..., Any]:
     def gated(self: Any, request: Any, **options: Any) -> Any:
         if CALL.get() is None or ATTEMPT.get() is not None:
             return send(self, request, **options)
@@ -50,7 +54,7 @@ def _send(send: Callable[..., Any], body: type) -> Callable[..., Any]:
             finally:
                 unmark(ATTEMPT, mark)
             if _is_open(attempt, response):
-                response.stream = body(response.stream, attempt)
+                hold_body(response, attempt)
                 attempt.keep(response.close)
             return response
         except BaseException as error:
@@ -60,7 +64,7 @@ def _send(send: Callable[..., Any], body: type) -> Callable[..., Any]:
     return gated
 
 
-def _asend(send: Callable[..., Any], body: type) -> Callable[..., Any]:
+def _asend(send: Callable[..., Any]) -> Callable[..., Any]:
     async def gated(self: Any, request: Any, **options: Any) -> Any:
         if CALL.get() is None or ATTEMPT.get() is not None:
             return await send(self, request, **options)
@@ -75,7 +79,7 @@ def _asend(send: Callable[..., Any], body: type) -> Callable[..., Any]:
             finally:
                 unmark(ATTEMPT, mark)
             if _is_open(attempt, response):
-                response.stream = body(response.stream, attempt)
+                hold_body(response, attempt)
                 attempt.keep(None, response.aclose)
             return response
         except BaseException as error:
@@ -137,44 +141,69 @@ def _atransport(handle: Callable[..., Any]) -> Callable[..., Any]:
     return gated
 
 
+def hold_body(response: Any, holder: Holder) -> None:
+    """Have the answer's body release the slot when it is closed, or was read ahead to its end."""
+    library = _library_of(response)
+    if library is None:
+        return
+    body, abody = _bodies(library)
+    kind = abody if isinstance(response.stream, library.AsyncByteStream) else body
+    response.stream = kind(response.stream, holder, response.extensions)
+
+
+def _library_of(response: Any) -> Any:
+    for cls in type(response).__mro__:
+        name = cls.__module__.partition(".")[0]
+        if name in ("httpx", "httpx2"):
+            return sys.modules.get(name)
+    return None
+
+
+@functools.cache
 def _bodies(httpx: Any) -> tuple[type, type]:
     """Return the classes of bodies that hold an attempt's slot until they are closed."""
 
-    class Body(httpx.SyncByteStream):  # type: ignore[misc]  # the library is an argument
-        def __init__(self, body: Any, attempt: Attempt) -> None:
-            self._body = body
-            self._attempt = attempt
+    class HeldBody(httpx.SyncByteStream):  # type: ignore[misc]  # the library is an argument
+        def __init__(self, body: Any, holder: Holder, extensions: Mapping[str, Any]) -> None:
+            self._body = Body(body, holder, _interruption(extensions))
 
         def __iter__(self) -> Iterator[bytes]:
-            try:
-                yield from self._body
-            except Exception as error:
-                self._attempt.give_back(failure_of_error(error))
-                raise
+            return iter(self._body)
 
         def close(self) -> None:
-            try:
-                self._body.close()
-            finally:
-                self._attempt.give_back()
+            self._body.close()
 
-    class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]  # the library is an argument
-        def __init__(self, body: Any, attempt: Attempt) -> None:
-            self._body = body
-            self._attempt = attempt
+    class HeldAsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]  # the library is an argument
+        def __init__(self, body: Any, holder: Holder, extensions: Mapping[str, Any]) -> None:
+            self._body = AsyncBody(body, holder, possible=_CONNECTION in extensions)
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            try:
-                async for piece in self._body:
-                    yield piece
-            except Exception as error:
-                self._attempt.give_back(failure_of_error(error))
-                raise
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return aiter(self._body)
 
         async def aclose(self) -> None:
-            try:
-                await self._body.aclose()
-            finally:
-                self._attempt.give_back()
+            await self._body.aclose()
 
-    return Body, AsyncBody
+    return HeldBody, HeldAsyncBody
+
+
+_CONNECTION = "network_stream"
+"""Key of the connection in the extensions of answers that came through the libraries' own transports."""
+
+
+def _interruption(extensions: Mapping[str, Any]) -> Callable[[], object] | None:
+    """Return a function that ends a read of the body in another thread; None if there is none.
+
+    A connection of HTTP/2 serves other requests too, so it cannot be shut down.
+    """
+    connection = extensions.get(_CONNECTION)
+    if connection is None or not extensions.get("http_version", b"").startswith(b"HTTP/1"):
+        return None
+    own = connection.get_extra_info("socket")
+    if not isinstance(own, socket.socket):
+        return None
+
+    def interrupt() -> None:
+        with suppress(OSError):
+            socket.socket.shutdown(own, socket.SHUT_RDWR)  # that of `SSLSocket` is not for two threads
+
+    return interrupt

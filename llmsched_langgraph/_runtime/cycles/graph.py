@@ -1,0 +1,322 @@
+"""Builds the wait-for graph of one moment: which backends no slot of which can ever come free.
+
+Does not act on it, and takes no lock. An edge leads from a slot to the code that has to run before the slot
+is released: a thread, or a task and the thread of its event loop; from there to what that code waits for
+without a time limit; and from a wait for a slot to all slots of its backend. A holder from which no known
+edge leads counts as one that moves: a request may take as long as it likes.
+
+A backend is dead if every holder of its slots waits, directly or not, for a slot of a dead backend: the
+greatest fixed point over all schedulers of the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmsched_langgraph._ledger.values import BackendView, Waiting
+from llmsched_langgraph._runtime.cycles.stacks import Threads
+from llmsched_langgraph._runtime.cycles.stdlib import Other, Wait, behind_of, task_state, thread_of
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.driver import Driver
+    from llmsched_langgraph._runtime.slot import Slot
+
+GUESS_S = 1.0
+"""Seconds for which an edge that is not certain must have lasted before it counts."""
+
+AHEAD_S = 0.05
+"""Seconds for which an open answer must not have been read before it is read ahead."""
+
+Key = tuple[int, str]
+"""A backend of the process: the id of its driver, and its name."""
+
+
+class Waiter(NamedTuple):
+    """A call that waits for a slot.
+
+    Attributes:
+        key: its backend.
+        ticket: its ticket.
+        slot: the object that owns the ticket.
+        age_s: seconds since its request.
+    """
+
+    key: Key
+    ticket: int
+    slot: Slot
+    age_s: float
+
+
+class Pool(NamedTuple):
+    """A backend that calls wait for."""
+
+    driver: Driver
+    view: BackendView
+    waiting: list[Waiter]
+    holding: list[tuple[int, Slot]]
+
+
+class Blocked(NamedTuple):
+    """The state of code that cannot continue before one of the calls `by` gets its slot.
+
+    It is not `sure` if other code, which is not known, might let it continue.
+    """
+
+    by: tuple[Waiter, ...]
+    sure: bool = True
+
+
+State = Blocked | Other
+
+
+class Stuck(NamedTuple):
+    """A holder that cannot continue before one of the calls `by` gets its slot, and why, in one word."""
+
+    slot: Slot
+    by: tuple[Waiter, ...]
+    why: str
+    sure: bool
+
+
+class Graph:
+    """The graph of one moment. Drop it soon: it keeps what the frames of all threads refer to.
+
+    Attributes:
+        pools: the backends that calls wait for.
+    """
+
+    def __init__(self, drivers: Iterable[Driver]) -> None:
+        self.pools: dict[Key, Pool] = {}
+        self._by_thread: dict[int, Waiter] = {}
+        self._by_task: dict[Any, Waiter] = {}
+        self._memo: dict[Any, State] = {}
+        self._dead: set[Key] = set()
+        self._now_s = time.monotonic()
+        for driver in drivers:
+            self._add(driver)
+        self._threads = Threads()
+
+    def _add(self, driver: Driver) -> None:
+        for name, view in driver.backends.items():
+            if view.waiting:
+                self.pools[id(driver), name] = Pool(driver, view, [], [])
+        now = driver.clock()
+        for ticket, died in tuple(driver._watched.items()):  # noqa: SLF001 (of this package)
+            slot, claim = died(), driver.claim(ticket)
+            pool = None if claim is None else self.pools.get(key := (id(driver), claim.lane[0]))
+            if slot is None or claim is None or pool is None:
+                continue
+            if type(claim) is not Waiting:
+                pool.holding.append((ticket, slot))
+                continue
+            waiter = Waiter(key, ticket, slot, now - claim.asked_s)
+            pool.waiting.append(waiter)
+            task = None if slot.task is None else slot.task()
+            if task is not None:
+                self._by_task[task] = waiter
+            elif slot.task is None:
+                self._by_thread[slot.thread] = waiter
+
+    def read_ahead(self) -> None:
+        """Have open answers read ahead that nobody reads while calls wait for their slots."""
+        for pool in self.pools.values():
+            consumed = {id(call) for waiter in pool.waiting for call in waiter.slot.consumes}
+            for _, slot in pool.holding:
+                ahead, since_s = slot.read_ahead, slot.idle_s
+                if ahead is None or since_s is None or slot.ahead:
+                    continue
+                if id(slot.call) in consumed or self._now_s - since_s >= AHEAD_S:
+                    ahead()
+
+    def dead(self) -> dict[Key, list[Stuck]]:
+        """Return the dead backends, each with its holders."""
+        self._dead = {key for key, pool in self.pools.items() if _full(pool)}
+        while True:
+            self._memo.clear()
+            found: dict[Key, list[Stuck]] = {}
+            for key in self._dead:
+                stuck = self._all_stuck(self.pools[key])
+                if stuck is not None:
+                    found[key] = stuck
+            if len(found) == len(self._dead):
+                return found
+            self._dead = set(found)
+
+    def _all_stuck(self, pool: Pool) -> list[Stuck] | None:
+        all_stuck = []
+        for _, slot in pool.holding:
+            try:
+                stuck = self._stuck(pool, slot)
+            except RecursionError:
+                stuck = None
+            if stuck is None:
+                return None
+            all_stuck.append(stuck)
+        return all_stuck
+
+    def first(self, found: dict[Key, list[Stuck]]) -> Waiter | None:
+        """Return the call to let go ahead: the one that has waited longest, on a loop that can run it."""
+        waiters = {waiter for all_stuck in found.values() for stuck in all_stuck for waiter in stuck.by}
+        return min(
+            waiters, key=lambda own: (self._loop_stands(own.slot), -own.age_s, own.ticket), default=None
+        )
+
+    def _loop_stands(self, slot: Slot) -> bool:
+        return slot.task is not None and isinstance(self._thread(slot.thread, main=False), Blocked)
+
+    # -- holders -----------------------------------------------------------------------
+
+    def _stuck(self, pool: Pool, slot: Slot) -> Stuck | None:
+        """Return what the holder waits for; None if it may continue by itself."""
+        reader = slot.reader()
+        if slot.ahead:  # a thread or a task of the loop reads the answer, or is about to
+            state = Other.MOVES if slot.task is None else self._loop(slot)
+            return self._certain(slot, state, "loop")
+        if reader is not None:
+            return self._idle(pool, slot, reader)
+        state = self._code(slot)
+        if isinstance(state, Blocked):
+            why = "holder" if slot.task is None or not isinstance(self._loop(slot), Blocked) else "loop"
+            return self._certain(slot, state, why)
+        if state is Other.WAITS:
+            inner = self._waiting(lambda own: any(call is slot.call for call in _around(own)))
+            return self._certain(slot, Blocked(inner, sure=False), "holder")
+        return None
+
+    def _idle(self, pool: Pool, slot: Slot, reader: Slot) -> Stuck | None:
+        """Return what the holder waits for, whose answer is open and nobody reads it."""
+        state, call = self._code(reader), slot.call
+        if state is Other.MOVES:
+            return None
+        if isinstance(state, Blocked):
+            # A thread of a pool may do other work by now. Its context tells whether it consumes the stream.
+            by = tuple(own for own in state.by if reader.task is not None or call in own.slot.consumes)
+            if by:
+                return self._certain(slot, Blocked(by, state.sure), "stream")
+        if call.stage is not None and call.stage.over:
+            return self._certain(slot, Blocked(tuple(pool.waiting)), "left open")
+        terms = call.terms
+        own_run = self._waiting(
+            lambda own: (
+                call in own.consumes
+                or (own.terms.driver is terms.driver and terms.job is not None and own.terms.job == terms.job)
+            )
+        )
+        return self._certain(slot, Blocked(own_run, sure=False), "stream", reader.idle_s)
+
+    def _certain(self, slot: Slot, state: State, why: str, idle_s: float | None = None) -> Stuck | None:
+        """Return the result for a holder in that state; None if it is not certain and did not last."""
+        if not isinstance(state, Blocked) or not state.by:
+            return None
+        if not state.sure and not slot.call.lent:
+            ages_s = [own.age_s for own in state.by]
+            if idle_s is not None:
+                ages_s.append(self._now_s - idle_s)
+            if min(ages_s) < GUESS_S:
+                return None
+        return Stuck(slot, state.by, why, state.sure)
+
+    def _waiting(self, is_one: Callable[[Slot], bool]) -> tuple[Waiter, ...]:
+        """Return the waiting calls of dead backends for which `is_one(slot)` is true."""
+        return tuple(own for key in self._dead for own in self.pools[key].waiting if is_one(own.slot))
+
+    # -- code --------------------------------------------------------------------------
+
+    def _code(self, slot: Slot) -> State:
+        """Return the state of the code that has, or that reads, the slot's answer."""
+        if slot.task is None:
+            return self._thread(slot.thread)
+        loop = self._loop(slot)
+        if loop is not Other.MOVES:
+            return loop
+        task = slot.task()
+        return Other.GONE if task is None or task.done() else self._state(task)
+
+    def _loop(self, slot: Slot) -> State:
+        """Return whether the thread of the slot's event loop is blocked."""
+        task = None if slot.task is None else slot.task()
+        thread = slot.thread if task is None else thread_of(task.get_loop(), slot.thread)
+        if thread is None:
+            # The loop does not run now; the thread that ran it last will run it again, if it can.
+            waiter = self._by_thread.get(slot.thread)
+            return self._granted_later(waiter) if waiter is not None else Other.MOVES
+        state = self._thread(thread, main=False)
+        return state if isinstance(state, Blocked) or state is Other.WAITS else Other.MOVES
+
+    def _granted_later(self, waiter: Waiter) -> State:
+        return Blocked((waiter,)) if waiter.key in self._dead else Other.MOVES
+
+    def _thread(self, thread: int, *, main: bool = True) -> State:
+        """Return the state of a thread; with `main`, of the task until which it runs an event loop."""
+        waiter = self._by_thread.get(thread)
+        if waiter is not None:
+            return self._granted_later(waiter)
+        at = thread, main
+        if at not in self._memo:
+            self._memo[at] = Other.MOVES  # as long as it depends on itself
+            state = self._resolved(self._threads.state(thread))
+            if state is Other.MOVES and main and (task := self._threads.main_task(thread)) is not None:
+                state = self._state(task)
+            self._memo[at] = state
+        return self._memo[at]
+
+    def _state(self, future: Any) -> State:
+        """Return the state of a task, or of a future of asyncio or of a pool."""
+        if future.done():
+            return Other.MOVES
+        waiter = self._by_task.get(future)
+        if waiter is not None:
+            return self._granted_later(waiter)
+        if future not in self._memo:
+            self._memo[future] = Other.MOVES
+            self._memo[future] = self._unresolved(future)
+        return self._memo[future]
+
+    def _unresolved(self, future: Any) -> State:
+        if hasattr(future, "get_coro"):
+            return self._resolved(task_state(future))
+        thread = self._threads.runner(future)
+        if thread is not None:
+            state = self._thread(thread)
+            return Other.MOVES if state is Other.GONE else state
+        pool = self._threads.pool(future)
+        if pool:
+            return _together([self._thread(thread) for thread in pool], every=False)
+        behind = behind_of(future)
+        return Other.MOVES if behind is None else self._resolved(behind)
+
+    def _resolved(self, wait: Wait | Other) -> State:
+        if not isinstance(wait, Wait):
+            return wait
+        states = [self._thread(on) if isinstance(on, int) else self._state(on) for on in wait.on]
+        return _together(states, every=wait.every)
+
+
+def _full(pool: Pool) -> bool:
+    """Return whether a slot comes free only if one of the known holders releases its own."""
+    view = pool.view
+    known = len(pool.holding) == view.holding >= view.backend.slots and bool(pool.waiting)
+    return known and pool.driver.clock() >= view.opens_s
+
+
+def _together(states: list[State], *, every: bool) -> State:
+    """Return the state of code that waits for every one of several others, or for the first one."""
+    if any(state in (Other.MOVES, Other.GONE) for state in states):
+        return Other.MOVES
+    blocked = [state for state in states if isinstance(state, Blocked)]
+    if not blocked:
+        return Other.WAITS
+    by = tuple(dict.fromkeys(waiter for state in blocked for waiter in state.by))
+    if every:
+        return Blocked(by, any(state.sure for state in blocked))
+    return Blocked(by, len(blocked) == len(states) and all(state.sure for state in blocked))
+
+
+def _around(slot: Slot) -> Iterator[Any]:
+    """Iterate over the calls that the slot's code is part of, from the inside out."""
+    call = slot.call if slot.call is not slot else getattr(slot, "around", None)
+    while call is not None:
+        yield call
+        call = call.around

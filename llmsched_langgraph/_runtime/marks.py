@@ -1,0 +1,77 @@
+"""Marks the code inside a call, the consumer of its stream, and the blocks around a call without a slot.
+
+Does not take slots: calls and attempts do.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.context import CALL, PAUSED, unmark
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.call import Call
+
+
+class Inside:
+    """Marks a step of a call; a generator shares its consumer's context, so it is marked step by step."""
+
+    __slots__ = ("_call", "_mark")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        call = self._call
+        call.stand()
+        call.steps.append(None)
+        self._mark = CALL.set(weakref.ref(call))
+
+    def __exit__(self, *_: object) -> None:
+        call = self._call
+        unmark(CALL, self._mark)
+        call.steps.pop()
+        if call.abandoned and not call.steps:
+            call.end(Outcome.CANCELLED)
+
+
+class Paused:
+    """Marks the consumer of a call's stream, from one item to its request for the next one."""
+
+    __slots__ = ("_call", "_mark")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._mark = PAUSED.set((*PAUSED.get(), self._call))
+        self._call.idle_s = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._call.idle_s = None
+        unmark(PAUSED, self._mark)
+
+
+class Looking:
+    """Tells the blocks around a call that it, or a request of it, looks for a slot. A context manager."""
+
+    __slots__ = ("_blocks", "_call")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._blocks: list[Call] = []
+        block = self._call.around
+        while block is not None:
+            if block.model is None:
+                self._blocks.append(block)
+                block.wanting.append(None)
+            block = block.around
+
+    def __exit__(self, *_: object) -> None:
+        while self._blocks:
+            self._blocks.pop().wanting.pop()
