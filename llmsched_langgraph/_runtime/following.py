@@ -55,6 +55,8 @@ def install() -> None:
         _replace(ThreadPoolExecutor, "submit", _submitting)
         _replace(Future, "add_done_callback", _calling_back)
         _replace(threading.Thread, "start", _starting)
+        if "start" in vars(threading.Timer):  # another library has replaced that of timers
+            _replace(threading.Timer, "start", _starting)
         try:
             from multiprocessing.pool import ThreadPool
         except ImportError:  # a platform without processes
@@ -196,8 +198,9 @@ class _Body:
     def __init__(self, thread: threading.Thread, run: Run, stage: StageRun | None) -> None:
         own: Any = thread.run
         self._before = vars(thread).get("run")  # set by the user, or by another library
-        bound = getattr(own, "__self__", None) is thread
-        # The function, not the method: the method would be a reference cycle.
+        # The function, not the method, which would be a reference cycle. Another library may have replaced it
+        # by an object that only looks like a method, whose function is not all of it.
+        bound = type(own) is types.MethodType and own.__self__ is thread
         self._own = bound
         self._work = _Work(own.__func__ if bound else own, run, stage)
 

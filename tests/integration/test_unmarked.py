@@ -172,7 +172,7 @@ def test_a_model_that_asks_others_at_once_makes_calls_of_theirs(make_scheduler):
                 text = PlainModel().invoke("?").text
             else:
                 with ThreadPoolExecutor(2) as pool:
-                    text = next(iter(pool.map(lambda _: PlainModel().invoke("?").text, range(2))))
+                    text, _ = pool.map(lambda _: PlainModel().invoke("?").text, range(2))
             return ChatResult(generations=[ChatGeneration(message=AIMessage(content=text))])
 
     scheduler = make_scheduler(1)
