@@ -28,12 +28,11 @@ class Beats:
             self._every_s = stage.idle_timeout_s / 4
             self._heartbeat = stage.heartbeat
 
-    def next_s(self) -> float | None:
-        """Return the length of the next interval in seconds; None for no limit."""
-        if self._until is None:
-            return self._every_s
-        left_s = max(self._until - time.monotonic(), 0.0)
-        return left_s if self._every_s is None else min(left_s, self._every_s)
+    def next_s(self, within_s: float | None = None) -> float | None:
+        """Return the length of the next interval in seconds, at most `within_s`; None for no limit."""
+        left_s = None if self._until is None else max(self._until - time.monotonic(), 0.0)
+        limits_s = [limit_s for limit_s in (left_s, self._every_s, within_s) if limit_s is not None]
+        return min(limits_s, default=None)
 
     def beat(self) -> bool:
         """Send the heartbeat, if the stage needs one; return False if the timeout has passed."""

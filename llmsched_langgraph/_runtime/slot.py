@@ -23,7 +23,7 @@ from llmsched_langgraph._runtime.cycles.watcher import WATCHER
 from llmsched_langgraph._runtime.holders import running_loop_ref
 from llmsched_langgraph._runtime.refusals import timed_out
 from llmsched_langgraph._runtime.run import check, waits
-from llmsched_langgraph._runtime.threads import stepping_aside
+from llmsched_langgraph._runtime.threads import SteppingAside
 from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 from llmsched_langgraph.errors import CallCancelledError
 
@@ -174,9 +174,9 @@ class Slot:
                 self._wait_with(waiter)
                 self._watch()
                 beats = Beats(self.terms.timeout_s, stage)
-                with stepping_aside(self.terms.loop):
+                with SteppingAside(self.terms.loop) as aside:
                     while not driver.outcome(ticket, waiter):
-                        if not waiter.wait(beats.next_s()):
+                        if not waiter.wait(beats.next_s(aside.lend())):
                             beats.beat() or self._give_up()
             finally:
                 self._waiter, self.consumes = None, ()

@@ -24,16 +24,18 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime.cycles.stdlib import is_queued, own_pool
 
 _PATIENCE_S = 0.2
 """Maximum seconds for which a thread waits to learn the pool of a loop without the attribute."""
+
+_AGAIN_S = (1.0, 0.1, 0.01)
+"""Seconds between attempts to find the loop of a pool's thread, last one first."""
 
 
 class _Probe(NamedTuple):
@@ -91,23 +93,40 @@ def _is_default(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None
     return probe.pool.done() and probe.pool.result() is pool
 
 
-@contextmanager
-def stepping_aside(loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
-    """Add one thread to the pool of this thread during the block, if it is an event loop's default executor.
+class SteppingAside:
+    """A context manager in which a thread waits. `lend` adds a thread to its pool until the block ends.
 
     Args:
-        loop: an event loop that may be the one, beside that which waits for this thread's work; or None.
+        loop: an event loop that may have this thread, beside that which waits for this thread's work; or None.
     """
-    pool, own = own_pool() if threading.get_ident() != _forker else (None, None)
-    if pool is None or not _can_grow(pool) or not (_is_default(pool, own) or _is_default(pool, loop)):
-        yield
-        return
-    _lend(pool)
-    try:
-        yield
-    finally:
-        with _lock:
-            pool._max_workers -= 1
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._hint = loop
+        self._lent: ThreadPoolExecutor | None = None
+        self._again_s = list(_AGAIN_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pool, self._lent = self._lent, None
+        if pool is not None:
+            with _lock:
+                pool._max_workers -= 1
+
+    def lend(self) -> float | None:
+        """Lend a thread, if it is one of a loop's default executor. Return when to call again, in seconds.
+
+        A loop is connected with its thread's work after that began, so it may be too early to know it.
+        """
+        if self._lent is not None or not self._again_s:
+            return None
+        pool, own = own_pool() if threading.get_ident() != _forker else (None, None)
+        if pool is not None and _can_grow(pool) and (_is_default(pool, own) or _is_default(pool, self._hint)):
+            _lend(pool)
+            self._lent = pool
+            return None
+        return self._again_s.pop() if pool is not None and own is None else None
 
 
 def _can_grow(pool: ThreadPoolExecutor) -> bool:

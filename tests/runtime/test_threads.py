@@ -1,4 +1,4 @@
-"""Threads of an event loop's pool that wait do not keep others from running."""
+"""Threads of an event loop's default executor that wait for slots do not keep others from running."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from support.cycles import ends, went_ahead
 
-from llmsched_langgraph._runtime.threads import learn_pool, stepping_aside
+from llmsched_langgraph._runtime import threads as threads_module
+from llmsched_langgraph._runtime.threads import SteppingAside, learn_pool
+
+LOOPS = pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 
 
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+@LOOPS
 def test_pool_that_was_busy_before(kind):
     """A waiting thread is replaced however many tasks the pool has run, which 3.11 counts as idle threads."""
 
@@ -24,8 +29,9 @@ def test_pool_that_was_busy_before(kind):
         come = threading.Event()
 
         def wait() -> bool:
-            with stepping_aside(loop):
-                return come.wait(3)
+            with SteppingAside(loop) as aside:
+                aside.lend()
+                return come.wait(30)
 
         waiting = [loop.run_in_executor(None, wait) for _ in range(20)]
         loop.run_in_executor(None, come.set)
@@ -34,7 +40,102 @@ def test_pool_that_was_busy_before(kind):
     assert _run(main(), kind)
 
 
-def _run(main: Coroutine[None, None, bool], kind: str) -> bool:
+@LOOPS
+@pytest.mark.parametrize("size", [1, 3])
+def test_calls_in_threads_of_any_loop(make_scheduler, kind, size):
+    """More calls wait than the pool has threads, and the call that holds the slot needs one to continue."""
+    scheduler = make_scheduler(1)
+
+    def call() -> str:
+        with scheduler.slot():
+            return "yes"
+
+    async def main() -> list[str]:
+        loop, held = asyncio.get_running_loop(), asyncio.Event()
+        pool = ThreadPoolExecutor(size)
+        loop.set_default_executor(pool)
+
+        async def holder() -> str:
+            async with scheduler.slot():
+                held.set()
+                while scheduler.statistics().waiting < 3 * size:
+                    await asyncio.sleep(0.001)
+                return await loop.run_in_executor(None, str, "as a look-up of a host's name")
+
+        first = asyncio.create_task(holder())
+        await held.wait()
+        answers = await asyncio.gather(first, *(asyncio.to_thread(call) for _ in range(3 * size)))
+        # At once while they waited; afterwards the pool may start no more threads than before.
+        assert pool._max_workers == size
+        return answers[1:]
+
+    assert ends(lambda: _run(main(), kind), scheduler) == ["yes"] * 3 * size
+    assert not went_ahead(scheduler)
+
+
+@LOOPS
+def test_a_users_own_pool_keeps_its_size(make_scheduler, kind):
+    """One thread is one thread: the work behind a call that waits there waits, too."""
+    scheduler, order = make_scheduler(1), []
+
+    def call() -> None:
+        with scheduler.slot():
+            order.append("call")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as pool:
+            async with scheduler.slot():
+                waiting = pool.submit(call)
+                also = loop.run_in_executor(pool, order.append, "behind it")
+                while not scheduler.statistics().waiting:
+                    await asyncio.sleep(0)
+                assert pool._max_workers == 1
+                assert not also.done()
+                order.append("holder")
+            await also
+            waiting.result()
+
+    ends(lambda: _run(main(), kind), scheduler)
+    assert order == ["holder", "call", "behind it"]
+
+
+def test_a_pool_that_is_told_by_its_queue(monkeypatch):
+    """On a loop that does not tell its pool, a full pool is known by the probe that stands in its queue."""
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
+    found = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(1)
+        loop.set_default_executor(pool)
+
+        def wait() -> None:
+            found.append(threads_module._is_default(pool, loop))
+
+        await loop.run_in_executor(None, wait)
+        with ThreadPoolExecutor(1) as other:
+            await loop.run_in_executor(other, lambda: found.append(threads_module._is_default(other, loop)))
+
+    uvloop.run(main())
+    assert found == [True, False]
+
+
+def test_work_that_is_not_connected_with_its_loop_yet(monkeypatch):
+    """A thread may be faster than the loop that waits for its work: it tries again, and in its own pool gives up."""
+    found = []
+
+    def tries() -> None:
+        with SteppingAside(None) as aside:
+            found.append([aside.lend() for _ in range(5)])
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(tries).result()
+    tries()
+    assert found == [[0.01, 0.1, 1.0, None, None], [None] * 5]
+
+
+def _run(main: Coroutine[None, None, Any], kind: str) -> Any:
     try:
         if kind == "asyncio":
             return asyncio.run(main)

@@ -159,9 +159,7 @@ def test_a_call_that_sends_nothing_that_is_seen_keeps_its_slot(scheduler):
             "headers": {"content-type": "application/x-protobuf"},
         },
     ],
-    ids=lambda own: (
-        f"{own['method']} {own['url'].rpartition('/')[2]} {[*own][-1]}"
-    ),
+    ids=lambda own: f"{own['method']} {own['url'].rpartition('/')[2]} {[*own][-1]}",
 )
 def test_what_is_no_attempt(client, scheduler, request_):
     """Such a request takes no slot, and does not give that of the call back."""

@@ -75,14 +75,12 @@ class _Body:
         return not over and not self._reading and self._size < LIMIT and self._holder.held
 
     def _kept(self) -> bytes | None:
-        """Return the next piece of the buffer, or None if the next one must be read; raise an error there."""
-        if self._buffer:
-            piece = self._buffer.popleft()
-            self._size -= len(piece)
-            return piece
-        if self._error is not None:
-            raise self._error
-        return None
+        """Return the next piece of the buffer; None if it is empty. Only the reader removes pieces."""
+        if not self._buffer:
+            return None
+        piece = self._buffer.popleft()
+        self._size -= len(piece)
+        return piece
 
     def _keep(self, piece: bytes) -> None:
         self._buffer.append(piece)
@@ -123,22 +121,28 @@ class Body(_Body):
             raise
 
     def _next(self) -> bytes | None:
+        piece = self._kept()
+        if piece is not None:
+            return piece
         self._reading, self._holder.idle_s = True, None
         try:
             self._holder.stand()
+            # The lock is free when the piece that is read ahead is there.
             with self._lock: return self._take()  # noqa: E701  # fmt: skip
         finally:
             self._reading = False
 
     def _take(self) -> bytes | None:
         piece = self._kept()
-        if piece is None and not self._ended:
-            try:
-                return self._read()
-            except Exception as error:
-                self._holder.give_back(failure_of_error(error))
-                raise
-        return piece
+        if piece is not None or self._ended:
+            return piece
+        if self._error is not None:
+            raise self._error
+        try:
+            return self._read()
+        except Exception as error:
+            self._holder.give_back(failure_of_error(error))
+            raise
 
     def _read(self) -> bytes | None:
         """Return the next piece of the library's body; None at its end."""
@@ -221,22 +225,30 @@ class AsyncBody(_Body):
             yield piece
 
     async def _next(self) -> bytes | None:
+        piece = self._kept()
+        if piece is not None:
+            return piece
         self._reading, self._holder.idle_s = True, None
         try:
             self._holder.stand()
             task = self._task
             if task is not None and not task.done():
                 await asyncio.wait([task])  # it ends with the piece that it is reading
-            piece = self._kept()
-            if piece is None and not self._ended:
-                try:
-                    return await self._read()
-                except Exception as error:
-                    self._holder.give_back(failure_of_error(error))
-                    raise
-            return piece
+            return await self._take()
         finally:
             self._reading = False
+
+    async def _take(self) -> bytes | None:
+        piece = self._kept()
+        if piece is not None or self._ended:
+            return piece
+        if self._error is not None:
+            raise self._error
+        try:
+            return await self._read()
+        except Exception as error:
+            self._holder.give_back(failure_of_error(error))
+            raise
 
     async def _read(self) -> bytes | None:
         """Return the next piece of the library's body; None at its end."""
