@@ -320,11 +320,15 @@ def test_a_forked_child_saves_its_own(tmp_path):
         warnings.simplefilter("ignore", DeprecationWarning)
         scheduler = new()
         sigterm.SAVER._done, sigterm.SAVER._process = sigterm.allocate_lock(), os.getpid()
-        child = os.fork()
+        there, here = os.pipe()
+        with scheduler._driver._service.learner._lock:  # no other thread holds it in the child for ever
+            child = os.fork()
         if not child:
+            os.write(here, b"x")
             time.sleep(50)
             os._exit(9)
         sigterm.SAVER.finish()
+        os.read(there, 1)  # a signal that comes while a process forks is lost to Python's handlers
         os.kill(child, signal.SIGTERM)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         os._exit(0)
