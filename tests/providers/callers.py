@@ -129,6 +129,7 @@ class Callers:
         runs: one for each caller.
         said: what came of each caller's calls: the text of each, or the name of its error.
         heard: the callers on the loop whose stream has said something.
+        over: until it is set, the threads of callers stay, and what they did can be measured.
     """
 
     def __init__(self, bench: Bench, model: Any, way: Way, scheduler: Scheduler) -> None:
@@ -138,6 +139,7 @@ class Callers:
         self._graph = schedule(self._build(), scheduler)
         self.said: dict[int, list[str]] = {}
         self.heard: set[int] = set()
+        self.over = threading.Event()
         self.runs: list[Future[Any]] = []
 
     def start(self, count: int) -> None:
@@ -155,6 +157,7 @@ class Callers:
             run.set_result(self._run(caller))
         except BaseException as error:
             run.set_exception(error)
+        self.over.wait()
 
     def _build(self) -> Any:
         builder = StateGraph(State)

@@ -111,6 +111,7 @@ class Scene:
                     gate.open()
                 if wait(self.callers.runs, self.patience_s).not_done:
                     self._wrong("runs never end")
+        self.callers.over.set()
         self.report.apart_s = watch.most_s
         self.report.wrong += watch.wrong
         self._judge()
