@@ -26,6 +26,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context
 from typing import Any, NamedTuple, Self
 
 from llmsched_langgraph._fork import in_child
@@ -62,11 +63,11 @@ in_child(_forked)
 def learn_pool(loop: asyncio.AbstractEventLoop) -> None:
     """Find the default executor of `loop`. Call it on the loop, before any of its threads waits."""
     if not hasattr(loop, "_default_executor"):
-        _probe(loop, lambda task: loop.run_in_executor(None, task))
+        _probe(loop, lambda task: Context().run(loop.run_in_executor, None, task))
 
 
 def _probe(loop: asyncio.AbstractEventLoop, submit: Callable[[Callable[[], None]], object]) -> _Probe:
-    """Return the probe of the loop; submit it if it is new."""
+    """Return the probe of the loop; submit it if it is new, in an empty context: it is no work of a run."""
     with _lock:
         known = _probes.get(loop)
         if known is not None:
@@ -84,7 +85,11 @@ def _is_default(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None
     """Return whether the pool of this thread is the default executor of `loop`."""
     if loop is None or hasattr(loop, "_default_executor"):
         return getattr(loop, "_default_executor", None) is pool
-    probe = _probe(loop, lambda task: loop.call_soon_threadsafe(loop.run_in_executor, None, task))
+
+    def submit(task: Callable[[], None]) -> None:
+        loop.call_soon_threadsafe(loop.run_in_executor, None, task, context=Context())
+
+    probe = _probe(loop, submit)
     until_s = time.monotonic() + _PATIENCE_S
     while not probe.pool.done() and time.monotonic() < until_s:
         if is_queued(probe.task, pool):
@@ -97,7 +102,7 @@ class SteppingAside:
     """A context manager in which a thread waits. `lend` adds a thread to its pool until the block ends.
 
     Args:
-        loop: an event loop that may have this thread, beside that which waits for this thread's work; or None.
+        loop: an event loop that may have this thread, beside the one that waits for its work; or None.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:

@@ -100,7 +100,7 @@ def test_a_users_own_pool_keeps_its_size(make_scheduler, kind):
     assert order == ["holder", "call", "behind it"]
 
 
-def test_a_pool_that_is_told_by_its_queue(monkeypatch):
+def test_a_pool_that_is_told_by_its_queue():
     """On a loop that does not tell its pool, a full pool is known by the probe that stands in its queue."""
     uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
     found = []
@@ -121,8 +121,8 @@ def test_a_pool_that_is_told_by_its_queue(monkeypatch):
     assert found == [True, False]
 
 
-def test_work_that_is_not_connected_with_its_loop_yet(monkeypatch):
-    """A thread may be faster than the loop that waits for its work: it tries again, and in its own pool gives up."""
+def test_work_that_is_not_connected_with_its_loop_yet():
+    """A thread may be faster than the loop that waits for its work: it tries again, and then gives up."""
     found = []
 
     def tries() -> None:

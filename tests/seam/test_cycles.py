@@ -1,4 +1,4 @@
-"""Graphs whose calls would wait for ever, because the code that holds the slots waits for them: they end as bare."""
+"""Graphs whose calls would wait for ever, because the holders of slots wait for them: they end as bare."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ BLOCKS = [batch, parallel, subgraph, streamed_subgraph, subgraph_with_updates, t
 @SLOTS
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 def test_synchronous_fan_out_in_an_async_node(make_scheduler, block, slots):
-    """One node awaits the model; beside it, another one blocks the event loop until its own calls are answered."""
+    """One node awaits the model; another one blocks the event loop until its own calls are answered."""
     meter = Meter()
     model = SlowModel(meter=meter)
 
@@ -263,7 +263,7 @@ def test_async_graphs_inside_slots_of_each_others_schedulers(make_scheduler):
 
 @SLOTS
 def test_a_pumped_stream(make_scheduler, slots):
-    """A helper task reads the stream, and the node asks the model about each piece; two runs for each slot."""
+    """A helper task reads the stream, the node asks the model about each piece; two runs for each slot."""
     meter = Meter(answer="abc")
     model, other = StreamingModel(meter=Meter(answer="a b c")), PlainModel(meter=meter)
 

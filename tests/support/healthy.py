@@ -2,8 +2,8 @@
 
     python tests/support/healthy.py FIRST COUNT      (many more than the tests run)
 
-Requests take up to seconds, readers of streams take their time, event loops are busy or sleep, and code that holds
-a slot waits for other work. No call may go above the slots.
+Requests take up to seconds, readers of streams take their time, event loops are busy or sleep, and code that
+holds a slot waits for other work. No call may go above the slots.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ class Program:
     def __str__(self) -> str:
         how = "uvloop" if self.uvloop else "asyncio"
         return (
-            f"seed {self.seed}: {self.slots} slots, {self.runs} runs, {how if self.asynchronous else 'threads'}, "
-            f"{', '.join(self.kinds)}"
+            f"seed {self.seed}: {self.slots} slots, {self.runs} runs, "
+            f"{how if self.asynchronous else 'threads'}, {', '.join(self.kinds)}"
         )
 
     def run(self) -> None:

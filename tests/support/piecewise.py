@@ -112,7 +112,7 @@ def piecewise_server() -> Iterator[PiecewiseServer]:
 
 
 class PiecewiseModel(BaseChatModel):
-    """A chat model that sends a POST by `library`, which is httpx or httpx2, and streams the answer's lines."""
+    """A chat model that sends a POST by `library`, httpx or httpx2, and streams the answer's lines."""
 
     url: str
     library: Any

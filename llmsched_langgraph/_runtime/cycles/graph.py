@@ -237,7 +237,10 @@ class Graph:
     def _loop(self, slot: Slot) -> State:
         """Return whether the thread of the slot's event loop is blocked."""
         task = None if slot.task is None else slot.task()
-        thread = slot.thread if task is None else thread_of(task.get_loop(), slot.thread)
+        loop = None if task is None else task.get_loop()
+        if loop is not None and loop.is_closed():
+            return Other.MOVES  # the slots of its coroutines are released
+        thread = thread_of(loop, slot.thread)
         if thread is None:
             # The loop does not run now; the thread that ran it last will run it again, if it can.
             waiter = self._by_thread.get(slot.thread)

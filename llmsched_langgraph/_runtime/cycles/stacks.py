@@ -57,7 +57,7 @@ class Threads:
                     if frame.f_code is stdlib.WORK:
                         item = frame.f_locals.get("self")
                         self._runners[id(getattr(item, "future", None))] = thread
-                    elif frame.f_code is stdlib.SUBMIT:
+                    elif frame.f_code in stdlib.SUBMIT:
                         self._submitting.add(id(frame.f_locals.get("self")))
         return self._runners.get(id(future))
 

@@ -80,7 +80,8 @@ FUTURES_WAIT = _code(concurrent.futures, "wait")
 AS_COMPLETED = _code(concurrent.futures, "as_completed")
 WORK = _code(concurrent.futures.thread, "_WorkItem.run")
 WORKER = _code(concurrent.futures.thread, "_worker")
-SUBMIT = _code(ThreadPoolExecutor, "submit")
+# Libraries that instrument programs replace the first one; the other one, which it calls, they leave.
+SUBMIT = (_code(ThreadPoolExecutor, "submit"), _code(ThreadPoolExecutor, "_adjust_thread_count"))
 RUN = _code(asyncio, "Runner.run")
 RUN_UNTIL = _code(asyncio, "BaseEventLoop.run_until_complete")
 TASKS_WAIT = _code(asyncio, "tasks._wait")
@@ -113,8 +114,6 @@ def why_not() -> str | None:
         (FUTURES_WAIT, "fs", "not_done", "return_when"),
         (AS_COMPLETED, "pending"),
         (WORK, "self"),
-        (WORKER,),
-        (SUBMIT, "self"),
         (RUN, "task"),
         (RUN_UNTIL, "future"),
         (TASKS_WAIT, "fs", "timeout", "return_when"),
@@ -284,9 +283,11 @@ def behind_of(future: Any) -> Wait | Other | None:
 def _free(callbacks: Iterable[Any], name: str, variable: str) -> Any:
     """Return a free variable of the callback of that name; None if there is none."""
     for callback in tuple(callbacks):
-        if not isinstance(callback, types.FunctionType) or not callback.__qualname__.endswith(name):
+        # Not necessarily a function: those that a run adds are wrapped by objects with the same attributes.
+        if not str(getattr(callback, "__qualname__", "")).endswith(name):
             continue
-        for free, cell in zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True):
+        names, cells = getattr(callback, "__code__", None), getattr(callback, "__closure__", None)
+        for free, cell in zip(getattr(names, "co_freevars", ()), cells or (), strict=False):
             if free == variable:
                 try:
                     return cell.cell_contents
