@@ -102,7 +102,7 @@ def saved(folder):
         "while True: pass",
         "asyncio.run(asyncio.sleep(50))",
         "run(scheduler, 10**9)",
-        "scheduler.slot().acquire(); scheduler.slot().acquire(); scheduler.slot().acquire()",
+        "kept = [scheduler.slot() for _ in range(3)]; [slot.acquire() for slot in kept]",
         "while True: scheduler.learn()",
     ],
 )
