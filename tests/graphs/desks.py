@@ -169,11 +169,6 @@ TRADING = Fixture(
     kinds=dict.fromkeys(("market", "news", "books", "bull", "bear", "judge", "trade", "check"), "llm"),
     outcome=lambda output: output["order"],
     loops=loops({"bull", "bear"}),
-    missed={
-        "news": "a method that is reached through super() is not followed",
-        "books": "a decorated method is not followed to the object that it is called with",
-        "check": "an object that a partial hands over is not followed into its methods",
-    },
 )
 
 # -- plan and execute: planner, worker and replanner are objects ---------------------------

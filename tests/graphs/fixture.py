@@ -11,7 +11,6 @@ from langgraph.types import Command
 
 Kind = Literal["llm", "regular", "dynamic"]
 
-CONFIGURED = "a model that is configured when it is called is not found"
 BY_HAND = "a function that runs a model's tool calls counts as any other function"
 
 

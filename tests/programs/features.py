@@ -81,17 +81,8 @@ GO_AHEAD = frozenset(
 """Ingredients with which a call may have to go ahead over the slots: without one, none may."""
 
 WRONG: dict[Feature, str] = {
-    Feature.FAN_OUT_ON_LOOP: "a synchronous fan-out blocks the loop whose coroutines hold the slots",
-    Feature.PUMPED: "a stream that a helper reads holds the slot that its consumer waits for",
-    Feature.LEFT_OPEN: "a stream that its node does not read on holds the slot that other nodes wait for",
-    Feature.KEPT_OPEN: "a stream that is kept beyond its node holds a slot that others wait for",
-    Feature.ENSEMBLE: "the calls that a model makes at once exceed the slots, uncounted",
-    Feature.PARALLEL_IN_SLOT: "parallel calls inside a slot() exceed the slots, uncounted",
-    Feature.OUTLIVES_SLOT: "a request inside of a slot outlives it, in a thread or as a stream, without one",
     Feature.BACKGROUND_GRAPH: "a graph that runs on beside later nodes makes the job's record invalid",
-    Feature.CLOSED_LOOP: "a loop that is closed under a call leaves its slot held until it is collected",
-    Feature.UNMARKED_THREADS: "calls in threads that do not copy the context take no slot",
-    Feature.FORK: "a forked child waits for slots that are held in its parent",
+    Feature.CLOSED_LOOP: "a loop that is closed under a call leaves its slot held until a call waits for it",
 }
 """Ingredients that the package gets wrong, each with what happens. The random programs leave them out.
 

@@ -162,10 +162,11 @@ def _left(stage: Stage, scheduler: Scheduler) -> str:
 
 
 def _over_the_limit(program: Program, stage: Stage, now: Statistics) -> str:
-    peak, over = stage.meter.peak, now.over_commitments
+    # A thread that outlives its run belongs to none: its calls are counted, and take no slot.
+    peak, over = stage.meter.peak, now.over_commitments + now.unmarked_calls
     if peak <= program.slots + over:
         return ""
-    return f"{peak} requests at once on {program.slots} slots, {over} counted as over-commitments"
+    return f"{peak} requests at once on {program.slots} slots, {over} counted as above or outside them"
 
 
 def _went_ahead(program: Program, now: Statistics) -> str:

@@ -18,7 +18,7 @@ import anyio
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from llmsched_langgraph._runtime.context import HELD, current_run
+from llmsched_langgraph._runtime.context import CALL, current_run
 from programs.stage.stage import Stage
 
 CUT_OFF = "cut off"
@@ -118,7 +118,7 @@ def _serve(graph: Any, stage: Stage, client: Client, name: str, cut: bool) -> li
 
 def _unmarked(outcome: Outcome) -> Outcome:
     """What came of a run, if its caller is left as it was: no run is marked in its context, and no slot."""
-    marked = current_run() is not None or HELD.get() is not None
+    marked = current_run() is not None or CALL.get() is not None
     return ("its caller is marked",) if marked else outcome
 
 
