@@ -331,6 +331,29 @@ def test_the_thread_that_a_submission_starts_gets_no_mark(make_scheduler):
     assert begun == [(None, None), (None, None)]
 
 
+def test_a_pool_with_threads_of_its_own_kind_gives_them_no_mark(make_scheduler):
+    """They are started by a submission as well."""
+
+    class Own(ThreadPoolExecutor):
+        def _adjust_thread_count(self):
+            if not self._threads:
+                self._threads.add(threading.Thread(target=self.work))
+                next(iter(self._threads)).start()
+
+        def work(self):
+            for _ in range(2):
+                item = self._work_queue.get()
+                begun.append(RUN.get())
+                item.run()
+
+    begun, pool = [], Own(1)
+    with running(make_scheduler(1)) as run:
+        assert pool.submit(mark).result(PATIENCE_S) == (run.job, "n")
+        assert pool.submit(mark).result(PATIENCE_S) == (run.job, "n")
+    assert begun == [None, None]
+    next(iter(pool._threads)).join(PATIENCE_S)
+
+
 def test_a_pool_of_processes_starts_its_threads_without_a_mark(make_scheduler, monkeypatch):
     """They serve all runs."""
     from concurrent.futures import process

@@ -664,6 +664,47 @@ def test_each_process_records_its_own_jobs_once(make_scheduler, tmp_path, monkey
     assert len(jobs) == len({job.id for job in jobs}) == 9
 
 
+def test_processes_that_end_as_programs_do_write_what_is_theirs(tmp_path):
+    """A child that is not killed, and its parent: at the end of each, also if the child never ran a job."""
+    program = """
+        import os, sys, warnings
+        from llmsched_langgraph import Scheduler
+        from llmsched_langgraph._application.application import Application
+        from llmsched_langgraph._core.events import JobInfo
+        from llmsched_langgraph._jobs.calls import Outcome
+        from llmsched_langgraph._observe import recorder
+        from llmsched_langgraph._runtime.context import inside
+        from llmsched_langgraph._runtime.scheduler import start_run
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        recorder.Background.there_is_work = lambda self: None  # nothing is written before the end
+        scheduler = Scheduler(1, record=sys.argv[1], profiles=sys.argv[2])
+
+        def job():
+            run = start_run(scheduler, JobInfo(application=Application.of("forked", ["n"])))
+            with inside(run), scheduler.slot(stage="n"):
+                pass
+            run.end(Outcome.FINISHED)
+
+        job()
+        job()
+        children = []
+        for jobs in (0, 3):
+            children.append(os.fork())
+            if not children[-1]:
+                for _ in range(jobs):
+                    job()
+                raise SystemExit(jobs)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 3]
+    """
+    path = tmp_path / "jobs.jsonl"
+    arguments = [sys.executable, "-c", textwrap.dedent(program), str(path), str(tmp_path / "profiles")]
+    subprocess.run(arguments, check=True, timeout=50)
+    assert len({job.id for job in read_jobs(path)}) == len(list(read_jobs(path))) == 5
+    profile = DirectoryStore(tmp_path / "profiles").load().profile
+    assert profile.jobs(INFO.application.fingerprint) == 5
+
+
 def test_profiles_of_parent_and_children_meet_in_the_store(make_scheduler, tmp_path):
     """No job is lost, and none counts twice."""
     scheduler = make_scheduler(2, profiles=tmp_path)
