@@ -293,18 +293,6 @@ def _cohere(path: str, asked: dict[str, Any]) -> Reply:
     return _streamed(SSE, *([_event(event, named=True) for event in part] for part in (before, words, after)))
 
 
-def _cohere_v1(path: str, asked: dict[str, Any]) -> Reply:
-    tokens = {"input_tokens": PROMPT_TOKENS, "output_tokens": OUTPUT_TOKENS}
-    ids = {"generation_id": "1", "response_id": "1"}
-    whole = {**ids, "text": TEXT, "finish_reason": "COMPLETE", "chat_history": [], "meta": {"tokens": tokens}}
-    if not asked.get("stream"):
-        return _whole(whole)
-    start = [_line({"event_type": "stream-start", "generation_id": "1", "is_finished": False})]
-    words = [_line({"event_type": "text-generation", "text": w, "is_finished": False}) for w in WORDS]
-    end = {"event_type": "stream-end", "is_finished": True, "finish_reason": "COMPLETE", "response": whole}
-    return _streamed("application/stream+json", start, words, [_line(end)])
-
-
 def _ollama(path: str, asked: dict[str, Any]) -> Reply:
     about = {"model": "m", "created_at": "2026-01-01T00:00:00Z"}
 
@@ -327,6 +315,5 @@ _SERVED: tuple[tuple[Callable[[str], bool], Callable[[str, dict[str, Any]], Repl
     (lambda path: path.endswith(("/invoke", "/invoke-with-response-stream")), _invoke_model),
     (lambda path: path.endswith(("generateContent", "streamGenerateContent")), _gemini),
     (lambda path: path.endswith("/v2/chat"), _cohere),
-    (lambda path: path.endswith("/v1/chat"), _cohere_v1),
     (lambda path: path.endswith("/api/chat"), _ollama),
 )
