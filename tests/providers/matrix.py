@@ -103,6 +103,12 @@ class Cell:
         fault = "timeout" if self.way.ends == "time out" else self.fault.removesuffix(" alone")
         return (fault, self.way.base) in self.provider.retries
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether a cancellation may find a thread in the request, or none: between two pieces of a stream."""
+        streams = self.way.base == "astream" and self.fault == "200"
+        return self.provider.threads and self.way.ends == "cancel" and streams
+
 
 LEFT_OUT: list[tuple[str, Callable[[Cell], bool]]] = [
     (

@@ -147,7 +147,8 @@ class Scene:
             self._until(lambda: caller in self.callers.heard, "the first word does not arrive")
         self.callers.runs[caller].cancel()
         if self.cell.provider.threads:
-            self._settle(self.calls)  # nothing stops the thread
+            if not self.cell.uncertain:
+                self._settle(self.calls)  # nothing stops the thread
             self.never.open()
         return self.calls - 1
 
@@ -236,6 +237,8 @@ class Scene:
         hung_up = 0
         if cell.way.leaves and cell.fault != "200":
             hung_up = ended.total()
+        elif cell.uncertain:
+            hung_up = ended["hung up"]
         elif cell.way.ends == "cancel":
             hung_up = 0 if cell.refused or cell.provider.threads else 1
         elif cell.way.ends == "time out":
