@@ -105,7 +105,7 @@ class Cell:
 
     @property
     def uncertain(self) -> bool:
-        """Whether a cancellation may find a thread in the request, or none: between two pieces of a stream."""
+        """Whether a cancellation may find no thread in the request: between two pieces of a stream."""
         streams = self.way.base == "astream" and self.fault == "200"
         return self.provider.threads and self.way.ends == "cancel" and streams
 
