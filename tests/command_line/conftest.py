@@ -27,7 +27,7 @@ def refuses(capsys):
 
 @pytest.fixture(autouse=True, scope="session")
 def _interrupts() -> Iterator[None]:
-    """Have programs that the tests start get SIGINT, also where the tests run in the background of a shell."""
+    """Have programs that tests start get SIGINT, also where the tests run in the background of a shell."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -23,6 +23,7 @@ from llmsched_langgraph._jobs.stages import Ended, Revealed
 from llmsched_langgraph._learning import learner as learning
 from llmsched_langgraph._learning.learner import Learner
 from llmsched_langgraph._learning.stores import DirectoryStore
+from llmsched_langgraph._ledger.exploration import in_order
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.driver import Driver
@@ -84,7 +85,9 @@ def request(driver, log, stage, job=None, run=None):
 
 def line(driver):
     """The jobs that wait at the backend, in the order in which they would be served."""
-    return [job for _, (_, job, _), _, _ in driver._ledger._in_order("b")]
+    ledger = driver._ledger
+    lanes = in_order(ledger._heaps["b"], ledger._committed.get, ledger._first)
+    return [job for _, (_, job, _), _, _ in lanes]
 
 
 def job(plan_s, work_s, application=APPLICATION, **changes):
