@@ -1,14 +1,13 @@
 """Carries the marks of a running job into the work that it gives to threads.
 
-Does not carry anything else of the context: not the mark of a call, so work in a thread takes slots of its
-own.
+Does not carry anything else of the context.
 
 `asyncio.to_thread` and LangChain's executors copy the whole context. `loop.run_in_executor`,
 `ThreadPoolExecutor`, `ThreadPool` and `threading.Thread` do not, so their methods are replaced by ones that
-pass `RUN` and `STAGE` on as well. A piece of work in a pool has the marks like a task: work that outlives a
-run that finished goes on, and that of a run that failed or was cancelled gets no slot. The threads of a pool
-have no mark between two pieces of work. The marks of a thread of the job's own are void once the job has
-ended, because such a thread may serve other jobs later.
+pass `RUN`, `STAGE` and `CALL` on as well. A piece of work in a pool has the marks like a task: work that
+outlives a run that finished goes on, and that of a run that failed or was cancelled gets no slot. The threads
+of a pool have no mark between two pieces of work. The marks of a thread of the job's own are void once the
+job has ended, because such a thread may serve other jobs later.
 
 Private names of the standard library used: `_target` of a thread. Without it, a thread that a pool starts
 counts as one of the job's own.
@@ -25,7 +24,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from llmsched_langgraph._fork import in_child
-from llmsched_langgraph._runtime.context import RUN, STAGE, current_run, current_stage_run, unmark
+from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, current_run, current_stage_run, unmark
 from llmsched_langgraph._runtime.run import Run, StageRun
 
 _POOL_METHODS = ("apply_async", "map", "map_async", "starmap", "starmap_async", "imap", "imap_unordered")
@@ -159,9 +158,10 @@ class _Work:
     Otherwise it is like the function: it has its attributes, and it is pickled as the function.
     """
 
-    __slots__ = ("_function", "_run", "_stage")
+    __slots__ = ("_call", "_function", "_run", "_stage")
 
     def __init__(self, function: Any, run: Run, stage: StageRun | None) -> None:
+        self._call = CALL.get()
         self._function = function
         self._run = run
         self._stage = stage
@@ -169,10 +169,11 @@ class _Work:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._run.carried and self._run.seen.ended:
             return self._function(*args, **kwargs)
-        run, stage = RUN.set(self._run), STAGE.set(self._stage)
+        run, stage, call = RUN.set(self._run), STAGE.set(self._stage), CALL.set(self._call)
         try:
             return self._function(*args, **kwargs)
         finally:
+            unmark(CALL, call)
             unmark(STAGE, stage)
             unmark(RUN, run)
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from llmsched_langgraph._runtime.call import Call, current_call
 from llmsched_langgraph._runtime.routing import Requested
-from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.slot import Terms
-from llmsched_langgraph._runtime.unmarked import running
+from llmsched_langgraph._runtime.unmarked import Serving, serving
 from llmsched_langgraph.errors import UnknownModelError
 
 _NOBODY: Any = None
@@ -41,27 +40,27 @@ def call(names: Callable[[], Requested], model: object) -> Call | None:
         names: returns the names that the call goes by.
         model: the model object.
     """
-    runs = running()
-    if not runs:
+    schedulers = serving()
+    if not schedulers:
         return None
     around = current_call()
     if isinstance(around, Passing):
         return None
     if around is None:
-        for run in runs:
-            run.unmarked.count()
-    found = _first_call(runs, names)
+        for active in schedulers:
+            active.unmarked.count()
+    found = _first_call(schedulers, names)
     if found is None:
         return Passing()
     found.model = model
     return found
 
 
-def _first_call(runs: Iterable[Run], names: Callable[[], Requested]) -> Call | None:
-    for run in runs:
-        if run.unmarked.outside == "gate" and not run.driver.closed:
+def _first_call(schedulers: Iterable[Serving], names: Callable[[], Requested]) -> Call | None:
+    for active in schedulers:
+        if active.unmarked.outside == "gate" and not active.driver.closed:
             try:
-                found: Call = run.scheduler.slot(names() if run.router.only is None else None)
+                found: Call = active.scheduler.slot(names() if active.router.only is None else None)
             except UnknownModelError:
                 continue
             return found

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime.fork import renew_in_child
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph._runtime.run import Run
+    from llmsched_langgraph._runtime.driver import Driver
+    from llmsched_langgraph._runtime.routing import Router
+    from llmsched_langgraph._runtime.run import Run, Slots
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -72,15 +74,32 @@ class Unmarked:
 
 IGNORED = Unmarked("ignore")
 
-_running: dict[tuple[Any, int], Run] = {}
-"""The active runs of all schedulers, oldest first, by driver and job."""
+
+class Serving(NamedTuple):
+    """A scheduler with an active run. It refers to nothing of the run: a run that is abandoned is collected.
+
+    Attributes:
+        scheduler: the scheduler.
+        driver: its driver.
+        router: its router.
+        unmarked: what it does with model calls outside every run.
+    """
+
+    scheduler: Slots
+    driver: Driver
+    router: Router
+    unmarked: Unmarked
+
+
+_running: dict[tuple[Driver, int], Serving] = {}
+"""The schedulers of all active runs, by driver and job; the one with the oldest run first."""
 
 in_child(_running.clear)
 
 
 def began(run: Run) -> None:
     """Record that the run is active."""
-    _running[run.driver, run.job] = run
+    _running[run.driver, run.job] = Serving(run.scheduler, run.driver, run.router, run.unmarked)
 
 
 def ended(run: Run) -> None:
@@ -88,9 +107,9 @@ def ended(run: Run) -> None:
     _running.pop((run.driver, run.job), None)
 
 
-def running() -> list[Run]:
-    """Return the oldest active run of each scheduler."""
-    oldest: dict[Any, Run] = {}
-    for run in tuple(_running.values()):
-        oldest.setdefault(run.driver, run)
-    return list(oldest.values())
+def serving() -> list[Serving]:
+    """Return each scheduler that has an active run, once; the one with the oldest run first."""
+    found: dict[Driver, Serving] = {}
+    for active in tuple(_running.values()):
+        found.setdefault(active.driver, active)
+    return list(found.values())

@@ -24,9 +24,9 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import following
+from llmsched_langgraph._runtime.call import current_call
 from llmsched_langgraph._runtime.context import (
     ATTEMPT,
-    CALL,
     PAUSED,
     RUN,
     STAGE,
@@ -59,6 +59,17 @@ def running(scheduler, stage="n"):
         run.end(Outcome.FINISHED)
 
 
+@contextmanager
+def taken(scheduler):
+    """A slot is taken by code that the block is no part of."""
+    slot = scheduler.slot()
+    slot.acquire()
+    try:
+        yield
+    finally:
+        slot.release()
+
+
 def mark():
     """The number of the job that the code is part of, and its stage."""
     run, stage = current_run(), current_stage_run()
@@ -67,7 +78,7 @@ def mark():
 
 def everything():
     """All that the package and others keep in the context."""
-    return (*mark(), CALL.get(), ATTEMPT.get(), PAUSED.get(), OTHER.get())
+    return (*mark(), current_call(), ATTEMPT.get(), PAUSED.get(), OTHER.get())
 
 
 def in_thread(function, **kwargs):
@@ -229,16 +240,31 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_work_in_a_thread_is_part_of_the_run_that_starts_it(make_scheduler, way):
-    """Of the run, and of the stage; not of the call, and with nothing else of the context."""
+    """Of the run, the stage and the call, and with nothing else of the context."""
     scheduler, token = make_scheduler(2), OTHER.set("set")
     try:
-        with running(scheduler) as run, scheduler.slot():
+        with running(scheduler) as run, scheduler.slot() as call:
             found = way(everything)
         assert found[:2] == (run.job, "n")
         if way not in (by_late_callback, by_executor_of_another_loop):
-            assert found[2:] == (None, None, (), "unset")
+            assert found[2:] == (call, None, (), "unset")
     finally:
         OTHER.reset(token)
+
+
+def test_calls_in_a_pool_take_turns_on_the_slot_of_the_call_around_them(make_scheduler):
+    """With one slot they neither wait for each other for ever nor go ahead over it."""
+    scheduler, together = make_scheduler(1), threading.Barrier(3)
+
+    def one(_):
+        together.wait(PATIENCE_S)
+        with scheduler.slot():
+            return scheduler.statistics().holding
+
+    with running(scheduler), scheduler.slot(), ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(one, range(3))) == [1, 1, 1]
+    assert scheduler.statistics().over_commitments == 0
+    scheduler.check()
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -382,7 +408,7 @@ def test_the_packages_own_threads_have_no_mark(make_scheduler):
         return tick()
 
     scheduler._driver.tick = ticking
-    with running(scheduler), scheduler.slot(), ThreadPoolExecutor(1) as pool:
+    with running(scheduler), taken(scheduler), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: scheduler.slot().__enter__().release())
         while not marks:
             pass
@@ -508,7 +534,7 @@ def test_calls_of_threads_of_a_stage_run_that_was_stopped_are_refused(make_sched
             again.wait(PATIENCE_S)
         return errors
 
-    with running(scheduler), scheduler.slot(), ThreadPoolExecutor(1) as pool:
+    with running(scheduler), taken(scheduler), ThreadPoolExecutor(1) as pool:
         future = pool.submit(calls)
         assert queued.acquire(timeout=PATIENCE_S)
         STAGE.get().cancel()
@@ -526,7 +552,7 @@ def test_a_stage_that_must_beat_does_so_from_its_threads(make_scheduler, queued)
     token = place.set("the stage")
     run, stage = start_run(scheduler, INFO), StageRun("n", idle_timeout_s=0.02, heartbeat=beat)
     try:
-        with inside(run), inside_stage(stage), scheduler.slot(), ThreadPoolExecutor(2) as pool:
+        with inside(run), inside_stage(stage), taken(scheduler), ThreadPoolExecutor(2) as pool:
             inner = pool.submit(lambda: in_thread(lambda: scheduler.slot().__enter__().release()))
             direct = pool.submit(lambda: scheduler.slot().__enter__().release())
             while len({thread for _, thread in beats}) < 2:
@@ -734,6 +760,7 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import following
+from llmsched_langgraph._runtime.call import current_call
 from llmsched_langgraph._runtime.context import current_run, inside
 from llmsched_langgraph._runtime.scheduler import start_run
 

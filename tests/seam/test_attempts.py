@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypedDict
@@ -310,9 +311,9 @@ def test_a_retry_keeps_the_place_of_its_call(client, scheduler):
     with ThreadPoolExecutor(3) as threads:
 
         def first():
-            others.extend([threads.submit(call, scheduler, lambda: order.append("second"))])
+            others.extend([threads.submit(Context().run, call, scheduler, lambda: order.append("second"))])
             until(lambda: scheduler.statistics().waiting == 1)
-            others.extend([threads.submit(call, scheduler, lambda: order.append("third"))])
+            others.extend([threads.submit(Context().run, call, scheduler, lambda: order.append("third"))])
             until(lambda: scheduler.statistics().waiting == 2)
             client.post(f"{MODEL}/chat", json={})
             client.post(f"{MODEL}/chat", json={})
