@@ -38,7 +38,7 @@ def replayed(backend, app_jobs, scheduler=None):
             model = ChatOpenAI(
                 model="sim-model", base_url=backend.base_url, api_key="none", http_async_client=http
             )
-            graph = graph_of(template_of("app", app_jobs), Calls(model, EmbeddedLengths()))
+            graph = graph_of("app", app_jobs, Calls(model, EmbeddedLengths()))
             if scheduler is not None:
                 graph = schedule(graph, scheduler)
             return [await replay(graph, Script.of(job, "test")) for job in app_jobs]
@@ -103,7 +103,7 @@ def test_one_template_for_all_jobs(app):
     """The graph shows the scheduler the template of the recorded jobs, whichever of them it will run."""
     jobs = generate(app, 40, 0)
     template = template_of(app, jobs)
-    graph = graph_of(template, Calls(ChatOpenAI(model="m", api_key="none"), EmbeddedLengths()))
+    graph = graph_of(app, jobs, Calls(ChatOpenAI(model="m", api_key="none"), EmbeddedLengths()))
     seen = compile_graph(graph)
     assert (seen.name, seen.edges, seen.entries) == (app, template.edges, template.entries)
     assert seen.fingerprint == template.fingerprint

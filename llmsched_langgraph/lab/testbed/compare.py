@@ -24,7 +24,6 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import SecretStr
 
 from llmsched_langgraph import compile_graph, schedule
-from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._ledger.values import check_slots
@@ -308,7 +307,7 @@ def _graphs(site: _Site, work: Workload) -> Mapping[str, Any]:
     )
     calls = Calls(model, site.lengths)
     return {
-        app: graph_of(template_of(app, [job for job in work.jobs if job.app == app]), calls)
+        app: graph_of(app, [job for job in work.jobs if job.app == app], calls)
         for app in sorted({job.app for job in work.jobs})
     }
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._belief.fit.template import template_of
+from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph.lab.testbed.calls import Calls, Made
 from llmsched_langgraph.lab.testbed.script import Script, Turn
 
@@ -25,15 +26,20 @@ Given = TypedDict("Given", {"replay:turn": Turn})
 """Input of one run of a node."""
 
 _Stage = Callable[[Given], Awaitable[Command[Any]]]
+_Tool = Callable[[float], Awaitable[None]]
 
 
-def graph_of(application: Application, calls: Calls) -> Any:
+def graph_of(app: str, jobs: Sequence[EndedJob], calls: Calls) -> Any:
     """Return a graph with a node for each stage; a node runs once for each call of its stage.
 
     Args:
-        application: the template of all jobs that the graph replays.
+        app: the name of the application.
+        jobs: all its jobs that the graph replays.
         calls: makes the calls of LLM stages.
     """
+    application = template_of(app, jobs)
+    # The scheduler learns about tools that it finds in the graph, here in this table.
+    tools = {stage.tool: asyncio.sleep for job in jobs for stage in job.stages if stage.tool is not None}
     after: dict[str, list[str]] = {node.path: [] for node in application.nodes}
     for source, target in application.edges:
         after[source].append(target)
@@ -42,7 +48,7 @@ def graph_of(application: Application, calls: Calls) -> Any:
         said: dict[str, str] = {"kind": str(node.kind)}
         if node.planned_by is not None:
             said["planned_by"] = node.planned_by
-        run: Any = _model_stage(calls) if node.calls_llm else _tool_stage
+        run: Any = _model_stage(calls, tools) if node.calls_llm else _tool_stage(tools)
         builder.add_node(
             node.path,
             run,
@@ -74,19 +80,25 @@ def _sends(turns: list[Turn]) -> list[Send]:
     return [Send(turn.stage.name, {"replay:turn": turn, "tool": turn.stage.tool}) for turn in turns]
 
 
-def _model_stage(calls: Calls) -> _Stage:
+def _model_stage(calls: Calls, tools: Mapping[str, _Tool]) -> _Stage:
+    tool_stage = _tool_stage(tools)
+
     async def stage(given: Given) -> Command[Any]:
         turn = given["replay:turn"]
         if turn.stage.kind == "tool":
-            return await _tool_stage(given)
+            return await tool_stage(given)
         made = [] if turn.call is None else [await calls.make(turn.stage.name, turn.call, turn.salt)]
         return Command(update={"replay:made": made}, goto=_sends(turn.next()))
 
     return stage
 
 
-async def _tool_stage(given: Given) -> Command[Any]:
-    turn = given["replay:turn"]
-    if turn.call is not None and turn.call.seconds:
-        await asyncio.sleep(turn.call.seconds)
-    return Command(goto=_sends(turn.next()))
+def _tool_stage(tools: Mapping[str, _Tool]) -> _Stage:
+    async def stage(given: Given) -> Command[Any]:
+        turn = given["replay:turn"]
+        if turn.call is not None and turn.call.seconds:
+            tool = asyncio.sleep if turn.stage.tool is None else tools[turn.stage.tool]
+            await tool(turn.call.seconds)
+        return Command(goto=_sends(turn.next()))
+
+    return stage
