@@ -72,6 +72,7 @@ class Slot:
             the request is in flight.
         read_ahead: has the rest of an idle answer read in the background; None if it cannot be.
         ahead: whether that happens, or is about to.
+        may_lend: whether it waits in a thread that may soon lend its pool another one.
         consumes: while it waits, the calls of open streams that the waiting code consumes.
         lent: whether a call went ahead because this one's answer is idle.
         forced: whether it went ahead of its turn, because it would have waited for ever.
@@ -85,6 +86,7 @@ class Slot:
     idle_s: float | None = None
     read_ahead: Callable[[], object] | None = None
     ahead = False
+    may_lend = False
     consumes: tuple[Any, ...] = ()
     lent = False
     forced = False
@@ -169,6 +171,7 @@ class Slot:
         """Block until the slot is granted."""
         driver, ticket, waiter = self.terms.driver, self._ticket, ThreadWaiter()
         self._since = time.monotonic()
+        self.may_lend = True
         with waits(self, current_run(), stage):
             try:
                 self._wait_with(waiter)
@@ -176,7 +179,9 @@ class Slot:
                 beats = Beats(self.terms.timeout_s, stage)
                 with SteppingAside(self.terms.loop) as aside:
                     while not driver.outcome(ticket, waiter):
-                        if not waiter.wait(beats.next_s(aside.lend())):
+                        again_s = aside.lend()
+                        self.may_lend = again_s is not None
+                        if not waiter.wait(beats.next_s(again_s)):
                             beats.beat() or self._give_up()
             finally:
                 self._waiter, self.consumes = None, ()

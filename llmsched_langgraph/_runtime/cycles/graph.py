@@ -286,6 +286,8 @@ class Graph:
             return Other.MOVES if state is Other.GONE else state
         pool = self._threads.pool(future)
         if pool:
+            if any(waiter.slot.may_lend for thread in pool if (waiter := self._by_thread.get(thread))):
+                return Other.MOVES
             return _together([self._thread(thread) for thread in pool], every=False)
         behind = behind_of(future)
         return Other.MOVES if behind is None else self._resolved(behind)
