@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
-from contextvars import copy_context
+from contextvars import Context, copy_context
 
 import pytest
 from support.cycles import ends, went_ahead
@@ -21,6 +21,7 @@ from llmsched_langgraph._runtime.cycles import watcher as watcher_module
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
+from llmsched_langgraph._runtime.threads import SteppingAside
 
 SLOTS = pytest.mark.parametrize("slots", [1, 2])
 CALL_S = 0.01
@@ -339,6 +340,30 @@ def test_a_pool_of_one(make_program, slots):
     assert ends(main, program.scheduler) == ["held"] * slots + ["yes"]
     pool.shutdown()
     assert len(went_ahead(program.scheduler)) == 1
+
+
+def test_a_pool_that_may_soon_get_a_thread(make_program, monkeypatch):
+    """On a busy machine, a waiting thread may lend its pool another one late. No call goes ahead before."""
+    program, lend = make_program(1), SteppingAside.lend
+    looks = watcher_module.WATCHER.looks
+
+    def late(self):
+        return lend(self) if watcher_module.WATCHER.looks >= looks + 4 else 0.01
+
+    monkeypatch.setattr(SteppingAside, "lend", late)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        async with program.scheduler.slot():
+            waiting = loop.run_in_executor(None, Context().run, program.call)
+            while not program.scheduler.statistics().waiting:
+                await asyncio.sleep(0)
+            result = await asyncio.to_thread(str, "held")
+        return [result, await waiting]
+
+    assert ends(lambda: asyncio.run(main()), program.scheduler) == ["held", "yes"]
+    assert not went_ahead(program.scheduler)
 
 
 @pytest.mark.parametrize("around", [2, 3])
