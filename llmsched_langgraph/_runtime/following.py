@@ -24,6 +24,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from llmsched_langgraph._fork import in_child
+from llmsched_langgraph._patching import wrap_method
 from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, current_run, current_stage_run, unmark
 from llmsched_langgraph._runtime.run import Run, StageRun
 
@@ -51,31 +52,19 @@ def install() -> None:
     with _lock:
         if _installed:
             return
-        _replace(ThreadPoolExecutor, "submit", _submitting)
-        _replace(Future, "add_done_callback", _calling_back)
-        _replace(threading.Thread, "start", _starting)
+        wrap_method(ThreadPoolExecutor, "submit", _submitting)
+        wrap_method(Future, "add_done_callback", _calling_back)
+        wrap_method(threading.Thread, "start", _starting)
         if "start" in vars(threading.Timer):  # another library has replaced that of timers
-            _replace(threading.Timer, "start", _starting)
+            wrap_method(threading.Timer, "start", _starting)
         try:
             from multiprocessing.pool import ThreadPool
         except ImportError:  # a platform without processes
             pass
         else:
             for name in _POOL_METHODS:
-                _replace(ThreadPool, name, _mapping)
+                wrap_method(ThreadPool, name, _mapping)
         _installed = True
-
-
-def _replace(cls: type, name: str, following: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace a method by `following(method)`, which looks the same."""
-    method: Any = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
-
-    def bound(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return method.__get__(self, type(self))(*args, **kwargs)
-
-    # Another library may have replaced it by an object that must be bound, although it looks like a function.
-    call = method if type(method) is types.FunctionType else bound
-    setattr(cls, name, functools.wraps(method)(following(call)))
 
 
 def _submitting(submit: Callable[..., Any]) -> Callable[..., Any]:

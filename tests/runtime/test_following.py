@@ -680,7 +680,14 @@ def test_a_function_that_brings_its_context_is_left_alone(make_scheduler):
             assert following._followed(work) is work
         token = OTHER.set("set")
         with ContextThreadPoolExecutor(1) as pool:
-            assert pool.submit(everything).result(PATIENCE_S) == (run.job, "n", None, None, PAUSED.get(), "set")
+            assert pool.submit(everything).result(PATIENCE_S) == (
+                run.job,
+                "n",
+                None,
+                None,
+                PAUSED.get(),
+                "set",
+            )
         assert asyncio.run(asyncio.to_thread(everything)) == (run.job, "n", None, None, PAUSED.get(), "set")
         OTHER.reset(token)
 

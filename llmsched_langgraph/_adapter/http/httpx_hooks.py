@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import Any
 
 from llmsched_langgraph._adapter.http.answers import ACCEPTED, failure_of, failure_of_error
-from llmsched_langgraph._adapter.http.patching import lacks, wrap_method
 from llmsched_langgraph._adapter.http.readahead import AsyncBody, Body, Holder
 from llmsched_langgraph._adapter.http.recognition import attempt_of
+from llmsched_langgraph._patching import lacks, wrap_method
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llmsched_langgraph._adapter.http.answers import ACCEPTED, failure_of, failure_of_error
-from llmsched_langgraph._adapter.http.patching import lacks, wrap_method
 from llmsched_langgraph._adapter.http.recognition import attempt_of, content_type_of
+from llmsched_langgraph._patching import lacks, wrap_method
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
 

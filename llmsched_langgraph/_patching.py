@@ -12,8 +12,8 @@ from typing import Any
 
 
 def wrap_method(cls: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace `cls.name` by `wrap(method)`, where `method` takes the instance first."""
-    method = cls.__dict__[name]
+    """Replace `cls.name`, or what it inherits, by `wrap(method)`, where `method` takes the instance first."""
+    method = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
     plain = method if type(method) is types.FunctionType else _bound_late(method)
     setattr(cls, name, functools.wraps(method)(wrap(plain)))
 
