@@ -73,14 +73,15 @@ def laid_out(runs: Sequence[WatchedRun], calls: Sequence[WatchedCall]) -> tuple[
 
     A stage run depends on the stage runs of the same graph run that had ended before its announcement. In
     LangGraph these are all of the previous superstep, so a stage's depth is its superstep. The stages of a
-    graph that a node runs replace the node's. A call depends on the earlier calls of its node that had ended.
-    Own code of `CODE_S` or longer in a node that calls models is a tool stage `NODE (code)`. Seconds of calls
-    are seconds in the slot, without the wait.
+    graph that a node runs replace the node's; what it begins after its node has ended stands beside
+    the later nodes. A call depends on the earlier calls of its node that had ended. Own code of `CODE_S`
+    or longer in a node that calls models is a tool stage `NODE (code)`. Seconds of calls are in the slot,
+    without the wait.
     """
     places = {watched.number: place for place, watched in enumerate(runs)}
     within: dict[int | None, list[_Item]] = {}
     for place, watched in enumerate(runs):
-        around = None if watched.around is None else places.get(watched.around)
+        around = _around(watched, runs, places)
         within.setdefault(around, []).append(_Item(place, watched.run.name, *watched.span))
     for call in calls:
         by = None if call.within is None else places.get(call.within)
@@ -122,6 +123,19 @@ class _Item(NamedTuple):
 
 _Within = Mapping[int | None, Sequence[_Item]]
 """The items inside each stage run, by its index; None for those in no known stage run."""
+
+
+def _around(watched: WatchedRun, runs: Sequence[WatchedRun], places: Mapping[int, int]) -> int | None:
+    """Return the index of the innermost stage run that contains this one and had not ended when it began.
+
+    A node's background task may run a graph on when the node has ended.
+    """
+    around = watched.around
+    while around is not None and (place := places.get(around)) is not None:
+        if watched.span.first < runs[place].span.last:
+            return place
+        around = runs[place].around
+    return None
 
 
 def _begin_s(watched: WatchedRun) -> float:

@@ -81,7 +81,6 @@ GO_AHEAD = frozenset(
 """Ingredients with which a call may have to go ahead over the slots: without one, none may."""
 
 WRONG: dict[Feature, str] = {
-    Feature.BACKGROUND_GRAPH: "a graph that runs on beside later nodes makes the job's record invalid",
     Feature.CLOSED_LOOP: "a loop that is closed under a call leaves its slot held until a call waits for it",
 }
 """Ingredients that the package gets wrong, each with what happens. The random programs leave them out.

@@ -227,6 +227,48 @@ def test_a_graph_in_a_node_stands_in_its_place(run):
     ]
 
 
+def test_a_graph_that_outlives_its_node_stands_beside_the_next(run):
+    """The node after it did not wait for it; what a later node waited for is what had ended."""
+    run.move(100.0, Revealed(((1, "start"),)), Began(1), Ended(1, 0.0), Revealed(((2, "next"),)), Began(2))
+    run.move(100.0, Revealed(((3, "start/ask"),), 1, begun=True))
+    next_, ask = run.ask(100.0, 2), run.ask(100.0, 3)
+    run.answer(101.0, ask)
+    run.move(101.0, Ended(3, 1.0), Revealed(((4, "start/look"),), 1, begun=True))
+    run.answer(102.0, next_)
+    run.move(102.0, Ended(2, 2.0), Revealed(((5, "end"),)), Began(5))
+    run.move(103.0, Ended(4, 2.0), Ended(5, 1.0))
+    assert shape(run.trace(103.0)) == [
+        ("start", "tool", (), [0.0]),
+        ("next", "llm", (0,), [2.0]),
+        ("start/ask", "llm", (0,), [1.0]),
+        ("start/look", "tool", (2,), [2.0]),
+        ("end", "tool", (1, 2), [1.0]),
+    ]
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_graph_that_outlives_its_node_stays_within_the_node_around_that(run, called):
+    """Begun in a node of an inner graph, whether a call of it was in flight when that node ended or not."""
+    run.move(100.0, Revealed(((1, "outer"),)), Began(1), Revealed(((2, "outer/start"),), 1, begun=True))
+    run.move(100.0, Revealed(((3, "outer/start/first"),), 2, begun=True))
+    first = run.ask(100.0, 3) if called else None
+    run.move(100.0, Ended(2, 0.0), Revealed(((4, "outer/next"),), 1, begun=True))
+    next_ = run.ask(100.0, 4)
+    if first is not None:
+        run.answer(101.0, first)
+    run.move(101.0, Ended(3, 1.0), Revealed(((5, "outer/start/second"),), 2, begun=True))
+    run.call(101.0, 103.0, 5)
+    run.move(103.0, Ended(5, 2.0))
+    run.answer(104.0, next_)
+    run.move(104.0, Ended(4, 4.0), Ended(1, 4.0), Revealed(((6, "end"),)), Began(6), Ended(6, 0.0))
+    job = run.trace(104.0)
+    places = {stage.name: place for place, stage in enumerate(job.stages)}
+    assert len(places) == len(job.stages) == (5 if called else 4)
+    ends = {places["outer/next"], places["outer/start/second"]}
+    assert ends <= set(job.stages[places["end"]].deps)
+    assert not ends & set(job.stages[places["outer/next"]].deps)
+
+
 def test_an_interrupted_job_is_without_the_humans_time(run):
     """From arrival to end, less the pause; where it stopped and went on stand one behind the other."""
     run.move(100.0, Revealed(((1, "ask"),)), Began(1))
