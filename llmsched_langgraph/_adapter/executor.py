@@ -12,6 +12,7 @@ named by the calls' own metadata, and slots are not affected.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import logging
@@ -27,6 +28,7 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.runtime import get_runtime
 
+from llmsched_langgraph._adapter.steps import Meter, observe
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
@@ -38,6 +40,7 @@ from llmsched_langgraph._runtime.context import (
     inside_stage,
     unmark,
 )
+from llmsched_langgraph._runtime.lag import lag_of
 from llmsched_langgraph._runtime.run import Run, StageRun
 from llmsched_langgraph._runtime.slot import outcome_of
 
@@ -159,21 +162,28 @@ async def _arun_with_retry(task: Any, *args: Any, **kwargs: Any) -> Any:
     run = RUN.get()
     if run is None or task.name == START:
         return await stock.arun_with_retry(task, *args, **kwargs)
-    clock = run.driver.clock
-    stage, began_s = _begin(run, task), clock()
+    lag = lag_of(asyncio.get_running_loop(), run.driver)  # which may be another than `run.loop`
+    stage = _begin(run, task)
+    stage.meter = meter = Meter(lag)
     stage.loop = run.loop
     mark = STAGE.set(stage)
+    lag.watched += 1
+    lag.measure()
+    if not kwargs.get("stream"):  # `astream_events` iterates over the node's output
+        observe(task)
     try:
         result = await stock.arun_with_retry(task, *args, **kwargs)
-        now, stage.over = clock(), True
-        run.seen.stage_events.append(_new(Ended, (stage.number, now - began_s, True, False, now)))
+        stage.over = True
+        run.seen.stage_events.append(meter.ended(stage.number))
         return result
     except BaseException as error:
         if outcome_of(error) is Outcome.CANCELLED:
             stage.cancel()
-        _end(run, stage, began_s, error)
+        stage.over = True
+        run.seen.stage_events.append(meter.ended(stage.number, *_how(run, stage, error)))
         raise
     finally:
+        lag.watched -= 1
         unmark(STAGE, mark)
 
 
@@ -194,15 +204,16 @@ def _begin(run: Run, task: Any) -> StageRun:
 
 def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
     now, stage.over = run.driver.clock(), True
-    if error is None:
-        run.seen.stage_events.append(Ended(stage.number, now - began_s, at_s=now))
-        return
+    run.seen.stage_events.append(Ended(stage.number, now - began_s, *_how(run, stage, error), now))
+
+
+def _how(run: Run, stage: StageRun, error: BaseException | None) -> tuple[bool, bool]:
+    """Return whether a stage run that ended with this error is complete, and whether it runs again."""
     interrupted = isinstance(error, GraphInterrupt)
     if interrupted and stage.around is None:
         run.seen.interrupted = True
     # A command for the graph around this one leaves the node as an exception, but is a success.
-    complete = isinstance(error, ParentCommand)
-    run.seen.stage_events.append(Ended(stage.number, now - began_s, complete, interrupted, now))
+    return error is None or isinstance(error, ParentCommand), interrupted
 
 
 def _stage_run(task: Any) -> StageRun:

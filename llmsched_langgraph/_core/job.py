@@ -15,7 +15,7 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import CallProgress, FinishedCall, Outcome, Usage, Work
 from llmsched_langgraph._jobs.ended import EndedStageRun
-from llmsched_langgraph._jobs.layout import Span, WatchedRun
+from llmsched_langgraph._jobs.layout import Span, WatchedRun, own_s
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent, StageOccurrence, StageProgress
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Job:
         "_ended",
         "_heard",
         "_log",
+        "_outer",
         "_position",
         "_revealed",
         "_source",
@@ -116,6 +117,7 @@ class Job:
         self._position: StageProgress | None = None
         self._stages: list[tuple[StageOccurrence, int, int, float, int | None, float, str | None, Ended]] = []
         self._revealed: dict[int, tuple[int, float, int | None]] = {}  # stage runs that have not ended
+        self._outer: set[int | None] = set()  # stage runs that contain others
         self._ended: dict[StageOccurrence, tuple[int, int, ObservedStage]] = {}
 
     # -- the log -----------------------------------------------------------------------
@@ -282,19 +284,23 @@ class Job:
         position.move(move)
         if isinstance(move, Revealed):
             self.outdated = True
+            if move.around in self._revealed:  # it has not ended
+                self._outer.add(move.around)
             self._revealed.update(dict.fromkeys([run for run, _ in move.runs], (number, now, move.around)))
 
     @property
     def stages(self) -> tuple[WatchedRun, ...]:
-        """Its ended stage runs. O(their number)."""
+        """Its ended stage runs. O(their number and that of calls)."""
         _ = self.position
         made = []
+        outer = {call.run for call in self.progress.finished.values()} | self._outer
         for stage_occurrence, first, last, heard_s, around, now, tool, move in self._stages:
             until_s = now if move.at_s is None else move.at_s
             # The events of a stage run that is alone in its superstep may be read late.
             since_s = min(heard_s, until_s - move.seconds)
-            run = EndedStageRun(*stage_occurrence, move.seconds, move.complete, tool)
-            made.append(WatchedRun(run, move.run, around, Span(first, last, since_s, until_s)))
+            run = EndedStageRun(*stage_occurrence, own_s(move, move.run not in outer), move.complete, tool)
+            span = Span(first, last, since_s, until_s)
+            made.append(WatchedRun(run, move.run, around, span, until_s - move.seconds, move.lags))
         return tuple(made)
 
     def evidence(self, now: float) -> JobEvidence:

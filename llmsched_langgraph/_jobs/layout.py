@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun, Kind
+from llmsched_langgraph._jobs.stages import Ended, Lag
 
 CODE_S = 0.1
 """Minimum seconds of a node's own code to become a stage; shorter code is framework overhead."""
@@ -40,14 +41,17 @@ class WatchedRun(NamedTuple):
         run: the record of the stage run.
         number: its number, by which calls and other stage runs refer to it.
         around: number of the stage run that contains it; None at the top level.
-        span: from its announcement to its end. It may start with a wait for a thread: `run.seconds` is the
-            duration of the execution at its end.
+        span: from its announcement to its end. It may start with a wait for a thread.
+        began_s: begin of its execution, in seconds of the clock.
+        lags: the intervals in which it waited for its event loop.
     """
 
     run: EndedStageRun
     number: int
     around: int | None
     span: Span
+    began_s: float
+    lags: tuple[Lag, ...] = ()
 
 
 class WatchedCall(NamedTuple):
@@ -75,7 +79,8 @@ def laid_out(runs: Sequence[WatchedRun], calls: Sequence[WatchedCall]) -> tuple[
     LangGraph these are all of the previous superstep, so a stage's depth is its superstep. The stages of a
     graph that a node runs replace the node's; what it begins after its node has ended stands beside
     the later nodes. A call depends on the earlier calls of its node that had ended. Own code of `CODE_S`
-    or longer in a node that calls models is a tool stage `NODE (code)`. Seconds of calls are in the slot,
+    or longer in a node that calls models is a tool stage `NODE (code)`: the time besides its calls, without
+    the lag of its event loop (`_adapter/steps.py` measures the lag). Seconds of calls are in the slot,
     without the wait.
     """
     places = {watched.number: place for place, watched in enumerate(runs)}
@@ -138,9 +143,33 @@ def _around(watched: WatchedRun, runs: Sequence[WatchedRun], places: Mapping[int
     return None
 
 
-def _begin_s(watched: WatchedRun) -> float:
-    """Return the start of the execution, in seconds of the clock."""
-    return watched.span.until_s - watched.run.seconds
+def own_s(ended: Ended, alone: bool) -> float:
+    """Return the duration of a stage run without the lag of its event loop.
+
+    Args:
+        ended: the end of the stage run.
+        alone: whether it contains neither calls nor stage runs; what depends on them (`Lag.around`) is no lag
+            then.
+    """
+    lag_s = sum(lag.until_s - lag.since_s for lag in ended.lags if lag.around is None or not alone)
+    return max(ended.seconds - lag_s, 0.0)
+
+
+class _Lags:
+    """The lag of a stage run, given the items inside it."""
+
+    def __init__(self, watched: WatchedRun, items: Sequence[_Item]) -> None:
+        self._lags = [
+            lag
+            for lag in watched.lags
+            if lag.around is None
+            or any(item.since_s < lag.around[1] and item.until_s > lag.around[0] for item in items)
+        ]
+
+    def own_s(self, since_s: float, until_s: float) -> float:
+        """Return the length of the interval without lag, in seconds."""
+        lag_s = sum(max(min(lag.until_s, until_s) - max(lag.since_s, since_s), 0.0) for lag in self._lags)
+        return max(until_s - since_s - lag_s, 0.0)
 
 
 def _long_starts(runs: Iterable[WatchedRun], within: _Within) -> frozenset[tuple[str, int]]:
@@ -151,26 +180,27 @@ def _long_starts(runs: Iterable[WatchedRun], within: _Within) -> frozenset[tuple
     return frozenset(
         watched.run[:2]
         for place, watched in enumerate(runs)
-        if (items := within.get(place)) and min(item.since_s for item in items) - _begin_s(watched) >= CODE_S
+        if (items := within.get(place))
+        and _Lags(watched, items).own_s(watched.began_s, min(item.since_s for item in items)) >= CODE_S
     )
 
 
 def _with_code(watched: WatchedRun, items: Sequence[_Item], *, at_first: bool) -> list[_Item]:
     """Return the items, and code stages for the gaps in which only own code can have run."""
     name = watched.run.name + _CODE
-    found = list(items)
+    found, lags = list(items), _Lags(watched, items)
 
-    def code(since_s: float, until_s: float, after: float) -> None:
-        # Numbered after the items that had ended and before the next one.
-        found.append(_Item(max(until_s - since_s, 0.0), name, after + 0.25, after + 0.5, since_s, until_s))
+    def code(since_s: float, until_s: float, after: float, *, always: bool = False) -> None:
+        seconds = lags.own_s(since_s, until_s)
+        if seconds >= CODE_S or always:
+            # Numbered after the items that had ended and before the next one.
+            found.append(_Item(seconds, name, after + 0.25, after + 0.5, since_s, until_s))
 
-    done_s, latest = _begin_s(watched), float(watched.span.first)
+    done_s, latest = watched.began_s, float(watched.span.first)
     for nth, item in enumerate(sorted(items, key=lambda item: item.since_s)):
-        if item.since_s - done_s >= CODE_S or (not nth and at_first):
-            code(done_s, item.since_s, latest)
+        code(done_s, item.since_s, latest, always=not nth and at_first)
         done_s, latest = max(done_s, item.until_s), max(latest, item.last)
-    if watched.span.until_s - done_s >= CODE_S:
-        code(done_s, watched.span.until_s, latest)
+    code(done_s, watched.span.until_s, latest)
     return found
 
 

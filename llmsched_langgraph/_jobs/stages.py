@@ -42,12 +42,24 @@ class Began(NamedTuple):
     run: int
 
 
+class Lag(NamedTuple):
+    """An interval in which a stage run waited for its busy event loop. Times are seconds of the clock.
+
+    `around` is the interval of the await, if it awaited something that may have taken that time itself: then
+    it is lag only if a call, or a stage run inside, overlaps `around`, because these have their own times.
+    """
+
+    since_s: float
+    until_s: float
+    around: tuple[float, float] | None = None
+
+
 class Ended(NamedTuple):
-    """The stage run ended after `seconds`, including waits for slots.
+    """The stage run ended after `seconds`, including waits for slots and for its event loop.
 
     `complete` is False if it failed, was cancelled or was interrupted; `again` is True if it was interrupted
     for a human, so that the same occurrence runs again. `at_s` is the clock time of its end; None for the
-    time at which the scheduler reads the event.
+    time at which the scheduler reads the event. `lags` are the waits for its event loop.
     """
 
     run: int
@@ -55,6 +67,7 @@ class Ended(NamedTuple):
     complete: bool = True
     again: bool = False
     at_s: float | None = None
+    lags: tuple[Lag, ...] = ()
 
 
 StageEvent = Revealed | Began | Ended

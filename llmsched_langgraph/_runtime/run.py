@@ -67,6 +67,7 @@ class StageRun(Scope):
         over: whether it has ended.
         carried: whether this marks a thread that the stage run started.
         void: whether the mark counts no more: it marks such a thread, and the run has ended.
+        meter: what measures its own time on an event loop; None for a synchronous run.
     """
 
     around: StageRun | None = None
@@ -76,6 +77,7 @@ class StageRun(Scope):
     carried = False
     void = False
     over = False
+    meter: Any = None
 
     def __init__(
         self,

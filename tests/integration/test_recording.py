@@ -15,35 +15,11 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 from pydantic import ConfigDict
+from support.clock import Clock
 
 from llmsched_langgraph import schedule
 from llmsched_langgraph._jobs.observed import Unit, observed
 from llmsched_langgraph.traces import read_jobs
-
-
-class Clock:
-    """Stands still but for what models and tools let it go on."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def run(self, work: Any) -> Any:
-        """Run a coroutine on an event loop that goes by this clock: it sleeps no time at all."""
-        loop = asyncio.SelectorEventLoop()
-        select = loop._selector.select
-
-        def wait(timeout: float | None) -> Any:
-            # A thread may be about to bring something: then no time goes by.
-            found = select(timeout if timeout is None else min(timeout, 0.01))
-            self.now += 0.0 if found else timeout or 0.0
-            return found
-
-        loop._selector.select = wait
-        loop.time = self
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            return runner.run(work)
 
 
 class Model(BaseChatModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -16,7 +17,7 @@ from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.layout import CODE_S, without_code
 from llmsched_langgraph._jobs.observed import observed, rounds
-from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
+from llmsched_langgraph._jobs.stages import Began, Ended, Lag, Revealed
 from llmsched_langgraph.traces.files import line_of_job
 from llmsched_langgraph.traces.form import job_from_node
 
@@ -194,6 +195,61 @@ def test_code_before_the_calls_of_a_fan_out_is_in_all_of_them_or_in_none(run):
         ("work", "llm", (1,), [2.0]),
     ]
     assert [(stage.stage_occurrence.path, stage.fan_out) for stage in observed(job).stages] == [("work", 2)]
+
+
+def lags(*intervals, around=None):
+    return tuple(Lag(*interval, around) for interval in intervals)
+
+
+def test_the_lag_of_the_event_loop_is_no_code(run):
+    """What is left of a gap without it counts, and is a stage if it is long."""
+    run.move(100.0, Revealed(((1, "agent"),)), Began(1))
+    run.call(102.0, 103.0, 1)
+    run.call(106.0, 107.0, 1)
+    run.move(109.0, Ended(1, 9.0, lags=lags((100.0, 101.95), (102.5, 103.5), (104.0, 105.0), (107.0, 109.0))))
+    assert shape(run.trace(110.0)) == [
+        ("agent", "llm", (), [1.0]),
+        ("agent (code)", "tool", (0,), [1.5]),
+        ("agent", "llm", (1,), [1.0]),
+    ]
+
+
+def test_lag_around_a_call_is_lag_only_if_there_was_one(run):
+    """An await that no call overlaps took its time itself; a call is lagged before and after."""
+    run.move(100.0, Revealed(((1, "agent"),)), Began(1))
+    run.call(105.0, 106.0, 1)
+    own = lags((100.5, 103.0), around=(100.0, 103.5))
+    call = lags((104.0, 105.0), (106.0, 106.5), around=(104.0, 106.5))
+    run.move(107.0, Ended(1, 7.0, lags=(*own, *call)))
+    assert shape(run.trace(107.0)) == [
+        ("agent (code)", "tool", (), [4.0]),
+        ("agent", "llm", (0,), [1.0]),
+        ("agent (code)", "tool", (1,), [0.5]),
+    ]
+
+
+def test_a_tool_takes_its_time_without_lag(run):
+    """Nothing is inside it, so what depends on a call is its own time."""
+    run.move(100.0, Revealed(((1, "agent"),)), Began(1))
+    run.call(100.0, 101.0, 1)
+    run.move(101.0, Ended(1, 1.0), Revealed(((2, "look"),)), Began(2))
+    own = lags((102.0, 103.0), around=(-inf, inf))
+    run.move(106.0, Ended(2, 5.0, lags=(*lags((101.0, 101.5), (105.0, 106.0)), *own)))
+    job = run.trace(106.0)
+    assert shape(job) == [("agent", "llm", (), [1.0]), ("look", "tool", (0,), [3.5])]
+    assert [part.tool_s for stage in observed(job).stages for part in stage.parts] == [0.0, 3.5]
+
+
+def test_the_lag_of_a_graph_inside_a_node_is_no_code(run):
+    """Between the stage runs inside, as between calls."""
+    run.move(100.0, Revealed(((1, "outer"),)), Began(1), Revealed(((2, "outer/in"),), around=1), Began(2))
+    run.call(100.0, 101.0, 2)
+    run.move(101.0, Ended(2, 1.0))
+    run.move(103.0, Revealed(((3, "outer/in"),), around=1), Began(3))
+    run.call(103.0, 104.0, 3)
+    run.move(104.0, Ended(3, 1.0))
+    run.move(106.0, Ended(1, 6.0, lags=lags((101.0, 102.95), (104.0, 106.0), around=(-inf, inf))))
+    assert [name for name, *_ in shape(run.trace(106.0))] == ["outer/in", "outer/in"]
 
 
 def test_the_wait_for_a_thread_is_no_code(run):

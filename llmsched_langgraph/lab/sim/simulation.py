@@ -318,4 +318,4 @@ class Simulation:
 
 
 def _ended(now: float, job: _Running, index: int, run: int) -> Ended:
-    return _new(Ended, (run, now - job.began_s[index], True, False, now))
+    return _new(Ended, (run, now - job.began_s[index], True, False, now, ()))
