@@ -48,8 +48,8 @@ from llmsched_langgraph._runtime.lag import BUSY_S, PERIOD_S, LoopLag
 EVER = (-inf, inf)
 """The interval of `Lag.around` for what is lag if there is any call."""
 
-MOST_LAGS = 64
-"""Number of lags that are kept for one stage run; further ones are merged with the last."""
+MOST_LAGS = 256
+"""Number of lags that are kept for one stage run: the first half of them and the latest."""
 
 _UNKNOWN = object()
 """What a node awaits whose steps are not observed."""
@@ -88,7 +88,7 @@ class Meter:
 
     def __init__(self, lag: LoopLag) -> None:
         self.lag = lag
-        self.lags: tuple[Lag, ...] = ()
+        self.lags: list[Lag] = []
         self.began_s = self.since_s = lag.clock()
         self.awaited: object = _UNKNOWN
         self.ended_s: float | None = None
@@ -105,19 +105,16 @@ class Meter:
             around = (since_s, now) if plain and long else EVER
             if not plain and busy[0][0] - since_s < PERIOD_S + BUSY_S and begins[0] <= since_s:
                 first_s = min([begin for begin in begins if begin > busy[0][0]], default=busy[0][1])
-            done_s = max(busy[-1][0], begins[-1], first_s) if now - busy[-1][1] < BUSY_S else now
+            done_s = max(busy[-1][0], begins[-1], first_s) if now - busy[-1][1] < PERIOD_S else now
         for begin_s, end_s in busy:
             for since, until, of in ((-inf, first_s, None), (first_s, done_s, around), (done_s, inf, None)):
                 if max(begin_s, since) < min(end_s, until):
                     self._keep(Lag(max(begin_s, since), min(end_s, until), of))
 
     def _keep(self, lag: Lag) -> None:
-        if len(self.lags) < MOST_LAGS:
-            self.lags += (lag,)
-            return
-        last = self.lags[-1]
-        around = None if last.around is None or lag.around is None else (last.around[0], lag.around[1])
-        self.lags = (*self.lags[:-1], Lag(last.since_s, lag.until_s, around))
+        if len(self.lags) == MOST_LAGS:
+            del self.lags[MOST_LAGS // 2]  # probably in a call, of which the pieces are awaited one by one
+        self.lags.append(lag)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the function of a synchronous node, in its thread."""
@@ -136,7 +133,7 @@ class Meter:
         now = lag.clock()
         if lag.last_s > self.since_s or now > lag.due_s:
             self.note(self.since_s, now, self.awaited)
-        return _new(Ended, (run, now - self.began_s, complete, again, now, self.lags))
+        return _new(Ended, (run, now - self.began_s, complete, again, now, tuple(self.lags)))
 
 
 @types.coroutine
