@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
-from llmsched_langgraph._application.order import components, once_round
+from llmsched_langgraph._application.nesting import Nest, nested, place_of
+from llmsched_langgraph._application.order import components
+from llmsched_langgraph._application.unrolling import Unrolling
 
 DEFAULT_ROUNDS = 2
 """Separate occurrences per loop before any run is observed. The tail covers all later ones."""
 
 MAX_ROUNDS = 12
 """Maximum number of separate occurrences per loop."""
+
+MAX_INNER_STAGES = 24
+"""Maximum number of stages of a node in an inner loop, if each visit has two, apart from the last one."""
 
 
 AUTHORS_WORD = "its author says so"
@@ -65,13 +71,15 @@ class Stage:
 
     Attributes:
         id: the node's path; in a loop followed by `#2` for the second occurrence, or `#3+` for the third
-            and all later ones.
+            and all later ones. In an inner loop, `#2.1` is the first occurrence in the second visit, and
+            `#2.3+` stands for the third and all later ones in this visit.
         node: the node's path.
-        occurrence: number of the occurrence within a job, from 1.
-        tail: whether the stage also stands for every later occurrence.
+        occurrence: number of the occurrence within a job, from 1; in an inner loop as in `nesting`.
+        tail: whether the stage also stands for later occurrences.
         kind: as in `Node`.
         reason: as in `Node`.
         planned_by: id of the stage that decides what this stage runs; None if unknown.
+        last: number of the last occurrence that the stage stands for; None without a limit.
     """
 
     id: str
@@ -81,6 +89,7 @@ class Stage:
     kind: Kind
     reason: str
     planned_by: str | None = None
+    last: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,9 @@ class Application:
     """The template of a graph: its nodes, its edges, and the stages derived from them.
 
     Nodes are sorted topologically (within a loop: by one iteration), edges and entries alphabetically. Each
-    loop is unrolled into `rounds` separate occurrences and a tail stage.
+    loop is unrolled into `rounds` separate occurrences and a tail stage. A loop inside it has a counter of
+    its own, which begins anew with each visit (`nesting`): each of `rounds` visits is unrolled into
+    `inner_rounds` separate occurrences and a tail, and one stage per node stands for all later visits.
 
     Attributes:
         name: the graph's name.
@@ -96,11 +107,13 @@ class Application:
         edges: (source path, target path) pairs, including those that close a loop.
         entries: paths of the nodes at which a run may begin.
         rounds: for each of `loops`, the number of separate occurrences before the tail.
+        inner_rounds: for each of `inner_loops`, that number within one visit.
         fingerprint: hash of name, paths, edges and entries; the key of the application's profile. It is equal
             across processes and restarts. It excludes kinds and rounds, because runs correct them.
 
     Raises:
-        ValueError: a path is duplicate or unknown, or `rounds` does not have one number per loop.
+        ValueError: a path is duplicate or unknown, or `rounds` or `inner_rounds` does not have one number per
+            loop.
     """
 
     name: str
@@ -108,6 +121,7 @@ class Application:
     edges: tuple[tuple[str, str], ...] = ()
     entries: tuple[str, ...] = ()
     rounds: tuple[int, ...] = ()
+    inner_rounds: tuple[int, ...] = ()
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,11 +138,16 @@ class Application:
         put(self, "edges", tuple(sorted(set(self.edges))))
         put(self, "entries", tuple(sorted(set(self.entries))))
         by_path = {node.path: node for node in self.nodes}
-        put(self, "nodes", tuple(by_path[path] for part in self._ordered[0] for path in part))
+        put(self, "nodes", tuple(by_path[path] for part in self._ordered.parts for path in part))
         given = tuple(min(max(rounds, 1), MAX_ROUNDS) for rounds in self.rounds)
         put(self, "rounds", given or (DEFAULT_ROUNDS,) * len(self.loops))
         if len(self.rounds) != len(self.loops):
             raise ValueError(f"rounds: got {len(self.rounds)} numbers for {len(self.loops)} loops")
+        inner = self.inner_rounds or (DEFAULT_ROUNDS,) * len(self.inner_loops)
+        if len(inner) != len(self.inner_loops):
+            raise ValueError(f"inner_rounds: got {len(inner)} numbers for {len(self.inner_loops)} loops")
+        most = [MAX_INNER_STAGES // self.rounds[self.loop_of[loop[0]]] - 1 for loop in self.inner_loops]
+        put(self, "inner_rounds", tuple(map(_within, inner, most)))
         own = sorted(node.path for node in self.nodes if not node.learned)
         text = json.dumps([self.name, own, self.edges, self.entries], separators=(",", ":"))
         put(self, "fingerprint", hashlib.sha256(text.encode()).hexdigest()[:16])
@@ -156,8 +175,7 @@ class Application:
         )
 
     @cached_property
-    def _ordered(self) -> tuple[tuple[tuple[str, ...], ...], frozenset[tuple[str, str]]]:
-        """Components in topological order, each ordered by one iteration; and the back edges."""
+    def _ordered(self) -> _Order:
         paths = sorted(node.path for node in self.nodes)
         number = {path: n for n, path in enumerate(paths)}
         successors: list[list[int]] = [[] for _ in paths]
@@ -172,25 +190,56 @@ class Application:
         entered = {
             target for node, after in enumerate(successors) for target in after if home[node] != home[target]
         }
-        parts: list[tuple[str, ...]] = []
-        closing: set[tuple[str, str]] = set()
+        graphs = [containers(path) for path in paths]
+        nests: list[Nest] = []
         for members in found:
             # Entries come first: an edge from outside the component may lead to the middle of the loop.
             begin = sorted(starts.intersection(members)) + sorted(entered.intersection(members))
-            order, back = once_round(members, successors, begin)
-            parts.append(tuple(paths[node] for node in order))
-            closing |= {(paths[node], paths[target]) for node, target in back}
-        return tuple(parts), frozenset(closing)
+            nests.append(nested(members, successors, begin, graphs))
+
+        def named(edges: Iterable[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+            return ((paths[source], paths[target]) for source, target in edges)
+
+        return _Order(
+            tuple(tuple(paths[node] for node in nest.order) for nest in nests),
+            frozenset(edge for nest in nests for edge in named(nest.back)),
+            tuple(tuple(paths[node] for node in loop) for nest in nests for loop in nest.inner),
+            frozenset(edge for nest in nests for edge in named(nest.inner_back)),
+        )
 
     @cached_property
     def loops(self) -> tuple[tuple[str, ...], ...]:
         """The loops (cyclic components): the paths of each, in the order of one iteration."""
         again = set(self.edges)
-        return tuple(part for part in self._ordered[0] if len(part) > 1 or (part[0], part[0]) in again)
+        return tuple(part for part in self._ordered.parts if len(part) > 1 or (part[0], part[0]) in again)
+
+    @property
+    def inner_loops(self) -> tuple[tuple[str, ...], ...]:
+        """The loops inside `loops`: the paths of each, in the order of one iteration."""
+        return self._ordered.inner
 
     @cached_property
-    def _loop_of(self) -> dict[str, int]:
+    def loop_of(self) -> Mapping[str, int]:
+        """For each node of a loop, the index of the loop in `loops`."""
         return {path: n for n, loop in enumerate(self.loops) for path in loop}
+
+    @cached_property
+    def inner_loop_of(self) -> Mapping[str, int]:
+        """For each node of an inner loop, the index of the loop in `inner_loops`."""
+        return {path: n for n, loop in enumerate(self.inner_loops) for path in loop}
+
+    @cached_property
+    def after_inner(self) -> tuple[frozenset[str], ...]:
+        """For each of `inner_loops`, the nodes that end a visit.
+
+        They are those of the loop around it to which its edges lead, and the one at which that loop begins.
+        """
+        after = [{self.loops[self.loop_of[inner[0]]][0]} for inner in self.inner_loops]
+        for source, target in self.edges:
+            n, around = self.inner_loop_of.get(source), self.loop_of.get(source)
+            if n is not None and self.loop_of.get(target) == around:
+                after[n].add(target)
+        return tuple(frozenset(ends - set(own)) for ends, own in zip(after, self.inner_loops, strict=True))
 
     @cached_property
     def _place(self) -> dict[str, int]:
@@ -213,7 +262,7 @@ class Application:
         for source, target in self.edges:
             after.setdefault(source, []).append(target)
         reach: dict[str, int] = {}
-        for part in reversed(self._ordered[0]):
+        for part in reversed(self._ordered.parts):
             bits = 0
             for path in part:
                 for target in after.get(path, ()):
@@ -228,49 +277,48 @@ class Application:
             bits |= self._reach.get(path, 0)
         return frozenset(node.path for n, node in enumerate(self.nodes) if bits >> n & 1)
 
+    @cached_property
+    def _unrolling(self) -> Unrolling:
+        return Unrolling(
+            self._ordered.parts,
+            self._ordered.back,
+            self._ordered.inner_back,
+            {path: self.rounds[n] for path, n in self.loop_of.items()},
+            self.loop_of,
+            self.inner_loops,
+            self.inner_rounds,
+        )
+
     def occurrences(self, path: str) -> int:
-        """Return the number of stages that the node is unrolled into, including the tail."""
-        loop = self._loop_of.get(path)
-        return 1 if loop is None else self.rounds[loop] + 1
+        """Return the number of stages that the node is unrolled into, including the tails."""
+        return self._unrolling.occurrences(path)
 
     def stage_id(self, path: str, occurrence: int) -> str:
-        """Return the id of the stage that covers the node's `occurrence`-th occurrence."""
-        count = self.occurrences(path)
-        if count == 1:
-            return path
-        return f"{path}#{occurrence}" if occurrence < count else f"{path}#{count}+"
+        """Return the id of the stage that covers the node's occurrence with this number."""
+        return self._unrolling.stage_id(path, occurrence)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The vertices of the unrolled DAG in topological order."""
-        stages = []
-        for part in self._ordered[0]:
-            for occurrence in range(1, self.occurrences(part[0]) + 1):
-                for path in part:
-                    node, count = self.by_path[path], self.occurrences(path)
-                    stages.append(
-                        Stage(
-                            self.stage_id(path, occurrence),
-                            path,
-                            occurrence,
-                            tail=1 < count == occurrence,
-                            kind=node.kind,
-                            reason=node.reason,
-                            planned_by=self._planner(node, occurrence),
-                        )
-                    )
-        return tuple(stages)
-
-    def _planner(self, node: Node, occurrence: int) -> str | None:
-        planner = node.planned_by
-        if planner is None:
-            return None
-        loop = self._loop_of.get(node.path)
-        if loop is None or self._loop_of.get(planner) != loop:
-            return self.stage_id(planner, 1)
-        if self._place[planner] >= self._place[node.path]:
-            occurrence -= 1  # the previous iteration plans it
-        return self.stage_id(planner, occurrence) if occurrence else None
+        unrolling, made = self._unrolling, []
+        for path, first in unrolling.stages():
+            node, last = self.by_path[path], unrolling.last_covered(path, first)
+            planner = None
+            if node.planned_by is not None:
+                planner = unrolling.planner(node.planned_by, path, first)
+            made.append(
+                Stage(
+                    unrolling.stage_id(path, first),
+                    path,
+                    first,
+                    tail=path in self.loop_of and last != first,
+                    kind=node.kind,
+                    reason=node.reason,
+                    planned_by=planner,
+                    last=last,
+                )
+            )
+        return tuple(made)
 
     @cached_property
     def stage_edges(self) -> tuple[tuple[str, str], ...]:
@@ -279,19 +327,15 @@ class Application:
         Raises:
             AssertionError: the edges have a cycle, which is a bug in the unrolling.
         """
-        edges = []
-        for source, target in self.edges:
-            loop = self._loop_of.get(source)
-            for occurrence in range(1, self.occurrences(source) + 1):
-                if loop is None or self._loop_of.get(target) != loop:
-                    next_ = 1
-                elif (source, target) in self._ordered[1]:
-                    if occurrence == self.occurrences(source):
-                        continue  # the tail stands for all later iterations
-                    next_ = occurrence + 1
-                else:
-                    next_ = occurrence
-                edges.append((self.stage_id(source, occurrence), self.stage_id(target, next_)))
+        covered: dict[str, list[int]] = {}
+        for stage in self.stages:
+            covered.setdefault(stage.node, []).append(stage.occurrence)
+        edges = [
+            (self.stage_id(source, first), self.stage_id(target, after))
+            for source, target in self.edges
+            for first in covered[source]
+            if (after := self._unrolling.following(source, target, first)) is not None
+        ]
         place = {stage.id: n for n, stage in enumerate(self.stages)}
         assert all(place[source] < place[target] for source, target in edges), (
             "the unrolled graph has a cycle"
@@ -299,9 +343,51 @@ class Application:
         return tuple(edges)
 
     def unrolled(self, seen: Mapping[str, int]) -> Application:
-        """Return the application with loops unrolled to the occurrences in `seen`, by path."""
-        rounds = tuple(max(seen.get(path, 0) for path in loop) or DEFAULT_ROUNDS for loop in self.loops)
-        return replace(self, rounds=rounds) if self.loops else self
+        """Return the application with loops unrolled to the occurrences in `seen`, by path.
+
+        The number of a node in an inner loop tells both its visits and its occurrences in one visit.
+        """
+        if not self.loops:
+            return self
+        known = {path: place_of(number) for path, number in seen.items() if number}
+        rounds = [
+            max(
+                (known[path][path not in self.inner_loop_of] for path in loop if path in known),
+                default=DEFAULT_ROUNDS,
+            )
+            for loop in self.loops
+        ]
+        inner = [
+            max((known[path][1] for path in loop if path in known), default=DEFAULT_ROUNDS)
+            for loop in self.inner_loops
+        ]
+        return replace(self, rounds=tuple(rounds), inner_rounds=tuple(inner))
+
+
+class _Order(NamedTuple):
+    """The order of an application's nodes.
+
+    Attributes:
+        parts: the components in topological order, each ordered by one iteration.
+        back: the edges that lead to a loop's next iteration.
+        inner: the inner loops, each ordered by one iteration.
+        inner_back: the edges that lead to an inner loop's next iteration.
+    """
+
+    parts: tuple[tuple[str, ...], ...]
+    back: frozenset[tuple[str, str]]
+    inner: tuple[tuple[str, ...], ...]
+    inner_back: frozenset[tuple[str, str]]
+
+
+def containers(path: str) -> list[str]:
+    """Return the paths of the nodes that contain a node."""
+    names = path.split("/")
+    return ["/".join(names[:n]) for n in range(1, len(names))]
+
+
+def _within(rounds: int, most: int) -> int:
+    return max(1, min(rounds, most, MAX_ROUNDS))
 
 
 DIRECT = Application.of("direct")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from llmsched_langgraph._application.application import AUTHORS_WORD, Application, Kind, Node
+from llmsched_langgraph._application.application import AUTHORS_WORD, Application, Kind, Node, containers
+from llmsched_langgraph._application.nesting import widest
 
 RUNS_WITHOUT_CALLS = 20
 """Number of stage runs without a model call after which a node is corrected to make none."""
@@ -22,7 +23,8 @@ class NodeBehaviour:
         runs: number of stage runs.
         calls: number of model calls in those runs.
         concurrency: maximum number of concurrent stage runs in one job.
-        occurrences: maximum number of occurrences in one job.
+        occurrences: number of the last occurrence in one job. For a node in an inner loop, it tells the
+            maximum number of visits, and of occurrences in one visit.
     """
 
     runs: int = 0
@@ -35,7 +37,7 @@ class NodeBehaviour:
             self.runs + other.runs,
             self.calls + other.calls,
             max(self.concurrency, other.concurrency),
-            max(self.occurrences, other.occurrences),
+            widest(self.occurrences, other.occurrences),
         )
 
 
@@ -51,11 +53,11 @@ def corrected(application: Application, seen: Mapping[str, NodeBehaviour]) -> Ap
         seen: observed behaviour by node path.
     """
     nodes = [_corrected(node, seen[node.path]) if node.path in seen else node for node in application.nodes]
-    containers = {path for node in application.nodes for path in _around(node.path)}
+    outer = {path for node in application.nodes for path in containers(node.path)}
     nodes += [
         _corrected(Node(path, reason="runs came to it", learned=True), experience)
         for path, experience in sorted(seen.items())
-        if path not in application.by_path and path not in containers
+        if path not in application.by_path and path not in outer
     ]
     if tuple(nodes) != application.nodes:
         application = replace(application, nodes=tuple(nodes))
@@ -76,9 +78,3 @@ def _corrected(node: Node, seen: NodeBehaviour) -> Node:
         reason = f"ran up to {seen.concurrency} times side by side; {node.reason}"
         node = replace(node, kind=Kind.DYNAMIC, reason=reason)
     return node
-
-
-def _around(path: str) -> list[str]:
-    """Return the paths of the nodes that enclose a node."""
-    names = path.split("/")
-    return ["/".join(names[:n]) for n in range(1, len(names))]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._application.nesting import number_of, place_of, widest
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
 
@@ -35,6 +36,7 @@ def application_to_json(application: Application) -> dict[str, Any]:
         ],
         "edges": [list(edge) for edge in application.stage_edges],
         "loops": [list(loop) for loop in application.loops],
+        "inner_loops": [list(loop) for loop in application.inner_loops],
         "entries": list(application.entries),
         "calls_llm": [node.path for node in application.nodes if node.calls_llm],
         "deferred": [node.path for node in application.nodes if node.deferred],
@@ -52,7 +54,7 @@ def application_from_json(data: object) -> Application:
     given = Field.of(data)
     nodes: dict[str, Node] = {}
     node_of: dict[str, str] = {}
-    occurrences: dict[str, int] = {}
+    stages_of: dict[str, int] = {}
     marked = {name: set(_paths(given.get(name))) for name in ("calls_llm", "deferred", "learned")}
     tools: dict[str, tuple[str, ...]] = {}
     if (listed := given.get("tools")) is not None:
@@ -64,7 +66,8 @@ def application_from_json(data: object) -> Application:
         node_of[stage["id"].text()] = stage["node"].text()
     for stage in stages:
         path = stage["node"].text()
-        occurrences[path] = max(occurrences.get(path, 0), stage["occurrence"].count(least=1))
+        number = stage["occurrence"].count(least=1)
+        stages_of[path] = widest(stages_of.get(path, number), number)
         planner = nodes[path].planned_by if path in nodes else None
         named = stage.get("planned_by")
         if named is not None:
@@ -86,13 +89,19 @@ def application_from_json(data: object) -> Application:
             tuple(nodes.values()),
             tuple((source, target) for source, target in edges),
             tuple(_paths(given["entries"])),
-        ).unrolled({path: count - 1 for path, count in occurrences.items()})
+        ).unrolled({path: _before_tails(number) for path, number in stages_of.items()})
     except ValueError as error:
         raise InvalidDataError(f"{given.field or 'the application'} is inconsistent: {error}") from None
     fingerprint = given["fingerprint"]
     if application.fingerprint != fingerprint.value:
         raise fingerprint.fault(f"{application.fingerprint!r}, the hash of name, nodes, edges and entries")
     return application
+
+
+def _before_tails(number: int) -> int:
+    """Return the last number before the tails, given the widest number of a node's stages."""
+    visit, nth = place_of(number)
+    return number_of(max(visit - 1, 1), nth - 1) if nth > 1 else 0
 
 
 def _stage(field: Field, node_of: Mapping[str, str]) -> str:

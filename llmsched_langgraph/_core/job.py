@@ -342,7 +342,12 @@ class Job:
             [path for path in position.application.by_path if path not in coming and path not in active]
         )
         return JobEvidence(
-            self.progress.prompt_tokens, tuple(finished), tuple(begun), position.planned(), skipped
+            self.progress.prompt_tokens,
+            tuple(finished),
+            tuple(begun),
+            position.planned(),
+            skipped,
+            position.passed(),
         )
 
     def _over(self, stage_occurrence: StageOccurrence, runs: int, work: Work | None) -> ObservedStage:

@@ -85,7 +85,8 @@ class EndedStageRun(NamedTuple):
 
     Attributes:
         name: the node's path.
-        occurrence: its node's occurrence in the job, from 1; parallel executions share one.
+        occurrence: its node's occurrence in the job, from 1; parallel executions share one. In an inner loop,
+            it is a number as in `_application.nesting`.
         seconds: its duration, including waits for slots, without the lag of its event loop.
         complete: False if it failed, was cancelled or was interrupted.
         tool: the tool that it used; None if the node has a single one or the tool was not announced.

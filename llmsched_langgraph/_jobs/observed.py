@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from llmsched_langgraph._application.behaviour import NodeBehaviour
+from llmsched_langgraph._jobs.counting import OccurrenceCounter
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
 from llmsched_langgraph._jobs.stages import StageOccurrence
 
@@ -149,9 +150,9 @@ def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
     """Return the stage occurrences of a job in supersteps, in order of time.
 
     A stage's depth is the length of the longest dependency chain before it: its superstep in LangGraph. In a
-    job that was not watched, the stages of one name at one depth form one occurrence with a fan-out, as
-    `StageProgress` counts stage runs that are announced together; the i-th depth at which a name appears is
-    its i-th occurrence. The calls of one stage count as parallel runs.
+    job that was not watched, the stages of one name at one depth form one occurrence with a fan-out, and
+    occurrences are numbered as in a live job on its template (`OccurrenceCounter`). The calls of one stage
+    count as parallel runs.
     """
     depths: list[int] = []
     for stage in job.stages:
@@ -168,13 +169,13 @@ def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
     found: list[dict[str, list[EndedStage]]] = [{} for _ in range(max(depths, default=-1) + 1)]
     for stage, depth in zip(job.stages, depths, strict=True):
         found[depth].setdefault(stage.name, []).append(stage)
-    times: Counter[str] = Counter()
+    counter = OccurrenceCounter(job.template)
     made = []
     for together in found:
-        times.update(together.keys())
+        numbers = counter.reveal(together.keys(), None, None)
         made.append(
             tuple(
-                ObservedStage(StageOccurrence(name, times[name]), tuple(_parts(stages)))
+                ObservedStage(StageOccurrence(name, numbers[name]), tuple(_parts(stages)))
                 for name, stages in together.items()
             )
         )

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._application.application import Application, Stage
+from llmsched_langgraph._jobs.counting import OccurrenceCounter
 
 
 class Status(Enum):
@@ -114,8 +115,8 @@ class StageRunCounts:
 class StageProgress:
     """The position of one job. `move` applies its stage events in order.
 
-    A node's occurrences count supersteps: stage runs of one node that are announced together (a `Send`
-    fan-out) are one occurrence. In graphs that run in parallel, equal occurrences coincide too.
+    A node's occurrences count supersteps (`OccurrenceCounter`): stage runs of one node that are announced
+    together (a `Send` fan-out) are one occurrence. In graphs that run in parallel, equal ones coincide too.
 
     Attributes:
         application: the template.
@@ -127,12 +128,13 @@ class StageProgress:
     over: bool = False
     tallies: dict[StageOccurrence, StageRunCounts] = field(default_factory=dict)
     _runs: dict[int, _StageRun] = field(default_factory=dict)  # those that have not ended
-    _highest: dict[str, int] = field(default_factory=dict)
-    _base: dict[tuple[StageOccurrence | None, str], int] = field(default_factory=dict)
-    _times: dict[tuple[int | None, str], int] = field(default_factory=dict)
+    _counter: OccurrenceCounter = field(init=False)
     _again: dict[str, int] = field(default_factory=dict)
     _fronts: dict[int | None, frozenset[str]] = field(default_factory=dict)
     _inside: dict[int, list[int]] = field(default_factory=dict)  # stage runs by the one that contains them
+
+    def __post_init__(self) -> None:
+        self._counter = OccurrenceCounter(self.application)
 
     def move(self, move: StageEvent) -> None:
         """Apply a stage event. An event of an unknown or ended stage run changes nothing."""
@@ -156,14 +158,9 @@ class StageProgress:
     ) -> None:
         outer = self._runs.get(around) if around is not None else None
         group = None if outer is None else outer.stage_occurrence
-        stage_occurrences: dict[str, StageOccurrence] = {}
+        stage_occurrences = self._occurrences([path for _, path in runs], around, group)
         for number, path in runs:
-            stage_occurrence = stage_occurrences.get(path)
-            if stage_occurrence is None:
-                stage_occurrence = stage_occurrences[path] = StageOccurrence(
-                    path, self._occurrence(path, around, group)
-                )
-                self._highest[path] = max(self._highest.get(path, 0), stage_occurrence.occurrence)
+            stage_occurrence = stage_occurrences[path]
             self._runs[number] = _StageRun(stage_occurrence, around, running=begun)
             if around is not None:
                 self._inside.setdefault(around, []).append(number)
@@ -177,12 +174,15 @@ class StageProgress:
         if known and not called:  # an unknown node does not show where the graph is
             self._fronts[around] = known
 
-    def _occurrence(self, path: str, around: int | None, group: StageOccurrence | None) -> int:
-        if path in self._again:
-            return self._again.pop(path)
-        base = self._base.setdefault((group, path), self._highest.get(path, 0))
-        times = self._times[around, path] = self._times.get((around, path), 0) + 1
-        return base + times
+    def _occurrences(
+        self, paths: list[str], around: int | None, group: StageOccurrence | None
+    ) -> dict[str, StageOccurrence]:
+        again = {path: self._again.pop(path) for path in paths if path in self._again} if self._again else {}
+        new = dict.fromkeys(path for path in paths if path not in again)
+        numbers = self._counter.reveal(new, around, group)
+        for path, number in again.items():
+            self._counter.note(path, number)
+        return {path: StageOccurrence(path, number) for path, number in {**again, **numbers}.items()}
 
     def _end(self, number: int, again: bool) -> None:
         run = self._runs.pop(number, None)
@@ -294,6 +294,7 @@ class StageProgress:
             for stage_occurrence in self._again.items()
             if stage_occurrence[0] in known
         }
+        passed = self._counter.passed([*self._alive()])
         for stage in self.application.stages:
             tallies = ran.get(stage.id)
             status = None if tallies is None else _status_of(tallies, over=self.over)
@@ -303,12 +304,18 @@ class StageProgress:
                 found[stage.id] = status
             elif self.over:
                 found[stage.id] = Status.ABSENT
-            elif stage.node in coming and (stage.tail or stage.occurrence > self._highest.get(stage.node, 0)):
-                following = stage.occurrence == self._highest.get(stage.node, 0) + 1
-                found[stage.id] = Status.READY if following and stage.node in next_ else Status.PENDING
             else:
-                found[stage.id] = Status.SKIPPED
+                found[stage.id] = self._unannounced(stage, coming, next_, passed)
         return found
+
+    def _unannounced(
+        self, stage: Stage, coming: frozenset[str], next_: frozenset[str], passed: Mapping[str, int]
+    ) -> Status:
+        least = 1 + max(self._counter.highest.get(stage.node, 0), passed.get(stage.node, 0))
+        last = stage.last if stage.tail else stage.occurrence
+        if stage.node not in coming or (last is not None and last < least):
+            return Status.SKIPPED
+        return Status.READY if stage.occurrence == least and stage.node in next_ else Status.PENDING
 
     def remaining(self) -> tuple[str, ...]:
         """Return the ids of the stages that run or may still run, in topological order."""
@@ -322,6 +329,10 @@ class StageProgress:
         A running or announced node is included only if it can start once more afterwards.
         """
         return self._coming().union(self._again) if self._again and not self.over else self._coming()
+
+    def passed(self) -> tuple[tuple[str, int], ...]:
+        """Return the highest numbers that cannot come any more, by path, for nodes of inner loops."""
+        return tuple(sorted(self._counter.passed([*self._alive()]).items()))
 
     def _alive(self) -> Iterator[str]:
         """Nodes that run, or that ran in the latest superstep of a graph that has not ended."""
@@ -338,7 +349,7 @@ class StageProgress:
             begin = self.application.entries or tuple(self.application.by_path)
             return self.application.reachable(begin) | frozenset(begin)
         deferred = [node.path for node in self.application.nodes if node.deferred]
-        waiting = [path for path in deferred if path not in self._highest]
+        waiting = [path for path in deferred if path not in self._counter.highest]
         return self.application.reachable([*self._alive(), *waiting]).union(waiting)
 
     def _next(self) -> frozenset[str]:

@@ -31,5 +31,9 @@ def outline(application: Application) -> str:
             "",
             f"  loop {number}: {' -> '.join(loop)} -> again ({rounds} rounds, then a tail)",
         ]
+        for inner, visit in zip(application.inner_loops, application.inner_rounds, strict=True):
+            if set(inner) <= set(loop):
+                way = " -> ".join(inner)
+                lines += [f"    inside it: {way} -> again ({visit} rounds a visit, then a tail)"]
     lines += ["", f"  {len(application.nodes)} nodes, unrolled into {len(application.stages)} stages"]
     return "\n".join(lines)

@@ -109,9 +109,10 @@ def run_fit(options: argparse.Namespace) -> int:
     found: list[tuple[ApplicationProfile, Fitted]] = []
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
-        learned = [as_learned(job, slowdowns) for job in jobs]
+        template = template_of(app, jobs)
+        learned = [as_learned(replace(job, template=template), slowdowns) for job in jobs]
         outcomes = [observed(job) for job in limited(learned)]
-        own = taught_by(template_of(app, jobs), learned)
+        own = taught_by(template, learned)
         try:
             made = fitted(own.template, outcomes, searches, given=options.structure is not None)
         except InvalidDataError as error:

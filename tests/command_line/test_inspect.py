@@ -187,3 +187,25 @@ def test_the_reason_for_a_kind(capsys, module):
     text = shown(capsys, f"{path}:graph")
     assert re.search(r"answer +llm ", text)
     assert "calls a model that is configured when it runs (global `late`)" in text
+
+
+def test_a_loop_inside_a_loop(capsys, module):
+    """The text names both, and JSON has them apart."""
+    path = module(
+        "from langgraph.graph import END, START, MessagesState, StateGraph\n"
+        "def node(state): return {}\n"
+        "def on(state): return END\n"
+        "agent = StateGraph(MessagesState).add_node('think', node).add_node('act', node)\n"
+        "agent = agent.add_edge(START, 'think').add_edge('act', 'think')\n"
+        "agent = agent.add_conditional_edges('think', on, ['act', END]).compile()\n"
+        "graph = StateGraph(MessagesState).add_node('plan', node).add_node('agent', agent)\n"
+        "graph = graph.add_edge(START, 'plan').add_edge('plan', 'agent')\n"
+        "graph = graph.add_conditional_edges('agent', on, ['plan', END]).compile()\n"
+    )
+    text = shown(capsys, f"{path}:graph")
+    assert "loop 1: plan -> agent/think -> agent/act -> again (2 rounds, then a tail)" in text
+    assert "inside it: agent/think -> agent/act -> again (2 rounds a visit, then a tail)" in text
+    data = json.loads(shown(capsys, f"{path}:graph", "--json"))
+    assert data["loops"] == [["plan", "agent/think", "agent/act"]]
+    assert data["inner_loops"] == [["agent/think", "agent/act"]]
+    assert application_from_json(data).inner_rounds == (2,)

@@ -8,14 +8,23 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph._application.application import MAX_ROUNDS, Application, Kind, Node
+from llmsched_langgraph._application.application import (
+    MAX_INNER_STAGES,
+    MAX_ROUNDS,
+    Application,
+    Kind,
+    Node,
+)
+from llmsched_langgraph._application.nesting import VISIT, number_of
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 
 
 @st.composite
 def applications(draw):
     count = draw(st.integers(1, 12))
-    paths = [f"n{number}" for number in range(count)]
+    # Some are nodes of a graph inside a node.
+    inside = draw(st.sampled_from([0, 2, 3]))
+    paths = [f"{'g/' if inside and number % inside else ''}n{number}" for number in range(count)]
     edges = draw(st.lists(st.tuples(st.sampled_from(paths), st.sampled_from(paths)), max_size=30))
     nodes = []
     for path in draw(st.permutations(paths)):
@@ -23,7 +32,8 @@ def applications(draw):
         planner = draw(st.none() | st.sampled_from(paths)) if kind is Kind.DYNAMIC else None
         nodes.append(Node(path, kind, "", planner, calls_llm=draw(st.booleans())))
     application = Application.of("app", nodes, edges, draw(st.lists(st.sampled_from(paths), max_size=2)))
-    return application.unrolled(draw(st.dictionaries(st.sampled_from(paths), st.integers(1, 20))))
+    numbers = st.builds(number_of, st.integers(1, 4), st.integers(1, 20))
+    return application.unrolled(draw(st.dictionaries(st.sampled_from(paths), numbers)))
 
 
 def reachable(edges, start):
@@ -68,10 +78,31 @@ def test_every_occurrence_has_one_stage(application):
     assert len(set(ids)) == len(ids)
     for node in application.nodes:
         count = application.occurrences(node.path)
-        assert 1 <= count <= MAX_ROUNDS + 1
-        assert {application.stage_id(node.path, n) for n in (*range(1, count + 3), 10**6)} == {
+        inner = application.inner_loop_of.get(node.path)
+        assert 1 <= count <= (MAX_ROUNDS + 1 if inner is None else 2 * MAX_INNER_STAGES)
+        times = (*range(1, count + 3), VISIT - 1)
+        numbers = times if inner is None else [number_of(visit, n) for visit in times[:-1] for n in times]
+        assert {application.stage_id(node.path, n) for n in numbers} == {
             stage.id for stage in application.stages if stage.node == node.path
         }
+        covered = [stage for stage in application.stages if stage.node == node.path]
+        for n in numbers:
+            (stage,) = [s for s in covered if s.occurrence <= n and (s.last is None or n <= s.last)]
+            assert stage.id == application.stage_id(node.path, n)
+
+
+@given(applications())
+def test_inner_loops_are_inside_loops(application):
+    """Each node is in at most one, its nodes are consecutive, and they lead to each other within it."""
+    paths = [path for loop in application.inner_loops for path in loop]
+    assert len(set(paths)) == len(paths)
+    order = [node.path for node in application.nodes]
+    for loop in application.inner_loops:
+        (around,) = [outer for outer in application.loops if set(loop) <= set(outer)]
+        assert set(loop) < set(around)
+        assert list(loop) == order[order.index(loop[0]) :][: len(loop)]
+        within = [edge for edge in application.edges if set(edge) <= set(loop)]
+        assert all(set(loop) <= reachable(within, path) for path in loop)
 
 
 @given(applications())
@@ -106,6 +137,7 @@ def test_the_order_in_which_it_is_given_does_not_matter(application, random):
     nodes, edges, entries = map(list, (application.nodes, application.edges, application.entries))
     for part in (nodes, edges, entries):
         random.shuffle(part)
-    other = Application(application.name, tuple(nodes), tuple(edges), tuple(entries), application.rounds)
+    unrolled = application.rounds, application.inner_rounds
+    other = Application(application.name, tuple(nodes), tuple(edges), tuple(entries), *unrolled)
     assert other == application
     assert other.stages == application.stages

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._application.nesting import number_of, place_of
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress, Status
 
 PATHS = [f"n{number}" for number in range(6)]
@@ -60,26 +61,29 @@ def test_nothing_is_an_error(application, data):
 
 @given(applications(), st.data())
 def test_a_walk_along_the_edges_is_never_thought_impossible(application, data):
-    """Whoever follows the edges only comes to stages that were ready, each its next occurrence."""
+    """Whoever follows the edges only comes to stages that were ready, or to a tail once more."""
     position = StageProgress(application)
+    tails = {stage.id for stage in application.stages if stage.tail}
     step = data.draw(
         st.lists(st.sampled_from(application.entries or PATHS), min_size=1, max_size=2, unique=True)
     )
-    counts, number = dict.fromkeys(PATHS, 0), 0
-    for _ in range(data.draw(st.integers(1, 8))):
-        statuses, runs = position.statuses(), []
-        for path in step:
-            counts[path] += 1
-            stage = application.stage_id(path, counts[path])
-            tail = counts[path] > application.occurrences(path)
-            if application.entries:
-                assert tail or statuses[stage] in (Status.READY, Status.FINISHED)
-            number += 1
-            runs.append((number, path))
+    highest, number = dict.fromkeys(PATHS, 0), 0
+    for _ in range(data.draw(st.integers(1, 12))):
+        statuses = position.statuses()
+        runs = [(number + n, path) for n, path in enumerate(step, 1)]
+        number += len(runs)
         position.move(Revealed(tuple(runs)))
         for run, path in runs:
+            stage, occurrence = position.place(run), position.stage_occurrence(run).occurrence
+            if application.entries:
+                assert statuses[stage] in (Status.READY, Status.FINISHED) or stage in tails
+            assert stage == application.stage_id(path, occurrence)
+            visit, nth = place_of(occurrence)
+            again = path in application.inner_loop_of and nth == 1
+            assert occurrence == (number_of(visit, 1) if again else highest[path] + 1)
+            assert occurrence > highest[path]
+            highest[path] = occurrence
             position.move(Began(run))
-            assert position.place(run) == application.stage_id(path, counts[path])
             position.move(Ended(run, 1.0))
         following = sorted({target for source, target in application.edges if source in step})
         if not following:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._application.nesting import rounds_before
 from llmsched_langgraph._belief.fit.tables import MAX_PARENTS, SMOOTHING, choose, fit
 from llmsched_langgraph._belief.model import prior
 from llmsched_langgraph._belief.model.bins import BINS, Bins
@@ -138,22 +139,12 @@ def _prior(
     calls = unit is not Unit.TOOL_SECONDS
     nodes = {node.path for node in application.nodes if node.calls_llm is calls}
     stages = [stage for stage in application.stages if stage.node in nodes or not nodes]
-    columns = []
-    for stage in stages:
-        single = application.occurrences(stage.node) == 1
-        columns.append(
-            Column(
-                Quantity.WORK,
-                stage.node,
-                stage.occurrence,
-                None if stage.tail or single else stage.occurrence,
-            )
-        )
+    columns = [Column(Quantity.WORK, stage.node, stage.occurrence, stage.last) for stage in stages]
     columns = columns or [Column(Quantity.WORK)]
     seen = values_of(columns, outcomes, unit)
     bins, tables = [], []
     for i, column in enumerate(columns):
-        happens = prior.GOES_ON ** (column.first - 1)
+        happens = prior.GOES_ON ** rounds_before(column.first)
         shared = max(1, len(prior.SPREAD) // prior.JOBS)
         shown = [row[i] for row in seen for _ in range(shared)]
         seen_here = [value for value in shown if value]

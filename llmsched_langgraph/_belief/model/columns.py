@@ -11,7 +11,8 @@ from enum import StrEnum
 from math import ceil
 from typing import Any
 
-from llmsched_langgraph._application.application import Application, Kind, Node, Stage
+from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._application.nesting import label, number_of, place_of, widest
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit
 
@@ -46,7 +47,7 @@ class Column:
         quantity: the measured quantity.
         node: path of the stage's node; empty if the variable belongs to no stage.
         first: first covered occurrence.
-        last: last covered occurrence; None for all later ones.
+        last: last covered occurrence; None for all later ones. In an inner loop, numbers are as in `nesting`.
         tool: the tool; empty if the variable belongs to no tool.
     """
 
@@ -63,21 +64,17 @@ class Column:
 
     @property
     def tail(self) -> bool:
-        """Whether the column covers an unlimited number of loop occurrences."""
-        return self.last is None and self.first > 1
+        """Whether the column covers several loop occurrences, which end together with the loop or a visit."""
+        return self.first > 1 if self.last is None else self.last > self.first
 
     @property
     def stage(self) -> str:
         """The stage's id, as an `Application` gives it, or the tool's name."""
         if self.tool:
             return self.tool
-        return (
-            f"{self.node}#{self.first}+"
-            if self.tail
-            else f"{self.node}#{self.first}"
-            if self.last
-            else self.node
-        )
+        if self.last is None and not self.tail:
+            return self.node
+        return f"{self.node}#{label(self.first)}{'+' if self.tail else ''}"
 
     @property
     def name(self) -> str:
@@ -158,7 +155,7 @@ def columns_of(application: Application, outcomes: Sequence[ObservedJob], unit: 
     columns = [Column(Quantity.TOTAL), Column(Quantity.PROMPT)]
     planners = set(planned.values())
     for stage in template.stages:
-        first, last = stage.occurrence, _last(template, stage)
+        first, last = stage.occurrence, stage.last
         if stage.node in working | calling:
             if not stage.tail:
                 columns.append(Column(Quantity.FAN_OUT, stage.node, first, last))
@@ -263,26 +260,31 @@ def _complete(application: Application, outcomes: Sequence[ObservedJob]) -> Appl
 
 
 def _common(outcomes: Sequence[ObservedJob]) -> dict[str, int]:
-    """Return for each node the largest occurrence that enough jobs reached; 1 if none is."""
+    """Return for each node the largest occurrence that enough jobs reached; 1 if none is.
+
+    For a node in an inner loop, these are the most visits, and the most occurrences in one visit.
+    """
     times: dict[str, list[int]] = {}
     for job in outcomes:
         most: dict[str, int] = {}
         for stage in job.stages:
-            most[stage.stage_occurrence.path] = max(
-                most.get(stage.stage_occurrence.path, 0), stage.stage_occurrence.occurrence
-            )
-        for path, count in most.items():
-            times.setdefault(path, []).append(count)
+            path, number = stage.stage_occurrence
+            most[path] = widest(most.get(path, 1), number)
+        for path, number in most.items():
+            times.setdefault(path, []).append(number)
     enough = max(MIN_JOBS, ceil(MIN_SHARE * len(outcomes)))
-    return {path: sorted(counts)[-enough] if len(counts) >= enough else 1 for path, counts in times.items()}
+
+    def reached(numbers: list[int]) -> int:
+        if len(numbers) < enough:
+            return 1
+        visits, nths = zip(*map(place_of, numbers), strict=True)
+        return number_of(sorted(visits)[-enough], sorted(nths)[-enough])
+
+    return {path: reached(numbers) for path, numbers in times.items()}
 
 
 def _nodes_with(outcomes: Sequence[ObservedJob], unit: Unit) -> set[str]:
     return {stage.stage_occurrence.path for job in outcomes for stage in job.stages if stage.amount(unit)}
-
-
-def _last(template: Application, stage: Stage) -> int | None:
-    return None if stage.tail or template.occurrences(stage.node) == 1 else stage.occurrence
 
 
 def _tools(outcomes: Sequence[ObservedJob], planned: dict[str, str]) -> list[str]:

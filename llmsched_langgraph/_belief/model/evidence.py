@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor, log10
 from typing import NamedTuple
 
@@ -62,6 +62,8 @@ class JobEvidence:
         begun: the announced, unfinished stage occurrences, with or without received work.
         planned: (tool, number of planned uses) pairs; None before the plan exists.
         skipped: paths of the nodes that cannot run again, or at all.
+        passed: (path, number of the highest occurrence that cannot come any more) pairs of nodes of inner
+            loops.
     """
 
     prompt_tokens: int | None = None
@@ -69,6 +71,7 @@ class JobEvidence:
     begun: tuple[Begun, ...] = ()
     planned: tuple[tuple[str, int], ...] | None = None
     skipped: frozenset[str] = frozenset()
+    passed: tuple[tuple[str, int], ...] = ()
 
     def rounded(self) -> JobEvidence:
         """Return the evidence with received work rounded to `DIGITS` significant digits."""
@@ -80,7 +83,7 @@ class JobEvidence:
             else own
             for own in self.begun
         ]
-        return JobEvidence(self.prompt_tokens, self.finished, tuple(begun), self.planned, self.skipped)
+        return replace(self, begun=tuple(begun))
 
 
 class Vocabulary:
@@ -164,7 +167,8 @@ class _Reading:
                 self._plan[tool_name(tool, tools)] += count
         self._finished: dict[str, list[tuple[ObservedStage, float]]] = {}  # (stage, work), by path
         self._begun: dict[str, list[Begun]] = {}
-        self.highest: dict[str, int] = {}  # latest occurrence of each announced or ended node
+        # The latest occurrence of each node that was announced, has ended, or cannot come any more.
+        self.highest = {path: number for path, number in evidence.passed if path in nodes}
         self._parts: dict[str, list[Part]] = {}  # of ended stages, by tool
         ended = 0.0
         for stage in evidence.finished:
@@ -211,7 +215,7 @@ class _Reading:
     def work(self, column: Column) -> Settled | Reached | None:
         ended = self._ended(column)
         begun = self._now(column)
-        again = column.tail and column.node not in self._evidence.skipped
+        again = column.tail and not self._missed(column)
         if begun or (ended is not None and again):
             if column.quantity is Quantity.LENGTH:
                 # The received work is in seconds, which do not determine the length in tokens.

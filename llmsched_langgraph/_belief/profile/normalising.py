@@ -44,8 +44,9 @@ def calibrated(
 
 
 def as_learned(job: EndedJob, slowdowns: Mapping[str, Calibration]) -> EndedJob:
-    """Return the job as a profile remembers it: without waiting times and without its template.
+    """Return the job as a profile remembers it: without waiting times and, if it was watched, its template.
 
+    The template numbers the occurrences of a job that was not watched.
     Seconds of LLM calls are normalized to the backend's reference concurrency (`Calibration.at_capacity`).
     """
 
@@ -55,4 +56,4 @@ def as_learned(job: EndedJob, slowdowns: Mapping[str, Calibration]) -> EndedJob:
             seconds *= pace.at_capacity(call.concurrency)
         return EndedCall(call.prompt_tokens, call.output_tokens, seconds)
 
-    return replace(job.with_calls(normalised), template=None)
+    return replace(job.with_calls(normalised), template=None if job.watched else job.template)

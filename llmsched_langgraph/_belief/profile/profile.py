@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._application.application import DIRECT, Application
 from llmsched_langgraph._application.behaviour import NodeBehaviour, corrected
+from llmsched_langgraph._application.nesting import rounds_before
 from llmsched_langgraph._belief.fit.calibration import Calibration
 from llmsched_langgraph._belief.fit.drift import RECENT, drifted
 from llmsched_langgraph._belief.model.outliers import limited
@@ -356,8 +357,8 @@ class Profile:
         """Return the expected total work of a job without evidence, in slot-seconds.
 
         It is the application's mean, shrunk towards the mean of all jobs. Without observed jobs, it is the
-        sum of `call_s` * `GOES_ON`^(occurrence - 1) over the stages that call a model; without such stages,
-        it is the mean of all jobs.
+        sum of `call_s` * `GOES_ON`^`rounds_before` over the stages that call a model; without such stages, it
+        is the mean of all jobs.
         """
         known = self.applications.get(application.fingerprint)
         if known is not None and known.works_s:
@@ -365,7 +366,7 @@ class Profile:
         stages = [stage for stage in application.stages if application.by_path[stage.node].calls_llm]
         if not stages:
             return self.job.towards(self.call_s)
-        return sum(self.call_s * GOES_ON ** (stage.occurrence - 1) for stage in stages)
+        return sum(self.call_s * GOES_ON ** rounds_before(stage.occurrence) for stage in stages)
 
 
 def _together(means: Iterable[Mean]) -> Mean:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from sys import float_info
 from typing import Any
 
+from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 from llmsched_langgraph._belief.fit.calibration import BatchSums, Calibration
 from llmsched_langgraph._belief.model.model import ApplicationModel
@@ -59,7 +60,11 @@ def application_profile_from_json(data: object) -> ApplicationProfile:
     learned = None if model is None else ApplicationModel.from_json(model)
     if model is not None and learned is not None and learned.fingerprint != application.fingerprint:
         raise model["fingerprint"].fault(f"{application.fingerprint!r}, as in the application")
-    history = _old_jobs(given, application.name) if given["version"].value == 1 else _jobs(given["history"])
+    history = (
+        _old_jobs(given, application.name)
+        if given["version"].value == 1
+        else _jobs(given["history"], application)
+    )
     return ApplicationProfile(
         application,
         history,
@@ -70,11 +75,12 @@ def application_profile_from_json(data: object) -> ApplicationProfile:
     )
 
 
-def _jobs(data: Field) -> History:
+def _jobs(data: Field, application: Application) -> History:
     jobs = []
     for node in data.items():
         try:
-            jobs.append(job_from_node(node))
+            job = job_from_node(node)
+            jobs.append(job if job.watched else replace(job, template=application))
         except InvalidDataError as error:
             raise error if str(error).startswith(node.field) else node.placed(error) from None
     if len({job.id for job in jobs}) < len(jobs):
