@@ -7,7 +7,7 @@ import pytest
 
 from llmsched_langgraph._belief.fit.tables import fit
 from llmsched_langgraph._belief.model.bins import Bins
-from llmsched_langgraph._belief.model.total import Posterior, SoftEvidence
+from llmsched_langgraph._belief.model.total import LoopVariable, Posterior, SoftEvidence
 from llmsched_langgraph._belief.network.network import Network, independent
 
 pytestmark = pytest.mark.timeout(120)
@@ -120,7 +120,7 @@ def test_rounds_of_a_loop_end_together():
     """Each is there as often as before, but never without the one before it; so its ends spread further."""
     bins = [Bins.fit([None] * 4 + [1.0] * 4)] * 3
     loose = independent(["a", "b", "c"], [np.array([0.5, 0.5])] * 3)
-    rounds = Posterior(loose, bins, [0, 1, 2], SoftEvidence(), rounds=(0, 1, 2))
+    rounds = Posterior(loose, bins, [0, 1, 2], SoftEvidence(), rounds=[LoopVariable(i) for i in range(3)])
     amounts, states = rounds.futures(4096)
     assert (states[0] == states[1]).all()
     assert (states[1] == states[2]).all()
@@ -128,3 +128,19 @@ def test_rounds_of_a_loop_end_together():
     assert rounds.mean == pytest.approx(1.5)
     assert set(amounts.sum(axis=0).tolist()) == {0.0, 3.0}
     assert rounds.quantiles((0.1, 0.9)) == (0.0, 3.0)
+
+
+def test_visits_to_an_inner_loop_end_on_their_own():
+    """Their later rounds come only with the first one of the visit, and each visit has its own length."""
+    bins = [Bins.fit([None] * 4 + [1.0] * 4)] * 4
+    chances = [np.array([0.2, 0.8]), np.array([0.6, 0.4])] * 2
+    loose = independent(["1", "2", "2.1", "2.2"], chances)
+    rounds = [LoopVariable(0), LoopVariable(1, 1, 0), LoopVariable(2, 2), LoopVariable(3, 2, 2)]
+    states = Posterior(loose, bins, range(4), SoftEvidence(), rounds=rounds).futures(8192)[1] > 0
+    assert states.mean(axis=1) == pytest.approx([0.8, 0.4, 0.8, 0.4], abs=0.03)
+    assert (states[0] == states[2]).all()
+    assert not (states[1] & ~states[0]).any()
+    assert (states[1] & states[3]).mean() == pytest.approx(0.8 * 0.5 * 0.5, abs=0.03)
+    begun = SoftEvidence({0: 1.0, 2: 1.0})
+    states = Posterior(loose, bins, range(4), begun, rounds=rounds).futures(8192)[1] > 0
+    assert states.mean(axis=1) == pytest.approx([0.4, 0.4], abs=0.03)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
+from llmsched_langgraph._application.nesting import VISIT, number_of, place_of
 from llmsched_langgraph._belief.model import total
 from llmsched_langgraph._belief.model.belief import Belief
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity, column_from_json, tool_name
 from llmsched_langgraph._belief.model.evidence import JobEvidence, Vocabulary
-from llmsched_langgraph._belief.model.total import Posterior, SoftEvidence
+from llmsched_langgraph._belief.model.total import LoopVariable, Posterior, SoftEvidence
 from llmsched_langgraph._belief.network.network import Network
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.observed import Unit
@@ -131,11 +132,20 @@ class ApplicationModel:
         object.__setattr__(self, "_belief", lru_cache(CACHED)(lambda evidence: Belief(self, evidence)))
 
     @cached_property
-    def _rounds(self) -> tuple[int, ...]:
+    def _rounds(self) -> tuple[LoopVariable, ...]:
         """Work variables of loop occurrences; empty if the network has edges."""
         if self.correlated:
             return ()
-        return tuple(i for i in self._counted if self.columns[i].tail or self.columns[i].last is not None)
+        inner = {column.node for column in self.columns if column.first > VISIT}
+        found = []
+        for i in self._counted:
+            column = self.columns[i]
+            visit, nth = place_of(column.first)
+            if column.tail or column.last is not None:
+                begin = StageOccurrence(column.node, number_of(visit, 1))
+                later = nth > 1 and column.node in inner
+                found.append(LoopVariable(i, visit, self.column(begin) if later else None))
+        return tuple(found)
 
     @cached_property
     def totals(self) -> tuple[int, ...]:

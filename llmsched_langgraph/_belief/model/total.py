@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import exp, log, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,6 +77,21 @@ class SoftEvidence:
         return bins.values(states, uniform) * scale
 
 
+class LoopVariable(NamedTuple):
+    """The variable of a loop occurrence.
+
+    Attributes:
+        number: its number.
+        visit: the visit, in an inner loop.
+        begin: number of the variable of the node's first occurrence in this visit; None if it is this one, or
+            if the node is in no inner loop.
+    """
+
+    number: int
+    visit: int = 1
+    begin: int | None = None
+
+
 class Posterior:
     """The sum of the remaining amounts of the variables `of`, given evidence. Computed lazily.
 
@@ -100,7 +116,7 @@ class Posterior:
         bins: Sequence[Bins],
         of: Sequence[int],
         known: SoftEvidence,
-        rounds: Sequence[int] = (),
+        rounds: Sequence[LoopVariable] = (),
     ) -> None:
         self._network = network
         self._bins = bins
@@ -213,18 +229,24 @@ class Posterior:
         """Resample loop occurrences in place, so that all nodes of a sample's loops end together.
 
         With one u ~ U(0, 1) per sample, occurrence i is present if u < P(i present | E). This keeps every
-        marginal, and a later, less probable occurrence implies the earlier ones.
+        marginal, and a later, less probable occurrence implies the earlier ones. A later occurrence in a
+        visit to an inner loop is present if the first one is and v < P(i present | E) / P(first present | E),
+        with one v ~ U(0, 1) per sample and visit: visits do not end alike.
         """
         if not self._rounds:
             return
         generator = np.random.default_rng((seed, len(states), 1))
         how_long = generator.random(len(states))
-        for i in self._rounds:
+        for i, visit, begin in self._rounds:
             if i not in self._known.values:
                 posterior = self.marginals[i]
                 levels = np.cumsum(posterior[1:])
                 drawn = 1 + np.searchsorted(levels, generator.random(len(states)) * levels[-1], side="right")
                 there = how_long < levels[-1]
+                if begin is not None:
+                    in_visit = np.random.default_rng((seed, len(states), 2, visit)).random(len(states))
+                    first = 1.0 if begin in self._known.values else 1.0 - self.marginals[begin][ABSENT]
+                    there = (how_long < first) & (in_visit * first < levels[-1])
                 states[:, i] = np.where(there, np.minimum(drawn, len(levels)), ABSENT)
 
 
