@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._application.behaviour import NodeBehaviour
+from llmsched_langgraph._application.nesting import VISIT
 from llmsched_langgraph._jobs.counting import OccurrenceCounter
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
 from llmsched_langgraph._jobs.stages import StageOccurrence
@@ -146,6 +148,56 @@ def nodes_of(job: EndedJob) -> dict[str, NodeBehaviour]:
     return seen
 
 
+def numbered(job: EndedJob, template: Application) -> EndedJob:
+    """Return the job on this template, with the occurrences of inner loops numbered as in a live job on it.
+
+    A file does not tell the template, and a watched job in it has the numbers of the one that it ran on, or
+    numbers that grow on and on, from before inner loops had counters of their own. Occurrences are brought in
+    order by the depths of their stages, as in `rounds`.
+    """
+    job = replace(job, template=template)
+    if not job.watched:
+        return job
+    begun: dict[StageOccurrence, int] = {}
+    for stage, depth in zip(job.stages, _depths(job), strict=True):
+        own = job.stage_occurrence(stage)
+        begun[own] = min(depth, begun.get(own, depth))
+    latest = 0
+    for run in job.runs:  # in the order of their ends: a run without a stage contains the runs before it
+        latest = begun.setdefault(StageOccurrence(run.name, run.occurrence), latest)
+    steps: dict[tuple[int, int], list[StageOccurrence]] = {}
+    times: Counter[tuple[str, int]] = Counter()
+    for own in sorted(begun):
+        steps.setdefault((begun[own], times[own.path, begun[own]]), []).append(own)
+        times[own.path, begun[own]] += 1
+    counter = OccurrenceCounter(template)
+    new: dict[StageOccurrence, int] = {}
+    for _, together in sorted(steps.items()):
+        numbers = counter.reveal([own.path for own in together], None, None)
+        new.update({own: numbers[own.path] for own in together if own.path in template.inner_loop_of})
+        new.update({own: numbers[own.path] for own in together if own.occurrence > VISIT})
+    if not new:
+        return job
+    runs = [
+        run._replace(occurrence=new.get(StageOccurrence(run.name, run.occurrence), run.occurrence))
+        for run in job.runs
+    ]
+    stages = [
+        stage
+        if stage.occurrence is None
+        else replace(stage, occurrence=new.get(job.stage_occurrence(stage), stage.occurrence))
+        for stage in job.stages
+    ]
+    return replace(job, runs=tuple(runs), stages=tuple(stages))
+
+
+def _depths(job: EndedJob) -> list[int]:
+    depths: list[int] = []
+    for stage in job.stages:
+        depths.append(1 + max((depths[dep] for dep in stage.deps), default=-1))
+    return depths
+
+
 def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
     """Return the stage occurrences of a job in supersteps, in order of time.
 
@@ -154,9 +206,7 @@ def rounds(job: EndedJob) -> list[tuple[ObservedStage, ...]]:
     occurrences are numbered as in a live job on its template (`OccurrenceCounter`). The calls of one stage
     count as parallel runs.
     """
-    depths: list[int] = []
-    for stage in job.stages:
-        depths.append(1 + max((depths[dep] for dep in stage.deps), default=-1))
+    depths = _depths(job)
     if job.watched:
         begun: dict[StageOccurrence, int] = {}
         for stage, depth in zip(job.stages, depths, strict=True):

@@ -81,7 +81,7 @@ def run_fit(options: argparse.Namespace) -> int:
     from llmsched_langgraph._belief.profile.merging import taught_by
     from llmsched_langgraph._belief.profile.normalising import as_learned, calibrated
     from llmsched_langgraph._jobs.layout import without_code
-    from llmsched_langgraph._jobs.observed import observed
+    from llmsched_langgraph._jobs.observed import numbered, observed
     from llmsched_langgraph.traces import MEASURED_SPEED, by_app, done_jobs, fill_seconds
 
     check_file(options.out)
@@ -110,7 +110,7 @@ def run_fit(options: argparse.Namespace) -> int:
     for number, (app, jobs) in enumerate(sorted(apps.items()), 1):
         print(f"[{number}/{len(apps)}] {app}: {len(jobs)} jobs", file=sys.stderr, flush=True)
         template = template_of(app, jobs)
-        learned = [as_learned(replace(job, template=template), slowdowns) for job in jobs]
+        learned = [as_learned(numbered(job, template), slowdowns) for job in jobs]
         outcomes = [observed(job) for job in limited(learned)]
         own = taught_by(template, learned)
         try:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from llmsched_langgraph import compile_graph, schedule
+from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._application.nesting import label, number_of
+from llmsched_langgraph._jobs.ended import EndedJob
+from llmsched_langgraph._jobs.observed import numbered
 from llmsched_langgraph.testing import PlainModel, VirtualClock
 
 CONFIG = {"configurable": {"thread_id": "1"}, "recursion_limit": 200}
-SHAPES = ["nodes", "subgraph", "called"]
+SHAPES = ["nodes", "subgraph", "called", "jumps", "sends"]
 
 
 class State(TypedDict, total=False):
@@ -34,7 +38,10 @@ class Ticking(PlainModel):
 
 
 def builder_of(shape: str, model: Any, *, human: bool = False) -> Any:
-    """Plan, let an agent work, review, again: the agent is two nodes, a subgraph, or called by a node."""
+    """Plan, let an agent work, review, again.
+
+    The agent is two nodes, a subgraph, or called by a node; or it jumps by commands, or fans out by `Send`.
+    """
 
     def plan(state: State) -> State:
         model.invoke("plan")
@@ -54,7 +61,23 @@ def builder_of(shape: str, model: Any, *, human: bool = False) -> Any:
         return {}
 
     def add_agent(builder: Any, end: str) -> Any:
+        if shape == "jumps":
+
+            def jump(state: State) -> Command:
+                new = think(state)
+                return Command(goto="act" if new["left"] else end, update=new)
+
+            builder.add_node("think", jump, destinations=("act", end))
+            builder.add_node("act", lambda state: Command(goto="think"), destinations=("think",))
+            return builder
         builder.add_node("think", think)
+        if shape == "sends":
+
+            def fan(state: State) -> Any:
+                return [Send("act", state), Send("act", state)] if state["left"] else end
+
+            builder.add_node("act", act)
+            return builder.add_conditional_edges("think", fan, ["act", end]).add_edge("act", "think")
         builder.add_node("act", act)
         builder.add_conditional_edges("think", lambda state: "act" if state["left"] else end, ["act", end])
         return builder.add_edge("act", "think")
@@ -62,7 +85,7 @@ def builder_of(shape: str, model: Any, *, human: bool = False) -> Any:
     outer = StateGraph(State).add_node("plan", plan).add_node("review", review)
     outer.add_edge(START, "plan")
     outer.add_conditional_edges("review", lambda state: "plan" if state["plans"] else END, ["plan", END])
-    if shape == "nodes":
+    if shape in ("nodes", "jumps", "sends"):
         return add_agent(outer, "review").add_edge("plan", "think")
     agent = add_agent(StateGraph(State), END).add_edge(START, "think").compile()
     outer.add_node("agent", agent if shape == "subgraph" else lambda state: agent.invoke(state))
@@ -75,6 +98,20 @@ def recorded(scheduler: Any, name: str) -> list[str]:
     (profile,) = scheduler.profile.applications.values()
     runs = profile.history.jobs[-1].runs
     return [label(run.occurrence) for run in runs if run.name.endswith(name) and run.complete]
+
+
+def counted_on(job: EndedJob) -> EndedJob:
+    """The job as it was recorded before inner loops had counters of their own."""
+    numbers: dict[str, set[int]] = {}
+    for run in job.runs:
+        numbers.setdefault(run.name, set()).add(run.occurrence)
+    runs = [run._replace(occurrence=sorted(numbers[run.name]).index(run.occurrence) + 1) for run in job.runs]
+    return replace(job, runs=tuple(runs))
+
+
+def without_loops(application: Application) -> Application:
+    """The application's nodes alone."""
+    return Application.of(application.name, application.by_path)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -91,6 +128,11 @@ def test_the_inner_counter_begins_anew(make_scheduler, shape, way):
         asyncio.run(graph.ainvoke(asked, CONFIG))
     assert recorded(scheduler, "think") == ["1", "2", "2.1", "3.1", "3.2", "3.3"]
     assert recorded(scheduler, "plan") == recorded(scheduler, "review") == ["1", "2", "3"]
+    (profile,) = scheduler.profile.applications.values()
+    (job,) = profile.history.jobs
+    assert numbered(job, profile.template) == job
+    assert numbered(counted_on(job), profile.template) == job
+    assert numbered(job, without_loops(profile.template)) == counted_on(job)
 
 
 def test_an_interrupted_inner_loop_counts_on(make_scheduler):

@@ -20,8 +20,8 @@ from llmsched_langgraph._application.nesting import (
 from llmsched_langgraph._belief.fit.evaluation import moments
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
-from llmsched_langgraph._jobs.observed import Unit, nodes_of, observed
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
+from llmsched_langgraph._jobs.observed import Unit, nodes_of, numbered, observed
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress, Status
 
 PLAN = [("plan", "model"), ("model", "tools"), ("tools", "model"), ("model", "replan"), ("replan", "plan")]
@@ -247,6 +247,39 @@ def test_other_nodes_beside_an_inner_loop():
     assert [walk.step(*step) for step in ways] == ["1", "1 1", "1 1", "2", "1", "2", "2.1 2"]
 
 
+def test_nodes_beside_an_inner_loop_in_steps_of_their_own():
+    """As in the simulator, where branches go on at their own times: only what follows the loop ends it."""
+    inner = ["plan>model", "model>tools", "tools>model", "model>join"]
+    beside = application(*inner, "plan>log", "log>log2", "log2>join", "join>plan", entries="plan")
+    walk = Walk(beside)
+    ways = [["plan"], ["model", "log"], ["log2"], ["tools"], ["model"], ["join"], ["plan"], ["log", "model"]]
+    assert [walk.step(*step) for step in ways] == ["1", "1 1", "1", "1", "2", "1", "2", "2 2.1"]
+
+
+@pytest.mark.parametrize(
+    ("edges", "steps", "shown"),
+    [
+        # Three loops, each in the one before: the third counts with the second.
+        ("a>b b>c c>d d>c d>e e>b e>f f>a", "a b c d c d e b c d e f a b c d",
+         "1 1 1 1 2 2 1 2 3 3 2 1 2 2.1 2.1 2.1"),
+        # A node that repeats itself.
+        ("p>w w>w w>c c>p", "p w w c p w w w", "1 1 2 1 2 2.1 2.2 2.3"),
+        # Two loops, one after the other, in one; a router between two loops.
+        ("p>x x>y y>x x>u u>v v>u u>p", "p x y x u v u p x u", "1 1 1 2 1 1 2 2 2.1 2.1"),
+        ("p>x p>u x>y y>x x>p u>v v>u u>p", "p x y x p u v u p x", "1 1 1 2 2 1 1 2 3 2.1"),
+        # No counter of its own: a part that is entered at two nodes, or that the loop begins in.
+        ("p>x p>y x>y y>x x>r y>r r>p", "p x y r p y x", "1 1 1 1 2 2 2"),
+        ("p>p p>c c>p", "p p c p p", "1 2 1 3 4"),
+        # A jump that no edge shows: the outer loop's next turn ends the visit.
+        ("p>m m>t t>m t>p", "p m t m off p m", "1 1 1 2 1 2 2.1"),
+    ],
+)  # fmt: skip
+def test_how_shapes_are_counted(edges, steps, shown):
+    """What each superstep's node is numbered."""
+    walk = Walk(application(*edges.split(), entries=edges[0]))
+    assert " ".join(walk.step(path) for path in steps.split()) == shown
+
+
 def test_an_interrupted_inner_loop():
     """What was stopped for a human runs again under its number, in the same visit."""
     walk = Walk(EXECUTE)
@@ -290,6 +323,31 @@ def test_recorded_jobs_are_numbered_like_live_ones():
     seen = nodes_of(replace(jobs[0], template=template))
     assert (seen["plan"].occurrences, seen["model"].occurrences) == (3, number_of(3, 3))
     assert template.unrolled({path: own.occurrences for path, own in seen.items()}).inner_rounds == (3,)
+
+
+def test_watched_jobs_are_numbered_by_the_template_at_hand():
+    """Also those that were recorded without inner counters, or on a template with other loops."""
+    own = job(0, [2, 1, 3], Random(1))
+    template = template_of("a", [own])
+    times: dict[str, int] = {}
+    runs = []
+    for stage in own.stages:
+        times[stage.name] = times.get(stage.name, 0) + 1
+        runs.append(EndedStageRun(stage.name, times[stage.name], 1.0))
+    stages = tuple(replace(stage, run=n) for n, stage in enumerate(own.stages))
+    flat = replace(own, stages=stages, runs=tuple(runs))
+    nested = numbered(flat, template)
+    assert [label(run.occurrence) for run in nested.runs if run.name == "model"] == [
+        "1", "2", "2.1", "3.1", "3.2", "3.3",
+    ]  # fmt: skip
+    assert [run.occurrence for run in nested.runs if run.name == "plan"] == [1, 2, 3]
+    assert observed(nested).stages == observed(replace(own, template=template)).stages
+    assert numbered(nested, template) == nested
+    assert numbered(nested, Application.of("a", template.by_path)) == flat
+    unwatched = numbered(own, template)
+    assert (unwatched, unwatched.template) == (own, template)
+    calls = [(m.evidence.finished, m.remaining) for m in moments(flat, template, Unit.SECONDS)]
+    assert calls == [(m.evidence.finished, m.remaining) for m in moments(nested, template, Unit.SECONDS)]
 
 
 def test_what_is_left_after_a_round():

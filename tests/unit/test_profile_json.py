@@ -11,9 +11,11 @@ from support.beliefs import planned_job
 from support.ended import ended
 from support.profiles import TEMPLATE, ids, profile
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph._application.nesting import label
 from llmsched_langgraph._application.serialization import application_to_json
 from llmsched_langgraph._belief.fit.calibration import Calibration, Served
+from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
 from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History, Profile
@@ -24,7 +26,7 @@ from llmsched_langgraph._belief.profile.serialization import (
     profile_to_json,
     profiles_from_json,
 )
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
 from llmsched_langgraph._jobs.observed import Unit
 from llmsched_langgraph.errors import InvalidDataError
 
@@ -101,7 +103,7 @@ def put(path, value):
     ("change", "words"),
     [
         (put(["format"], "other"), "format: must be 'llmsched-application-profile', not 'other'"),
-        (put(["version"], 3), "version: 3 requires a newer llmsched-langgraph; .* upgrade the package"),
+        (put(["version"], 4), "version: 4 requires a newer llmsched-langgraph; .* upgrade the package"),
         (put(["version"], "1"), "version: must be an integer"),
         (put(["application", "stages", 0], 3), r"application\.stages\[0\]: must be an object, not 3"),
         (put(["application"], None), "application: must be an object, not None"),
@@ -150,6 +152,52 @@ def test_no_application_is_there_twice():
         InvalidDataError, match=r"applications\[1\]\.application\.fingerprint: must be different"
     ):
         profile_from_json(data)
+
+
+def test_profiles_of_version_2_are_read():
+    """Without inner loops they are unchanged. With some, jobs are numbered anew and the model is left out."""
+    data = {**application_profile_to_json(profile(range(12), modelled=12)), "version": 2}
+    assert application_profile_from_json(through_text(data)) == profile(range(12), modelled=12)
+    names = ["plan", "model", "tools", "model", "plan", "model", "tools", "model", "plan", "model"]
+    edges = [("plan", "model"), ("model", "tools"), ("tools", "model"), ("model", "plan")]
+    nodes = [Node(path, Kind.LLM, calls_llm=True) for path in dict.fromkeys(names)]
+    template = Application.of("nested", nodes, edges, ["plan"])
+    stages = [
+        EndedStage(
+            name=name,
+            kind="llm",
+            deps=(n - 1,) if n else (),
+            calls=(EndedCall(1, 1, 1.0),),
+            run=n,
+        )
+        for n, name in enumerate(names)
+    ]
+    runs = [EndedStageRun(name, names[: n + 1].count(name), 1.0) for n, name in enumerate(names)]
+    jobs = [
+        EndedJob(id=str(n), app="nested", stages=tuple(stages), runs=tuple(runs), arrival_s=float(n))
+        for n in range(6)
+    ]
+    own = taught_by(template, jobs)
+    own = replace(own, model=learn(template, own.outcomes), modelled=6)
+    old = application_profile_from_json(through_text({**application_profile_to_json(own), "version": 2}))
+    assert (len(old.history), old.model, old.modelled) == (6, None, 0)
+    numbers = [label(run.occurrence) for run in old.history.jobs[0].runs if run.name == "model"]
+    assert numbers == ["1", "2", "2.1", "2.2", "3.1"]
+    assert (old.template.rounds, old.template.inner_rounds) == ((3,), (2,))
+    again = replace(old, model=learn(old.template, old.outcomes), modelled=6)
+    assert application_profile_from_json(through_text(application_profile_to_json(again))) == again
+
+
+def test_a_profile_of_version_1_with_a_loop_in_a_loop():
+    """Its occurrences are numbered anew, too; nothing tells which ran side by side."""
+    edges = [("plan", "model"), ("model", "model"), ("model", "plan")]
+    template = Application.of("nested", ["plan", "model"], edges, ["plan"])
+    rows = [[0, 1], [1, 1], [1, 2], [0, 2], [1, 3]]
+    parts = [[None, 1, 1, 1.0, 1, 1, 0.0]]
+    outcome = ["j", 1.0, 0, 1, 1, [[*row, parts] for row in rows]]
+    old = {**OLD, "names": ["plan", "model"], "outcomes": [outcome]}
+    own = application_profile_from_json(through_text({**old, "application": application_to_json(template)}))
+    assert [label(run.occurrence) for run in own.history.jobs[0].runs] == ["1", "1", "2", "2", "2.1"]
 
 
 OLD = {

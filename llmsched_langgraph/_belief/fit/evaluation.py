@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import exp, log
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.model.outliers import limited
 from llmsched_langgraph._jobs.ended import EndedJob
-from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit, observed, rounds
+from llmsched_langgraph._jobs.observed import ObservedJob, ObservedStage, Unit, numbered, observed, rounds
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress
 from llmsched_langgraph.errors import InvalidDataError
 
@@ -160,7 +160,7 @@ def moments(job: EndedJob, application: Application, unit: Unit) -> Iterator[Mom
     Stages end in the order of `observed.rounds`. The stages of the next superstep, with their fan-outs, are
     announced when the current superstep has ended. Skipped nodes follow from the application's edges.
     """
-    job = replace(job, template=application)
+    job = numbered(job, application)
     position = StageProgress(application)
     planners = set(planned_nodes(application).values())
     first = next(job.llm_calls(), None)
@@ -312,7 +312,7 @@ class _Tally:
     ) -> None:
         """Learn from `train` and measure on `held`."""
         template = template_of(app, train)
-        outcomes = [observed(replace(job, template=template)) for job in limited(train)]
+        outcomes = [observed(numbered(job, template)) for job in limited(train)]
         used = learn(template, outcomes, unit=unit, seed=seed)
         marginals = learn(template, outcomes, unit=unit, correlated=False) if used.correlated else used
         network = used if used.correlated else learn(template, outcomes, unit=unit, correlated=True)
@@ -320,7 +320,7 @@ class _Tally:
         self.stages = max(self.stages, len(used.stages))
         for job in held:
             self.jobs += 1
-            outcome = observed(replace(job, template=template))
+            outcome = observed(numbered(job, template))
             self.bits.append((job_bits(network, outcome), job_bits(marginals, outcome)))
             for moment in moments(job, template, unit):
                 if moment.finished > STEPS:

@@ -17,11 +17,15 @@ from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History, Profile
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
+from llmsched_langgraph._jobs.observed import numbered
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.traces.form import job_from_node, node_from_job
 
-VERSION = 2
-"""Format version that is written. Version 1 is still read."""
+VERSION = 3
+"""Format version that is written. Earlier ones are read."""
+
+NESTED = 3
+"""Format version since which inner loops have counters of their own."""
 
 ONE = "llmsched-application-profile"
 """Format name of the profile of one application."""
@@ -56,31 +60,33 @@ def application_profile_from_json(data: object) -> ApplicationProfile:
     given = Field.of(data)
     _check(given, ONE)
     application = application_from_json(given["application"])
-    model = given.get("model")
+    old = given["version"].value < NESTED
+    other = old and bool(application.inner_loops)  # The model's occurrences have other numbers.
+    model = None if other else given.get("model")
     learned = None if model is None else ApplicationModel.from_json(model)
     if model is not None and learned is not None and learned.fingerprint != application.fingerprint:
         raise model["fingerprint"].fault(f"{application.fingerprint!r}, as in the application")
     history = (
-        _old_jobs(given, application.name)
+        _old_jobs(given, application)
         if given["version"].value == 1
-        else _jobs(given["history"], application)
+        else _jobs(given["history"], application, old=old)
     )
     return ApplicationProfile(
         application,
         history,
         given["jobs"].count(),
         learned,
-        given["modelled"].count(),
+        0 if other else given["modelled"].count(),
         given["forgotten_before"].number(),
     )
 
 
-def _jobs(data: Field, application: Application) -> History:
+def _jobs(data: Field, application: Application, *, old: bool) -> History:
     jobs = []
     for node in data.items():
         try:
             job = job_from_node(node)
-            jobs.append(job if job.watched else replace(job, template=application))
+            jobs.append(numbered(job, application) if old or not job.watched else job)
         except InvalidDataError as error:
             raise error if str(error).startswith(node.field) else node.placed(error) from None
     if len({job.id for job in jobs}) < len(jobs):
@@ -141,7 +147,7 @@ def _check(given: Field, name: str) -> None:
         )
 
 
-def _old_jobs(given: Field, app: str) -> History:
+def _old_jobs(given: Field, application: Application) -> History:
     """Convert the outcomes of version 1 to equivalent jobs.
 
     In version 1, an outcome is `[id, ended_at, application, prompt_tokens, complete, stages]`, a stage is
@@ -149,7 +155,10 @@ def _old_jobs(given: Field, app: str) -> History:
     tool_s]`. A path or tool is an index into `names`; a tool may be null.
     """
     names = [name.string() for name in given["names"].items()]
-    jobs = [_old_job(outcome, app, names) for outcome in given["outcomes"].items()]
+    jobs = [
+        numbered(_old_job(outcome, application.name, names), application)
+        for outcome in given["outcomes"].items()
+    ]
     return History(tuple(History().new(jobs)))
 
 
@@ -161,7 +170,8 @@ def _old_job(data: Field, app: str, names: Sequence[str]) -> EndedJob:
         path, occurrence, parts = row.items(3)
         for part in parts.items():
             own = _old_part(part, _name(path, names), occurrence.count(least=1), names)
-            stages += [replace(stage, run=len(runs)) for stage in own[1]]
+            deps = (len(stages) - 1,) if stages else ()  # the order is known, and nothing else
+            stages += [replace(stage, run=len(runs), deps=deps) for stage in own[1]]
             runs += own[0]
     if stages and (first := prompt_tokens.maybe_count()) is not None:
         calls = stages[0].calls
