@@ -83,7 +83,7 @@ def test_mermaid(capsys):
 def test_out_writes_what_the_name_says(capsys, tmp_path, suffix):
     """The file's ending tells the form."""
     out = tmp_path / f"graph.{suffix}"
-    assert "12 stages written to" in shown(capsys, f"{NEWSROOM}:desk", "--out", str(out))
+    assert "20 stages written to" in shown(capsys, f"{NEWSROOM}:desk", "--out", str(out))
     text = out.read_text()
     if suffix == "svg":
         assert ET.fromstring(text).tag.endswith("svg")
