@@ -33,6 +33,7 @@ from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import following
 from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.hosts import Iteration
 from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
@@ -111,13 +112,13 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
         if job is None:
             yield from steps
             return
-        mark = inside(job.run)
+        mark, iteration = inside(job.run), Iteration(steps, job.desert)
         try:
             while True:
                 # Mark each step separately: a generator shares its consumer's context.
                 with mark:
                     try:
-                        step = next(steps)
+                        step = iteration.step()
                     except StopIteration:
                         break
                 yield step
@@ -128,10 +129,11 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
             job.break_off(error)
             # `close` waits for the run's threads, which must not wait for slots any longer.
             job.stop()
+            iteration.check(error)
             raise
         finally:
             try:
-                steps.close()
+                iteration.close()
             finally:
                 job.end()
 
@@ -266,6 +268,12 @@ class _Job:
         """End what a run that failed or was cancelled has left behind: calls that wait, node tasks."""
         if self.stopped:
             self.run.scope.cancel()
+
+    def desert(self) -> None:
+        """End the run, of which nobody reads a result any more; streams that its threads read end, too."""
+        self.break_off(GeneratorExit())
+        self.run.scope.deserted = True
+        self.end()
 
     def end(self) -> None:
         """Announce the end of the run. Later calls have no effect."""

@@ -119,8 +119,10 @@ class RunScope(Scope):
         around: the scope of the run of another scheduler that contains the run; None if there is none.
         tasks: the tasks that have not ended, each with a weak reference to its owner, which awaits it.
         root: the owner of the tasks at the top level of the run; None if there was none yet.
+        deserted: whether nobody reads any result of the run, so that open streams in its threads end.
     """
 
+    deserted = False
     root: weakref.ref[Any] | None = None
 
     def __init__(self, around: RunScope | None = None) -> None:

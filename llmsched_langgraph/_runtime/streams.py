@@ -10,7 +10,9 @@ from typing import Protocol, TypeVar
 
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._runtime.call import Call
+from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.slot import outcome_of
+from llmsched_langgraph.errors import CallCancelledError
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -29,7 +31,7 @@ class Meter(Protocol[T_contra]):
 def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Iterator[T]:
     """Iterate over `start()` inside `call`; `meter` sees each item before the consumer."""
     call.acquire()
-    outcome = Outcome.FINISHED
+    run, outcome = current_run(), Outcome.FINISHED
     items: Iterator[T] | None = None
     try:
         while True:
@@ -41,6 +43,8 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
                 except StopIteration:
                     return
             meter.see(item)
+            if run is not None and run.scope.deserted:
+                raise CallCancelledError("nobody reads the results of the run that this stream belongs to")
             with call.pause():
                 yield item
     except BaseException as error:
