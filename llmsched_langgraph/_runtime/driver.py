@@ -312,6 +312,7 @@ class Driver:
     def tick(self) -> float | None:
         """See `Timed.tick`."""
         self._holders.post_closed()
+        self._holders.wake_loops()
         if not self._waiters and not self._inbox and self._machine.wake_s is None:
             return None
         self._inbox.append((self.clock(), Ticked()))

@@ -9,6 +9,7 @@ import asyncio
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from llmsched_langgraph._core.events import HolderDied
@@ -60,6 +61,22 @@ class Holders:
             if is_closed(died.loop) and type(self._claim(died.ticket)) is Grant:
                 self._inbox.append(died)
                 self._waiters.pop(died.ticket, None)
+
+    def wake_loops(self) -> None:
+        """Wake the event loops of the runs whose calls hold slots or wait.
+
+        A program may cancel a task from another thread without waking its loop, which then sees the
+        cancellation at its next event: when the request is answered, for nobody. LangGraph's in-memory server
+        does so if each run has its own loop.
+        """
+        owners = [died() for died in tuple(self.watched.values())]
+        for loop in {owner.terms.loop for owner in owners if owner is not None} - {None}:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_nothing)
+
+
+def _nothing() -> None:
+    pass
 
 
 def is_closed(loop: weakref.ref[Any] | None) -> bool:

@@ -1,4 +1,4 @@
-"""A loop that is closed under its calls: their slots come back, though somebody keeps the tasks."""
+"""Loops that are closed under their calls, or that sleep although a task was cancelled: slots come back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 import gc
 import threading
 import warnings
+from contextlib import suppress
 from contextvars import copy_context
 
 import pytest
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
+from support.seam import until
 
 from llmsched_langgraph import schedule
+from llmsched_langgraph.testing import PlainModel
 
 PATIENCE_S = 20
 
@@ -288,3 +291,42 @@ def test_graphs_give_back_all_their_slots(make_scheduler, abandon, way):
     assert (scheduler.statistics().holding, scheduler.statistics().waiting) == (0, 0)
     kept.clear()
     streams.clear()
+
+
+class Silent(PlainModel):
+    """Never answers."""
+
+    async def _agenerate(self, messages, *args, **kwargs):
+        with self.meter:
+            await asyncio.Event().wait()
+
+
+def test_tasks_that_another_thread_cancels_without_waking_their_loops(make_scheduler):
+    """The request in flight ends, and the waiting call, although nothing else happens on their loops."""
+    scheduler, model = make_scheduler(1), Silent()
+    builder = StateGraph(dict)
+
+    async def node(_):
+        await model.ainvoke("?")
+
+    graph = schedule(builder.add_node(node).add_edge(START, "node").compile(), scheduler)
+    tasks, ended = [], []
+
+    def serve():
+        async def main():
+            tasks.append(asyncio.current_task())
+            await graph.ainvoke({})
+
+        with suppress(asyncio.CancelledError):
+            asyncio.run(main())
+        ended.append(True)
+
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    until(lambda: (scheduler.statistics().holding, scheduler.statistics().waiting) == (1, 1))
+    until(lambda: model.meter.now == 1)
+    for task in tasks:
+        task.cancel()  # not thread-safe: the loop sleeps on
+    until(lambda: len(ended) == 2)
+    assert model.meter.now == 0
