@@ -68,6 +68,11 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
     any depth, holds one slot. Raw `openai` clients need `wrap_openai`. Scheduling a scheduled graph returns
     it unchanged, unless another scheduler is given.
 
+    A run that is cancelled takes its waiting calls along. A synchronous `stream` that a web framework
+    iterates over in threads of AnyIO is cancelled with the task that waits for these threads; elsewhere it
+    ends when its generator is closed or collected. A request that a thread has sent keeps its slot until it
+    is answered.
+
     Args:
         graph: a compiled graph (`builder.compile()`, `create_agent(...)`) or an `@entrypoint`.
         scheduler: the scheduler whose slots are used; None for the process-wide one, looked up at each run.
