@@ -8,7 +8,6 @@ log; `restore` truncates the log and derives the state again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._application.application import Application
@@ -357,15 +356,8 @@ class Job:
             return kept[2]
         from llmsched_langgraph._jobs.observed import ObservedStage, Part, split_by_tool
 
-        part = Part(None, runs)
-        if work is not None:
-            part = replace(
-                part,
-                calls=calls,
-                work_s=work.done_s,
-                prompt_tokens=work.prompt_tokens,
-                output_tokens=work.output_tokens,
-            )
+        work = Work() if work is None else work
+        part = Part(None, runs, calls, work.done_s, work.prompt_tokens, work.output_tokens)
         tools = self.position.tools(stage_occurrence)
         made = ObservedStage(stage_occurrence, split_by_tool(part, tools) if tools else (part,))
         self._ended[stage_occurrence] = (runs, calls, made)
