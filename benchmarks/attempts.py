@@ -1,18 +1,24 @@
 """Measures what slots of requests cost: a call through ChatOpenAI against loopback, with and without them.
 
     python benchmarks/attempts.py [--repeats 25] [--calls 100]
+    python benchmarks/attempts.py --instructions
 
 The server is a process of its own that answers each request at once, so the ratios are the worst that a user
 can see: a model that thinks for a second makes them 1.00. *Without* means that the HTTP library's own methods
 are put back, so the call holds its slot from its begin to its end. Ratios are medians over the repeats, in
 brackets the middle half of them.
+
+`--instructions` counts the instructions of the client instead, by valgrind's cachegrind, which must be
+installed. It takes minutes; other programs on the machine do not change the result.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -88,19 +94,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--instructions", action="store_true")
     options = parser.parse_args()
     with subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            compare(int(server.stdout.readline()), options.repeats, options.calls)
+            port = int(server.stdout.readline())
+            if options.instructions:
+                count(port, options.calls)
+            else:
+                compare(port, options.repeats, options.calls)
         finally:
             server.kill()
 
 
-def compare(port: int, repeats: int, calls: int) -> None:
-    """Measure a call in a run with and without the hooks, and outside runs with them."""
-    model = ChatOpenAI(model="m", api_key="k", base_url=f"http://127.0.0.1:{port}/v1")  # type: ignore[arg-type]
-    library, scheduler = _library(), Scheduler(8)
+def _model(port: int) -> ChatOpenAI:
+    return ChatOpenAI(model="m", api_key="k", base_url=f"http://127.0.0.1:{port}/v1")  # type: ignore[arg-type]
+
+
+def _switch() -> Callable[[bool], None]:
+    """Hook the HTTP library; return a function that puts its own methods back, or the hooks."""
+    library = _library()
     gate.install()
     hooks.install()
     hooked = {
@@ -112,12 +126,62 @@ def compare(port: int, repeats: int, calls: int) -> None:
             (library.AsyncHTTPTransport, "handle_async_request"),
         )
     }
+
+    def switch(seen: bool) -> None:
+        for (cls, name), method in hooked.items():
+            setattr(cls, name, method if seen else method.__wrapped__)
+
+    return switch
+
+
+def count(port: int, calls: int) -> None:
+    """Print the ratio of the instructions of a call with and without the hooks."""
+    rows = []
+    for way in ("invoke", "ainvoke"):
+        counts = {
+            how: (_instructions(port, way, how, 2 * calls) - _instructions(port, way, how, calls)) / calls
+            for how in ("hooks", "none")
+        }
+        row = [f"{counts['hooks'] / counts['none']:.3f}", f"{counts['none'] / 1e6:.2f} million"]
+        rows.append([f"`{way}`: slots of requests / slots of calls", *row])
+    print_table(["", "instructions", "of a call without"], rows)
+
+
+def _instructions(port: int, *words: object) -> int:
+    """Return the instructions of a process that makes the calls, its start included."""
+    command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    command += [sys.executable, __file__, "call", str(port), *map(str, words)]
+    hashed = {**os.environ, "PYTHONHASHSEED": "0"}
+    said = subprocess.run(command, env=hashed, capture_output=True, text=True, check=True).stderr
+    return int(said.rpartition("refs:")[2].split()[0].replace(",", ""))
+
+
+def call(port: int, way: str, how: str, calls: int) -> None:
+    """Make the calls, in a run."""
+    model, scheduler = _model(port), Scheduler(8)
+    _switch()(how == "hooks")
+    gc.disable()  # its pauses depend on all that the process has allocated
+
+    async def on_loop() -> None:
+        for _ in range(calls):
+            await model.ainvoke("?")
+
+    with inside(start_run(scheduler, JobInfo(application=DIRECT))):
+        if way == "ainvoke":
+            asyncio.run(on_loop())
+        else:
+            for _ in range(calls):
+                model.invoke("?")
+
+
+def compare(port: int, repeats: int, calls: int) -> None:
+    """Measure a call in a run with and without the hooks, and outside runs with them."""
+    model, scheduler, switch = _model(port), Scheduler(8), _switch()
     loop = asyncio.new_event_loop()
 
     def case(kind: Callable[[], Cost], *, seen: bool, in_run: bool) -> Callable[[], Cost]:
         def measure() -> Cost:
-            for (cls, name), method in hooked.items():
-                setattr(cls, name, method if seen else method.__wrapped__)
+            switch(seen)
             if not in_run:
                 return kind()
             run = start_run(scheduler, JobInfo(application=DIRECT))
@@ -167,4 +231,10 @@ def compare(port: int, repeats: int, calls: int) -> None:
 
 
 if __name__ == "__main__":
-    serve() if sys.argv[1:] == ["serve"] else main()
+    match sys.argv[1:]:
+        case ["serve"]:
+            serve()
+        case ["call", port, way, how, calls]:
+            call(int(port), way, how, int(calls))
+        case _:
+            main()
