@@ -197,9 +197,9 @@ class Job:
         self.ticks += 1
         self._ended.pop(self.progress.request_again(ticket, earlier), None)
 
-    def granted(self, now: float, stage_occurrence: StageOccurrence, sampled: bool) -> None:
-        """Fact: a call got a slot; `sampled` says whether for exploration."""
-        self.progress.start(stage_occurrence, now)
+    def granted(self, now: float, stage_occurrence: StageOccurrence, asked_s: float, sampled: bool) -> None:
+        """Fact: a call that waited since `asked_s` got a slot; `sampled` says whether for exploration."""
+        self.progress.start(stage_occurrence, asked_s, now)
         if sampled:
             self.explored[stage_occurrence] = self.explored.get(stage_occurrence, 0) + 1
 

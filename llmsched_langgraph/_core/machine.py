@@ -39,10 +39,11 @@ from llmsched_langgraph._core.lifecycle import RUNNING, Lifecycle
 from llmsched_langgraph._core.ordering import Ordering
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._core.story import LENGTH, Story
-from llmsched_langgraph._core.view import JobView, Needs
+from llmsched_langgraph._core.view import JobView
 from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.memory import MemoryLedger
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
     Backend,
@@ -64,8 +65,6 @@ _DIRECT = JobInfo(application=DIRECT)
 
 _new = tuple.__new__  # builds a named tuple in C, without Python bytecode
 
-_BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
-
 
 class SchedulerMachine:
     """The scheduler as a value: equal events at equal times produce equal stories.
@@ -77,6 +76,7 @@ class SchedulerMachine:
         at_once: whether to form beliefs inside `handle`; otherwise the story requests them (`BeliefWanted`).
         memory: number of past entries that the story keeps.
         last: the numbers of the job and the entry after which numbering begins.
+        overdue: the bound of waiting.
 
     Attributes:
         story: the log of events and decisions, with reasons.
@@ -94,12 +94,13 @@ class SchedulerMachine:
         at_once: bool = False,
         memory: int = LENGTH,
         last: tuple[int, int] = (0, 0),
+        overdue: Overdue = UNBOUNDED,
     ) -> None:
         self._at_once = at_once
         self._truth = Truth()
         self.ordering = Ordering(policy, Profile() if profile is None else profile)
         self._believing = self.ordering.believing
-        self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth)
+        self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth, overdue)
         self._committed = self._truth.committed
         self._committed[_APPLIED] = None
         self.story = Story(self._truth, memory, last[1])
@@ -183,7 +184,7 @@ class SchedulerMachine:
                 call = _new(CallInfo, (stage, stage_occurrence, 1, None, 1, models, None, None, "", ""))
                 number = self._committed[JOBS] + 1
                 lane = (backend, number, stage_occurrence)
-                grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, 0)))
+                grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, 0, 0.0)))
                 if grant is not None:
                     self._truth.staged[JOBS] = number
                     self.untold[ticket] = True
@@ -210,7 +211,7 @@ class SchedulerMachine:
         else:
             self._add(job, (Job.requested_again, ticket, again))
         lane = (backend, job.number, stage_occurrence)
-        grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, arrival)))
+        grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, arrival, 0.0)))
         if grant is not None:
             self._granted(now, ticket, grant, job, trust)
             return False
@@ -219,7 +220,7 @@ class SchedulerMachine:
         order = self._order(now, job, trust)
         key = self.ordering.key(job, stage_occurrence, order)
         self._rekey(now, job, order, but=lane)
-        ledger.submit(now, _new(Request, (ticket, lane, key, False, call, arrival)))
+        ledger.submit(now, _new(Request, (ticket, lane, key, False, call, arrival, job.progress.waited_s)))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
         pool = ledger.backend(backend)
         return pool.holding < pool.backend.slots  # the backend is or was paused
@@ -228,7 +229,7 @@ class SchedulerMachine:
         backend, number, stage_occurrence = grant.lane
         self.untold[ticket] = True
         if job is not None:
-            self._add(job, (Job.granted, now, stage_occurrence, grant.reason == "explore"))
+            self._add(job, (Job.granted, now, stage_occurrence, grant.asked_s, grant.reason == "explore"))
             if job.progress.waiting:
                 self._refresh(now, job, trust)
         self.story.tell(now, "SlotGranted", number, ticket, backend, grant)

@@ -157,6 +157,7 @@ class CallProgress:
         prompt_tokens: prompt tokens of the first call, once it has ended: the size of the job's input.
         done_s: slot-seconds of the finished calls.
         granted_sum_s: sum of the holding calls' grant times, in seconds.
+        waited_s: seconds for which the job had a waiting call that then got its slot.
     """
 
     waiting: int = 0
@@ -167,9 +168,11 @@ class CallProgress:
     prompt_tokens: int | None = None
     done_s: float = 0.0
     granted_sum_s: float = 0.0
+    waited_s: float = 0.0
     _first: int | None = None
     _occurrences: dict[str, int] = field(default_factory=dict)
     _again: dict[int, FinishedCall] = field(default_factory=dict)  # earlier attempts, by the later ticket
+    _waited_until_s: float = -math.inf  # `waited_s` covers all until then
 
     def next_occurrence(self, stage: str) -> int:
         """Return the number of the next call with this stage name, from 1."""
@@ -205,9 +208,13 @@ class CallProgress:
         else:
             del self.ready[stage_occurrence]
 
-    def start(self, stage_occurrence: StageOccurrence, now: float) -> None:
-        """Grant a slot to a waiting call."""
+    def start(self, stage_occurrence: StageOccurrence, asked_s: float, now: float) -> None:
+        """Grant a slot to a call that waits since `asked_s`."""
         self._unready(stage_occurrence)
+        if now > asked_s:
+            # The length of the union of the waits: grants come in the order of time.
+            self.waited_s += now - max(asked_s, self._waited_until_s)
+            self._waited_until_s = now
         self.holding += 1
         self.granted_sum_s += now
         work = self.works[stage_occurrence]

@@ -8,13 +8,15 @@ and checked against the state at each read.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 from llmsched_langgraph._ledger.checks import check_view
 from llmsched_langgraph._ledger.exploration import Exploration, choose, in_order
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue, first_due
 from llmsched_langgraph._ledger.pauses import paused
+from llmsched_langgraph._ledger.queues import Queues
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
@@ -51,6 +53,7 @@ class _Lane(NamedTuple):
     order: float
     explore: Explore | None
     waiting: int
+    due_s: float  # when it becomes overdue, on the clock that stands during pauses
 
 
 class MemoryLedger:
@@ -63,17 +66,24 @@ class MemoryLedger:
         exploration: the exploration settings; None for no exploration.
         truth: the store of its values, committed by its owner. None for a private one, in which each change
             and each grant is committed by itself.
+        overdue: the bound of waiting.
 
     Attributes:
+        overdue: the bound of waiting.
         more: whether `settle` may have another result after the last one.
     """
 
     def __init__(
-        self, backends: Iterable[Backend], exploration: Exploration | None = None, truth: Truth | None = None
+        self,
+        backends: Iterable[Backend],
+        exploration: Exploration | None = None,
+        truth: Truth | None = None,
+        overdue: Overdue = UNBOUNDED,
     ) -> None:
         self._own = truth is None
         self._truth = truth = Truth() if truth is None else truth
         self._exploration = exploration
+        self.overdue = overdue
         self._committed = truth.committed
         self._names: dict[str, str] = {}  # keys of the backends in `Truth`
         for backend in backends:
@@ -83,7 +93,9 @@ class MemoryLedger:
         self.more = True
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
-        self._queues: dict[Lane, deque[tuple[int, int]]] = {}  # (arrival, ticket)
+        self._dues: dict[str, list[tuple[float, int, Lane]]] = {name: [] for name in self._names}
+        self._queues = Queues(truth)
+        self._first = self._queues.first
         self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or later
         self._do: dict[type[Change], Callable[[float, Any], None]] = {
             Request: self._request,
@@ -121,45 +133,40 @@ class MemoryLedger:
             return made, None
         for name in tuple(self._ripe):
             at = self._names[name]
-            backend, holding, waiting, granted, released, opens_s, backoff_s = committed[at]
+            backend, holding, waiting, granted, released, pause, overdue = view = committed[at]
             if not waiting or holding >= backend.slots:
                 self._ripe.pop(name, None)
                 continue
-            if now < opens_s:
-                wake_s = opens_s if wake_s is None else min(wake_s, opens_s)
+            if now < pause.opens_s:
+                wake_s = pause.opens_s if wake_s is None else min(wake_s, pause.opens_s)
                 continue
-            holding, waiting, granted, reason, found = holding + 1, waiting - 1, granted + 1, "order", None
-            if self._exploration is not None and self._exploration.turn(granted):
-                reason, found = "explore", self._most_informative(name, now)
-            if found is None:
-                reason, found = "order", self._top(name)
+            reason, found = self._next(name, view, now)
+            holding, waiting, granted = holding + 1, waiting - 1, granted + 1
+            if reason == "overdue":
+                overdue = granted
             ticket, (lane, arrival, asked_s, call) = found
             self._shorten(lane)
             grant = _new(Grant, (lane, asked_s, now, call, reason, holding, backend.slots, "", None, arrival))
             staged[ticket] = grant
-            staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s, backoff_s))
+            staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, pause, overdue))
             self.more = (waiting > 0 and holding < backend.slots) or len(self._ripe) > 1
             if self._own:
                 truth.commit()
             return (_new(Granted, (ticket, grant)),), None
         return (), wake_s
 
-    def _forget(self, lane: Lane) -> None:
-        """Remove the lane's queue."""
-        self._queues.pop(lane, None)
-
     def admit(self, now: float, request: Request) -> Grant | None:
         """See `Ledger.admit`."""
-        ticket, lane, _, forced, call, arrival = request
+        ticket, lane, _, forced, call, arrival, _ = request
         if self._own:
             self._truth.begin()
         at = self._names[lane[0]]
         staged = self._truth.staged
-        backend, holding, waiting, granted, released, opens_s, backoff_s = (
+        backend, holding, waiting, granted, released, pause, overdue = (
             staged[at] if at in staged else self._committed[at]
         )
         reason = "free"
-        if waiting or holding >= backend.slots or now < opens_s:
+        if waiting or holding >= backend.slots or now < pause.opens_s:
             if not forced:
                 return None
             reason = "forced"
@@ -168,7 +175,7 @@ class MemoryLedger:
             arrival = staged[_ARRIVALS] = self._truth.get(_ARRIVALS) + 1
         grant = _new(Grant, (lane, now, now, call, reason, holding, backend.slots, "", None, arrival))
         staged[ticket] = grant
-        staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, opens_s, backoff_s))
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, pause, overdue))
         if self._own:
             self._truth.commit()
         return grant
@@ -193,7 +200,7 @@ class MemoryLedger:
     # -- changes -----------------------------------------------------------------------
 
     def _request(self, now: float, request: Request) -> None:
-        ticket, lane, key, forced, call, arrival = request
+        ticket, lane, key, forced, call, arrival, waited_s = request
         truth = self._truth
         staged, name = truth.staged, lane[0]
         if truth.get(ticket) is not None:
@@ -204,28 +211,27 @@ class MemoryLedger:
             self._report(ticket, grant)
             return
         at = self._names[name]
-        backend, holding, waiting, granted, released, opens_s, backoff_s = truth.get(at)
+        backend, holding, waiting, granted, released, pause, overdue = view = truth.get(at)
         kept = bool(arrival)
         if not kept:
             arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
         known: _Lane | None = truth.get(lane)
         if key is None:
             key = FIRST_COME if known is None else Key(known.level, known.order, known.explore)
-        queue = self._queues.get(lane)
-        if queue is None:
-            queue = self._queues[lane] = deque()
-        elif known is not None and len(queue) > 2 * known.waiting + 16:
-            queue = self._queues[lane] = deque(own for own in queue if self._lives(*own))
         if known is None or kept or key.order != known.order or key.level != known.level:
             first = arrival if known is None else min(self._first(lane)[1].arrival, arrival)
             self._rank((key.level, key.order, first, lane))
-        queue.append((arrival, ticket))
-        if kept:
-            self._queues[lane] = deque(sorted(queue))
+        if known is None:
+            count, due_s = 1, self.overdue.due_s(view, now, waited_s)
+            if due_s < inf:
+                self._push(self._dues, name, (due_s, arrival, lane))
+        else:
+            count, due_s = known.waiting + 1, known.due_s
+        self._queues.add(lane, arrival, ticket, count, sort=kept)
         self._ripe[name] = None
         staged[ticket] = _new(Waiting, (lane, arrival, now, call))
-        staged[lane] = _new(_Lane, (*key, 1 if known is None else known.waiting + 1))
-        staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, opens_s, backoff_s))
+        staged[lane] = _new(_Lane, (*key, count, due_s))
+        staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, pause, overdue))
 
     def _rekey(self, now: float, rekey: Rekey) -> None:
         lane, (level, order, explore) = rekey
@@ -234,7 +240,7 @@ class MemoryLedger:
             return
         if order != known.order or level != known.level:
             self._rank((level, order, self._first(lane)[1].arrival, lane))
-        self._truth.staged[lane] = _new(_Lane, (level, order, explore, known.waiting))
+        self._truth.staged[lane] = _new(_Lane, (level, order, explore, known.waiting, known.due_s))
 
     def _release(self, now: float, release: Release) -> None:
         truth = self._truth
@@ -244,21 +250,21 @@ class MemoryLedger:
             return
         name = claim.lane[0]
         at = self._names[name]
-        backend, holding, waiting, granted, released, opens_s, backoff_s = (
+        backend, holding, waiting, granted, released, pause, overdue = (
             staged[at] if at in staged else self._committed[at]
         )
         truth.remove(ticket)
         if type(claim) is Grant:
             holding, released = holding - 1, released + 1
             failure = release.failure
-            if failure is not None or backoff_s:
-                opens_s, backoff_s = paused(opens_s, backoff_s, claim.granted_s, now, failure)
+            if failure is not None or pause.backoff_s:
+                pause = paused(pause, claim.granted_s, now, failure)
         else:
             self._shorten(claim.lane)
             waiting -= 1
         if waiting:
             self._ripe[name] = None
-        staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, opens_s, backoff_s))
+        staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, pause, overdue))
 
     def _force(self, now: float, force: Force) -> None:
         truth, ticket = self._truth, force.ticket
@@ -267,12 +273,12 @@ class MemoryLedger:
             return
         lane, arrival, asked_s, call = claim
         at = self._names[lane[0]]
-        backend, holding, waiting, granted, released, opens_s, backoff_s = truth.get(at)
+        backend, holding, waiting, granted, released, pause, overdue = truth.get(at)
         self._shorten(lane)
         holding += 1
         fields = (lane, asked_s, now, call, "cycle", holding, backend.slots, "", None, arrival)
         grant = truth.staged[ticket] = _new(Grant, fields)
-        view = (backend, holding, waiting - 1, granted + 1, released, opens_s, backoff_s)
+        view = (backend, holding, waiting - 1, granted + 1, released, pause, overdue)
         truth.staged[at] = _new(BackendView, view)
         self._report(ticket, grant)
 
@@ -289,13 +295,28 @@ class MemoryLedger:
     def _shorten(self, lane: Lane) -> None:
         """Decrement the lane's number of waiting tickets."""
         truth = self._truth
-        level, order, explore, waiting = truth.staged[lane] if lane in truth.staged else truth.committed[lane]
+        level, order, explore, waiting, due_s = (
+            truth.staged[lane] if lane in truth.staged else truth.committed[lane]
+        )
         if waiting == 1:
-            truth.remove(lane, self._forget)
+            truth.remove(lane, self._queues.forget)
         else:
-            truth.staged[lane] = _new(_Lane, (level, order, explore, waiting - 1))
+            truth.staged[lane] = _new(_Lane, (level, order, explore, waiting - 1, due_s))
 
     # -- grants ------------------------------------------------------------------------
+
+    def _next(self, name: str, view: BackendView, now: float) -> tuple[str, tuple[int, Waiting]]:
+        """Return the ticket to grant next, and the reason; one must be waiting."""
+        dues = self._dues[name]
+        if dues and self.overdue.turn(view):
+            lane = first_due(dues, view.pause.open_s(now), self._committed.get)
+            if lane is not None:
+                return "overdue", self._first(lane)
+        if self._exploration is not None and self._exploration.turn(view.granted + 1):
+            found = self._most_informative(name, now)
+            if found is not None:
+                return "explore", found
+        return "order", self._top(name)
 
     def _most_informative(self, name: str, now: float) -> tuple[int, Waiting] | None:
         """Return the first ticket of the lane with the largest gain; None if no lane has a gain."""
@@ -305,35 +326,14 @@ class MemoryLedger:
             return None
         return None if lane is None else self._first(lane)
 
-    def _first(self, lane: Lane) -> tuple[int, Waiting]:
-        """Return the first waiting ticket of a lane. A lane exists only while a ticket waits in it."""
-        queue, committed, staged = self._queues[lane], self._committed, self._truth.staged
-        while True:
-            arrival, ticket = queue[0]
-            if ticket in staged:
-                break
-            claim = committed.get(ticket)
-            if type(claim) is Waiting and claim.arrival == arrival:
-                return ticket, claim
-            queue.popleft()
-        for arrival, ticket in queue:
-            claim = staged[ticket] if ticket in staged else committed.get(ticket)
-            if type(claim) is Waiting and claim.arrival == arrival:
-                return ticket, claim
-        raise AssertionError(f"lane {lane} has lost its tickets")
-
-    def _lives(self, arrival: int, ticket: int) -> bool:
-        """Return False if the queue entry is stale. True does not prove that the ticket waits."""
-        claim = self._committed.get(ticket)
-        return ticket in self._truth.staged or (type(claim) is Waiting and claim.arrival == arrival)
-
     def _rank(self, rank: Rank) -> None:
         """Push a lane's rank. Outdated ranks stay in the heap until they reach the top."""
-        name = rank[3][0]
-        heap = self._heaps[name]
-        if len(heap) > 2 * len(self._queues) + 64:
-            heap = self._rebuild(name)
-        heapq.heappush(heap, rank)
+        self._push(self._heaps, rank[3][0], rank)
+
+    def _push(self, heaps: dict[str, list[Any]], name: str, entry: tuple[Any, ...]) -> None:
+        if len(heaps[name]) > 2 * len(self._queues.of) + 64:
+            self._rebuild(name)
+        heapq.heappush(heaps[name], entry)
 
     def _top(self, name: str) -> tuple[int, Waiting]:
         """Return the first ticket of the first lane of a backend; one must be waiting."""
@@ -351,19 +351,21 @@ class MemoryLedger:
             # The stored arrival was a lower bound.
             heapq.heapreplace(heap, (level, order, first[1].arrival, lane))
 
-    def _rebuild(self, name: str) -> list[Rank]:
-        """Rebuild the heap without outdated ranks: amortised O(1) per change."""
+    def _rebuild(self, name: str) -> None:
+        """Rebuild the backend's heaps without outdated entries: amortised O(1) per change."""
         committed, staged = self._committed, self._truth.staged
-        heap = [
-            (known.level, known.order, queue[0][0], lane)
-            for lane, queue in self._queues.items()
+        lanes = [
+            (known, queue[0][0], lane)
+            for lane, queue in self._queues.of.items()
             if lane[0] == name
             for known in (committed.get(lane), staged.get(lane))
             if known is not None
         ]
-        heapq.heapify(heap)
-        self._heaps[name] = heap
-        return heap
+        ranks = [(known.level, known.order, arrival, lane) for known, arrival, lane in lanes]
+        dues = [(known.due_s, arrival, lane) for known, arrival, lane in lanes if known.due_s < inf]
+        heapq.heapify(ranks)
+        heapq.heapify(dues)
+        self._heaps[name], self._dues[name] = ranks, dues
 
     # -- what must hold ----------------------------------------------------------------
 
@@ -375,7 +377,7 @@ class MemoryLedger:
         lanes: dict[Lane, int] = {}
         for ticket, claim in view.waiting.items():
             lanes[claim.lane] = lanes.get(claim.lane, 0) + 1
-            assert (claim.arrival, ticket) in self._queues[claim.lane], "a waiting ticket is in no queue"
+            assert (claim.arrival, ticket) in self._queues.of[claim.lane], "a waiting ticket is in no queue"
         known = {key: value for key, value in committed.items() if type(value) is _Lane}
         assert lanes == {lane: own.waiting for lane, own in known.items()}, "lanes and tickets differ"
         for lane, own in known.items():
@@ -384,3 +386,6 @@ class MemoryLedger:
             assert any(rank[:2] == (own.level, own.order) and rank[2] <= first for rank in places), (
                 "a lane that waits is in no heap"
             )
+            assert own.due_s == inf or any(
+                (due_s, other) == (own.due_s, lane) for due_s, _, other in self._dues[lane[0]]
+            ), "a lane that waits would never be overdue"

@@ -6,7 +6,7 @@ it, each freed slot would send the next call into the same refusal.
 
 from __future__ import annotations
 
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.values import Failure, Pause
 
 REFUSALS = frozenset((429, 503, 529))
 """Statuses by which a server says that it is too busy."""
@@ -21,25 +21,23 @@ LIMIT_S = 120.0
 """A longer demand is no pause: the quota is exhausted, and each caller gets the server's own error."""
 
 
-def paused(
-    opens_s: float, backoff_s: float, granted_s: float, now: float, failure: Failure | None
-) -> tuple[float, float]:
-    """Return `(opens_s, backoff_s)` after the end of an attempt.
+def paused(pause: Pause, granted_s: float, now: float, failure: Failure | None) -> Pause:
+    """Return the backend's pause after the end of an attempt.
 
     Args:
-        opens_s: clock time until which the backend is paused.
-        backoff_s: length of the last pause for which no time was given; 0 after a success.
+        pause: its pause before.
         granted_s: clock time of the attempt's grant.
         now: the clock.
         failure: why the attempt failed; None if it did not.
     """
+    opens_s, backoff_s, _ = pause
     if failure is None:
         # The end of an attempt from before the last pause says nothing of the time after it.
-        return opens_s, 0.0 if granted_s >= opens_s else backoff_s
+        return pause._replace(backoff_s=0.0) if granted_s >= opens_s else pause
     after_s = failure.retry_after_s
     if after_s is not None:
-        return max(opens_s, now + after_s) if after_s <= LIMIT_S else opens_s, backoff_s
+        return pause.until(now, now + after_s) if after_s <= LIMIT_S else pause
     if failure.status not in REFUSALS or granted_s < opens_s:
-        return opens_s, backoff_s  # no refusal, or one of several to attempts from before the pause
+        return pause  # no refusal, or one of several to attempts from before the pause
     backoff_s = min(2 * backoff_s, LONGEST_S) if backoff_s else FIRST_S
-    return max(opens_s, now + backoff_s), backoff_s
+    return pause.until(now, now + backoff_s)._replace(backoff_s=backoff_s)

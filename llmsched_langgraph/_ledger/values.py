@@ -15,6 +15,9 @@ from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_SLOTS = 8
 
+NEVER = 10**9
+"""More grants than there ever are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -201,6 +204,7 @@ class Request(NamedTuple):
         call: the call's properties.
         arrival: the arrival number of an earlier ticket of the same call, which the ticket keeps; 0 for a
             new number.
+        waited_s: seconds for which the lane's job has waited before.
     """
 
     ticket: int
@@ -209,6 +213,7 @@ class Request(NamedTuple):
     forced: bool = False
     call: CallInfo = CallInfo()
     arrival: int = 0
+    waited_s: float = 0.0
 
 
 class Force(NamedTuple):
@@ -268,7 +273,8 @@ class Grant(NamedTuple):
         granted_s: clock time of its grant.
         call: the call's properties.
         reason: "free" (no ticket waited), "order" (first in the policy's order), "explore" (largest gain),
-            "forced" (no slot was free and the call could not wait) or "cycle" (its wait could never end).
+            "overdue" (its job has waited too long), "forced" (no slot was free and the call could not wait)
+            or "cycle" (its wait could never end).
         concurrency: held slots of the backend at the grant, this one included.
         slots: the backend's slots at the grant.
         replica: the backend's replica that serves it; empty if there is one only.
@@ -301,6 +307,34 @@ class Lost(NamedTuple):
     ticket: int
 
 
+class Pause(NamedTuple):
+    """A backend's pauses.
+
+    Attributes:
+        opens_s: clock time until which it is paused: only forced tickets are granted.
+        backoff_s: length of the last pause for which no time was given; 0 after a success.
+        closed_s: total length of all pauses, the current one included, in seconds.
+    """
+
+    opens_s: float = 0.0
+    backoff_s: float = 0.0
+    closed_s: float = 0.0
+
+    def until(self, now: float, opens_s: float) -> Pause:
+        """Return the pause if it lasts at least until `opens_s`."""
+        begins_s = max(self.opens_s, now)
+        if opens_s <= begins_s:
+            return self
+        return self._replace(opens_s=opens_s, closed_s=self.closed_s + opens_s - begins_s)
+
+    def open_s(self, now: float) -> float:
+        """Return a clock that stands during pauses: `now` less the pauses so far."""
+        return max(self.opens_s, now) - self.closed_s
+
+
+NEVER_PAUSED = Pause()
+
+
 class BackendView(NamedTuple):
     """One backend at one moment.
 
@@ -310,8 +344,8 @@ class BackendView(NamedTuple):
         waiting: tickets in its backlog.
         granted: total number of grants.
         released: total number of released slots.
-        opens_s: clock time until which it is paused: only forced tickets are granted.
-        backoff_s: length of the last pause for which no time was given; 0 after a success.
+        pause: its pauses.
+        overdue: the number of its last grant whose reason was "overdue"; negative if there was none.
     """
 
     backend: Backend
@@ -319,8 +353,13 @@ class BackendView(NamedTuple):
     waiting: int = 0
     granted: int = 0
     released: int = 0
-    opens_s: float = 0.0
-    backoff_s: float = 0.0
+    pause: Pause = NEVER_PAUSED
+    overdue: int = -NEVER
+
+    @property
+    def opens_s(self) -> float:
+        """Clock time until which it is paused."""
+        return self.pause.opens_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.values import Backend, BackendView, Failure, Grant, LedgerView, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscriptions
@@ -69,6 +70,7 @@ class Driver:
         profile: Profile | None = None,
         store: ProfileStore | None = None,
         recorder: Recorder | None = None,
+        overdue: Overdue = UNBOUNDED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
@@ -79,7 +81,7 @@ class Driver:
         keeps = store is not None or recorder is not None  # what is kept must not wait for the next event
         self._end = self.post if keeps else self._put_by
         self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
-        machine = SchedulerMachine(policy, backends, profile)
+        machine = SchedulerMachine(policy, backends, profile, overdue=overdue)
         self._observer = PackageObserver(policy.name)
         self._subscriptions = Subscriptions(machine.story, self._observer.see, 1 if keeps else LAG)
         self._begin(machine)
@@ -276,16 +278,15 @@ class Driver:
                 else:
                     now, event = self.clock(), one
                     self._watched.pop(one.ticket, None)
+                kind = type(event).__name__
                 if self._tries < GIVEN_UP:
                     try:
                         handle(now, event, trust=self._tries < TRIES)
                     except Exception:
-                        logger.exception(
-                            "%s failed (try %d) and is tried again", type(event).__name__, self._tries + 1
-                        )
+                        logger.exception("%s failed (try %d) and is tried again", kind, self._tries + 1)
                         continue
                 else:
-                    logger.error("%s is dropped after %d tries", type(event).__name__, self._tries)
+                    logger.error("%s is dropped after %d tries", kind, self._tries)
                 inbox.popleft()  # after it is applied and settled; only the thread with the lock removes
         finally:
             self._decider = None

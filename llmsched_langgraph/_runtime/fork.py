@@ -49,7 +49,9 @@ def keep(machine: SchedulerMachine, inbox: deque[Any], waiters: Iterable[object]
             waiter.wake()
     view = machine.ledger.view()
     backends = [own.backend for own in view.backends.values()]
-    emptied = SchedulerMachine(machine.policy, backends, machine.profile, last=machine.last)
+    emptied = SchedulerMachine(
+        machine.policy, backends, machine.profile, last=machine.last, overdue=machine.ledger.overdue
+    )
     return Kept(emptied, changes, {**view.waiting, **view.holding})
 
 

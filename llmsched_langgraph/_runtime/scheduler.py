@@ -16,6 +16,7 @@ from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
+from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
 from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_slots
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
@@ -93,6 +94,12 @@ class Scheduler:
         backends: the pools of slots, if there are several or if they serve specific models.
         policy: the order of service, as a name or as an object with `name` and `order(job, now)`.
         queue_timeout_s: maximum wait of a call for a slot, in seconds; None for no limit.
+        max_wait_s: seconds after which a job's call that waits is overdue, whatever its place in the policy's
+            order; None for never. The job's earlier waits count, pauses of the backend do not. A job of m
+            calls in a row, each of at most S seconds, on k slots with q jobs overdue before it, completes
+            within work + tools + max_wait_s + m ceil(overdue_every (1 + q) / k) S + pauses.
+        overdue_every: one of so many grants may serve an overdue call. A smaller number shortens the bound
+            and raises the mean completion time.
         profile: the initial profile, as learned from earlier runs; None for an empty one.
         profiles: where learned profiles are stored and shared with other workers: a folder, or any LangGraph
             store. It is read and written in the background, within a minute of each run's end, and a last
@@ -124,6 +131,8 @@ class Scheduler:
         backends: Iterable[Backend] | None = None,
         policy: str | Policy = DEFAULT_POLICY,
         queue_timeout_s: float | None = None,
+        max_wait_s: float | None = MAX_WAIT_S,
+        overdue_every: int = EVERY,
         profile: Profile | None = None,
         profiles: object = None,
         record: str | os.PathLike[str] | None = None,
@@ -152,6 +161,7 @@ class Scheduler:
             profile=profile,
             store=None if profiles is None else as_store(profiles),
             recorder=None if record is None else Recorder(record),
+            overdue=Overdue(max_wait_s, overdue_every),
             clock=clock,
         )
         if save_on_sigterm:

@@ -26,7 +26,7 @@ class Calls:
         return occurrence
 
     def start(self, ticket, now):
-        self.progress.start(self._asked[ticket][2], now)
+        self.progress.start(self._asked[ticket][2], now, now)
         self._granted[ticket] = now
 
     def finish(self, ticket, outcome, usage, now):
@@ -114,7 +114,7 @@ def test_work_sums_finished_and_running_calls(calls, progress):
 def test_finishing_what_was_never_asked_for_is_an_error(progress):
     """Progress itself does not forgive: it is the machine that makes release idempotent."""
     for verb in (
-        lambda: progress.start(StageOccurrence("a", 1), 0.0),
+        lambda: progress.start(StageOccurrence("a", 1), 0.0, 0.0),
         lambda: progress.withdraw(1, StageOccurrence("a", 1)),
     ):
         with pytest.raises(KeyError):

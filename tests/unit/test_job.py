@@ -49,7 +49,7 @@ class Story:
 
     def start(self, ticket, now):
         self._calls[ticket][4] = now
-        self.job.add((Job.granted, now, self._calls[ticket][2], False))
+        self.job.add((Job.granted, now, self._calls[ticket][2], now, False))
 
     def over(self, ticket, now, usage=UNKNOWN_USAGE, outcome=Outcome.FINISHED):
         stage, occurrence, stage_occurrence, asked_s, granted_s = self._calls[ticket]
@@ -391,7 +391,7 @@ def test_a_job_is_what_its_log_says(loop):
     kept()
     job.add((Job.resumed, 8.0, 7, [Revealed(((2, "think"),))]))
     kept()
-    job.add((Job.granted, 8.0, StageOccurrence("think", 2), True))
+    job.add((Job.granted, 8.0, StageOccurrence("think", 2), 8.0, True))
     story._calls[two][4] = 8.0
     kept()
     story.over(two, 9.0)
@@ -412,7 +412,7 @@ def test_what_was_half_done_is_undone():
     story.call("a")
     facts, before = story.job.facts, told(story.job)
     with pytest.raises(KeyError):
-        story.job.add((Job.granted, 0.0, StageOccurrence("nothing", 1), False))
+        story.job.add((Job.granted, 0.0, StageOccurrence("nothing", 1), 0.0, False))
     with pytest.raises(AssertionError, match="half changed"):
         story.job.check()
     story.job.restore(facts)

@@ -798,7 +798,7 @@ def test_the_story_is_bounded():
     assert m.machine.ordering._templates.keys() == {DIRECT.fingerprint, "app"}
     assert (m.machine._jobs._jobs, m.machine._jobs._ids, m.machine.untold) == ({}, {}, {})
     ledger = m.machine.ledger
-    assert ledger._queues == {}
+    assert ledger._queues.of == {}
     assert {type(key) for key in m.machine._committed} == {str}
 
 
