@@ -93,7 +93,7 @@ class MemoryLedger:
         self.more = True
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
         self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
-        self._dues: dict[str, list[tuple[float, int, Lane]]] = {name: [] for name in self._names}
+        self._dues: dict[str, list[tuple[float, Lane]]] = {name: [] for name in self._names}
         self._queues = Queues(truth)
         self._first = self._queues.first
         self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or later
@@ -218,15 +218,13 @@ class MemoryLedger:
         known: _Lane | None = truth.get(lane)
         if key is None:
             key = FIRST_COME if known is None else Key(known.level, known.order, known.explore)
-        if known is None or kept or key.order != known.order or key.level != known.level:
-            first = arrival if known is None else min(self._first(lane)[1].arrival, arrival)
-            self._rank((key.level, key.order, first, lane))
         if known is None:
             count, due_s = 1, self.overdue.due_s(view, now, waited_s)
-            if due_s < inf:
-                self._push(self._dues, name, (due_s, arrival, lane))
+            self._rank((key.level, key.order, arrival, lane), due_s)
         else:
             count, due_s = known.waiting + 1, known.due_s
+            if kept or key.order != known.order or key.level != known.level:
+                self._rank((key.level, key.order, min(self._first(lane)[1].arrival, arrival), lane))
         self._queues.add(lane, arrival, ticket, count, sort=kept)
         self._ripe[name] = None
         staged[ticket] = _new(Waiting, (lane, arrival, now, call))
@@ -326,14 +324,15 @@ class MemoryLedger:
             return None
         return None if lane is None else self._first(lane)
 
-    def _rank(self, rank: Rank) -> None:
-        """Push a lane's rank. Outdated ranks stay in the heap until they reach the top."""
-        self._push(self._heaps, rank[3][0], rank)
-
-    def _push(self, heaps: dict[str, list[Any]], name: str, entry: tuple[Any, ...]) -> None:
-        if len(heaps[name]) > 2 * len(self._queues.of) + 64:
+    def _rank(self, rank: Rank, due_s: float = inf) -> None:
+        """Push a lane's rank, and when it becomes overdue. Outdated entries stay until they reach the top."""
+        lane = rank[3]
+        name = lane[0]
+        if max(len(self._heaps[name]), len(self._dues[name])) > 2 * len(self._queues.of) + 64:
             self._rebuild(name)
-        heapq.heappush(heaps[name], entry)
+        heapq.heappush(self._heaps[name], rank)
+        if due_s < inf:
+            heapq.heappush(self._dues[name], (due_s, lane))
 
     def _top(self, name: str) -> tuple[int, Waiting]:
         """Return the first ticket of the first lane of a backend; one must be waiting."""
@@ -362,7 +361,7 @@ class MemoryLedger:
             if known is not None
         ]
         ranks = [(known.level, known.order, arrival, lane) for known, arrival, lane in lanes]
-        dues = [(known.due_s, arrival, lane) for known, arrival, lane in lanes if known.due_s < inf]
+        dues = [(known.due_s, lane) for known, _, lane in lanes if known.due_s < inf]
         heapq.heapify(ranks)
         heapq.heapify(dues)
         self._heaps[name], self._dues[name] = ranks, dues
@@ -386,6 +385,6 @@ class MemoryLedger:
             assert any(rank[:2] == (own.level, own.order) and rank[2] <= first for rank in places), (
                 "a lane that waits is in no heap"
             )
-            assert own.due_s == inf or any(
-                (due_s, other) == (own.due_s, lane) for due_s, _, other in self._dues[lane[0]]
-            ), "a lane that waits would never be overdue"
+            assert own.due_s == inf or (own.due_s, lane) in self._dues[lane[0]], (
+                "a lane that waits would never be overdue"
+            )

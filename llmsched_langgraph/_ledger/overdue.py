@@ -67,25 +67,23 @@ class Overdue:
 
     def turn(self, view: BackendView) -> bool:
         """Return whether the next grant of the backend may serve an overdue lane."""
-        return view.granted + 1 - view.overdue >= self.every
+        return view.overdue is None or view.granted + 1 - view.overdue >= self.every
 
 
 UNBOUNDED = Overdue(None)
 
 
-def first_due(
-    dues: list[tuple[float, int, Lane]], open_s: float, known: Callable[[Lane], Any]
-) -> Lane | None:
+def first_due(dues: list[tuple[float, Lane]], open_s: float, known: Callable[[Lane], Any]) -> Lane | None:
     """Return the lane that is overdue for longest; None if none is.
 
     Args:
-        dues: a heap of the backend's lanes: when each becomes overdue, an arrival, the lane. Its outdated
-            entries at the top are removed.
+        dues: a heap of when each of the backend's lanes becomes overdue, and the lane. Its outdated entries
+            at the top are removed.
         open_s: the backend's clock that stands during pauses.
         known: returns what has a lane's `due_s`; None for a lane where no ticket waits.
     """
     while dues and dues[0][0] <= open_s:
-        due_s, _, lane = dues[0]
+        due_s, lane = dues[0]
         own = known(lane)
         if own is not None and own.due_s == due_s:
             return lane

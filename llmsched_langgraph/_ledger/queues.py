@@ -39,7 +39,7 @@ class Queues:
         queue = self.of.get(lane)
         if queue is None:
             queue = self.of[lane] = deque()
-        elif len(queue) > 2 * waiting + 16:
+        elif len(queue) > 2 * waiting + 14:
             queue = self.of[lane] = deque(own for own in queue if self._lives(*own))
         queue.append((arrival, ticket))
         if sort:

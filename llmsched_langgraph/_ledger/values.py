@@ -15,9 +15,6 @@ from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_SLOTS = 8
 
-NEVER = 10**9
-"""More grants than there ever are."""
-
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -322,10 +319,8 @@ class Pause(NamedTuple):
 
     def until(self, now: float, opens_s: float) -> Pause:
         """Return the pause if it lasts at least until `opens_s`."""
-        begins_s = max(self.opens_s, now)
-        if opens_s <= begins_s:
-            return self
-        return self._replace(opens_s=opens_s, closed_s=self.closed_s + opens_s - begins_s)
+        longer_s = max(opens_s - max(self.opens_s, now), 0.0)
+        return self._replace(opens_s=max(self.opens_s, opens_s), closed_s=self.closed_s + longer_s)
 
     def open_s(self, now: float) -> float:
         """Return a clock that stands during pauses: `now` less the pauses so far."""
@@ -345,7 +340,7 @@ class BackendView(NamedTuple):
         granted: total number of grants.
         released: total number of released slots.
         pause: its pauses.
-        overdue: the number of its last grant whose reason was "overdue"; negative if there was none.
+        overdue: the number of its last grant whose reason was "overdue"; None if there was none.
     """
 
     backend: Backend
@@ -354,7 +349,7 @@ class BackendView(NamedTuple):
     granted: int = 0
     released: int = 0
     pause: Pause = NEVER_PAUSED
-    overdue: int = -NEVER
+    overdue: int | None = None
 
     @property
     def opens_s(self) -> float:

@@ -273,10 +273,8 @@ class Driver:
                     self._tries += 1
                 else:
                     self._trying, self._tries = one, 0
-                if type(one) is tuple:
-                    now, event = one
-                else:
-                    now, event = self.clock(), one
+                now, event = one if type(one) is tuple else (self.clock(), one)
+                if event is one:
                     self._watched.pop(one.ticket, None)
                 kind = type(event).__name__
                 if self._tries < GIVEN_UP:

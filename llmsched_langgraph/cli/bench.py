@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph._ledger.overdue import EVERY, Overdue
 from llmsched_langgraph.cli.comparing import (
     add_output,
     check_json,
@@ -78,6 +80,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--tools", type=int, metavar="N", help="tool stages that run at once (default: no limit)"
     )
+    parser.add_argument(
+        "--max-wait", type=float, metavar="S", help="seconds after which a job is overdue (default: never)"
+    )
+    parser.add_argument(
+        "--overdue-every",
+        type=int,
+        metavar="N",
+        default=EVERY,
+        help="one of N grants may serve an overdue job (default %(default)s)",
+    )
     arrivals = parser.add_mutually_exclusive_group()
     arrivals.add_argument(
         "--burstiness", type=float, metavar="CV", help="coefficient of variation of the gaps (default: 1)"
@@ -101,9 +113,12 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.paper is not None:
         return studies(options, run)
-    for name in ("slots", "seeds", "tools"):
+    for name in ("slots", "seeds", "tools", "overdue_every"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ConfigurationError(f"--{name} must be at least 1, not {getattr(options, name)}")
+            option = name.replace("_", "-")
+            raise ConfigurationError(f"--{option} must be at least 1, not {getattr(options, name)}")
+    if options.max_wait is not None and not 0.0 <= options.max_wait < inf:
+        raise ConfigurationError(f"--max-wait must be a number of seconds, not {options.max_wait}")
     policies = _policies(options)
     labels = names_of(policies)
     loads, counts = _loads(options.load or "0.9"), _counts(options.jobs)
@@ -117,6 +132,8 @@ def run(options: argparse.Namespace) -> int:
         "jobs": counts,
         "seeds": options.seeds,
     }
+    if options.max_wait is not None:
+        about |= {"max_wait_s": options.max_wait, "overdue_every": options.overdue_every}
     skipped = SkippedLines()
     cells = _cells(options, policies, loads, counts, skipped)
     show(compare(cells, {**about, "skipped": skipped.as_json()}), options, draw)
@@ -161,7 +178,8 @@ def _cells(
     arrivals: Arrivals = Poisson() if options.burstiness is None else Bursty(options.burstiness)
     if options.arrivals is not None:
         arrivals = Traced(read_gaps(options.arrivals))
-    grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds, options.tools)
+    overdue = Overdue(options.max_wait, options.overdue_every)
+    grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds, options.tools, overdue)
     train = None if options.train is None else [job for path in options.train for job in read(path, skipped)]
     if options.traces is not None:
         return list(grid.recorded([read(path, skipped) for path in options.traces], train))

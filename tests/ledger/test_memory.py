@@ -8,13 +8,14 @@ from support.conformance import Bench, LedgerConformance, lane
 
 from llmsched_langgraph._ledger.exploration import in_order
 from llmsched_langgraph._ledger.memory import MemoryLedger
+from llmsched_langgraph._ledger.overdue import UNBOUNDED
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Backend, Configure, Failure, Key, Rekey, Release, Request
 
 
 class TestMemory(LedgerConformance):
-    def make(self, backends, exploration=None):
-        return MemoryLedger(backends, exploration)
+    def make(self, backends, exploration=None, overdue=UNBOUNDED):
+        return MemoryLedger(backends, exploration, overdue=overdue)
 
 
 @pytest.fixture
@@ -38,12 +39,12 @@ def test_a_lane_is_gone_with_its_last_ticket(bench):
     """Lanes come and go; of one in which nothing waits nothing is kept."""
     for ticket in range(4):
         bench.ask(ticket, lane(ticket // 2))
-    assert bench.ledger._queues.keys() == {lane(0), lane(1)}
+    assert bench.ledger._queues.of.keys() == {lane(0), lane(1)}
     bench.release(2)
     bench.release(3)
-    assert bench.ledger._queues.keys() == {lane(0)}
+    assert bench.ledger._queues.of.keys() == {lane(0)}
     bench.serve()
-    assert bench.ledger._queues == {}
+    assert bench.ledger._queues.of == {}
     assert {type(key) for key in bench.ledger._truth.committed} == {str}
 
 
@@ -81,7 +82,7 @@ def test_lanes_in_their_order(bench):
         (lambda held: held._heaps["b"].clear(), "a lane that waits is in no heap"),
         (lambda held: held._heaps.update(b=[(0, -1.0, 1, lane(1))]), "a lane that waits is in no heap"),
         (lambda held: held._heaps.update(b=[(0, 0.0, 9, lane(1))]), "a lane that waits is in no heap"),
-        (lambda held: held._queues[lane(1)].clear(), "a waiting ticket is in no queue"),
+        (lambda held: held._queues.of[lane(1)].clear(), "a waiting ticket is in no queue"),
         (lambda held: held._truth.committed.pop(1), "waiting"),
         (lambda held: held._truth.committed.pop(0), "holding"),
         (lambda held: held._truth.committed.pop(lane(1)), "lanes and tickets differ"),
@@ -159,8 +160,8 @@ def test_memory_is_bounded_while_calls_come_and_go(bench, jobs):
         else:
             bench.settle()
         assert len(ledger._heaps["b"]) <= 2 * 21 + 65
-        assert len(ledger._queues) <= 21
-        assert sum(map(len, ledger._queues.values())) <= 2 * 21 + 16 * len(ledger._queues) + 1
+        assert len(ledger._queues.of) <= 21
+        assert sum(map(len, ledger._queues.of.values())) <= 2 * 21 + 16 * len(ledger._queues.of) + 1
         assert len(ledger._truth.committed) <= 2 * 21 + 4
 
 
@@ -171,7 +172,7 @@ def test_memory_is_bounded_behind_a_call_that_waits_for_ever(bench):
     for ticket in range(2, 5_000):
         bench.ask(ticket, lane(7))
         bench.submit(Release(ticket))
-        assert len(bench.ledger._queues[lane(7)]) <= 20
+        assert len(bench.ledger._queues.of[lane(7)]) <= 20
     assert bench.release(0) == [1]
 
 

@@ -7,14 +7,15 @@ from hypothesis import HealthCheck, settings
 from support.conformance import Home, walk
 
 from llmsched_langgraph._ledger.memory import MemoryLedger
+from llmsched_langgraph._ledger.overdue import UNBOUNDED
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
 pytestmark = pytest.mark.timeout(400)
 
 
 class Memory(Home):
-    def make(self, backends, exploration=None):
-        return MemoryLedger(backends, exploration)
+    def make(self, backends, exploration=None, overdue=UNBOUNDED):
+        return MemoryLedger(backends, exploration, overdue=overdue)
 
 
 TestMemory = walk(Memory()).TestCase

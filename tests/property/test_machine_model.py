@@ -571,7 +571,7 @@ class MachineWalk(RuleBasedStateMachine):
         machine = self.machine
         left = [machine._jobs._jobs, machine._jobs._ids, machine._life._paused, machine.untold]
         assert left == [{}, {}, {}, {}]
-        assert machine.ledger._queues == {}
+        assert machine.ledger._queues.of == {}
         assert self.records == self.arrived + self.direct, "each job is recorded once"
 
 

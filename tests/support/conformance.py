@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.exploration import Exploration
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
     Backend,
@@ -43,7 +44,7 @@ class Home:
     admits = True
     """Whether `admit` can tell at once that a slot is free."""
 
-    def make(self, backends, exploration=None):
+    def make(self, backends, exploration=None, overdue=UNBOUNDED):
         """A new ledger of these backends."""
         raise NotImplementedError
 
@@ -58,9 +59,9 @@ def lane(job=1, stage="s", backend="b"):
 class Bench:
     """A ledger of one home with short verbs, and a clock; each gives the tickets granted since, in order."""
 
-    def __init__(self, home, *backends, exploration=None):
+    def __init__(self, home, *backends, exploration=None, overdue=UNBOUNDED):
         self.home = home
-        self.ledger = home.make(backends or (Backend("b", 1),), exploration)
+        self.ledger = home.make(backends or (Backend("b", 1),), exploration, overdue)
         self.now = 0.0
         self.wake_s = None
         self.told = []
@@ -91,11 +92,13 @@ class Bench:
         self.submit(*changes)
         return self.settle()
 
-    def ask(self, ticket, at=None, order=None, *, level=0, explore=None, forced=False, arrival=0):
+    def ask(
+        self, ticket, at=None, order=None, *, level=0, explore=None, forced=False, arrival=0, waited_s=0.0
+    ):
         """Request a slot for a ticket in a lane of its own, unless another one is named."""
         key = None if order is None else Key(level, order, explore)
         at = lane(ticket) if at is None else at
-        return self.do(Request(ticket, at, key, forced, arrival=arrival))
+        return self.do(Request(ticket, at, key, forced, arrival=arrival, waited_s=waited_s))
 
     def release(self, ticket, retry_after_s=None):
         failure = None if retry_after_s is None else Failure(429, retry_after_s, "rate")
@@ -134,7 +137,7 @@ class LedgerConformance(Home):
 
     @pytest.fixture
     def bench(self):
-        return lambda *backends, exploration=None: Bench(self, *backends, exploration=exploration)
+        return lambda *backends, **settings: Bench(self, *backends, **settings)
 
     @pytest.fixture
     def one(self, bench):
@@ -157,7 +160,7 @@ class LedgerConformance(Home):
             "c": Backend("c", 1, ("m",)),
         }
         assert {name: own[1:] for name, own in b.ledger.backends.items()} == dict.fromkeys(
-            "bc", (0, 0, 0, 0, 0.0, 0.0)
+            "bc", (0, 0, 0, 0, (0.0, 0.0, 0.0), None)
         )
 
     def test_a_free_slot_is_taken_at_once(self, bench):
@@ -481,6 +484,66 @@ class LedgerConformance(Home):
         for ticket in (1, 2, 3, 4):
             one.ask(ticket, order=-float(ticket))
         assert one.resize(4) == [4, 3, 2]
+
+    # -- overdue lanes -----------------------------------------------------------------
+
+    def test_an_overdue_lane_is_next(self, bench):
+        """Whatever its order and its level, from the moment on."""
+        b = bench(overdue=Overdue(10.0, 1))
+        b.ask(0)
+        b.ask(1, order=9.0, level=5)
+        b.ask(2, order=1.0)
+        b.ask(3, order=1.0)
+        b.now = 9.9
+        assert b.release(0) == [2]
+        b.now = 10.0
+        assert b.release(2) == [1]
+        assert b.ledger.claim(1).reason == "overdue"
+        assert b.serve() == [0, 2, 1, 3]
+
+    def test_the_longest_overdue_one_comes_first(self, bench):
+        """Earlier waits of its job count."""
+        b = bench(overdue=Overdue(10.0, 1))
+        b.ask(0)
+        b.now = 1.0
+        b.ask(1, order=1.0)
+        b.now = 3.0
+        b.ask(2, order=2.0, waited_s=3.0)
+        b.now = 20.0
+        assert b.serve() == [0, 2, 1]
+
+    def test_one_of_several_grants_serves_an_overdue_lane(self, bench):
+        """The first at once; then at least two others come in between."""
+        b = bench(overdue=Overdue(10.0, 3))
+        b.ask(0)
+        for ticket in (1, 2, 3):
+            b.ask(ticket, lane(1), order=2.0)
+        b.now = 10.0
+        for ticket in range(11, 16):
+            b.ask(ticket, order=1.0)
+        assert b.serve() == [0, 1, 11, 12, 2, 13, 14, 3, 15]
+
+    def test_pauses_do_not_make_overdue(self, bench):
+        b = bench(overdue=Overdue(10.0, 1))
+        b.ask(0)
+        b.ask(1, order=2.0)
+        b.ask(2, order=1.0)
+        b.release(0, 60.0)
+        assert b.at(60.0) == [2]
+        b.now = 70.0
+        assert b.release(2) == [1]
+        assert b.ledger.claim(1).reason == "overdue"
+
+    def test_a_lane_that_empties_waits_anew(self, bench):
+        b = bench(overdue=Overdue(10.0, 1))
+        b.ask(0)
+        b.ask(1, lane(1), order=2.0)
+        b.release(1)
+        b.now = 5.0
+        b.ask(2, lane(1), order=2.0)
+        b.ask(3, order=1.0)
+        b.now = 10.0
+        assert b.release(0) == [3]
 
     # -- pauses ------------------------------------------------------------------------
 
@@ -830,7 +893,11 @@ MOVES = st.lists(st.tuples(LANES, KEYS), max_size=4)
 class Model:
     """A ledger that could not be simpler: a list of those that wait, searched anew for each grant."""
 
-    def __init__(self, slots, exploration):
+    def __init__(self, slots, exploration, overdue):
+        self.overdue = overdue
+        self.due_s = {}  # of lanes that wait
+        self.last_overdue = dict.fromkeys(BACKENDS, -math.inf)
+        self.closed_s = dict.fromkeys(BACKENDS, 0.0)
         self.slots = dict.fromkeys(BACKENDS, slots)
         self.opens_s = dict.fromkeys(BACKENDS, 0.0)
         self.granted = dict.fromkeys(BACKENDS, 0)
@@ -860,8 +927,14 @@ class Model:
     def known(self, ticket):
         return ticket in self.waiting or ticket in self.holding
 
-    def request(self, ticket, at, key, kept=0):
+    def open_s(self, backend, now):
+        """The clock that stands during pauses."""
+        return max(self.opens_s[backend], now) - self.closed_s[backend]
+
+    def request(self, ticket, at, key, now, kept=0, waited_s=0.0):
         if not self.known(ticket):
+            if at not in self.waiting.values() and self.overdue.max_wait_s is not None:
+                self.due_s[at] = self.open_s(at[0], now) + self.overdue.max_wait_s - waited_s
             known = self.keys.get(at, FIRST_COME) if at in self.waiting.values() else FIRST_COME
             self.arrive(ticket, kept)
             self.waiting[ticket] = at
@@ -879,23 +952,32 @@ class Model:
             self.seat(ticket, self.waiting[ticket])
             self.forced.add(ticket)
 
-    def seat(self, ticket, at):
-        self.waiting.pop(ticket, None)
+    def seat(self, ticket, at, reason=""):
+        self.leave(ticket)
         self.holding[ticket] = at
         self.granted[at[0]] += 1
+        if reason == "overdue":
+            self.last_overdue[at[0]] = self.granted[at[0]]
+
+    def leave(self, ticket):
+        at = self.waiting.pop(ticket, None)
+        if at not in self.waiting.values():
+            self.due_s.pop(at, None)
 
     def rekey(self, at, key):
         if at in self.waiting.values():
             self.keys[at] = key
 
     def release(self, ticket, retry_after_s, now):
-        self.waiting.pop(ticket, None)
+        self.leave(ticket)
         at = self.holding.pop(ticket, None)
         self.forced.discard(ticket)
         if at is not None:
             self.released[at[0]] += 1
             if retry_after_s is not None:
-                self.opens_s[at[0]] = max(self.opens_s[at[0]], now + retry_after_s)
+                until_s, before_s = now + retry_after_s, max(self.opens_s[at[0]], now)
+                self.closed_s[at[0]] += max(until_s - before_s, 0.0)
+                self.opens_s[at[0]] = max(self.opens_s[at[0]], until_s)
 
     def free(self, backend):
         """Whether a slot is free there and a ticket waits, were it not for a pause."""
@@ -906,6 +988,10 @@ class Model:
         if not self.free(backend) or now < self.opens_s[backend]:
             return None
         backlog = self.backlog(backend)
+        due_s = min(((due_s, at) for at, due_s in self.due_s.items() if at[0] == backend), default=None)
+        since = self.granted[backend] - self.last_overdue[backend]
+        if due_s is not None and due_s[0] <= self.open_s(backend, now) and since >= self.overdue.every - 1:
+            return next(ticket for ticket, at in self.waiting.items() if at == due_s[1]), "overdue"
         exploration = self.exploration
         if exploration is not None and coin(exploration.seed, self.granted[backend] + 1, exploration.epsilon):
             level = self.keys[self.waiting[backlog[0]]].level
@@ -940,11 +1026,13 @@ class LedgerWalk(RuleBasedStateMachine):
         slots=st.integers(1, 3),
         epsilon=st.sampled_from((None, 0.3, 1.0)),
         seed=st.integers(0, 99),
+        overdue=st.builds(Overdue, st.sampled_from((None, 0.0, 5.0)), st.integers(1, 4)),
     )
-    def start(self, slots, epsilon, seed):
+    def start(self, slots, epsilon, seed, overdue):
         exploration = None if epsilon is None else Exploration(epsilon, seed=seed)
-        self.bench = Bench(self.home, *(Backend(name, slots) for name in BACKENDS), exploration=exploration)
-        self.model = Model(slots, exploration)
+        backends = [Backend(name, slots) for name in BACKENDS]
+        self.bench = Bench(self.home, *backends, exploration=exploration, overdue=overdue)
+        self.model = Model(slots, exploration, overdue)
         self.tickets = 0
         self.unforced = dict.fromkeys(BACKENDS, 0)
 
@@ -964,9 +1052,10 @@ class LedgerWalk(RuleBasedStateMachine):
                     self.untold.discard(ticket)
                     continue
                 backend = model.waiting[ticket][0]
-                assert model.next(backend, bench.now) == (ticket, bench.ledger.claim(ticket).reason)
+                reason = bench.ledger.claim(ticket).reason
+                assert model.next(backend, bench.now) == (ticket, reason)
                 assert bench.ledger.claim(ticket).arrival == model.arrivals[ticket]
-                model.seat(ticket, model.waiting[ticket])
+                model.seat(ticket, model.waiting[ticket], reason)
             if stage_events:
                 at, key = stage_events.pop()
                 bench.submit(Rekey(at, key))
@@ -980,11 +1069,13 @@ class LedgerWalk(RuleBasedStateMachine):
         self.untold = set()
         for change in changes * times:
             match change:
-                case Request(ticket, at, key, forced, _, kept):
+                case Request(ticket, at, key, forced, _, kept, waited_s):
                     if forced and not self.model.known(ticket):
                         self.untold.add(ticket)
-                    force = self.model.force
-                    force(ticket, at, kept) if forced else self.model.request(ticket, at, key, kept)
+                    if forced:
+                        self.model.force(ticket, at, kept)
+                    else:
+                        self.model.request(ticket, at, key, self.bench.now, kept, waited_s)
                 case Force(ticket):
                     if ticket in self.model.waiting:
                         self.untold.add(ticket)
@@ -1004,10 +1095,15 @@ class LedgerWalk(RuleBasedStateMachine):
         self.tickets += 1
         return self.tickets
 
-    @rule(at=LANES, key=st.one_of(st.none(), KEYS), stage_events=MOVES)
-    def request(self, at, key, stage_events):
+    @rule(
+        at=LANES,
+        key=st.one_of(st.none(), KEYS),
+        stage_events=MOVES,
+        waited_s=st.sampled_from((0.0, 0.0, 3.0, 8.0)),
+    )
+    def request(self, at, key, stage_events, waited_s):
         """A new ticket, whose key is from now on that of its lane."""
-        self._do([Request(self._new(), at, key)], stage_events)
+        self._do([Request(self._new(), at, key, waited_s=waited_s)], stage_events)
 
     @rule(count=st.integers(1, 30), lanes=st.lists(LANES, min_size=1), key=KEYS, together=st.booleans())
     def request_many(self, count, lanes, key, together):

@@ -277,7 +277,7 @@ class Bench:
             gc.collect()
             driver.pump()
         assert not driver._watched or self.kept, "a slot is still watched"
-        assert not machine.ledger._queues, "a queue is left"
+        assert not machine.ledger._queues.of, "a queue is left"
 
     def _the_story_is_whole(self):
         machine = self.machine

@@ -14,6 +14,7 @@ import numpy as np
 from llmsched_langgraph._belief.fit.evaluation import groups_of
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._jobs.ended import EndedJob, by_app
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.lab.sim.evaluation import Cell
 from llmsched_langgraph.lab.sim.workloads import Arrivals, Recorded, generate, resample
@@ -36,6 +37,7 @@ class Grid:
         slots: slots of the backend.
         seeds: number of seeds, counted from 0.
         tools: most tool stages that run at once; None for no limit.
+        overdue: the bound of waiting.
     """
 
     policies: Sequence[str | Policy]
@@ -45,6 +47,7 @@ class Grid:
     slots: int
     seeds: int
     tools: int | None = None
+    overdue: Overdue = UNBOUNDED
 
     def generated(self, names: Sequence[str], train: Sequence[EndedJob] | None = None) -> Iterator[Cell]:
         """Yield cells of generated jobs.
@@ -101,6 +104,7 @@ class Grid:
                     seed,
                     tuple(self.policies),
                     self.tools,
+                    self.overdue,
                 )
 
 

@@ -21,6 +21,7 @@ from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._jobs.ended import EndedJob, by_app
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph.lab.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads.arrivals import Arrivals, TimedJob, arrive
@@ -51,6 +52,7 @@ class Cell:
         seed: seed of the arrivals.
         policies: names, or policy objects with distinct names; the clairvoyant reference is always added.
         tools: most tool stages that run at once; None for no limit.
+        overdue: the bound of waiting; none by default, to compare the orders alone.
     """
 
     workload: str
@@ -62,6 +64,7 @@ class Cell:
     seed: int
     policies: Sequence[str | Policy]
     tools: int | None = None
+    overdue: Overdue = UNBOUNDED
 
 
 def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[dict[str, Any]]:
@@ -93,6 +96,7 @@ def measure(cell: Cell, stopwatch: Callable[[], float] | None = None) -> list[di
             profile=profile,
             applications=applications,
             tools=cell.tools,
+            overdue=cell.overdue,
             stopwatch=stopwatch,
         ).run()
         jct_s = np.array([job.jct_s for job in done.jobs])

@@ -33,6 +33,7 @@ from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph.lab.sim.servers import Server, SlotServer
 from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
@@ -127,6 +128,7 @@ class Simulation:
             stages.
         server: times the calls; None for their recorded seconds.
         tools: most tool stages that run at once, served first come, first served; None for no limit.
+        overdue: the bound of waiting.
         stopwatch: a clock, in seconds, that times the decisions; it does not affect the result.
         keep: whether to keep the ended jobs, for `Simulated.records`.
     """
@@ -141,13 +143,14 @@ class Simulation:
         applications: Mapping[str, Application] | None = None,
         server: Server | None = None,
         tools: int | None = None,
+        overdue: Overdue = UNBOUNDED,
         stopwatch: Callable[[], float] | None = None,
         keep: bool = False,
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
         self._machine = SchedulerMachine(
-            policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=MEMORY
+            policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=MEMORY, overdue=overdue
         )
         self._read = 0  # entries of the story
         self._server = SlotServer() if server is None else server
