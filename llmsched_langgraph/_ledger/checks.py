@@ -18,7 +18,7 @@ def check_view(view: LedgerView, now: float) -> None:
         assert pool.holding == sum(grant.lane[0] == name for grant in view.holding.values()), "holding"
         assert pool.waiting == waiting, "waiting"
         assert pool.granted - pool.released == pool.holding, "a slot was lost"
-        free = pool.holding < pool.backend.slots and now >= pool.opens_s
+        free = pool.holding < pool.backend.slots and now >= pool.ready_s
         assert not (pool.waiting and free), "a slot is free, an admissible ticket waits"
     for grant in view.holding.values():
         assert grant.concurrency <= grant.slots or grant.reason in OVER, "a limit was exceeded"

@@ -137,8 +137,9 @@ class MemoryLedger:
             if not waiting or holding >= backend.slots:
                 self._ripe.pop(name, None)
                 continue
-            if now < pause.opens_s:
-                wake_s = pause.opens_s if wake_s is None else min(wake_s, pause.opens_s)
+            ready_s = pause.ready_s(granted, backend.slots)
+            if now < ready_s:
+                wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
                 continue
             reason, found = self._next(name, view, now)
             holding, waiting, granted = holding + 1, waiting - 1, granted + 1
@@ -166,7 +167,7 @@ class MemoryLedger:
             staged[at] if at in staged else self._committed[at]
         )
         reason = "free"
-        if waiting or holding >= backend.slots or now < pause.opens_s:
+        if waiting or holding >= backend.slots or now < pause.ready_s(granted, backend.slots):
             if not forced:
                 return None
             reason = "forced"
@@ -256,7 +257,7 @@ class MemoryLedger:
             holding, released = holding - 1, released + 1
             failure = release.failure
             if failure is not None or pause.backoff_s:
-                pause = paused(pause, claim.granted_s, now, failure)
+                pause = paused(pause, granted, claim.granted_s, now, failure)
         else:
             self._shorten(claim.lane)
             waiting -= 1

@@ -304,6 +304,10 @@ class Lost(NamedTuple):
     ticket: int
 
 
+RAMP_S = 0.25
+"""After a pause, the number of grants doubles each `RAMP_S` seconds: 1, 2, 4, ..."""
+
+
 class Pause(NamedTuple):
     """A backend's pauses.
 
@@ -311,20 +315,38 @@ class Pause(NamedTuple):
         opens_s: clock time until which it is paused: only forced tickets are granted.
         backoff_s: length of the last pause for which no time was given; 0 after a success.
         closed_s: total length of all pauses, the current one included, in seconds.
+        grants: number of the backend's grants when the last pause began; None if there was none.
     """
 
     opens_s: float = 0.0
     backoff_s: float = 0.0
     closed_s: float = 0.0
+    grants: int | None = None
 
-    def until(self, now: float, opens_s: float) -> Pause:
-        """Return the pause if it lasts at least until `opens_s`."""
-        longer_s = max(opens_s - max(self.opens_s, now), 0.0)
-        return self._replace(opens_s=max(self.opens_s, opens_s), closed_s=self.closed_s + longer_s)
+    def until(self, now: float, opens_s: float, grants: int) -> Pause:
+        """Return the pause if it lasts at least until `opens_s`, after so many grants."""
+        longer_s = opens_s - max(self.opens_s, now)
+        if longer_s <= 0.0:
+            return self
+        return self._replace(opens_s=opens_s, closed_s=self.closed_s + longer_s, grants=grants)
 
     def open_s(self, now: float) -> float:
         """Return a clock that stands during pauses: `now` less the pauses so far."""
         return max(self.opens_s, now) - self.closed_s
+
+    def ready_s(self, grants: int, slots: int) -> float:
+        """Return the clock time from which the next grant is admissible.
+
+        By the end of the n-th `RAMP_S` seconds after a pause, the backend has made at most 2^n - 1 grants
+        since the pause began. This ends with as many grants as it has slots.
+
+        Args:
+            grants: number of grants so far.
+            slots: the backend's slots.
+        """
+        if self.grants is None or grants - self.grants >= slots:
+            return self.opens_s
+        return self.opens_s + RAMP_S * ((grants - self.grants + 1).bit_length() - 1)
 
 
 NEVER_PAUSED = Pause()
@@ -352,9 +374,9 @@ class BackendView(NamedTuple):
     overdue: int | None = None
 
     @property
-    def opens_s(self) -> float:
-        """Clock time until which it is paused."""
-        return self.pause.opens_s
+    def ready_s(self) -> float:
+        """Clock time from which the next grant is admissible, as far as pauses go."""
+        return self.pause.ready_s(self.granted, self.backend.slots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,13 +220,13 @@ def test_a_decision_that_is_not_committed_changes_nothing(owned):
     truth.begin()
     assert (list(ledger.view().waiting), list(ledger.view().holding)) == ([3, 4], [])
     assert ledger.settle(1.0) == ((), 8.0)
-    for ticket in (3, 4):
-        (found, _) = ledger.settle(8.0)
+    for ticket, now in ((3, 8.0), (4, 8.25)):
+        (found, _) = ledger.settle(now)
         assert [one.ticket for one in found] == [ticket]
         assert ledger.claim(ticket).arrival  # it waits until that is committed
         truth.commit()
         truth.begin()
-    ledger.check(8.0)
+    ledger.check(8.25)
 
 
 def test_a_grant_that_is_not_committed_is_made_again(owned):

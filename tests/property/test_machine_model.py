@@ -184,7 +184,7 @@ class WatchedLedger(MemoryLedger):
     def admit(self, now, request):
         backend = request.lane[0]
         pool = self.backend(backend)
-        open_ = not pool.waiting and pool.holding < pool.backend.slots and now >= pool.opens_s
+        open_ = not pool.waiting and pool.holding < pool.backend.slots and now >= pool.ready_s
         grant = super().admit(now, request)
         assert (grant is not None) == (request.forced or open_), "overtook, or waits beside a slot"
         return grant
@@ -219,7 +219,7 @@ class WatchedLedger(MemoryLedger):
         """The ticket that is to be granted, and the reason; None if none can be."""
         pool = self.backend(backend)
         line = self.sorted(backend)
-        if not line or pool.holding >= pool.backend.slots or now < pool.opens_s:
+        if not line or pool.holding >= pool.backend.slots or now < pool.ready_s:
             return None
         explored = self._explored(line, pool.granted + 1, now)
         return (line[0], "order") if explored is None else (explored, "explore")
@@ -532,8 +532,8 @@ class MachineWalk(RuleBasedStateMachine):
             assert unforced <= max(pool.backend.slots, self.unforced_before[name])
             self.unforced_before[name] = unforced
             if pool.waiting and pool.holding < pool.backend.slots:
-                assert self.now < pool.opens_s, "a free slot beside a waiting ticket"
-                wake_s = min(wake_s, pool.opens_s)
+                assert self.now < pool.ready_s, "a free slot beside a waiting ticket"
+                wake_s = min(wake_s, pool.ready_s)
             orders = [ledger._committed[view.waiting[ticket].lane][:2] for ticket in ledger.sorted(name)]
             assert orders == sorted(orders), "the ledger has not heard of an order"
         for machine in (self.machine, self.twin):

@@ -85,7 +85,7 @@ class Bench:
         assert (pool.holding, pool.waiting) == (len(self.held), len(self.waiting))
         view = self.scheduler._driver.view()
         assert all(own.concurrency <= own.slots for own in view.holding.values() if own.reason != "forced")
-        paused = self.now_s < view.backends["b"].opens_s
+        paused = self.now_s < view.backends["b"].ready_s
         assert pool.holding >= pool.slots or not pool.waiting or paused
 
     async def run(self, steps):

@@ -22,6 +22,7 @@ from support.seam import PATIENCE_S, auntil, until
 
 from llmsched_langgraph import CallCancelledError, QueueTimeoutError, schedule
 from llmsched_langgraph._adapter.http.answers import failure_of, failure_of_error
+from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.values import Failure
 
 MODEL = "http://model.test/v1"
@@ -252,9 +253,9 @@ def test_which_answers_pause_the_backend(client, scheduler, status, headers, pau
     def does():
         client.post(f"{MODEL}/chat", json={})
         (backend,) = scheduler._driver.backends.values()
-        assert (backend.opens_s > scheduler._driver.clock()) == paused
+        assert (backend.pause.opens_s > scheduler._driver.clock()) == paused
         client.post(f"{MODEL}/chat", json={})
-        assert scheduler._driver.clock() >= backend.opens_s
+        assert scheduler._driver.clock() >= backend.pause.opens_s
 
     call(scheduler, does)
     assert client.seen == [1, 1]
@@ -301,7 +302,29 @@ def test_a_fallback_to_another_server(client, scheduler):
 
     call(scheduler, does)
     assert client.seen == [1, 1, 1]
-    assert scheduler._driver.backends["default"].opens_s == 0.0
+    assert scheduler._driver.backends["default"].pause.opens_s == 0.0
+
+
+def test_after_a_refusal_requests_come_back_a_few_at_a_time(client, scheduler):
+    """Forty runs, one refusal: no request until the server allows one, then 1, 2, 4 per quarter second."""
+    scheduler.resize(8)
+    client.answers = [(429, {"retry-after": "0.5"}, b"")]
+    entries = []
+
+    def does():
+        while client.post(f"{MODEL}/chat", json={}).status_code == 429:
+            pass
+
+    with scheduler.subscribe(entries.append), ThreadPoolExecutor(40) as threads:
+        list(threads.map(lambda _: call(scheduler, does), range(40)))
+    released = [one for one in entries if one.kind == "CallReleased"]
+    (refused,) = (one for one in released if one.detail.outcome is Outcome.FAILED)
+    opens_s = scheduler._driver.backends["default"].pause.opens_s
+    assert opens_s == refused.at_s + 0.5
+    after = [one.at_s for one in entries if one.kind == "SlotGranted" and one.number > refused.number]
+    assert all(at_s >= opens_s + 0.25 * (n.bit_length() - 1) for n, at_s in enumerate(after[:8], 1))
+    assert len(client.seen) == 41
+    assert max(client.seen) <= 8
 
 
 def test_a_retry_keeps_the_place_of_its_call(client, scheduler):

@@ -160,7 +160,7 @@ class LedgerConformance(Home):
             "c": Backend("c", 1, ("m",)),
         }
         assert {name: own[1:] for name, own in b.ledger.backends.items()} == dict.fromkeys(
-            "bc", (0, 0, 0, 0, (0.0, 0.0, 0.0), None)
+            "bc", (0, 0, 0, 0, (0.0, 0.0, 0.0, None), None)
         )
 
     def test_a_free_slot_is_taken_at_once(self, bench):
@@ -442,6 +442,7 @@ class LedgerConformance(Home):
         assert b.holding() == [1, 3]
         b.ask(4)
         b.ask(5)
+        b.now = 6.0
         b.submit(Release(4), Release(5), Release(1), Request(6, lane(6)))
         assert b.ledger.admit(b.now, Request(9, lane(9))) is None
         assert b.settle() == [6]
@@ -553,11 +554,31 @@ class LedgerConformance(Home):
         one.now = 10.0
         assert one.release(0, 5.0) == []
         assert one.wake_s == 15.0
-        assert one.ledger.backend("b").opens_s == 15.0
+        assert one.ledger.backend("b").pause.opens_s == 15.0
         assert one.at(14.9) == []
         assert one.wake_s == 15.0
         assert one.at(15.0) == [1]
         assert one.wake_s is None
+
+    def test_after_a_pause_calls_come_back_a_few_at_a_time(self, bench):
+        """1, 2, 4, ... per quarter second, until the slots are full; then as slots come free."""
+        b = bench(Backend("b", 12))
+        for ticket in range(30):
+            b.ask(ticket)
+        b.do(*[Release(ticket, failure=Failure(429, 5.0)) for ticket in range(12)])
+        granted = []
+        while b.wake_s is not None:
+            granted.append((b.wake_s, len(b.at(b.wake_s))))
+        assert granted == [(5.0, 1), (5.25, 2), (5.5, 4), (5.75, 5)]
+        assert b.release(12) == [24]
+
+    def test_a_call_that_comes_after_a_pause_is_not_held_back(self, bench):
+        """Unless many others came at the same time."""
+        b = bench(Backend("b", 4))
+        b.ask(0)
+        b.release(0, 5.0)
+        assert b.at(7.0) == []
+        assert [b.ask(ticket) for ticket in range(1, 5)] == [[1], [2], [3], [4]]
 
     @pytest.mark.parametrize(
         "failure", [None, Failure(500), Failure(429, 0.0), Failure(429, 121.0), Failure()]
@@ -619,7 +640,7 @@ class LedgerConformance(Home):
         b.release(2, 8.0)
         assert b.wake_s == 9.0
         assert b.at(8.5) == []
-        assert b.at(9.0) == [3, 4]
+        assert [b.at(9.0), b.at(9.25)] == [[3], [4]]
 
     def test_only_a_holder_pauses(self, one):
         """A ticket that waits, or is not known, has asked the backend for nothing."""
@@ -900,6 +921,7 @@ class Model:
         self.closed_s = dict.fromkeys(BACKENDS, 0.0)
         self.slots = dict.fromkeys(BACKENDS, slots)
         self.opens_s = dict.fromkeys(BACKENDS, 0.0)
+        self.ramps = dict.fromkeys(BACKENDS, -math.inf)  # the grants when the last pause began
         self.granted = dict.fromkeys(BACKENDS, 0)
         self.released = dict.fromkeys(BACKENDS, 0)
         self.exploration = exploration
@@ -975,9 +997,20 @@ class Model:
         if at is not None:
             self.released[at[0]] += 1
             if retry_after_s is not None:
-                until_s, before_s = now + retry_after_s, max(self.opens_s[at[0]], now)
-                self.closed_s[at[0]] += max(until_s - before_s, 0.0)
-                self.opens_s[at[0]] = max(self.opens_s[at[0]], until_s)
+                longer_s = now + retry_after_s - max(self.opens_s[at[0]], now)
+                if longer_s > 0.0:
+                    self.closed_s[at[0]] += longer_s
+                    self.opens_s[at[0]] = now + retry_after_s
+                    self.ramps[at[0]] = self.granted[at[0]]
+
+    def ready_s(self, backend):
+        """When the next grant is allowed there: 1, 2, 4, ... of them per quarter second after a pause."""
+        since, at_s = self.granted[backend] - self.ramps[backend], self.opens_s[backend]
+        if since < self.slots[backend]:
+            allowed, more = 1, 2
+            while allowed <= since:
+                allowed, more, at_s = allowed + more, 2 * more, at_s + 0.25
+        return at_s
 
     def free(self, backend):
         """Whether a slot is free there and a ticket waits, were it not for a pause."""
@@ -985,7 +1018,7 @@ class Model:
 
     def next(self, backend, now):
         """The ticket that gets a slot there, and why; None if there is none."""
-        if not self.free(backend) or now < self.opens_s[backend]:
+        if not self.free(backend) or now < self.ready_s(backend):
             return None
         backlog = self.backlog(backend)
         due_s = min(((due_s, at) for at, due_s in self.due_s.items() if at[0] == backend), default=None)
@@ -1013,7 +1046,7 @@ class Model:
 
     def wake_s(self, now):
         """When time alone allows a grant."""
-        times = [self.opens_s[backend] for backend in BACKENDS if self.free(backend)]
+        times = [self.ready_s(backend) for backend in BACKENDS if self.free(backend)]
         return min((at for at in times if at > now), default=None)
 
 
@@ -1123,7 +1156,7 @@ class LedgerWalk(RuleBasedStateMachine):
         free = (
             not model.backlog(backend)
             and model.held(backend) < model.slots[backend]
-            and bench.now >= model.opens_s[backend]
+            and bench.now >= model.ready_s(backend)
         )
         grant = bench.ledger.admit(bench.now, Request(ticket, at, None, forced))
         assert grant is None or forced or free
@@ -1246,7 +1279,7 @@ class LedgerWalk(RuleBasedStateMachine):
         for backend in BACKENDS:
             own = view.backends[backend]
             assert own == ledger.backend(backend) == ledger.backends[backend]
-            assert (own.backend.slots, own.opens_s) == (model.slots[backend], model.opens_s[backend])
+            assert (own.backend.slots, own.pause.opens_s) == (model.slots[backend], model.opens_s[backend])
             assert (own.holding, own.waiting) == (model.held(backend), len(model.backlog(backend)))
             assert (own.granted, own.released) == (model.granted[backend], model.released[backend])
             unforced = sum(

@@ -171,11 +171,11 @@ def test_a_pause_is_no_wait():
 def test_the_clock_that_stands_during_pauses():
     pause = Pause()
     assert pause.open_s(5.0) == 5.0
-    pause = pause.until(5.0, 8.0)
+    pause = pause.until(5.0, 8.0, 3)
     assert [pause.open_s(now) for now in (5.0, 7.0, 8.0, 9.0)] == [5.0, 5.0, 5.0, 6.0]
-    pause = pause.until(7.0, 10.0)
+    pause = pause.until(7.0, 10.0, 3)
     assert [pause.open_s(now) for now in (7.0, 10.0, 12.0)] == [5.0, 5.0, 7.0]
-    assert pause.until(9.0, 9.5) == pause
+    assert pause.until(9.0, 9.5, 4) == pause
 
 
 @pytest.mark.parametrize("wrong", [-1.0, inf, float("nan"), "soon", True])

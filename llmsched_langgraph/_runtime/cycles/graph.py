@@ -303,7 +303,7 @@ def _full(pool: Pool) -> bool:
     """Return whether a slot comes free only if one of the known holders releases its own."""
     view = pool.view
     known = len(pool.holding) == view.holding >= view.backend.slots and bool(pool.waiting)
-    return known and pool.driver.clock() >= view.opens_s
+    return known and pool.driver.clock() >= view.ready_s
 
 
 def _together(states: list[State], *, every: bool) -> State:
