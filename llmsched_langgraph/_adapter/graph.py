@@ -25,6 +25,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from llmsched_langgraph._adapter import executor, gate
+from llmsched_langgraph._adapter.claims import priority_of
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
 from llmsched_langgraph._core.events import JobInfo
@@ -35,7 +36,7 @@ from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
 from llmsched_langgraph._runtime.hosts import Iteration
 from llmsched_langgraph._runtime.run import Run
-from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
+from llmsched_langgraph._runtime.scheduler import Scheduler, start_run, trusts
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph._runtime.threads import learn_pool
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
@@ -247,7 +248,7 @@ class _Job:
         # Without new input, or with a command, the interrupted run of this thread resumes.
         resumes = thread if given is None or isinstance(given, Command) else None
         return cls(
-            run=start_run(on, _info(graph, config, thread), resumes),
+            run=start_run(on, _info(graph, config, thread, trust=trusts(on)), resumes),
             config=config,
             thread=thread,
             breakpoints=bool(
@@ -302,11 +303,12 @@ class _Job:
             self.run.end(self.outcome, paused_on=self.thread)
 
 
-def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:
+def _info(graph: Any, config: Any, thread: str | None, *, trust: bool) -> JobInfo:
     """Return the properties of the run at its arrival: plain values only."""
     application = application_of(graph)
+    priority = priority_of(config, graph.config, trust=trust)
     if not config:
-        return JobInfo(application)
+        return JobInfo(application, priority=priority)
     given = config
     run_id = given.get("run_id")
     metadata = given.get("metadata")
@@ -314,6 +316,7 @@ def _info(graph: Any, config: Any, thread: str | None) -> JobInfo:
         application=application,
         run_id="" if run_id is None else str(run_id),
         thread_id=thread or "",
+        priority=priority,
         tags=tuple(given.get("tags") or ()),
         metadata=tuple([item for item in metadata.items() if isinstance(item[1], _PLAIN)])
         if metadata

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
-from llmsched_langgraph._ledger.values import Backend, Failure
+from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.values import Backend
 
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
@@ -84,7 +85,7 @@ class CallRequested(NamedTuple):
     Without a job, or if the job has ended, the call is a job of its own. `run` is the number of the stage run
     that makes the call; None if unknown. A `forced` call gets a slot at once, even above the limit. `models`
     are the names of the requested model. `again` is the ticket of the call's previous attempt, whose place it
-    keeps; 0 for its first one.
+    keeps; 0 for its first one. `priority` is that of a call that is a job of its own.
     """
 
     ticket: int
@@ -95,6 +96,7 @@ class CallRequested(NamedTuple):
     run: int | None = None
     models: tuple[str, ...] = ()
     again: int = 0
+    priority: int = 0
 
 
 class CallReleased(NamedTuple):

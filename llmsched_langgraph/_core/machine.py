@@ -172,7 +172,7 @@ class SchedulerMachine:
         return False
 
     def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
-        ticket, backend, stage, id_, forced, run, models, again = event
+        ticket, backend, stage, id_, forced, run, models, again, priority = event
         ledger = self.ledger
         if ledger.claim(ticket) is not None:
             return False
@@ -190,7 +190,7 @@ class SchedulerMachine:
                     self.untold[ticket] = True
                     self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
                     return False
-            job = self._new_job(now, _DIRECT)
+            job = self._new_job(now, _DIRECT._replace(priority=priority) if priority else _DIRECT)
             self._add(job, (Job.named, None, ()))
         else:
             self._hear_stage_events(job, now)

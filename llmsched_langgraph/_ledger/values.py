@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
+from llmsched_langgraph._ledger.pauses import NEVER_PAUSED, Failure, Pause
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_SLOTS = 8
@@ -91,6 +92,23 @@ def check_slots(slots: object, what: str) -> int:
     return slots
 
 
+PRIORITIES = range(-5, 6)
+"""LangGraph's priorities; smaller ones are served first."""
+
+
+def check_priority(priority: object, what: str) -> int:
+    """Return `priority` if it is valid.
+
+    Raises:
+        ConfigurationError: it is not; the message begins with `what`.
+    """
+    if isinstance(priority, bool) or not isinstance(priority, int) or priority not in PRIORITIES:
+        raise ConfigurationError(
+            f"{what} must be a whole number from -5 to 5 (smaller is served first), not {priority!r}"
+        )
+    return priority
+
+
 class CallInfo(NamedTuple):
     """The properties of a call when it requests a slot.
 
@@ -117,20 +135,6 @@ class CallInfo(NamedTuple):
     output_tokens: int | None = None
     conversation: str = ""
     account: str = ""
-
-
-class Failure(NamedTuple):
-    """Why an attempt failed.
-
-    Attributes:
-        status: HTTP status; None if there was no response.
-        retry_after_s: seconds after which the response allows the next attempt; None if it names no time.
-        kind: the class of the error, in one word.
-    """
-
-    status: int | None = None
-    retry_after_s: float | None = None
-    kind: str = ""
 
 
 class InformationGain(Protocol):
@@ -302,54 +306,6 @@ class Lost(NamedTuple):
     """The ticket lost its slot without a release: its lease ended."""
 
     ticket: int
-
-
-RAMP_S = 0.25
-"""After a pause, the number of grants doubles each `RAMP_S` seconds: 1, 2, 4, ..."""
-
-
-class Pause(NamedTuple):
-    """A backend's pauses.
-
-    Attributes:
-        opens_s: clock time until which it is paused: only forced tickets are granted.
-        backoff_s: length of the last pause for which no time was given; 0 after a success.
-        closed_s: total length of all pauses, the current one included, in seconds.
-        grants: number of the backend's grants when the last pause began; None if there was none.
-    """
-
-    opens_s: float = 0.0
-    backoff_s: float = 0.0
-    closed_s: float = 0.0
-    grants: int | None = None
-
-    def until(self, now: float, opens_s: float, grants: int) -> Pause:
-        """Return the pause if it lasts at least until `opens_s`, after so many grants."""
-        longer_s = opens_s - max(self.opens_s, now)
-        if longer_s <= 0.0:
-            return self
-        return self._replace(opens_s=opens_s, closed_s=self.closed_s + longer_s, grants=grants)
-
-    def open_s(self, now: float) -> float:
-        """Return a clock that stands during pauses: `now` less the pauses so far."""
-        return max(self.opens_s, now) - self.closed_s
-
-    def ready_s(self, grants: int, slots: int) -> float:
-        """Return the clock time from which the next grant is admissible.
-
-        By the end of the n-th `RAMP_S` seconds after a pause, the backend has made at most 2^n - 1 grants
-        since the pause began. This ends with as many grants as it has slots.
-
-        Args:
-            grants: number of grants so far.
-            slots: the backend's slots.
-        """
-        if self.grants is None or grants - self.grants >= slots:
-            return self.opens_s
-        return self.opens_s + RAMP_S * ((grants - self.grants + 1).bit_length() - 1)
-
-
-NEVER_PAUSED = Pause()
 
 
 class BackendView(NamedTuple):

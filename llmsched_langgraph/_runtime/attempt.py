@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, Outcome
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._runtime.call import Call, inherit
 from llmsched_langgraph._runtime.holders import running_loop_ref
 from llmsched_langgraph._runtime.marks import Looking

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._runtime.context import CALL, PAUSED, current_stage_run, unmark
 from llmsched_langgraph._runtime.holders import is_closed, running_loop_ref
 from llmsched_langgraph._runtime.marks import Inside, Looking, Paused

@@ -37,7 +37,8 @@ from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
-from llmsched_langgraph._ledger.values import Backend, BackendView, Failure, Grant, LedgerView, Waiting
+from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.values import Backend, BackendView, Grant, LedgerView, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscriptions
 from llmsched_langgraph._observe.totals import PackageObserver, Totals

@@ -17,7 +17,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
-from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_slots
+from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_priority, check_slots
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.beats import check_timeout
@@ -118,6 +118,8 @@ class Scheduler:
             active. "count" counts them in `Statistics.unmarked_calls` and logs the first; "gate" counts them,
             and each takes a slot as a job of its own, if a backend serves its model; "ignore" does nothing.
             While no run is active, such calls are neither counted nor gated.
+        trust_config: whether a run of a user that the Agent Server authenticated may choose its priority;
+            other runs always may.
         clock: returns the time in seconds; it must never go back.
 
     Raises:
@@ -139,6 +141,7 @@ class Scheduler:
         save_on_sigterm: bool = False,
         follow_threads: bool = True,
         outside: Outside = "count",
+        trust_config: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
@@ -153,7 +156,10 @@ class Scheduler:
             raise ConfigurationError("save_on_sigterm saves what profiles and record name; give one of them")
         if not isinstance(follow_threads, bool):
             raise ConfigurationError(f"follow_threads must be True or False, not {follow_threads!r}")
+        if not isinstance(trust_config, bool):
+            raise ConfigurationError(f"trust_config must be True or False, not {trust_config!r}")
         self._follow_threads = follow_threads
+        self._trust_config = trust_config
         self._unmarked = Unmarked(outside)
         self._driver = Driver(
             pools,
@@ -167,24 +173,29 @@ class Scheduler:
         if save_on_sigterm:
             SAVER.watch(self._driver)
 
-    def slot(self, model: str | Requested | None = None, *, stage: str = "") -> Call:
+    def slot(
+        self, model: str | Requested | None = None, *, stage: str = "", priority: int | None = None
+    ) -> Call:
         """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
 
         Args:
             model: the model that the call requests, or the base URL that it goes to; needed only if backends
                 name models or base URLs. The package itself passes all names of a call.
             stage: a stage name for the call; calls of one stage share a prediction of their work.
+            priority: -5 to 5, smaller first; None for 0. A call inside a run has the priority of its run.
 
         Raises:
             UnknownModelError: no backend serves the model.
+            ConfigurationError: the priority is none.
         """
+        level = 0 if priority is None else check_priority(priority, "priority")
         run = current_run()
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
         if run is None:
-            return Call(Terms(self._driver, backend, None, stage, self._queue_timeout_s))
+            return Call(Terms(self._driver, backend, None, stage, self._queue_timeout_s, None, level))
         job = run.job if run.driver is self._driver else None
-        return Call(Terms(self._driver, backend, job, stage, self._queue_timeout_s, run.loop))
+        return Call(Terms(self._driver, backend, job, stage, self._queue_timeout_s, run.loop, level))
 
     def resize(self, slots: int, backend: str | None = None) -> None:
         """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.
@@ -295,3 +306,8 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     run = Run(scheduler, driver, router, job, loop, seen, scope, follows, unmarked=unmarked)
     began(run)
     return run
+
+
+def trusts(scheduler: Scheduler) -> bool:
+    """Return whether runs of authenticated users may say how urgent they are."""
+    return scheduler._trust_config  # noqa: SLF001 (of this module)

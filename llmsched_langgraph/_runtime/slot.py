@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llmsched_langgraph._core.events import CallRequested, HolderDied
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph._ledger.values import Failure, Grant
+from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.values import Grant
 from llmsched_langgraph._runtime.beats import Beats
 from llmsched_langgraph._runtime.context import PAUSED, current_run, current_stage_run
 from llmsched_langgraph._runtime.cycles.stdlib import running_loop
@@ -46,6 +47,7 @@ class Terms(NamedTuple):
         stage: the call's stage name.
         timeout_s: maximum wait for a slot, in seconds; None for no limit.
         loop: the event loop in one of whose threads the call may run; None if unknown.
+        priority: the priority of a call that is a job of its own.
     """
 
     driver: Driver
@@ -54,6 +56,7 @@ class Terms(NamedTuple):
     stage: str = ""
     timeout_s: float | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    priority: int = 0
 
 
 class Slot:
@@ -160,12 +163,13 @@ class Slot:
 
     def _ask(self, stage: StageRun | None, forced: bool, loop: weakref.ref[Any] | None = None) -> bool:
         """Request the slot; return whether it was granted at once. A call on a `loop` ends with it."""
-        driver, backend, job, name, _, _ = self.terms
+        driver, backend, job, name, _, _, priority = self.terms
         # The ticket exists before the request, so an interrupted request can be abandoned.
         ticket = self._ticket = driver.new_ticket()
         self._held.append(driver.watch(self, ticket, loop))
         run = None if stage is None else stage.number
-        return driver.request(_new(CallRequested, (ticket, backend, name, job, forced, run, (), self._again)))
+        fields = (ticket, backend, name, job, forced, run, (), self._again, priority)
+        return driver.request(_new(CallRequested, fields))
 
     def _block(self, stage: StageRun | None) -> None:
         """Block until the slot is granted."""

@@ -9,8 +9,9 @@ from support.conformance import Bench, LedgerConformance, lane
 from llmsched_langgraph._ledger.exploration import in_order
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.truth import Truth
-from llmsched_langgraph._ledger.values import Backend, Configure, Failure, Key, Rekey, Release, Request
+from llmsched_langgraph._ledger.values import Backend, Configure, Key, Rekey, Release, Request
 
 
 class TestMemory(LedgerConformance):

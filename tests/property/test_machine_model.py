@@ -54,7 +54,8 @@ from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 from llmsched_langgraph._ledger.memory import MemoryLedger
-from llmsched_langgraph._ledger.values import Backend, Failure, Grant, Waiting
+from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.values import Backend, Grant, Waiting
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
 pytestmark = pytest.mark.timeout(400)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsched_langgraph import Backend, Scheduler
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.pauses import Failure
 
 STEPS = st.lists(
     st.one_of(

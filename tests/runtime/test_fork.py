@@ -24,7 +24,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._learning import stores
 from llmsched_langgraph._learning.stores import DirectoryStore
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, inside, inside_stage
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run

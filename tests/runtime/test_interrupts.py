@@ -36,7 +36,8 @@ from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 from llmsched_langgraph._ledger.exploration import Exploration
-from llmsched_langgraph._ledger.values import Backend, Failure
+from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import driver as driver_module
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime import timer as timer_module

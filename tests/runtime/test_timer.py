@@ -12,7 +12,7 @@ import pytest
 from llmsched_langgraph import Scheduler, SchedulerClosedError
 from llmsched_langgraph._core.events import CallRequested
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._runtime import driver as driver_module
 from llmsched_langgraph._runtime import timer as timer_module
 from llmsched_langgraph._runtime.timer import IDLE_BEATS, Timer

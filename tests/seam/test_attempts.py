@@ -23,7 +23,7 @@ from support.seam import PATIENCE_S, auntil, until
 from llmsched_langgraph import CallCancelledError, QueueTimeoutError, schedule
 from llmsched_langgraph._adapter.http.answers import failure_of, failure_of_error
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.pauses import Failure
 
 MODEL = "http://model.test/v1"
 USAGE = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}

@@ -16,13 +16,13 @@ from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
     Backend,
     CallInfo,
     Configure,
     Explore,
-    Failure,
     Force,
     Grant,
     Granted,

@@ -26,7 +26,8 @@ from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import as_policy, llmsched
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
-from llmsched_langgraph._ledger.values import Backend, Failure
+from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.values import Backend
 
 JOB = ("app", ("look", 1.0), ("act", 4.0), ("act", 4.0))
 

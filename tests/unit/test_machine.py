@@ -38,7 +38,8 @@ from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageOccurrence
 from llmsched_langgraph._ledger.exploration import Exploration
-from llmsched_langgraph._ledger.values import Backend, Failure, Rekey
+from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.values import Backend, Rekey
 
 BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
 

@@ -17,7 +17,8 @@ from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import POLICIES, as_policy
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
-from llmsched_langgraph._ledger.values import Backend, Failure, Pause
+from llmsched_langgraph._ledger.pauses import Failure, Pause
+from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph.testing import VirtualClock
 
 CALL_S = 1.0

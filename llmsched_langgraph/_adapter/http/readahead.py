@@ -16,7 +16,7 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 from llmsched_langgraph._adapter.http.answers import failure_of_error
-from llmsched_langgraph._ledger.values import Failure
+from llmsched_langgraph._ledger.pauses import Failure
 
 LIMIT = 1 << 20
 """Bytes in the buffer from which on nothing more is read ahead."""
