@@ -6,10 +6,12 @@ import asyncio
 from typing import TypedDict
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
 from support.seam import auntil
 
 from llmsched_langgraph import ConfigurationError, schedule
+from llmsched_langgraph.traces import read_jobs
 
 
 class State(TypedDict, total=False):
@@ -31,11 +33,16 @@ def make_graph(make_scheduler):
     def make(**settings):
         scheduler, order = make_scheduler(1, policy="fcfs", **settings), []
 
-        async def node(state):
+        def node(state):
+            with scheduler.slot():
+                order.append(state["name"])
+
+        async def anode(state):
             async with scheduler.slot():
                 order.append(state["name"])
 
-        graph = StateGraph(State).add_node("n", node).add_edge(START, "n").compile()
+        builder = StateGraph(State).add_node("n", RunnableLambda(node, anode))
+        graph = builder.add_edge(START, "n").compile()
         return scheduler, schedule(graph, scheduler), order
 
     return make
@@ -100,6 +107,15 @@ def test_an_authenticated_user_is_trusted_if_the_scheduler_says_so(make_graph, t
     assert order_of(make_graph(trust_config=trust), None, *claims) == ("120" if trust else "012")
     if not trust:
         assert order_of(make_graph(), as_user(configured("metadata", "high"), **user)) == "0"
+
+
+def test_the_priority_is_recorded(make_graph, tmp_path):
+    """That of a job whose priority is not 0."""
+    scheduler, graph, _ = make_graph(record=tmp_path / "jobs.jsonl")
+    for config in (configured("metadata", 3), None):
+        graph.invoke({"name": "a"}, config)
+    scheduler.close()
+    assert [job.priority for job in read_jobs(tmp_path / "jobs.jsonl")] == [3, None]
 
 
 def test_an_empty_user_is_none(make_graph):

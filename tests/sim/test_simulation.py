@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph._ledger.overdue import Overdue
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.lab.sim.latency import LATENCY_MODELS, LatencyModel
@@ -77,6 +79,22 @@ def test_tools_can_be_few():
     both = [TimedJob(0.0, job(tool("t", 4.0), named="a")), TimedJob(1.0, job(tool("t", 4.0), named="b"))]
     assert jcts(both, FCFS) == [4.0, 4.0]
     assert jcts(both, FCFS, tools=1) == [4.0, 7.0]
+
+
+def test_priorities_of_jobs_count():
+    """Smaller ones first; a recorded priority is that of the job."""
+    late = replace(chain(3.0), priority=-1)
+    timed = [TimedJob(0.0, chain(1.0)), TimedJob(0.1, chain(1.0)), TimedJob(0.2, late)]
+    assert jcts(timed, FCFS) == pytest.approx([1.0, 4.9, 3.8])
+
+
+def test_long_waits_come_first():
+    """A job that waited for longer than the bound goes before shorter ones."""
+    timed = [TimedJob(0.0, chain(1.0)), TimedJob(0.0, chain(5.0))]
+    timed += [TimedJob(0.1 + n, chain(1.0)) for n in range(9)]
+    clairvoyant = Clairvoyant(timed)
+    assert jcts(timed, clairvoyant)[1] == pytest.approx(15.0)
+    assert jcts(timed, clairvoyant, overdue=Overdue(3.0, 1))[1] == pytest.approx(8.0)
 
 
 def test_calls_without_seconds_are_refused():
