@@ -36,7 +36,7 @@ class UnknownModelError(LLMSchedError, LookupError):
 
 
 class QueueTimeoutError(LLMSchedError, TimeoutError):
-    """A call waited in the backlog longer than the scheduler's `queue_timeout_s`."""
+    """A call waited in the backlog longer than the `queue_timeout_s` of its backend, or of the scheduler."""
 
 
 class CallCancelledError(LLMSchedError, RuntimeError):

@@ -30,16 +30,18 @@ class Backend:
         slots: maximum number of concurrent calls, at least 1.
         models: the models that it serves, such as "gpt-4o", "llama-*" or the name of an Azure deployment.
         base_urls: the URLs that it answers at, such as "http://gpu-1:8000/v1"; they include what is below.
+        queue_timeout_s: maximum wait of a call for a slot, in seconds; None for that of the scheduler.
 
     Raises:
-        ConfigurationError: `slots` is below 1, the name is empty, or `models` or `base_urls` is not a list of
-            names or URLs.
+        ConfigurationError: `slots` is below 1, the name is empty, `models` or `base_urls` is not a list of
+            names or URLs, or `queue_timeout_s` is not positive.
     """
 
     name: str = "default"
     slots: int = DEFAULT_SLOTS
     models: tuple[str, ...] | None = None
     base_urls: tuple[str, ...] | None = None
+    queue_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -59,6 +61,7 @@ class Backend:
                     f'"*://{url}"'
                 )
         object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
+        check_timeout(self.queue_timeout_s, f"{what}: queue_timeout_s")
 
 
 def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:
@@ -90,6 +93,20 @@ def check_slots(slots: object, what: str) -> int:
             f"not {slots!r}"
         )
     return slots
+
+
+def check_timeout(timeout_s: object, what: str) -> None:
+    """Do nothing if `timeout_s` is valid.
+
+    Raises:
+        ConfigurationError: it is neither None nor a positive number; the message begins with `what`.
+    """
+    if timeout_s is None:
+        return
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ConfigurationError(
+            f"{what} must be a positive number of seconds, or None for no limit, not {timeout_s!r}"
+        )
 
 
 PRIORITIES = range(-5, 6)

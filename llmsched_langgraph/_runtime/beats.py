@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from llmsched_langgraph._runtime.run import StageRun
-from llmsched_langgraph.errors import ConfigurationError
 
 
 class Beats:
@@ -43,17 +42,6 @@ class Beats:
         return True
 
 
-def check_timeout(timeout_s: object) -> float | None:
-    """Return `timeout_s` if it is valid; None for no limit.
-
-    Raises:
-        ConfigurationError: `timeout_s` is not a positive number.
-    """
-    if timeout_s is None:
-        return None
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-        raise ConfigurationError(
-            f"queue_timeout_s must be a positive number of seconds, or None for no limit, not {timeout_s!r}"
-        )
-    # Locks reject longer timeouts than TIMEOUT_MAX (292 years on Linux).
-    return timeout_s if timeout_s < threading.TIMEOUT_MAX else None
+def waitable(timeout_s: float | None) -> float | None:
+    """Return the timeout, or None if it is longer than any lock can wait (292 years on Linux)."""
+    return None if timeout_s is None or timeout_s >= threading.TIMEOUT_MAX else timeout_s

@@ -17,10 +17,16 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
-from llmsched_langgraph._ledger.values import DEFAULT_SLOTS, Backend, check_priority, check_slots
+from llmsched_langgraph._ledger.values import (
+    DEFAULT_SLOTS,
+    Backend,
+    check_priority,
+    check_slots,
+    check_timeout,
+)
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
-from llmsched_langgraph._runtime.beats import check_timeout
+from llmsched_langgraph._runtime.beats import waitable
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.driver import Driver
@@ -93,7 +99,8 @@ class Scheduler:
         slots: number of concurrent calls of the only backend; default 8. Omit it if you give `backends`.
         backends: the pools of slots, if there are several or if they serve specific models.
         policy: the order of service, as a name or as an object with `name` and `order(job, now)`.
-        queue_timeout_s: maximum wait of a call for a slot, in seconds; None for no limit.
+        queue_timeout_s: maximum wait of a call for a slot, in seconds, at backends without a value of their
+            own; None for no limit.
         max_wait_s: seconds after which a job's call that waits is overdue, whatever its place in the policy's
             order; None for never. The job's earlier waits count, pauses of the backend do not. A job of m
             calls in a row, each of at most S seconds, on k slots with q jobs overdue before it, completes
@@ -151,7 +158,11 @@ class Scheduler:
         else:
             pools = list(backends)
         self._router = Router(pools)
-        self._queue_timeout_s = check_timeout(queue_timeout_s)
+        check_timeout(queue_timeout_s, "queue_timeout_s")
+        self._timeouts_s = {
+            pool.name: waitable(queue_timeout_s if pool.queue_timeout_s is None else pool.queue_timeout_s)
+            for pool in pools
+        }
         if save_on_sigterm and profiles is None and record is None:
             raise ConfigurationError("save_on_sigterm saves what profiles and record name; give one of them")
         if not isinstance(follow_threads, bool):
@@ -193,9 +204,9 @@ class Scheduler:
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
         if run is None:
-            return Call(Terms(self._driver, backend, None, stage, self._queue_timeout_s, None, level))
+            return Call(Terms(self._driver, backend, None, stage, self._timeouts_s[backend], None, level))
         job = run.job if run.driver is self._driver else None
-        return Call(Terms(self._driver, backend, job, stage, self._queue_timeout_s, run.loop, level))
+        return Call(Terms(self._driver, backend, job, stage, self._timeouts_s[backend], run.loop, level))
 
     def resize(self, slots: int, backend: str | None = None) -> None:
         """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.

@@ -132,7 +132,7 @@ class Slot:
         """Block this thread until the slot is granted.
 
         Raises:
-            QueueTimeoutError: the wait exceeded the scheduler's `queue_timeout_s`.
+            QueueTimeoutError: the wait exceeded `queue_timeout_s`.
             CallCancelledError: the call's run failed or was cancelled.
             SchedulerClosedError: the scheduler is closed.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import re
 import signal
 import threading
 
@@ -12,6 +13,7 @@ from llmsched_langgraph import QueueTimeoutError, SchedulerClosedError
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import context as context_module
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime.context import inside
@@ -169,15 +171,25 @@ def test_queue_timeout(make_scheduler):
         error = wait_elsewhere(scheduler)
         assert scheduler.statistics().waiting == 0
     assert isinstance(error, TimeoutError)
-    assert "waited 0.0 s for one of the 1 slots of backend 'default'" in str(error)
+    assert re.search(r"waited \d+\.\d s for one of the 1 slots of backend 'default'", str(error))
     assert "with 1 held and 1 calls waiting; raise queue_timeout_s" in str(error)
 
 
-def wait_elsewhere(scheduler):
+def test_a_backend_may_have_a_queue_timeout_of_its_own(make_scheduler):
+    """It goes before the scheduler's."""
+    backends = [Backend("fast", 1, ("fast",), queue_timeout_s=0.01), Backend("slow", 1)]
+    for backend, settings in zip(backends, ({}, {"queue_timeout_s": 0.01}), strict=True):
+        scheduler = make_scheduler(None, backends=backends, **settings)
+        with scheduler.slot(backend.name):
+            error = wait_elsewhere(scheduler, backend.name)
+        assert f"slots of backend {backend.name!r}" in str(error)
+
+
+def wait_elsewhere(scheduler, model=None):
     """The error of a call in a context of its own that waits for a slot in vain."""
 
     def wait():
-        with pytest.raises(QueueTimeoutError) as caught, scheduler.slot():
+        with pytest.raises(QueueTimeoutError) as caught, scheduler.slot(model):
             pytest.fail("the slot was never free")
         return caught.value
 

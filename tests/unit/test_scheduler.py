@@ -85,6 +85,8 @@ def test_a_queue_timeout_must_be_a_positive_number(timeout_s):
     with pytest.raises(ConfigurationError, match="queue_timeout_s must be a positive number") as caught:
         Scheduler(queue_timeout_s=timeout_s)
     assert str(caught.value).endswith(f"not {timeout_s!r}")
+    with pytest.raises(ConfigurationError, match="backend 'b': queue_timeout_s must be a positive number"):
+        Backend("b", queue_timeout_s=timeout_s)
 
 
 def test_an_unknown_policy():
