@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import linecache
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from llmsched_langgraph._runtime.cycles.stdlib import current_frames
 
 _LIBRARY = str(Path(asyncio.__file__).parent.parent)
 _PACKAGES = "site-packages/"
@@ -25,7 +26,7 @@ def stacks() -> str:
     """The stacks of all threads but this one, and of all tasks; the innermost first, equal ones once."""
     threads = [
         ("thread", list(_told(_frames_of_thread(frame))))
-        for ident, frame in sys._current_frames().items()
+        for ident, frame in current_frames().items()
         if ident != threading.get_ident()
     ]
     tasks = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import queue
 import threading
@@ -17,6 +18,7 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._runtime.context import inside, inside_stage
+from llmsched_langgraph._runtime.cycles import stdlib
 from llmsched_langgraph._runtime.cycles import watcher as watcher_module
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
@@ -665,6 +667,34 @@ def test_without_the_private_names_it_is_said_once(make_program, caplog, monkeyp
         said.getMessage()
     )
     assert not went_ahead(program.scheduler)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_no_garbage_is_collected_while_the_frames_are_read(monkeypatch, collects, fails):
+    """With a Python that would hold a lock meanwhile; afterwards the collector is as it was."""
+    seen = []
+
+    def frames():
+        seen.append(gc.isenabled())
+        if fails:
+            raise MemoryError
+        return {1: None}
+
+    monkeypatch.setattr(stdlib, "all_frames", frames)
+    monkeypatch.setattr(stdlib, "COLLECTS_IN_IT", collects)
+    try:
+        for enabled in (True, False):
+            gc.enable() if enabled else gc.disable()
+            if fails:
+                with pytest.raises(MemoryError):
+                    stdlib.current_frames()
+            else:
+                assert stdlib.current_frames() == {1: None}
+            assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+    assert seen == [not collects, False]
 
 
 def test_a_look_that_fails_is_the_last_one(make_program, caplog, monkeypatch):

@@ -12,7 +12,6 @@ import asyncio
 import gc
 import itertools
 import operator
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, Send, TimeoutPoli
 from support.seam import WAYS, ChatCaller, RawCaller, Way, assert_unmarked, auntil, in_any_order, until
 
 from llmsched_langgraph import Scheduler, schedule
+from llmsched_langgraph._runtime.cycles.stdlib import current_frames
 from llmsched_langgraph.testing import Meter, PlainModel, StreamingModel, SyncOnlyModel
 
 STEP_S = 0.15  # one that is reached by the step that is held up alone, also on a busy machine
@@ -493,7 +493,7 @@ def tells_that_a_call_comes(step: Any) -> bool:
 def threads_in(function: str, file: str) -> int:
     """How many threads are inside a function of that name from that file."""
     count = 0
-    for frame in sys._current_frames().values():
+    for frame in current_frames().values():
         codes = [frame.f_code for frame, _ in traceback.walk_stack(frame)]
         count += any(code.co_name == function and code.co_filename.endswith(file) for code in codes)
     return count

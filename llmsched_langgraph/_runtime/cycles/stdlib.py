@@ -69,7 +69,28 @@ running_loop: Callable[[], asyncio.AbstractEventLoop | None] = (
 )
 """Returns the running event loop, or None. asyncio's own function for it raises no error, so it is fast."""
 
-current_frames: Any = _named(sys, "_current_frames")
+all_frames: Any = _named(sys, "_current_frames")
+"""Returns the frame of each thread by its identifier; None if Python has no such function."""
+
+COLLECTS_IN_IT = sys.version_info < (3, 11, 9)
+"""Whether Python may collect garbage inside it, with a lock held that threads need to begin and to end.
+
+If the collection then lets such a thread run, the process stops for ever (python/cpython#106883).
+"""
+
+
+def current_frames() -> dict[int, types.FrameType]:
+    """Return the frame of each thread by its identifier. No garbage is collected meanwhile."""
+    if not COLLECTS_IN_IT or not gc.isenabled():
+        frames: dict[int, types.FrameType] = all_frames()
+        return frames
+    gc.disable()
+    try:
+        frames = all_frames()
+    finally:
+        gc.enable()
+    return frames
+
 
 CONDITION_WAIT = _code(threading, "Condition.wait")
 EVENT_WAIT = _code(threading, "Event.wait")
@@ -104,7 +125,7 @@ def why_not() -> str | None:
     """Return what differs from the expected standard library; None if nothing does."""
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return "the GIL is disabled"
-    if current_frames is None:
+    if all_frames is None:
         return "there is no sys._current_frames"
     expected = (
         (CONDITION_WAIT, "self", "timeout"),
