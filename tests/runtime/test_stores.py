@@ -17,7 +17,7 @@ from support.profiles import TEMPLATE, ids, job, profile
 
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.profile.merging import merged, taught_by
-from llmsched_langgraph._belief.profile.serialization import application_profile_to_json
+from llmsched_langgraph._belief.profile.serialization import VERSION, application_profile_to_json
 from llmsched_langgraph._learning import stores
 from llmsched_langgraph._learning.stores import NAMESPACE, BaseStoreProfiles, DirectoryStore, as_store
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
@@ -84,7 +84,7 @@ def test_a_save_merges(store):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda data: data.update(version=3), "version: 3 requires a newer"),
+        (lambda data: data.update(version=VERSION + 1), f"version: {VERSION + 1} requires a newer"),
         (lambda data: data.update(format="else"), "format: must be"),
         (lambda data: data["history"][1].pop("app"), r"history\[1\]\.app: is missing"),
         (lambda data: data.clear(), "format: is missing"),
