@@ -12,7 +12,7 @@ from programs.finding import played, reduced
 from programs.grammar.drawing import draw
 
 SEED = 1
-PROGRAMS = 1_000
+PROGRAMS = 2_000
 BATCH = 100
 
 STAND_STILL_S = 30.0
