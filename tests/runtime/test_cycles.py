@@ -97,7 +97,9 @@ def make_program(make_scheduler):
 def run_on(kind, main):
     if kind == "asyncio":
         return asyncio.run(main)
-    return pytest.importorskip("uvloop", reason="uvloop is not installed").run(main)
+    import uvloop
+
+    return uvloop.run(main)
 
 
 # -- the thread of the loop waits, and the coroutines on the loop hold the slots -----------
@@ -224,6 +226,7 @@ def test_calls_that_a_loops_thread_waits_for(make_program, block, slots):
 
 def test_calls_that_the_thread_of_a_uvloop_waits_for(make_program):
     """Its loops are not written in Python, and do the same."""
+    pytest.importorskip("uvloop", reason="uvloop is not installed")
     program = make_program(1)
     result = ends(lambda: run_on("uvloop", program.beside(1, lambda: by_map(program))), program.scheduler)
     assert result == ["yes"] * 3
