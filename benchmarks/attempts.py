@@ -28,6 +28,7 @@ from typing import Any
 
 from langchain_openai import ChatOpenAI
 from measuring import Clock, Cost, in_turn, print_table, versus
+from pydantic import SecretStr
 
 from llmsched_langgraph import Scheduler
 from llmsched_langgraph._adapter import gate
@@ -109,7 +110,7 @@ def main() -> None:
 
 
 def _model(port: int) -> ChatOpenAI:
-    return ChatOpenAI(model="m", api_key="k", base_url=f"http://127.0.0.1:{port}/v1")  # type: ignore[arg-type]
+    return ChatOpenAI(model="m", api_key=SecretStr("k"), base_url=f"http://127.0.0.1:{port}/v1")
 
 
 def _switch() -> Callable[[bool], None]:

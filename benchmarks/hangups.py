@@ -31,6 +31,7 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 from measuring import print_table, ratio
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -81,7 +82,7 @@ class Site:
     """`GET /{way}/{mode}` answers with a run."""
 
     def __init__(self, scheduler: Scheduler, backend: RunningBackend) -> None:
-        model = ChatOpenAI(model="sim-model", base_url=backend.base_url, api_key="none")  # type: ignore[arg-type]
+        model = ChatOpenAI(model="sim-model", base_url=backend.base_url, api_key=SecretStr("none"))
         self.asynchronous = schedule(graph_of(model, asynchronous=True), scheduler)
         self.synchronous = schedule(graph_of(model, asynchronous=False), scheduler)
         self.app = Starlette(routes=[Route("/{way}/{mode}", self.answer)])
@@ -166,7 +167,7 @@ class Visit:
         return time.perf_counter() - begin_s
 
     async def live(self, number: int) -> float:
-        """The mean duration of so many runs at once, in seconds."""
+        """Run `number` runs at once; return their mean duration in seconds."""
         return statistics.fmean(await asyncio.gather(*(self._run_s() for _ in range(number))))
 
     async def _idle(self) -> bool:
@@ -185,7 +186,7 @@ class Visit:
     async def come_and_leave(self, number: int) -> None:
         """Clients come, and hang up when twenty of their runs, or half of them, have begun."""
         clients = [await self._come() for _ in range(number)]
-        while self.scheduler.statistics().jobs_running < min(number, 40) // 2:  # noqa: ASYNC110
+        while self.scheduler.statistics().jobs_running < min(number, 40) // 2:  # noqa: ASYNC110 (no event tells)
             await asyncio.sleep(0.002)
         for _, writer in clients:
             writer.close()

@@ -26,7 +26,7 @@ def priority_of(*configs: Any, trust: bool) -> int:
         trust: whether to trust a run of an authenticated user.
 
     Raises:
-        ConfigurationError: the priority is none.
+        ConfigurationError: the priority is invalid.
     """
     found = next((part[PRIORITY] for part in _parts(configs) if part.get(PRIORITY) is not None), None)
     if found is None:

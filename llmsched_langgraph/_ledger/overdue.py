@@ -34,12 +34,13 @@ class Overdue:
 
         work + tools + max_wait_s + m ceil(every (1 + q) / k) S + pauses.
 
-    All slots are busy while a call waits, so each S seconds bring at least k grants, and each `every` grants
-    serve one overdue call. It holds for every policy.
+    Outside pauses all slots are busy while a call waits, so each S seconds bring at least k grants, and each
+    `every` grants serve one overdue call. A pause counts with the time in which calls come back after it. The
+    bound holds for every policy and every priority.
 
     Attributes:
         max_wait_s: seconds; None for no bound.
-        every: at most one of so many consecutive grants serves an overdue lane; at least 1.
+        every: of this many consecutive grants, at most one serves an overdue lane; at least 1.
 
     Raises:
         ConfigurationError: a value is out of range.
@@ -57,7 +58,7 @@ class Overdue:
             )
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise ConfigurationError(
-                f"overdue_every must be a whole number of at least 1 (one of so many grants serves a call "
+                f"overdue_every must be a whole number of at least 1 (16: one grant in 16 may serve a call "
                 f"that waited longer than max_wait_s), not {self.every!r}"
             )
 

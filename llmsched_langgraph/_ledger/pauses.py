@@ -55,7 +55,7 @@ class Pause(NamedTuple):
     grants: int | None = None
 
     def until(self, now: float, opens_s: float, grants: int) -> Pause:
-        """Return the pause if it lasts at least until `opens_s`, after so many grants."""
+        """Return the pause if it lasts at least until `opens_s`; `grants` is the number of grants so far."""
         longer_s = opens_s - max(self.opens_s, now)
         if longer_s <= 0.0:
             return self

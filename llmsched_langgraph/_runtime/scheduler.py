@@ -105,7 +105,7 @@ class Scheduler:
             order; None for never. The job's earlier waits count, pauses of the backend do not. A job of m
             calls in a row, each of at most S seconds, on k slots with q jobs overdue before it, completes
             within work + tools + max_wait_s + m ceil(overdue_every (1 + q) / k) S + pauses.
-        overdue_every: one of so many grants may serve an overdue call. A smaller number shortens the bound
+        overdue_every: of this many grants, one may serve an overdue call. A smaller number shortens the bound
             and raises the mean completion time.
         profile: the initial profile, as learned from earlier runs; None for an empty one.
         profiles: where learned profiles are stored and shared with other workers: a folder, or any LangGraph
@@ -197,7 +197,7 @@ class Scheduler:
 
         Raises:
             UnknownModelError: no backend serves the model.
-            ConfigurationError: the priority is none.
+            ConfigurationError: the priority is invalid.
         """
         level = 0 if priority is None else check_priority(priority, "priority")
         run = current_run()

@@ -657,7 +657,7 @@ def test_the_record_of_a_loop_goes_with_it():
 
 
 def test_a_pending_callback_keeps_no_run(make_scheduler):
-    """Its context is empty, whoever began to watch the loop."""
+    """Its context is empty, in whichever context the watch began."""
     scheduler = make_scheduler(1)
     scheduled = schedule(graph_of(node_of(once_quick)), scheduler)
 
