@@ -592,6 +592,26 @@ def test_a_pump_in_threads(make_program, in_a_run):
     assert went_ahead(program.scheduler)
 
 
+def test_a_loop_that_waits_for_what_a_thread_puts(make_program, in_a_run):
+    """A queue does not tell who fills it: here a thread of the run, whose call waits for the loop's slot."""
+    program = make_program(1)
+
+    def block():
+        answers = queue.Queue()
+        work = copy_context().run, lambda: answers.put(program.call())
+        thread = threading.Thread(target=work[0], args=work[1:])
+        thread.start()
+        answer = answers.get()
+        thread.join()
+        return answer
+
+    def main():
+        return asyncio.run(program.beside(1, block))
+
+    assert ends(lambda: in_a_run(program, main), program.scheduler) == "yes"
+    assert len(went_ahead(program.scheduler)) == 1
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_stream_that_a_stage_leaves_open(make_program, kept):
     """The stage is over, nobody reads its stream: another run's call goes ahead, or the stream is closed."""

@@ -182,6 +182,9 @@ class Graph:
             return self._certain(slot, state, why)
         if state is Other.WAITS:
             inner = self._waiting(lambda own: any(call is slot.call for call in _around(own)))
+            if not inner and self._loop(slot) is Other.WAITS:
+                # Unknown code has to notify the loop's thread: perhaps a thread of the job that waits here.
+                inner = self._waiting(lambda own: own.task is None and _same_job(own, slot))
             return self._certain(slot, Blocked(inner, sure=False), "holder")
         return None
 
@@ -197,13 +200,7 @@ class Graph:
                 return self._certain(slot, Blocked(by, state.sure), "stream")
         if call.stage is not None and call.stage.over:
             return self._certain(slot, Blocked(tuple(pool.waiting)), "left open")
-        terms = call.terms
-        own_run = self._waiting(
-            lambda own: (
-                call in own.consumes
-                or (own.terms.driver is terms.driver and terms.job is not None and own.terms.job == terms.job)
-            )
-        )
+        own_run = self._waiting(lambda own: call in own.consumes or _same_job(own, call))
         return self._certain(slot, Blocked(own_run, sure=False), "stream", reader.idle_s)
 
     def _certain(self, slot: Slot, state: State, why: str, idle_s: float | None = None) -> Stuck | None:
@@ -317,6 +314,14 @@ def _together(states: list[State], *, every: bool) -> State:
     if every:
         return Blocked(by, any(state.sure for state in blocked))
     return Blocked(by, len(blocked) == len(states) and all(state.sure for state in blocked))
+
+
+def _same_job(one: Slot, other: Slot) -> bool:
+    """Return whether both belong to the same run."""
+    return other.terms.job is not None and (one.terms.driver, one.terms.job) == (
+        other.terms.driver,
+        other.terms.job,
+    )
 
 
 def _around(slot: Slot) -> Iterator[Any]:
