@@ -77,6 +77,12 @@ def current_run() -> Run | None:
     return None if run is not None and run.carried and run.seen.ended else run
 
 
+def left_run() -> Run | None:
+    """Return the ended run that started the calling thread; None if there is none, or it has not ended."""
+    run = RUN.get()
+    return run if run is not None and run.carried and run.seen.ended else None
+
+
 def inside(run: Run) -> Mark[Run | None]:
     """Mark the code in the block, and the tasks and threads that it starts, as part of `run`."""
     return Mark(RUN, run)

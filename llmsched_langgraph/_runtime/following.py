@@ -7,7 +7,7 @@ Does not carry anything else of the context.
 pass `RUN`, `STAGE` and `CALL` on as well. A piece of work in a pool has the marks like a task: work that
 outlives a run that finished goes on, and that of a run that failed or was cancelled gets no slot. The threads
 of a pool have no mark between two pieces of work. The marks of a thread of the job's own are void once the
-job has ended, because such a thread may serve other jobs later.
+job has ended, because such a thread may serve other jobs later: its calls take slots as jobs of their own.
 
 Private names of the standard library used: `_target` of a thread. Without it, a thread that a pool starts
 counts as one of the job's own.
@@ -25,7 +25,7 @@ from typing import Any
 
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._patching import wrap_method
-from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, current_run, current_stage_run, unmark
+from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, current_stage_run, unmark
 from llmsched_langgraph._runtime.run import Run, StageRun
 
 _POOL_METHODS = ("apply_async", "map", "map_async", "starmap", "starmap_async", "imap", "imap_unordered")
@@ -122,7 +122,7 @@ def _starting(start: Callable[..., Any]) -> Callable[..., Any]:
 
 def _marks(*, void_at_end: bool) -> tuple[Run, StageRun | None] | None:
     """Return the marks to carry; None if there is no job, or if it is not followed."""
-    run, stage = current_run(), current_stage_run()
+    run, stage = RUN.get(), current_stage_run()
     if run is None or not run.follows:
         return None
     if void_at_end and not run.carried:
@@ -156,8 +156,6 @@ class _Work:
         self._stage = stage
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._run.carried and self._run.seen.ended:
-            return self._function(*args, **kwargs)
         run, stage, call = RUN.set(self._run), STAGE.set(self._stage), CALL.set(self._call)
         try:
             return self._function(*args, **kwargs)

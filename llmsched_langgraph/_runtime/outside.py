@@ -1,17 +1,20 @@
-"""Finds the slot that a model call outside every run takes while a run is active.
+"""Finds the slot that a model call outside every run takes.
 
-Does not see the calls: the gate asks about each one that carries no mark. Without an active run the answer
-costs one look at a dict. If several schedulers gate such calls, the one with the oldest active run whose
-backends serve the model gives the slot, to a job of its own.
+Does not see the calls: the gate asks about each one that carries no mark. Such a call is a job of its own. In
+a thread that outlives the run that started it, the scheduler of that run gives the slot. Elsewhere the
+schedulers with an active run are asked: if several gate such calls, the one with the oldest active run whose
+backends serve the model gives the slot. Without an active run the answer costs one look at a dict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from llmsched_langgraph._runtime.call import Call, current_call
+from llmsched_langgraph._runtime.context import left_run
 from llmsched_langgraph._runtime.routing import Requested
+from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.slot import Terms
 from llmsched_langgraph._runtime.unmarked import Serving, serving
 from llmsched_langgraph.errors import UnknownModelError
@@ -34,34 +37,41 @@ class Passing(Call):
 
 
 def call(names: Callable[[], Requested], model: object) -> Call | None:
-    """Count a model call outside every run; return what the gate enters around it, or None.
+    """Return what the gate enters around a model call outside every run, or None.
+
+    Such a call is counted, unless its thread's former scheduler gives it a slot.
 
     Args:
         names: returns the names that the call goes by.
         model: the model object.
     """
-    schedulers = serving()
-    if not schedulers:
+    left, schedulers = left_run(), serving()
+    if left is None and not schedulers:
         return None
     around = current_call()
     if isinstance(around, Passing):
         return None
-    if around is None:
-        for active in schedulers:
-            active.unmarked.count()
-    found = _first_call(schedulers, names)
+    found = None if left is None else _call_on(left, names)
+    if found is None:
+        if not schedulers:
+            return None
+        if around is None:
+            for active in schedulers:
+                active.unmarked.count()
+        gating = (_call_on(active, names) for active in schedulers if active.unmarked.outside == "gate")
+        found = next((one for one in gating if one is not None), None)
     if found is None:
         return Passing()
     found.model = model
     return found
 
 
-def _first_call(schedulers: Iterable[Serving], names: Callable[[], Requested]) -> Call | None:
-    for active in schedulers:
-        if active.unmarked.outside == "gate" and not active.driver.closed:
-            try:
-                found: Call = active.scheduler.slot(names() if active.router.only is None else None)
-            except UnknownModelError:
-                continue
-            return found
-    return None
+def _call_on(on: Run | Serving, names: Callable[[], Requested]) -> Call | None:
+    """Return the call on that scheduler; None if the scheduler is closed or does not serve the model."""
+    if on.driver.closed:
+        return None
+    try:
+        found: Call = on.scheduler.slot(names() if on.router.only is None else None)
+    except UnknownModelError:
+        return None
+    return found

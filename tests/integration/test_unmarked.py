@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypedDict
 
 import pytest
@@ -17,13 +17,14 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import START, StateGraph
 from support.forks import in_child, needs_fork
+from support.seam import until
 
 from llmsched_langgraph import Backend, ConfigurationError, QueueTimeoutError, Scheduler, schedule
 from llmsched_langgraph._adapter import gate
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._runtime import unmarked
+from llmsched_langgraph._runtime import following, unmarked
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph.testing import PlainModel, StreamingModel, SyncOnlyModel
@@ -35,6 +36,7 @@ INFO = JobInfo(application=Application.of("beside", ["n"]))
 @pytest.fixture(autouse=True)
 def _installed():
     gate.install()
+    following.install()
 
 
 @contextmanager
@@ -320,25 +322,6 @@ def test_a_gated_call_waits_no_longer_than_any_other(make_scheduler):
         assert isinstance(pool.submit(PlainModel().invoke, "?").exception(PATIENCE_S), QueueTimeoutError)
 
 
-def test_a_thread_whose_run_has_ended_is_outside(make_scheduler):
-    """Its calls are gated while another run is active."""
-    scheduler, model, go, box = make_scheduler(1, outside="gate"), PlainModel(), threading.Event(), Future()
-    from llmsched_langgraph._runtime import following
-
-    following.install()
-    run = start_run(scheduler, INFO)
-    with inside(run):
-        threading.Thread(
-            target=lambda: (go.wait(PATIENCE_S), box.set_result(model.invoke("?").text)), daemon=True
-        ).start()
-    run.end(Outcome.FINISHED)
-    with active(scheduler):
-        go.set()
-        assert box.result(PATIENCE_S) == "yes"
-    now = scheduler.statistics()
-    assert (now.granted, now.unmarked_calls, now.jobs_ended) == (1, 1, 3)
-
-
 @pytest.mark.parametrize("wrong", [None, True, "gates", 1])
 def test_a_setting_that_is_none(wrong):
     with pytest.raises(ConfigurationError, match='outside must be "count", "gate" or "ignore"'):
@@ -361,3 +344,65 @@ def test_a_child_counts_its_own(make_scheduler):
         model.invoke("?")
         assert in_child(child) == (0, 1)
     assert counted(scheduler) == 1
+
+
+def by_itself(work):
+    work()
+
+
+def by_a_thread(work):
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+
+
+def by_a_pool(work):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+
+
+@pytest.mark.parametrize("by", [by_itself, by_a_thread, by_a_pool], ids=lambda by: by.__name__)
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_thread_that_outlives_its_run_asks_its_scheduler(make_scheduler, outcome, beside, by):
+    """The calls are jobs of their own: neither above the slots nor outside them, and never refused."""
+    scheduler, other = make_scheduler(1), make_scheduler(1)
+    go, done = threading.Event(), Future()
+
+    def work():
+        go.wait(PATIENCE_S)
+        by(lambda: done.set_result(PlainModel().invoke("?")))
+
+    run = start_run(scheduler, INFO)
+    with inside(run):
+        threading.Thread(target=work, daemon=True).start()
+    run.end(outcome)
+    held = scheduler.slot()
+    held.acquire()
+    with active(other) if beside else nullcontext():
+        go.set()
+        until(lambda: scheduler.statistics().waiting == 1)
+        held.release()
+    done.result(PATIENCE_S)
+    assert counted(scheduler) == counted(other) == 0
+    scheduler.check()
+
+
+def test_a_thread_that_outlives_its_scheduler_asks_nobody(make_scheduler):
+    """Nor does it ask a scheduler whose backends do not serve the model."""
+    closed, narrow = make_scheduler(1), make_scheduler(backends=[Backend("a", 1, models=["b"])])
+    for scheduler in (closed, narrow):
+        go, done, run = threading.Event(), Future(), start_run(scheduler, INFO)
+
+        def work(go=go, done=done):
+            go.wait(PATIENCE_S)
+            done.set_result(PlainModel().invoke("?"))
+
+        with inside(run):
+            threading.Thread(target=work, daemon=True).start()
+        run.end(Outcome.FINISHED)
+        if scheduler is closed:
+            scheduler.close()
+        go.set()
+        done.result(PATIENCE_S)
+        assert scheduler.statistics().granted == 0

@@ -16,6 +16,7 @@ import warnings
 from dataclasses import asdict
 from typing import Any
 
+from llmsched_langgraph.testing import PlainModel
 from programs.judging import Verdict, Watched, judge
 from programs.stage.runs import Program
 from programs.watchdog import Watchdog
@@ -45,6 +46,7 @@ def main(patience_s: float) -> None:
     warnings.simplefilter("ignore")
     threading.excepthook = lambda _: None  # what fails in the background is nobody's, unless `judge` looks
     watchdog = Watchdog(patience_s, LONGEST_S)
+    PlainModel().invoke("")  # imports all that a model call does: in a child forked meanwhile it never ends
     gc.collect()
     gc.freeze()
     for line in sys.stdin:

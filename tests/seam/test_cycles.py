@@ -292,6 +292,72 @@ def test_a_pumped_stream(make_scheduler, slots):
     assert went_ahead(compare(make_scheduler, slots, program, meter))
 
 
+async def queued(ask):
+    """Get the answer from a queue that a task fills."""
+    pieces: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def put():
+        await pieces.put(await ask())
+
+    helper = asyncio.create_task(put())
+    answer = await pieces.get()
+    await helper
+    return answer
+
+
+async def grouped(ask):
+    """Have a task group wait for the task."""
+    async with asyncio.TaskGroup() as group:
+        helper = group.create_task(ask())
+    return helper.result()
+
+
+async def waited(ask):
+    """Wait for the task with `asyncio.wait`."""
+    done, _ = await asyncio.wait([asyncio.create_task(ask())])
+    return done.pop().result()
+
+
+async def told(ask):
+    """Wait for an event that the task sets."""
+    answered, box = asyncio.Event(), []
+
+    async def tell():
+        box.append(await ask())
+        answered.set()
+
+    helper = asyncio.create_task(tell())
+    await answered.wait()
+    await helper
+    return box[0]
+
+
+@SLOTS
+@pytest.mark.parametrize("wait", [queued, grouped, waited, told], ids=lambda wait: wait.__name__)
+def test_a_reader_whose_task_asks(make_scheduler, wait, slots):
+    """A node has a stream open and waits for the call of a task; two runs for each slot."""
+    meter = Meter(answer="abc")
+    model, other = StreamingModel(meter=Meter(answer="a b c")), PlainModel(meter=meter)
+
+    async def ask():
+        return (await other.ainvoke("?")).text
+
+    async def node(state):
+        stream = model.astream("?")
+        out = [(await anext(stream)).text, await wait(ask)]
+        return {"out": out + [chunk.text async for chunk in stream]}
+
+    def program(wrap):
+        graph = wrap(compiled(node))
+
+        async def main():
+            return await asyncio.gather(*(graph.ainvoke({}) for _ in range(2 * slots)))
+
+        return asyncio.run(main())
+
+    assert went_ahead(compare(make_scheduler, slots, program, meter))
+
+
 @SLOTS
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_stream_left_open_by_the_node_before(make_scheduler, slots, asynchronous):

@@ -6,25 +6,27 @@ Outside a call a hook reads one context variable.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
+from llmsched_langgraph._adapter.http import aiohttp_hooks, httpx_hooks, urllib3_hooks
 from llmsched_langgraph._fork import in_child
 
 logger = logging.getLogger("llmsched_langgraph")
 
-_HERE = "llmsched_langgraph._adapter.http."
-
-pending: dict[str, str] = {
-    "httpx": "httpx_hooks",
-    "httpx2": "httpx_hooks",
-    "aiohttp": "aiohttp_hooks",
-    "urllib3": "urllib3_hooks",
+pending: dict[str, Callable[[Any], str | None]] = {
+    "httpx": httpx_hooks.install,
+    "httpx2": httpx_hooks.install,
+    "aiohttp": aiohttp_hooks.install,
+    "urllib3": urllib3_hooks.install,
 }
-"""The libraries that are not hooked yet, with the module that hooks each."""
+"""The libraries that are not hooked yet, with the function that hooks each.
+
+The functions are imported at once: a process that is forked during an import can never import that module.
+"""
 
 _lock = threading.Lock()
 
@@ -51,11 +53,10 @@ def _is_loading(module: Any) -> bool:
 
 
 def _install_one(name: str, module: Any) -> None:
-    hooks = pending.get(name)
-    if hooks is None:
+    hook = pending.get(name)
+    if hook is None:
         return
-    # Imported only now: most processes use one or two of the libraries.
-    reason: str | None = importlib.import_module(_HERE + hooks).install(module)
+    reason = hook(module)
     del pending[name]
     if reason is not None:
         logger.warning(

@@ -323,8 +323,12 @@ def _chain(awaited: Any) -> Iterator[tuple[types.CodeType, types.FrameType | Non
         for kind in ("cr", "ag", "gi"):
             code = getattr(awaited, f"{kind}_code", None)
             if code is not None:
-                yield code, getattr(awaited, f"{kind}_frame", None)
-                awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
+                frame = getattr(awaited, f"{kind}_frame", None)
+                yield code, frame
+                if code in _driven_by:
+                    awaited = None if frame is None else frame.f_locals.get(_driven_by[code])
+                else:
+                    awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
                 break
         else:
             # An object in C that drives one of them, such as the awaitable of `anext`.
@@ -332,6 +336,14 @@ def _chain(awaited: Any) -> Iterator[tuple[types.CodeType, types.FrameType | Non
         if awaited is None:
             return
 
+
+def drives(generator: Callable[..., Any], variable: str) -> None:
+    """Record that a generator drives the coroutine in this local variable, with `send` and `throw`."""
+    _driven_by[generator.__code__] = variable
+
+
+_driven_by: dict[types.CodeType, str] = {}
+"""The name of that variable, by the code of the generator."""
 
 _DRIVEN = (types.CoroutineType, types.AsyncGeneratorType, types.GeneratorType)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import faulthandler
 import os
 import signal
 import threading
@@ -145,6 +146,7 @@ class Stage:
         try:
             self.meter = Backend(self)  # a thread of the parent may have held the old one's lock
             self._lock = threading.Lock()
+            faulthandler.register(signal.SIGUSR1)
             model.invoke(prompt)
             code = 0
         finally:
@@ -157,6 +159,8 @@ class Stage:
             return f"child {os.waitstatus_to_exitcode(status)}"
         if time.monotonic() < deadline:
             return None
+        os.kill(child, signal.SIGUSR1)  # it says where it stands still
+        time.sleep(0.2)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return "the child stood still"
