@@ -28,7 +28,6 @@ class JobInfo(NamedTuple):
         run_id: LangGraph's run id; empty if the run has none yet.
         thread_id: the thread on which LangGraph saves checkpoints; empty if there is none.
         tenant: the tenant that owns the job; empty for none.
-        weight: the tenant's weight relative to other tenants.
         priority: LangGraph's priority, -5 to 5; smaller is served first.
         deadline_s: seconds from arrival within which the job should end; None for no deadline.
         tags: the tags of the run's configuration.
@@ -39,7 +38,6 @@ class JobInfo(NamedTuple):
     run_id: str = ""
     thread_id: str = ""
     tenant: str = ""
-    weight: float = 1.0
     priority: int = 0
     deadline_s: float | None = None
     tags: tuple[str, ...] = ()
@@ -85,7 +83,7 @@ class CallRequested(NamedTuple):
     Without a job, or if the job has ended, the call is a job of its own. `run` is the number of the stage run
     that makes the call; None if unknown. A `forced` call gets a slot at once, even above the limit. `models`
     are the names of the requested model. `again` is the ticket of the call's previous attempt, whose place it
-    keeps; 0 for its first one. `priority` is that of a call that is a job of its own.
+    keeps; 0 for its first one. `priority` and `tenant` are those of a call that is a job of its own.
     """
 
     ticket: int
@@ -97,6 +95,7 @@ class CallRequested(NamedTuple):
     models: tuple[str, ...] = ()
     again: int = 0
     priority: int = 0
+    tenant: str = ""
 
 
 class CallReleased(NamedTuple):

@@ -36,7 +36,7 @@ from llmsched_langgraph._core.events import (
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.jobs import JOBS, Jobs
 from llmsched_langgraph._core.lifecycle import RUNNING, Lifecycle
-from llmsched_langgraph._core.ordering import Ordering
+from llmsched_langgraph._core.ordering import Ordering, bare_key
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._core.story import LENGTH, Story
 from llmsched_langgraph._core.view import JobView
@@ -44,6 +44,7 @@ from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
+from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
     Backend,
@@ -77,6 +78,7 @@ class SchedulerMachine:
         memory: number of past entries that the story keeps.
         last: the numbers of the job and the entry after which numbering begins.
         overdue: the bound of waiting.
+        tenants: the settings of the tenants.
 
     Attributes:
         story: the log of events and decisions, with reasons.
@@ -95,12 +97,13 @@ class SchedulerMachine:
         memory: int = LENGTH,
         last: tuple[int, int] = (0, 0),
         overdue: Overdue = UNBOUNDED,
+        tenants: Tenants = NO_TENANTS,
     ) -> None:
         self._at_once = at_once
         self._truth = Truth()
         self.ordering = Ordering(policy, Profile() if profile is None else profile)
         self._believing = self.ordering.believing
-        self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth, overdue)
+        self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth, overdue, tenants)
         self._committed = self._truth.committed
         self._committed[_APPLIED] = None
         self.story = Story(self._truth, memory, last[1])
@@ -172,7 +175,7 @@ class SchedulerMachine:
         return False
 
     def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
-        ticket, backend, stage, id_, forced, run, models, again, priority = event
+        ticket, backend, stage, id_, forced, run, models, again, priority, tenant = event
         ledger = self.ledger
         if ledger.claim(ticket) is not None:
             return False
@@ -183,14 +186,15 @@ class SchedulerMachine:
                 stage_occurrence = _new(StageOccurrence, (stage, 1))
                 call = _new(CallInfo, (stage, stage_occurrence, 1, None, 1, models, None, None, "", ""))
                 number = self._committed[JOBS] + 1
-                lane = (backend, number, stage_occurrence)
-                grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, 0, 0.0)))
+                lane, key = (backend, number, stage_occurrence), bare_key(priority, tenant)
+                grant = ledger.admit(now, _new(Request, (ticket, lane, key, forced, call, 0, 0.0)))
                 if grant is not None:
                     self._truth.staged[JOBS] = number
                     self.untold[ticket] = True
                     self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
                     return False
-            job = self._new_job(now, _DIRECT._replace(priority=priority) if priority else _DIRECT)
+            info = _DIRECT._replace(priority=priority, tenant=tenant) if priority or tenant else _DIRECT
+            job = self._new_job(now, info)
             self._add(job, (Job.named, None, ()))
         else:
             self._hear_stage_events(job, now)
@@ -210,15 +214,15 @@ class SchedulerMachine:
             self._add(job, (Job.requested, ticket, stage, stage_occurrence, backend))
         else:
             self._add(job, (Job.requested_again, ticket, again))
-        lane = (backend, job.number, stage_occurrence)
-        grant = ledger.admit(now, _new(Request, (ticket, lane, None, forced, call, arrival, 0.0)))
+        lane, key = (backend, job.number, stage_occurrence), bare_key(job.info.priority, job.info.tenant)
+        grant = ledger.admit(now, _new(Request, (ticket, lane, key, forced, call, arrival, 0.0)))
         if grant is not None:
             self._granted(now, ticket, grant, job, trust)
             return False
         if self._believing and trust:
             self._believe(job, now)
         order = self._order(now, job, trust)
-        key = self.ordering.key(job, stage_occurrence, order)
+        key = self.ordering.key(job, stage_occurrence, order, self.ordering.urgent(job, now))
         self._rekey(now, job, order, but=lane)
         ledger.submit(now, _new(Request, (ticket, lane, key, False, call, arrival, job.progress.waited_s)))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
@@ -343,11 +347,12 @@ class SchedulerMachine:
 
     def _rekey(self, now: float, job: Job, order: float, but: Lane | None = None) -> None:
         """Send the keys of the job's lanes to the ledger, if they may have changed."""
-        if order == job.sent and self.ordering.exploration is None:
+        urgent = self.ordering.urgent(job, now)
+        if (order, urgent) == job.sent and self.ordering.exploration is None:
             return
-        job.sent = order
+        job.sent = order, urgent
         for stage_occurrence in job.progress.ready:
-            key = self.ordering.key(job, stage_occurrence, order)
+            key = self.ordering.key(job, stage_occurrence, order, urgent)
             for backend in job.backends:
                 lane = (backend, job.number, stage_occurrence)
                 if lane != but:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, isnan
+from math import ceil, inf, isnan
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph._application.application import Application
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
     from llmsched_langgraph._belief.model.evidence import JobEvidence
     from llmsched_langgraph._belief.model.model import ApplicationModel
+
+URGENT = 2.0
+"""A job is urgent from when the time until its deadline is this many times its expected remaining work."""
+
+LOST = 0.5
+"""Its deadline is given up when that time is this many times its expected remaining work."""
+
+NEVER_URGENT = (inf, inf)
 
 _BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
 
@@ -50,6 +58,11 @@ class BeliefWanted:
         """Return the belief, which computes its values lazily."""
         model = self.model.marginals if Needs.MARGINALS in self.needs else self.model
         return model.belief(self.evidence)
+
+
+def bare_key(priority: int, tenant: str) -> Key | None:
+    """Return the key of a call that may not have to wait; None for that of most."""
+    return Key(priority, tenant=tenant) if priority or tenant else None
 
 
 class Ordering:
@@ -165,9 +178,24 @@ class Ordering:
             raise ValueError(f"policy {self.policy.name!r} returned NaN as an order")
         return order
 
-    def key(self, job: Job, stage_occurrence: StageOccurrence, order: float) -> Key:
+    def key(
+        self, job: Job, stage_occurrence: StageOccurrence, order: float, urgent: tuple[float, float]
+    ) -> Key:
         """Return the key of the job's lanes for a stage occurrence."""
-        return _new(Key, (job.info.priority, order, self._explore(job, stage_occurrence)))
+        info = job.info
+        return _new(Key, (info.priority, order, self._explore(job, stage_occurrence), info.tenant, *urgent))
+
+    def urgent(self, job: Job, now: float) -> tuple[float, float]:
+        """Return the clock times from and until which the job is urgent, because of its deadline.
+
+        Its remaining time is not known, only its expected remaining work: it is urgent while the time until
+        the deadline is between `LOST` and `URGENT` times as long.
+        """
+        deadline_s = job.info.deadline_s
+        if deadline_s is None:
+            return NEVER_URGENT
+        left_s, at_s = job.remaining_s(now, self._total(job)[1]), job.arrival_s + deadline_s
+        return at_s - URGENT * left_s, at_s - LOST * left_s
 
     def _explore(self, job: Job, stage_occurrence: StageOccurrence) -> Explore | None:
         """Return what exploration needs for the stage occurrence; None if it is never explored."""

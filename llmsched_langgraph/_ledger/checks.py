@@ -5,20 +5,29 @@ Does not know how a ledger stores its tickets.
 
 from __future__ import annotations
 
-from llmsched_langgraph._ledger.values import LedgerView
+from collections.abc import Callable
+
+from llmsched_langgraph._ledger.values import LedgerView, Waiting
 
 OVER = ("forced", "cycle")
 """The reasons for which a grant may exceed the limit."""
 
 
-def check_view(view: LedgerView, now: float) -> None:
-    """Raise AssertionError unless totals, limits and the invariant of grants hold at `now`."""
+def check_view(view: LedgerView, now: float, may_hold: Callable[[Waiting], bool] = lambda _: True) -> None:
+    """Raise AssertionError unless totals, limits and the invariant of grants hold at `now`.
+
+    Args:
+        view: the ledger's view.
+        now: the clock.
+        may_hold: returns whether the tenant of a waiting ticket may hold one more slot.
+    """
     for name, pool in view.backends.items():
-        waiting = sum(claim.lane[0] == name for claim in view.waiting.values())
+        claims = [claim for claim in view.waiting.values() if claim.lane[0] == name]
+        waiting = len(claims)
         assert pool.holding == sum(grant.lane[0] == name for grant in view.holding.values()), "holding"
         assert pool.waiting == waiting, "waiting"
         assert pool.granted - pool.released == pool.holding, "a slot was lost"
         free = pool.holding < pool.backend.slots and now >= pool.ready_s
-        assert not (pool.waiting and free), "a slot is free, an admissible ticket waits"
+        assert not (free and any(map(may_hold, claims))), "a slot is free, an admissible ticket waits"
     for grant in view.holding.values():
         assert grant.concurrency <= grant.slots or grant.reason in OVER, "a limit was exceeded"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from llmsched_langgraph._ledger.values import Explore, Lane
+from llmsched_langgraph._ledger.values import Explore, Lane, Line
 from llmsched_langgraph.errors import ConfigurationError
 
 _PRIME = 67_108_859
@@ -22,6 +22,10 @@ JOBS = 32
 
 LANES = 4 * JOBS
 """Maximum number of lanes considered."""
+
+
+Rank = tuple[float, int, Lane]
+"""A lane's place in its line: order, arrival of its first ticket or a lower bound of it, lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +105,37 @@ def choose(lanes: Iterable[tuple[float, Lane, int, Explore | None]], now: float)
 
 
 def in_order(
-    heap: list[tuple[int, float, int, Lane]],
+    heap: list[Rank],
+    line: Line,
     known: Callable[[Lane], Any],
     first: Callable[[Lane], tuple[int, Any]],
 ) -> Iterator[tuple[float, Lane, int, Explore | None]]:
-    """Yield the lanes of a backend's first level in service order, with what exploration needs.
+    """Yield the lanes of a line in service order, with what exploration needs.
 
     Args:
-        heap: ranks of the backend's lanes: level, order, a lower bound of the first arrival, lane. It may
-            have outdated ranks, and is not changed.
-        known: returns a lane's `level`, `order` and `explore`; None for a lane where no ticket waits.
+        heap: the ranks of the line's lanes. It may have outdated ranks, and is not changed.
+        line: the line.
+        known: returns a lane's `level`, `tenant`, `order` and `explore`; None for a lane where no ticket
+            waits.
         first: returns a lane's first ticket and its claim.
     """
-    served: int | None = None
     reached = [(heap[0], 0)] if heap else []
     found: set[Lane] = set()
     while reached:
-        (level, order, arrival, lane), at = heapq.heappop(reached)
+        (order, arrival, lane), at = heapq.heappop(reached)
         own = known(lane)
-        if own is not None and own.order == order and own.level == level and lane not in found:
+        if (
+            own is not None
+            and own.order == order
+            and (own.level, own.tenant) == line[1:]
+            and lane not in found
+        ):
             arrived: int = first(lane)[1].arrival
             if arrived == arrival:
-                if served is not None and level != served:
-                    return
-                served = level
                 found.add(lane)
                 yield order, lane, arrived, own.explore
             else:
-                heapq.heappush(reached, ((level, order, arrived, lane), len(heap)))
+                heapq.heappush(reached, ((order, arrived, lane), len(heap)))
         for below in (2 * at + 1, 2 * at + 2):
             if below < len(heap):
                 heapq.heappush(reached, (heap[below], below))

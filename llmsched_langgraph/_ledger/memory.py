@@ -1,36 +1,38 @@
 """Implements the ledger in the memory of one process.
 
-Does not use jobs, policies, clocks, locks or IO. The state is a dict of immutable values (`truth.py`). Heaps
+Does not use jobs, policies, clocks, locks or IO. The state is a dict of immutable values (`truth.py`). Lines
 and queues are indexes of it: a superset of the current entries, extended before a commit, cleaned after it,
 and checked against the state at each read.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from llmsched_langgraph._ledger.checks import check_view
 from llmsched_langgraph._ledger.exploration import Exploration, choose, in_order
-from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue, first_due
+from llmsched_langgraph._ledger.lines import Lines, WaitingLane
+from llmsched_langgraph._ledger.overdue import UNBOUNDED, Dues, Overdue
 from llmsched_langgraph._ledger.pauses import paused
 from llmsched_langgraph._ledger.queues import Queues
+from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
+from llmsched_langgraph._ledger.turns import Turns
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
     Backend,
     BackendView,
     Change,
     Configure,
-    Explore,
     Force,
     Grant,
     Granted,
     Key,
     Lane,
     LedgerView,
+    Line,
     Lost,
     Rekey,
     Release,
@@ -44,17 +46,6 @@ _AT_ONCE = "#at once"
 _new = tuple.__new__
 """Builds a named tuple in C, without Python bytecode."""
 
-Rank = tuple[int, float, int, Lane]
-"""A lane's position: level, order, arrival of its first ticket, lane."""
-
-
-class _Lane(NamedTuple):
-    level: int
-    order: float
-    explore: Explore | None
-    waiting: int
-    due_s: float  # when it becomes overdue, on the clock that stands during pauses
-
 
 class MemoryLedger:
     """The `Ledger` protocol in memory. `claim` is a dict look-up of the committed state.
@@ -67,6 +58,7 @@ class MemoryLedger:
         truth: the store of its values, committed by its owner. None for a private one, in which each change
             and each grant is committed by itself.
         overdue: the bound of waiting.
+        tenants: the settings of the tenants.
 
     Attributes:
         overdue: the bound of waiting.
@@ -79,6 +71,7 @@ class MemoryLedger:
         exploration: Exploration | None = None,
         truth: Truth | None = None,
         overdue: Overdue = UNBOUNDED,
+        tenants: Tenants = NO_TENANTS,
     ) -> None:
         self._own = truth is None
         self._truth = truth = Truth() if truth is None else truth
@@ -92,10 +85,11 @@ class MemoryLedger:
         truth.committed[_ARRIVALS] = 0
         self.more = True
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
-        self._heaps: dict[str, list[Rank]] = {name: [] for name in self._names}
-        self._dues: dict[str, list[tuple[float, Lane]]] = {name: [] for name in self._names}
         self._queues = Queues(truth)
         self._first = self._queues.first
+        self._lines = Lines(truth, self._queues)
+        self._turns = Turns(truth, self._lines, tenants)
+        self._dues = Dues(truth, self._queues, self._turns.limited)
         self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or later
         self._do: dict[type[Change], Callable[[float, Any], None]] = {
             Request: self._request,
@@ -138,16 +132,21 @@ class MemoryLedger:
                 self._ripe.pop(name, None)
                 continue
             ready_s = pause.ready_s(granted, backend.slots)
-            if now < ready_s:
+            if now < ready_s and self._turns.next(name) is not None:
                 wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
                 continue
-            reason, found = self._next(name, view, now)
+            next_one = self._next(name, view, now)
+            if next_one is None:  # the tenants of all that wait hold as many slots as they may
+                self._ripe.pop(name, None)
+                continue
+            reason, (ticket, (lane, arrival, asked_s, call)) = next_one
             holding, waiting, granted = holding + 1, waiting - 1, granted + 1
             if reason == "overdue":
                 overdue = granted
-            ticket, (lane, arrival, asked_s, call) = found
+            share = self._turns.charge(self._line(lane))
             self._shorten(lane)
-            grant = _new(Grant, (lane, asked_s, now, call, reason, holding, backend.slots, "", None, arrival))
+            fields = (lane, asked_s, now, call, reason, holding, backend.slots, "", None, arrival, share)
+            grant = _new(Grant, fields)
             staged[ticket] = grant
             staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, pause, overdue))
             self.more = (waiting > 0 and holding < backend.slots) or len(self._ripe) > 1
@@ -158,23 +157,31 @@ class MemoryLedger:
 
     def admit(self, now: float, request: Request) -> Grant | None:
         """See `Ledger.admit`."""
-        ticket, lane, _, forced, call, arrival, _ = request
+        ticket, lane, key, forced, call, arrival, _ = request
         if self._own:
             self._truth.begin()
-        at = self._names[lane[0]]
+        name = lane[0]
+        at = self._names[name]
         staged = self._truth.staged
         backend, holding, waiting, granted, released, pause, overdue = (
             staged[at] if at in staged else self._committed[at]
         )
-        reason = "free"
-        if waiting or holding >= backend.slots or now < pause.ready_s(granted, backend.slots):
+        reason, (level, _, _, tenant, _, _) = "free", FIRST_COME if key is None else key
+        if (
+            waiting
+            or holding >= backend.slots
+            or now < pause.ready_s(granted, backend.slots)
+            or (tenant and self._turns.blocked(name, tenant))
+        ):
             if not forced:
                 return None
             reason = "forced"
         holding += 1
         if not arrival:
             arrival = staged[_ARRIVALS] = self._truth.get(_ARRIVALS) + 1
-        grant = _new(Grant, (lane, now, now, call, reason, holding, backend.slots, "", None, arrival))
+        share = self._turns.charge((name, level, tenant))
+        fields = (lane, now, now, call, reason, holding, backend.slots, "", None, arrival, share)
+        grant = _new(Grant, fields)
         staged[ticket] = grant
         staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, pause, overdue))
         if self._own:
@@ -216,30 +223,48 @@ class MemoryLedger:
         kept = bool(arrival)
         if not kept:
             arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
-        known: _Lane | None = truth.get(lane)
+        known: WaitingLane | None = truth.get(lane)
         if key is None:
-            key = FIRST_COME if known is None else Key(known.level, known.order, known.explore)
+            key = FIRST_COME if known is None else Key(*known[:6])
         if known is None:
-            count, due_s = 1, self.overdue.due_s(view, now, waited_s)
-            self._rank((key.level, key.order, arrival, lane), due_s)
+            waits = _new(WaitingLane, (*key, 1, self.overdue.due_s(view, now, waited_s)))
+            self._lines.add(lane, waits, arrival)
+            self._turns.enter((name, key.level, key.tenant), arrival)
+            self._dues.add(lane, waits.tenant, waits.due_s)
         else:
-            count, due_s = known.waiting + 1, known.due_s
-            if kept or key.order != known.order or key.level != known.level:
-                self._rank((key.level, key.order, min(self._first(lane)[1].arrival, arrival), lane))
-        self._queues.add(lane, arrival, ticket, count, sort=kept)
+            waits = _new(WaitingLane, (*key, known.waiting + 1, known.due_s))
+            self._move(lane, known, waits, min(self._first(lane)[1].arrival, arrival), again=kept)
+        self._queues.add(lane, arrival, ticket, waits.waiting, sort=kept)
         self._ripe[name] = None
         staged[ticket] = _new(Waiting, (lane, arrival, now, call))
-        staged[lane] = _new(_Lane, (*key, count, due_s))
+        staged[lane] = waits
         staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, pause, overdue))
 
     def _rekey(self, now: float, rekey: Rekey) -> None:
-        lane, (level, order, explore) = rekey
-        known: _Lane | None = self._truth.get(lane)
+        lane, key = rekey
+        known: WaitingLane | None = self._truth.get(lane)
         if known is None:
             return
-        if order != known.order or level != known.level:
-            self._rank((level, order, self._first(lane)[1].arrival, lane))
-        self._truth.staged[lane] = _new(_Lane, (level, order, explore, known.waiting, known.due_s))
+        waits = self._truth.staged[lane] = _new(WaitingLane, (*key, known.waiting, known.due_s))
+        self._move(lane, known, waits, self._first(lane)[1].arrival)
+
+    def _move(
+        self, lane: Lane, before: WaitingLane, after: WaitingLane, arrival: int, *, again: bool = False
+    ) -> None:
+        """Index a lane whose key may have changed, or with `again` its arrival."""
+        moved = after.level != before.level or after.tenant != before.tenant
+        if again or moved or after.order != before.order or after.urgent_s != before.urgent_s:
+            self._lines.add(lane, after, arrival)
+        if moved:
+            self._turns.leave((lane[0], before.level, before.tenant))
+            self._turns.enter((lane[0], after.level, after.tenant), arrival)
+            self._ripe[lane[0]] = None
+            self._dues.add(lane, after.tenant, after.due_s)
+
+    def _line(self, lane: Lane) -> Line:
+        """Return the line of a lane in which tickets wait."""
+        known: WaitingLane = self._truth.get(lane)
+        return lane[0], known.level, known.tenant
 
     def _release(self, now: float, release: Release) -> None:
         truth = self._truth
@@ -258,6 +283,8 @@ class MemoryLedger:
             failure = release.failure
             if failure is not None or pause.backoff_s:
                 pause = paused(pause, granted, claim.granted_s, now, failure)
+            if claim.share is not None:
+                self._turns.settle(name, claim.share, None if failure else now - claim.granted_s)
         else:
             self._shorten(claim.lane)
             waiting -= 1
@@ -273,9 +300,10 @@ class MemoryLedger:
         lane, arrival, asked_s, call = claim
         at = self._names[lane[0]]
         backend, holding, waiting, granted, released, pause, overdue = truth.get(at)
+        share = self._turns.charge(self._line(lane))
         self._shorten(lane)
         holding += 1
-        fields = (lane, asked_s, now, call, "cycle", holding, backend.slots, "", None, arrival)
+        fields = (lane, asked_s, now, call, "cycle", holding, backend.slots, "", None, arrival, share)
         grant = truth.staged[ticket] = _new(Grant, fields)
         view = (backend, holding, waiting - 1, granted + 1, released, pause, overdue)
         truth.staged[at] = _new(BackendView, view)
@@ -294,78 +322,41 @@ class MemoryLedger:
     def _shorten(self, lane: Lane) -> None:
         """Decrement the lane's number of waiting tickets."""
         truth = self._truth
-        level, order, explore, waiting, due_s = (
-            truth.staged[lane] if lane in truth.staged else truth.committed[lane]
-        )
-        if waiting == 1:
+        known: WaitingLane = truth.get(lane)
+        if known.waiting == 1:
             truth.remove(lane, self._queues.forget)
+            self._turns.leave((lane[0], known.level, known.tenant))
         else:
-            truth.staged[lane] = _new(_Lane, (level, order, explore, waiting - 1, due_s))
+            truth.staged[lane] = _new(WaitingLane, (*known[:6], known.waiting - 1, known.due_s))
 
     # -- grants ------------------------------------------------------------------------
 
-    def _next(self, name: str, view: BackendView, now: float) -> tuple[str, tuple[int, Waiting]]:
-        """Return the ticket to grant next, and the reason; one must be waiting."""
-        dues = self._dues[name]
-        if dues and self.overdue.turn(view):
-            lane = first_due(dues, view.pause.open_s(now), self._committed.get)
+    def _next(self, name: str, view: BackendView, now: float) -> tuple[str, tuple[int, Waiting]] | None:
+        """Return the ticket to grant next, and the reason; None if none may have a slot."""
+        if self.overdue.turn(view):
+            lane = self._dues.first(name, view.pause.open_s(now), self._turns.blocked)
             if lane is not None:
                 return "overdue", self._first(lane)
+        line = self._turns.next(name)
+        if line is None:
+            return None
+        urgent = self._lines.urgent(line, now)
+        if urgent is not None:
+            return "deadline", urgent
         if self._exploration is not None and self._exploration.turn(view.granted + 1):
-            found = self._most_informative(name, now)
+            found = self._most_informative(line, now)
             if found is not None:
                 return "explore", found
-        return "order", self._top(name)
+        return "order", self._lines.head(line)
 
-    def _most_informative(self, name: str, now: float) -> tuple[int, Waiting] | None:
+    def _most_informative(self, line: Line, now: float) -> tuple[int, Waiting] | None:
         """Return the first ticket of the lane with the largest gain; None if no lane has a gain."""
         try:
-            lane = choose(in_order(self._heaps[name], self._committed.get, self._first), now)
+            lanes = in_order(self._lines.ranks[line], line, self._committed.get, self._first)
+            lane = choose(lanes, now)
         except Exception:  # a bug in a user's belief costs this exploration, never a slot
             return None
         return None if lane is None else self._first(lane)
-
-    def _rank(self, rank: Rank, due_s: float = inf) -> None:
-        """Push a lane's rank, and when it becomes overdue. Outdated entries stay until they reach the top."""
-        lane = rank[3]
-        name = lane[0]
-        if max(len(self._heaps[name]), len(self._dues[name])) > 2 * len(self._queues.of) + 64:
-            self._rebuild(name)
-        heapq.heappush(self._heaps[name], rank)
-        if due_s < inf:
-            heapq.heappush(self._dues[name], (due_s, lane))
-
-    def _top(self, name: str) -> tuple[int, Waiting]:
-        """Return the first ticket of the first lane of a backend; one must be waiting."""
-        committed = self._committed
-        heap = self._heaps[name]
-        while True:
-            level, order, arrival, lane = heap[0]
-            known = committed.get(lane)
-            if known is None or known.order != order or known.level != level:
-                heapq.heappop(heap)
-                continue
-            first = self._first(lane)
-            if first[1].arrival == arrival:
-                return first
-            # The stored arrival was a lower bound.
-            heapq.heapreplace(heap, (level, order, first[1].arrival, lane))
-
-    def _rebuild(self, name: str) -> None:
-        """Rebuild the backend's heaps without outdated entries: amortised O(1) per change."""
-        committed, staged = self._committed, self._truth.staged
-        lanes = [
-            (known, queue[0][0], lane)
-            for lane, queue in self._queues.of.items()
-            if lane[0] == name
-            for known in (committed.get(lane), staged.get(lane))
-            if known is not None
-        ]
-        ranks = [(known.level, known.order, arrival, lane) for known, arrival, lane in lanes]
-        dues = [(known.due_s, lane) for known, _, lane in lanes if known.due_s < inf]
-        heapq.heapify(ranks)
-        heapq.heapify(dues)
-        self._heaps[name], self._dues[name] = ranks, dues
 
     # -- what must hold ----------------------------------------------------------------
 
@@ -373,19 +364,16 @@ class MemoryLedger:
         """See `Ledger.check`."""
         view, committed = self.view(), self._committed
         assert not self._truth.staged, "a decision was left half made"
-        check_view(view, now)
+        check_view(view, now, lambda own: not self._turns.blocked(own.lane[0], committed[own.lane].tenant))
         lanes: dict[Lane, int] = {}
         for ticket, claim in view.waiting.items():
             lanes[claim.lane] = lanes.get(claim.lane, 0) + 1
             assert (claim.arrival, ticket) in self._queues.of[claim.lane], "a waiting ticket is in no queue"
-        known = {key: value for key, value in committed.items() if type(value) is _Lane}
+        known = {key: value for key, value in committed.items() if type(value) is WaitingLane}
         assert lanes == {lane: own.waiting for lane, own in known.items()}, "lanes and tickets differ"
         for lane, own in known.items():
-            first = self._first(lane)[1].arrival
-            places = (rank for rank in self._heaps[lane[0]] if rank[3] == lane)
-            assert any(rank[:2] == (own.level, own.order) and rank[2] <= first for rank in places), (
-                "a lane that waits is in no heap"
-            )
-            assert own.due_s == inf or (own.due_s, lane) in self._dues[lane[0]], (
+            self._lines.check(now, lane, own, self._first(lane)[1].arrival)
+            assert own.due_s == inf or self._dues.has(lane, own.tenant, own.due_s), (
                 "a lane that waits would never be overdue"
             )
+        self._turns.check(view, known)

@@ -9,8 +9,9 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
+from llmsched_langgraph._ledger.queues import SPARE, Queues
+from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import BackendView, Lane
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -74,19 +75,57 @@ class Overdue:
 UNBOUNDED = Overdue(None)
 
 
-def first_due(dues: list[tuple[float, Lane]], open_s: float, known: Callable[[Lane], Any]) -> Lane | None:
-    """Return the lane that is overdue for longest; None if none is.
+class Dues:
+    """Indexes when the waiting lanes of each backend become overdue. Entries may be outdated.
 
-    Args:
-        dues: a heap of when each of the backend's lanes becomes overdue, and the lane. Its outdated entries
-            at the top are removed.
-        open_s: the backend's clock that stands during pauses.
-        known: returns what has a lane's `due_s`; None for a lane where no ticket waits.
+    The lanes of each tenant with a limit of slots have a heap of their own, because they may have to be
+    passed over.
     """
-    while dues and dues[0][0] <= open_s:
-        due_s, lane = dues[0]
-        own = known(lane)
-        if own is not None and own.due_s == due_s:
-            return lane
-        heapq.heappop(dues)
-    return None
+
+    def __init__(self, truth: Truth, queues: Queues, limited: Callable[[str], bool]) -> None:
+        self._truth = truth
+        self._queues = queues
+        self._limited = limited
+        self._heaps: dict[str, dict[str, list[tuple[float, Lane]]]] = {}
+
+    def add(self, lane: Lane, tenant: str, due_s: float) -> None:
+        """Add a lane of the tenant that becomes overdue at `due_s` (see `Overdue.due_s`)."""
+        if due_s == inf:
+            return
+        by_tenant = self._heaps.setdefault(lane[0], {})
+        heap = by_tenant.setdefault(self._group(tenant), [])
+        if len(heap) > 2 * len(self._queues.of) + SPARE:
+            heap[:] = {own for own in heap if self._waits(*own)}
+            heapq.heapify(heap)
+        heapq.heappush(heap, (due_s, lane))
+
+    def _group(self, tenant: str) -> str:
+        return tenant if self._limited(tenant) else ""
+
+    def _waits(self, due_s: float, lane: Lane) -> bool:
+        known = self._truth.committed.get(lane), self._truth.staged.get(lane)
+        return any(own is not None and own.due_s == due_s for own in known)
+
+    def first(self, name: str, open_s: float, blocked: Callable[[str, str], bool]) -> Lane | None:
+        """Return the lane that is overdue for longest; None if none is.
+
+        Args:
+            name: the backend.
+            open_s: the backend's clock that stands during pauses.
+            blocked: returns whether a tenant must not get a slot of a backend.
+        """
+        found = None
+        for group, heap in self._heaps.get(name, {}).items():
+            while heap and heap[0][0] <= open_s:
+                known = self._truth.committed.get(heap[0][1])
+                if known is None or known.due_s != heap[0][0] or self._group(known.tenant) != group:
+                    heapq.heappop(heap)
+                    continue
+                if not (group and blocked(name, group)) and (found is None or heap[0] < found):
+                    found = heap[0]
+                break
+        return None if found is None else found[1]
+
+    def has(self, lane: Lane, tenant: str, due_s: float) -> bool:
+        """Return whether the lane of the tenant is indexed."""
+        return (due_s, lane) in self._heaps.get(lane[0], {}).get(self._group(tenant), ())

@@ -11,6 +11,9 @@ from collections import deque
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Lane, Waiting
 
+SPARE = 64
+"""Number of outdated entries that an index may have, beside as many as there are current ones."""
+
 
 class Queues:
     """The queue of each lane with a waiting ticket.

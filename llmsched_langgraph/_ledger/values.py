@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.pauses import NEVER_PAUSED, Failure, Pause
+from llmsched_langgraph._ledger.tenants import Share
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_SLOTS = 8
@@ -195,14 +197,23 @@ class Key(NamedTuple):
         level: the priority, smaller first. A level is served before all larger ones.
         order: the policy's order, smaller first.
         explore: what exploration needs; None if the lane is never explored.
+        tenant: the tenant of the job; empty for none. Tenants share each level by their weights.
+        urgent_s: clock time from which the lane goes before its tenant's others, because of its deadline.
+        lost_s: clock time from which it does so no more, because its deadline cannot be met.
     """
 
     level: int = 0
     order: float = 0.0
     explore: Explore | None = None
+    tenant: str = ""
+    urgent_s: float = inf
+    lost_s: float = inf
 
 
 FIRST_COME = Key()
+
+Line = tuple[str, int, str]
+"""One tenant's lanes in one level of one backend: backend name, level, tenant."""
 
 Lane = tuple[str, int, StageOccurrence]
 """One job's stage occurrence at one backend: backend name, job number, stage occurrence."""
@@ -291,13 +302,14 @@ class Grant(NamedTuple):
         granted_s: clock time of its grant.
         call: the call's properties.
         reason: "free" (no ticket waited), "order" (first in the policy's order), "explore" (largest gain),
-            "overdue" (its job has waited too long), "forced" (no slot was free and the call could not wait)
-            or "cycle" (its wait could never end).
+            "deadline" (its deadline is close), "overdue" (its job has waited too long), "forced" (no slot was
+            free and the call could not wait) or "cycle" (its wait could never end).
         concurrency: held slots of the backend at the grant, this one included.
         slots: the backend's slots at the grant.
         replica: the backend's replica that serves it; empty if there is one only.
         lease_until_s: clock time at which the lease ends unless renewed; None without a lease.
         arrival: its arrival number over all backends.
+        share: what it was charged to; None if there is no other tenant.
     """
 
     lane: Lane
@@ -310,6 +322,7 @@ class Grant(NamedTuple):
     replica: str = ""
     lease_until_s: float | None = None
     arrival: int = 0
+    share: Share | None = None
 
 
 class Granted(NamedTuple):

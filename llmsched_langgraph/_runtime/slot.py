@@ -48,6 +48,7 @@ class Terms(NamedTuple):
         timeout_s: maximum wait for a slot, in seconds; None for no limit.
         loop: the event loop in one of whose threads the call may run; None if unknown.
         priority: the priority of a call that is a job of its own.
+        tenant: the tenant of such a call.
     """
 
     driver: Driver
@@ -57,6 +58,7 @@ class Terms(NamedTuple):
     timeout_s: float | None = None
     loop: asyncio.AbstractEventLoop | None = None
     priority: int = 0
+    tenant: str = ""
 
 
 class Slot:
@@ -163,12 +165,12 @@ class Slot:
 
     def _ask(self, stage: StageRun | None, forced: bool, loop: weakref.ref[Any] | None = None) -> bool:
         """Request the slot; return whether it was granted at once. A call on a `loop` ends with it."""
-        driver, backend, job, name, _, _, priority = self.terms
+        driver, backend, job, name, _, _, priority, tenant = self.terms
         # The ticket exists before the request, so an interrupted request can be abandoned.
         ticket = self._ticket = driver.new_ticket()
         self._held.append(driver.watch(self, ticket, loop))
         run = None if stage is None else stage.number
-        fields = (ticket, backend, name, job, forced, run, (), self._again, priority)
+        fields = (ticket, backend, name, job, forced, run, (), self._again, priority, tenant)
         return driver.request(_new(CallRequested, fields))
 
     def _block(self, stage: StageRun | None) -> None:

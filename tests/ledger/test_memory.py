@@ -10,13 +10,14 @@ from llmsched_langgraph._ledger.exploration import in_order
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.tenants import NO_TENANTS
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Backend, Configure, Key, Rekey, Release, Request
 
 
 class TestMemory(LedgerConformance):
-    def make(self, backends, exploration=None, overdue=UNBOUNDED):
-        return MemoryLedger(backends, exploration, overdue=overdue)
+    def make(self, backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
+        return MemoryLedger(backends, exploration, overdue=overdue, tenants=tenants)
 
 
 @pytest.fixture
@@ -63,7 +64,10 @@ def test_lanes_in_their_order(bench):
 
     def ordered(backend):
         ledger = bench.ledger
-        return in_order(ledger._heaps[backend], ledger._committed.get, ledger._first)
+        line = ledger._turns.next(backend)
+        if line is None:
+            return []
+        return in_order(ledger._lines.ranks[line], line, ledger._committed.get, ledger._first)
 
     def jobs():
         return [at[1] for _, at, _, _ in ordered("b")]
@@ -80,9 +84,15 @@ def test_lanes_in_their_order(bench):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda held: held._heaps["b"].clear(), "a lane that waits is in no heap"),
-        (lambda held: held._heaps.update(b=[(0, -1.0, 1, lane(1))]), "a lane that waits is in no heap"),
-        (lambda held: held._heaps.update(b=[(0, 0.0, 9, lane(1))]), "a lane that waits is in no heap"),
+        (lambda held: held._lines.ranks["b", 0, ""].clear(), "a lane that waits is in no heap"),
+        (
+            lambda held: held._lines.ranks.update({("b", 0, ""): [(-1.0, 1, lane(1))]}),
+            "a lane that waits is in no heap",
+        ),
+        (
+            lambda held: held._lines.ranks.update({("b", 0, ""): [(0.0, 9, lane(1))]}),
+            "a lane that waits is in no heap",
+        ),
         (lambda held: held._queues.of[lane(1)].clear(), "a waiting ticket is in no queue"),
         (lambda held: held._truth.committed.pop(1), "waiting"),
         (lambda held: held._truth.committed.pop(0), "holding"),
@@ -141,7 +151,7 @@ def test_memory_is_bounded_under_endless_changes_of_keys(bench, jobs):
         bench.ask(ticket, lane(ticket % jobs), 0.0)
     for step in range(20_000):
         bench.submit(Rekey(lane(step % jobs), Key(0, float(-step if step % 3 else step))))
-        assert len(bench.ledger._heaps["b"]) <= 2 * jobs + 65
+        assert len(bench.ledger._lines.ranks["b", 0, ""]) <= 2 * jobs + 65
     bench.settle()
 
 
@@ -160,7 +170,7 @@ def test_memory_is_bounded_while_calls_come_and_go(bench, jobs):
                 pass
         else:
             bench.settle()
-        assert len(ledger._heaps["b"]) <= 2 * 21 + 65
+        assert sum(map(len, ledger._lines.ranks.values())) <= 2 * 21 + 65
         assert len(ledger._queues.of) <= 21
         assert sum(map(len, ledger._queues.of.values())) <= 2 * 21 + 16 * len(ledger._queues.of) + 1
         assert len(ledger._truth.committed) <= 2 * 21 + 4

@@ -8,14 +8,15 @@ from support.conformance import Home, walk
 
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED
+from llmsched_langgraph._ledger.tenants import NO_TENANTS
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
 pytestmark = pytest.mark.timeout(400)
 
 
 class Memory(Home):
-    def make(self, backends, exploration=None, overdue=UNBOUNDED):
-        return MemoryLedger(backends, exploration, overdue=overdue)
+    def make(self, backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
+        return MemoryLedger(backends, exploration, overdue=overdue, tenants=tenants)
 
 
 TestMemory = walk(Memory()).TestCase

@@ -86,7 +86,8 @@ def request(driver, log, stage, job=None, run=None):
 def line(driver):
     """The jobs that wait at the backend, in the order in which they would be served."""
     ledger = driver._ledger
-    lanes = in_order(ledger._heaps["b"], ledger._committed.get, ledger._first)
+    line = ("b", 0, "")
+    lanes = in_order(ledger._lines.ranks[line], line, ledger._committed.get, ledger._first)
     return [job for _, (_, job, _), _, _ in lanes]
 
 

@@ -17,6 +17,7 @@ from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenant, Tenants
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
     Backend,
@@ -44,7 +45,7 @@ class Home:
     admits = True
     """Whether `admit` can tell at once that a slot is free."""
 
-    def make(self, backends, exploration=None, overdue=UNBOUNDED):
+    def make(self, backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
         """A new ledger of these backends."""
         raise NotImplementedError
 
@@ -59,9 +60,9 @@ def lane(job=1, stage="s", backend="b"):
 class Bench:
     """A ledger of one home with short verbs, and a clock; each gives the tickets granted since, in order."""
 
-    def __init__(self, home, *backends, exploration=None, overdue=UNBOUNDED):
+    def __init__(self, home, *backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
         self.home = home
-        self.ledger = home.make(backends or (Backend("b", 1),), exploration, overdue)
+        self.ledger = home.make(backends or (Backend("b", 1),), exploration, overdue, tenants)
         self.now = 0.0
         self.wake_s = None
         self.told = []
@@ -93,10 +94,20 @@ class Bench:
         return self.settle()
 
     def ask(
-        self, ticket, at=None, order=None, *, level=0, explore=None, forced=False, arrival=0, waited_s=0.0
+        self,
+        ticket,
+        at=None,
+        order=None,
+        *,
+        level=0,
+        explore=None,
+        forced=False,
+        arrival=0,
+        waited_s=0.0,
+        **more,
     ):
         """Request a slot for a ticket in a lane of its own, unless another one is named."""
-        key = None if order is None else Key(level, order, explore)
+        key = None if order is None and not more else Key(level, order or 0.0, explore, **more)
         at = lane(ticket) if at is None else at
         return self.do(Request(ticket, at, key, forced, arrival=arrival, waited_s=waited_s))
 
@@ -900,7 +911,21 @@ EXPLORES = st.one_of(
         *(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2)),
     ),
 )
-KEYS = st.builds(Key, st.sampled_from((0, 0, 0, -1, 2)), ORDERS, EXPLORES)
+KEYS = st.builds(
+    lambda level, order, explore, tenant, urgent: Key(level, order, explore, tenant, *urgent),
+    st.sampled_from((0, 0, 0, -1, 2)),
+    ORDERS,
+    EXPLORES,
+    st.sampled_from(("", "", "t", "u", "v")),
+    st.sampled_from([(math.inf, math.inf)] * 4 + [(0.0, 5.0), (3.0, 20.0), (9.0, math.inf)]),
+)
+TENANTS = st.sampled_from(
+    (
+        NO_TENANTS,
+        Tenants({"t": Tenant(2.0), "u": Tenant(0.5, 1), "v": Tenant(1.0, 2)}),
+        Tenants({"t": Tenant(1.0, 1)}),
+    )
+)
 LANES = st.builds(
     lambda backend, job, stage: (backend, job, StageOccurrence(stage, 1)),
     st.sampled_from((*"bbb", "c")),
@@ -914,8 +939,10 @@ MOVES = st.lists(st.tuples(LANES, KEYS), max_size=4)
 class Model:
     """A ledger that could not be simpler: a list of those that wait, searched anew for each grant."""
 
-    def __init__(self, slots, exploration, overdue):
+    def __init__(self, clock, slots, exploration, overdue, tenants):
+        self.clock = clock
         self.overdue = overdue
+        self.turns = Turns(self, tenants)
         self.due_s = {}  # of lanes that wait
         self.last_overdue = dict.fromkeys(BACKENDS, -math.inf)
         self.closed_s = dict.fromkeys(BACKENDS, 0.0)
@@ -942,9 +969,8 @@ class Model:
         return sum(at[0] == backend for at in self.holding.values())
 
     def backlog(self, backend):
-        """Those that wait there, the next one first."""
-        waiting = [ticket for ticket, at in self.waiting.items() if at[0] == backend]
-        return sorted(waiting, key=lambda ticket: self.keys[self.waiting[ticket]][:2])
+        """Those that wait there, in the order of their arrival."""
+        return [ticket for ticket, at in self.waiting.items() if at[0] == backend]
 
     def known(self, ticket):
         return ticket in self.waiting or ticket in self.holding
@@ -957,16 +983,21 @@ class Model:
         if not self.known(ticket):
             if at not in self.waiting.values() and self.overdue.max_wait_s is not None:
                 self.due_s[at] = self.open_s(at[0], now) + self.overdue.max_wait_s - waited_s
-            known = self.keys.get(at, FIRST_COME) if at in self.waiting.values() else FIRST_COME
+            known = self.keys[at] if at in self.waiting.values() else None
             self.arrive(ticket, kept)
             self.waiting[ticket] = at
             self.waiting = dict(sorted(self.waiting.items(), key=lambda own: (self.arrivals[own[0]], own[0])))
-            self.keys[at] = known if key is None else key
+            self.keys[at] = (known or FIRST_COME) if key is None else key
+            self.turns.moved(at, known)
 
-    def force(self, ticket, at, kept=0):
+    def first(self, at):
+        """The arrival of the first ticket that waits in the lane."""
+        return min(self.arrivals[ticket] for ticket, own in self.waiting.items() if own == at)
+
+    def force(self, ticket, at, kept=0, key=None):
         if not self.known(ticket):
             self.arrive(ticket, kept)
-            self.seat(ticket, at)
+            self.seat(ticket, at, key=key)
             self.forced.add(ticket)
 
     def force_waiting(self, ticket):
@@ -974,7 +1005,9 @@ class Model:
             self.seat(ticket, self.waiting[ticket])
             self.forced.add(ticket)
 
-    def seat(self, ticket, at, reason=""):
+    def seat(self, ticket, at, reason="", key=None):
+        key = self.keys[at] if ticket in self.waiting else key or FIRST_COME
+        self.turns.charge(ticket, (at[0], key.level, key.tenant))
         self.leave(ticket)
         self.holding[ticket] = at
         self.granted[at[0]] += 1
@@ -983,12 +1016,14 @@ class Model:
 
     def leave(self, ticket):
         at = self.waiting.pop(ticket, None)
-        if at not in self.waiting.values():
+        if at is not None and at not in self.waiting.values():
             self.due_s.pop(at, None)
+            self.turns.left((at[0], self.keys[at].level, self.keys[at].tenant))
 
     def rekey(self, at, key):
         if at in self.waiting.values():
-            self.keys[at] = key
+            known, self.keys[at] = self.keys[at], key
+            self.turns.moved(at, known)
 
     def release(self, ticket, retry_after_s, now):
         self.leave(ticket)
@@ -996,6 +1031,7 @@ class Model:
         self.forced.discard(ticket)
         if at is not None:
             self.released[at[0]] += 1
+            self.turns.settle(ticket, failed=retry_after_s is not None)
             if retry_after_s is not None:
                 longer_s = now + retry_after_s - max(self.opens_s[at[0]], now)
                 if longer_s > 0.0:
@@ -1012,42 +1048,154 @@ class Model:
                 allowed, more, at_s = allowed + more, 2 * more, at_s + 0.25
         return at_s
 
+    def lanes(self, backend, line=None):
+        """The lanes that wait there, or in the line, whose tenants may hold one more slot."""
+        found = dict.fromkeys(at for at in self.waiting.values() if at[0] == backend)
+        lines = {at: (backend, self.keys[at].level, self.keys[at].tenant) for at in found}
+        return [
+            at for at, own in lines.items() if not self.turns.blocked(backend, own[2]) and line in (None, own)
+        ]
+
     def free(self, backend):
-        """Whether a slot is free there and a ticket waits, were it not for a pause."""
-        return bool(self.backlog(backend)) and self.held(backend) < self.slots[backend]
+        """Whether a slot is free there and a ticket waits that may have it, were it not for a pause."""
+        return bool(self.lanes(backend)) and self.held(backend) < self.slots[backend]
 
     def next(self, backend, now):
         """The ticket that gets a slot there, and why; None if there is none."""
         if not self.free(backend) or now < self.ready_s(backend):
             return None
-        backlog = self.backlog(backend)
-        due_s = min(((due_s, at) for at, due_s in self.due_s.items() if at[0] == backend), default=None)
+        lanes = self.lanes(backend)
+        ticket = {at: next(own for own, where in self.waiting.items() if where == at) for at in lanes}
+        due_s = min(((self.due_s[at], at) for at in lanes if at in self.due_s), default=None)
         since = self.granted[backend] - self.last_overdue[backend]
         if due_s is not None and due_s[0] <= self.open_s(backend, now) and since >= self.overdue.every - 1:
-            return next(ticket for ticket, at in self.waiting.items() if at == due_s[1]), "overdue"
+            return ticket[due_s[1]], "overdue"
+        lanes = sorted(
+            self.lanes(backend, self.turns.first(lanes)), key=lambda at: (self.keys[at].order, self.first(at))
+        )
+        for at in lanes:
+            if self.keys[at].urgent_s <= now < self.keys[at].lost_s:
+                return ticket[at], "deadline"
         exploration = self.exploration
         if exploration is not None and coin(exploration.seed, self.granted[backend] + 1, exploration.epsilon):
-            level = self.keys[self.waiting[backlog[0]]].level
-            arrivals = {}
-            for ticket, at in self.waiting.items():
-                arrivals.setdefault(at, self.arrivals[ticket])
-            lanes = dict.fromkeys(self.waiting[ticket] for ticket in backlog)
-            chosen = choice_of_lanes(
-                [
-                    (self.keys[at].order, at, arrivals[at], self.keys[at].explore)
-                    for at in lanes
-                    if self.keys[at].level == level
-                ],
-                now,
-            )
+            given = [(self.keys[at].order, at, self.first(at), self.keys[at].explore) for at in lanes]
+            chosen = choice_of_lanes(given, now)
             if chosen is not None:
-                return next(ticket for ticket, at in self.waiting.items() if at == chosen), "explore"
-        return backlog[0], "order"
+                return ticket[chosen], "explore"
+        return ticket[lanes[0]], "order"
 
     def wake_s(self, now):
         """When time alone allows a grant."""
         times = [self.ready_s(backend) for backend in BACKENDS if self.free(backend)]
         return min((at for at in times if at > now), default=None)
+
+
+class Turns:
+    """The turns of tenants, counted anew whenever they are asked for; what cannot be is kept in dicts."""
+
+    def __init__(self, model, tenants):
+        self.model = model
+        self.tenants = tenants
+        self.virtual_s = {}  # of lines
+        self.floor_s = {}
+        self.number = {}
+        self.level_s = {}
+        self.shares = {}  # of tickets that hold: line, charge, weight, time of the grant
+        self.served = {}
+
+    def lanes(self, *line):
+        model = self.model
+        return {
+            at
+            for at in model.waiting.values()
+            if (at[0], model.keys[at].level, model.keys[at].tenant)[: len(line)] == line
+        }
+
+    def held(self, line):
+        return sum(share[0] == line for share in self.shares.values())
+
+    def blocked(self, backend, tenant):
+        most = self.tenants.of(tenant).max_slots
+        held = sum((share[0][0], share[0][2]) == (backend, tenant) for share in self.shares.values())
+        return most is not None and held >= most
+
+    def first(self, lanes):
+        """The line whose turn it is, of those of these lanes."""
+        model = self.model
+        level = min(model.keys[at].level for at in lanes)
+        lines = {(at[0], level, model.keys[at].tenant) for at in lanes if model.keys[at].level == level}
+        return min(lines, key=lambda own: (self.virtual_s[own], self.held(own), self.number[own], own))
+
+    def check(self, view):
+        """Raise AssertionError unless the grants are charged as here."""
+        charged = {ticket: grant.share for ticket, grant in view.holding.items() if grant.share is not None}
+        assert {ticket: (own.level, own.tenant, own.charge_s) for ticket, own in charged.items()} == {
+            ticket: (*line[1:], charge_s) for ticket, (line, charge_s, *_) in self.shares.items()
+        }
+
+    def moved(self, at, before):
+        """The lane has a key, perhaps another one than before; None if it did not wait."""
+        model = self.model
+        key = model.keys[at]
+        line = (at[0], key.level, key.tenant)
+        if before is not None and (before.level, before.tenant) == line[1:]:
+            return
+        if before is not None:
+            self.left((at[0], before.level, before.tenant))
+        if len(self.lanes(*line)) == 1:
+            level_s = self.level_s.setdefault(line[:2], 0.0)
+            self.virtual_s[line] = self.floor_s[line] = max(self.virtual_s.get(line, level_s), level_s)
+            self.number[line] = model.first(at)
+
+    def left(self, line):
+        """A lane of the line waits no more."""
+        waits = bool(self.lanes(*line[:2]))
+        for own in [own for own in self.virtual_s if own[:2] == line[:2]]:
+            idle = not self.lanes(*own) and not self.held(own)
+            if idle and not (waits and self.virtual_s[own] > self.level_s[line[:2]]):
+                del self.virtual_s[own]
+        if not any(own[:2] == line[:2] for own in self.virtual_s):
+            self.level_s.pop(line[:2], None)
+
+    def charge(self, ticket, line):
+        if not line[2] and not any(own[0] == line[0] and own != line for own in self.virtual_s):
+            return
+        level_s = self.level_s.get(line[:2], 0.0)
+        lanes = [at for at in self.lanes(*line[:2]) if not self.blocked(line[0], self.model.keys[at].tenant)]
+        if lanes:
+            level_s = max(level_s, self.virtual_s[self.first(lanes)])
+        self.level_s[line[:2]] = level_s
+        if line not in self.virtual_s:
+            self.virtual_s[line] = self.floor_s[line] = level_s
+        elif not self.lanes(*line):
+            self.virtual_s[line] = max(self.virtual_s[line], level_s)
+        weight = self.tenants.of(line[2]).weight
+        charge_s = self.served.get(line[0], (0, 1.0))[1] / weight
+        self.shares[ticket] = line, charge_s, weight, self.model.clock()
+        self.virtual_s[line] += charge_s
+        self.left(line)
+
+    def settle(self, ticket, *, failed):
+        if ticket not in self.shares:
+            return
+        line, charge_s, weight, granted_s = self.shares[ticket]
+        served_s = self.model.clock() - granted_s
+        if not failed:
+            calls, mean_s = self.served.get(line[0], (0, 1.0))
+            self.served[line[0]] = calls + 1, mean_s + (served_s - mean_s) / min(calls + 1, 32)
+        more_s = (0.0 if failed else served_s) / weight - charge_s
+        before_s = self.virtual_s[line]
+        self.virtual_s[line] += more_s
+        if more_s <= 0.0:
+            self.virtual_s[line] = max(self.virtual_s[line], min(self.floor_s[line], before_s))
+        was_blocked = self.blocked(line[0], line[2])
+        del self.shares[ticket]
+        if was_blocked:
+            for own in self.virtual_s:
+                if own[::2] == line[::2] and self.lanes(*own):
+                    level_s = self.level_s[own[:2]]
+                    self.virtual_s[own] = self.floor_s[own] = max(self.virtual_s[own], level_s)
+        self.left(line)
 
 
 class LedgerWalk(RuleBasedStateMachine):
@@ -1060,12 +1208,13 @@ class LedgerWalk(RuleBasedStateMachine):
         epsilon=st.sampled_from((None, 0.3, 1.0)),
         seed=st.integers(0, 99),
         overdue=st.builds(Overdue, st.sampled_from((None, 0.0, 5.0)), st.integers(1, 4)),
+        tenants=TENANTS,
     )
-    def start(self, slots, epsilon, seed, overdue):
+    def start(self, slots, epsilon, seed, overdue, tenants):
         exploration = None if epsilon is None else Exploration(epsilon, seed=seed)
         backends = [Backend(name, slots) for name in BACKENDS]
-        self.bench = Bench(self.home, *backends, exploration=exploration, overdue=overdue)
-        self.model = Model(slots, exploration, overdue)
+        self.bench = Bench(self.home, *backends, exploration=exploration, overdue=overdue, tenants=tenants)
+        self.model = Model(lambda: self.bench.now, slots, exploration, overdue, tenants)
         self.tickets = 0
         self.unforced = dict.fromkeys(BACKENDS, 0)
 
@@ -1106,7 +1255,7 @@ class LedgerWalk(RuleBasedStateMachine):
                     if forced and not self.model.known(ticket):
                         self.untold.add(ticket)
                     if forced:
-                        self.model.force(ticket, at, kept)
+                        self.model.force(ticket, at, kept, key)
                     else:
                         self.model.request(ticket, at, key, self.bench.now, kept, waited_s)
                 case Force(ticket):
@@ -1287,6 +1436,8 @@ class LedgerWalk(RuleBasedStateMachine):
             )
             assert unforced <= max(own.backend.slots, self.unforced[backend])
             self.unforced[backend] = unforced
+
+        model.turns.check(view)
 
     def teardown(self):
         """Every ticket ends released, whatever happened to it before."""

@@ -238,7 +238,8 @@ class Simulation:
             application = self._applications.get(name)
             if application is None:
                 application = self._applications[name] = Application.of(name)
-            info = JobInfo(application=application, priority=timed.job.priority or 0)
+            own = timed.job
+            info = JobInfo(application=application, priority=own.priority or 0, tenant=own.tenant or "")
             self._tell(now, JobArrived(number, info, stage_events=job.stage_events))
             self._begin(now, job, [n for n, blocked_by in enumerate(job.blocked_by) if not blocked_by])
             self._end_if_over(now, job)
@@ -263,7 +264,7 @@ class Simulation:
             for run, call in zip(job.runs(index), stage.calls, strict=False) if stage.kind == "llm" else ():
                 ticket = next(self._tickets)
                 self._calls[ticket] = (job, index, run, call)
-                asked = (ticket, BACKEND, stage.name, job.number, False, run, (), 0, 0)
+                asked = (ticket, BACKEND, stage.name, job.number, False, run, (), 0, 0, "")
                 self._tell(now, _new(CallRequested, asked))
         self._run_tools(now)
 

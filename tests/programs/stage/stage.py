@@ -98,8 +98,8 @@ class Stage:
 
     def start_thread(self, function: Callable[[str], Any], path: str, *, marked: bool) -> None:
         """Start a thread that nobody in the program joins; `marked` copies the caller's context."""
-        around = contextvars.copy_context() if marked else contextvars.Context()
-        thread = threading.Thread(target=around.run, args=(function, path), daemon=True)
+        given = (contextvars.copy_context().run, function, path) if marked else (function, path)
+        thread = threading.Thread(target=given[0], args=given[1:], daemon=True)
         self._threads.append(thread)
         thread.start()
 

@@ -1,0 +1,179 @@
+"""Defines tenants, and computes their fair shares of a backend's service.
+
+Does not choose a lane. Within a priority level, tenants share a backend by weighted fair queueing on virtual
+time: a tenant's virtual time is the service that it received, in slot-seconds, divided by its weight. The
+waiting tenant with the least virtual time is served next, and of several equal ones the one that holds fewer
+slots. Each level has virtual times of its own: otherwise work of low priority, done while nothing else
+waited, would cost its tenant the turns of its urgent work.
+
+A grant is charged with the backend's mean service time, because its own is not known, and the charge is
+settled with the truth at the release; a failed attempt costs nothing. A tenant that begins to wait is lifted
+to the virtual time of its level: it has no claim on what it did not use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from llmsched_langgraph.errors import ConfigurationError
+
+FIRST_MEAN_S = 1.0
+"""Charge of a grant, in seconds, while no call of the backend has ended."""
+
+MEMORY = 32
+"""Number of the latest calls that the mean service time of a backend is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """The settings of one tenant.
+
+    Attributes:
+        weight: its share of the service relative to other tenants, above 0. A tenant of weight 3 gets three
+            times the service of one of weight 1, while both wait.
+        max_slots: maximum number of slots that it holds at each backend; None for no limit.
+
+    Raises:
+        ConfigurationError: a value is out of range.
+    """
+
+    weight: float = 1.0
+    max_slots: int | None = None
+
+    def __post_init__(self) -> None:
+        weight, slots = self.weight, self.max_slots
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not (number and 0.0 < weight < inf):
+            raise ConfigurationError(
+                f"the weight of a tenant must be a number above 0 (its share relative to other tenants), "
+                f"not {weight!r}"
+            )
+        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+            raise ConfigurationError(
+                f"max_slots of a tenant must be a whole number of at least 1, or None for no limit, "
+                f"not {slots!r}"
+            )
+
+
+STANDARD = Tenant()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """The settings of all tenants.
+
+    Attributes:
+        named: the tenants that have settings, by name.
+        closed: whether there are no others.
+    """
+
+    named: Mapping[str, Tenant] = field(default_factory=dict)
+    closed: bool = False
+
+    def of(self, tenant: str) -> Tenant:
+        """Return the settings of a tenant."""
+        return self.named.get(tenant, STANDARD)
+
+    def check(self, tenant: str) -> None:
+        """Do nothing if the tenant is known.
+
+        Raises:
+            ConfigurationError: the list of tenants is closed, and has no such tenant.
+        """
+        if self.closed and tenant and tenant not in self.named:
+            raise ConfigurationError(
+                f"unknown tenant {tenant!r}; add it to Scheduler(tenants=...), or leave closed_tenants=False "
+                f"to accept every tenant"
+            )
+
+
+NO_TENANTS = Tenants()
+
+
+class Turn(NamedTuple):
+    """The place of one tenant in one level of one backend. It exists while a lane waits or a slot is held.
+
+    Attributes:
+        virtual_s: its virtual time: service received, in slot-seconds, divided by its weight.
+        floor_s: its virtual time when it last began to wait: a refund goes no lower.
+        held: slots that it holds, of those that are charged.
+        number: the arrival number of the ticket with which it last began to wait.
+        lanes: its lanes in which tickets wait.
+    """
+
+    virtual_s: float
+    floor_s: float
+    held: int = 0
+    number: int = 0
+    lanes: int = 0
+
+
+class Share(NamedTuple):
+    """What a grant was charged to.
+
+    Attributes:
+        level: the priority level.
+        tenant: the tenant.
+        charge_s: what its virtual time grew by.
+        weight: its weight at the grant.
+    """
+
+    level: int
+    tenant: str
+    charge_s: float
+    weight: float
+
+
+class Level(NamedTuple):
+    """One priority level of one backend. It exists while it has lines.
+
+    Attributes:
+        virtual_s: its virtual time: the largest that the waiting tenant with the least one has had.
+        lanes: its lanes in which tickets wait.
+        lines: its tenants with a `Turn`.
+    """
+
+    virtual_s: float = 0.0
+    lanes: int = 0
+    lines: int = 0
+
+
+EMPTY_LEVEL = Level()
+
+
+def begins(turn: Turn | None, level: Level, number: int) -> Turn:
+    """Return the turn of a tenant that begins to wait."""
+    if turn is None:
+        return Turn(level.virtual_s, level.virtual_s, 0, number, 1)
+    virtual_s = max(turn.virtual_s, level.virtual_s)
+    return Turn(virtual_s, virtual_s, turn.held, number, turn.lanes + 1)
+
+
+def settled(turn: Turn, share: Share, served_s: float) -> Turn:
+    """Return the turn after a slot is released that served for `served_s` seconds.
+
+    A refund goes no lower than the last lift: else a tenant could save up service while it is idle.
+    """
+    more_s = served_s / share.weight - share.charge_s
+    virtual_s = turn.virtual_s + more_s
+    if more_s <= 0.0:
+        virtual_s = max(virtual_s, min(turn.floor_s, turn.virtual_s))
+    return turn._replace(virtual_s=virtual_s, held=turn.held - 1)
+
+
+class Served(NamedTuple):
+    """The service times of a backend: the number of calls, and the mean of about the last `MEMORY` ones."""
+
+    calls: int = 0
+    mean_s: float = FIRST_MEAN_S
+
+    def after(self, served_s: float) -> Served:
+        """Return the value after one more call."""
+        calls = self.calls + 1
+        return Served(calls, self.mean_s + (served_s - self.mean_s) / min(calls, MEMORY))
+
+
+NONE_SERVED = Served()

@@ -1,0 +1,210 @@
+"""Keeps the turns of tenants: who waits in which level, what each was charged, what its grants came to.
+
+Does not choose a lane. All values are in the state (`truth.py`); the rules are in `tenants.py`.
+
+A backend that only calls without a tenant use has one line, which always has the turn: its grants are not
+charged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from math import inf
+
+from llmsched_langgraph._ledger.lines import Lines, WaitingLane
+from llmsched_langgraph._ledger.tenants import (
+    EMPTY_LEVEL,
+    NONE_SERVED,
+    Level,
+    Share,
+    Tenants,
+    Turn,
+    begins,
+    settled,
+)
+from llmsched_langgraph._ledger.truth import Truth
+from llmsched_langgraph._ledger.values import Lane, LedgerView, Line
+
+_SERVED = "served "
+_LINES = "lines "
+_HELD = "held by tenants of "
+
+
+class Turns:
+    """The turns of all tenants at all backends.
+
+    Attributes:
+        tenants: the settings of the tenants.
+    """
+
+    def __init__(self, truth: Truth, lines: Lines, tenants: Tenants) -> None:
+        self.tenants = tenants
+        self._truth = truth
+        self._lines = lines
+        self._limits = {
+            name: own.max_slots for name, own in tenants.named.items() if own.max_slots is not None
+        }
+        self._blocked = self.blocked if self._limits else None
+
+    # -- waiting -----------------------------------------------------------------------
+
+    def enter(self, line: Line, number: int) -> None:
+        """One more lane of the line waits; its first ticket has this arrival number."""
+        truth, name = self._truth, line[0]
+        turn: Turn | None = truth.get(line)
+        level: Level = truth.get(line[:2]) or EMPTY_LEVEL
+        truth.staged[line[:2]] = Level(level.virtual_s, level.lanes + 1, level.lines + (turn is None))
+        if turn is None:
+            truth.staged[_LINES + name] = (truth.get(_LINES + name) or 0) + 1
+        elif turn.lanes:
+            truth.staged[line] = turn._replace(lanes=turn.lanes + 1)
+            return
+        turn = truth.staged[line] = begins(turn, level, number)
+        self._lines.take_turns(line, *turn[:1], *turn[2:4])
+
+    def leave(self, line: Line) -> None:
+        """One lane of the line waits no more."""
+        truth = self._truth
+        turn: Turn = truth.get(line)
+        level: Level = truth.get(line[:2])
+        level = truth.staged[line[:2]] = level._replace(lanes=level.lanes - 1)
+        truth.staged[line] = turn = turn._replace(lanes=turn.lanes - 1)
+        if not turn.lanes:
+            self._rest(line, turn, level)
+        if not level.lanes:
+            self._forget_rested(line, inf)
+
+    def _rest(self, line: Line, turn: Turn, level: Level) -> None:
+        """Forget a line that neither waits nor holds a slot, unless it is ahead of others that wait."""
+        if turn.held:
+            return
+        if level.lanes and turn.virtual_s > level.virtual_s:
+            self._lines.rests(line, turn.virtual_s)
+        else:
+            self._remove(line)
+
+    def _forget_rested(self, line: Line, virtual_s: float) -> None:
+        """Forget lines of the same level that rest and are not ahead of this virtual time."""
+        for other in self._lines.rested(*line[:2], virtual_s):
+            turn: Turn | None = self._truth.get(other)
+            if turn is not None and turn.lanes == turn.held == 0:
+                self._remove(other)
+
+    def _remove(self, line: Line) -> None:
+        truth, at = self._truth, _LINES + line[0]
+        truth.remove(line, self._lines.forget)
+        truth.staged[at] = truth.get(at) - 1
+        level: Level = truth.get(line[:2])
+        if level.lines == 1:
+            truth.remove(line[:2])
+        else:
+            truth.staged[line[:2]] = level._replace(lines=level.lines - 1)
+
+    # -- slots -------------------------------------------------------------------------
+
+    def blocked(self, name: str, tenant: str) -> bool:
+        """Return whether the tenant holds as many slots of the backend as it may."""
+        limit = self._limits.get(tenant)
+        return limit is not None and self.held(name, tenant) >= limit
+
+    def limited(self, tenant: str) -> bool:
+        """Return whether the tenant has a limit of slots."""
+        return tenant in self._limits
+
+    def held(self, name: str, tenant: str) -> int:
+        """Return how many slots of the backend a tenant with a limit holds."""
+        return self._truth.get((_HELD, name, tenant)) or 0
+
+    def next(self, name: str) -> Line | None:
+        """Return the line whose turn it is at the backend; None if none may have a slot."""
+        return self._lines.next(name, self._blocked)
+
+    def charge(self, line: Line) -> Share | None:
+        """Charge the line with a grant; return what to settle at the release, or None for nothing."""
+        name, level, tenant = line
+        truth = self._truth
+        turn: Turn | None = truth.get(line)
+        if not tenant and (truth.get(_LINES + name) or 0) == (turn is not None):
+            return None
+        now: Level = truth.get((name, level)) or EMPTY_LEVEL
+        first = self._lines.first(name, level, self._blocked)
+        if first is not None and first.virtual_s > now.virtual_s:
+            now = truth.staged[name, level] = now._replace(virtual_s=first.virtual_s)
+        if tenant in self._limits:
+            truth.staged[_HELD, name, tenant] = self.held(name, tenant) + 1
+        if turn is None:
+            turn = Turn(now.virtual_s, now.virtual_s)
+            truth.staged[_LINES + name] = (truth.get(_LINES + name) or 0) + 1
+            now = truth.staged[name, level] = now._replace(lines=now.lines + 1)
+        elif not turn.lanes:
+            turn = turn._replace(virtual_s=max(turn.virtual_s, now.virtual_s))
+        weight = self.tenants.of(tenant).weight
+        served = truth.get(_SERVED + name) or NONE_SERVED
+        share = Share(level, tenant, served.mean_s / weight, weight)
+        turn = turn._replace(virtual_s=turn.virtual_s + share.charge_s, held=turn.held + 1)
+        truth.staged[line] = turn
+        if turn.lanes:
+            self._lines.take_turns(line, turn.virtual_s, turn.held, turn.number)
+        self._forget_rested(line, now.virtual_s)
+        return share
+
+    def settle(self, name: str, share: Share, served_s: float | None) -> None:
+        """Settle a grant whose slot is released; `served_s` is None if its attempt failed."""
+        truth, line = self._truth, (name, share.level, share.tenant)
+        if served_s is not None:
+            served = truth.get(_SERVED + name) or NONE_SERVED
+            truth.staged[_SERVED + name] = served.after(served_s)
+        turn = truth.staged[line] = settled(truth.get(line), share, served_s or 0.0)
+        if share.tenant in self._limits:
+            self._unblock(name, share.tenant)
+            turn = truth.get(line)
+        if turn.lanes:
+            self._lines.take_turns(line, turn.virtual_s, turn.held, turn.number)
+        else:
+            self._rest(line, turn, truth.get(line[:2]) or EMPTY_LEVEL)
+
+    def _unblock(self, name: str, tenant: str) -> None:
+        """Count a released slot of a tenant with a limit; its lines take turns again if they did not."""
+        truth, at = self._truth, (_HELD, name, tenant)
+        was_blocked, held = self.blocked(name, tenant), self.held(name, tenant) - 1
+        if held:
+            truth.staged[at] = held
+        else:
+            truth.remove(at)
+        if not was_blocked:
+            return
+        for level in self._lines.levels(name):
+            turn: Turn | None = truth.get((name, level, tenant))
+            if turn is not None and turn.lanes:
+                virtual_s = max(turn.virtual_s, (truth.get((name, level)) or EMPTY_LEVEL).virtual_s)
+                turn = turn._replace(virtual_s=virtual_s, floor_s=virtual_s)
+                truth.staged[name, level, tenant] = turn
+                self._lines.take_turns((name, level, tenant), virtual_s, turn.held, turn.number)
+
+    # -- what must hold ----------------------------------------------------------------
+
+    def check(self, view: LedgerView, lanes: Mapping[Lane, WaitingLane]) -> None:
+        """Raise AssertionError unless the turns agree with the waiting lanes and the held slots."""
+        committed = self._truth.committed
+        waiting = Counter((lane[0], own.level, own.tenant) for lane, own in lanes.items())
+        charged = [(grant.lane[0], grant.share) for grant in view.holding.values() if grant.share is not None]
+        holding = Counter((name, share.level, share.tenant) for name, share in charged)
+        turns = {key: value for key, value in committed.items() if type(value) is Turn}
+        for line, turn in turns.items():
+            assert (turn.lanes, turn.held) == (waiting[line], holding[line]), (
+                f"line {line} is counted wrongly"
+            )
+            place = (turn.virtual_s, turn.held, turn.number, line[2])
+            found = self._lines.has_place(line, place) or self.blocked(line[0], line[2])
+            assert not turn.lanes or found, f"line {line} waits and takes no turns"
+        assert waiting.keys() | holding.keys() <= turns.keys(), "a line has no turn"
+        for name, count in Counter(line[0] for line in turns).items():
+            assert committed[_LINES + name] == count, "the number of lines is wrong"
+        for level, own in committed.items():
+            if type(own) is Level:
+                lanes_of = sum(count for line, count in waiting.items() if line[:2] == level)
+                lines_of = sum(line[:2] == level for line in turns)
+                assert (own.lanes, own.lines) == (lanes_of, lines_of), f"level {level} is counted wrongly"
+        for (name, tenant), count in Counter((name, share.tenant) for name, share in charged).items():
+            assert not self.limited(tenant) or self.held(name, tenant) == count, "a limit is counted wrongly"
