@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmsched_langgraph._application.application import Application
     from llmsched_langgraph._belief.profile.profile import Profile
     from llmsched_langgraph._compiler.compile import compile_graph
+    from llmsched_langgraph._core.budgets import Budget, Overrun, Spending
     from llmsched_langgraph._core.policies import Policy
     from llmsched_langgraph._ledger.values import Backend
     from llmsched_langgraph._runtime.default import (
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     )
     from llmsched_langgraph._runtime.scheduler import Scheduler, Statistics
     from llmsched_langgraph.errors import (
+        BudgetExceededError,
         CallCancelledError,
         ConfigurationError,
+        DeadlineExceededError,
         InvalidDataError,
         LLMSchedError,
+        OverloadedError,
         QueueTimeoutError,
         SchedulerClosedError,
         UnknownModelError,
@@ -41,16 +45,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Application",
     "Backend",
+    "Budget",
+    "BudgetExceededError",
     "CallCancelledError",
     "ConfigurationError",
+    "DeadlineExceededError",
     "InvalidDataError",
     "LLMSchedError",
+    "OverloadedError",
+    "Overrun",
     "Policy",
     "Profile",
     "QueueTimeoutError",
     "Scheduler",
     "SchedulerClosedError",
     "SchedulerMiddleware",
+    "Spending",
     "Statistics",
     "UnknownModelError",
     "UnsupportedGraphError",
@@ -69,13 +79,17 @@ _HOMES = {
     "_adapter.openai_client": ("wrap_openai",),
     "_belief.profile.profile": ("Profile",),
     "_compiler.compile": ("compile_graph",),
+    "_core.budgets": ("Budget", "Overrun", "Spending"),
     "_core.policies": ("Policy",),
     "_application.application": ("Application",),
     "errors": (
+        "BudgetExceededError",
         "CallCancelledError",
         "ConfigurationError",
+        "DeadlineExceededError",
         "InvalidDataError",
         "LLMSchedError",
+        "OverloadedError",
         "QueueTimeoutError",
         "SchedulerClosedError",
         "UnknownModelError",

@@ -1,6 +1,6 @@
 """Defines the package's exceptions: one tree under `LLMSchedError`.
 
-Imports nothing and raises nothing.
+Imports nothing of the package and raises nothing.
 
     LLMSchedError
     ├── ConfigurationError      (also a ValueError)    a setting is invalid; the message names the cure
@@ -9,10 +9,15 @@ Imports nothing and raises nothing.
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
     ├── CallCancelledError      (also a RuntimeError)  a thread waited for a slot in a run that was stopped
+    ├── BudgetExceededError     (also a RuntimeError)  a run has spent its budget, and stopped
+    ├── DeadlineExceededError   (also a TimeoutError)  a run has passed its deadline, and stopped
+    ├── OverloadedError         (also a RuntimeError)  a run came while the scheduler takes no more
     └── SchedulerClosedError    (also a RuntimeError)  a call or a run came after `Scheduler.close()`
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class LLMSchedError(Exception):
@@ -41,6 +46,57 @@ class QueueTimeoutError(LLMSchedError, TimeoutError):
 
 class CallCancelledError(LLMSchedError, RuntimeError):
     """A thread waited for a slot, or requested one, in a run that was stopped."""
+
+
+class _RunStopped(LLMSchedError):  # noqa: N818 (its subclasses are the errors)
+    """A run stopped between two supersteps, with its state saved if the graph has a checkpointer.
+
+    Attributes:
+        overrun: the `Overrun`: what was spent, the limits, the forecast, and the thread.
+        cure: how to go on.
+    """
+
+    overrun: Any = None
+    cure: str = ""
+
+    @property
+    def spent(self) -> Any:
+        """What the run has spent: a `Spending`."""
+        return None if self.overrun is None else self.overrun.spent
+
+    @property
+    def budget(self) -> Any:
+        """What the run may spend: a `Budget`."""
+        return None if self.overrun is None else self.overrun.budget
+
+    @property
+    def deadline_s(self) -> float | None:
+        """Seconds from its arrival within which the run must end; None for no deadline."""
+        return None if self.overrun is None else self.overrun.deadline_s
+
+    @property
+    def forecast(self) -> Any:
+        """What the run is expected to have spent at its end: a `Spending`; None if nothing is known."""
+        return None if self.overrun is None else self.overrun.forecast
+
+
+class BudgetExceededError(_RunStopped, RuntimeError):
+    """A run has spent its budget. It stopped before its next superstep and can be resumed."""
+
+
+class DeadlineExceededError(_RunStopped, TimeoutError):
+    """A run has passed its deadline. It stopped before its next superstep and can be resumed."""
+
+
+class OverloadedError(LLMSchedError, RuntimeError):
+    """The scheduler takes no more runs now: `max_jobs` or `max_queued` is reached. The run has cost nothing.
+
+    Attributes:
+        retry_after_s: estimated seconds until a run is taken, from the recent rate at which runs end or calls
+            are released; None while nothing is known.
+    """
+
+    retry_after_s: float | None = None
 
 
 class SchedulerClosedError(LLMSchedError, RuntimeError):

@@ -1,6 +1,6 @@
-"""Reads what the configuration of a run says of its urgency.
+"""Reads what the configuration of a run says of its urgency and its limits.
 
-Does not order runs. The clients of a server write parts of the configuration: what a run says of an
+Does not order or stop runs. The clients of a server write parts of the configuration: what a run says of an
 authenticated user is ignored, unless the scheduler trusts it.
 """
 
@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llmsched_langgraph._core.budgets import NO_LIMITS, Limits, as_budget, check_positive
 from llmsched_langgraph._ledger.values import check_priority
 
 PRIORITY = "llmsched_priority"
 """Key of a run's priority in `metadata` or in `configurable`."""
+
+BUDGET = "llmsched_budget"
+"""Key of a run's budget, a dict with fields of `Budget`."""
+
+DEADLINE_S = "llmsched_deadline_s"
+"""Key of the seconds from its arrival within which a run must end."""
 
 _USER = ("langgraph_auth_user", "langgraph_auth_user_id")
 """Keys in `configurable` by which the Agent Server names the authenticated user."""
@@ -34,6 +41,28 @@ def priority_of(*configs: Any, trust: bool) -> int:
     if not trust and any(part.get(key) for part in _parts(configs) for key in _USER):
         return 0
     return check_priority(found, PRIORITY)
+
+
+def limits_of(*configs: Any, trust: bool) -> Limits:
+    """Return the run's budget and its deadline; no limits if it says none, or is not trusted.
+
+    Args:
+        configs: the configuration of the run, then that of the graph.
+        trust: whether to trust a run of an authenticated user.
+
+    Raises:
+        ConfigurationError: the budget or the deadline is invalid.
+    """
+    said = {
+        key: next((part[key] for part in _parts(configs) if part.get(key) is not None), None)
+        for key in (BUDGET, DEADLINE_S)
+    }
+    if not any(value is not None for value in said.values()):
+        return NO_LIMITS
+    if not trust and any(part.get(key) for part in _parts(configs) for key in _USER):
+        return NO_LIMITS
+    budget = NO_LIMITS.budget if said[BUDGET] is None else as_budget(said[BUDGET], BUDGET)
+    return Limits(budget, check_positive(said[DEADLINE_S], DEADLINE_S))
 
 
 def _parts(configs: tuple[Any, ...]) -> Iterator[Mapping[str, Any]]:

@@ -20,14 +20,14 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 from langgraph.constants import START
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.pregel import Pregel
-from langgraph.runtime import get_runtime
 
+from llmsched_langgraph._adapter.landing import Boundary, land, stage_interrupted
+from llmsched_langgraph._adapter.stage_runs import is_call, stage_run_of, tool_of
 from llmsched_langgraph._adapter.steps import Meter, observe
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._jobs.calls import Outcome
@@ -36,7 +36,6 @@ from llmsched_langgraph._runtime.context import (
     RUN,
     STAGE,
     current_run,
-    current_stage_run,
     inside_stage,
     unmark,
 )
@@ -48,9 +47,6 @@ logger = logging.getLogger("llmsched_langgraph")
 
 
 _new = tuple.__new__
-
-PUSH = "__pregel_push"
-"""First element of the path of a stage run created by a `Send`."""
 
 
 def _module(name: str) -> Any:
@@ -194,12 +190,23 @@ def _begin(run: Run, task: Any) -> StageRun:
     if stage is not None:
         seen.stage_events.append(Began(stage.number))
         return stage
-    stage = _stage_run(task)
-    tool = _tool(task, seen.tools) if task.path[0] == PUSH else None
+    stage = stage_run_of(task)
+    _note(run, stage)
+    tool = tool_of(task, seen.tools)
     runs, tools = ((stage.number, stage.name),), () if tool is None else (tool,)
-    around, called = (None, False) if stage.around is None else (stage.around.number, _called(task))
+    around, called = (None, False) if stage.around is None else (stage.around.number, is_call(task))
     seen.stage_events.append(_new(Revealed, (runs, around, called, True, tools)))
     return stage
+
+
+def _note(run: Run, *stages: StageRun) -> None:
+    for limit in run.limits:
+        limit.note([stage.number for stage in stages])
+
+
+def _limited(run: Run | None, tasks: tuple[Any, ...]) -> bool:
+    """Return whether the run may have to stop before this superstep. START only passes on the input."""
+    return run is not None and bool(run.limits and tasks) and tasks[0].name != START
 
 
 def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None) -> None:
@@ -209,60 +216,10 @@ def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None)
 
 def _how(run: Run, stage: StageRun, error: BaseException | None) -> tuple[bool, bool]:
     """Return whether a stage run that ended with this error is complete, and whether it runs again."""
-    interrupted = isinstance(error, GraphInterrupt)
-    if interrupted and stage.around is None:
+    if stage.around is None and isinstance(error, GraphInterrupt):
         run.seen.interrupted = True
     # A command for the graph around this one leaves the node as an exception, but is a success.
-    return error is None or isinstance(error, ParentCommand), interrupted
-
-
-def _stage_run(task: Any) -> StageRun:
-    around = current_stage_run()
-    timeout = getattr(task, "timeout", None)
-    if around is None and timeout is None:
-        return StageRun(task.name)
-    if around is not None and around.idle_timeout_s is not None and not around.carried:
-        around.heartbeat = get_runtime().heartbeat  # that of the outer node, whose context this is
-    if timeout is None or timeout.idle_timeout is None:
-        return StageRun(_path(around, task), around)
-    idle = timeout.idle_timeout
-    idle_s = idle.total_seconds() if isinstance(idle, timedelta) else idle
-    return StageRun(_path(around, task), around, idle_timeout_s=idle_s, heartbeat=_heartbeat)
-
-
-def _heartbeat() -> None:
-    get_runtime().heartbeat()
-
-
-def _path(around: StageRun | None, task: Any) -> str:
-    """Return the node's path: its name, prefixed by the nodes that contain its graph."""
-    if around is None:
-        return str(task.name)
-    outer = around.name.rpartition("/")[0] if _called(task) else around.name
-    return f"{outer}/{task.name}" if outer else str(task.name)
-
-
-def _called(task: Any) -> bool:
-    """Return whether it is a `@task`, which is on the same level as the node that calls it."""
-    return len(task.path) == 4 and task.path[3] is True
-
-
-def _tool(task: Any, tools: frozenset[str]) -> str | None:
-    """Return the tool that a stage run was sent to use; None if its input names none of the graph's `tools`.
-
-    Recognised inputs are those of `ToolNode` (a tool call: alone, in a list, or with the state), and any
-    `Send` of a dictionary with the tool's name under "tool". A model wrote the input: a name that the graph
-    does not have may be any text, and must not reach a record.
-    """
-    if task.path[0] != PUSH or not isinstance(task.input, dict | list):
-        return None
-    given = task.input[0] if isinstance(task.input, list) and len(task.input) == 1 else task.input
-    if not isinstance(given, dict):
-        return None
-    call = given.get("tool_call", given)
-    named = call.get("name") if isinstance(call, dict) and "args" in call else None
-    tool = named if isinstance(named, str) else given.get("tool")
-    return tool if isinstance(tool, str) and tool in tools else None
+    return error is None or isinstance(error, ParentCommand), stage_interrupted(error)
 
 
 def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
@@ -270,11 +227,12 @@ def _reveal(tasks: tuple[Any, ...]) -> tuple[StageRun, ...]:
     run = current_run()
     if run is None or not tasks or tasks[0].name == START:  # START only passes on the input
         return ()
-    stages = tuple([_stage_run(task) for task in tasks])
+    stages = tuple([stage_run_of(task) for task in tasks])
+    _note(run, *stages)
     run.seen.coming.update((task.id, stage) for task, stage in zip(tasks, stages, strict=True))
     around = stages[0].around
     runs = tuple([(stage.number, stage.name) for stage in stages])
-    tools = tuple([_tool(task, run.seen.tools) for task in tasks])
+    tools = tuple([tool_of(task, run.seen.tools) for task in tasks])
     if not any(tools):
         tools = ()
     run.seen.stage_events.append(Revealed(runs, None if around is None else around.number, tools=tools))
@@ -350,7 +308,10 @@ def _scheduled_runner() -> type:
         submit: Any
 
         def tick(self, tasks: Any, **kwargs: Any) -> Iterator[None]:
-            tasks = tuple(tasks)
+            tasks, run = tuple(tasks), current_run()
+            if run is not None and _limited(run, tasks):
+                yield  # LangGraph then streams what the last superstep wrote
+                land(run)
             stages = _reveal(tasks)
             try:
                 yield from stock_tick(self, tasks, **kwargs)
@@ -368,9 +329,14 @@ def _scheduled_runner() -> type:
             run = current_run()
             if run is not None and type(self.submit) is not _Submit:
                 self.submit = _Submit(self, run)
-            if len(tasks) == 1 and kwargs.get("get_waiter") is None and kwargs.get("timeout") is None:
-                return stock_atick(self, tasks, **kwargs)  # it runs in this task, and is announced there
-            return _Superstep(_reveal(tasks), stock_atick(self, tasks, **kwargs))
+            alone = len(tasks) == 1 and kwargs.get("get_waiter") is None and kwargs.get("timeout") is None
+
+            def begin() -> Any:
+                steps = stock_atick(self, tasks, **kwargs)
+                # If it is alone, it runs in this task, and is announced there.
+                return steps if alone else _Superstep(_reveal(tasks), steps)
+
+            return begin() if run is None or not _limited(run, tasks) else Boundary(run, begin)
 
     return ScheduledRunner
 

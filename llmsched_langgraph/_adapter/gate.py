@@ -202,7 +202,7 @@ def _call(model: Any, kwargs: dict[str, Any]) -> Call | None:
         hooks.install()
     if run is None:
         return outside.call(lambda: names_of(model, kwargs), model)
-    names = names_of(model, kwargs) if run.router.only is None else None
+    names = names_of(model, kwargs) if run.router.by_name else None
     call: Call = run.scheduler.slot(names, stage=current_stage())
     call.model = model
     return call

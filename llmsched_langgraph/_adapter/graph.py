@@ -16,28 +16,39 @@ import types
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from langgraph.constants import START
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphInterrupt
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from llmsched_langgraph._adapter import executor, gate
-from llmsched_langgraph._adapter.claims import priority_of
+from llmsched_langgraph._adapter.claims import limits_of, priority_of
+from llmsched_langgraph._adapter.job import Job
+from llmsched_langgraph._adapter.landing import within, yielded
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
+from llmsched_langgraph._core.budgets import NO_LIMITS, Budget, Limits, as_budget, check_positive
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._fork import in_child
-from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import following
 from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.door import Pass
 from llmsched_langgraph._runtime.hosts import Iteration
+from llmsched_langgraph._runtime.limits import Limit
 from llmsched_langgraph._runtime.run import Run
-from llmsched_langgraph._runtime.scheduler import Scheduler, start_run, trusts
-from llmsched_langgraph._runtime.slot import outcome_of
+from llmsched_langgraph._runtime.scheduler import (
+    Scheduler,
+    aenter,
+    check_limits,
+    clock_of,
+    enter,
+    limit_of,
+    start_run,
+    trusts,
+)
 from llmsched_langgraph._runtime.threads import learn_pool
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
 
@@ -47,9 +58,10 @@ G = TypeVar("G", bound="Pregel[Any, Any, Any, Any]")
 
 _BASE = "__llmsched_base__"
 _SCHEDULER = "__llmsched_scheduler__"
+_LIMITS = "__llmsched_limits__"
 
 _lock = threading.Lock()
-_classes: weakref.WeakValueDictionary[tuple[type, int], type] = weakref.WeakValueDictionary()
+_classes: weakref.WeakValueDictionary[tuple[type, int, Limits], type] = weakref.WeakValueDictionary()
 _applications: weakref.WeakKeyDictionary[Any, dict[str, Application]] = weakref.WeakKeyDictionary()
 
 
@@ -61,13 +73,24 @@ def _forked() -> None:
 in_child(_forked)
 
 
-def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
+def schedule(
+    graph: G,
+    scheduler: Scheduler | None = None,
+    *,
+    budget: Budget | None = None,
+    deadline_s: float | None = None,
+) -> G:
     """Return a copy of the graph whose LLM calls take turns on the scheduler's slots.
 
     The result is a shallow copy with the same interface: it streams, checkpoints, interrupts, nests and is
     served like the original, which is not changed. During a run, each request of a LangChain chat model, at
     any depth, holds one slot. Raw `openai` clients need `wrap_openai`. Scheduling a scheduled graph returns
-    it unchanged, unless another scheduler is given.
+    it unchanged, unless another scheduler or a limit is given.
+
+    A run that has spent its budget, or passed its deadline, stops before its next superstep, as
+    `Scheduler(on_budget=...)` says. Its checkpoint is whole, and `invoke(None, config)` with larger limits in
+    the configuration (`llmsched_budget`, `llmsched_deadline_s`) continues it; what it spent before counts.
+    A graph that runs inside another run of its scheduler counts its own calls alone, from its start.
 
     A run that is cancelled takes its waiting calls along. A synchronous `stream` that a web framework
     iterates over in threads of AnyIO is cancelled with the task that waits for these threads; elsewhere it
@@ -77,10 +100,13 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
     Args:
         graph: a compiled graph (`builder.compile()`, `create_agent(...)`) or an `@entrypoint`.
         scheduler: the scheduler whose slots are used; None for the process-wide one, looked up at each run.
+        budget: what each run may spend, where its configuration says nothing.
+        deadline_s: seconds from its arrival within which each run must end, where its configuration says
+            nothing; None for no deadline.
 
     Raises:
         UnsupportedGraphError: the object is not a compiled graph.
-        ConfigurationError: `scheduler` is not a Scheduler, or an annotation in the graph is invalid.
+        ConfigurationError: `scheduler` is not a Scheduler, a limit or an annotation in the graph is invalid.
     """
     if not isinstance(graph, Pregel):
         raise UnsupportedGraphError(not_a_graph("schedule", graph))
@@ -89,35 +115,43 @@ def schedule(graph: G, scheduler: Scheduler | None = None) -> G:
     gate.install()
     executor.install()
     following.install()
+    own = Limits(NO_LIMITS.budget if budget is None else as_budget(budget, "budget"), deadline_s)
+    check_positive(deadline_s, "deadline_s")
     cls = type(graph)
     base: type = getattr(cls, _BASE, cls)
-    if base is not cls and scheduler in (None, getattr(cls, _SCHEDULER)):
-        return graph
+    if base is not cls:
+        if scheduler in (None, getattr(cls, _SCHEDULER)) and not own.any:
+            return graph
+        scheduler = getattr(cls, _SCHEDULER) if scheduler is None else scheduler
+        own = own.over(getattr(cls, _LIMITS))
+    if scheduler is not None:
+        check_limits(scheduler, own)
     application_of(graph)  # raises errors in annotations here, not during a run
     scheduled = copy.copy(graph)
-    scheduled.__class__ = _scheduled_class(base, scheduler)
+    scheduled.__class__ = _scheduled_class(base, scheduler, own)
     return scheduled
 
 
-def _scheduled_class(base: type, scheduler: Scheduler | None) -> type:
+def _scheduled_class(base: type, scheduler: Scheduler | None, own: Limits) -> type:
     # An attribute of the class: `copy()` and `with_config()` rebuild a graph from its constructor's
     # arguments, which loses other attributes of the object.
-    key = (base, id(scheduler))
+    key = (base, id(scheduler), own)
     with _lock:
         cls = _classes.get(key)
         if cls is None:
-            cls = _classes[key] = _subclass(base, scheduler)
+            cls = _classes[key] = _subclass(base, scheduler, own)
         return cls
 
 
-def _subclass(base: Any, scheduler: Scheduler | None) -> type:
+def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
     @functools.wraps(base.stream)
     def stream(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         steps = base.stream(self, *args, **kwargs)
-        job = _Job.begin(self, scheduler, args, kwargs)
-        if job is None:
-            yield from steps
+        on, around = default_scheduler() if scheduler is None else scheduler, current_run()
+        if around is not None and around.scheduler is on:
+            yield from steps if not own.any else within(around, _part(self, on, own, around), steps)
             return
+        job = _begin(self, on, own, args, kwargs)
         mark, iteration = inside(job.run), Iteration(steps, job.desert)
         try:
             while True:
@@ -126,6 +160,10 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                     try:
                         step = iteration.step()
                     except StopIteration:
+                        break
+                    except GraphInterrupt as stop:
+                        if not job.yielded(stop):
+                            raise
                         break
                 yield step
             if job.may_be_paused():
@@ -146,9 +184,14 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
     @functools.wraps(base.astream)
     async def astream(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         steps = base.astream(self, *args, **kwargs)
-        job = _Job.begin(self, scheduler, args, kwargs)
-        run = RUN.get() if job is None else job.run
-        assert run is not None
+        on, run = default_scheduler() if scheduler is None else scheduler, current_run()
+        job = limit = None
+        if run is None or run.scheduler is not on:
+            job = await _abegin(self, on, own, args, kwargs)
+            run, limit = job.run, job.limit
+        elif own.any:
+            limit = _part(self, on, own, run)
+            run = run._replace(limits=(*run.limits, limit))
         loop = asyncio.get_running_loop()
         learn_pool(loop)
         run = run.on(loop)
@@ -159,6 +202,11 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                 try:
                     step = await coming
                 except StopAsyncIteration:
+                    break
+                except GraphInterrupt as stop:
+                    if not yielded(stop, limit):
+                        raise
+                    run.seen.interrupted |= job is not None
                     break
                 finally:
                     try:  # `unmark`, inlined because it runs at each step
@@ -181,7 +229,7 @@ def _subclass(base: Any, scheduler: Scheduler | None) -> type:
                 if job is not None:
                     job.end()
 
-    body = {"stream": stream, "astream": astream, _BASE: base, _SCHEDULER: scheduler}
+    body = {"stream": stream, "astream": astream, _BASE: base, _SCHEDULER: scheduler, _LIMITS: own}
     cls = types.new_class(base.__name__, (base,), exec_body=lambda space: space.update(body))
     # Drawings, traces and serialised graphs contain both names, so they must not change.
     cls.__module__, cls.__qualname__ = base.__module__, base.__qualname__
@@ -202,105 +250,95 @@ def _owned(steps: AsyncIterator[Any]) -> Awaitable[Any]:
         sys.set_asyncgen_hooks(*hooks)
 
 
-@dataclass(slots=True)
-class _Job:
-    """One run of a scheduled graph, from its first step to its end.
+def _begin(graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+    """Start the run of `stream(*args, **kwargs)` of a graph with these limits, once there is room for it."""
+    arrival = _arrival(graph, on, own, args, kwargs)
+    return _start(graph, on, arrival, enter(on, free=arrival.free), kwargs)
+
+
+async def _abegin(
+    graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Job:
+    """Do what `_begin` does, without blocking the event loop."""
+    arrival = _arrival(graph, on, own, args, kwargs)
+    return _start(graph, on, arrival, await aenter(on, free=arrival.free), kwargs)
+
+
+class _Arrival(NamedTuple):
+    """What is known of a run before it starts.
 
     Attributes:
-        run: the run, with which the code in it is marked.
+        info: the properties of the job.
         config: the caller's configuration.
         thread: the thread on which it can be resumed; None if it cannot.
-        breakpoints: whether the graph or the caller configures interrupts before or after nodes.
-        paused: whether it was interrupted.
-        outcome: how it ended.
-        stopped: whether what it left behind ends with it: it failed or was cancelled.
-        ended: whether its end was announced.
+        resumes: the thread of the interrupted run that it continues; None if it is a new one.
+        free: whether it is part of something that has begun before, so that it must not wait.
+        limits: its budget and its deadline.
+        since_s: clock time of its arrival.
     """
 
-    run: Run
+    info: JobInfo
     config: Any
     thread: str | None
-    breakpoints: bool
-    paused: bool = False
-    outcome: Outcome = Outcome.FINISHED
-    stopped: bool = False
-    ended: bool = False
+    resumes: str | None
+    free: bool
+    limits: Limits
+    since_s: float
 
-    def __del__(self) -> None:
-        # An asynchronous generator that outlives its event loop is collected without its `finally`.
-        if not self.ended:
-            if self.outcome is Outcome.FINISHED:
-                self.break_off(GeneratorExit())
-            self.end()
 
-    @classmethod
-    def begin(
-        cls, graph: Any, scheduler: Scheduler | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> _Job | None:
-        """Announce the run of `stream(*args, **kwargs)`; return None if it is part of another run."""
-        on = default_scheduler() if scheduler is None else scheduler
-        around = current_run()
-        if around is not None and around.scheduler is on:
-            return None
-        given = args[0] if args else kwargs.get("input")
-        config = args[1] if len(args) > 1 else kwargs.get("config")
-        thread = _thread(graph, config)
-        # Without new input, or with a command, the interrupted run of this thread resumes.
-        resumes = thread if given is None or isinstance(given, Command) else None
-        return cls(
-            run=start_run(on, _info(graph, config, thread, trust=trusts(on)), resumes),
-            config=config,
-            thread=thread,
-            breakpoints=bool(
-                graph.interrupt_before_nodes
-                or graph.interrupt_after_nodes
-                or kwargs.get("interrupt_before")
-                or kwargs.get("interrupt_after")
-            ),
-        )
+def _arrival(
+    graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> _Arrival:
+    given = args[0] if args else kwargs.get("input")
+    config = args[1] if len(args) > 1 else kwargs.get("config")
+    thread, trust = _thread(graph, config), trusts(on)
+    limits = limits_of(config, graph.config, trust=trust).over(own)
+    check_limits(on, limits)
+    info = _info(graph, config, thread, trust=trust)
+    if limits.deadline_s is not None:
+        info = info._replace(deadline_s=limits.deadline_s)
+    # Without new input, or with a command, the interrupted run of this thread resumes.
+    resumes = thread if given is None or isinstance(given, Command) else None
+    free = resumes is not None or current_run() is not None
+    return _Arrival(info, config, thread, resumes, free, limits, clock_of(on)())
 
-    def may_be_paused(self) -> bool:
-        """Return whether the graph's state must be read to know if the run was interrupted."""
-        self.paused = self.run.seen.interrupted
-        return self.breakpoints and not self.paused and self.thread is not None
 
-    def break_off(self, error: BaseException) -> None:
-        """Record the error with which the run ends."""
-        self.outcome = outcome_of(error)
-        # Interrupts, and commands for the graph around this one, are errors to Python alone.
-        self.stopped = not isinstance(error, GraphBubbleUp)
+def _start(graph: Any, on: Scheduler, arrival: _Arrival, entry: Pass | None, kwargs: dict[str, Any]) -> Job:
+    info, limits, around = arrival.info, arrival.limits, current_run()
+    try:
+        run = start_run(on, info, arrival.resumes)
+    except BaseException:
+        if entry is not None:
+            entry.leave()
+        raise
+    job = Job(
+        run=run,
+        config=arrival.config,
+        thread=arrival.thread,
+        breakpoints=bool(
+            graph.interrupt_before_nodes
+            or graph.interrupt_after_nodes
+            or kwargs.get("interrupt_before")
+            or kwargs.get("interrupt_after")
+        ),
+        entry=entry,
+    )
+    outer = () if around is None else around.limits
+    if limits.any:
+        names = {"graph": info.application.name, "run_id": info.run_id, "thread_id": arrival.thread}
+        since_s = None if arrival.resumes is not None else arrival.since_s
+        job.limit = limit_of(on, run.job, limits, since_s=since_s, names=names, whole=True)
+        outer = (*outer, job.limit)
+    if outer:
+        job.run = run._replace(limits=outer)
+    return job
 
-    def stop(self) -> None:
-        """End what a run that failed or was cancelled has left behind: calls that wait, node tasks."""
-        if self.stopped:
-            self.run.scope.cancel()
 
-    def desert(self) -> None:
-        """End the run, of which nobody reads a result any more; streams that its threads read end, too."""
-        self.break_off(GeneratorExit())
-        self.run.scope.deserted = True
-        self.end()
-
-    def end(self) -> None:
-        """Announce the end of the run. Later calls have no effect."""
-        if self.ended:
-            return
-        try:
-            self._end()
-            self.ended = True
-        except BaseException:  # an interrupt: each step may be repeated
-            self._end()
-            self.ended = True
-            raise
-
-    def _end(self) -> None:
-        self.stop()
-        if not self.paused or self.outcome is not Outcome.FINISHED:
-            self.run.end(self.outcome)
-        elif self.thread is None:
-            self.run.end(Outcome.CANCELLED)  # it cannot be resumed
-        else:
-            self.run.end(self.outcome, paused_on=self.thread)
+def _part(graph: Any, on: Scheduler, own: Limits, around: Run) -> Limit:
+    """Return the limit of a graph inside the run `around`."""
+    check_limits(on, own)
+    names = {"graph": graph.get_name()}
+    return limit_of(on, around.job, own, since_s=clock_of(on)(), names=names, whole=False)
 
 
 def _info(graph: Any, config: Any, thread: str | None, *, trust: bool) -> JobInfo:

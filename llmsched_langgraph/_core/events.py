@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._core.budgets import Overrun
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._ledger.pauses import Failure
@@ -69,6 +70,20 @@ class JobPaused(NamedTuple):
 
     job: int
     thread: str
+
+
+class LimitReached(NamedTuple):
+    """The run stops before its next superstep, because it has reached a limit."""
+
+    job: int
+    overrun: Overrun
+
+
+class OverrunExpected(NamedTuple):
+    """The forecast of the run's spending exceeds a limit that the run has not reached."""
+
+    job: int
+    overrun: Overrun
 
 
 class StagesChanged(NamedTuple):
@@ -172,6 +187,8 @@ Event = (
     JobArrived
     | JobEnded
     | JobPaused
+    | LimitReached
+    | OverrunExpected
     | StagesChanged
     | CallRequested
     | CallReleased
@@ -201,6 +218,8 @@ class Entry(NamedTuple):
     | CallMeasured | the `Usage` of the call, known after its slot was free |
     | CallWithdrawn | the `Outcome`: the call stopped waiting and got no slot |
     | JobPaused | the thread on which the job can be resumed |
+    | OverrunExpected | the `Overrun`: the run is expected to exceed its budget or deadline; once per run |
+    | LimitReached | the `Overrun`: the run has reached a limit and stops before its next superstep |
     | JobEnded | the `Outcome`; calls of the job may still hold slots |
     | JobClosed | the `Job`: it has ended and its last call is released |
     | CallClosed | a `Direct`: a call outside any run, a job of its own, is released |

@@ -1,13 +1,23 @@
-"""Handles the arrival, interruption, resumption and end of jobs.
+"""Handles the arrival, interruption, resumption and end of jobs, and tells of their limits.
 
 Does not handle calls, except that a job closes when its last call is released.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
-from llmsched_langgraph._core.events import JobArrived, JobEnded, JobInfo, JobPaused
+from llmsched_langgraph._core.events import (
+    Event,
+    JobArrived,
+    JobEnded,
+    JobInfo,
+    JobPaused,
+    LimitReached,
+    OverrunExpected,
+)
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.jobs import Jobs
 from llmsched_langgraph._core.ordering import Ordering
@@ -24,7 +34,11 @@ RUNNING = "#running"
 
 
 class Lifecycle:
-    """Handles job events. Each handler stages its changes; the caller commits them."""
+    """Handles job events. Each handler stages its changes; the caller commits them.
+
+    Attributes:
+        handlers: the handler of each event.
+    """
 
     def __init__(self, truth: Truth, jobs: Jobs, ordering: Ordering, story: Story, ledger: Ledger) -> None:
         self._truth = truth
@@ -35,6 +49,13 @@ class Lifecycle:
         self._story = story
         self._ledger = ledger
         self._paused: dict[tuple[str, str, str], None] = {}  # keys of paused jobs, oldest first
+        self.handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
+            JobArrived: self.arrived,
+            JobEnded: self.ended,
+            JobPaused: self.paused,
+            LimitReached: self.limited,
+            OverrunExpected: self.limited,
+        }
 
     def _forget(self, at: tuple[str, str, str]) -> None:
         """Remove the key from the index of paused jobs."""
@@ -118,6 +139,13 @@ class Lifecycle:
         self._truth.staged[RUNNING] = self._committed[RUNNING] - 1
         self._story.tell(now, "JobEnded", job.number, 0, "", event.outcome)
         self.close(job, now)
+        return False
+
+    def limited(self, now: float, event: LimitReached | OverrunExpected, trust: bool) -> bool:
+        """Tell that a run has reached a limit, or is expected to exceed one."""
+        job = self._jobs.active(event.job)
+        if job is not None:
+            self._story.tell(now, type(event).__name__, job.number, 0, "", event.overrun)
         return False
 
     def close(self, job: Job, now: float) -> None:

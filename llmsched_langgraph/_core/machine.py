@@ -25,10 +25,7 @@ from llmsched_langgraph._core.events import (
     Entry,
     Event,
     HolderDied,
-    JobArrived,
-    JobEnded,
     JobInfo,
-    JobPaused,
     ProfileLearned,
     StagesChanged,
     Ticked,
@@ -119,9 +116,7 @@ class SchedulerMachine:
             CallMeasured: self._measured,
             CallForced: self._forced,
             StagesChanged: self._stages_changed,
-            JobArrived: self._life.arrived,
-            JobEnded: self._life.ended,
-            JobPaused: self._life.paused,
+            **self._life.handlers,
             BeliefFormed: self._believed,
             ProfileLearned: self._learned,
             CallDismissed: self._dismissed,
@@ -264,7 +259,7 @@ class SchedulerMachine:
                 *(ticket, call.stage, call.occurrence, stage_occurrence, call.run, backend),
                 *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
                 *(usage, outcome, call.first, 2 if job is None else job.ticks + 1, claim.reason),
-                *(claim.arrival, 1, 0.0),
+                *(claim.arrival, 1, 0.0, call.models),
             )
             done = _new(FinishedCall, fields)
             if job is not None:
@@ -368,6 +363,10 @@ class SchedulerMachine:
     def known(self) -> Iterator[Job]:
         """The jobs that are not closed."""
         return self._jobs.known()
+
+    def active(self, id_: int) -> Job | None:
+        """The active job with this id of the driver; None if there is none."""
+        return self._jobs.active(id_)
 
     @property
     def policy(self) -> Policy:

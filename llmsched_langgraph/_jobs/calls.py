@@ -71,6 +71,7 @@ class FinishedCall(NamedTuple):
         arrival: its arrival number in the ledger.
         attempts: number of requests sent for it.
         earlier_s: slot-seconds of its earlier attempts.
+        models: the names of the requested model, if its backend has prices.
     """
 
     ticket: int
@@ -91,6 +92,7 @@ class FinishedCall(NamedTuple):
     arrival: int = 0
     attempts: int = 1
     earlier_s: float = 0.0
+    models: tuple[str, ...] = ()
 
     @property
     def work_s(self) -> float:

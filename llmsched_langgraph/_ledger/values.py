@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.pauses import NEVER_PAUSED, Failure, Pause
+from llmsched_langgraph._ledger.prices import Prices
 from llmsched_langgraph._ledger.tenants import Share
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -33,10 +34,12 @@ class Backend:
         models: the models that it serves, such as "gpt-4o", "llama-*" or the name of an Azure deployment.
         base_urls: the URLs that it answers at, such as "http://gpu-1:8000/v1"; they include what is below.
         queue_timeout_s: maximum wait of a call for a slot, in seconds; None for that of the scheduler.
+        prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
+            glob that matches a name of a call counts. None if the cost of calls is unknown.
 
     Raises:
         ConfigurationError: `slots` is below 1, the name is empty, `models` or `base_urls` is not a list of
-            names or URLs, or `queue_timeout_s` is not positive.
+            names or URLs, `queue_timeout_s` is not positive, or `prices` are invalid.
     """
 
     name: str = "default"
@@ -44,6 +47,7 @@ class Backend:
     models: tuple[str, ...] | None = None
     base_urls: tuple[str, ...] | None = None
     queue_timeout_s: float | None = None
+    prices: Mapping[str, tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -64,6 +68,8 @@ class Backend:
                 )
         object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
         check_timeout(self.queue_timeout_s, f"{what}: queue_timeout_s")
+        if self.prices is not None:
+            object.__setattr__(self, "prices", Prices(self.prices, f"{what}: prices"))
 
 
 def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:

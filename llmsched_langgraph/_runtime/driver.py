@@ -11,7 +11,7 @@ import threading
 import time
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llmsched_langgraph._belief.profile.profile import Profile
@@ -32,13 +32,14 @@ from llmsched_langgraph._core.events import (
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import Policy
+from llmsched_langgraph._core.standing import Standing, standing_of
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.values import Backend, BackendView, Grant, LedgerView, Waiting
+from llmsched_langgraph._ledger.values import Backend, Grant, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscriptions
 from llmsched_langgraph._observe.totals import PackageObserver, Totals
@@ -46,6 +47,7 @@ from llmsched_langgraph._runtime.checks import check_waiters
 from llmsched_langgraph._runtime.fork import keep, renew_in_child
 from llmsched_langgraph._runtime.holders import Holders
 from llmsched_langgraph._runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
+from llmsched_langgraph._runtime.queries import Queries
 from llmsched_langgraph._runtime.quiet import QuietJobs
 from llmsched_langgraph._runtime.refusals import closed, closed_while_waiting
 from llmsched_langgraph._runtime.timer import BEAT_S, Timer
@@ -54,7 +56,7 @@ from llmsched_langgraph._runtime.waiter import Waiter
 logger = logging.getLogger("llmsched_langgraph")
 
 
-class Driver:
+class Driver(Queries):
     """The live driver: one machine, one clock, one timer, and a waiter for each waiting ticket.
 
     Events go into an inbox. The thread that finds the lock free handles the inbox. An event stays in it until
@@ -338,39 +340,27 @@ class Driver:
 
     # -- queries -----------------------------------------------------------------------
 
-    @property
-    def policy(self) -> Policy:
-        """The order of service."""
-        return self._machine.policy
-
-    @property
-    def profile(self) -> Profile:
-        """What has been learned so far."""
-        return self._service.profile
-
-    @property
-    def jobs(self) -> int:
-        """Number of active jobs (arrived, not ended, not paused)."""
-        return self._machine.jobs + len(self._quiet)
-
-    @property
-    def jobs_ended(self) -> int:
-        """Number of ended jobs whose calls are all released."""
-        return self.totals.jobs + self._quiet.ended
-
-    @property
-    def backends(self) -> Mapping[str, BackendView]:
-        """The current state of each backend, by name."""
-        return self._ledger.backends
-
-    def view(self) -> LedgerView:
-        """Return all current tickets."""
-        return self._ledger.view()
-
     def story(self, *tickets: int) -> list[Entry]:
         """Return the latest entries, oldest first; only entries about `tickets` if any are given."""
         self.look()
         return self._machine.entries(*tickets)
+
+    def standing(self, job: int) -> Standing | None:
+        """Return where a running job stands, all earlier events included.
+
+        None if the job has ended, or inside a decision.
+        """
+        self._quiet.announce(job)
+        if self._decider == threading.get_ident():
+            return None  # called by a policy, or by a signal handler
+        with self._lock: found = self._standing(job)  # noqa: E701  # fmt: skip
+        self._deliver()
+        self.pump()
+        return found
+
+    def _standing(self, job: int) -> Standing | None:
+        self._decide()
+        return standing_of(self._machine, job, self.clock())
 
     def check(self) -> None:
         """Raise AssertionError unless every invariant of machine, ledger and waiters holds."""

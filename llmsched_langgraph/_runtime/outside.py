@@ -71,7 +71,7 @@ def _call_on(on: Run | Serving, names: Callable[[], Requested]) -> Call | None:
     if on.driver.closed:
         return None
     try:
-        found: Call = on.scheduler.slot(names() if on.router.only is None else None)
+        found: Call = on.scheduler.slot(names() if on.router.by_name else None)
     except UnknownModelError:
         return None
     return found

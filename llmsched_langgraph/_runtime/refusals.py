@@ -22,6 +22,14 @@ def closed_while_waiting() -> SchedulerClosedError:
     return SchedulerClosedError("the scheduler was closed while the call waited for a slot")
 
 
+def waited_at_the_door(why: str, waited_s: float) -> QueueTimeoutError:
+    """Return the error for a run that did not begin within the queue timeout."""
+    return QueueTimeoutError(
+        f"the run waited {waited_s:.1f} s to begin: {why}; raise queue_timeout_s or the limit, or have fewer "
+        f"runs at once"
+    )
+
+
 def timed_out(ticket: int, now: BackendView, waited_s: float) -> QueueTimeoutError:
     """Return the error for a call that exceeded the queue timeout, with the state of its backend."""
     return QueueTimeoutError(

@@ -47,6 +47,7 @@ class Router:
 
     Attributes:
         only: the name of the backend that serves every call; None if it depends on the call's names.
+        priced: whether a backend has prices, so that the cost of a call depends on its names.
 
     Raises:
         ConfigurationError: there is no backend, or two have one name or claim the same.
@@ -56,10 +57,16 @@ class Router:
         _check(pools)
         rest = [pool.name for pool in pools if pool.models is None and pool.base_urls is None]
         self.only = rest[0] if len(pools) == len(rest) else None
+        self.priced = any(pool.prices is not None for pool in pools)
         pools = tuple(pools)
         route = functools.partial(_backend_of, pools, rest[0] if rest else None)
         self._backend_of = functools.lru_cache(_MAX_CACHED)(route)
         self._claimant = functools.lru_cache(_MAX_CACHED)(functools.partial(_claimant, pools))
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the names of a call matter."""
+        return self.only is None or self.priced
 
     def claims(self, asked: Requested) -> bool:
         """Return whether a backend claims the call by one of its names or URLs."""
@@ -131,6 +138,12 @@ def _wanted(asked: Requested | str | None) -> Requested:
     if asked is None:
         return Requested()
     return Requested(names=(asked,), base_urls=(asked.rstrip("/"),) if "://" in asked else ())
+
+
+def names_of(asked: Requested | str | None) -> tuple[str, ...]:
+    """Return the names of the model that a call asks for, and of where it is deployed."""
+    wanted = _wanted(asked)
+    return wanted.names + wanted.loose
 
 
 def _any_matches(patterns: Iterable[str] | None, names: Iterable[str]) -> bool:

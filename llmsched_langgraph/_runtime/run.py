@@ -21,6 +21,7 @@ from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.driver import Driver
+    from llmsched_langgraph._runtime.limits import Limit
 
 
 class Dismissible(Protocol):
@@ -276,6 +277,8 @@ class Run(NamedTuple):
         follows: whether threads that the run starts are part of it.
         carried: whether this marks such a thread; then it is void when the run has ended.
         unmarked: what the scheduler does with model calls outside every run while this one is active.
+        limits: the limits of the run, of runs of other schedulers around it, and of the graphs inside it in
+            which the code is; outermost first.
     """
 
     scheduler: Slots
@@ -288,6 +291,7 @@ class Run(NamedTuple):
     follows: bool = True
     carried: bool = False
     unmarked: Unmarked = IGNORED
+    limits: tuple[Limit, ...] = ()
 
     def on(self, loop: asyncio.AbstractEventLoop) -> Run:
         """Return the same run, on `loop`."""

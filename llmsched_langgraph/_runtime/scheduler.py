@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
@@ -29,8 +30,10 @@ from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.beats import waitable
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
+from llmsched_langgraph._runtime.door import AtDoor, Door, Pass
 from llmsched_langgraph._runtime.driver import Driver
-from llmsched_langgraph._runtime.routing import Requested, Router
+from llmsched_langgraph._runtime.limits import Limit, OnBudget, check_on_budget
+from llmsched_langgraph._runtime.routing import Requested, Router, names_of
 from llmsched_langgraph._runtime.run import Run, RunScope, Seen
 from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
@@ -57,7 +60,8 @@ class Statistics:
     `granted - released == holding` always holds. `peak` is the maximum number of slots held at once, over
     all backends; `over_commitments` counts calls granted over the limit because they could not wait.
     `unmarked_calls` counts model calls outside every run while a run of the scheduler was active; see
-    `Scheduler(outside=...)`. In a forked child the totals begin at 0.
+    `Scheduler(outside=...)`. `jobs_deferred` is the number of runs that wait to begin, and `jobs_refused`
+    counts those that were refused; see `Scheduler(at_door=...)`. In a forked child the totals begin at 0.
     """
 
     policy: str
@@ -72,6 +76,8 @@ class Statistics:
     prompt_tokens: int
     output_tokens: int
     unmarked_calls: int = 0
+    jobs_deferred: int = 0
+    jobs_refused: int = 0
 
     @property
     def slots(self) -> int:
@@ -125,8 +131,19 @@ class Scheduler:
             active. "count" counts them in `Statistics.unmarked_calls` and logs the first; "gate" counts them,
             and each takes a slot as a job of its own, if a backend serves its model; "ignore" does nothing.
             While no run is active, such calls are neither counted nor gated.
-        trust_config: whether a run of a user that the Agent Server authenticated may choose its priority;
-            other runs always may.
+        trust_config: whether a run of a user that the Agent Server authenticated may choose its priority, its
+            budget and its deadline; other runs always may.
+        on_budget: what happens to a run that has spent its budget or passed its deadline, before its next
+            superstep. "stop" raises `BudgetExceededError` or `DeadlineExceededError`; "yield" ends the run
+            normally, with the state so far, as a breakpoint does. A function gets an `Overrun` and returns
+            "stop", "yield", or a `Budget` with which the run goes on, then without its deadline if it has
+            passed it. It is called in the thread or event loop of the run, and at once by several if parallel
+            branches of the run are subgraphs.
+        max_jobs: maximum number of runs that are active at once; None for no limit. Runs inside a run, and
+            those that continue an interrupted run, always begin, and count.
+        max_queued: no run begins while so many calls wait for a slot; None for no limit.
+        at_door: what happens to a run that may not begin: "refuse" raises `OverloadedError` before it has
+            cost anything; "defer" has it wait for its turn, for at most `queue_timeout_s`.
         clock: returns the time in seconds; it must never go back.
 
     Raises:
@@ -149,6 +166,10 @@ class Scheduler:
         follow_threads: bool = True,
         outside: Outside = "count",
         trust_config: bool = False,
+        on_budget: OnBudget = "stop",
+        max_jobs: int | None = None,
+        max_queued: int | None = None,
+        at_door: AtDoor = "refuse",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
@@ -169,6 +190,8 @@ class Scheduler:
             raise ConfigurationError(f"follow_threads must be True or False, not {follow_threads!r}")
         if not isinstance(trust_config, bool):
             raise ConfigurationError(f"trust_config must be True or False, not {trust_config!r}")
+        check_on_budget(on_budget)
+        self._on_budget = on_budget
         self._follow_threads = follow_threads
         self._trust_config = trust_config
         self._unmarked = Unmarked(outside)
@@ -181,6 +204,7 @@ class Scheduler:
             overdue=Overdue(max_wait_s, overdue_every),
             clock=clock,
         )
+        self._door = Door(self._driver, max_jobs, max_queued, at_door, waitable(queue_timeout_s))
         if save_on_sigterm:
             SAVER.watch(self._driver)
 
@@ -203,10 +227,12 @@ class Scheduler:
         run = current_run()
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
+        names = names_of(model) if self._router.priced else ()
+        timeout_s = self._timeouts_s[backend]
         if run is None:
-            return Call(Terms(self._driver, backend, None, stage, self._timeouts_s[backend], None, level))
+            return Call(Terms(self._driver, backend, None, stage, timeout_s, None, level, names))
         job = run.job if run.driver is self._driver else None
-        return Call(Terms(self._driver, backend, job, stage, self._timeouts_s[backend], run.loop, level))
+        return Call(Terms(self._driver, backend, job, stage, timeout_s, run.loop, level, names))
 
     def resize(self, slots: int, backend: str | None = None) -> None:
         """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.
@@ -246,6 +272,8 @@ class Scheduler:
             prompt_tokens=totals.prompt_tokens,
             output_tokens=totals.output_tokens,
             unmarked_calls=self._unmarked.calls,
+            jobs_deferred=self._door.waiting,
+            jobs_refused=self._door.refused,
         )
 
     def subscribe(self, observer: See) -> Subscription:
@@ -281,6 +309,7 @@ class Scheduler:
     def close(self) -> None:
         """Reject new runs and calls. Waiting calls raise; calls in a slot continue and release it."""
         self._driver.close()
+        self._door.close()
 
     def __enter__(self) -> Self:
         return self
@@ -322,3 +351,47 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
 def trusts(scheduler: Scheduler) -> bool:
     """Return whether runs of authenticated users may say how urgent they are."""
     return scheduler._trust_config  # noqa: SLF001 (of this module)
+
+
+def clock_of(scheduler: Scheduler) -> Callable[[], float]:
+    """Return the clock of the scheduler."""
+    return scheduler._driver.clock  # noqa: SLF001 (of this module)
+
+
+def enter(scheduler: Scheduler, *, free: bool) -> Pass | None:
+    """Return the place of a run that may begin; None without a limit. See `Door.enter`."""
+    door = scheduler._door  # noqa: SLF001 (of this module)
+    return None if door.open else door.enter(free=free)
+
+
+async def aenter(scheduler: Scheduler, *, free: bool) -> Pass | None:
+    """Return the place of a run that may begin; None without a limit. See `Door.aenter`."""
+    door = scheduler._door  # noqa: SLF001 (of this module)
+    return None if door.open else await door.aenter(free=free)
+
+
+def check_limits(scheduler: Scheduler, limits: Limits) -> None:
+    """Do nothing if the scheduler can tell when a run has reached the limits.
+
+    Raises:
+        ConfigurationError: the cost of no call is known.
+    """
+    if limits.budget.cost is not None and not scheduler._router.priced:  # noqa: SLF001 (of this module)
+        raise ConfigurationError(
+            "a budget limits the cost, but no backend of the scheduler has prices; give "
+            'Backend(prices={"gpt-4o*": (2.5, 10.0)}): the prices of a million input and output tokens'
+        )
+
+
+def limit_of(
+    scheduler: Scheduler,
+    job: int,
+    limits: Limits,
+    *,
+    since_s: float | None,
+    names: Mapping[str, Any],
+    whole: bool,
+) -> Limit:
+    """Return the `Limit` of a job, or of a graph inside it, with the scheduler's `on_budget`."""
+    driver, on_budget = scheduler._driver, scheduler._on_budget  # noqa: SLF001 (of this module)
+    return Limit(driver, job, *limits, on_budget, since_s=since_s, names=names, whole=whole)

@@ -48,6 +48,7 @@ class Terms(NamedTuple):
         timeout_s: maximum wait for a slot, in seconds; None for no limit.
         loop: the event loop in one of whose threads the call may run; None if unknown.
         priority: the priority of a call that is a job of its own.
+        models: the names of the requested model, if the backend has prices.
         tenant: the tenant of such a call.
     """
 
@@ -58,6 +59,7 @@ class Terms(NamedTuple):
     timeout_s: float | None = None
     loop: asyncio.AbstractEventLoop | None = None
     priority: int = 0
+    models: tuple[str, ...] = ()
     tenant: str = ""
 
 
@@ -165,12 +167,12 @@ class Slot:
 
     def _ask(self, stage: StageRun | None, forced: bool, loop: weakref.ref[Any] | None = None) -> bool:
         """Request the slot; return whether it was granted at once. A call on a `loop` ends with it."""
-        driver, backend, job, name, _, _, priority, tenant = self.terms
+        driver, backend, job, name, _, _, priority, models, tenant = self.terms
         # The ticket exists before the request, so an interrupted request can be abandoned.
         ticket = self._ticket = driver.new_ticket()
         self._held.append(driver.watch(self, ticket, loop))
         run = None if stage is None else stage.number
-        fields = (ticket, backend, name, job, forced, run, (), self._again, priority, tenant)
+        fields = (ticket, backend, name, job, forced, run, models, self._again, priority, tenant)
         return driver.request(_new(CallRequested, fields))
 
     def _block(self, stage: StageRun | None) -> None:

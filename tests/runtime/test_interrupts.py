@@ -19,7 +19,7 @@ from support.profiles import TEMPLATE
 from support.profiles import profile as fan_profile
 
 from llmsched_langgraph import SchedulerClosedError
-from llmsched_langgraph._adapter.graph import _Job
+from llmsched_langgraph._adapter.job import Job
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core import lifecycle as lifecycle_module
@@ -853,7 +853,7 @@ def thread_waits_in_a_run_that_is_cancelled():
 @scene
 def run_ends_while_its_threads_wait():
     """They are all dismissed, and the job is over, whatever comes over the thread that ends it."""
-    bench = Bench("fair", also=[_Job.end, _Job._end, _Job.stop])
+    bench = Bench("fair", also=[Job.end, Job._end, Job.stop])
     bench.ask(100)
     run = start_run(bench.scheduler, JobInfo(application=app("app")))
     refused = threading.Semaphore(0)
@@ -869,7 +869,7 @@ def run_ends_while_its_threads_wait():
     for thread in threads:
         thread.start()
     until(lambda: len(run.scope.waiting) == bench.driver.backends["default"].waiting == 3, "no wait")
-    job = _Job(run, None, None, breakpoints=False)
+    job = Job(run, None, None, breakpoints=False)
     job.break_off(GeneratorExit())
     box = [job]
     del job

@@ -1,0 +1,59 @@
+"""Answers questions about the state that a driver holds.
+
+Does not change it, or handle events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph._belief.profile.profile import Profile
+from llmsched_langgraph._core.policies import Policy
+from llmsched_langgraph._ledger.protocol import Ledger
+from llmsched_langgraph._ledger.values import BackendView, LedgerView
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._core.machine import SchedulerMachine
+    from llmsched_langgraph._learning.service import LearningService
+    from llmsched_langgraph._observe.totals import Totals
+    from llmsched_langgraph._runtime.quiet import QuietJobs
+
+
+class Queries:
+    """The part of a driver that reads. Safe in any thread, at any time."""
+
+    _machine: SchedulerMachine
+    _ledger: Ledger
+    _quiet: QuietJobs
+    _service: LearningService
+    totals: Totals
+
+    @property
+    def policy(self) -> Policy:
+        """The order of service."""
+        return self._machine.policy
+
+    @property
+    def profile(self) -> Profile:
+        """What has been learned so far."""
+        return self._service.profile
+
+    @property
+    def jobs(self) -> int:
+        """Number of active jobs (arrived, not ended, not paused)."""
+        return self._machine.jobs + len(self._quiet)
+
+    @property
+    def jobs_ended(self) -> int:
+        """Number of ended jobs whose calls are all released."""
+        return self.totals.jobs + self._quiet.ended
+
+    @property
+    def backends(self) -> Mapping[str, BackendView]:
+        """The current state of each backend, by name."""
+        return self._ledger.backends
+
+    def view(self) -> LedgerView:
+        """Return all current tickets."""
+        return self._ledger.view()
