@@ -16,7 +16,7 @@ import types
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from langgraph.constants import START
 from langgraph.errors import GraphInterrupt
@@ -25,7 +25,7 @@ from langgraph.types import Command
 
 from llmsched_langgraph._adapter import executor, gate
 from llmsched_langgraph._adapter.claims import limits_of, priority_of
-from llmsched_langgraph._adapter.job import Job
+from llmsched_langgraph._adapter.job import Arrival, Job, part, start
 from llmsched_langgraph._adapter.landing import within, yielded
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
@@ -35,18 +35,13 @@ from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime import following
 from llmsched_langgraph._runtime.context import RUN, current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
-from llmsched_langgraph._runtime.door import Pass
 from llmsched_langgraph._runtime.hosts import Iteration
-from llmsched_langgraph._runtime.limits import Limit
-from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.scheduler import (
     Scheduler,
     aenter,
     check_limits,
     clock_of,
     enter,
-    limit_of,
-    start_run,
     trusts,
 )
 from llmsched_langgraph._runtime.threads import learn_pool
@@ -149,7 +144,7 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
         steps = base.stream(self, *args, **kwargs)
         on, around = default_scheduler() if scheduler is None else scheduler, current_run()
         if around is not None and around.scheduler is on:
-            yield from steps if not own.any else within(around, _part(self, on, own, around), steps)
+            yield from steps if not own.any else within(around, part(self, on, own, around), steps)
             return
         job = _begin(self, on, own, args, kwargs)
         mark, iteration = inside(job.run), Iteration(steps, job.desert)
@@ -190,7 +185,7 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
             job = await _abegin(self, on, own, args, kwargs)
             run, limit = job.run, job.limit
         elif own.any:
-            limit = _part(self, on, own, run)
+            limit = part(self, on, own, run)
             run = run._replace(limits=(*run.limits, limit))
         loop = asyncio.get_running_loop()
         learn_pool(loop)
@@ -253,7 +248,7 @@ def _owned(steps: AsyncIterator[Any]) -> Awaitable[Any]:
 def _begin(graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
     """Start the run of `stream(*args, **kwargs)` of a graph with these limits, once there is room for it."""
     arrival = _arrival(graph, on, own, args, kwargs)
-    return _start(graph, on, arrival, enter(on, free=arrival.free), kwargs)
+    return start(graph, on, arrival, enter(on, free=arrival.free), kwargs)
 
 
 async def _abegin(
@@ -261,34 +256,12 @@ async def _abegin(
 ) -> Job:
     """Do what `_begin` does, without blocking the event loop."""
     arrival = _arrival(graph, on, own, args, kwargs)
-    return _start(graph, on, arrival, await aenter(on, free=arrival.free), kwargs)
-
-
-class _Arrival(NamedTuple):
-    """What is known of a run before it starts.
-
-    Attributes:
-        info: the properties of the job.
-        config: the caller's configuration.
-        thread: the thread on which it can be resumed; None if it cannot.
-        resumes: the thread of the interrupted run that it continues; None if it is a new one.
-        free: whether it is part of something that has begun before, so that it must not wait.
-        limits: its budget and its deadline.
-        since_s: clock time of its arrival.
-    """
-
-    info: JobInfo
-    config: Any
-    thread: str | None
-    resumes: str | None
-    free: bool
-    limits: Limits
-    since_s: float
+    return start(graph, on, arrival, await aenter(on, free=arrival.free), kwargs)
 
 
 def _arrival(
     graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> _Arrival:
+) -> Arrival:
     given = args[0] if args else kwargs.get("input")
     config = args[1] if len(args) > 1 else kwargs.get("config")
     thread, trust = _thread(graph, config), trusts(on)
@@ -300,45 +273,7 @@ def _arrival(
     # Without new input, or with a command, the interrupted run of this thread resumes.
     resumes = thread if given is None or isinstance(given, Command) else None
     free = resumes is not None or current_run() is not None
-    return _Arrival(info, config, thread, resumes, free, limits, clock_of(on)())
-
-
-def _start(graph: Any, on: Scheduler, arrival: _Arrival, entry: Pass | None, kwargs: dict[str, Any]) -> Job:
-    info, limits, around = arrival.info, arrival.limits, current_run()
-    try:
-        run = start_run(on, info, arrival.resumes)
-    except BaseException:
-        if entry is not None:
-            entry.leave()
-        raise
-    job = Job(
-        run=run,
-        config=arrival.config,
-        thread=arrival.thread,
-        breakpoints=bool(
-            graph.interrupt_before_nodes
-            or graph.interrupt_after_nodes
-            or kwargs.get("interrupt_before")
-            or kwargs.get("interrupt_after")
-        ),
-        entry=entry,
-    )
-    outer = () if around is None else around.limits
-    if limits.any:
-        names = {"graph": info.application.name, "run_id": info.run_id, "thread_id": arrival.thread}
-        since_s = None if arrival.resumes is not None else arrival.since_s
-        job.limit = limit_of(on, run.job, limits, since_s=since_s, names=names, whole=True)
-        outer = (*outer, job.limit)
-    if outer:
-        job.run = run._replace(limits=outer)
-    return job
-
-
-def _part(graph: Any, on: Scheduler, own: Limits, around: Run) -> Limit:
-    """Return the limit of a graph inside the run `around`."""
-    check_limits(on, own)
-    names = {"graph": graph.get_name()}
-    return limit_of(on, around.job, own, since_s=clock_of(on)(), names=names, whole=False)
+    return Arrival(info, config, thread, resumes, free, limits, clock_of(on)())
 
 
 def _info(graph: Any, config: Any, thread: str | None, *, trust: bool) -> JobInfo:

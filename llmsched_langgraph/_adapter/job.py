@@ -1,21 +1,47 @@
-"""Represents one run of a scheduled graph from its first step to its end, and announces the end.
+"""Represents one run of a scheduled graph: announces its start and its end.
 
-Does not start runs, or iterate over their steps.
+Does not read configurations, or iterate over the run's steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph.errors import GraphBubbleUp
 
 from llmsched_langgraph._adapter.landing import RunLanded, yielded
+from llmsched_langgraph._core.budgets import Limits
+from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.door import Pass
 from llmsched_langgraph._runtime.limits import Limit
 from llmsched_langgraph._runtime.run import Run
+from llmsched_langgraph._runtime.scheduler import Scheduler, check_limits, clock_of, limit_of, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
+
+
+class Arrival(NamedTuple):
+    """What is known of a run before it starts.
+
+    Attributes:
+        info: the properties of the job.
+        config: the caller's configuration.
+        thread: the thread on which it can be resumed; None if it cannot.
+        resumes: the thread of the interrupted run that it continues; None if it is a new one.
+        free: whether it is part of something that has begun before, so that it must not wait.
+        limits: its budget and its deadline.
+        since_s: clock time of its arrival.
+    """
+
+    info: JobInfo
+    config: Any
+    thread: str | None
+    resumes: str | None
+    free: bool
+    limits: Limits
+    since_s: float
 
 
 @dataclass(slots=True)
@@ -107,3 +133,42 @@ class Job:
             self.run.end(self.outcome, paused_on=self.thread)
         if self.entry is not None:
             self.entry.leave()
+
+
+def start(graph: Any, on: Scheduler, arrival: Arrival, entry: Pass | None, kwargs: dict[str, Any]) -> Job:
+    """Start the run that has this place behind the door; it gives the place back if it cannot be started."""
+    info, limits, around = arrival.info, arrival.limits, current_run()
+    try:
+        run = start_run(on, info, arrival.resumes)
+    except BaseException:
+        if entry is not None:
+            entry.leave()
+        raise
+    job = Job(
+        run=run,
+        config=arrival.config,
+        thread=arrival.thread,
+        breakpoints=bool(
+            graph.interrupt_before_nodes
+            or graph.interrupt_after_nodes
+            or kwargs.get("interrupt_before")
+            or kwargs.get("interrupt_after")
+        ),
+        entry=entry,
+    )
+    outer = () if around is None else around.limits
+    if limits.any:
+        names = {"graph": info.application.name, "run_id": info.run_id, "thread_id": arrival.thread}
+        since_s = None if arrival.resumes is not None else arrival.since_s
+        job.limit = limit_of(on, run.job, limits, since_s=since_s, names=names, whole=True)
+        outer = (*outer, job.limit)
+    if outer:
+        job.run = run._replace(limits=outer)
+    return job
+
+
+def part(graph: Any, on: Scheduler, own: Limits, around: Run) -> Limit:
+    """Return the limit of a graph inside the run `around`."""
+    check_limits(on, own)
+    names = {"graph": graph.get_name()}
+    return limit_of(on, around.job, own, since_s=clock_of(on)(), names=names, whole=False)
