@@ -5,11 +5,13 @@ Does not read configurations, or iterate over the run's steps.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from langgraph.errors import GraphBubbleUp
 
+from llmsched_langgraph._adapter import executor
 from llmsched_langgraph._adapter.landing import RunLanded, yielded
 from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import JobInfo
@@ -20,6 +22,10 @@ from llmsched_langgraph._runtime.limits import Limit
 from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.scheduler import Scheduler, check_limits, clock_of, limit_of, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
+
+logger = logging.getLogger("llmsched_langgraph")
+
+_told = False
 
 
 class Arrival(NamedTuple):
@@ -158,6 +164,7 @@ def start(graph: Any, on: Scheduler, arrival: Arrival, entry: Pass | None, kwarg
     )
     outer = () if around is None else around.limits
     if limits.any:
+        _tell_if_unsupported()
         names = {"graph": info.application.name, "run_id": info.run_id, "thread_id": arrival.thread}
         since_s = None if arrival.resumes is not None else arrival.since_s
         job.limit = limit_of(on, run.job, limits, since_s=since_s, names=names, whole=True)
@@ -170,5 +177,17 @@ def start(graph: Any, on: Scheduler, arrival: Arrival, entry: Pass | None, kwarg
 def part(graph: Any, on: Scheduler, own: Limits, around: Run) -> Limit:
     """Return the limit of a graph inside the run `around`."""
     check_limits(on, own)
+    _tell_if_unsupported()
     names = {"graph": graph.get_name()}
     return limit_of(on, around.job, own, since_s=clock_of(on)(), names=names, whole=False)
+
+
+def _tell_if_unsupported() -> None:
+    """Log, once per process, that no limit stops a run, because LangGraph's runner is the stock one."""
+    global _told
+    if not executor.install() and not _told:
+        _told = True
+        logger.warning(
+            "budgets and deadlines do not stop runs with this LangGraph, whose runner is not supported by "
+            "llmsched-langgraph"
+        )

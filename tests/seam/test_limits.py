@@ -76,7 +76,7 @@ def jobs(scheduler):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_a_run_stops_and_goes_on(tmp_path, asynchronous, way, saver, kind):
-    """It stops after two calls, stops again as long as it may not spend more, and ends as if uninterrupted."""
+    """After two calls, again as long as it may not spend more; it ends as if uninterrupted."""
     scheduler, model = priced()
     limit = TWO_CALLS[kind]
 
