@@ -250,8 +250,8 @@ class Door:
 
     def _what(self) -> str:
         if self._full() == "max_queued":
-            return f"{self._backlog()} calls wait for a slot, and max_queued is {self._max_queued}"
-        return f"{len(self._inside)} runs are active, and max_jobs is {self._max_jobs}"
+            return f"waiting calls: {self._backlog()} (max_queued={self._max_queued})"
+        return f"active runs: {len(self._inside)} (max_jobs={self._max_jobs})"
 
     def _refusal(self, before: int, *, on_loop: bool) -> OverloadedError:
         setting = self._full() or ("max_queued" if self._max_jobs is None else "max_jobs")
