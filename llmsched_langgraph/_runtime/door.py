@@ -53,9 +53,17 @@ class Pass:
 
     def leave(self) -> None:
         """Make room for another run. Legal in any thread, any number of times."""
-        self._door.leave(self.number)
+        try:
+            self._door.leave(self.number)
+        except BaseException:  # an interrupt: each step may be repeated
+            self._door.leave(self.number)
+            raise
 
-    __del__ = leave
+    def __del__(self) -> None:
+        try:
+            self.leave()
+        except AttributeError:
+            pass  # `__init__` was interrupted
 
 
 class Door:

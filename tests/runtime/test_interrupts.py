@@ -18,11 +18,12 @@ from support.interrupts import PATIENCE_S, Bench, Broken, break_everywhere, swal
 from support.profiles import TEMPLATE
 from support.profiles import profile as fan_profile
 
-from llmsched_langgraph import SchedulerClosedError
+from llmsched_langgraph import Budget, OverloadedError, SchedulerClosedError
 from llmsched_langgraph._adapter.job import Job
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core import lifecycle as lifecycle_module
+from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import (
     BeliefFormed,
     CallDismissed,
@@ -43,8 +44,9 @@ from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime import timer as timer_module
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import inside, inside_stage
+from llmsched_langgraph._runtime.door import Door
 from llmsched_langgraph._runtime.run import StageRun
-from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph._runtime.scheduler import limit_of, start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 from llmsched_langgraph.errors import CallCancelledError, QueueTimeoutError
@@ -908,6 +910,66 @@ def scheduler_is_closed():
         bench.driver._closed = False
 
     bench.after = open_again
+    return bench, operation
+
+
+def limited(bench, limits):
+    """The limit of a run that has made one call, which held its slot for a second."""
+    run = start_run(bench.scheduler, JobInfo(application=TEMPLATE))
+    with inside(run), bench.scheduler.slot(stage="s"):
+        bench.now += 1.0
+    names = {"graph": "app"}
+    return limit_of(bench.scheduler, run.job, limits, since_s=None, names=names, whole=True)
+
+
+@scene
+def a_run_looks_at_its_limit():
+    """It is told that the limit is reached, then or later, and the story has it once or not at all."""
+    bench = Bench("srtf", profile=learned()[0])
+    limit = limited(bench, Limits(Budget(calls=1)))
+
+    def over():
+        assert limit.stops()
+        assert limit.landed.spent.calls == 1
+        assert sum(entry.kind == "LimitReached" for entry in bench.driver.story()) <= 1
+
+    bench.after = over
+    return bench, limit.stops
+
+
+@scene
+def a_run_looks_at_a_limit_far_away():
+    bench = Bench("srtf", profile=learned()[0])
+    limit = limited(bench, Limits(Budget(calls=100), 100.0))
+
+    def over():
+        assert not limit.stops()
+        assert limit.look(forecast=False).spent.slot_s == 1.0
+
+    bench.after = over
+    return bench, limit.stops
+
+
+@scene
+def a_run_enters_and_leaves():
+    """No place behind the door is lost."""
+    bench = Bench()
+    door = bench.scheduler._door = Door(bench.driver, 1, None, "refuse", None)
+
+    def operation():
+        door.enter(free=False).leave()
+        first = door.enter(free=True)
+        with pytest.raises(OverloadedError):
+            door.enter(free=False)
+        first.leave()
+
+    def over():
+        gc.collect()
+        assert not door._inside
+        assert not door._queue
+        door.enter(free=False).leave()
+
+    bench.after = over
     return bench, operation
 
 
