@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from llmsched_langgraph._compiler.compile import compile_graph
     from llmsched_langgraph._core.budgets import Budget, Overrun, Spending
     from llmsched_langgraph._core.policies import Policy
+    from llmsched_langgraph._ledger.tenants import Tenant
     from llmsched_langgraph._ledger.values import Backend
     from llmsched_langgraph._runtime.default import (
         default_scheduler,
         reset_default_scheduler,
         set_default_scheduler,
     )
-    from llmsched_langgraph._runtime.scheduler import Scheduler, Statistics
+    from llmsched_langgraph._runtime.scheduler import Scheduler
+    from llmsched_langgraph._runtime.statistics import Statistics
     from llmsched_langgraph.errors import (
         BudgetExceededError,
         CallCancelledError,
@@ -62,6 +64,7 @@ __all__ = [
     "SchedulerMiddleware",
     "Spending",
     "Statistics",
+    "Tenant",
     "UnknownModelError",
     "UnsupportedGraphError",
     "__version__",
@@ -96,8 +99,10 @@ _HOMES = {
         "UnsupportedGraphError",
     ),
     "_runtime.default": ("default_scheduler", "reset_default_scheduler", "set_default_scheduler"),
+    "_ledger.tenants": ("Tenant",),
     "_ledger.values": ("Backend",),
-    "_runtime.scheduler": ("Scheduler", "Statistics"),
+    "_runtime.scheduler": ("Scheduler",),
+    "_runtime.statistics": ("Statistics",),
 }
 
 

@@ -24,7 +24,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from llmsched_langgraph._adapter import executor, gate
-from llmsched_langgraph._adapter.claims import limits_of, priority_of
+from llmsched_langgraph._adapter.claims import limits_of, priority_of, tenant_of
 from llmsched_langgraph._adapter.job import Arrival, Job, part, start
 from llmsched_langgraph._adapter.landing import within, yielded
 from llmsched_langgraph._application.application import Application
@@ -42,6 +42,7 @@ from llmsched_langgraph._runtime.scheduler import (
     check_limits,
     clock_of,
     enter,
+    tenants_of,
     trusts,
 )
 from llmsched_langgraph._runtime.threads import learn_pool
@@ -267,7 +268,7 @@ def _arrival(
     thread, trust = _thread(graph, config), trusts(on)
     limits = limits_of(config, graph.config, trust=trust).over(own)
     check_limits(on, limits)
-    info = _info(graph, config, thread, trust=trust)
+    info = _info(graph, config, thread, on)
     if limits.deadline_s is not None:
         info = info._replace(deadline_s=limits.deadline_s)
     # Without new input, or with a command, the interrupted run of this thread resumes.
@@ -276,12 +277,13 @@ def _arrival(
     return Arrival(info, config, thread, resumes, free, limits, clock_of(on)())
 
 
-def _info(graph: Any, config: Any, thread: str | None, *, trust: bool) -> JobInfo:
+def _info(graph: Any, config: Any, thread: str | None, on: Scheduler) -> JobInfo:
     """Return the properties of the run at its arrival: plain values only."""
-    application = application_of(graph)
+    application, trust = application_of(graph), trusts(on)
     priority = priority_of(config, graph.config, trust=trust)
+    tenant = tenant_of(config, graph.config, trust=trust, tenants=tenants_of(on))
     if not config:
-        return JobInfo(application, priority=priority)
+        return JobInfo(application, tenant=tenant, priority=priority)
     given = config
     run_id = given.get("run_id")
     metadata = given.get("metadata")
@@ -289,6 +291,7 @@ def _info(graph: Any, config: Any, thread: str | None, *, trust: bool) -> JobInf
         application=application,
         run_id="" if run_id is None else str(run_id),
         thread_id=thread or "",
+        tenant=tenant,
         priority=priority,
         tags=tuple(given.get("tags") or ()),
         metadata=tuple([item for item in metadata.items() if isinstance(item[1], _PLAIN)])

@@ -51,6 +51,7 @@ def ended(closed: Job | Direct) -> EndedJob:
         arrival_s=max(arrival_s, 0.0),
         paused_s=round(closed.paused_s, _DIGITS),
         end=_ENDS.get(closed.outcome, "done"),
+        tenant=closed.info.tenant or None,
         priority=closed.info.priority or None,
         template=closed.template,
     )

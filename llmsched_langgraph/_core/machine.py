@@ -36,7 +36,6 @@ from llmsched_langgraph._core.lifecycle import RUNNING, Lifecycle
 from llmsched_langgraph._core.ordering import Ordering, bare_key
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._core.story import LENGTH, Story
-from llmsched_langgraph._core.view import JobView
 from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.memory import MemoryLedger
@@ -62,6 +61,10 @@ _APPLIED = "#applied"
 _DIRECT = JobInfo(application=DIRECT)
 
 _new = tuple.__new__  # builds a named tuple in C, without Python bytecode
+
+
+def _given_up(ticket: int) -> CallReleased:
+    return CallReleased(ticket, Outcome.CANCELLED)
 
 
 class SchedulerMachine:
@@ -120,7 +123,7 @@ class SchedulerMachine:
             BeliefFormed: self._believed,
             ProfileLearned: self._learned,
             CallDismissed: self._dismissed,
-            HolderDied: self._holder_died,
+            HolderDied: lambda now, died, trust: self._released(now, _given_up(died.ticket), trust),
             BackendConfigured: self._configured,
             Ticked: lambda now, event, trust: True,
         }
@@ -236,12 +239,9 @@ class SchedulerMachine:
     def _dismissed(self, now: float, event: CallDismissed, trust: bool) -> bool:
         if type(self.ledger.claim(event.ticket)) is not Waiting:
             return False
-        settle = self._released(now, CallReleased(event.ticket, Outcome.CANCELLED), trust)
+        settle = self._released(now, _given_up(event.ticket), trust)
         self.untold[event.ticket] = True
         return settle
-
-    def _holder_died(self, now: float, event: HolderDied, trust: bool) -> bool:
-        return self._released(now, CallReleased(event.ticket, Outcome.CANCELLED), trust)
 
     def _released(self, now: float, event: CallReleased, trust: bool) -> bool:
         ticket, outcome, usage, failure = event
@@ -377,10 +377,6 @@ class SchedulerMachine:
     def profile(self) -> Profile:
         """What was learned from earlier runs."""
         return self.ordering.profile
-
-    def view(self, job: Job, now: float) -> JobView:
-        """The job as its policy sees it."""
-        return self.ordering.view(job, now)
 
     @property
     def last(self) -> tuple[int, int]:

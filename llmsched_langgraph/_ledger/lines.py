@@ -19,7 +19,6 @@ from llmsched_langgraph._ledger.tenants import Turn
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Explore, Lane, Line, Waiting
 
-
 Blocked = Callable[[str, str], bool]
 """Tells of a backend and a tenant whether the tenant holds as many slots as it may."""
 
@@ -232,6 +231,8 @@ class Lines:
         assert any(rank[0] == known.order and rank[1] <= first for rank in places), (
             "a lane that waits is in no heap"
         )
-        assert known.urgent_s == inf or now >= known.lost_s or any(
-            own[2] == lane for index in (self._coming, self._urgent) for own in index.get(line, ())
+        assert (
+            known.urgent_s == inf
+            or now >= known.lost_s
+            or any(own[2] == lane for index in (self._coming, self._urgent) for own in index.get(line, ()))
         ), "a lane that waits would never be urgent"

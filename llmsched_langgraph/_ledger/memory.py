@@ -62,6 +62,7 @@ class MemoryLedger:
 
     Attributes:
         overdue: the bound of waiting.
+        tenants: the settings of the tenants.
         more: whether `settle` may have another result after the last one.
     """
 
@@ -77,6 +78,7 @@ class MemoryLedger:
         self._truth = truth = Truth() if truth is None else truth
         self._exploration = exploration
         self.overdue = overdue
+        self.tenants = tenants
         self._committed = truth.committed
         self._names: dict[str, str] = {}  # keys of the backends in `Truth`
         for backend in backends:
@@ -192,6 +194,17 @@ class MemoryLedger:
         """See `Ledger.backend`."""
         found: BackendView = self._committed[self._names[name]]
         return found
+
+    def limits(self, name: str) -> list[tuple[str, int, int]]:
+        """See `Ledger.limits`."""
+        return self._turns.limits(name)
+
+    def tenant(self, claim: Waiting | Grant) -> str:
+        """See `Ledger.tenant`."""
+        if type(claim) is Grant:
+            return "" if claim.share is None else claim.share.tenant
+        lane: WaitingLane | None = self._committed.get(claim.lane)
+        return "" if lane is None else lane.tenant
 
     @property
     def backends(self) -> Mapping[str, BackendView]:

@@ -60,6 +60,12 @@ class Ledger(Protocol):
     def backends(self) -> Mapping[str, BackendView]:
         """The current state of all backends, by name."""
 
+    def limits(self, name: str) -> list[tuple[str, int, int]]:
+        """Return each tenant with a limit of slots: its name, the limit, the slots that it holds there."""
+
+    def tenant(self, claim: Waiting | Grant) -> str:
+        """Return the tenant of a ticket; empty for none, or for one that was not charged for its slot."""
+
     def view(self) -> LedgerView:
         """Return the whole state. O(tickets): for display and checks."""
 

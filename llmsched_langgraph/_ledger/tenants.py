@@ -23,6 +23,9 @@ from llmsched_langgraph.errors import ConfigurationError
 FIRST_MEAN_S = 1.0
 """Charge of a grant, in seconds, while no call of the backend has ended."""
 
+LONGEST = 256
+"""Maximum length of a tenant's name, in characters, as for LangGraph's fairness groups."""
+
 MEMORY = 32
 """Number of the latest calls that the mean service time of a backend is about."""
 
@@ -77,20 +80,55 @@ class Tenants:
         """Return the settings of a tenant."""
         return self.named.get(tenant, STANDARD)
 
-    def check(self, tenant: str) -> None:
-        """Do nothing if the tenant is known.
+    def check(self, tenant: object, what: str) -> str:
+        """Return the tenant if it is valid; an empty name is that of no tenant.
 
         Raises:
-            ConfigurationError: the list of tenants is closed, and has no such tenant.
+            ConfigurationError: it is no name, or the list of tenants is closed and does not have it; the
+                message begins with `what`.
         """
+        if not isinstance(tenant, str) or len(tenant) > LONGEST:
+            raise ConfigurationError(
+                f"{what} must be the name of a tenant, of at most {LONGEST} characters, not {tenant!r:.80}"
+            )
         if self.closed and tenant and tenant not in self.named:
             raise ConfigurationError(
-                f"unknown tenant {tenant!r}; add it to Scheduler(tenants=...), or leave closed_tenants=False "
-                f"to accept every tenant"
+                f"{what}: no tenant {tenant!r}; add it to Scheduler(tenants=...), or leave closed_tenants "
+                f"out to accept every tenant"
             )
+        return tenant
 
 
 NO_TENANTS = Tenants()
+
+
+def as_tenants(named: object, *, closed: bool) -> Tenants:
+    """Return the settings of tenants, given by name as weights or as `Tenant`.
+
+    Raises:
+        ConfigurationError: they are not.
+    """
+    if not isinstance(closed, bool):
+        raise ConfigurationError(f"closed_tenants must be True or False, not {closed!r}")
+    if named is None:
+        if closed:
+            raise ConfigurationError("closed_tenants refuses tenants that tenants does not name; name some")
+        return NO_TENANTS
+    if not isinstance(named, Mapping):
+        raise ConfigurationError(
+            f'tenants must be a dict of weights by name, such as {{"gold": 3, "trial": 1}}, not {named!r}'
+        )
+    found = {}
+    for name, own in named.items():
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST:
+            raise ConfigurationError(
+                f"tenants has the name {name!r:.80}; a name is a text of 1 to {LONGEST} characters"
+            )
+        try:
+            found[name] = own if isinstance(own, Tenant) else Tenant(own)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"tenants: {name!r}: {error}") from None
+    return Tenants(found, closed)
 
 
 class Turn(NamedTuple):

@@ -116,6 +116,11 @@ class Turns:
         """Return how many slots of the backend a tenant with a limit holds."""
         return self._truth.get((_HELD, name, tenant)) or 0
 
+    def limits(self, name: str) -> list[tuple[str, int, int]]:
+        """Return of each tenant with a limit its name, the limit, and the slots that it holds there."""
+        committed = self._truth.committed
+        return [(of, most, committed.get((_HELD, name, of)) or 0) for of, most in self._limits.items()]
+
     def next(self, name: str) -> Line | None:
         """Return the line whose turn it is at the backend; None if none may have a slot."""
         return self._lines.next(name, self._blocked)

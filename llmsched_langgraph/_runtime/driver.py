@@ -39,6 +39,7 @@ from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Backend, Grant, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscriptions
@@ -74,9 +75,11 @@ class Driver(Queries):
         store: ProfileStore | None = None,
         recorder: Recorder | None = None,
         overdue: Overdue = UNBOUNDED,
+        tenants: Tenants = NO_TENANTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
+        self.tenants = tenants
         self._tickets = itertools.count(1)
         self._jobs = itertools.count(1)
         self._hears = hasattr(policy, "hear")
@@ -84,7 +87,7 @@ class Driver(Queries):
         keeps = store is not None or recorder is not None  # what is kept must not wait for the next event
         self._end = self.post if keeps else self._put_by
         self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
-        machine = SchedulerMachine(policy, backends, profile, overdue=overdue)
+        machine = SchedulerMachine(policy, backends, profile, overdue=overdue, tenants=tenants)
         self._observer = PackageObserver(policy.name)
         self._subscriptions = Subscriptions(machine.story, self._observer.see, 1 if keeps else LAG)
         self._begin(machine)
@@ -96,6 +99,7 @@ class Driver(Queries):
     def _begin(self, machine: SchedulerMachine) -> None:
         self._machine = machine
         self._ledger = machine.ledger
+        self.limits, self.tenant = self._ledger.limits, self._ledger.tenant
         self.claim = self._ledger.claim
         self._lock = allocate_lock()
         self._inbox: deque[Any] = deque()  # `(time, event)` pairs, and `HolderDied`

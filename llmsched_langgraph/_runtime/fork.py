@@ -50,7 +50,12 @@ def keep(machine: SchedulerMachine, inbox: deque[Any], waiters: Iterable[object]
     view = machine.ledger.view()
     backends = [own.backend for own in view.backends.values()]
     emptied = SchedulerMachine(
-        machine.policy, backends, machine.profile, last=machine.last, overdue=machine.ledger.overdue
+        machine.policy,
+        backends,
+        machine.profile,
+        last=machine.last,
+        overdue=machine.ledger.overdue,
+        tenants=machine.ledger.tenants,
     )
     return Kept(emptied, changes, {**view.waiting, **view.holding})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
+from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
 from llmsched_langgraph._ledger.values import (
     DEFAULT_SLOTS,
     Backend,
@@ -37,62 +38,11 @@ from llmsched_langgraph._runtime.routing import Requested, Router, names_of
 from llmsched_langgraph._runtime.run import Run, RunScope, Seen
 from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
+from llmsched_langgraph._runtime.statistics import BackendStatistics, Statistics
 from llmsched_langgraph._runtime.unmarked import Outside, Unmarked, began
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_POLICY = "llmsched"
-
-
-@dataclass(frozen=True, slots=True)
-class BackendStatistics:
-    """The state of one backend at one moment."""
-
-    name: str
-    slots: int
-    holding: int
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The state of a scheduler at one moment, and its totals since it was created.
-
-    `granted - released == holding` always holds. `peak` is the maximum number of slots held at once, over
-    all backends; `over_commitments` counts calls granted over the limit because they could not wait.
-    `unmarked_calls` counts model calls outside every run while a run of the scheduler was active; see
-    `Scheduler(outside=...)`. `jobs_deferred` is the number of runs that wait to begin, and `jobs_refused`
-    counts those that were refused; see `Scheduler(at_door=...)`. In a forked child the totals begin at 0.
-    """
-
-    policy: str
-    backends: tuple[BackendStatistics, ...]
-    jobs_running: int
-    jobs_ended: int
-    granted: int
-    released: int
-    peak: int
-    over_commitments: int
-    waited_s: float
-    prompt_tokens: int
-    output_tokens: int
-    unmarked_calls: int = 0
-    jobs_deferred: int = 0
-    jobs_refused: int = 0
-
-    @property
-    def slots(self) -> int:
-        """Number of slots, over all backends."""
-        return sum(backend.slots for backend in self.backends)
-
-    @property
-    def holding(self) -> int:
-        """Number of calls in a slot, over all backends."""
-        return sum(backend.holding for backend in self.backends)
-
-    @property
-    def waiting(self) -> int:
-        """Number of calls in the backlog, over all backends."""
-        return sum(backend.waiting for backend in self.backends)
 
 
 class Scheduler:
@@ -111,6 +61,11 @@ class Scheduler:
             order; None for never. The job's earlier waits count, pauses of the backend do not. A job of m
             calls in a row, each of at most S seconds, on k slots with q jobs overdue before it, completes
             within work + tools + max_wait_s + m ceil(overdue_every (1 + q) / k) S + pauses.
+        tenants: the weight of each tenant, or its `Tenant`, by name: {"a": 3, "b": Tenant(max_slots=2)}.
+            Tenants that are not named have weight 1. While several tenants wait, they share each backend by
+            their weights, within each priority. The tenant of a run is its authenticated user, or what
+            `llmsched_tenant` in its metadata or configurable says.
+        closed_tenants: whether runs of tenants that are not named are refused.
         overdue_every: of this many grants, one may serve an overdue call. A smaller number shortens the bound
             and raises the mean completion time.
         profile: the initial profile, as learned from earlier runs; None for an empty one.
@@ -131,8 +86,8 @@ class Scheduler:
             active. "count" counts them in `Statistics.unmarked_calls` and logs the first; "gate" counts them,
             and each takes a slot as a job of its own, if a backend serves its model; "ignore" does nothing.
             While no run is active, such calls are neither counted nor gated.
-        trust_config: whether a run of a user that the Agent Server authenticated may choose its priority, its
-            budget and its deadline; other runs always may.
+        trust_config: whether a run of a user that the Agent Server authenticated may choose its tenant, its
+            priority, its budget and its deadline; other runs always may.
         on_budget: what happens to a run that has spent its budget or passed its deadline, before its next
             superstep. "stop" raises `BudgetExceededError` or `DeadlineExceededError`; "yield" ends the run
             normally, with the state so far, as a breakpoint does. A function gets an `Overrun` and returns
@@ -159,6 +114,8 @@ class Scheduler:
         queue_timeout_s: float | None = None,
         max_wait_s: float | None = MAX_WAIT_S,
         overdue_every: int = EVERY,
+        tenants: Mapping[str, float | Tenant] | None = None,
+        closed_tenants: bool = False,
         profile: Profile | None = None,
         profiles: object = None,
         record: str | os.PathLike[str] | None = None,
@@ -202,6 +159,7 @@ class Scheduler:
             store=None if profiles is None else as_store(profiles),
             recorder=None if record is None else Recorder(record),
             overdue=Overdue(max_wait_s, overdue_every),
+            tenants=as_tenants(tenants, closed=closed_tenants),
             clock=clock,
         )
         self._door = Door(self._driver, max_jobs, max_queued, at_door, waitable(queue_timeout_s))
@@ -209,7 +167,12 @@ class Scheduler:
             SAVER.watch(self._driver)
 
     def slot(
-        self, model: str | Requested | None = None, *, stage: str = "", priority: int | None = None
+        self,
+        model: str | Requested | None = None,
+        *,
+        stage: str = "",
+        priority: int | None = None,
+        tenant: str | None = None,
     ) -> Call:
         """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
 
@@ -218,21 +181,23 @@ class Scheduler:
                 name models or base URLs. The package itself passes all names of a call.
             stage: a stage name for the call; calls of one stage share a prediction of their work.
             priority: -5 to 5, smaller first; None for 0. A call inside a run has the priority of its run.
+            tenant: the tenant whose call it is; None for none. A call inside a run is of the run's tenant.
 
         Raises:
             UnknownModelError: no backend serves the model.
-            ConfigurationError: the priority is invalid.
+            ConfigurationError: the priority or the tenant is invalid.
         """
         level = 0 if priority is None else check_priority(priority, "priority")
+        owner = "" if tenant is None else self._driver.tenants.check(tenant, "tenant")
         run = current_run()
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
         names = names_of(model) if self._router.priced else ()
         timeout_s = self._timeouts_s[backend]
         if run is None:
-            return Call(Terms(self._driver, backend, None, stage, timeout_s, None, level, names))
+            return Call(Terms(self._driver, backend, None, stage, timeout_s, None, level, names, owner))
         job = run.job if run.driver is self._driver else None
-        return Call(Terms(self._driver, backend, job, stage, timeout_s, run.loop, level, names))
+        return Call(Terms(self._driver, backend, job, stage, timeout_s, run.loop, level, names, owner))
 
     def resize(self, slots: int, backend: str | None = None) -> None:
         """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.
@@ -346,6 +311,11 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
     run = Run(scheduler, driver, router, job, loop, seen, scope, follows, unmarked=unmarked)
     began(run)
     return run
+
+
+def tenants_of(scheduler: Scheduler) -> Tenants:
+    """Return the settings of the scheduler's tenants."""
+    return scheduler._driver.tenants  # noqa: SLF001 (of this module)
 
 
 def trusts(scheduler: Scheduler) -> bool:

@@ -6,7 +6,8 @@ without a time limit; and from a wait for a slot to all slots of its backend. A 
 edge leads counts as one that moves: a request may take as long as it likes.
 
 A backend is dead if every holder of its slots waits, directly or not, for a slot of a dead backend: the
-greatest fixed point over all schedulers of the process.
+greatest fixed point over all schedulers of the process. The slots that a tenant with a limit may hold of a
+backend count as a backend of their own, which its calls wait for as well.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ GUESS_S = 1.0
 AHEAD_S = 0.05
 """Seconds for which an open answer must not have been read before it is read ahead."""
 
-Key = tuple[int, str]
-"""A backend of the process: the id of its driver, and its name."""
+Key = tuple[int, str, str]
+"""A backend of the process: the id of its driver, its name, and the tenant whose limit it is; else empty."""
 
 
 class Waiter(NamedTuple):
@@ -41,19 +42,23 @@ class Waiter(NamedTuple):
         ticket: its ticket.
         slot: the object that owns the ticket.
         age_s: seconds since its request.
+        limit: the limit of its tenant, as a backend; that backend itself without one.
     """
 
     key: Key
     ticket: int
     slot: Slot
     age_s: float
+    limit: Key
 
 
 class Pool(NamedTuple):
-    """A backend that calls wait for."""
+    """A backend that calls wait for. `held` is the number of its slots that are held, of `slots`."""
 
     driver: Driver
     view: BackendView
+    slots: int
+    held: int
     waiting: list[Waiter]
     holding: list[tuple[int, Slot]]
 
@@ -101,18 +106,29 @@ class Graph:
     def _add(self, driver: Driver) -> None:
         for name, view in driver.backends.items():
             if view.waiting:
-                self.pools[id(driver), name] = Pool(driver, view, [], [])
+                self.pools[id(driver), name, ""] = Pool(
+                    driver, view, view.backend.slots, view.holding, [], []
+                )
+                for tenant, slots, held in driver.limits(name):
+                    self.pools[id(driver), name, tenant] = Pool(driver, view, slots, held, [], [])
         now = driver.clock()
         for ticket, died in tuple(driver._watched.items()):  # noqa: SLF001 (of this package)
             slot, claim = died(), driver.claim(ticket)
-            pool = None if claim is None else self.pools.get(key := (id(driver), claim.lane[0]))
+            pool = None if claim is None else self.pools.get(key := (id(driver), claim.lane[0], ""))
             if slot is None or claim is None or pool is None:
                 continue
+            limit = (*key[:2], driver.tenant(claim))
+            of_tenant = self.pools.get(limit) if limit != key else None
             if type(claim) is not Waiting:
                 pool.holding.append((ticket, slot))
+                if of_tenant is not None:
+                    of_tenant.holding.append((ticket, slot))
                 continue
-            waiter = Waiter(key, ticket, slot, now - claim.asked_s)
+            limit = key if of_tenant is None else limit
+            waiter = Waiter(key, ticket, slot, now - claim.asked_s, limit)
             pool.waiting.append(waiter)
+            if of_tenant is not None:
+                of_tenant.waiting.append(waiter)
             task = None if slot.task is None else slot.task()
             if task is not None:
                 self._by_task[task] = waiter
@@ -246,7 +262,8 @@ class Graph:
         return state if isinstance(state, Blocked) or state is Other.WAITS else Other.MOVES
 
     def _granted_later(self, waiter: Waiter) -> State:
-        return Blocked((waiter,)) if waiter.key in self._dead else Other.MOVES
+        dead = waiter.key in self._dead or waiter.limit in self._dead
+        return Blocked((waiter,)) if dead else Other.MOVES
 
     def _thread(self, thread: int, *, main: bool = True) -> State:
         """Return the state of a thread; with `main`, of the task until which it runs an event loop."""
@@ -298,9 +315,8 @@ class Graph:
 
 def _full(pool: Pool) -> bool:
     """Return whether a slot comes free only if one of the known holders releases its own."""
-    view = pool.view
-    known = len(pool.holding) == view.holding >= view.backend.slots and bool(pool.waiting)
-    return known and pool.driver.clock() >= view.ready_s
+    known = len(pool.holding) == pool.held >= pool.slots and bool(pool.waiting)
+    return known and pool.driver.clock() >= pool.view.ready_s
 
 
 def _together(states: list[State], *, every: bool) -> State:

@@ -169,7 +169,7 @@ class Watcher:
         pools = [(key, graph.pools[key]) for key in dead]
         counts = {key: (pool.view.granted, pool.view.released) for key, pool in pools}
         now = self._count()
-        if any(now.get(key) != count for key, count in counts.items()):
+        if any(now.get((*key[:2], "")) != count for key, count in counts.items()):
             return None  # slots changed hands meanwhile
         holding = {key: {ticket for ticket, _ in pool.holding} for key, pool in pools}
         return _Result((waiter.key, waiter.ticket, counts, holding), waiter, dead)
@@ -191,7 +191,7 @@ class Watcher:
     def _count(self) -> dict[Key, tuple[int, int]]:
         """Return the numbers of grants and releases of each backend that calls wait for."""
         return {
-            (id(driver), name): (view.granted, view.released)
+            (id(driver), name, ""): (view.granted, view.released)
             for driver in self._alive()
             for name, view in driver.backends.items()
             if view.waiting

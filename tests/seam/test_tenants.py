@@ -1,0 +1,227 @@
+"""The tenant of a run: how tenants share slots, what limits them, and who may say whose a run is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TypedDict
+
+import pytest
+from langchain_core.runnables import RunnableLambda
+from langgraph.graph import START, StateGraph
+from support.cycles import ends, went_ahead
+from support.seam import auntil, until
+
+from llmsched_langgraph import Backend, ConfigurationError, Tenant, schedule
+from llmsched_langgraph.testing import PlainModel, StreamingModel
+from llmsched_langgraph.traces import read_jobs
+
+
+class State(TypedDict, total=False):
+    name: str
+
+
+def of(tenant, part="metadata", **more):
+    return {part: {"llmsched_tenant": tenant, **more}}
+
+
+def as_user(config, **user):
+    return {**config, "configurable": {**config.get("configurable", {}), **user}}
+
+
+@pytest.fixture
+def make_graph(make_scheduler):
+    """A scheduled graph of one call, on one slot; its calls note their order."""
+
+    def make(slots=1, **settings):
+        scheduler, order = make_scheduler(slots, policy="fcfs", **settings), []
+
+        def node(state):
+            with scheduler.slot():
+                order.append(state["name"])
+
+        async def anode(state):
+            async with scheduler.slot():
+                order.append(state["name"])
+
+        builder = StateGraph(State).add_node("n", RunnableLambda(node, anode))
+        graph = builder.add_edge(START, "n").compile()
+        return scheduler, schedule(graph, scheduler), order
+
+    return make
+
+
+def order_of(made, *configs):
+    """The order of the calls of one run for each configuration, named by number; all come to wait first."""
+    scheduler, graph, order = made
+
+    async def main():
+        tasks, held = [], scheduler.slot()
+        await held.aacquire()
+        for number, config in enumerate(configs):
+            tasks.append(asyncio.create_task(graph.ainvoke({"name": f"{number:x}"}, config)))
+            await auntil(lambda: scheduler.statistics().waiting == len(tasks))
+        held.release()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    scheduler.check()
+    return "".join(order)
+
+
+@pytest.mark.parametrize("part", ["metadata", "configurable"])
+def test_tenants_take_turns(make_graph, part):
+    """Whoever has received less is next; the order of arrival decides inside a tenant."""
+    configs = [of(tenant, part) for tenant in "aaaab"]
+    assert order_of(make_graph(), *configs).index("4") <= 1
+
+
+def test_a_priority_goes_before_every_tenant(make_graph):
+    """Tenants share inside a level only."""
+    configs = [of("a"), of("a"), of("a", llmsched_priority=-1), of("b")]
+    assert order_of(make_graph(), *configs)[0] == "2"
+
+
+def test_runs_without_a_tenant_share_with_the_others(make_graph):
+    """They count as one more tenant."""
+    order = order_of(make_graph(), None, None, None, None, of("b"))
+    assert order.index("4") <= 1
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize(
+    "user", [{"langgraph_auth_user_id": "u"}, {"langgraph_auth_user": {"identity": "u"}}]
+)
+def test_the_tenant_is_the_authenticated_user(make_graph, tmp_path, trust, user):
+    """What a run says of itself counts only with `trust_config`; an empty identity is none."""
+    scheduler, graph, _ = make_graph(trust_config=trust, record=tmp_path / "jobs.jsonl")
+    for config in (as_user({}, **user), as_user(of("v"), **user), of("w"), of("")):
+        graph.invoke({"name": "a"}, config)
+    graph.invoke({"name": "a"}, as_user(of("x"), langgraph_auth_user_id=""))
+    scheduler.close()
+    found = [job.tenant for job in read_jobs(tmp_path / "jobs.jsonl")]
+    assert found == ["u", "v" if trust else "u", "w", None, "x"]
+
+
+def test_a_tenant_that_is_not_in_a_closed_list(make_graph):
+    """One clear error, and no run began."""
+    scheduler, graph, _ = make_graph(tenants={"a": 1}, closed_tenants=True)
+    graph.invoke({"name": "a"}, of("a"))
+    graph.invoke({"name": "a"})
+    with pytest.raises(ConfigurationError, match="llmsched_tenant: no tenant 'b'; add it"):
+        graph.invoke({"name": "a"}, of("b"))
+    with pytest.raises(ConfigurationError, match="tenant: no tenant 'b'; add it"):
+        scheduler.slot(tenant="b")
+    assert (scheduler.statistics().jobs_running, scheduler.statistics().jobs_ended) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tenants": {"a": 0}}, "'a': the weight of a tenant must be a number above 0"),
+        ({"tenants": {"a": float("nan")}}, "'a': the weight of a tenant must be a number above 0"),
+        ({"tenants": {"a": "much"}}, "'a': the weight of a tenant must be a number above 0"),
+        ({"tenants": {"": 1}}, "tenants has the name ''"),
+        ({"tenants": {1: 1}}, "tenants has the name 1"),
+        ({"tenants": ["a"]}, "tenants must be a dict of weights by name"),
+        ({"closed_tenants": True}, "closed_tenants refuses tenants that tenants does not name"),
+        ({"tenants": {"a": 1}, "closed_tenants": 1}, "closed_tenants must be True or False"),
+    ],
+)
+def test_settings_that_are_none(make_scheduler, settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make_scheduler(1, **settings)
+
+
+@pytest.mark.parametrize("slots", [0, -1, 1.5, True])
+def test_a_limit_that_is_none(slots):
+    with pytest.raises(ConfigurationError, match="max_slots of a tenant must be a whole number"):
+        Tenant(1.0, slots)
+
+
+@pytest.mark.parametrize("wrong", [1, ["a"], "x" * 257])
+def test_a_tenant_that_is_none(make_graph, wrong):
+    """The error names the key."""
+    scheduler, graph, _ = make_graph()
+    with pytest.raises(ConfigurationError, match="llmsched_tenant must be the name of a tenant"):
+        graph.invoke({"name": "a"}, of(wrong))
+    assert scheduler.statistics().jobs_running == 0
+
+
+def test_a_limited_tenant_leaves_slots_free(make_scheduler):
+    """Others take them, also while its calls wait; a slot that it gives back is its own again."""
+    scheduler = make_scheduler(3, tenants={"a": Tenant(max_slots=1)})
+    first = scheduler.slot(tenant="a")
+    first.acquire()
+    waits, entered = threading.Event(), threading.Event()
+
+    def second():
+        with scheduler.slot(tenant="a"):
+            entered.set()
+            waits.wait(20)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    until(lambda: scheduler.statistics().waiting == 1)
+    with scheduler.slot(tenant="b"), scheduler.slot():
+        assert scheduler.statistics().holding >= 2
+        assert not entered.is_set()
+    scheduler.check()
+    first.release()
+    assert entered.wait(20)
+    waits.set()
+    thread.join()
+    scheduler.check()
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_limited_tenant_never_waits_for_itself(make_scheduler, slots):
+    """A node has a stream open and waits for the call of a task, which the limit holds back."""
+    scheduler = make_scheduler(backends=[Backend("b", slots)], tenants={"a": Tenant(max_slots=1)})
+    model, other = StreamingModel(), PlainModel()
+
+    async def ask():
+        return (await other.ainvoke("?")).text
+
+    async def node(state):
+        stream = model.astream("?")
+        out = [(await anext(stream)).text]
+        out.append(await asyncio.create_task(ask()))
+        return {"name": "".join(out + [chunk.text async for chunk in stream])}
+
+    graph = schedule(StateGraph(State).add_node("n", node).add_edge(START, "n").compile(), scheduler)
+    bare = StateGraph(State).add_node("n", node).add_edge(START, "n").compile()
+    expected = asyncio.run(bare.ainvoke({}))
+    assert ends(lambda: asyncio.run(graph.ainvoke({}, of("a"))), scheduler) == expected
+    assert went_ahead(scheduler)
+
+
+def test_many_subagents_are_one_tenant(make_scheduler):
+    """A run of many parallel calls and a run of one call each get their turns."""
+    scheduler, order = make_scheduler(1, policy="fcfs"), []
+
+    async def one(name):
+        async with scheduler.slot():
+            order.append(name)
+
+    async def many(state):
+        await asyncio.gather(*(one("a") for _ in range(200)))
+
+    async def few(state):
+        await one("b")
+
+    def graph(node):
+        return schedule(StateGraph(State).add_node("n", node).add_edge(START, "n").compile(), scheduler)
+
+    async def main():
+        held = scheduler.slot()
+        await held.aacquire()
+        tasks = [asyncio.create_task(graph(many).ainvoke({}, of("a")))]
+        await auntil(lambda: scheduler.statistics().waiting == 200)
+        tasks.append(asyncio.create_task(graph(few).ainvoke({}, of("b"))))
+        await auntil(lambda: scheduler.statistics().waiting == 201)
+        held.release()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert order.index("b") <= 1
