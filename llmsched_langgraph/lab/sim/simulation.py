@@ -34,6 +34,7 @@ from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
+from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph.lab.sim.servers import Server, SlotServer
 from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
@@ -129,6 +130,7 @@ class Simulation:
         server: times the calls; None for their recorded seconds.
         tools: most tool stages that run at once, served first come, first served; None for no limit.
         overdue: the bound of waiting.
+        tenants: the settings of the tenants; the tenant of a job stands in its record.
         stopwatch: a clock, in seconds, that times the decisions; it does not affect the result.
         keep: whether to keep the ended jobs, for `Simulated.records`.
     """
@@ -144,13 +146,20 @@ class Simulation:
         server: Server | None = None,
         tools: int | None = None,
         overdue: Overdue = UNBOUNDED,
+        tenants: Tenants = NO_TENANTS,
         stopwatch: Callable[[], float] | None = None,
         keep: bool = False,
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
         self._machine = SchedulerMachine(
-            policy, [Backend(BACKEND, slots)], profile, at_once=True, memory=MEMORY, overdue=overdue
+            policy,
+            [Backend(BACKEND, slots)],
+            profile,
+            at_once=True,
+            memory=MEMORY,
+            overdue=overdue,
+            tenants=tenants,
         )
         self._read = 0  # entries of the story
         self._server = SlotServer() if server is None else server
