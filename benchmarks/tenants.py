@@ -108,7 +108,7 @@ def light_and_heavy(seeds: int) -> None:
 
 
 def shares(weights: dict[str, float], until_s: float, back_s: float = 0.0) -> dict[str, float]:
-    """Return the service that each tenant got until then, all of them waiting; the last begins at `back_s`."""
+    """Return the service that each tenant got until then, all waiting; the last begins at `back_s`."""
     tenants, rng = (
         Tenants({name: Tenant(weight) for name, weight in weights.items()}),
         np.random.default_rng(7),

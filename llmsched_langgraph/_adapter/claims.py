@@ -7,17 +7,17 @@ authenticated user is ignored, unless the scheduler trusts it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmsched_langgraph._core.budgets import NO_LIMITS, Limits, as_budget, check_positive
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.values import check_priority
 
-PRIORITY = "llmsched_priority"
-"""Key of a run's priority in `metadata` or in `configurable`."""
-
 TENANT = "llmsched_tenant"
-"""Key of the name of a run's tenant."""
+"""Key of the name of a run's tenant, in `metadata` or in `configurable`."""
+
+PRIORITY = "llmsched_priority"
+"""Key of a run's priority."""
 
 BUDGET = "llmsched_budget"
 """Key of a run's budget, a dict with fields of `Budget`."""
@@ -25,78 +25,96 @@ BUDGET = "llmsched_budget"
 DEADLINE_S = "llmsched_deadline_s"
 """Key of the seconds from its arrival within which a run must end."""
 
-_USER = ("langgraph_auth_user", "langgraph_auth_user_id")
+USER, USER_ID = "langgraph_auth_user", "langgraph_auth_user_id"
 """Keys in `configurable` by which the Agent Server names the authenticated user."""
 
 
-def priority_of(*configs: Any, trust: bool) -> int:
-    """Return the run's priority; 0 if it says none, or is not trusted.
+class Claim(NamedTuple):
+    """What is said of a run.
+
+    Attributes:
+        tenant: the tenant that owns it; empty for none.
+        priority: its priority, -5 to 5; smaller is served first.
+        limits: its budget and its deadline.
+    """
+
+    tenant: str = ""
+    priority: int = 0
+    limits: Limits = NO_LIMITS
+
+
+NO_CLAIM = Claim()
+
+
+def claim_of(*configs: Any, trust: bool, tenants: Tenants) -> Claim:
+    """Return what the configurations of a run say of it.
+
+    The tenant is the authenticated user. A run of such a user may say something else, and be of another
+    tenant, only with `trust`.
 
     Args:
         configs: the configuration of the run, then that of the graph.
         trust: whether to trust a run of an authenticated user.
-
-    Raises:
-        ConfigurationError: the priority is invalid.
-    """
-    found = next((part[PRIORITY] for part in _parts(configs) if part.get(PRIORITY) is not None), None)
-    if found is None:
-        return 0
-    if not trust and any(part.get(key) for part in _parts(configs) for key in _USER):
-        return 0
-    return check_priority(found, PRIORITY)
-
-
-def tenant_of(*configs: Any, trust: bool, tenants: Tenants) -> str:
-    """Return the run's tenant: its authenticated user, or what it says; empty for none.
-
-    Args:
-        configs: the configuration of the run, then that of the graph.
-        trust: whether a run of an authenticated user may say that it is another tenant's.
         tenants: the settings of the tenants.
 
     Raises:
-        ConfigurationError: the tenant is invalid.
+        ConfigurationError: what the run says is invalid.
     """
-    user = next((name for part in _parts(configs) if (name := _identity(part))), "")
-    said = next((part[TENANT] for part in _parts(configs) if part.get(TENANT) not in (None, "")), None)
-    if said is None or (user and not trust):
-        return tenants.check(user, "the authenticated user")
-    return tenants.check(said, TENANT)
+    parts = list(parts_of(configs))
+    if not parts:
+        return NO_CLAIM
+    user = identity_of(parts)
+    said = {} if user and not trust else _said(parts)
+    if not said:
+        return NO_CLAIM if not user else Claim(tenants.check(user, "the authenticated user"))
+    return checked(
+        said.get(TENANT) or user,
+        said.get(PRIORITY),
+        said.get(BUDGET),
+        said.get(DEADLINE_S),
+        tenants,
+        "llmsched_",
+    )
 
 
-def _identity(part: Mapping[str, Any]) -> str:
-    """Return the name of the authenticated user; empty if there is none."""
-    user = part.get("langgraph_auth_user_id")
-    if not user:
-        whole = part.get("langgraph_auth_user")
-        user = whole.get("identity") if isinstance(whole, Mapping) else getattr(whole, "identity", None)
-    return str(user) if user else ""
-
-
-def limits_of(*configs: Any, trust: bool) -> Limits:
-    """Return the run's budget and its deadline; no limits if it says none, or is not trusted.
-
-    Args:
-        configs: the configuration of the run, then that of the graph.
-        trust: whether to trust a run of an authenticated user.
+def checked(
+    tenant: object, priority: object, budget: object, deadline_s: object, tenants: Tenants, prefix: str
+) -> Claim:
+    """Return the claim with these values; None stands for nothing said.
 
     Raises:
-        ConfigurationError: the budget or the deadline is invalid.
+        ConfigurationError: a value is invalid; the message begins with its name, after `prefix`.
     """
-    said = {
-        key: next((part[key] for part in _parts(configs) if part.get(key) is not None), None)
-        for key in (BUDGET, DEADLINE_S)
-    }
-    if not any(value is not None for value in said.values()):
-        return NO_LIMITS
-    if not trust and any(part.get(key) for part in _parts(configs) for key in _USER):
-        return NO_LIMITS
-    budget = NO_LIMITS.budget if said[BUDGET] is None else as_budget(said[BUDGET], BUDGET)
-    return Limits(budget, check_positive(said[DEADLINE_S], DEADLINE_S))
+    return Claim(
+        tenants.check("" if tenant is None else tenant, f"{prefix}tenant"),
+        0 if priority is None else check_priority(priority, f"{prefix}priority"),
+        Limits(
+            NO_LIMITS.budget if budget is None else as_budget(budget, f"{prefix}budget"),
+            check_positive(deadline_s, f"{prefix}deadline_s"),
+        ),
+    )
 
 
-def _parts(configs: tuple[Any, ...]) -> Iterator[Mapping[str, Any]]:
+def _said(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the parts say, the first that says something of a thing."""
+    keys = (TENANT, PRIORITY, BUDGET, DEADLINE_S)
+    return {key: part[key] for part in reversed(parts) for key in keys if part.get(key) is not None}
+
+
+def identity_of(parts: list[Mapping[str, Any]]) -> str:
+    """Return the name of the authenticated user; empty if there is none."""
+    for part in parts:
+        user = part.get(USER_ID)
+        if not user:
+            whole = part.get(USER)
+            user = whole.get("identity") if isinstance(whole, Mapping) else getattr(whole, "identity", None)
+        if user:
+            return str(user)
+    return ""
+
+
+def parts_of(configs: tuple[Any, ...]) -> Iterator[Mapping[str, Any]]:
+    """Iterate over the mappings of configurations that say something of a run."""
     for config in configs:
         for name in ("metadata", "configurable"):
             part = config.get(name) if config else None

@@ -24,7 +24,8 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command
 
 from llmsched_langgraph._adapter import executor, gate
-from llmsched_langgraph._adapter.claims import limits_of, priority_of, tenant_of
+from llmsched_langgraph._adapter.assigning import aclaim, claim
+from llmsched_langgraph._adapter.claims import Claim
 from llmsched_langgraph._adapter.job import Arrival, Job, part, start
 from llmsched_langgraph._adapter.landing import within, yielded
 from llmsched_langgraph._application.application import Application
@@ -42,8 +43,6 @@ from llmsched_langgraph._runtime.scheduler import (
     check_limits,
     clock_of,
     enter,
-    tenants_of,
-    trusts,
 )
 from llmsched_langgraph._runtime.threads import learn_pool
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
@@ -248,7 +247,8 @@ def _owned(steps: AsyncIterator[Any]) -> Awaitable[Any]:
 
 def _begin(graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
     """Start the run of `stream(*args, **kwargs)` of a graph with these limits, once there is room for it."""
-    arrival = _arrival(graph, on, own, args, kwargs)
+    said = claim(on, graph, _config(args, kwargs))
+    arrival = _arrival(graph, on, own, said, args, kwargs)
     return start(graph, on, arrival, enter(on, free=arrival.free), kwargs)
 
 
@@ -256,19 +256,25 @@ async def _abegin(
     graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Job:
     """Do what `_begin` does, without blocking the event loop."""
-    arrival = _arrival(graph, on, own, args, kwargs)
+    said = await aclaim(on, graph, _config(args, kwargs))
+    arrival = _arrival(graph, on, own, said, args, kwargs)
     return start(graph, on, arrival, await aenter(on, free=arrival.free), kwargs)
 
 
+def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the configuration of `stream(*args, **kwargs)`."""
+    return args[1] if len(args) > 1 else kwargs.get("config")
+
+
 def _arrival(
-    graph: Any, on: Scheduler, own: Limits, args: tuple[Any, ...], kwargs: dict[str, Any]
+    graph: Any, on: Scheduler, own: Limits, said: Claim, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Arrival:
     given = args[0] if args else kwargs.get("input")
-    config = args[1] if len(args) > 1 else kwargs.get("config")
-    thread, trust = _thread(graph, config), trusts(on)
-    limits = limits_of(config, graph.config, trust=trust).over(own)
+    config = _config(args, kwargs)
+    thread = _thread(graph, config)
+    limits = said.limits.over(own)
     check_limits(on, limits)
-    info = _info(graph, config, thread, on)
+    info = _info(graph, config, thread, said)
     if limits.deadline_s is not None:
         info = info._replace(deadline_s=limits.deadline_s)
     # Without new input, or with a command, the interrupted run of this thread resumes.
@@ -277,13 +283,11 @@ def _arrival(
     return Arrival(info, config, thread, resumes, free, limits, clock_of(on)())
 
 
-def _info(graph: Any, config: Any, thread: str | None, on: Scheduler) -> JobInfo:
+def _info(graph: Any, config: Any, thread: str | None, said: Claim) -> JobInfo:
     """Return the properties of the run at its arrival: plain values only."""
-    application, trust = application_of(graph), trusts(on)
-    priority = priority_of(config, graph.config, trust=trust)
-    tenant = tenant_of(config, graph.config, trust=trust, tenants=tenants_of(on))
+    application = application_of(graph)
     if not config:
-        return JobInfo(application, tenant=tenant, priority=priority)
+        return JobInfo(application, tenant=said.tenant, priority=said.priority)
     given = config
     run_id = given.get("run_id")
     metadata = given.get("metadata")
@@ -291,8 +295,8 @@ def _info(graph: Any, config: Any, thread: str | None, on: Scheduler) -> JobInfo
         application=application,
         run_id="" if run_id is None else str(run_id),
         thread_id=thread or "",
-        tenant=tenant,
-        priority=priority,
+        tenant=said.tenant,
+        priority=said.priority,
         tags=tuple(given.get("tags") or ()),
         metadata=tuple([item for item in metadata.items() if isinstance(item[1], _PLAIN)])
         if metadata

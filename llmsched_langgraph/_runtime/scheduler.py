@@ -65,6 +65,11 @@ class Scheduler:
             Tenants that are not named have weight 1. While several tenants wait, they share each backend by
             their weights, within each priority. The tenant of a run is its authenticated user, or what
             `llmsched_tenant` in its metadata or configurable says.
+        assign: a function that says whose a run is and how urgent, once when it begins: that of LangGraph's
+            `@priority.assign`, or a synchronous one. It gets a `PriorityContext` and returns None or a dict
+            with some of "priority", "tenant" (or "fairness_group"), "deadline_s" and "budget". What the
+            configuration of a run says of these is ignored then. If it fails, or takes more than 5 s, the run
+            begins without them.
         closed_tenants: whether runs of tenants that are not named are refused.
         overdue_every: of this many grants, one may serve an overdue call. A smaller number shortens the bound
             and raises the mean completion time.
@@ -116,6 +121,7 @@ class Scheduler:
         overdue_every: int = EVERY,
         tenants: Mapping[str, float | Tenant] | None = None,
         closed_tenants: bool = False,
+        assign: Callable[[Any], object] | None = None,
         profile: Profile | None = None,
         profiles: object = None,
         record: str | os.PathLike[str] | None = None,
@@ -150,7 +156,10 @@ class Scheduler:
         check_on_budget(on_budget)
         self._on_budget = on_budget
         self._follow_threads = follow_threads
+        if assign is not None and not callable(assign):
+            raise ConfigurationError(f"assign must be a function of one argument, not {assign!r}")
         self._trust_config = trust_config
+        self._assign = assign
         self._unmarked = Unmarked(outside)
         self._driver = Driver(
             pools,
@@ -316,6 +325,11 @@ def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -
 def tenants_of(scheduler: Scheduler) -> Tenants:
     """Return the settings of the scheduler's tenants."""
     return scheduler._driver.tenants  # noqa: SLF001 (of this module)
+
+
+def assigns(scheduler: Scheduler) -> Any:
+    """Return the function that says whose a run is; None if its configuration does."""
+    return scheduler._assign  # noqa: SLF001 (of this module)
 
 
 def trusts(scheduler: Scheduler) -> bool:

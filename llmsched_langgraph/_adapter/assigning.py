@@ -1,0 +1,188 @@
+"""Asks a function of the user whose a run is and how urgent: that of LangGraph's `@priority.assign`.
+
+Does not order runs. The function is the operator's, and a run is not at fault if it fails: such a run has no
+tenant and priority 0, and the failure is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmsched_langgraph._adapter.claims import (
+    NO_CLAIM,
+    USER,
+    Claim,
+    checked,
+    claim_of,
+    identity_of,
+    parts_of,
+)
+from llmsched_langgraph._runtime.scheduler import Scheduler, assigns, tenants_of, trusts
+from llmsched_langgraph.errors import ConfigurationError
+
+logger = logging.getLogger("llmsched_langgraph")
+
+PATIENCE_S = 5.0
+"""Seconds for which an asynchronous function may take; then the run begins without its answer."""
+
+_ANSWERS = ("tenant", "fairness_group", "priority", "budget", "deadline_s")
+_told: set[str] = set()
+
+
+class User(Mapping[str, Any]):
+    """The authenticated user of a run, like the `BaseUser` of LangGraph's SDK; empty if there is none."""
+
+    def __init__(self, identity: str, given: object) -> None:
+        self.identity = identity
+        self._given = given if given is not None else {}
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether there is one."""
+        return bool(self.identity)
+
+    @property
+    def display_name(self) -> str:
+        """The name to show."""
+        return str(self._of("display_name", self.identity))
+
+    @property
+    def permissions(self) -> Sequence[str]:
+        """What it may do."""
+        return list(self._of("permissions", ()) or ())
+
+    def _of(self, name: str, default: object) -> Any:
+        return self.get(name, getattr(self._given, name, default))
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "identity":
+            return self.identity
+        return self._given[key] if hasattr(self._given, "__getitem__") else getattr(self._given, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._given) if isinstance(self._given, Mapping) else iter(())
+
+    def __len__(self) -> int:
+        return len(self._given) if isinstance(self._given, Mapping) else 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value of the user, or `default`."""
+        try:
+            return self[key]
+        except (AttributeError, KeyError, TypeError):
+            return default
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityContext:
+    """What is known of a run: the fields of `langgraph_sdk.priority.types.PriorityContext`."""
+
+    user: User
+    permissions: Sequence[str] = ()
+    thread_id: str | None = None
+    thread_metadata: dict[str, Any] = field(default_factory=dict)
+    assistant_id: str = ""
+    graph_id: str = ""
+    assistant_metadata: dict[str, Any] = field(default_factory=dict)
+    run_metadata: dict[str, Any] = field(default_factory=dict)
+    cron_id: str | None = None
+
+
+def claim(on: Scheduler, graph: Any, config: Any) -> Claim:
+    """Return what is said of a run, by the scheduler's `assign` if it has one, else by its configuration.
+
+    Raises:
+        ConfigurationError: the configuration says something invalid.
+    """
+    if assigns(on) is None:
+        return claim_of(config, graph.config, trust=trusts(on), tenants=tenants_of(on))
+    try:
+        answer = assigns(on)(context_of(graph, config))
+        if inspect.isawaitable(answer):
+            answer = _in_thread(answer)
+        return _claimed(on, answer)
+    except Exception as error:
+        return _nothing(error)
+
+
+async def aclaim(on: Scheduler, graph: Any, config: Any) -> Claim:
+    """Do what `claim` does, without blocking the event loop while an asynchronous `assign` waits."""
+    if assigns(on) is None:
+        return claim(on, graph, config)
+    try:
+        answer = assigns(on)(context_of(graph, config))
+        if inspect.isawaitable(answer):
+            answer = await asyncio.wait_for(answer, PATIENCE_S)
+        return _claimed(on, answer)
+    except Exception as error:
+        return _nothing(error)
+
+
+def context_of(graph: Any, config: Any) -> PriorityContext:
+    """Return what is known of a run."""
+    configs = (config, graph.config)
+    parts = list(parts_of(configs))
+    values = {key: value for part in reversed(parts) for key, value in part.items()}
+    user = User(identity_of(parts), values.get(USER))
+    return PriorityContext(
+        user,
+        user.permissions,
+        thread_id=_text(values.get("thread_id")),
+        assistant_id=_text(values.get("assistant_id")) or "",
+        graph_id=_text(values.get("graph_id")) or str(graph.get_name()),
+        run_metadata=dict((config or {}).get("metadata") or {}),
+        cron_id=_text(values.get("cron_id")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _claimed(on: Scheduler, answer: object) -> Claim:
+    if answer is None:
+        return NO_CLAIM
+    if not isinstance(answer, Mapping) or not all(key in _ANSWERS for key in answer):
+        raise ConfigurationError(
+            f"its answer must be None or a dict with some of {', '.join(map(repr, _ANSWERS))}, not {answer!r}"
+        )
+    tenant = answer.get("tenant") or answer.get("fairness_group")
+    said = tenant, answer.get("priority"), answer.get("budget"), answer.get("deadline_s")
+    return checked(*said, tenants_of(on), "its answer's ")
+
+
+def _nothing(error: Exception) -> Claim:
+    """Log, once for each message, that the function failed; return what is said of its run then."""
+    words = f"{type(error).__name__}: {error}"
+    if words not in _told and len(_told) < 100:
+        _told.add(words)
+        logger.warning(
+            "Scheduler(assign=...) failed, so a run began without a tenant and with priority 0 (logged once "
+            "for each message): %s",
+            words,
+        )
+    return NO_CLAIM
+
+
+def _in_thread(answer: Any) -> Any:
+    """Return what an awaitable gives, awaited on an event loop of another thread."""
+    box: Future[Any] = Future()
+
+    async def main() -> Any:
+        return await asyncio.wait_for(answer, PATIENCE_S)
+
+    def run() -> None:
+        try:
+            box.set_result(asyncio.run(main()))
+        except BaseException as error:
+            box.set_exception(error)
+
+    threading.Thread(target=run, name="llmsched-assign", daemon=True).start()
+    return box.result()
