@@ -222,6 +222,11 @@ class WatchedLedger(MemoryLedger):
         line = self.sorted(backend)
         if not line or pool.holding >= pool.backend.slots or now < pool.ready_s:
             return None
+        # Whose turn it is among tenants is held against a model by the suite of the ledger.
+        jobs, claims = self._jobs(), self.view().waiting
+        _, level, tenant = self._turns.next(backend)
+        assert level == jobs[claims[line[0]].lane[1]].info.priority
+        line = [ticket for ticket in line if jobs[claims[ticket].lane[1]].info.tenant == tenant]
         explored = self._explored(line, pool.granted + 1, now)
         return (line[0], "order") if explored is None else (explored, "explore")
 
@@ -277,9 +282,10 @@ class MachineWalk(RuleBasedStateMachine):
         at_once=st.sampled_from((True, True, False)),
         crowd=st.lists(st.tuples(JOBS, STAGES), max_size=12),
         levels=st.sampled_from(((0,) * 5, (0,) * 5, (0, 0, 1, 1, 0), (1, 0, 2, 0, 2))),
+        owners=st.sampled_from(("     ", "     ", "ababc", "a b a")),
         shaken=st.sampled_from((0, 1, 2)),
     )
-    def start(self, seed, slots, knows, at_once, crowd, levels, shaken):
+    def start(self, seed, slots, knows, at_once, crowd, levels, owners, shaken):
         self.profile = history() if knows else Profile()
         self.policy, self.machine = self._made(seed, slots, at_once)
         self.twin_policy, self.twin = self._made(seed, slots, at_once)
@@ -302,7 +308,7 @@ class MachineWalk(RuleBasedStateMachine):
         self.arrived = self.direct = self.records = self.faults = 0
         self.last = None
         for job, application in enumerate("xyxyz"):
-            self.arrive(job, application, levels[job])
+            self.arrive(job, application, levels[job], owner=owners[job].strip())
         if crowd:  # a backlog, from the first step on
             for backend in BACKENDS:
                 self.call(-1, "plan", backend, slots)
@@ -391,7 +397,7 @@ class MachineWalk(RuleBasedStateMachine):
             assert self.machine._committed == before
 
     @rule(job=JOBS, application=APPLICATIONS, priority=st.sampled_from((0, 0, 0, -1, 3)))
-    def arrive(self, job, application, priority=0, resumes=None):
+    def arrive(self, job, application, priority=0, resumes=None, owner=""):
         if job not in self.jobs:
             self.jobs[job] = application
             if (application, resumes) in self.paused:
@@ -399,7 +405,7 @@ class MachineWalk(RuleBasedStateMachine):
             else:
                 self.arrived += 1
             self.stage_events[job] = []
-            info = JobInfo(application=app(application), priority=priority)
+            info = JobInfo(application=app(application), priority=priority, tenant=owner)
             self._handle(JobArrived(job, info, resumes, self.stage_events[job]))
 
     @rule(job=JOBS, application=APPLICATIONS, thread=THREADS)
