@@ -156,17 +156,17 @@ def _left(stage: Stage, scheduler: Scheduler) -> str:
         "calls waiting": now.waiting,
         "jobs running": now.jobs_running,
         "grants not given back": now.granted - now.released,
-        "requests in flight": stage.meter.now,
+        "requests in flight": max(stage.meter.now - stage.meter.abandoned, 0),
     }
     return ", ".join(f"{number} {what}" for what, number in left.items() if number)
 
 
 def _over_the_limit(program: Program, stage: Stage, now: Statistics) -> str:
-    # A thread that outlives its run belongs to none: its calls are counted, and take no slot.
-    peak, over = stage.meter.peak, now.over_commitments + now.unmarked_calls
+    # Beside the slots: calls that went ahead or without a mark, requests whose loop was closed under them.
+    peak, over = stage.meter.peak, now.over_commitments + now.unmarked_calls + stage.meter.abandoned
     if peak <= program.slots + over:
         return ""
-    return f"{peak} requests at once on {program.slots} slots, {over} counted as above or outside them"
+    return f"{peak} requests at once on {program.slots} slots, {over} counted beside them"
 
 
 def _went_ahead(program: Program, now: Statistics) -> str:

@@ -30,20 +30,37 @@ class Broken(Exception):
 
 
 class Backend(Meter):
-    """Counts requests in flight, and tells the stage of each that begins and ends."""
+    """Counts requests in flight, and tells the stage of each that begins and ends.
+
+    Attributes:
+        abandoned: how many requests were in flight on a loop that was closed under them. Each gives its slot
+            back, and counts as in flight until its coroutine is collected. An asynchronous generator of such a
+            loop is collected without its `finally`.
+    """
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self._stage = stage
+        self._on_loops: Counter[asyncio.AbstractEventLoop | None] = Counter()
+        self.abandoned = 0
+
+    def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Count the requests of a loop that is about to be closed."""
+        with self._lock:
+            self.abandoned += self._on_loops.pop(loop, 0)
 
     def __enter__(self) -> Self:
         self._stage.step()
+        with self._lock:
+            self._on_loops[asyncio._get_running_loop()] += 1
         return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
+        with self._lock:
+            self._on_loops[asyncio._get_running_loop()] -= 1
         self._stage.step()
 
 
@@ -111,6 +128,7 @@ class Stage:
 
     def forget_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Drop the kept tasks of a loop that ends: they are collected, wherever they stand."""
+        self.meter.abandon(loop)
         self._tasks = [task for task in self._tasks if task.get_loop() is not loop]
 
     def finish(self) -> None:
