@@ -34,8 +34,8 @@ class Backend(Meter):
 
     Attributes:
         abandoned: how many requests were in flight on a loop that was closed under them. Each gives its slot
-            back, and counts as in flight until its coroutine is collected. An asynchronous generator of such a
-            loop is collected without its `finally`.
+            back, and counts as in flight until its coroutine is collected. That of an asynchronous generator
+            counts for ever: it is collected without its `finally`.
     """
 
     def __init__(self, stage: Stage) -> None:
