@@ -6,11 +6,13 @@ import json
 import warnings
 from dataclasses import replace
 
+import networkx as nx
 import numpy as np
 import pytest
 from support.beliefs import ended, fan_job, loop_job
 from support.profiles import TEMPLATE, profile
 
+from llmsched_langgraph._belief.fit import pgmpy_exchange
 from llmsched_langgraph._belief.fit.fitting import fitted
 from llmsched_langgraph._belief.fit.models import Lessons, learn
 from llmsched_langgraph._belief.fit.pgmpy_exchange import (
@@ -447,6 +449,22 @@ def test_hill_climbing_keeps_the_order(fan, score):
     assert all(p < i for i, own in enumerate(parents) for p in own)
     assert max(map(len, parents)) <= 2
     assert parents == hill_climb(score)(lessons(fan))
+
+
+def test_a_search_gets_numbers_of_python(fan):
+    """As names of the variables, in whatever way it reads them: pandas 2 does not find numpy's."""
+    given = []
+
+    class Search:
+        def fit(self, frame):
+            given.extend([*frame, *frame.columns, *frame.columns.to_numpy(), *frame.columns.tolist()])
+            self.causal_graph_ = nx.empty_graph(frame.columns, nx.DiGraph)
+            return self
+
+    data = lessons(fan)
+    assert pgmpy_exchange._searched(data, "bic", lambda _: Search()) == [[]] * len(data.cards)
+    assert given == [*range(len(data.cards))] * 4
+    assert {type(name) for name in given} == {int}
 
 
 @pytest.mark.parametrize("score", ["bdeu", "bic"])

@@ -314,10 +314,12 @@ def _searched(data: Lessons, score: str, search: Callable[[Any], Any]) -> Parent
     import pandas as pd
 
     count = len(data.cards)
-    # Numbers, not names: pgmpy iterates over sets of edges, and string hashes differ between processes.
+    # Numbers, not names: pgmpy iterates over sets of edges, and string hashes differ between processes. They
+    # are Python's: pandas before 3.0 does not find numpy's among names.
     frame = pd.DataFrame(
         {i: pd.Categorical(data.rows[:, i], categories=range(card)) for i, card in enumerate(data.cards)}
     )
+    frame.columns = pd.Index(range(count), dtype=object)
     try:
         with _quiet():
             found = search(_scoring(score, frame, data)).fit(frame).causal_graph_
