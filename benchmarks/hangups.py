@@ -15,37 +15,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import operator
-import socket
 import statistics
-import threading
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from pathlib import Path
 
-import anyio
-import uvicorn
 from langchain_openai import ChatOpenAI
-from langgraph.graph import START, StateGraph
-from langgraph.types import Send
 from measuring import print_table, ratio
 from pydantic import SecretStr
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
 
-from llmsched_langgraph import Scheduler, schedule
+from llmsched_langgraph import Scheduler
 from llmsched_langgraph.lab.serve_sim.server import RunningBackend, SimulatedBackend, running_backend
 
-CALLS = 4
-MODES: dict[str, dict[str, Any]] = {
-    **{mode: {"stream_mode": mode} for mode in ("values", "updates", "messages", "custom")},
-    "several": {"stream_mode": ["updates", "messages", "custom"]},
-    "subgraphs": {"stream_mode": "values", "subgraphs": True},
-}
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from servability.web_server import CALLS, MODES, Client, Site, running_site
+
 WAYS = {
     "async": [f"async/{mode}" for mode in MODES],
     "sync": [f"sync/{mode}" for mode in MODES],
@@ -53,85 +40,6 @@ WAYS = {
     "invoke": ["invoke/values"],
 }
 PATIENCE_S = 30.0
-
-
-class State(TypedDict, total=False):
-    """The answers of all calls."""
-
-    answers: Annotated[list[str], operator.add]
-
-
-def graph_of(model: ChatOpenAI, *, asynchronous: bool) -> Any:
-    """Three calls side by side, one of them in an inner graph, then a fourth."""
-
-    def in_thread(_: State) -> State:
-        return {"answers": [model.invoke("How long is the Rhine?").text]}
-
-    async def in_task(_: State) -> State:
-        return {"answers": [(await model.ainvoke("How long is the Rhine?")).text]}
-
-    ask: Any = in_task if asynchronous else in_thread
-    inner = StateGraph(State).add_node("ask", ask).add_edge(START, "ask").compile()
-    builder = StateGraph(State).add_node("ask", ask).add_node("inner", inner).add_node("last", ask)
-    names = ["ask", "ask", "inner"]
-    builder.add_conditional_edges(START, lambda _: [Send(name, {}) for name in names], ["ask", "inner"])
-    return builder.add_edge("ask", "last").add_edge("inner", "last").compile()
-
-
-class Site:
-    """`GET /{way}/{mode}` answers with a run."""
-
-    def __init__(self, scheduler: Scheduler, backend: RunningBackend) -> None:
-        model = ChatOpenAI(model="sim-model", base_url=backend.base_url, api_key=SecretStr("none"))
-        self.asynchronous = schedule(graph_of(model, asynchronous=True), scheduler)
-        self.synchronous = schedule(graph_of(model, asynchronous=False), scheduler)
-        self.app = Starlette(routes=[Route("/{way}/{mode}", self.answer)])
-
-    async def answer(self, request: Request) -> Response:
-        """Answer one request."""
-        mode = MODES[request.path_params["mode"]]
-        match request.path_params["way"]:
-            case "async":
-                return StreamingResponse(self._lines(self.asynchronous.astream({}, **mode)))
-            case "events":
-                return StreamingResponse(self._lines(self.asynchronous.astream_events({}, version="v2")))
-            case "sync":
-                return StreamingResponse(f"{step}\n" for step in self.synchronous.stream({}, **mode))
-        return await self._invoke(request)
-
-    async def _lines(self, steps: AsyncIterator[Any]) -> AsyncIterator[str]:
-        async for step in steps:
-            yield f"{step}\n"
-
-    async def _invoke(self, request: Request) -> Response:
-        answer = ""
-        async with anyio.create_task_group() as group:
-
-            async def hears() -> None:
-                while (await request.receive())["type"] != "http.disconnect":
-                    pass
-                group.cancel_scope.cancel()
-
-            group.start_soon(hears)
-            answer = str(await self.asynchronous.ainvoke({}))
-            group.cancel_scope.cancel()
-        return PlainTextResponse(answer)
-
-
-@contextmanager
-def serving(app: Starlette) -> Iterator[int]:
-    """The server in a thread; its port."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1_000)
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @dataclass
@@ -149,47 +57,43 @@ class Found:
 class Visit:
     """Clients of one way."""
 
-    def __init__(self, port: int, way: str, scheduler: Scheduler, backend: RunningBackend) -> None:
-        self.port, self.way, self.scheduler, self.backend = port, way, scheduler, backend
+    def __init__(self, site: Site, way: str, backend: RunningBackend) -> None:
+        self.site, self.backend = site, backend
+        self._way, self._mode = way.split("/")
+        self._numbers = itertools.count()
 
-    async def _come(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(f"GET /{self.way} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        await writer.drain()
-        return reader, writer
+    def _client(self) -> Client:
+        return Client(self.site, self._way, self._mode, next(self._numbers))
 
     async def _run_s(self) -> float:
         begin_s = time.perf_counter()
-        reader, writer = await self._come()
-        text = await reader.read()
+        async with self._client() as client:
+            text = await client.to_the_end()
         assert text.startswith(b"HTTP/1.1 200")
-        writer.close()
         return time.perf_counter() - begin_s
 
     async def live(self, number: int) -> float:
         """Run `number` runs at once; return their mean duration in seconds."""
         return statistics.fmean(await asyncio.gather(*(self._run_s() for _ in range(number))))
 
-    async def _idle(self) -> bool:
-        now = self.scheduler.statistics()
-        return (now.jobs_running, now.waiting, now.holding, self.backend.statistics()["in_flight"]) == (
-            0,
-        ) * 4
+    def _idle(self) -> bool:
+        return self.site.is_idle() and self.backend.statistics()["in_flight"] == 0
 
     async def until_idle(self) -> None:
         """Wait until nothing is left."""
         end_s = time.perf_counter() + PATIENCE_S
-        while not await self._idle():
-            assert time.perf_counter() < end_s, f"something is left: {self.scheduler!r}"
+        while not self._idle():
+            assert time.perf_counter() < end_s, f"something is left: {self.site.scheduler!r}"
             await asyncio.sleep(0.002)
 
     async def come_and_leave(self, number: int) -> None:
         """Clients come, and hang up when twenty of their runs, or half of them, have begun."""
-        clients = [await self._come() for _ in range(number)]
-        while self.scheduler.statistics().jobs_running < min(number, 40) // 2:  # noqa: ASYNC110 (no event tells)
-            await asyncio.sleep(0.002)
-        for _, writer in clients:
-            writer.close()
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(self._client()) for _ in range(number)]
+            while self.site.running < min(number, 40) // 2:  # noqa: ASYNC110 (no event tells)
+                await asyncio.sleep(0.002)
+            for client in clients:
+                client.hang_up()
 
     async def repeat(self, found: Found, clients: int, live: int, *, stay: bool) -> None:
         """Measure each once."""
@@ -219,6 +123,11 @@ class Visit:
             await self.until_idle()
 
 
+def model_of(backend: RunningBackend) -> ChatOpenAI:
+    """Return the model that the nodes ask."""
+    return ChatOpenAI(model="sim-model", base_url=backend.base_url, api_key=SecretStr("none"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -236,9 +145,9 @@ def main() -> None:
     scheduler = Scheduler(options.slots)
     rows = []
     config = SimulatedBackend(slots=options.slots, time_scale=options.time_scale)
-    with running_backend(config) as backend, serving(Site(scheduler, backend).app) as port:
+    with running_backend(config) as backend, running_site(scheduler, model_of(backend)) as site:
         for way in [way for name in options.ways for way in WAYS.get(name, [name])]:
-            visit, found = Visit(port, way, scheduler, backend), Found()
+            visit, found = Visit(site, way, backend), Found()
 
             async def measure(visit: Visit = visit, found: Found = found) -> None:
                 await visit.live(options.live)  # does not count
