@@ -18,6 +18,7 @@ from functools import partial
 from multiprocessing.pool import ThreadPool
 
 import pytest
+from support.seam import taken
 
 from llmsched_langgraph import CallCancelledError, ConfigurationError, Scheduler
 from llmsched_langgraph._application.application import Application
@@ -57,17 +58,6 @@ def running(scheduler, stage="n"):
             yield run
     finally:
         run.end(Outcome.FINISHED)
-
-
-@contextmanager
-def taken(scheduler):
-    """A slot is taken by code that the block is no part of."""
-    slot = scheduler.slot()
-    slot.acquire()
-    try:
-        yield
-    finally:
-        slot.release()
 
 
 def mark():

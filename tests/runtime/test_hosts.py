@@ -15,7 +15,7 @@ import pytest
 from anyio.to_thread import run_sync
 from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.graph import START, StateGraph
-from support.seam import auntil, until
+from support.seam import auntil, taken, until
 
 from llmsched_langgraph import CallCancelledError, schedule
 from llmsched_langgraph._runtime import hosts
@@ -47,17 +47,6 @@ def no_collections() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-@contextmanager
-def no_slot(scheduler: Any) -> Iterator[None]:
-    """The only slot is held: every call waits."""
-    holder = scheduler.slot()
-    holder.acquire()  # without a mark: calls inside of a block borrow its slot
-    try:
-        yield
-    finally:
-        holder.release()
 
 
 def running(scheduler: Any) -> int:
@@ -101,7 +90,7 @@ def test_a_call_that_waits_when_the_host_is_cancelled(make_scheduler, mode):
             group.cancel_scope.cancel()
         await auntil(lambda: (running(scheduler), waiting(scheduler)) == (0, 0))
 
-    with no_collections(), no_slot(scheduler):
+    with no_collections(), taken(scheduler):
         asyncio.run(main())
 
 
@@ -116,7 +105,7 @@ def test_invoke_in_a_thread_of_a_cancelled_task(make_scheduler):
             group.cancel_scope.cancel()
         assert (running(scheduler), waiting(scheduler)) == (0, 0)
 
-    with no_slot(scheduler):
+    with taken(scheduler):
         asyncio.run(main())
 
 

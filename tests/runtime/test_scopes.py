@@ -7,9 +7,9 @@ import contextvars
 import gc
 import threading
 import weakref
-from contextlib import contextmanager
 
 import pytest
+from support.seam import taken
 
 from llmsched_langgraph import CallCancelledError
 from llmsched_langgraph._application.application import Application
@@ -46,17 +46,6 @@ def call(scheduler, *marks):
             return True
 
     return contextvars.copy_context().run(marked)
-
-
-@contextmanager
-def held(scheduler):
-    """A slot is held, by nobody who is marked: calls in the block need their own."""
-    slot = scheduler.slot()
-    slot.acquire()
-    try:
-        yield
-    finally:
-        slot.release()
 
 
 async def acall(scheduler):
@@ -139,7 +128,7 @@ def test_the_run_ends_between_the_request_and_the_wait(make_scheduler, begin, mo
         run.scope.cancel()
         return got
 
-    with held(scheduler):
+    with taken(scheduler):
         monkeypatch.setattr(scheduler._driver, "request", end_meanwhile)
         with pytest.raises(CallCancelledError):
             spawn(call, scheduler, inside(run)).result(PATIENCE_S)
@@ -271,7 +260,7 @@ def test_a_call_of_a_closed_loop_is_collected_while_its_run_goes_on(make_schedul
     """The run does not keep it in the backlog."""
     scheduler = make_scheduler(1)
     run = begin(scheduler)
-    with held(scheduler):
+    with taken(scheduler):
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda loop, context: None)  # it tells of the task
         with inside(run):

@@ -6,8 +6,8 @@ import asyncio
 import importlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -43,6 +43,17 @@ async def auntil(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not happen"
         await asyncio.sleep(0.0005)
+
+
+@contextmanager
+def taken(scheduler: Scheduler) -> Iterator[None]:
+    """Have a slot taken by code that the block is no part of: calls in the block need their own."""
+    slot = scheduler.slot()
+    slot.acquire()  # unlike `with`, it leaves no mark in the context
+    try:
+        yield
+    finally:
+        slot.release()
 
 
 def assert_unmarked() -> None:
