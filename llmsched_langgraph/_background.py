@@ -67,9 +67,10 @@ class Background:
         try:
             if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread = thread  # before its start: when it ends, it sets this to None
                 thread.start()
-                self._thread = thread
         except RuntimeError as error:
+            self._thread = None
             # Threads cannot start during interpreter shutdown, for example. The work is optional.
             logger.debug(
                 "%s: cannot start a thread; its work waits for the next attempt: %s", self._name, error

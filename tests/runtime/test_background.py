@@ -58,6 +58,21 @@ def test_it_ends_by_itself_and_begins_again(monkeypatch):
         assert len(done) == times
 
 
+def test_a_thread_that_ends_before_its_start_returns(monkeypatch):
+    """It is not taken for one that sees what is brought afterwards."""
+
+    class Quick(threading.Thread):
+        def start(self):
+            super().start()
+            self.join(PATIENCE_S)
+
+    monkeypatch.setattr(background, "IDLE_S", 0.0)
+    beside = Background("helper", lambda: False)
+    monkeypatch.setattr(threading, "Thread", Quick)
+    beside.there_is_work()
+    assert beside._thread is None
+
+
 def test_no_sign_is_lost(monkeypatch):
     """However it falls together with the thread's end: what was brought is done in the end."""
     monkeypatch.setattr(background, "IDLE_S", 0.0)
