@@ -739,3 +739,22 @@ def test_a_look_that_fails_is_the_last_one(make_program, caplog, monkeypatch):
         assert ends(main, program.scheduler) == "ended"
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert watcher_module.WATCHER._able is False
+
+
+def test_work_that_is_queued_with_its_context_is_seen():
+    """In whatever way the pool keeps a function and its arguments."""
+    go, pool, context = threading.Event(), ThreadPoolExecutor(1), copy_context()
+
+    def direct():
+        """Queued itself."""
+
+    def inside():
+        """Queued as an argument."""
+
+    with pool:
+        pool.submit(go.wait)
+        pool.submit(direct)
+        pool.submit(context.run, inside)
+        queued = [stdlib.is_queued(function, pool) for function in (direct, inside, go.set)]
+        go.set()
+    assert queued == [True, True, False]

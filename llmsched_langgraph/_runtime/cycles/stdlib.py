@@ -107,7 +107,8 @@ RUN = _code(asyncio, "Runner.run")
 RUN_UNTIL = _code(asyncio, "BaseEventLoop.run_until_complete")
 TASKS_WAIT = _code(asyncio, "tasks._wait")
 WAIT_FOR = _code(asyncio, "wait_for")
-GROUP_EXIT = _code(asyncio, "TaskGroup.__aexit__")
+# Some Pythons await the tasks of a group in the first one, others in the second one, which it calls.
+GROUP_EXIT = (_code(asyncio, "TaskGroup.__aexit__"), _code(asyncio, "TaskGroup._aexit"))
 
 _PRIMITIVES = (_named(asyncio, "locks.__file__"), _named(asyncio, "queues.__file__"))
 _NETWORKS = ("httpcore", "httpx", "aiohttp", "websockets", "asyncpg", "grpc")
@@ -139,7 +140,7 @@ def why_not() -> str | None:
         (RUN_UNTIL, "future"),
         (TASKS_WAIT, "fs", "timeout", "return_when"),
         (WAIT_FOR,),
-        (GROUP_EXIT, "self"),
+        (GROUP_EXIT[0], "self"),
     )
     for code, *names in expected:
         if code is None:
@@ -244,10 +245,17 @@ def is_queued(function: Any, pool: ThreadPoolExecutor) -> bool:
     if not isinstance(work, queue.SimpleQueue):
         return False
     for item in _queued(work):
-        values = tuple(vars(item).values()) if hasattr(item, "__dict__") else ()
-        if any(function is value or (isinstance(value, tuple) and function in value) for value in values):
+        if hasattr(item, "__dict__") and _has(function, tuple(vars(item).values()), 3):
             return True
     return False
+
+
+def _has(function: Any, values: tuple[Any, ...], deep: int) -> bool:
+    """Return whether a function is among these values, or in tuples of them at most so deep."""
+    return any(
+        value is function or (deep > 1 and isinstance(value, tuple) and _has(function, value, deep - 1))
+        for value in values
+    )
 
 
 # -- tasks and futures --------------------------------------------------------------------
@@ -272,7 +280,7 @@ def task_state(task: Any) -> Wait | Other:
         if mine.get("timeout") is not None:
             return Other.MOVES
         return undone(mine.get("fs", ()), every=mine.get("return_when") == asyncio.ALL_COMPLETED)
-    if code is GROUP_EXIT and frame is not None:
+    if code is not None and code in GROUP_EXIT and frame is not None:
         return undone(getattr(frame.f_locals.get("self"), "_tasks", ()))
     if code is not None and code.co_filename in _PRIMITIVES and not any(_on_network(one) for one, _ in chain):
         return Other.WAITS
