@@ -342,7 +342,7 @@ def test_the_thread_that_a_submission_starts_gets_no_mark(make_scheduler):
         assert pool.submit(mark).result(PATIENCE_S) == (run.job, "n")
         assert RUN.get() is run
         # From the pool's own thread, between two pieces of work.
-        pool._work_queue.put(type("Item", (), {"run": lambda self: begun.append((RUN.get(), STAGE.get()))})())
+        pool._work_queue.put(type("Item", (), {"run": lambda *_: begun.append((RUN.get(), STAGE.get()))})())
         pool.submit(bool).result(PATIENCE_S)
     assert begun == [(None, None), (None, None)]
 
@@ -357,10 +357,11 @@ def test_a_pool_with_threads_of_its_own_kind_gives_them_no_mark(make_scheduler):
                 next(iter(self._threads)).start()
 
         def work(self):
+            context = getattr(self, "_create_worker_context", None)  # from Python 3.14 on
             for _ in range(2):
                 item = self._work_queue.get()
                 begun.append(RUN.get())
-                item.run()
+                item.run(*([] if context is None else [context()]))
 
     begun, pool = [], Own(1)
     with running(make_scheduler(1)) as run:

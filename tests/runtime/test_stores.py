@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -120,7 +121,7 @@ def test_what_cannot_be_read_stays(store, change, words):
         (b'{"format": "llms', "is not a complete JSON document: Unterminated string"),
         (b"\xff\xfe", "is not UTF-8 text"),
         (b"NaN", "NaN is not valid JSON"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "recursion|Stack overflow"),
         (b"9" * 5_000, "integer string conversion"),
         (b"[]", "must be an object"),
     ],
@@ -130,7 +131,7 @@ def test_files_that_are_no_profiles(tmp_path, text, words):
     path.write_bytes(text)
     (error,) = DirectoryStore(tmp_path).load().errors
     assert str(error).startswith(f"{path}: ")
-    assert words in str(error)
+    assert re.search(words, str(error))
     with pytest.raises(InvalidDataError):
         DirectoryStore(tmp_path).save(profile([1]))
     assert path.read_bytes() == text
