@@ -26,6 +26,9 @@ from llmsched_langgraph._ledger.tenants import (
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Lane, LedgerView, Line
 
+_new = tuple.__new__
+"""Builds a named tuple in C, without Python bytecode."""
+
 _SERVED = "served "
 _LINES = "lines "
 _HELD = "held by tenants of "
@@ -51,25 +54,27 @@ class Turns:
 
     def enter(self, line: Line, number: int) -> None:
         """One more lane of the line waits; its first ticket has this arrival number."""
-        truth, name = self._truth, line[0]
+        truth, name, at = self._truth, line[0], line[:2]
         turn: Turn | None = truth.get(line)
-        level: Level = truth.get(line[:2]) or EMPTY_LEVEL
-        truth.staged[line[:2]] = Level(level.virtual_s, level.lanes + 1, level.lines + (turn is None))
+        level: Level = truth.get(at) or EMPTY_LEVEL
+        level_s, lanes, lines = level
+        truth.staged[at] = _new(Level, (level_s, lanes + 1, lines + (turn is None)))
         if turn is None:
             truth.staged[_LINES + name] = (truth.get(_LINES + name) or 0) + 1
         elif turn.lanes:
-            truth.staged[line] = turn._replace(lanes=turn.lanes + 1)
+            virtual_s, floor_s, held, first, lanes = turn
+            truth.staged[line] = _new(Turn, (virtual_s, floor_s, held, first, lanes + 1))
             return
         turn = truth.staged[line] = begins(turn, level, number)
         self._lines.take_turns(line, *turn[:1], *turn[2:4])
 
     def leave(self, line: Line) -> None:
         """One lane of the line waits no more."""
-        truth = self._truth
-        turn: Turn = truth.get(line)
-        level: Level = truth.get(line[:2])
-        level = truth.staged[line[:2]] = level._replace(lanes=level.lanes - 1)
-        truth.staged[line] = turn = turn._replace(lanes=turn.lanes - 1)
+        truth, at = self._truth, line[:2]
+        virtual_s, floor_s, held, number, lanes = truth.get(line)
+        level_s, waiting, lines = truth.get(at)
+        level = truth.staged[at] = _new(Level, (level_s, waiting - 1, lines))
+        turn = truth.staged[line] = _new(Turn, (virtual_s, floor_s, held, number, lanes - 1))
         if not turn.lanes:
             self._rest(line, turn, level)
         if not level.lanes:
