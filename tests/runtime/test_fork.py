@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.forks import PATIENCE_S, answer, fork, in_child, needs_fork, quietly
+from support.seam import until
 
 from llmsched_langgraph import Backend, QueueTimeoutError, Scheduler, SchedulerClosedError
 from llmsched_langgraph._application.application import Application
@@ -146,6 +147,28 @@ def test_the_code_of_the_child_is_outside_the_calls_and_runs_of_its_parent(make_
         assert RUN.get() is run
     run.end(Outcome.FINISHED)
     assert alone == (None, None, None, ["SlotGranted", "CallReleased", "CallClosed"])
+
+
+@needs_fork
+def test_the_door_of_a_child(make_scheduler):
+    """Nobody of the parent's stands behind it, or before it."""
+    scheduler = make_scheduler(2, max_jobs=1, at_door="defer")
+    door = scheduler._door
+    held = door.enter(free=False)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(door.enter, free=False)
+        until(lambda: door.waiting == 1)
+
+        def child():
+            before = door.waiting
+            door.enter(free=False).leave()
+            held.leave()
+            return before, len(door._inside), scheduler.statistics().jobs_refused
+
+        with quietly():
+            assert in_child(child) == (0, 0, 0)
+        held.leave()
+        waiting.result(PATIENCE_S).leave()
 
 
 def test_a_stage_run_that_was_stopped_in_the_parent_refuses_nothing_in_the_child(make_scheduler):

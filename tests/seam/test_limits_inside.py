@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import operator
+from contextlib import suppress
 from typing import Annotated, TypedDict
 
 import pytest
@@ -13,6 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, RetryPolicy, Send, interrupt
+from support.seam import auntil
 from support.spending import MODEL, PRICES, ROUNDS, WHOLE, configured, loop, priced
 
 from llmsched_langgraph import (
@@ -511,3 +513,134 @@ def test_an_unsupported_runner_is_told_of(monkeypatch, caplog):
         assert schedule(loop(model), scheduler, budget=Budget(calls=2)).invoke({"n": 0}) == WHOLE
         schedule(loop(model), scheduler, deadline_s=2).invoke({"n": 0})
     assert caplog.text.count("budgets and deadlines do not stop runs") == 1
+
+
+# -- what else may be around -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_node_that_handles_every_error(asynchronous):
+    """The run around it stops before its own next superstep, or ends if there is none."""
+    scheduler, model = priced()
+    inner = loop(model)
+
+    def node(state):
+        with pytest.raises(BudgetExceededError):
+            inner.invoke({"n": 0})
+        return {"n": 1}
+
+    async def anode(state):
+        with pytest.raises(BudgetExceededError):
+            await inner.ainvoke({"n": 0})
+        return {"n": 1}
+
+    alone = StateGraph(Outer).add_node("a", RunnableLambda(node, anode)).add_edge(START, "a")
+    graph = schedule(alone.compile(checkpointer=InMemorySaver()), scheduler)
+    assert play(graph, {"n": 0}, configured({"calls": 2}), asynchronous=asynchronous) == {"n": 1, "log": []}
+    assert scheduler.statistics().jobs_ended == 1
+    more = alone.add_node("b", lambda state: {"n": 10}).add_edge("a", "b")
+    graph = schedule(more.compile(checkpointer=InMemorySaver()), scheduler)
+    with pytest.raises(BudgetExceededError):
+        play(graph, {"n": 0}, configured({"calls": 2}), asynchronous=asynchronous)
+    assert graph.get_state(configured(None)).next == ("b",)
+    scheduler.learn()
+
+
+MODES = [["messages", "values"], ["updates", "custom", "values"], ["tasks", "values"]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("on_budget", ["stop", "yield"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_streams_show_all_until_the_stop(asynchronous, on_budget, mode):
+    """In every mode, with subgraphs: what a run without limits shows of these supersteps."""
+
+    def shown(limit):
+        scheduler, model = priced(on_budget=on_budget)
+        graph, seen = schedule(loop(model), scheduler), []
+        settings = {"stream_mode": mode, "subgraphs": True}
+
+        async def read():
+            async for step in graph.astream({"n": 0}, configured(limit), **settings):
+                seen.append(step)
+
+        with suppress(BudgetExceededError):
+            if asynchronous:
+                asyncio.run(read())
+            for step in () if asynchronous else graph.stream({"n": 0}, configured(limit), **settings):
+                seen.append(step)
+        assert_idle(scheduler)
+        return [step for _, kind, step in seen if kind == "values"], [kind for _, kind, _ in seen]
+
+    values, kinds = shown({"calls": 2})
+    all_values, all_kinds = shown(None)
+    assert values == all_values[: len(values)]
+    assert values[-1] == {"n": 2, "log": [0, 1]}
+    if on_budget == "stop":
+        assert kinds == all_kinds[: len(kinds)]
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_a_tool_that_is_an_agent(handled):
+    """LangGraph's tool node takes the stop for no error of the tool: the run stops, and goes on with more."""
+    from langchain_core.messages import AIMessage
+    from langchain_core.tools import tool
+    from langgraph.graph import MessagesState
+    from langgraph.prebuilt import ToolNode
+
+    scheduler, model = priced()
+    inner = schedule(loop(model), scheduler, budget=Budget(calls=2))
+
+    @tool
+    def research(question: str) -> str:
+        """Ask an agent."""
+        if not handled:
+            return str(inner.invoke({"n": 0})["n"])
+        try:
+            return str(inner.invoke({"n": 0})["n"])
+        except BudgetExceededError as stop:
+            return f"no more after {stop.spent.calls} calls"
+
+    call = {"name": "research", "args": {"question": "?"}, "id": "1"}
+    builder = StateGraph(MessagesState).add_node("tools", ToolNode([research], handle_tool_errors=True))
+    graph = schedule(builder.add_edge(START, "tools").compile(checkpointer=InMemorySaver()), scheduler)
+    given = {"messages": [AIMessage(content="", tool_calls=[call])]}
+    if handled:
+        assert graph.invoke(given, configured(None))["messages"][-1].content == "no more after 2 calls"
+        return
+    with pytest.raises(BudgetExceededError):
+        graph.invoke(given, configured(None))
+    assert graph.get_state(configured(None)).next == ("tools",)
+
+
+def test_the_wait_at_the_door_counts_for_the_deadline():
+    """The deadline runs from the arrival."""
+    scheduler, model = priced(max_jobs=1, at_door="defer")
+    graph, held = schedule(loop(model), scheduler, deadline_s=10), scheduler._door.enter(free=False)
+
+    async def main():
+        run = asyncio.create_task(graph.ainvoke({"n": 0}))
+        await auntil(lambda: scheduler.statistics().jobs_deferred == 1)
+        scheduler._driver.clock.advance(11)
+        held.leave()
+        with pytest.raises(DeadlineExceededError) as stop:
+            await run
+        assert (stop.value.spent.elapsed_s, stop.value.spent.calls) == (11, 0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_two_schedulers(asynchronous):
+    """The limits of the run around hold inside a run of another scheduler; its calls are counted there."""
+    one, model = priced()
+    other, _ = priced()
+    inner = schedule(loop(model), other)
+    builder = StateGraph(Outer).add_node("a", lambda _: {"n": 0}).add_edge(START, "a").add_node("b", inner)
+    graph = schedule(builder.add_edge("a", "b").compile(checkpointer=InMemorySaver()), one)
+    with pytest.raises(DeadlineExceededError):
+        play(graph, {"n": 0}, configured(2.0), asynchronous=asynchronous)
+    assert model.meter.total == 2
+    assert (one.statistics().jobs_running, other.statistics().jobs_running) == (0, 0)
+    for scheduler in (one, other):
+        assert_idle(scheduler)
