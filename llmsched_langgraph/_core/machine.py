@@ -82,6 +82,7 @@ class SchedulerMachine:
 
     Attributes:
         story: the log of events and decisions, with reasons.
+        active: returns the active job with this id of the driver; None if there is none.
         wake_s: clock time at which `Ticked` should be handled, because a pause ends; None for never.
         untold: tickets whose holder may not know yet of its grant or dismissal. An index only: the ledger
             stores the state.
@@ -110,7 +111,7 @@ class SchedulerMachine:
         self.wake_s: float | None = None
         self.untold: dict[int, bool] = {}
         self._jobs = Jobs(self._truth, last[0])
-        self._job, self._add = self._jobs.get, self._jobs.add
+        self._job, self._add, self.active = self._jobs.get, self._jobs.add, self._jobs.active
         self._life = Lifecycle(self._truth, self._jobs, self.ordering, self.story, self.ledger)
         self._hear_stage_events, self._new_job = self._life.hear_stage_events, self._life.new
         self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
@@ -363,10 +364,6 @@ class SchedulerMachine:
     def known(self) -> Iterator[Job]:
         """The jobs that are not closed."""
         return self._jobs.known()
-
-    def active(self, id_: int) -> Job | None:
-        """The active job with this id of the driver; None if there is none."""
-        return self._jobs.active(id_)
 
     @property
     def policy(self) -> Policy:
