@@ -84,8 +84,7 @@ class SchedulerMachine:
         story: the log of events and decisions, with reasons.
         active: returns the active job with this id of the driver; None if there is none.
         wake_s: clock time at which `Ticked` should be handled, because a pause ends; None for never.
-        untold: tickets whose holder may not know yet of its grant or dismissal. An index only: the ledger
-            stores the state.
+        untold: index of tickets whose holder may not know yet of its grant or dismissal.
     """
 
     def __init__(
