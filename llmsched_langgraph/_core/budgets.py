@@ -153,18 +153,21 @@ class Spending:
         )
 
 
+NOTHING = Spending()
+
+
 def spending(
-    calls: Iterable[FinishedCall], prices: Mapping[str, Prices | None], elapsed_s: float
+    calls: Iterable[FinishedCall], prices: Mapping[str, Prices | None], before: Spending = NOTHING
 ) -> Spending:
-    """Return what the calls have spent. A failed call without tokens cost nothing.
+    """Return what the calls have spent, in addition to `before`. A failed call without tokens cost nothing.
 
     Args:
         calls: the calls that have ended.
         prices: the prices of each backend, by name.
-        elapsed_s: seconds since the arrival of the run.
+        before: what other calls have spent; its seconds since the arrival are kept.
     """
-    tokens = number = unmeasured = unpriced = 0
-    slot_s = cost = 0.0
+    tokens, number, slot_s, cost = before.tokens, before.calls, before.slot_s, before.cost
+    unmeasured, unpriced = before.unmeasured_calls, before.unpriced_calls
     for call in calls:
         number += 1
         slot_s += max(call.work_s, 0.0)
@@ -179,7 +182,7 @@ def spending(
             unpriced += 1
         else:
             cost += price
-    return Spending(tokens, number, slot_s, cost, elapsed_s, unmeasured, unpriced)
+    return Spending(tokens, number, slot_s, cost, before.elapsed_s, unmeasured, unpriced)
 
 
 DEADLINE = "deadline_s"

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmsched_langgraph._core.budgets import DEADLINE, Budget, Overrun, Spending, exceeded, reached, spending
+from llmsched_langgraph._core.budgets import (
+    DEADLINE,
+    NOTHING,
+    Budget,
+    Overrun,
+    Spending,
+    exceeded,
+    reached,
+    spending,
+)
 from llmsched_langgraph._core.events import LimitReached, OverrunExpected
+from llmsched_langgraph._jobs.calls import FinishedCall
 from llmsched_langgraph._ledger.prices import Prices
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -70,6 +81,7 @@ class Limit:
         "_names",
         "_on_budget",
         "_since_s",
+        "_summed",
         "_told",
         "budget",
         "deadline_s",
@@ -103,6 +115,7 @@ class Limit:
         self._since_s = since_s
         self._names = names
         self._told = False
+        self._summed: tuple[tuple[FinishedCall, ...], Spending] = (), NOTHING
 
     def note(self, stages: Collection[int]) -> None:
         """Record stage runs of the limited graph, by number."""
@@ -135,9 +148,11 @@ class Limit:
         if standing is None:
             return None
         parts, since_s = self.parts, self._since_s
-        calls = [call for call in standing.calls if parts is None or call.run in parts]
+        calls = standing.calls
+        if parts is not None:
+            calls = tuple([call for call in calls if call.run in parts])
         elapsed_s = standing.elapsed_s if since_s is None else self.driver.clock() - since_s
-        spent = spending(calls, prices_of(self.driver), elapsed_s)
+        spent = replace(self._sum(calls), elapsed_s=elapsed_s)
         at = reached(spent, self.budget, self.deadline_s)
         expected: Spending | None = None
         if parts is None and (forecast or at):
@@ -152,6 +167,15 @@ class Limit:
             forecast=expected,
             **self._names,
         )
+
+    def _sum(self, calls: tuple[FinishedCall, ...]) -> Spending:
+        """Return what the calls have spent. The sum of the last look is kept, if its calls are the same."""
+        before, spent = self._summed
+        if calls[: len(before)] != before:  # the tokens of a call are known now, or it was sent again
+            before, spent = (), NOTHING
+        spent = spending(calls[len(before) :], prices_of(self.driver), spent)
+        self._summed = calls, spent
+        return spent
 
     def _decide(self, found: Overrun) -> None:
         """Set `landed`, unless the function `on_budget` gave another budget."""

@@ -22,6 +22,7 @@ from llmsched_langgraph._core.budgets import (
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.prices import Prices
+from llmsched_langgraph._runtime.limits import Limit
 
 KNOWN = Usage(10, 5)
 
@@ -151,8 +152,9 @@ PRICES = {"gpu": Prices({"m-*": (1e6, 2e6)}, "prices"), "free": None}
 
 
 def test_spending_is_a_sum():
-    spent = spending([call(), call(Usage(1, 2), work_s=0.5, attempts=3, earlier_s=2.0)], PRICES, 9.0)
-    assert spent == Spending(tokens=18, calls=2, slot_s=3.5, cost=25.0, elapsed_s=9.0)
+    spent = spending([call(), call(Usage(1, 2), work_s=0.5, attempts=3, earlier_s=2.0)], PRICES)
+    assert spent == Spending(tokens=18, calls=2, slot_s=3.5, cost=25.0)
+    assert spending([call()], PRICES, spent) == Spending(tokens=33, calls=3, slot_s=4.5, cost=45.0)
 
 
 def test_calls_of_unknown_cost():
@@ -164,21 +166,21 @@ def test_calls_of_unknown_cost():
         call(PENDING_USAGE),
         call(Usage(4, None)),
     ]
-    spent = spending(calls, PRICES, 0.0)
+    spent = spending(calls, PRICES)
     assert (spent.calls, spent.tokens, spent.cost) == (5, 34, 0.0)
     assert (spent.unmeasured_calls, spent.unpriced_calls) == (3, 5)
 
 
 def test_a_failed_call_costs_its_seconds():
-    spent = spending([call(Usage(), outcome=Outcome.FAILED)], PRICES, 0.0)
+    spent = spending([call(Usage(), outcome=Outcome.FAILED)], PRICES)
     assert spent == Spending(calls=1, slot_s=1.0)
-    assert spending([call(outcome=Outcome.FAILED)], PRICES, 0.0).cost == 20.0
-    assert spending([call(Usage(), outcome=Outcome.CANCELLED)], PRICES, 0.0).unpriced_calls == 1
+    assert spending([call(outcome=Outcome.FAILED)], PRICES).cost == 20.0
+    assert spending([call(Usage(), outcome=Outcome.CANCELLED)], PRICES).unpriced_calls == 1
 
 
 def test_counts_below_zero_are_none():
     """Some providers report such."""
-    assert spending([call(Usage(-5, 5))], PRICES, 0.0).tokens == 5
+    assert spending([call(Usage(-5, 5))], PRICES).tokens == 5
     assert Prices({"*": (1e6, 1e6)}, "prices").cost(("m",), Usage(-5, 5)) == 5.0
 
 
@@ -205,3 +207,17 @@ def test_the_error_can_be_pickled():
         "more",
         *[None] * 4,
     )
+
+
+def test_calls_that_change_are_counted_anew():
+    """A call whose tokens are known later, and one that is sent again, count once."""
+    scheduler = Scheduler(backends=[Backend("gpu", prices=PRICES["gpu"])])
+    limit = Limit(
+        scheduler._driver, 1, Budget(), None, "stop", since_s=None, names={"graph": "g"}, whole=True
+    )
+    first, pending = call(), call(PENDING_USAGE)
+    assert limit._sum((first,)).tokens == 15
+    assert limit._sum((first, pending)).tokens == 15
+    assert limit._sum((first, pending._replace(usage=KNOWN))) == spending([first, call()], PRICES)
+    assert limit._sum((first, call())).calls == 2
+    assert limit._sum((first,)) == spending([first], PRICES)
