@@ -78,6 +78,7 @@ class Limit:
     """
 
     __slots__ = (
+        "_grown",
         "_names",
         "_on_budget",
         "_since_s",
@@ -115,6 +116,7 @@ class Limit:
         self._since_s = since_s
         self._names = names
         self._told = False
+        self._grown = 0, 0.0  # ended calls, or seconds, from which on the next forecast is made
         self._summed: tuple[tuple[FinishedCall, ...], Spending] = (), NOTHING
 
     def note(self, stages: Collection[int]) -> None:
@@ -155,7 +157,7 @@ class Limit:
         spent = replace(self._sum(calls), elapsed_s=elapsed_s)
         at = reached(spent, self.budget, self.deadline_s)
         expected: Spending | None = None
-        if parts is None and (forecast or at):
+        if parts is None and (at or (forecast and self._has_grown(spent))):
             expected = standing.forecast(spent)
         over = () if expected is None else exceeded(expected, self.budget, self.deadline_s)
         return Overrun(
@@ -167,6 +169,13 @@ class Limit:
             forecast=expected,
             **self._names,
         )
+
+    def _has_grown(self, spent: Spending) -> bool:
+        """Return whether the spending warrants a new forecast, which takes milliseconds."""
+        if spent.calls < self._grown[0] and spent.elapsed_s < self._grown[1]:
+            return False
+        self._grown = spent.calls + max(spent.calls // 4, 1), spent.elapsed_s + max(spent.elapsed_s / 4, 1.0)
+        return True
 
     def _sum(self, calls: tuple[FinishedCall, ...]) -> Spending:
         """Return what the calls have spent. The sum of the last look is kept, if its calls are the same."""
