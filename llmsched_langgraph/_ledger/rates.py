@@ -15,7 +15,7 @@ A day slides too, in 96 cells of 15 minutes: a day of any time zone is then with
 from __future__ import annotations
 
 from bisect import bisect_left
-from math import floor, isfinite
+from math import floor, inf, isfinite, nextafter
 from typing import NamedTuple, TypeVar
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
@@ -134,7 +134,7 @@ class Spent(NamedTuple):
     """What counts against the rates of one backend, of one account.
 
     Attributes:
-        since_s: clock time at which counting began; calls granted before it are not among those in flight.
+        since_s: clock time of the first grants whose tokens are reserved; infinite if no tokens are limited.
         requests, day, input, output: what was counted in the minute, of requests also in the day.
         input_flight, output_flight: estimates of the calls in flight.
         input_learned, output_learned: how far the estimates of ended calls were off.
@@ -155,9 +155,24 @@ class Spent(NamedTuple):
     held: tuple[Cells, ...] = (EMPTY,) * 5
 
 
-def configured(spent: Spent | None, rates: Rates | None, now: float) -> Spent | None:
-    """Return the state under new rates: None without a limit. What was counted stays."""
-    return None if rates is None else spent or Spent(now)
+def configured(spent: Spent | None, rates: Rates | None, now: float, holding: int = 0) -> Spent | None:
+    """Return the state under new rates: None without a limit. What was counted stays.
+
+    Args:
+        spent: the state before; None if nothing was limited.
+        rates: the new rates.
+        now: the clock.
+        holding: number of calls in flight. Those that were granted before their tokens were limited have
+            none reserved.
+    """
+    if rates is None:
+        return None
+    spent = spent or Spent(inf)
+    if rates[TOKENS] is None and rates[INPUT] is None and rates[OUTPUT] is None:
+        return Spent(inf, spent.requests, spent.day, told=spent.told, held=spent.held)
+    if spent.since_s < inf:
+        return spent
+    return spent._replace(since_s=nextafter(now, inf) if holding else now)
 
 
 def ready_s(spent: Spent | None, rates: Rates | None, now: float, estimate: Estimate) -> float:
@@ -232,9 +247,13 @@ def granted(spent: Spent | None, now: float, estimate: Estimate) -> Spent | None
     if spent is None:
         return None
     cell, first, (size_s, span_s) = floor(now), floor(now) - 60, DAY
+    requests = spent.requests.since(first).plus(cell, 1)
+    day = spent.day.since(floor((now - span_s) / size_s)).plus(floor(now / size_s), 1)
+    if now < spent.since_s:
+        return spent._replace(requests=requests, day=day)
     return spent._replace(
-        requests=spent.requests.since(first).plus(cell, 1),
-        day=spent.day.since(floor((now - span_s) / size_s)).plus(floor(now / size_s), 1),
+        requests=requests,
+        day=day,
         input=spent.input.since(first).plus(cell, estimate.input_tokens),
         input_flight=spent.input_flight.plus(estimate.input_tokens),
         output_flight=spent.output_flight.plus(estimate.output_tokens),
@@ -260,8 +279,8 @@ def released(
         usage: what it used; `NOTHING_SENT` for an attempt that failed before its first token. An unknown
             count is taken to be the estimate, times what the ratio was on average.
     """
-    if spent is None:
-        return None
+    if spent is None or spent.since_s == inf:
+        return spent
     used_in, used_out = usage.prompt_tokens, usage.output_tokens
     cell, first = floor(granted_s), floor(now) - 60
     changes: dict[str, object] = {}
