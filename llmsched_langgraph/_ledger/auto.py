@@ -1,0 +1,303 @@
+"""Finds how many calls a backend serves well at once, from how its attempts end.
+
+Delays nothing, and knows neither tickets nor a clock. The limit is a value; each end of an attempt gives the
+next one (`succeeded`, `refused`).
+
+The limit moves after each *window*: `max(8, limit)` successes of attempts that were granted since it last
+changed. A window is *bound* if calls waited while the limit was reached; only then is there anything to learn.
+
+- Until the backend has refused an attempt, the limit doubles.
+- A refusal cuts it below the calls that were in flight; refusals of attempts from before the cut say nothing
+  new. What is left is the *ceiling*. Up to it, the limit grows by a sixteenth per window. Then it stays, and
+  every `PATIENCE` windows one more is tried. If that is served, the limit doubles again.
+- A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Now and then
+  the limit tries a quarter less, and stays there if what it had before was not worth it. So it finds the knee
+  of an engine that never refuses, and comes back if it drifted above it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from llmsched_langgraph._ledger.levels import Level, Sample, most, worthwhile
+from llmsched_langgraph._ledger.pauses import REFUSALS, Failure
+from llmsched_langgraph.errors import ConfigurationError
+
+SHORTEST = 8
+"""Successes in a window, at least."""
+
+PATIENCE = 6
+"""Windows at the ceiling before one more is tried: about one attempt in 50 is refused for it."""
+
+LEAST_PATIENCE, MOST_PATIENCE = 2, 64
+"""Windows between two tries that cost throughput or latency instead; doubled by each that fails."""
+
+PAUSES = 32
+"""After a try that brought a pause, the next comes after as many times its length."""
+
+CHEAP = 4.0
+"""A call of less than 1/`CHEAP` of the typical seconds counts as part of one."""
+
+TOO_BUSY = REFUSALS | {408, 504}
+"""Statuses that tell of too many calls: refusals and timeouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """Bounds of a limit that is found while the program runs.
+
+    Attributes:
+        low: smallest limit, at least 1.
+        high: largest limit.
+        start: first limit.
+
+    Raises:
+        ConfigurationError: a bound is no whole number, or they are not in order.
+    """
+
+    low: int = 1
+    high: int = 256
+    start: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "start"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"Auto: {name} must be a whole number of at least 1, not {value!r}")
+        if not self.low <= self.start <= self.high:
+            raise ConfigurationError(
+                f"Auto: low <= start <= high must hold, such as Auto(low=1, high=256, start=8), "
+                f"not low={self.low}, high={self.high}, start={self.start}"
+            )
+
+
+class Success(NamedTuple):
+    """An attempt that ended well.
+
+    Attributes:
+        granted_s: clock time of its grant.
+        in_use: slots held just before its end, its own included.
+        waiting: whether calls waited.
+        seconds: from its grant to its end.
+        output_tokens: what it generated; None if unknown.
+        cached: whether most of its prompt came from a cache.
+    """
+
+    granted_s: float
+    in_use: int
+    waiting: bool
+    seconds: float
+    output_tokens: int | None = None
+    cached: bool = False
+
+
+class Refusal(NamedTuple):
+    """An attempt that found the backend too busy.
+
+    Attributes:
+        granted_s: clock time of its grant.
+        concurrency: slots held at its grant, its own included.
+        pause_s: seconds for which it paused the backend.
+    """
+
+    granted_s: float
+    concurrency: int
+    pause_s: float = 0.0
+
+
+def too_busy(failure: Failure) -> bool:
+    """Return whether the failure tells of too many calls: a refusal, a timeout, or a dropped connection."""
+    return failure.status is None or failure.status in TOO_BUSY
+
+
+class Window(NamedTuple):
+    """The successes since the last window ended.
+
+    Attributes:
+        weight: their number; a cheap one counts as part of one.
+        seconds, squares: sums of their seconds, and of the squares.
+        bound: how many of the samples found the limit reached and calls waiting.
+        samples: one success for each 1 of weight.
+    """
+
+    weight: float = 0.0
+    seconds: float = 0.0
+    squares: float = 0.0
+    bound: int = 0
+    samples: tuple[Sample, ...] = ()
+
+
+NO_SUCCESS = Window()
+
+
+class Found(NamedTuple):
+    """The limit, and what is known of it.
+
+    Attributes:
+        limit: slots of the backend.
+        ceiling: what the limit does not pass without a try; infinite if nothing is known.
+        refused: whether the ceiling is from a refusal; otherwise from a raise that was not worth it.
+        since_s: clock time of the last change of the limit.
+        cut_s: clock time of the last cut.
+        sure: whether a window ended since then.
+        clean: number of windows since the last cut.
+        up_at, down_at: values of `clean` from which a try upwards, or downwards, is due.
+        up_patience, down_patience: windows until the next one.
+        up_after_s: clock time before which no try upwards is due.
+        before: the level before the raise or try that is going on; None if none is.
+        samples: the latest successes at this limit. Those of its first window are left out: short calls end first.
+        settled: whether that window has ended.
+        typical_s: seconds of a typical call, over calls weighted with their seconds.
+        window: the successes since the last window ended.
+    """
+
+    limit: int
+    ceiling: float = inf
+    refused: bool = False
+    since_s: float = -inf
+    cut_s: float = -inf
+    sure: bool = True
+    clean: int = 0
+    up_at: int = PATIENCE
+    down_at: int = LEAST_PATIENCE
+    up_patience: int = PATIENCE
+    down_patience: int = LEAST_PATIENCE
+    up_after_s: float = -inf
+    before: Level | None = None
+    samples: tuple[Sample, ...] = ()
+    settled: bool = False
+    typical_s: float = 0.0
+    window: Window = NO_SUCCESS
+
+    @property
+    def trying(self) -> bool:
+        """Whether one more than the ceiling is tried. A refusal is then expected, and no reason to pause."""
+        return self.refused and self.limit > self.ceiling
+
+
+def started(auto: Auto) -> Found:
+    """Return the limit at the beginning."""
+    return Found(auto.start)
+
+
+def succeeded(found: Found, auto: Auto, now: float, success: Success) -> Found:
+    """Return the limit after a success."""
+    if success.granted_s < found.since_s:
+        return found
+    window = found.window
+    seconds = max(success.seconds, 1e-6)
+    # Samples are drawn in proportion to seconds: a burst of answers from a cache is a call or two.
+    weight = window.weight + (min(1.0, CHEAP * seconds / found.typical_s) if found.typical_s else 1.0)
+    total, squares = window.seconds + seconds, window.squares + seconds * seconds
+    if int(weight) == int(window.weight):
+        return found._replace(window=Window(weight, total, squares, window.bound, window.samples))
+    bound = window.bound + (success.waiting and success.in_use >= found.limit)
+    sample = Sample(success.cached, success.output_tokens or 0, seconds, success.in_use)
+    samples = (*window.samples, sample)
+    if len(samples) < max(SHORTEST, found.limit):
+        return found._replace(window=Window(weight, total, squares, bound, samples))
+    kept = (*found.samples, *samples)[-most(found.limit) :] if found.settled else ()
+    found = found._replace(window=NO_SUCCESS, typical_s=squares / total, sure=True, samples=kept)
+    found = _next(found, auto, now, 2 * bound >= len(samples), max(own.in_use for own in samples))
+    return found if found.since_s == now else found._replace(settled=True)
+
+
+def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found:
+    """Return the limit after a window, raised or tried or back again if it is time."""
+    found = found._replace(clean=found.clean + 1)
+    limit, before = found.limit, found.before
+    if before is not None and before.limit > limit and not bound:
+        return _moved(found, now, before.limit)  # a try downwards that nobody feels teaches nothing
+    if before is not None and found.trying and bound:  # one more was served: the ceiling is gone
+        found = found._replace(ceiling=inf, refused=False)
+        return _moved(found, now, min(2 * limit, auto.high), before)
+    if before is not None:
+        return _judged(found, auto, now, before, bound, used)
+    if bound and limit < min(found.ceiling, auto.high):
+        if found.ceiling < inf:
+            return _moved(found, now, min(limit + max(1, limit // 16), found.ceiling, auto.high))
+        return _moved(found, now, min(2 * limit, auto.high), _level(found)) if found.settled else found
+    if not found.samples:
+        return found
+    if bound and found.clean >= found.up_at and now >= found.up_after_s and limit < auto.high:
+        more = limit + (1 if found.refused else max(1, limit // 3))
+        found = found._replace(up_at=found.clean + found.up_patience)
+        return _moved(found, now, min(more, auto.high), _level(found))
+    # A limit that is not reached may still be too high for the engine: what is in use is too much.
+    used = min(limit, used)
+    less = max(auto.low, used - max(1, used // 4))
+    if found.clean >= found.down_at and less < used and (bound or less >= auto.start):
+        return _moved(found, now, less, _level(found))
+    return found
+
+
+def _level(found: Found) -> Level:
+    """Return how it went at this limit."""
+    return Level(found.limit, found.samples)
+
+
+def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, used: int) -> Found:
+    """Return the limit while a raise or a try downwards goes on, or after it."""
+    limit, up = found.limit, found.limit > before.limit
+    own = _level(found)
+    worth = worthwhile(before, own) if up else worthwhile(own, before)
+    if worth is None:
+        if len(found.samples) < most(limit):
+            return found
+        worth = not up  # it makes no difference that can be seen: the lower limit is as good
+    if not up and not worth:
+        found = found._replace(ceiling=limit, refused=False, before=None)
+        return found._replace(
+            down_at=found.clean + 1, down_patience=LEAST_PATIENCE, up_at=found.clean + PATIENCE
+        )
+    if not up:
+        patience = min(2 * found.down_patience, MOST_PATIENCE)
+        found = found._replace(down_at=found.clean + patience, down_patience=patience)
+        return _moved(found, now, before.limit)._replace(samples=before.samples, settled=True)
+    if worth:
+        found = found._replace(before=None, ceiling=inf, up_patience=PATIENCE, clean=found.clean - 1)
+        return _next(found, auto, now, bound, used)
+    patience = min(2 * found.up_patience, MOST_PATIENCE)
+    found = found._replace(
+        up_at=found.clean + patience, up_patience=patience, down_at=found.clean + LEAST_PATIENCE
+    )
+    back = _moved(found, now, before.limit)
+    return back._replace(samples=before.samples, settled=True, ceiling=before.limit, refused=False)
+
+
+def _moved(found: Found, now: float, limit: float, before: Level | None = None) -> Found:
+    return found._replace(
+        limit=int(limit), since_s=now, window=NO_SUCCESS, samples=(), settled=False, before=before
+    )
+
+
+def refused(found: Found, auto: Auto, now: float, refusal: Refusal) -> Found:
+    """Return the limit after an attempt that found the backend too busy."""
+    if refusal.granted_s < found.cut_s:
+        return found  # of the same cascade
+    limit, before, served = found.limit, found.before, refusal.concurrency - 1
+    tried = found.trying
+    found = _moved(found, now, limit)._replace(cut_s=now)
+    if limit <= auto.low:
+        return found  # nothing is left to cut, and a ceiling here would stay
+    if tried and before is not None and served >= before.limit:
+        found = found._replace(limit=before.limit, samples=before.samples, settled=True)
+        return found._replace(up_at=found.clean + PATIENCE, up_after_s=now + PAUSES * refusal.pause_s)
+    if found.sure or (before is not None and before.limit <= served):
+        new = max(served, limit // 2)
+    else:  # the last cut was not enough
+        new = min(served, 3 * limit // 4)
+    new = max(auto.low, min(new, limit - 1))
+    return found._replace(
+        limit=new,
+        ceiling=max(new, served),
+        refused=True,
+        sure=False,
+        clean=0,
+        up_at=PATIENCE,
+        down_at=max(PATIENCE, found.down_patience),
+        up_patience=PATIENCE,
+        up_after_s=now + PAUSES * refusal.pause_s,
+    )
