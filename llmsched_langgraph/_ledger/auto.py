@@ -4,15 +4,15 @@ Delays nothing, and knows neither tickets nor a clock. The limit is a value; eac
 next one (`succeeded`, `refused`).
 
 The limit moves after each *window*: `max(8, limit)` successes of attempts that were granted since it last
-changed. A window is *bound* if calls waited while the limit was reached; only then is there anything to learn.
+changed. A window is *bound* if calls waited while the limit was reached; only such windows raise it.
 
 - Until the backend has refused an attempt, the limit doubles.
 - A refusal cuts it below the calls that were in flight; refusals of attempts from before the cut say nothing
   new. What is left is the *ceiling*. Up to it, the limit grows by a sixteenth per window. Then it stays, and
   every `PATIENCE` windows one more is tried. If that is served, the limit doubles again.
-- A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Now and then
-  the limit tries a quarter less, and stays there if what it had before was not worth it. So it finds the knee
-  of an engine that never refuses, and comes back if it drifted above it.
+- A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Now and
+  then the limit tries a fifth less, and stays there if what it had before was not worth it. So it finds the
+  knee of an engine that never refuses, and comes back if it drifted above it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ PAUSES = 32
 """After a try that brought a pause, the next comes after as many times its length."""
 
 CHEAP = 4.0
-"""A call of less than 1/`CHEAP` of the typical seconds counts as part of one."""
+"""A call of less than 1/`CHEAP` of the typical seconds counts as part of one, a fiftieth at least."""
+
+TYPICAL = 16
+"""Number of typical calls after whose seconds a call's weight in the mean has fallen to 1/e."""
 
 TOO_BUSY = REFUSALS | {408, 504}
 """Statuses that tell of too many calls: refusals and timeouts."""
@@ -117,14 +120,11 @@ class Window(NamedTuple):
 
     Attributes:
         weight: their number; a cheap one counts as part of one.
-        seconds, squares: sums of their seconds, and of the squares.
         bound: how many of the samples found the limit reached and calls waiting.
         samples: one success for each 1 of weight.
     """
 
     weight: float = 0.0
-    seconds: float = 0.0
-    squares: float = 0.0
     bound: int = 0
     samples: tuple[Sample, ...] = ()
 
@@ -146,8 +146,10 @@ class Found(NamedTuple):
         up_at, down_at: values of `clean` from which a try upwards, or downwards, is due.
         up_patience, down_patience: windows until the next one.
         up_after_s: clock time before which no try upwards is due.
+        far: whether the next try above a knee is by half, or by an eighth: the first is seen where more
+            slots bring little, the second where they bring nothing soon.
         before: the level before the raise or try that is going on; None if none is.
-        samples: the latest successes at this limit. Those of its first window are left out: short calls end first.
+        samples: the latest successes at this limit, without its first window: short calls end first.
         settled: whether that window has ended.
         typical_s: seconds of a typical call, over calls weighted with their seconds.
         window: the successes since the last window ended.
@@ -165,6 +167,7 @@ class Found(NamedTuple):
     up_patience: int = PATIENCE
     down_patience: int = LEAST_PATIENCE
     up_after_s: float = -inf
+    far: bool = False
     before: Level | None = None
     samples: tuple[Sample, ...] = ()
     settled: bool = False
@@ -182,24 +185,32 @@ def started(auto: Auto) -> Found:
     return Found(auto.start)
 
 
+def configured(found: Found, auto: Auto, now: float) -> Found:
+    """Return the limit under other bounds."""
+    limit = min(max(found.limit, auto.low), auto.high)
+    return found if limit == found.limit else _moved(found, now, limit)._replace(ceiling=inf, refused=False)
+
+
 def succeeded(found: Found, auto: Auto, now: float, success: Success) -> Found:
     """Return the limit after a success."""
     if success.granted_s < found.since_s:
         return found
-    window = found.window
-    seconds = max(success.seconds, 1e-6)
+    window, seconds = found.window, max(success.seconds, 1e-6)
     # Samples are drawn in proportion to seconds: a burst of answers from a cache is a call or two.
-    weight = window.weight + (min(1.0, CHEAP * seconds / found.typical_s) if found.typical_s else 1.0)
-    total, squares = window.seconds + seconds, window.squares + seconds * seconds
+    typical_s = found.typical_s or seconds
+    weight = window.weight + min(1.0, max(0.02, CHEAP * seconds / typical_s))
+    # A mean over calls weighted with their seconds; one very long call does not make all others cheap.
+    most_s = min(seconds, CHEAP * typical_s)
+    typical_s += (most_s - typical_s) * most_s / (most_s + TYPICAL * typical_s)
     if int(weight) == int(window.weight):
-        return found._replace(window=Window(weight, total, squares, window.bound, window.samples))
+        return found._replace(typical_s=typical_s, window=window._replace(weight=weight))
     bound = window.bound + (success.waiting and success.in_use >= found.limit)
     sample = Sample(success.cached, success.output_tokens or 0, seconds, success.in_use)
     samples = (*window.samples, sample)
     if len(samples) < max(SHORTEST, found.limit):
-        return found._replace(window=Window(weight, total, squares, bound, samples))
+        return found._replace(typical_s=typical_s, window=Window(weight, bound, samples))
     kept = (*found.samples, *samples)[-most(found.limit) :] if found.settled else ()
-    found = found._replace(window=NO_SUCCESS, typical_s=squares / total, sure=True, samples=kept)
+    found = found._replace(window=NO_SUCCESS, typical_s=typical_s, sure=True, samples=kept)
     found = _next(found, auto, now, 2 * bound >= len(samples), max(own.in_use for own in samples))
     return found if found.since_s == now else found._replace(settled=True)
 
@@ -210,8 +221,10 @@ def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found
     limit, before = found.limit, found.before
     if before is not None and before.limit > limit and not bound:
         return _moved(found, now, before.limit)  # a try downwards that nobody feels teaches nothing
-    if before is not None and found.trying and bound:  # one more was served: the ceiling is gone
-        found = found._replace(ceiling=inf, refused=False)
+    if before is not None and found.trying:
+        if not bound:
+            return found
+        found = found._replace(ceiling=inf, refused=False)  # one more was served
         return _moved(found, now, min(2 * limit, auto.high), before)
     if before is not None:
         return _judged(found, auto, now, before, bound, used)
@@ -222,12 +235,12 @@ def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found
     if not found.samples:
         return found
     if bound and found.clean >= found.up_at and now >= found.up_after_s and limit < auto.high:
-        more = limit + (1 if found.refused else max(1, limit // 3))
-        found = found._replace(up_at=found.clean + found.up_patience)
+        more = limit + (1 if found.refused else max(1, limit // (2 if found.far else 8)))
+        found = found._replace(up_at=found.clean + found.up_patience, far=not found.far)
         return _moved(found, now, min(more, auto.high), _level(found))
     # A limit that is not reached may still be too high for the engine: what is in use is too much.
     used = min(limit, used)
-    less = max(auto.low, used - max(1, used // 4))
+    less = max(auto.low, used - max(1, used // 5))
     if found.clean >= found.down_at and less < used and (bound or less >= auto.start):
         return _moved(found, now, less, _level(found))
     return found
@@ -242,8 +255,12 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
     """Return the limit while a raise or a try downwards goes on, or after it."""
     limit, up = found.limit, found.limit > before.limit
     own = _level(found)
+    if not own.samples:
+        return found
     worth = worthwhile(before, own) if up else worthwhile(own, before)
     if worth is None:
+        if not bound:  # too few calls came to tell
+            return _moved(found, now, before.limit)._replace(samples=before.samples, settled=True)
         if len(found.samples) < most(limit):
             return found
         worth = not up  # it makes no difference that can be seen: the lower limit is as good

@@ -1,7 +1,8 @@
 """Compares how a backend serves at two limits.
 
-Does not choose limits. Throughput at a limit is calls in flight over seconds for the same work (Little's law). What a
-call should take follows from its length, so a change of what clients ask for is no change of the backend.
+Does not choose limits. Throughput at a limit is calls in flight over seconds for the same work (Little's
+law). The seconds that a call should take follow from its tokens: a change of what clients ask for is no
+change of the backend. Calls whose prompt was cached are compared only with their like.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FEWEST, MOST = 8, 128
 
 
 class Sample(NamedTuple):
-    """A success: whether most of its prompt was cached, its tokens (0: unknown), its seconds, slots in use."""
+    """A success: whether most of its prompt was cached, tokens (0: unknown), seconds, slots in use."""
 
     cached: bool
     tokens: int

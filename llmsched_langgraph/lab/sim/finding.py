@@ -1,6 +1,7 @@
 """Plays clients against a server whose limit is not known, with a limit that is found or told.
 
-Draws nothing at random: the calls come from the caller. A refusal pauses the backend as the ledger does.
+Draws nothing at random: calls, and numbers for `mixed`, come from the caller. A refusal pauses the backend as
+in the ledger, except that of a try: there one more than is known to be served was asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple
+from statistics import median
+from typing import NamedTuple, Protocol
 
 from llmsched_langgraph._ledger.auto import (
     Auto,
@@ -39,6 +41,30 @@ class Asked(NamedTuple):
     output_tokens: int
     instant: bool = False
     cached: bool = False
+
+
+class Deal(Protocol):
+    """What `mixed` needs of `random.Random`."""
+
+    def random(self) -> float:
+        """Return a number from 0 to 1."""
+
+    def expovariate(self, lambd: float) -> float:
+        """Return a number with mean 1 / `lambd`."""
+
+    def lognormvariate(self, mu: float, sigma: float) -> float:
+        """Return a number whose logarithm is normal."""
+
+
+def mixed(deal: Deal, scale: float = 1.0) -> Iterator[Asked]:
+    """Yield short and long calls, of 20 or 75 tokens on average, in about `scale` seconds.
+
+    A token takes 0.02 s, the first one 0.1 s more, and both vary.
+    """
+    while True:
+        tokens = max(1, int(deal.expovariate(1 / 20 if deal.random() < 0.5 else 1 / 75)))
+        seconds = (0.1 * deal.lognormvariate(0.0, 0.3) + tokens * 0.02) * deal.lognormvariate(0.0, 0.15)
+        yield Asked(scale * seconds, tokens)
 
 
 INSTANT_S = 0.005
@@ -87,7 +113,6 @@ class Outcome:
     attempts: int = 0
     refusals: int = 0
     ends: list[tuple[float, float, int]] = field(default_factory=list)
-    refused_at: list[float] = field(default_factory=list)
     limits: list[Change] = field(default_factory=list)
     queue_s: float = 0.0
     busy_s: float = 0.0
@@ -95,6 +120,22 @@ class Outcome:
     def limit(self, at_s: float) -> int:
         """Return the limit at a time."""
         return [change.limit for change in self.limits if change.at_s <= at_s][-1]
+
+    def median_limit(self, since_s: float, until_s: float) -> float:
+        """Return the limit that held for half of the time between two times."""
+        return median(self.limit(since_s + (until_s - since_s) * (i + 0.5) / 200) for i in range(200))
+
+    def settled(self, since_s: float, until_s: float, right: float) -> tuple[int, float]:
+        """Return after how many windows the limit was within 20 % of right, and how much of the rest."""
+        changes = [change for change in self.limits if since_s <= change.at_s < until_s]
+        begun = [change for change in self.limits if change.at_s <= since_s][-1]
+        near = [change for change in (begun, *changes) if abs(change.limit - right) <= 0.2 * right]
+        if not near:
+            return (changes or [begun])[-1].windows - begun.windows, 0.0
+        first_s = max(near[0].at_s, since_s)
+        spread = [self.limit(first_s + (until_s - first_s) * (i + 0.5) / 400) for i in range(400)]
+        share = sum(abs(limit - right) <= 0.2 * right for limit in spread) / len(spread)
+        return max(0, near[0].windows - begun.windows), share
 
     def tokens(self, since_s: float, until_s: float) -> int:
         """Return the output of calls that ended between two times."""
@@ -226,7 +267,6 @@ class Loop:
             self.outcome.ends.append((self.now, call.seconds, call.output_tokens))
         else:
             self.outcome.refusals += 1
-            self.outcome.refused_at.append(self.now)
         trying = found is not None and found.trying
         opens_s = self._pause.opens_s
         if not (failure is not None and trying and failure.retry_after_s is None):
