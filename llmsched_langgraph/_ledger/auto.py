@@ -263,7 +263,7 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
             return _moved(found, now, before.limit)._replace(samples=before.samples, settled=True)
         if len(found.samples) < most(limit):
             return found
-        worth = not up  # it makes no difference that can be seen: the lower limit is as good
+        worth = False  # it makes no difference that can be seen: the lower limit is as good
     if not up and not worth:
         found = found._replace(ceiling=limit, refused=False, before=None)
         return found._replace(

@@ -8,7 +8,7 @@ change of the backend. Calls whose prompt was cached are compared only with thei
 from __future__ import annotations
 
 from math import exp, hypot, log, sqrt
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 from typing import NamedTuple
 
 WORTH = 0.2
@@ -49,16 +49,21 @@ def worthwhile(low: Level, high: Level) -> bool | None:
     """
     cached = min(_cached(low), _cached(high)) > min(_cached(low, False), _cached(high, False))
     one, other = ([own for own in level.samples if own.cached is cached] for level in (low, high))
-    if min(len(one), len(other)) < FEWEST:
+    if min(len(one), len(other)) < FEWEST or not _overlap(one, other):
         return None
     use = fmean(own.in_use for own in one)
     more = fmean(own.in_use for own in other) / use - 1.0
     if more <= 0.0:
         return None
-    start, pace = _line([*one, *other])
-    before, error = _centre([log(own.seconds / (start + pace * own.tokens)) for own in one])
-    after, error2 = _centre([log(own.seconds / (start + pace * own.tokens)) for own in other])
-    gain = (1.0 + more) * exp(before - after) - 1.0
+    slower = 1.0
+    for _ in range(8):  # one line for both, the other one's seconds being `slower` times as long
+        start, pace = _line([*one, *(own._replace(seconds=own.seconds / slower) for own in other)])
+        before, error = _centre([log(own.seconds / (start + pace * own.tokens)) for own in one])
+        after, error2 = _centre([log(own.seconds / (start + pace * own.tokens)) for own in other])
+        last, slower = slower, exp(after - before)
+        if abs(slower - last) < 0.01 * slower:
+            break
+    gain = (1.0 + more) / slower - 1.0
     deviation = (1.0 + gain) * hypot(error, error2)
     over = gain - WORTH * more
     return over > 0.0 if abs(over) > SURE * deviation else None
@@ -66,6 +71,12 @@ def worthwhile(low: Level, high: Level) -> bool | None:
 
 def _cached(level: Level, cached: bool = True) -> int:
     return sum(own.cached is cached for own in level.samples)
+
+
+def _overlap(one: list[Sample], other: list[Sample]) -> bool:
+    """Return whether calls are alike in length: the middle halves of their tokens overlap."""
+    (low, _, high), (low2, _, high2) = (quantiles([own.tokens for own in of], n=4) for of in (one, other))
+    return low <= high2 and low2 <= high
 
 
 def _line(samples: list[Sample]) -> tuple[float, float]:
