@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-from llmsched_langgraph._ledger.levels import Level, Sample, most, worthwhile
+from llmsched_langgraph._ledger.levels import SURE, Level, Sample, most, worthwhile
 from llmsched_langgraph._ledger.pauses import REFUSALS, Failure
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -257,13 +257,14 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
     own = _level(found)
     if not own.samples:
         return found
-    worth = worthwhile(before, own) if up else worthwhile(own, before)
+    full = len(own.samples) >= most(limit)
+    sure = 0.0 if full else SURE  # more samples would not tell more
+    worth = worthwhile(before, own, sure) if up else worthwhile(own, before, sure)
     if worth is None:
         if not bound:  # too few calls came to tell
             return _moved(found, now, before.limit)._replace(samples=before.samples, settled=True)
-        if len(found.samples) < most(limit):
+        if not full:
             return found
-        worth = False  # it makes no difference that can be seen: the lower limit is as good
     if not up and not worth:
         found = found._replace(ceiling=limit, refused=False, before=None)
         return found._replace(

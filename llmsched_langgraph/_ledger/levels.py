@@ -42,10 +42,10 @@ def most(limit: int) -> int:
     return max(MOST, 2 * limit)
 
 
-def worthwhile(low: Level, high: Level) -> bool | None:
+def worthwhile(low: Level, high: Level, sure: float = SURE) -> bool | None:
     """Return whether the higher limit brings at least `WORTH` of its proportion in throughput.
 
-    None if the samples do not tell.
+    None if the samples do not tell, by `sure` standard deviations.
     """
     cached = min(_cached(low), _cached(high)) > min(_cached(low, False), _cached(high, False))
     one, other = ([own for own in level.samples if own.cached is cached] for level in (low, high))
@@ -66,7 +66,7 @@ def worthwhile(low: Level, high: Level) -> bool | None:
     gain = (1.0 + more) / slower - 1.0
     deviation = (1.0 + gain) * hypot(error, error2)
     over = gain - WORTH * more
-    return over > 0.0 if abs(over) > SURE * deviation else None
+    return over > 0.0 if abs(over) > sure * deviation else None
 
 
 def _cached(level: Level, cached: bool = True) -> int:

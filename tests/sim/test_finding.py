@@ -69,6 +69,16 @@ def test_an_engine_that_only_slows(server, seed):
     assert abs(own.median_limit(300.0, until_s) - KNEE) <= 0.2 * KNEE
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_engine_that_each_call_slows(seed):
+    """Throughput n / (1 + (n - 1) / 10): from 36 calls on, a raise brings less than a fifth of itself."""
+    server = Served(speed=lambda running: 10.0 / (9.0 + running))
+    own = Loop(server, calls(seed), Auto(), clients=CLIENTS).play(1500.0)
+    most = Loop(server, calls(seed), lambda now: 36, clients=CLIENTS).play(1500.0)
+    assert own.work(300.0, 1500.0) >= 0.8 * most.work(300.0, 1500.0)
+    assert own.median_limit(300.0, 1500.0) <= 1.5 * 36
+
+
 @pytest.mark.parametrize("server", [QUEUEING, SHARING], ids=["queueing", "sharing"])
 def test_mild_overload_does_not_make_it_drift(server):
     """Calls arrive at 1.05 of what the engine serves, whatever is still in flight."""
