@@ -126,6 +126,19 @@ def test_a_burst_of_cache_hits_at_the_very_beginning_is_made_good(server):
     assert outcome.median_limit(900.0, 1200.0) <= 1.5 * KNEE
 
 
+@pytest.mark.parametrize("server", [QUEUEING, SHARING], ids=["queueing", "sharing"])
+def test_bursts_of_cache_hits_from_the_beginning(server):
+    """It starts too high, and comes down between the bursts."""
+    loops = []
+
+    def bursts():
+        for call in calls(1):
+            yield call._replace(instant=not loops or int(loops[0].now * 7) % 5 == 0)
+
+    loops.append(Loop(server, bursts(), Auto(), clients=CLIENTS))
+    assert loops[0].play(1500.0).median_limit(1000.0, 1500.0) <= 1.5 * KNEE
+
+
 def test_cached_prompts_in_turns_do_not_make_it_drift():
     """In every other 40 s the prompts are cached, and usage says so: calls are then half as long."""
     loops = []

@@ -267,6 +267,12 @@ def test_a_call_larger_than_the_window_goes_alone(kind):
     account.grant(small)
 
 
+def test_a_call_larger_than_the_window_does_not_wait_for_what_was_given_back():
+    account = Account(input_tokens_per_minute=1000)
+    account.release(account.grant(Estimate(500, 1)), 0, 0)
+    account.grant(Estimate(1400, 1))
+
+
 # -- what providers tell -------------------------------------------------------------------------
 
 
@@ -278,6 +284,15 @@ def test_a_smaller_limit_of_the_provider_counts_and_a_larger_one_does_not():
     assert account.ready() == 1061.0
     account.hear(requests=Quota(500, 499, 0.0))
     for _ in range(7):
+        account.grant()
+    assert account.ready() == 1061.0
+
+
+def test_a_larger_account_than_the_limit_may_be_used_by_others():
+    """The provider has more left than the configured limit has."""
+    account = Account(requests_per_minute=10)
+    account.hear(requests=Quota(1000, 50, 60.0))
+    for _ in range(10):
         account.grant()
     assert account.ready() == 1061.0
 
