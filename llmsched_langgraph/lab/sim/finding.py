@@ -126,7 +126,10 @@ class Outcome:
         return median(self.limit(since_s + (until_s - since_s) * (i + 0.5) / 200) for i in range(200))
 
     def settled(self, since_s: float, until_s: float, right: float) -> tuple[int, float]:
-        """Return after how many windows the limit was within 20 % of right, and how much of the rest."""
+        """Return after how many windows the limit was within 20 % of right, and for what share of the rest.
+
+        Windows count from the last change of the limit before `since_s`: not too few.
+        """
         changes = [change for change in self.limits if since_s <= change.at_s < until_s]
         begun = [change for change in self.limits if change.at_s <= since_s][-1]
         near = [change for change in (begun, *changes) if abs(change.limit - right) <= 0.2 * right]
