@@ -36,6 +36,12 @@ SHAPE = 4.0
 """Shape of the gamma distribution of a call's seconds: no call takes no time at all."""
 
 
+def alone_s(job: EndedJob) -> float:
+    """Return the completion time of the job alone."""
+    assert job.jct_s is not None
+    return job.jct_s
+
+
 def job(rng: np.random.Generator, number: str, tenant: str) -> EndedJob:
     """Return a job of one to six calls in a row."""
     seconds = rng.gamma(SHAPE, CALL_S / SHAPE, int(rng.integers(1, 7)))
@@ -67,7 +73,7 @@ def slowdown(jobs: Sequence[TimedJob], tenant: str, slots: int, tenants: Tenants
     done = Simulation(jobs, slots=slots, policy=as_policy(policy), tenants=tenants).run()
     ordered = sorted(jobs, key=lambda timed: timed.arrival_s)
     own = [
-        one.jct_s / timed.job.jct_s
+        one.jct_s / alone_s(timed.job)
         for timed, one in zip(ordered, done.jobs, strict=True)
         if timed.job.tenant == tenant
     ]
@@ -90,7 +96,7 @@ def light_and_heavy(seeds: int) -> None:
             ordered = sorted(nameless, key=lambda timed: timed.arrival_s)
             without.append(
                 mean(
-                    one.jct_s / timed.job.jct_s
+                    one.jct_s / alone_s(timed.job)
                     for timed, one in zip(ordered, done.jobs, strict=True)
                     if timed.job.id in lights
                 )

@@ -57,6 +57,7 @@ class Lines:
         self._urgent: dict[Line, list[Rank]] = {}
         self._turns: dict[tuple[str, int], list[tuple[float, int, int, str]]] = {}
         self._resting: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        self._leaving: dict[tuple[str, int], list[tuple[float, str]]] = {}
         self._levels: dict[str, list[int]] = {}
 
     # -- lanes -------------------------------------------------------------------------
@@ -73,8 +74,7 @@ class Lines:
         if known.urgent_s < inf:
             coming = self._coming.setdefault(line, [])
             if len(coming) > 2 * self._lanes(line) + SPARE:
-                coming[:] = [own for own in coming if self._is(own[2], line)]
-                heapq.heapify(coming)
+                coming = self._coming[line] = sorted({own for own in coming if self._comes(own, line)})
             heapq.heappush(coming, (known.urgent_s, arrival, lane))
 
     def _lanes(self, line: Line) -> int:
@@ -88,14 +88,17 @@ class Lines:
                 return True
         return False
 
+    def _comes(self, entry: tuple[float, int, Lane], line: Line) -> bool:
+        known = self._committed.get(entry[2]), self._truth.staged.get(entry[2])
+        return any(own is not None and own.urgent_s == entry[0] for own in known) and self._is(entry[2], line)
+
     def _rebuilt(self, heap: list[Rank], line: Line) -> list[Rank]:
         """Return the heap without outdated entries: amortised O(1) per change."""
         kept = {(order, lane): arrival for order, arrival, lane in sorted(heap, reverse=True)}
         found = [
             (order, arrival, lane) for (order, lane), arrival in kept.items() if self._is(lane, line, order)
         ]
-        heapq.heapify(found)
-        return found
+        return sorted(found)
 
     def head(self, line: Line) -> tuple[int, Waiting]:
         """Return the first ticket of the first lane of a line; one must be waiting."""
@@ -143,12 +146,14 @@ class Lines:
         name, level, tenant = line
         heap = self._turns.get((name, level))
         if heap is None:
+            levels = self._levels.setdefault(name, [])
+            if level not in levels:
+                insort(levels, level)
             heap = self._turns[name, level] = []
-            insort(self._levels.setdefault(name, []), level)
         elif len(heap) > 2 * len(self.ranks) + SPARE:
             kept = {own for own in heap if self._takes_turns(name, level, own, self._truth.staged.get)}
-            heap[:] = kept | {own for own in heap if self._takes_turns(name, level, own)}
-            heapq.heapify(heap)
+            kept |= {own for own in heap if self._takes_turns(name, level, own)}
+            heap = self._turns[name, level] = sorted(kept)
         heapq.heappush(heap, (virtual_s, held, number, tenant))
 
     def _takes_turns(
@@ -203,14 +208,20 @@ class Lines:
 
     def rested(self, name: str, level: int, virtual_s: float) -> list[Line]:
         """Return the resting lines of a level whose virtual time is at most this."""
-        heap, found = self._resting.get((name, level), []), []
+        heap = self._resting.get((name, level))
+        if heap is None:
+            return []
+        # What leaves the heap is elsewhere before, and comes back: a break of the decision loses nothing.
+        leaving = self._leaving.setdefault((name, level), [])
         while heap and heap[0][0] <= virtual_s:
-            own = heapq.heappop(heap)
-            if own not in found and self._rests((name, level, own[1]), own[0]):
-                found.append(own)
-        for own in found:  # it stays until the commit, which may not follow
-            heapq.heappush(heap, own)
-        return [(name, level, tenant) for _, tenant in found]
+            leaving.append(heap[0])
+            heapq.heappop(heap)
+        found = {own for own in leaving if self._rests((name, level, own[1]), own[0])}
+        while leaving:
+            if leaving[-1] in found:  # it stays until the commit, which may not follow
+                heapq.heappush(heap, leaving[-1])
+            leaving.pop()
+        return [(name, level, tenant) for _, tenant in sorted(found)]
 
     def _rests(self, line: Line, virtual_s: float) -> bool:
         turn = self._committed.get(line)

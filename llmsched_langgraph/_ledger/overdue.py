@@ -95,8 +95,7 @@ class Dues:
         by_tenant = self._heaps.setdefault(lane[0], {})
         heap = by_tenant.setdefault(self._group(tenant), [])
         if len(heap) > 2 * len(self._queues.of) + SPARE:
-            heap[:] = {own for own in heap if self._waits(*own)}
-            heapq.heapify(heap)
+            heap = by_tenant[self._group(tenant)] = sorted({own for own in heap if self._waits(*own)})
         heapq.heappush(heap, (due_s, lane))
 
     def _group(self, tenant: str) -> str:

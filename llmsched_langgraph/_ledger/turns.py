@@ -48,7 +48,7 @@ class Turns:
         self._limits = {
             name: own.max_slots for name, own in tenants.named.items() if own.max_slots is not None
         }
-        self._blocked = self.blocked if self._limits else None
+        self._blocked = self._was_blocked if self._limits else None
 
     # -- waiting -----------------------------------------------------------------------
 
@@ -112,6 +112,11 @@ class Turns:
         """Return whether the tenant holds as many slots of the backend as it may."""
         limit = self._limits.get(tenant)
         return limit is not None and self.held(name, tenant) >= limit
+
+    def _was_blocked(self, name: str, tenant: str) -> bool:
+        """Return whether it does by the committed state, which is that of the indexes."""
+        limit = self._limits.get(tenant)
+        return limit is not None and (self._truth.committed.get((_HELD, name, tenant)) or 0) >= limit
 
     def limited(self, tenant: str) -> bool:
         """Return whether the tenant has a limit of slots."""
