@@ -62,7 +62,8 @@ def arrivals(
     rng: np.random.Generator, tenant: str, load: float, until_s: float, since_s: float = 0.0
 ) -> list[TimedJob]:
     """Return the jobs of a tenant that offers this share of the work that the slots can do."""
-    rate, found, at = load * SLOTS / (3.5 * CALL_S), [], since_s
+    found: list[TimedJob] = []
+    rate, at = load * SLOTS / (3.5 * CALL_S), since_s
     while (at := at + rng.exponential(1.0 / rate)) < until_s:
         found.append(TimedJob(at, job(rng, f"{tenant}{len(found)}", tenant)))
     return found

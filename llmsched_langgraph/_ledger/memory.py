@@ -269,8 +269,8 @@ class MemoryLedger:
         if again or moved or after.order != before.order or after.urgent_s != before.urgent_s:
             self._lines.add(lane, after, arrival)
         if moved:
-            self._turns.leave((lane[0], before.level, before.tenant))
             self._turns.enter((lane[0], after.level, after.tenant), arrival)
+            self._turns.leave((lane[0], before.level, before.tenant))
             self._ripe[lane[0]] = None
             self._dues.add(lane, after.tenant, after.due_s)
 

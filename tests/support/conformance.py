@@ -1140,12 +1140,12 @@ class Turns:
         line = (at[0], key.level, key.tenant)
         if before is not None and (before.level, before.tenant) == line[1:]:
             return
-        if before is not None:
-            self.left((at[0], before.level, before.tenant))
         if len(self.lanes(*line)) == 1:
             level_s = self.level_s.setdefault(line[:2], 0.0)
             self.virtual_s[line] = self.floor_s[line] = max(self.virtual_s.get(line, level_s), level_s)
             self.number[line] = model.first(at)
+        if before is not None:
+            self.left((at[0], before.level, before.tenant))
 
     def left(self, line):
         """A lane of the line waits no more."""
