@@ -7,7 +7,7 @@ Does not carry anything else of the context.
 pass `RUN`, `STAGE` and `CALL` on as well. A piece of work in a pool has the marks like a task: work that
 outlives a run that finished goes on, and that of a run that failed or was cancelled gets no slot. The threads
 of a pool have no mark between two pieces of work. The marks of a thread of the job's own are void once the
-job has ended, because such a thread may serve other jobs later: its calls take slots as jobs of their own.
+job has ended, because such a thread may serve other jobs later (`outside`).
 
 Private names of the standard library used: `_target` of a thread. Without it, a thread that a pool starts
 counts as one of the job's own.

@@ -1,9 +1,11 @@
 """Finds the slot that a model call outside every run takes.
 
-Does not see the calls: the gate asks about each one that carries no mark. Such a call is a job of its own. In
-a thread that outlives the run that started it, the scheduler of that run gives the slot. Elsewhere the
-schedulers with an active run are asked: if several gate such calls, the one with the oldest active run whose
-backends serve the model gives the slot. Without an active run the answer costs one look at a dict.
+Does not see the calls: the gate asks about each one that carries no mark. Such a call is a job of its own.
+The schedulers with an active run are asked: if several gate such calls, the one with the oldest active run
+whose backends serve the model gives the slot. Without an active run the answer costs one look at a dict.
+
+A thread that outlives the run that started it takes slots of that run's scheduler, while no run is active
+there. Otherwise it may be one that serves those runs, which may hold the slots that it would wait for.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Passing(Call):
 def call(names: Callable[[], Requested], model: object) -> Call | None:
     """Return what the gate enters around a model call outside every run, or None.
 
-    Such a call is counted, unless its thread's former scheduler gives it a slot.
+    Such a call is counted, unless it is one of a thread that outlives its run and gets a slot.
 
     Args:
         names: returns the names that the call goes by.
@@ -51,7 +53,8 @@ def call(names: Callable[[], Requested], model: object) -> Call | None:
     around = current_call()
     if isinstance(around, Passing):
         return None
-    found = None if left is None else _call_on(left, names)
+    serves = left is None or any(active.driver is left.driver for active in schedulers)
+    found = None if left is None or serves else _call_on(left, names)
     if found is None:
         if not schedulers:
             return None

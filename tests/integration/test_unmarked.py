@@ -388,6 +388,25 @@ def test_a_thread_that_outlives_its_run_asks_its_scheduler(make_scheduler, outco
     scheduler.check()
 
 
+def test_a_thread_that_serves_other_runs_never_waits_for_their_slots(make_scheduler):
+    """A run that holds the only slot may wait for it: the call is counted, and goes on."""
+    scheduler, go, done = make_scheduler(1), threading.Event(), Future()
+
+    def serve():
+        go.wait(PATIENCE_S)
+        done.set_result(PlainModel().invoke("?"))
+
+    run = start_run(scheduler, INFO)
+    with inside(run):
+        threading.Thread(target=serve, daemon=True).start()
+    run.end(Outcome.FINISHED)
+    with active(scheduler), scheduler.slot():
+        go.set()
+        done.result(PATIENCE_S)
+    assert (counted(scheduler), scheduler.statistics().over_commitments) == (1, 0)
+    scheduler.check()
+
+
 def test_a_thread_that_outlives_its_scheduler_asks_nobody(make_scheduler):
     """Nor does it ask a scheduler whose backends do not serve the model."""
     closed, narrow = make_scheduler(1), make_scheduler(backends=[Backend("a", 1, models=["b"])])
