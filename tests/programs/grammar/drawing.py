@@ -30,7 +30,7 @@ SHARE = 0.3
 MAX_LINES = 140
 """The most lines of a program's source."""
 
-_TRIES = 1_000
+_TRIES = 4_000
 _AFTER = (0, 1, 2, 4, 8, 15, 30, 60, 120, 250, 500)  # turns of a loop
 
 
