@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -63,6 +64,23 @@ class Terms(NamedTuple):
     tenant: str = ""
 
 
+class _Mark:
+    """Lives as long as its thread."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Here(threading.local):
+    """A mark of each thread. The number of a thread is used again when it has ended."""
+
+    def __init__(self) -> None:
+        self._mark = _Mark()
+        self.alive = weakref.ref(self._mark)
+
+
+_here = _Here()
+
+
 class Slot:
     """At most one ticket at a time. If the object is collected, its ticket is released.
 
@@ -73,6 +91,7 @@ class Slot:
         terms: what its tickets request.
         usage: the tokens that the next release reports.
         thread: the thread in which the code stands that sends the request or reads the answer.
+        alive: returns None if that thread has ended.
         task: that code's task; None if it runs on no event loop.
         stage: that code's stage run; None if unknown.
         idle_s: `time.monotonic()` since which nobody reads the answer, which is open; None if it is read, or
@@ -88,6 +107,7 @@ class Slot:
     usage: Usage = UNKNOWN_USAGE
 
     thread = 0
+    alive: Callable[[], object] | None = None
     task: weakref.ref[asyncio.Task[Any]] | None = None
     stage: StageRun | None = None
     idle_s: float | None = None
@@ -125,7 +145,7 @@ class Slot:
 
     def stand(self) -> None:
         """Record the running code as the code that sends the request or reads the answer."""
-        self.thread = get_ident()
+        self.thread, self.alive = get_ident(), _here.alive
         # A weak reference, because the task's frames refer to this object.
         if running_loop() is not None and (task := asyncio.current_task()) is not None:
             self.task = weakref.ref(task)

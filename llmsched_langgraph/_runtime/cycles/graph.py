@@ -240,7 +240,8 @@ class Graph:
     def _code(self, slot: Slot) -> State:
         """Return the state of the code that has, or that reads, the slot's answer."""
         if slot.task is None:
-            return self._thread(slot.thread)
+            ended = slot.alive is not None and slot.alive() is None
+            return Other.GONE if ended else self._thread(slot.thread)
         loop = self._loop(slot)
         if loop is not Other.MOVES:
             return loop

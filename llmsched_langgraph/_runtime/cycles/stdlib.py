@@ -339,10 +339,20 @@ def _chain(awaited: Any) -> Iterator[tuple[types.CodeType, types.FrameType | Non
                     awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
                 break
         else:
-            # An object in C that drives one of them, such as the awaitable of `anext`.
-            awaited = next((one for one in gc.get_referents(awaited) if isinstance(one, _DRIVEN)), None)
+            # An object in C that drives one of them, or another such object: the awaitable of `anext`.
+            driven = [one for one in gc.get_referents(awaited) if isinstance(one, _DRIVEN) or _drives(one)]
+            awaited = driven[0] if driven else None
         if awaited is None:
             return
+
+
+def _drives(awaitable: object) -> bool:
+    """Return whether it is an object in C that drives an asynchronous generator."""
+    return type(awaitable).__name__ in _DRIVERS
+
+
+_DRIVERS = ("async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper")
+"""Names of the types of such objects, which Python does not export."""
 
 
 def drives(generator: Callable[..., Any], variable: str) -> None:
