@@ -640,6 +640,39 @@ def test_a_stream_that_a_stage_leaves_open(make_program, kept):
     assert len(went_ahead(program.scheduler)) == kept
 
 
+def test_a_stream_left_open_by_a_thread_whose_number_is_used_again(make_program):
+    """The thread of a stage that is over has ended; a new thread, which moves, has its number."""
+    program, opened = make_program(1), []
+
+    def stage(run, own):
+        with inside(run), inside_stage(own):
+            stream = program.stream()
+            next(stream)
+            opened.append(stream)
+
+    def main():
+        run = start_run(program.scheduler, JobInfo(application=Application.of("streams", ["node"])))
+        own = StageRun("node")
+        thread = threading.Thread(target=stage, args=(run, own))
+        thread.start()
+        thread.join()
+        own.over = True
+        moves = threading.Event()
+        other = threading.Thread(target=lambda: moves.wait(60.0), daemon=True)
+        other.start()
+        (died,) = program.scheduler._driver._watched.values()
+        died().thread = other.ident
+        with inside(run):
+            result = program.call()
+        moves.set()
+        opened.pop().close()
+        run.end(Outcome.FINISHED)
+        return result
+
+    assert ends(main, program.scheduler) == "yes"
+    assert len(went_ahead(program.scheduler)) == 1
+
+
 # -- what is told ---------------------------------------------------------------------------
 
 

@@ -334,7 +334,12 @@ async def told(ask):
 
 @SLOTS
 @pytest.mark.parametrize("wait", [queued, grouped, waited, told], ids=lambda wait: wait.__name__)
-def test_a_reader_whose_task_asks(make_scheduler, wait, slots):
+@pytest.mark.parametrize(
+    "way",
+    [lambda graph, events: graph.ainvoke({}), lambda graph, events: events(graph)],
+    ids=["ainvoke", "astream_events"],
+)
+def test_a_reader_whose_task_asks(make_scheduler, wait, slots, way):
     """A node has a stream open and waits for the call of a task; two runs for each slot."""
     meter = Meter(answer="abc")
     model, other = StreamingModel(meter=Meter(answer="a b c")), PlainModel(meter=meter)
@@ -347,11 +352,14 @@ def test_a_reader_whose_task_asks(make_scheduler, wait, slots):
         out = [(await anext(stream)).text, await wait(ask)]
         return {"out": out + [chunk.text async for chunk in stream]}
 
+    async def events(graph):
+        return [event["event"] async for event in graph.astream_events({}, version="v2")][-1]
+
     def program(wrap):
         graph = wrap(compiled(node))
 
         async def main():
-            return await asyncio.gather(*(graph.ainvoke({}) for _ in range(2 * slots)))
+            return await asyncio.gather(*(way(graph, events) for _ in range(2 * slots)))
 
         return asyncio.run(main())
 
