@@ -6,11 +6,20 @@ import asyncio
 import logging
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 
 from llmsched_langgraph._application.application import Application, Node
-from llmsched_langgraph._core.events import CallRequested, Direct, Entry, JobInfo
+from llmsched_langgraph._core.budgets import Budget, Overrun, Spending
+from llmsched_langgraph._core.events import (
+    CallRequested,
+    Direct,
+    Entry,
+    JobInfo,
+    LimitReached,
+    OverrunExpected,
+)
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.ordering import BeliefWanted
 from llmsched_langgraph._core.story import LENGTH
@@ -148,6 +157,8 @@ DETAILS = {
     "CallMeasured": Usage,
     "CallWithdrawn": Outcome,
     "JobPaused": str,
+    "OverrunExpected": Overrun,
+    "LimitReached": Overrun,
     "JobEnded": Outcome,
     "JobClosed": Job,
     "CallClosed": Direct,
@@ -189,6 +200,9 @@ def test_every_kind_of_entry(make_scheduler):
         driver.measured(ticket, Usage(1, 2), bad.job)
         bad.end(Outcome.FAILED)
     job = start_run(scheduler, INFO, resumes="thread")
+    overrun = Overrun((), ("calls",), Spending(), Budget(calls=1))
+    driver.post(OverrunExpected(job.job, overrun))
+    driver.post(LimitReached(job.job, replace(overrun, reached=("calls",))))
     job.end(Outcome.FINISHED)
     scheduler.statistics()
 
