@@ -200,7 +200,7 @@ def test_every_kind_of_entry(make_scheduler):
         driver.measured(ticket, Usage(1, 2), bad.job)
         bad.end(Outcome.FAILED)
     job = start_run(scheduler, INFO, resumes="thread")
-    overrun = Overrun((), ("calls",), Spending(), Budget(calls=1))
+    overrun = Overrun(reached=(), expected=("calls",), spent=Spending(), budget=Budget(calls=1))
     driver.post(OverrunExpected(job.job, overrun))
     driver.post(LimitReached(job.job, replace(overrun, reached=("calls",))))
     job.end(Outcome.FINISHED)
