@@ -53,8 +53,10 @@ def call(names: Callable[[], Requested], model: object) -> Call | None:
     around = current_call()
     if isinstance(around, Passing):
         return None
-    serves = left is None or any(active.driver is left.driver for active in schedulers)
-    found = None if left is None or serves else _call_on(left, names)
+    found = None
+    # What is inside a call that took a slot takes one, too.
+    if left is not None and (around is not None or all(own.driver is not left.driver for own in schedulers)):
+        found = _call_on(left, names)
     if found is None:
         if not schedulers:
             return None
