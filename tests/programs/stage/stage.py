@@ -134,6 +134,8 @@ class Stage:
     def finish(self) -> None:
         """Join the kept threads, and drop the kept streams and tasks."""
         for thread in self._threads:  # may grow meanwhile
+            while thread.ident is None:  # it is about to start
+                time.sleep(0.001)
             thread.join()
         self._streams.clear()
         self._tasks.clear()
