@@ -17,12 +17,12 @@ from typing import Any
 
 from llmsched_langgraph._adapter.claims import (
     NO_CLAIM,
-    USER,
     Claim,
     checked,
     claim_of,
     identity_of,
     parts_of,
+    user_of,
 )
 from llmsched_langgraph._runtime.scheduler import Scheduler, assigns, tenants_of, trusts
 from llmsched_langgraph.errors import ConfigurationError
@@ -130,7 +130,8 @@ def context_of(graph: Any, config: Any) -> PriorityContext:
     configs = (config, graph.config)
     parts = list(parts_of(configs))
     values = {key: value for part in reversed(parts) for key, value in part.items()}
-    user = User(identity_of(parts), values.get(USER))
+    given = user_of(configs)
+    user = User(identity_of(given), {} if isinstance(given, str) else given)
     return PriorityContext(
         user,
         user.permissions,

@@ -63,7 +63,7 @@ def claim_of(*configs: Any, trust: bool, tenants: Tenants) -> Claim:
     parts = list(parts_of(configs))
     if not parts:
         return NO_CLAIM
-    user = identity_of(parts)
+    user = identity_of(user_of(configs))
     said = {} if user and not trust else _said(parts)
     if not said:
         return NO_CLAIM if not user else Claim(tenants.check(user, "the authenticated user"))
@@ -101,16 +101,25 @@ def _said(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: part[key] for part in reversed(parts) for key in keys if part.get(key) is not None}
 
 
-def identity_of(parts: list[Mapping[str, Any]]) -> str:
-    """Return the name of the authenticated user; empty if there is none."""
-    for part in parts:
-        user = part.get(USER_ID)
-        if not user:
-            whole = part.get(USER)
-            user = whole.get("identity") if isinstance(whole, Mapping) else getattr(whole, "identity", None)
+def user_of(configs: tuple[Any, ...]) -> Any:
+    """Return the authenticated user, or its name; None if there is none.
+
+    The Agent Server writes it to `configurable`. What stands in `metadata` may be the word of a client.
+    """
+    for config in configs:
+        part = (config or {}).get("configurable") or {}
+        user = part.get(USER) or part.get(USER_ID)
         if user:
-            return str(user)
-    return ""
+            return user
+    return None
+
+
+def identity_of(user: Any) -> str:
+    """Return the name of a user; empty if there is none."""
+    if user is None or isinstance(user, str):
+        return user or ""
+    found = user.get("identity") if isinstance(user, Mapping) else getattr(user, "identity", None)
+    return str(found) if found else ""
 
 
 def parts_of(configs: tuple[Any, ...]) -> Iterator[Mapping[str, Any]]:

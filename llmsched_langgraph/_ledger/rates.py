@@ -179,7 +179,7 @@ def ready_s(spent: Spent | None, rates: Rates | None, now: float, estimate: Esti
     """Return the clock time from which the rates admit a call: `now` or earlier if they do.
 
     A call that is larger than a limit is admitted alone, when nothing counts. If only the end of a call in
-    flight can make place, the result is 61 s from now: whoever waits asks again at each release.
+    flight can make room, the result is 61 s from now. The caller asks again at each release.
     """
     if spent is None or rates is None:
         return now

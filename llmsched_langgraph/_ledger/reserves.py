@@ -75,8 +75,8 @@ class Learned(NamedTuple):
     proportional to tokens, the mean is that of the length-biased distribution, r + var/r; with seconds that
     do not depend on tokens it is r.
 
-    Short calls end first. Whoever learns from calls as they end takes all calls for short ones at the
-    beginning. So cohorts are learned from in the order of their grants, each when all of its calls have
+    Short calls end first. An estimate that learns from calls as they end takes all calls for short ones at
+    the beginning. So cohorts are learned from in the order of their grants, each when all of its calls have
     ended.
 
     Attributes:

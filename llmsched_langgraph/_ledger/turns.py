@@ -66,7 +66,7 @@ class Turns:
             truth.staged[line] = _new(Turn, (virtual_s, floor_s, held, first, lanes + 1))
             return
         turn = truth.staged[line] = begins(turn, level, number)
-        self._lines.take_turns(line, *turn[:1], *turn[2:4])
+        self._lines.take_turns(line, turn.virtual_s, turn.held, turn.number)
 
     def leave(self, line: Line) -> None:
         """One lane of the line waits no more."""
@@ -110,13 +110,15 @@ class Turns:
 
     def blocked(self, name: str, tenant: str) -> bool:
         """Return whether the tenant holds as many slots of the backend as it may."""
-        limit = self._limits.get(tenant)
-        return limit is not None and self.held(name, tenant) >= limit
+        return self._at_limit(tenant, self.held(name, tenant))
 
     def _was_blocked(self, name: str, tenant: str) -> bool:
         """Return whether it does by the committed state, which is that of the indexes."""
+        return self._at_limit(tenant, self._truth.committed.get((_HELD, name, tenant)) or 0)
+
+    def _at_limit(self, tenant: str, held: int) -> bool:
         limit = self._limits.get(tenant)
-        return limit is not None and (self._truth.committed.get((_HELD, name, tenant)) or 0) >= limit
+        return limit is not None and held >= limit
 
     def limited(self, tenant: str) -> bool:
         """Return whether the tenant has a limit of slots."""

@@ -2,8 +2,8 @@
 
 Does not see calls, or the order of service: a run that waits here has cost nothing yet.
 
-A run inside another run, and one that continues an interrupted run, always enter: whoever waits for them may
-be what they would wait for.
+A run inside another run, and one that continues an interrupted run, always enter. A run that
+waits for them may be the one that they would have to wait for.
 """
 
 from __future__ import annotations

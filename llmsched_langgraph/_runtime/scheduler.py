@@ -101,7 +101,7 @@ class Scheduler:
             branches of the run are subgraphs.
         max_jobs: maximum number of runs that are active at once; None for no limit. Runs inside a run, and
             those that continue an interrupted run, always begin, and count.
-        max_queued: no run begins while so many calls wait for a slot; None for no limit.
+        max_queued: number of waiting calls from which on no run begins; None for no limit.
         at_door: what happens to a run that may not begin: "refuse" raises `OverloadedError` before it has
             cost anything; "defer" has it wait for its turn, for at most `queue_timeout_s`.
         clock: returns the time in seconds; it must never go back.

@@ -22,7 +22,7 @@ class State(TypedDict, total=False):
 
 
 def rounds_of(model, widths):
-    """A graph of supersteps with so many calls side by side, one superstep without calls after each."""
+    """A graph with supersteps of these numbers of parallel calls, each followed by one without calls."""
 
     def work(state):
         for _ in range(state["calls"]):

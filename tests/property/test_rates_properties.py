@@ -145,7 +145,7 @@ def test_the_state_is_what_was_granted_and_released(steps):
             assert len(cells.numbers) <= 62
             assert list(cells.numbers) == sorted(set(cells.numbers))
             assert all(number <= floor(now) for number in cells.numbers)
-    # Whoever waits until it is told to ask again gets in, if calls in flight end.
+    # A call that asks again at the time that it is told is admitted, if calls in flight end.
     for granted_s, estimate in flying:
         spent = released(spent, now, granted_s, estimate, Usage(1, 1))
     for _ in range(200):

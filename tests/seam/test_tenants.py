@@ -103,6 +103,17 @@ def test_the_tenant_is_the_authenticated_user(make_graph, tmp_path, trust, user)
     assert found == ["u", "v" if trust else "u", "w", None, "x"]
 
 
+@pytest.mark.parametrize(
+    "claim", [{"langgraph_auth_user_id": "v"}, {"langgraph_auth_user": {"identity": "v"}}]
+)
+def test_a_client_cannot_name_another_user(make_graph, tmp_path, claim):
+    """The server writes the user to `configurable`; metadata may be the word of a client."""
+    scheduler, graph, _ = make_graph(record=tmp_path / "jobs.jsonl")
+    graph.invoke({"name": "a"}, as_user({"metadata": claim}, langgraph_auth_user_id="u"))
+    scheduler.close()
+    assert [job.tenant for job in read_jobs(tmp_path / "jobs.jsonl")] == ["u"]
+
+
 def test_a_tenant_that_is_not_in_a_closed_list(make_graph):
     """One clear error, and no run began."""
     scheduler, graph, _ = make_graph(tenants={"a": 1}, closed_tenants=True)
