@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from llmsched_langgraph._compiler.compile import compile_graph
     from llmsched_langgraph._core.budgets import Budget, Overrun, Spending
     from llmsched_langgraph._core.policies import Policy
+    from llmsched_langgraph._ledger.auto import Auto
+    from llmsched_langgraph._ledger.backends import Backend
     from llmsched_langgraph._ledger.tenants import Tenant
-    from llmsched_langgraph._ledger.values import Backend
     from llmsched_langgraph._runtime.default import (
         default_scheduler,
         reset_default_scheduler,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Application",
+    "Auto",
     "Backend",
     "Budget",
     "BudgetExceededError",
@@ -100,7 +102,8 @@ _HOMES = {
     ),
     "_runtime.default": ("default_scheduler", "reset_default_scheduler", "set_default_scheduler"),
     "_ledger.tenants": ("Tenant",),
-    "_ledger.values": ("Backend",),
+    "_ledger.auto": ("Auto",),
+    "_ledger.backends": ("Backend",),
     "_runtime.scheduler": ("Scheduler",),
     "_runtime.statistics": ("Statistics",),
 }

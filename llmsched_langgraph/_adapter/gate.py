@@ -26,7 +26,7 @@ from langchain_core.runnables.config import ensure_config
 
 from llmsched_langgraph._adapter.http import hooks
 from llmsched_langgraph._adapter.model_names import names_of
-from llmsched_langgraph._adapter.usage import UsageMeter, usage_of_result
+from llmsched_langgraph._adapter.usage import UsageMeter, prompt_tokens_of, usage_of_result
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime import outside
 from llmsched_langgraph._runtime.call import Call
@@ -45,6 +45,7 @@ _HOOKS = (
 _LLM_HOOKS = ("_call", "_acall")
 _EMBEDDING_HOOKS = ("embed_documents", "embed_query", "aembed_documents", "aembed_query")
 _ROOTS: tuple[Any, ...] = (BaseChatModel, BaseLLM, Embeddings)
+_INPUTS = ("messages", "prompts", "prompt", "texts", "text")
 _GATED = "__llmsched_gated__"
 
 _lock = threading.Lock()
@@ -137,7 +138,7 @@ def _gate(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
 def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(hook)
     def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _call(self, kwargs)
+        call = _call(self, args, kwargs)
         if call is None:
             return hook(self, *args, **kwargs)
         with call:
@@ -152,7 +153,7 @@ def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
 def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(hook)
     async def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _call(self, kwargs)
+        call = _call(self, args, kwargs)
         if call is None:
             return await hook(self, *args, **kwargs)
         async with call:
@@ -167,7 +168,7 @@ def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
 def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     @functools.wraps(hook)
     def gated(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        call = _call(self, kwargs)
+        call = _call(self, args, kwargs)
         if call is None:
             yield from hook(self, *args, **kwargs)
         else:
@@ -179,7 +180,7 @@ def _gate_stream(hook: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
 def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
     @functools.wraps(hook)
     async def gated(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        call = _call(self, kwargs)
+        call = _call(self, args, kwargs)
         if call is None:
             items = hook(self, *args, **kwargs)
         else:
@@ -195,16 +196,22 @@ def _gate_astream(hook: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
     return gated
 
 
-def _call(model: Any, kwargs: dict[str, Any]) -> Call | None:
+def _call(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     """Return the call of this request; None if it is made outside runs and takes no slot."""
     run = current_run()
+    call: Call | None
     if hooks.pending:
         hooks.install()
     if run is None:
-        return outside.call(lambda: names_of(model, kwargs), model)
+        call = outside.call(lambda: names_of(model, kwargs), model)
+        if call is not None and call.counts:
+            call.prompt_tokens = prompt_tokens_of(_messages(args, kwargs), kwargs)
+        return call
     names = names_of(model, kwargs) if run.router.by_name else None
-    call: Call = run.scheduler.slot(names, stage=current_stage())
+    call = run.scheduler.slot(names, stage=current_stage())
     call.model = model
+    if call.counts:
+        call.prompt_tokens = prompt_tokens_of(_messages(args, kwargs), kwargs)
     return call
 
 
@@ -213,7 +220,7 @@ def _gate_embedding(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(hook)
     def gated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _embedding_call(self)
+        call = _embedding_call(self, args, kwargs)
         if call is None:
             return hook(self, *args, **kwargs)
         with call:
@@ -221,7 +228,7 @@ def _gate_embedding(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(hook)
     async def agated(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _embedding_call(self)
+        call = _embedding_call(self, args, kwargs)
         if call is None:
             return await hook(self, *args, **kwargs)
         async with call:
@@ -230,16 +237,17 @@ def _gate_embedding(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
     return agated if name.startswith("a") else gated
 
 
-def _embedding_call(model: Any) -> Call | None:
+def _embedding_call(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     run = current_run()
     if run is None or run.router.only is not None or not run.router.claims(names_of(model, {})):
         return None
-    return _call(model, {})
+    return _call(model, args, kwargs)
 
 
 def _messages(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the model's input: messages, or the texts of a completion model."""
-    asked = args[0] if args else kwargs.get("messages", kwargs.get("prompts", kwargs.get("prompt", ())))
+    """Return the model's input: messages, or the texts of a completion or embedding model."""
+    named = (kwargs[name] for name in _INPUTS if name in kwargs)
+    asked = args[0] if args else next(named, ())
     return (asked,) if isinstance(asked, str) else asked
 
 

@@ -5,14 +5,14 @@ Acquires no slots. The model's own counts take precedence; text is counted only 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult, Generation, LLMResult
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
-from llmsched_langgraph._tokens import count_tokens
+from llmsched_langgraph._tokens import count_tokens, estimate_tokens
 
 
 def usage_of_result(result: ChatResult | LLMResult | str, asked: Sequence[BaseMessage | str]) -> Usage:
@@ -37,6 +37,7 @@ class UsageMeter:
         self._asked = asked
         self._prompt_tokens = 0
         self._output_tokens = 0
+        self._cached_tokens = 0
         self._text: list[str] = []
 
     def see(self, piece: Any) -> None:
@@ -53,6 +54,9 @@ class UsageMeter:
             # Providers send the prompt's tokens once, with the first piece or the last.
             self._prompt_tokens += usage.get("input_tokens") or 0
             self._output_tokens += usage.get("output_tokens") or 0
+            details = usage.get("input_token_details")
+            if details:
+                self._cached_tokens += details.get("cache_read") or 0
         text = getattr(piece, "text", "")
         if isinstance(text, str):
             self._text.append(text)
@@ -64,7 +68,32 @@ class UsageMeter:
         output_tokens = (
             self._output_tokens or told.get("completion_tokens") or count_tokens("".join(self._text))
         )
-        return Usage(prompt_tokens, output_tokens)
+        return Usage(prompt_tokens, output_tokens, self._cached_tokens or None)
+
+
+BLOCK_TOKENS = 1000
+"""Estimate of the tokens of an image, or of anything else that is no text."""
+
+
+def prompt_tokens_of(asked: Any, options: Mapping[str, Any]) -> int | None:
+    """Return an estimate of the prompt tokens of a call from its input and its tools; None if unknown."""
+    try:
+        texts = [getattr(own, "content", own) for own in asked]
+        tools = options.get("tools") or options.get("functions") or ()
+        return sum(map(_estimate, texts)) + sum(estimate_tokens(str(tool)) for tool in tools)
+    except Exception:
+        return None  # LangChain reports invalid input
+
+
+def _estimate(content: Any) -> int:
+    """Return an estimate of the tokens of one message, its markup included."""
+    if isinstance(content, str):
+        return count_tokens(content) + 4
+    tokens = 4
+    for block in content:
+        text = block if isinstance(block, str) else block.get("text")
+        tokens += BLOCK_TOKENS if text is None else count_tokens(text)
+    return tokens
 
 
 def _count(asked: BaseMessage | str) -> int:

@@ -13,8 +13,9 @@ from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.budgets import Overrun
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._ledger.quotas import Quotas
 
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
@@ -99,6 +100,7 @@ class CallRequested(NamedTuple):
     that makes the call; None if unknown. A `forced` call gets a slot at once, even above the limit. `models`
     are the names of the requested model. `again` is the ticket of the call's previous attempt, whose place it
     keeps; 0 for its first one. `priority` and `tenant` are those of a call that is a job of its own.
+    `prompt_tokens` is an estimate; None if it is not needed.
     """
 
     ticket: int
@@ -111,18 +113,21 @@ class CallRequested(NamedTuple):
     again: int = 0
     priority: int = 0
     tenant: str = ""
+    prompt_tokens: int | None = None
 
 
 class CallReleased(NamedTuple):
     """The call ended or stopped waiting. Legal in any state, any number of times.
 
     The usage is `PENDING_USAGE` if the slot is free before the call ends: then `CallMeasured` follows.
+    `quotas` is what the answer says of the provider's limits.
     """
 
     ticket: int
     outcome: Outcome = Outcome.FINISHED
     usage: Usage = UNKNOWN_USAGE
     failure: Failure | None = None
+    quotas: Quotas | None = None
 
 
 class CallMeasured(NamedTuple):

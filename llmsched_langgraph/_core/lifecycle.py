@@ -69,7 +69,7 @@ class Lifecycle:
 
     def _tell_policy(self, now: float, kind: str, job: Job) -> None:
         if self._ordering.hears:
-            slots = sum(own.backend.slots for own in self._ledger.backends.values())
+            slots = sum(own.slots for own in self._ledger.backends.values())
             error = self._ordering.tell(now, kind, job, slots)
             if error is not None:
                 self._story.tell(now, "PolicyFailed", job.number, 0, "", error)

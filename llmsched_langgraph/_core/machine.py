@@ -36,20 +36,21 @@ from llmsched_langgraph._core.lifecycle import RUNNING, Lifecycle
 from llmsched_langgraph._core.ordering import Ordering, bare_key
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._core.story import LENGTH, Story
-from llmsched_langgraph._jobs.calls import FinishedCall, Outcome
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome
 from llmsched_langgraph._jobs.stages import StageOccurrence
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
-    Backend,
     CallInfo,
     Configure,
     Force,
     Grant,
     Granted,
     Lane,
+    Measure,
     Rekey,
     Release,
     Request,
@@ -125,7 +126,7 @@ class SchedulerMachine:
             CallDismissed: self._dismissed,
             HolderDied: lambda now, died, trust: self._released(now, _given_up(died.ticket), trust),
             BackendConfigured: self._configured,
-            Ticked: lambda now, event, trust: True,
+            Ticked: lambda now, event, trust: self.ledger.expire(now),
         }
 
     def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
@@ -173,7 +174,7 @@ class SchedulerMachine:
         return False
 
     def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
-        ticket, backend, stage, id_, forced, run, models, again, priority, tenant = event
+        ticket, backend, stage, id_, forced, run, models, again, priority, tenant, prompt_tokens = event
         ledger = self.ledger
         if ledger.claim(ticket) is not None:
             return False
@@ -182,7 +183,8 @@ class SchedulerMachine:
             if not self.ordering.hears:
                 # A call outside any run that gets a slot at once needs no `Job`.
                 stage_occurrence = _new(StageOccurrence, (stage, 1))
-                call = _new(CallInfo, (stage, stage_occurrence, 1, None, 1, models, None, None, "", ""))
+                fields = (stage, stage_occurrence, 1, None, 1, models, prompt_tokens, None, "", "")
+                call = _new(CallInfo, fields)
                 number = self._committed[JOBS] + 1
                 lane, key = (backend, number, stage_occurrence), bare_key(priority, tenant)
                 grant = ledger.admit(now, _new(Request, (ticket, lane, key, forced, call, 0, 0.0)))
@@ -190,7 +192,7 @@ class SchedulerMachine:
                     self._truth.staged[JOBS] = number
                     self.untold[ticket] = True
                     self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
-                    return False
+                    return forced  # it may end the time in which calls come back after a pause
             info = _DIRECT._replace(priority=priority, tenant=tenant) if priority or tenant else _DIRECT
             job = self._new_job(now, info)
             self._add(job, (Job.named, None, ()))
@@ -205,9 +207,10 @@ class SchedulerMachine:
             known = None if run is None else job.position.stage_occurrence(run)
             stage_occurrence = StageOccurrence(stage, occurrence) if known is None else known
             run = None if known is None else run
-        call = _new(
-            CallInfo, (stage, stage_occurrence, occurrence, run, job.ticks + 1, models, None, None, "", "")
-        )
+        at = (stage, stage_occurrence, occurrence, run, job.ticks + 1)
+        call = _new(CallInfo, (*at, models, prompt_tokens, None, "", ""))
+        if again and ledger.unmeasured(again):
+            ledger.submit(now, Measure(again, UNKNOWN_USAGE))
         if earlier is None:
             self._add(job, (Job.requested, ticket, stage, stage_occurrence, backend))
         else:
@@ -216,7 +219,7 @@ class SchedulerMachine:
         grant = ledger.admit(now, _new(Request, (ticket, lane, key, forced, call, arrival, 0.0)))
         if grant is not None:
             self._granted(now, ticket, grant, job, trust)
-            return False
+            return forced
         if self._believing and trust:
             self._believe(job, now)
         order = self._order(now, job, trust)
@@ -225,7 +228,7 @@ class SchedulerMachine:
         ledger.submit(now, _new(Request, (ticket, lane, key, False, call, arrival, job.progress.waited_s)))
         self.story.tell(now, "CallQueued", job.number, ticket, backend, call)
         pool = ledger.backend(backend)
-        return pool.holding < pool.backend.slots  # the backend is or was paused
+        return pool.holding < pool.slots  # the backend is or was paused, or its rates are spent
 
     def _granted(self, now: float, ticket: int, grant: Grant, job: Job | None, trust: bool) -> None:
         backend, number, stage_occurrence = grant.lane
@@ -244,7 +247,7 @@ class SchedulerMachine:
         return settle
 
     def _released(self, now: float, event: CallReleased, trust: bool) -> bool:
-        ticket, outcome, usage, failure = event
+        ticket, outcome, usage, failure, quotas = event
         ledger = self.ledger
         claim = ledger.claim(ticket)
         self.untold.pop(ticket, None)
@@ -252,7 +255,7 @@ class SchedulerMachine:
             return False
         (backend, number, stage_occurrence), call = claim.lane, claim.call
         before = ledger.backend(backend)
-        ledger.submit(now, _new(Release, (ticket, usage, failure)))
+        ledger.submit(now, _new(Release, (ticket, usage, failure, quotas, outcome is Outcome.FINISHED)))
         job = self._job(number)
         if type(claim) is Grant:
             fields = (
@@ -286,7 +289,10 @@ class SchedulerMachine:
         if job is not None:
             self._add(job, (Job.measured, ticket, usage))
         self.story.tell(now, "CallMeasured", 0 if job is None else job.number, ticket, "", usage)
-        return False
+        if not self.ledger.unmeasured(ticket):
+            return False
+        self.ledger.submit(now, Measure(ticket, usage))
+        return True
 
     def _forced(self, now: float, event: CallForced, trust: bool) -> bool:
         self.ledger.submit(now, Force(event.ticket))
@@ -321,8 +327,7 @@ class SchedulerMachine:
 
     def _believe(self, job: Job, now: float) -> None:
         """Form or request a belief, if one is wanted."""
-        wanted = self.ordering.wanted(job, now)
-        if wanted is None:
+        if (wanted := self.ordering.wanted(job, now)) is None:
             return
         self._add(job, (Job.asked, now))
         if self._at_once:
@@ -382,8 +387,7 @@ class SchedulerMachine:
     @property
     def jobs(self) -> int:
         """Number of active jobs (arrived, not ended, not paused)."""
-        running: int = self._committed[RUNNING]
-        return running
+        return int(self._committed[RUNNING])
 
     def entries(self, *tickets: int) -> list[Entry]:
         """Return the story, oldest entry first; only entries about `tickets` if any are given."""

@@ -25,15 +25,24 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one call; None for an unknown count."""
+    """Token counts of one call; None for an unknown count.
+
+    Attributes:
+        prompt_tokens: tokens of its input.
+        output_tokens: tokens of its answer.
+        cached_tokens: those of the input that the server had in a cache.
+    """
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
 
     def plus(self, other: Usage) -> Usage:
         """Return the sum of the known counts."""
         return Usage(
-            _sum(self.prompt_tokens, other.prompt_tokens), _sum(self.output_tokens, other.output_tokens)
+            _sum(self.prompt_tokens, other.prompt_tokens),
+            _sum(self.output_tokens, other.output_tokens),
+            _sum(self.cached_tokens, other.cached_tokens),
         )
 
 

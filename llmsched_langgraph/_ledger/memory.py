@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any
 
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.checks import check_view
 from llmsched_langgraph._ledger.exploration import Exploration, choose, in_order
 from llmsched_langgraph._ledger.lines import Lines, WaitingLane
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Dues, Overdue
-from llmsched_langgraph._ledger.pauses import paused
+from llmsched_langgraph._ledger.pools import Pools
 from llmsched_langgraph._ledger.queues import Queues
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.turns import Turns
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
-    Backend,
     BackendView,
     Change,
     Configure,
@@ -34,6 +34,7 @@ from llmsched_langgraph._ledger.values import (
     LedgerView,
     Line,
     Lost,
+    Measure,
     Rekey,
     Release,
     Request,
@@ -42,6 +43,7 @@ from llmsched_langgraph._ledger.values import (
 
 _ARRIVALS = "#arrivals"
 _AT_ONCE = "#at once"
+
 
 _new = tuple.__new__
 """Builds a named tuple in C, without Python bytecode."""
@@ -80,10 +82,7 @@ class MemoryLedger:
         self.overdue = overdue
         self.tenants = tenants
         self._committed = truth.committed
-        self._names: dict[str, str] = {}  # keys of the backends in `Truth`
-        for backend in backends:
-            self._names[backend.name] = "backend " + backend.name
-            truth.committed["backend " + backend.name] = BackendView(backend)
+        self._pools = Pools(truth, backends)
         truth.committed[_ARRIVALS] = 0
         self.more = True
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
@@ -97,6 +96,7 @@ class MemoryLedger:
             Request: self._request,
             Rekey: self._rekey,
             Release: self._release,
+            Measure: self._measure,
             Force: self._force,
             Configure: self._configure,
         }
@@ -119,8 +119,7 @@ class MemoryLedger:
         """See `Ledger.settle`."""
         if self._own:
             self._truth.begin()
-        truth, committed, wake_s = self._truth, self._committed, None
-        staged = truth.staged
+        truth, committed, names, wake_s = self._truth, self._committed, self._pools.names, None
         if _AT_ONCE in committed:
             made: tuple[Granted, ...] = committed[_AT_ONCE]
             truth.remove(_AT_ONCE)
@@ -128,12 +127,12 @@ class MemoryLedger:
                 truth.commit()
             return made, None
         for name in tuple(self._ripe):
-            at = self._names[name]
-            backend, holding, waiting, granted, released, pause, overdue = view = committed[at]
-            if not waiting or holding >= backend.slots:
+            backend, holding, waiting, granted, _, capacity, _ = view = committed[names[name]]
+            slots = capacity.found.limit
+            if not waiting or holding >= slots:
                 self._ripe.pop(name, None)
                 continue
-            ready_s = pause.ready_s(granted, backend.slots)
+            ready_s = capacity.pause.ready_s(granted, slots)
             if now < ready_s and self._turns.next(name) is not None:
                 wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
                 continue
@@ -141,17 +140,14 @@ class MemoryLedger:
             if next_one is None:  # the tenants of all that wait hold as many slots as they may
                 self._ripe.pop(name, None)
                 continue
-            reason, (ticket, (lane, arrival, asked_s, call)) = next_one
-            holding, waiting, granted = holding + 1, waiting - 1, granted + 1
-            if reason == "overdue":
-                overdue = granted
-            share = self._turns.charge(self._line(lane))
-            self._shorten(lane)
-            fields = (lane, asked_s, now, call, reason, holding, backend.slots, "", None, arrival, share)
-            grant = _new(Grant, fields)
-            staged[ticket] = grant
-            staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, pause, overdue))
-            self.more = (waiting > 0 and holding < backend.slots) or len(self._ripe) > 1
+            reason, (ticket, waits) = next_one
+            if capacity.spent is not None:
+                ready_s = capacity.ready_s(backend.limits, now, waits.call.estimate)
+                if now < ready_s:  # it keeps its place: none overtakes it
+                    wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
+                    continue
+            grant = self._take(now, ticket, waits, reason)
+            self.more = (waiting > 1 and holding + 1 < slots) or len(self._ripe) > 1
             if self._own:
                 truth.commit()
             return (_new(Granted, (ticket, grant)),), None
@@ -162,38 +158,45 @@ class MemoryLedger:
         ticket, lane, key, forced, call, arrival, _ = request
         if self._own:
             self._truth.begin()
-        name = lane[0]
-        at = self._names[name]
-        staged = self._truth.staged
-        backend, holding, waiting, granted, released, pause, overdue = (
-            staged[at] if at in staged else self._committed[at]
-        )
+        name, staged = lane[0], self._truth.staged
+        backend, holding, waiting, granted, _, capacity, _ = self._pools.get(name)
+        slots = capacity.found.limit
         reason, (level, _, _, tenant, _, _) = "free", FIRST_COME if key is None else key
         if (
             waiting
-            or holding >= backend.slots
-            or now < pause.ready_s(granted, backend.slots)
+            or holding >= slots
+            or now < capacity.pause.ready_s(granted, slots)
             or (tenant and self._turns.blocked(name, tenant))
+            or (capacity.spent is not None and now < capacity.ready_s(backend.limits, now, call.estimate))
         ):
             if not forced:
                 return None
             reason = "forced"
-        holding += 1
         if not arrival:
             arrival = staged[_ARRIVALS] = self._truth.get(_ARRIVALS) + 1
         share = self._turns.charge((name, level, tenant))
-        fields = (lane, now, now, call, reason, holding, backend.slots, "", None, arrival, share)
-        grant = _new(Grant, fields)
-        staged[ticket] = grant
-        staged[at] = _new(BackendView, (backend, holding, waiting, granted + 1, released, pause, overdue))
+        waits = _new(Waiting, (lane, arrival, now, call))
+        grant = self._pools.hold(now, ticket, waits, reason, share, queued=False)
         if self._own:
             self._truth.commit()
         return grant
 
     def backend(self, name: str) -> BackendView:
         """See `Ledger.backend`."""
-        found: BackendView = self._committed[self._names[name]]
+        found: BackendView = self._committed[self._pools.names[name]]
         return found
+
+    def unmeasured(self, ticket: int) -> bool:
+        """See `Ledger.unmeasured`."""
+        return self._pools.unmeasured(ticket)
+
+    def expire(self, now: float) -> bool:
+        """Stop waiting for tokens that have not become known for a minute (`pools.MEASURED_S`).
+
+        Return whether tickets wait, so that `settle` may have a result.
+        """
+        self._pools.forget_unmeasured(now)
+        return bool(self._ripe)
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
         """See `Ledger.limits`."""
@@ -209,7 +212,7 @@ class MemoryLedger:
     @property
     def backends(self) -> Mapping[str, BackendView]:
         """See `Ledger.backends`."""
-        return {name: self._committed[at] for name, at in self._names.items()}
+        return {name: self._committed[at] for name, at in self._pools.names.items()}
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
@@ -231,8 +234,7 @@ class MemoryLedger:
             assert grant is not None
             self._report(ticket, grant)
             return
-        at = self._names[name]
-        backend, holding, waiting, granted, released, pause, overdue = view = truth.get(at)
+        view = self._pools.get(name)
         kept = bool(arrival)
         if not kept:
             arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
@@ -251,7 +253,7 @@ class MemoryLedger:
         self._ripe[name] = None
         staged[ticket] = _new(Waiting, (lane, arrival, now, call))
         staged[lane] = waits
-        staged[at] = _new(BackendView, (backend, holding, waiting + 1, granted, released, pause, overdue))
+        self._pools.queue(name)
 
     def _rekey(self, now: float, rekey: Rekey) -> None:
         lane, key = rekey
@@ -280,57 +282,44 @@ class MemoryLedger:
         return lane[0], known.level, known.tenant
 
     def _release(self, now: float, release: Release) -> None:
-        truth = self._truth
-        ticket, staged = release.ticket, truth.staged
-        claim = staged[ticket] if ticket in staged else self._committed.get(ticket)
+        truth, ticket = self._truth, release.ticket
+        claim = truth.staged[ticket] if ticket in truth.staged else self._committed.get(ticket)
         if claim is None:
             return
         name = claim.lane[0]
-        at = self._names[name]
-        backend, holding, waiting, granted, released, pause, overdue = (
-            staged[at] if at in staged else self._committed[at]
-        )
         truth.remove(ticket)
-        if type(claim) is Grant:
-            holding, released = holding - 1, released + 1
-            failure = release.failure
-            if failure is not None or pause.backoff_s:
-                pause = paused(pause, granted, claim.granted_s, now, failure)
-            if claim.share is not None:
-                self._turns.settle(name, claim.share, None if failure else now - claim.granted_s)
-        else:
+        if type(claim) is not Grant:
             self._shorten(claim.lane)
-            waiting -= 1
-        if waiting:
+        elif claim.share is not None:
+            self._turns.settle(name, claim.share, None if release.failure else now - claim.granted_s)
+        if self._pools.free(now, release, claim):
             self._ripe[name] = None
-        staged[at] = _new(BackendView, (backend, holding, waiting, granted, released, pause, overdue))
+
+    def _measure(self, now: float, measure: Measure) -> None:
+        name = self._pools.measure(now, *measure)
+        if name is not None:
+            self._ripe[name] = None
 
     def _force(self, now: float, force: Force) -> None:
         truth, ticket = self._truth, force.ticket
         claim = truth.get(ticket)
         if type(claim) is not Waiting:
             return
-        lane, arrival, asked_s, call = claim
-        at = self._names[lane[0]]
-        backend, holding, waiting, granted, released, pause, overdue = truth.get(at)
-        share = self._turns.charge(self._line(lane))
-        self._shorten(lane)
-        holding += 1
-        fields = (lane, asked_s, now, call, "cycle", holding, backend.slots, "", None, arrival, share)
-        grant = truth.staged[ticket] = _new(Grant, fields)
-        view = (backend, holding, waiting - 1, granted + 1, released, pause, overdue)
-        truth.staged[at] = _new(BackendView, view)
-        self._report(ticket, grant)
+        self._report(ticket, self._take(now, ticket, claim, "cycle"))
 
     def _report(self, ticket: int, grant: Grant) -> None:
         """Have `settle` return the grant that a change made."""
         self._truth.staged[_AT_ONCE] = (*(self._truth.get(_AT_ONCE) or ()), Granted(ticket, grant))
 
     def _configure(self, now: float, configure: Configure) -> None:
-        backend = configure.backend
-        at = self._names[backend.name]
-        self._truth.staged[at] = self._truth.get(at)._replace(backend=backend)
-        self._ripe[backend.name] = None
+        self._pools.configure(now, configure.backend)
+        self._ripe[configure.backend.name] = None
+
+    def _take(self, now: float, ticket: int, waits: Waiting, reason: str) -> Grant:
+        """Grant a slot to a ticket of the backlog."""
+        share = self._turns.charge(self._line(waits.lane))
+        self._shorten(waits.lane)
+        return self._pools.hold(now, ticket, waits, reason, share, queued=True)
 
     def _shorten(self, lane: Lane) -> None:
         """Decrement the lane's number of waiting tickets."""

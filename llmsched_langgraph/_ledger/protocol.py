@@ -24,8 +24,8 @@ class Ledger(Protocol):
     """Stores waiting tickets, held slots and free slots. It calls no callback between two grants.
 
     Invariant: no admissible ticket waits while a slot that it could use is free. A ticket is admissible
-    unless its backend is paused. Changes are idempotent: one that is submitted again, after an interrupted
-    decision, counts once.
+    unless its backend is paused, or the backend's rates hold back the ticket that is next. Changes are
+    idempotent: one that is submitted again, after an interrupted decision, counts once.
     """
 
     def attach(self, ready: Callable[[], None]) -> None:
@@ -59,6 +59,9 @@ class Ledger(Protocol):
     @property
     def backends(self) -> Mapping[str, BackendView]:
         """The current state of all backends, by name."""
+
+    def unmeasured(self, ticket: int) -> bool:
+        """Return whether the ticket was released, and the ledger needs its tokens (`Measure`)."""
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
         """Return each tenant with a limit of slots: its name, the limit, the slots that it holds there."""

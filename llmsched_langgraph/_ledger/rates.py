@@ -183,12 +183,23 @@ def ready_s(spent: Spent | None, rates: Rates | None, now: float, estimate: Esti
     """
     if spent is None or rates is None:
         return now
-    return max(
+    ready = max(_readies(spent, rates, now, estimate))
+    return now + sum(MINUTE) if ready == inf else ready
+
+
+def stalled(spent: Spent | None, rates: Rates | None, now: float, estimate: Estimate) -> bool:
+    """Return whether only the end of a call in flight can make room for a call."""
+    return spent is not None and rates is not None and inf in _readies(spent, rates, now, estimate)
+
+
+def _readies(spent: Spent, rates: Rates, now: float, estimate: Estimate) -> list[float]:
+    return [
         _ready_s(spent, kind, limit, now, estimate) for kind, limit in enumerate(rates) if limit is not None
-    )
+    ]
 
 
 def _ready_s(spent: Spent, kind: int, limit: int, now: float, estimate: Estimate) -> float:
+    """Return when one limit admits a call; infinity if time alone does not help."""
     told = spent.told[kind]
     if told is not None and told < limit:
         limit = told
@@ -207,7 +218,7 @@ def _ready_s(spent: Spent, kind: int, limit: int, now: float, estimate: Estimate
         ready, over = (number + 1) * size_s + span_s, over - amount
         if over <= 0.0:
             return ready
-    return now + size_s + span_s if flying else ready
+    return inf if flying else ready
 
 
 def _windows(spent: Spent, kind: int) -> tuple[Cells, ...]:

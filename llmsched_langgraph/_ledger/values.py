@@ -1,121 +1,24 @@
-"""Defines the ledger's values: backends, keys, lanes, tickets, changes and results.
+"""Defines the ledger's values: keys, lanes, tickets, changes and results.
 
 Does not store or choose tickets. Values are frozen; times are seconds of the caller's clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
-from llmsched_langgraph._ledger.pauses import NEVER_PAUSED, Failure, Pause
-from llmsched_langgraph._ledger.prices import Prices
+from llmsched_langgraph._ledger.backends import Backend
+from llmsched_langgraph._ledger.capacity import Capacity
+from llmsched_langgraph._ledger.pauses import Failure, Pause
+from llmsched_langgraph._ledger.quotas import Quotas
+from llmsched_langgraph._ledger.rates import Estimate, estimate_of
 from llmsched_langgraph._ledger.tenants import Share
 from llmsched_langgraph.errors import ConfigurationError
-
-DEFAULT_SLOTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A pool of slots that serves some models.
-
-    A call belongs to the first backend that claims it: one of `models` matches a name of its model or
-    deployment, or one of `base_urls` matches the URL that it goes to. Both may be globs (`fnmatch`: `*`, `?`,
-    `[...]`), and case matters. A backend without both serves every call that no other one claims.
-
-    Attributes:
-        name: its name in messages and statistics.
-        slots: maximum number of concurrent calls, at least 1.
-        models: the models that it serves, such as "gpt-4o", "llama-*" or the name of an Azure deployment.
-        base_urls: the URLs that it answers at, such as "http://gpu-1:8000/v1"; they include what is below.
-        queue_timeout_s: maximum wait of a call for a slot, in seconds; None for that of the scheduler.
-        prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
-            glob that matches a name of a call counts. None if the cost of calls is unknown.
-
-    Raises:
-        ConfigurationError: `slots` is below 1, the name is empty, `models` or `base_urls` is not a list of
-            names or URLs, `queue_timeout_s` is not positive, or `prices` are invalid.
-    """
-
-    name: str = "default"
-    slots: int = DEFAULT_SLOTS
-    models: tuple[str, ...] | None = None
-    base_urls: tuple[str, ...] | None = None
-    queue_timeout_s: float | None = None
-    prices: Mapping[str, tuple[float, float]] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise ConfigurationError("a backend needs a name that is not empty")
-        what = f"backend {self.name!r}"
-        check_slots(self.slots, f"{what}: slots")
-        object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))
-        if self.models == ():
-            raise ConfigurationError(f"{what} serves no model; name some, or leave models out for all")
-        urls = _texts(self.base_urls, f"{what}: base_urls", "URLs")
-        if urls == ():
-            raise ConfigurationError(f"{what} has no base URL; name some, or leave base_urls out for all")
-        for url in urls or ():
-            if "://" not in url and not url.startswith("*"):
-                raise ConfigurationError(
-                    f'{what}: base_urls has {url!r}; write a URL, such as "http://{url}", or a glob such as '
-                    f'"*://{url}"'
-                )
-        object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
-        check_timeout(self.queue_timeout_s, f"{what}: queue_timeout_s")
-        if self.prices is not None:
-            object.__setattr__(self, "prices", Prices(self.prices, f"{what}: prices"))
-
-
-def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:
-    """Return the strings of a list, or None for None."""
-    if given is None:
-        return None
-    if isinstance(given, str):
-        raise ConfigurationError(
-            f"{what} must be a list of {items}, e.g. {what.rpartition(' ')[2]}=({given!r},)"
-        )
-    if not isinstance(given, Iterable):
-        raise ConfigurationError(f"{what} must be a list of {items}, not {given!r}")
-    found = tuple(given)
-    for item in found:
-        if not isinstance(item, str) or not item:
-            raise ConfigurationError(f"{what} must be a list of {items}, but has {item!r}")
-    return found
-
-
-def check_slots(slots: object, what: str) -> int:
-    """Return `slots` if it is a valid number of slots.
-
-    Raises:
-        ConfigurationError: it is not; the message begins with `what`.
-    """
-    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-        raise ConfigurationError(
-            f"{what} must be a whole number of at least 1 (the calls that the backend serves at once), "
-            f"not {slots!r}"
-        )
-    return slots
-
-
-def check_timeout(timeout_s: object, what: str) -> None:
-    """Do nothing if `timeout_s` is valid.
-
-    Raises:
-        ConfigurationError: it is neither None nor a positive number; the message begins with `what`.
-    """
-    if timeout_s is None:
-        return
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-        raise ConfigurationError(
-            f"{what} must be a positive number of seconds, or None for no limit, not {timeout_s!r}"
-        )
-
 
 PRIORITIES = range(-5, 6)
 """LangGraph's priorities; smaller ones are served first."""
@@ -160,6 +63,11 @@ class CallInfo(NamedTuple):
     output_tokens: int | None = None
     conversation: str = ""
     account: str = ""
+
+    @property
+    def estimate(self) -> Estimate:
+        """What it is expected to use, as far as rates go."""
+        return estimate_of(self.prompt_tokens, self.output_tokens)
 
 
 class InformationGain(Protocol):
@@ -265,11 +173,28 @@ class Rekey(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Release a ticket: remove it from the backlog, or free its slot. Legal from any state."""
+    """Release a ticket: remove it from the backlog, or free its slot. Legal from any state.
+
+    Attributes:
+        ticket: its number.
+        usage: the tokens that it used; if they are `PENDING_USAGE`, `Measure` follows.
+        failure: why the attempt failed; None if it did not.
+        quotas: what the answer says of the provider's limits; None if it says nothing.
+        well: whether the attempt was served to its end, as far as is known.
+    """
 
     ticket: int
     usage: Usage = UNKNOWN_USAGE
     failure: Failure | None = None
+    quotas: Quotas | None = None
+    well: bool = True
+
+
+class Measure(NamedTuple):
+    """Count the tokens of a ticket that was released before they were known. At most once for each."""
+
+    ticket: int
+    usage: Usage
 
 
 class Configure(NamedTuple):
@@ -278,7 +203,7 @@ class Configure(NamedTuple):
     backend: Backend
 
 
-Change = Request | Rekey | Release | Force | Configure
+Change = Request | Rekey | Release | Measure | Force | Configure
 
 # -- results -----------------------------------------------------------------------------
 
@@ -353,22 +278,46 @@ class BackendView(NamedTuple):
         waiting: tickets in its backlog.
         granted: total number of grants.
         released: total number of released slots.
-        pause: its pauses.
+        capacity: its limit of slots, its pauses, and what counts against its rates.
         overdue: the number of its last grant whose reason was "overdue"; None if there was none.
     """
 
     backend: Backend
-    holding: int = 0
-    waiting: int = 0
-    granted: int = 0
-    released: int = 0
-    pause: Pause = NEVER_PAUSED
+    holding: int
+    waiting: int
+    granted: int
+    released: int
+    capacity: Capacity
     overdue: int | None = None
+
+    @property
+    def slots(self) -> int:
+        """Its limit of concurrent calls now."""
+        return self.capacity.found.limit
+
+    @property
+    def pause(self) -> Pause:
+        """Its pauses."""
+        return self.capacity.pause
 
     @property
     def ready_s(self) -> float:
         """Clock time from which the next grant is admissible, as far as pauses go."""
-        return self.pause.ready_s(self.granted, self.backend.slots)
+        return self.capacity.pause.ready_s(self.granted, self.slots)
+
+    def admits_s(self, now: float, call: CallInfo) -> float:
+        """Return the clock time from which a call is admissible, as far as pauses and rates go.
+
+        If only the end of a call in flight can make room, it is 61 s from now.
+        """
+        capacity = self.capacity
+        if capacity.spent is None:
+            return self.ready_s
+        return max(self.ready_s, capacity.ready_s(self.backend.limits, now, call.estimate))
+
+    def stalled(self, now: float, call: CallInfo) -> bool:
+        """Return whether the rates admit the call only after another one in flight has ended."""
+        return self.capacity.stalled(self.backend.limits, now, call.estimate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,13 @@ Does not know HTTP libraries, or decide which requests are attempts.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, Outcome
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.quotas import quotas_of
 from llmsched_langgraph._runtime.call import Call, inherit
 from llmsched_langgraph._runtime.holders import running_loop_ref
 from llmsched_langgraph._runtime.marks import Looking
@@ -37,8 +39,10 @@ class Attempt(Slot):
 
     def __init__(self, call: Call, *, own: bool = True) -> None:
         super().__init__(call.terms)
+        self.prompt_tokens = call.prompt_tokens
         self._call = call
         self._own = own
+        self._served = True  # whether no answer says otherwise
         self._unseen = False  # whether its answer is open, and who reads it is not seen
 
     @property
@@ -101,6 +105,12 @@ class Attempt(Slot):
         if self._again:
             self.call.ended(self._ticket)
 
+    def heard(self, status: int, headers: Mapping[str, Any]) -> None:
+        """Record what an answer says of itself and of the provider's limits."""
+        self._served = status < 400
+        if self._own and self.terms.driver.rated(self.terms.backend):
+            self.quotas = quotas_of(headers)
+
     def give_back(self, failure: Failure | None = None) -> None:
         """Release the slot: the answer is complete, or there is none."""
         call = self.call
@@ -112,7 +122,7 @@ class Attempt(Slot):
         if failure is None and lender is not None and lender.take_back(self):
             return
         call.ended(self._ticket)
-        outcome = Outcome.FINISHED if failure is None else Outcome.FAILED
+        outcome = Outcome.FINISHED if failure is None and self._served else Outcome.FAILED
         self.release(outcome, failure if self._own else None)
 
     def hand_back(self) -> None:

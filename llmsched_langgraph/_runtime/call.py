@@ -121,6 +121,11 @@ class Call(Slot):
         if around.abandoned:  # since the check above
             raise cancelled()
 
+    @property
+    def counts(self) -> bool:
+        """Whether a rate of its backend is limited, so that the size of its prompt matters."""
+        return self.terms.driver.rated(self.terms.backend)
+
     def give_up(self) -> None:
         """Release unused slots of this call and those around it, before the calling code waits.
 
@@ -178,6 +183,15 @@ class Call(Slot):
         super()._abandon()
         for attempt in tuple(self._open):
             attempt.close()
+
+    def __del__(self) -> None:
+        # Where nobody ended it, the ledger would wait for its tokens.
+        try:
+            while self._done:
+                self.terms.driver.measured(self._done.pop(), UNKNOWN_USAGE, self.terms.job)
+        except (AttributeError, IndexError):
+            pass  # `__init__` was interrupted
+        super().__del__()
 
     @property
     def reports(self) -> bool:

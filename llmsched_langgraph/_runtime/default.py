@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmsched_langgraph._core.policies import POLICIES
 from llmsched_langgraph._fork import in_child
-from llmsched_langgraph._ledger.values import DEFAULT_SLOTS
+from llmsched_langgraph._ledger.backends import DEFAULT_SLOTS
 from llmsched_langgraph._observe.recorder import VARIABLE, recordable
 from llmsched_langgraph._runtime.scheduler import DEFAULT_POLICY, Scheduler
 from llmsched_langgraph.errors import ConfigurationError

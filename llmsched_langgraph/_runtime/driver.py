@@ -37,10 +37,12 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.quotas import Quotas
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
-from llmsched_langgraph._ledger.values import Backend, Grant, Waiting
+from llmsched_langgraph._ledger.values import Grant, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscriptions
 from llmsched_langgraph._observe.totals import PackageObserver, Totals
@@ -186,15 +188,16 @@ class Driver(Queries):
         outcome: Outcome = Outcome.FINISHED,
         usage: Usage = UNKNOWN_USAGE,
         failure: Failure | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Release the ticket's slot or end its wait. Idempotent; legal in any state and any thread."""
-        self._inbox.append((self.clock(), CallReleased(ticket, outcome, usage, failure)))
+        self._inbox.append((self.clock(), CallReleased(ticket, outcome, usage, failure, quotas)))
         self._watched.pop(ticket, None)
         self.pump()
 
     def measured(self, ticket: int, usage: Usage, job: int | None) -> None:
         """Record the tokens of a call whose last attempt released this ticket before."""
-        self._put_by(CallMeasured(ticket, usage, job))
+        (self.post if self._ledger.unmeasured(ticket) else self._put_by)(CallMeasured(ticket, usage, job))
 
     def configure(self, backend: Backend) -> None:
         """Change a backend's settings. No grant is revoked: slots above a lower limit drain."""

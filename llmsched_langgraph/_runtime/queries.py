@@ -54,6 +54,10 @@ class Queries:
         """The current state of each backend, by name."""
         return self._ledger.backends
 
+    def rated(self, backend: str) -> bool:
+        """Return whether a rate of the backend is limited."""
+        return self._ledger.backend(backend).capacity.spent is not None
+
     def view(self) -> LedgerView:
         """Return all current tickets."""
         return self._ledger.view()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 
 _MAX_CACHED = 4096

@@ -10,22 +10,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
+from llmsched_langgraph._ledger.auto import Auto
+from llmsched_langgraph._ledger.backends import DEFAULT_SLOTS, Backend, as_slots, check_timeout
 from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
 from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
-from llmsched_langgraph._ledger.values import (
-    DEFAULT_SLOTS,
-    Backend,
-    check_priority,
-    check_slots,
-    check_timeout,
-)
+from llmsched_langgraph._ledger.values import check_priority
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.beats import waitable
@@ -52,7 +48,8 @@ class Scheduler:
     `with Scheduler(...) as scheduler:` closes it at the end of the block.
 
     Args:
-        slots: number of concurrent calls of the only backend; default 8. Omit it if you give `backends`.
+        slots: number of concurrent calls of the only backend; default 8. "auto" and `Auto(low, high, start)`
+            find it from how calls end. Omit it if you give `backends`.
         backends: the pools of slots, if there are several or if they serve specific models.
         policy: the order of service, as a name or as an object with `name` and `order(job, now)`.
         queue_timeout_s: maximum wait of a call for a slot, in seconds, at backends without a value of their
@@ -112,7 +109,7 @@ class Scheduler:
 
     def __init__(
         self,
-        slots: int | None = None,
+        slots: int | Auto | Literal["auto"] | None = None,
         *,
         backends: Iterable[Backend] | None = None,
         policy: str | Policy = DEFAULT_POLICY,
@@ -136,7 +133,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if backends is None:
-            pools = [Backend(slots=check_slots(DEFAULT_SLOTS if slots is None else slots, "slots"))]
+            pools = [Backend(slots=as_slots(DEFAULT_SLOTS if slots is None else slots, "slots"))]
         elif slots is not None:
             raise ConfigurationError("give either slots or backends: each Backend has its own slots")
         else:
@@ -208,11 +205,11 @@ class Scheduler:
         job = run.job if run.driver is self._driver else None
         return Call(Terms(self._driver, backend, job, stage, timeout_s, run.loop, level, names, owner))
 
-    def resize(self, slots: int, backend: str | None = None) -> None:
+    def resize(self, slots: int | Auto | Literal["auto"], backend: str | None = None) -> None:
         """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.
 
         Args:
-            slots: number of concurrent calls, at least 1.
+            slots: number of concurrent calls, at least 1; "auto" or `Auto(...)` finds it from now on.
             backend: the backend's name; needed only if there are several.
 
         Raises:
@@ -224,7 +221,7 @@ class Scheduler:
         if backend not in names:
             raise ConfigurationError(f"no backend {backend!r}; name one of: {', '.join(names)}")
         now = self._driver.backends[backend].backend
-        self._driver.configure(replace(now, slots=check_slots(slots, "slots")))
+        self._driver.configure(replace(now, slots=as_slots(slots, "slots")))
 
     def statistics(self) -> Statistics:
         """Return the current state and the totals so far."""
@@ -233,8 +230,7 @@ class Scheduler:
         return Statistics(
             policy=self._driver.policy.name,
             backends=tuple(
-                BackendStatistics(name, own.backend.slots, own.holding, own.waiting)
-                for name, own in backends.items()
+                BackendStatistics(name, own.slots, own.holding, own.waiting) for name, own in backends.items()
             ),
             jobs_running=self._driver.jobs,
             jobs_ended=self._driver.jobs_ended,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from llmsched_langgraph._core.events import CallRequested, HolderDied
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.quotas import Quotas
 from llmsched_langgraph._ledger.values import Grant
 from llmsched_langgraph._runtime.beats import Beats
 from llmsched_langgraph._runtime.context import PAUSED, current_run, current_stage_run
@@ -90,6 +91,8 @@ class Slot:
     Attributes:
         terms: what its tickets request.
         usage: the tokens that the next release reports.
+        quotas: what its answer says of the provider's limits.
+        prompt_tokens: estimate of the call's prompt tokens; None if no rate depends on it.
         thread: the thread in which the code stands that sends the request or reads the answer.
         alive: returns None if that thread has ended.
         task: that code's task; None if it runs on no event loop.
@@ -105,6 +108,8 @@ class Slot:
     """
 
     usage: Usage = UNKNOWN_USAGE
+    quotas: Quotas | None = None
+    prompt_tokens: int | None = None
 
     thread = 0
     alive: Callable[[], object] | None = None
@@ -193,7 +198,7 @@ class Slot:
         self._held.append(driver.watch(self, ticket, loop))
         run = None if stage is None else stage.number
         fields = (ticket, backend, name, job, forced, run, models, self._again, priority, tenant)
-        return driver.request(_new(CallRequested, fields))
+        return driver.request(_new(CallRequested, (*fields, self.prompt_tokens)))
 
     def _block(self, stage: StageRun | None) -> None:
         """Block until the slot is granted."""
@@ -274,7 +279,7 @@ class Slot:
             died = self._held.pop()
         except IndexError:
             return
-        self.terms.driver.release(died.ticket, outcome, self.usage, failure)
+        self.terms.driver.release(died.ticket, outcome, self.usage, failure, self.quotas)
         if self.forced:
             self.forced = False
             WATCHER.look_soon()

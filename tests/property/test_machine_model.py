@@ -185,7 +185,7 @@ class WatchedLedger(MemoryLedger):
     def admit(self, now, request):
         backend = request.lane[0]
         pool = self.backend(backend)
-        open_ = not pool.waiting and pool.holding < pool.backend.slots and now >= pool.ready_s
+        open_ = not pool.waiting and pool.holding < pool.slots and now >= pool.ready_s
         grant = super().admit(now, request)
         assert (grant is not None) == (request.forced or open_), "overtook, or waits beside a slot"
         return grant
@@ -220,7 +220,7 @@ class WatchedLedger(MemoryLedger):
         """The ticket that is to be granted, and the reason; None if none can be."""
         pool = self.backend(backend)
         line = self.sorted(backend)
-        if not line or pool.holding >= pool.backend.slots or now < pool.ready_s:
+        if not line or pool.holding >= pool.slots or now < pool.ready_s:
             return None
         # Whose turn it is among tenants is held against a model by the suite of the ledger.
         jobs, claims = self._jobs(), self.view().waiting
@@ -536,9 +536,9 @@ class MachineWalk(RuleBasedStateMachine):
             unforced = sum(
                 grant.lane[0] == name and ticket not in self.forced for ticket, grant in view.holding.items()
             )
-            assert unforced <= max(pool.backend.slots, self.unforced_before[name])
+            assert unforced <= max(pool.slots, self.unforced_before[name])
             self.unforced_before[name] = unforced
-            if pool.waiting and pool.holding < pool.backend.slots:
+            if pool.waiting and pool.holding < pool.slots:
                 assert self.now < pool.ready_s, "a free slot beside a waiting ticket"
                 wake_s = min(wake_s, pool.ready_s)
             orders = [ledger._committed[view.waiting[ticket].lane][:2] for ticket in ledger.sorted(name)]

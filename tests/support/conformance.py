@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
+from llmsched_langgraph._ledger.capacity import Limits, new_capacity
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
@@ -170,9 +171,9 @@ class LedgerConformance(Home):
             "b": Backend("b", 3),
             "c": Backend("c", 1, ("m",)),
         }
-        assert {name: own[1:] for name, own in b.ledger.backends.items()} == dict.fromkeys(
-            "bc", (0, 0, 0, 0, (0.0, 0.0, 0.0, None), None)
-        )
+        assert {name: own[1:] for name, own in b.ledger.backends.items()} == {
+            name: (0, 0, 0, 0, new_capacity(Limits(slots)), None) for name, slots in (("b", 3), ("c", 1))
+        }
 
     def test_a_free_slot_is_taken_at_once(self, bench):
         """A ticket that finds a slot free and none waiting has it, whatever its order."""
@@ -939,8 +940,10 @@ MOVES = st.lists(st.tuples(LANES, KEYS), max_size=4)
 class Model:
     """A ledger that could not be simpler: a list of those that wait, searched anew for each grant."""
 
-    def __init__(self, clock, slots, exploration, overdue, tenants):
+    def __init__(self, clock, slots, exploration, overdue, tenants, requests_per_minute=None):
         self.clock = clock
+        self.requests_per_minute = requests_per_minute
+        self.seconds = {name: [] for name in BACKENDS}  # in which the grants were
         self.overdue = overdue
         self.turns = Turns(self, tenants)
         self.due_s = {}  # of lanes that wait
@@ -1011,6 +1014,7 @@ class Model:
         self.leave(ticket)
         self.holding[ticket] = at
         self.granted[at[0]] += 1
+        self.seconds[at[0]].append(math.floor(self.clock()))
         if reason == "overdue":
             self.last_overdue[at[0]] = self.granted[at[0]]
 
@@ -1048,6 +1052,16 @@ class Model:
                 allowed, more, at_s = allowed + more, 2 * more, at_s + 0.25
         return at_s
 
+    def admits_s(self, backend, now):
+        """When the rate allows the next grant: each one counts until 60 s after its second."""
+        ready_s = -math.inf
+        if self.requests_per_minute is not None:
+            counted = [second for second in sorted(self.seconds[backend]) if second >= math.floor(now - 60)]
+            over = len(counted) + 1 - self.requests_per_minute
+            if over > 0:
+                ready_s = counted[over - 1] + 61.0
+        return ready_s
+
     def lanes(self, backend, line=None):
         """The lanes that wait there, or in the line, whose tenants may hold one more slot."""
         found = dict.fromkeys(at for at in self.waiting.values() if at[0] == backend)
@@ -1062,7 +1076,7 @@ class Model:
 
     def next(self, backend, now):
         """The ticket that gets a slot there, and why; None if there is none."""
-        if not self.free(backend) or now < self.ready_s(backend):
+        if not self.free(backend) or now < max(self.ready_s(backend), self.admits_s(backend, now)):
             return None
         lanes = self.lanes(backend)
         ticket = {at: next(own for own, where in self.waiting.items() if where == at) for at in lanes}
@@ -1086,7 +1100,11 @@ class Model:
 
     def wake_s(self, now):
         """When time alone allows a grant."""
-        times = [self.ready_s(backend) for backend in BACKENDS if self.free(backend)]
+        times = [
+            self.ready_s(backend) if now < self.ready_s(backend) else self.admits_s(backend, now)
+            for backend in BACKENDS
+            if self.free(backend)
+        ]
         return min((at for at in times if at > now), default=None)
 
 
@@ -1209,12 +1227,14 @@ class LedgerWalk(RuleBasedStateMachine):
         seed=st.integers(0, 99),
         overdue=st.builds(Overdue, st.sampled_from((None, 0.0, 5.0)), st.integers(1, 4)),
         tenants=TENANTS,
+        requests_per_minute=st.sampled_from((None, None, 1, 5, 20)),
     )
-    def start(self, slots, epsilon, seed, overdue, tenants):
+    def start(self, slots, epsilon, seed, overdue, tenants, requests_per_minute):
         exploration = None if epsilon is None else Exploration(epsilon, seed=seed)
-        backends = [Backend(name, slots) for name in BACKENDS]
+        self.rates = {"requests_per_minute": requests_per_minute}
+        backends = [Backend(name, slots, **self.rates) for name in BACKENDS]
         self.bench = Bench(self.home, *backends, exploration=exploration, overdue=overdue, tenants=tenants)
-        self.model = Model(lambda: self.bench.now, slots, exploration, overdue, tenants)
+        self.model = Model(lambda: self.bench.now, slots, exploration, overdue, tenants, requests_per_minute)
         self.tickets = 0
         self.unforced = dict.fromkeys(BACKENDS, 0)
 
@@ -1305,7 +1325,7 @@ class LedgerWalk(RuleBasedStateMachine):
         free = (
             not model.backlog(backend)
             and model.held(backend) < model.slots[backend]
-            and bench.now >= model.ready_s(backend)
+            and bench.now >= max(model.ready_s(backend), model.admits_s(backend, bench.now))
         )
         grant = bench.ledger.admit(bench.now, Request(ticket, at, None, forced))
         assert grant is None or forced or free
@@ -1369,7 +1389,7 @@ class LedgerWalk(RuleBasedStateMachine):
 
     @rule(backend=st.sampled_from(BACKENDS), slots=st.integers(1, 20), stage_events=MOVES)
     def configure(self, backend, slots, stage_events):
-        self._do([Configure(Backend(backend, slots))], stage_events)
+        self._do([Configure(Backend(backend, slots, **self.rates))], stage_events)
 
     @rule(
         at=LANES,
@@ -1383,7 +1403,7 @@ class LedgerWalk(RuleBasedStateMachine):
         changes = [
             Request(self._new(), at, keys[0]),
             Rekey(at, keys[1]),
-            Configure(Backend(at[0], slots)),
+            Configure(Backend(at[0], slots, **self.rates)),
             Request(self._new(), at, None),
             *(Release(self._ticket(pick)) for pick in picks),
         ]
@@ -1402,7 +1422,10 @@ class LedgerWalk(RuleBasedStateMachine):
     @precondition(lambda self: self.bench.wake_s is not None)
     @rule()
     def wake(self):
-        """Time alone allows a grant: one at least is told, and not a moment before."""
+        """Time alone allows a grant: one at least is told, and not a moment before.
+
+        Where a pause ends, the rate may hold back the next ticket.
+        """
         held = len(self.model.holding)
         before, self.bench.now = self.bench.now, math.nextafter(self.bench.wake_s, 0.0)
         self.untold = set()
@@ -1412,7 +1435,7 @@ class LedgerWalk(RuleBasedStateMachine):
         self.bench.now = self.bench.wake_s
         self.home.quiet(self.bench.ledger, self.bench.now)
         self._settle()
-        assert len(self.model.holding) > held
+        assert len(self.model.holding) > held or self.model.requests_per_minute is not None
 
     @invariant()
     def sound(self):

@@ -40,6 +40,7 @@ def _request(request: Callable[..., Any], form: type) -> Callable[..., Any]:
                 response = await request(self, method, url, **options)
             finally:
                 unmark(ATTEMPT, mark)
+            attempt.heard(response.status, response.headers)
             if outer is None:
                 _settle(attempt, response)
             elif (failure := failure_of(response.status, response.headers)) is not None:

@@ -92,6 +92,7 @@ def _asend(send: Callable[..., Any]) -> Callable[..., Any]:
 def _is_open(attempt: Attempt, response: Any) -> bool:
     """Give the slot back unless the answer's body holds it."""
     status = response.status_code
+    attempt.heard(status, response.headers)
     if status >= 400:
         attempt.give_back(failure_of(status, response.headers))
     elif status == ACCEPTED:
@@ -111,6 +112,7 @@ def _transport(handle: Callable[..., Any]) -> Callable[..., Any]:
         attempt.ensure()
         try:
             response = handle(self, request)
+            attempt.heard(response.status_code, response.headers)
             failure = failure_of(response.status_code, response.headers)
             if failure is not None:
                 attempt.give_back(failure)
@@ -130,6 +132,7 @@ def _atransport(handle: Callable[..., Any]) -> Callable[..., Any]:
         await attempt.aensure()
         try:
             response = await handle(self, request)
+            attempt.heard(response.status_code, response.headers)
             failure = failure_of(response.status_code, response.headers)
             if failure is not None:
                 attempt.give_back(failure)

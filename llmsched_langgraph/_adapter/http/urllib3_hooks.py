@@ -55,6 +55,7 @@ def _make_request(make: Callable[..., Any]) -> Callable[..., Any]:
 
 def _settle(attempt: Attempt, response: Any, *, still_open: bool) -> None:
     """Give the slot back, now or when the body was read or closed."""
+    attempt.heard(response.status, response.headers)
     if response.status >= 400:
         attempt.give_back(failure_of(response.status, response.headers))
     elif response.status == ACCEPTED:

@@ -106,9 +106,7 @@ class Graph:
     def _add(self, driver: Driver) -> None:
         for name, view in driver.backends.items():
             if view.waiting:
-                self.pools[id(driver), name, ""] = Pool(
-                    driver, view, view.backend.slots, view.holding, [], []
-                )
+                self.pools[id(driver), name, ""] = Pool(driver, view, view.slots, view.holding, [], [])
                 for tenant, slots, held in driver.limits(name):
                     self.pools[id(driver), name, tenant] = Pool(driver, view, slots, held, [], [])
         now = driver.clock()
@@ -316,8 +314,13 @@ class Graph:
 
 def _full(pool: Pool) -> bool:
     """Return whether a slot comes free only if one of the known holders releases its own."""
-    known = len(pool.holding) == pool.held >= pool.slots and bool(pool.waiting)
-    return known and pool.driver.clock() >= pool.view.ready_s
+    if len(pool.holding) != pool.held or not pool.holding or not pool.waiting:
+        return False
+    driver, view, now = pool.driver, pool.view, pool.driver.clock()
+    if pool.held >= pool.slots:
+        return now >= view.ready_s
+    claims = (driver.claim(waiter.ticket) for waiter in pool.waiting)
+    return any(type(claim) is Waiting and view.stalled(now, claim.call) for claim in claims)
 
 
 def _together(states: list[State], *, every: bool) -> State:

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import SecretStr
 
 from llmsched_langgraph import schedule, wrap_openai
-from llmsched_langgraph._ledger.values import check_slots
+from llmsched_langgraph._ledger.backends import check_slots
 from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph.lab.demo.backend import LATENCY, MODEL, backend, counts, reset
 from llmsched_langgraph.lab.demo.graphs import chain, planner, react_agent

@@ -33,9 +33,9 @@ from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
-from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph.lab.sim.servers import Server, SlotServer
 from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
 
@@ -274,7 +274,7 @@ class Simulation:
                 ticket = next(self._tickets)
                 self._calls[ticket] = (job, index, run, call)
                 asked = (ticket, BACKEND, stage.name, job.number, False, run, (), 0, 0, "")
-                self._tell(now, _new(CallRequested, asked))
+                self._tell(now, _new(CallRequested, (*asked, call.prompt_tokens)))
         self._run_tools(now)
 
     def _run_tools(self, now: float) -> None:
@@ -303,7 +303,7 @@ class Simulation:
     def _call_done(self, now: float, ticket: int) -> None:
         job, index, run, call = self._calls.pop(ticket)
         usage = Usage(call.prompt_tokens, call.output_tokens)
-        self._tell(now, _new(CallReleased, (ticket, Outcome.FINISHED, usage, None)))
+        self._tell(now, _new(CallReleased, (ticket, Outcome.FINISHED, usage, None, None)))
         self._move(now, job, _ended(now, job, index, run))
         job.calls_left[index] -= 1
         if not job.calls_left[index]:

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from llmsched_langgraph import compile_graph, schedule
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.policies import as_policy
-from llmsched_langgraph._ledger.values import check_slots
+from llmsched_langgraph._ledger.backends import check_slots
 from llmsched_langgraph._runtime.scheduler import DEFAULT_POLICY, Scheduler
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError
 from llmsched_langgraph.lab.demo.backend import LATENCY, MODEL, backend, counts, reset

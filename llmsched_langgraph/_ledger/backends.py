@@ -1,0 +1,145 @@
+"""Defines the settings of a backend.
+
+Does not hold slots: the ledger does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llmsched_langgraph._ledger.auto import Auto
+from llmsched_langgraph._ledger.capacity import Limits
+from llmsched_langgraph._ledger.prices import Prices
+from llmsched_langgraph._ledger.rates import Rates, rates_of
+from llmsched_langgraph.errors import ConfigurationError
+
+DEFAULT_SLOTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A pool of slots that serves some models.
+
+    A call belongs to the first backend that claims it: one of `models` matches a name of its model or
+    deployment, or one of `base_urls` matches the URL that it goes to. Both may be globs (`fnmatch`: `*`, `?`,
+    `[...]`), and case matters. A backend without both serves every call that no other one claims.
+
+    Attributes:
+        name: its name in messages and statistics.
+        slots: maximum number of concurrent calls, at least 1. "auto" and `Auto(low, high, start)` find it
+            from how calls end: just below where the backend refuses, or where one more brings no throughput.
+        models: the models that it serves, such as "gpt-4o", "llama-*" or the name of an Azure deployment.
+        base_urls: the URLs that it answers at, such as "http://gpu-1:8000/v1"; they include what is below.
+        queue_timeout_s: maximum wait of a call for a slot, in seconds; None for that of the scheduler.
+        requests_per_minute: limit of calls granted in any minute; None for no limit, as with all rates.
+        requests_per_day: the same in any 24 hours.
+        tokens_per_minute: limit of the tokens, input and output, counted in any minute.
+        input_tokens_per_minute, output_tokens_per_minute: the same of each kind.
+        prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
+            glob that matches a name of a call counts. None if the cost of calls is unknown.
+
+    Raises:
+        ConfigurationError: `slots` is below 1, a rate is no whole number of at least 1, the name is empty,
+            `models` or `base_urls` is not a list of names or URLs, `queue_timeout_s` is not positive, or
+            `prices` are invalid.
+    """
+
+    name: str = "default"
+    slots: int | Auto | Literal["auto"] = DEFAULT_SLOTS
+    models: tuple[str, ...] | None = None
+    base_urls: tuple[str, ...] | None = None
+    queue_timeout_s: float | None = None
+    prices: Mapping[str, tuple[float, float]] | None = None
+    requests_per_minute: int | None = field(default=None, kw_only=True)
+    requests_per_day: int | None = field(default=None, kw_only=True)
+    tokens_per_minute: int | None = field(default=None, kw_only=True)
+    input_tokens_per_minute: int | None = field(default=None, kw_only=True)
+    output_tokens_per_minute: int | None = field(default=None, kw_only=True)
+    limits: Limits = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigurationError("a backend needs a name that is not empty")
+        what = f"backend {self.name!r}"
+        slots = as_slots(self.slots, f"{what}: slots")
+        object.__setattr__(self, "slots", slots)
+        rates = rates_of(self.name, **{name: getattr(self, name) for name in Rates._fields})
+        object.__setattr__(self, "limits", Limits(slots, rates))
+        object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))
+        if self.models == ():
+            raise ConfigurationError(f"{what} serves no model; name some, or leave models out for all")
+        urls = _texts(self.base_urls, f"{what}: base_urls", "URLs")
+        if urls == ():
+            raise ConfigurationError(f"{what} has no base URL; name some, or leave base_urls out for all")
+        for url in urls or ():
+            if "://" not in url and not url.startswith("*"):
+                raise ConfigurationError(
+                    f'{what}: base_urls has {url!r}; write a URL, such as "http://{url}", or a glob such as '
+                    f'"*://{url}"'
+                )
+        object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
+        check_timeout(self.queue_timeout_s, f"{what}: queue_timeout_s")
+        if self.prices is not None:
+            object.__setattr__(self, "prices", Prices(self.prices, f"{what}: prices"))
+
+
+def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:
+    """Return the strings of a list, or None for None."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        raise ConfigurationError(
+            f"{what} must be a list of {items}, e.g. {what.rpartition(' ')[2]}=({given!r},)"
+        )
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"{what} must be a list of {items}, not {given!r}")
+    found = tuple(given)
+    for item in found:
+        if not isinstance(item, str) or not item:
+            raise ConfigurationError(f"{what} must be a list of {items}, but has {item!r}")
+    return found
+
+
+def as_slots(slots: object, what: str) -> int | Auto:
+    """Return a number of slots, or the bounds of one that is found.
+
+    Raises:
+        ConfigurationError: it is neither; the message begins with `what`.
+    """
+    if slots == "auto":
+        return Auto()
+    if isinstance(slots, str):
+        raise ConfigurationError(
+            f'{what} must be a whole number of at least 1, "auto" or Auto(...), not {slots!r}'
+        )
+    return slots if isinstance(slots, Auto) else check_slots(slots, what)
+
+
+def check_slots(slots: object, what: str) -> int:
+    """Return `slots` if it is a valid number of slots.
+
+    Raises:
+        ConfigurationError: it is not; the message begins with `what`.
+    """
+    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+        raise ConfigurationError(
+            f"{what} must be a whole number of at least 1 (the calls that the backend serves at once), "
+            f"not {slots!r}"
+        )
+    return slots
+
+
+def check_timeout(timeout_s: object, what: str) -> None:
+    """Do nothing if `timeout_s` is valid.
+
+    Raises:
+        ConfigurationError: it is neither None nor a positive number; the message begins with `what`.
+    """
+    if timeout_s is None:
+        return
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ConfigurationError(
+            f"{what} must be a positive number of seconds, or None for no limit, not {timeout_s!r}"
+        )

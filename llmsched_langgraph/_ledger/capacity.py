@@ -1,0 +1,153 @@
+"""Combines what limits the calls of a backend: its slots, told or found, its pauses, its rates.
+
+Delays nothing, and knows no tickets. A capacity is a value; each grant and each end of an attempt gives the
+next one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
+from llmsched_langgraph._ledger import auto, rates
+from llmsched_langgraph._ledger.auto import Auto, Found, Refusal, Success, too_busy
+from llmsched_langgraph._ledger.pauses import LIMIT_S, NEVER_PAUSED, REFUSALS, Failure, Pause, paused
+from llmsched_langgraph._ledger.quotas import Quotas
+from llmsched_langgraph._ledger.rates import NOTHING_SENT, Estimate, Rates, Spent
+
+NOTHING_COUNTED = Usage(0, 0)
+"""Usage of an attempt that the server refused."""
+
+
+class Limits(NamedTuple):
+    """The settings of a backend that its capacity depends on.
+
+    Attributes:
+        slots: maximum number of concurrent calls, or the bounds of one that is found.
+        rates: its rates; None for no limit.
+    """
+
+    slots: int | Auto
+    rates: Rates | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens do not matter: the slots are told, and no rate is limited."""
+        return self.rates is None and not isinstance(self.slots, Auto)
+
+
+class Attempt(NamedTuple):
+    """An attempt that held a slot of the backend and released it.
+
+    Attributes:
+        granted_s, released_s: clock times of its grant and its release.
+        estimate: what it was expected to use, as at its grant.
+        concurrency: slots held at its grant, its own included.
+        in_use: the same just before its release.
+        waiting: whether calls waited then.
+    """
+
+    granted_s: float
+    released_s: float
+    estimate: Estimate
+    concurrency: int
+    in_use: int
+    waiting: bool
+
+
+class Capacity(NamedTuple):
+    """How many calls a backend serves at once, and from when on it admits the next one.
+
+    Attributes:
+        found: its limit of concurrent calls.
+        pause: its pauses.
+        spent: what counts against its rates; None if no rate is limited.
+    """
+
+    found: Found
+    pause: Pause = NEVER_PAUSED
+    spent: Spent | None = None
+
+    def configured(self, limits: Limits, now: float, holding: int) -> Capacity:
+        """Return the capacity under other settings; `holding` is the number of slots held."""
+        found, slots = self.found, limits.slots
+        if isinstance(slots, Auto):
+            found = auto.configured(found, slots, now)
+        elif found.limit != slots:
+            found = Found(slots)
+        return Capacity(found, self.pause, rates.configured(self.spent, limits.rates, now, holding))
+
+    def ready_s(self, limits: Limits, now: float, estimate: Estimate) -> float:
+        """Return the clock time from which the rates admit a call: `now` or earlier if they do."""
+        return rates.ready_s(self.spent, limits.rates, now, estimate)
+
+    def stalled(self, limits: Limits, now: float, estimate: Estimate) -> bool:
+        """Return whether the rates admit a call only after another one in flight has ended."""
+        return rates.stalled(self.spent, limits.rates, now, estimate)
+
+    def granted(self, now: float, estimate: Estimate) -> Capacity:
+        """Return the capacity after a grant, where a rate is limited."""
+        return Capacity(self.found, self.pause, rates.granted(self.spent, now, estimate))
+
+    def failed(self, limits: Limits, attempt: Attempt, grants: int, failure: Failure) -> Capacity:
+        """Return the capacity after a failed attempt; `grants` is the number of the backend's grants.
+
+        A refusal of a call that was one more than is known to be served is expected: without `Retry-After`,
+        it pauses nothing.
+        """
+        (found, pause, spent), now = self, attempt.released_s
+        if not (found.trying and failure.retry_after_s is None):
+            pause = paused(pause, grants, attempt.granted_s, now, failure)
+        exhausted = failure.retry_after_s is not None and failure.retry_after_s > LIMIT_S
+        if isinstance(limits.slots, Auto) and too_busy(failure) and not exhausted:
+            pause_s = max(0.0, pause.opens_s - max(self.pause.opens_s, now))
+            refusal = Refusal(attempt.granted_s, attempt.concurrency, pause_s)
+            found = auto.refused(found, limits.slots, now, refusal)
+        if failure.status is None:  # the answer may have broken off half way
+            usage = UNKNOWN_USAGE
+        else:
+            usage = NOTHING_COUNTED if failure.status in REFUSALS else NOTHING_SENT
+        return Capacity(found, pause, _released(spent, attempt, now, usage))
+
+    def ended(self, attempt: Attempt, *, well: bool) -> Capacity:
+        """Return the capacity after an attempt that did not fail; its tokens are another matter.
+
+        Args:
+            attempt: the attempt.
+            well: whether it was served. One that was cancelled says nothing.
+        """
+        pause = self.pause
+        if not well or not pause.backoff_s:
+            return self
+        # All of `paused` that does not depend on a failure.
+        return self._replace(pause=paused(pause, 0, attempt.granted_s, attempt.released_s, None))
+
+    def used(self, limits: Limits, now: float, attempt: Attempt, usage: Usage, *, well: bool) -> Capacity:
+        """Return the capacity after the tokens of an attempt are known, or never will be."""
+        found, pause, spent = self
+        if well and isinstance(limits.slots, Auto):
+            success = Success(
+                attempt.granted_s,
+                attempt.in_use,
+                attempt.waiting,
+                attempt.released_s - attempt.granted_s,
+                usage.output_tokens,
+                2 * (usage.cached_tokens or 0) > (usage.prompt_tokens or 0),
+            )
+            found = auto.succeeded(found, limits.slots, now, success)
+        return Capacity(found, pause, _released(spent, attempt, now, usage))
+
+    def corrected(self, limits: Limits, now: float, quotas: Quotas) -> Capacity:
+        """Return the capacity after an answer has told what is left of the provider's limits."""
+        return Capacity(self.found, self.pause, rates.corrected(self.spent, limits.rates, now, quotas))
+
+
+def _released(spent: Spent | None, attempt: Attempt, now: float, usage: Usage) -> Spent | None:
+    return rates.released(spent, now, attempt.granted_s, attempt.estimate, usage)
+
+
+def new_capacity(limits: Limits, now: float = 0.0) -> Capacity:
+    """Return the capacity of a backend at the beginning."""
+    slots = limits.slots
+    found = auto.started(slots) if isinstance(slots, Auto) else Found(slots)
+    return Capacity(found).configured(limits, now, 0)

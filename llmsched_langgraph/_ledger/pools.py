@@ -1,0 +1,164 @@
+"""Stores the state of each backend: its slots held, its backlog's length, its capacity.
+
+Does not choose tickets. The values are part of the ledger's state (`truth.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
+from llmsched_langgraph._ledger.backends import Backend
+from llmsched_langgraph._ledger.capacity import Attempt, Capacity, new_capacity
+from llmsched_langgraph._ledger.tenants import Share
+from llmsched_langgraph._ledger.truth import Truth
+from llmsched_langgraph._ledger.values import BackendView, Grant, Release, Waiting
+
+MEASURED_S = 60.0
+"""Seconds after its release in which the tokens of an attempt must become known where rates need them."""
+
+_new = tuple.__new__
+"""Builds a named tuple in C, without Python bytecode."""
+
+
+class Unmeasured(NamedTuple):
+    """An attempt that released its slot before its tokens were known.
+
+    Attributes:
+        backend: the backend's name.
+        attempt: the attempt.
+        well: whether it was served to its end.
+    """
+
+    backend: str
+    attempt: Attempt
+    well: bool
+
+
+def _usage(ticket: int) -> str:
+    """Return the key of an `Unmeasured` in `Truth`."""
+    return f"usage {ticket}"
+
+
+class Pools:
+    """The backends' states.
+
+    Attributes:
+        names: the keys of the states in `Truth`, by the backend's name.
+    """
+
+    def __init__(self, truth: Truth, backends: Iterable[Backend]) -> None:
+        self._truth = truth
+        self._committed = truth.committed
+        self.names: dict[str, str] = {}
+        self._pending: dict[int, float] = {}  # index: tickets whose tokens are awaited, since when
+        for backend in backends:
+            self.names[backend.name] = "backend " + backend.name
+            view = BackendView(backend, 0, 0, 0, 0, new_capacity(backend.limits))
+            truth.committed["backend " + backend.name] = view
+
+    def get(self, name: str) -> BackendView:
+        """Return a backend's state, the current decision included."""
+        at, staged = self.names[name], self._truth.staged
+        found: BackendView = staged[at] if at in staged else self._committed[at]
+        return found
+
+    def queue(self, name: str) -> None:
+        """Stage the state with one more ticket in the backlog."""
+        backend, holding, waiting, granted, released, capacity, overdue = self.get(name)
+        state = (backend, holding, waiting + 1, granted, released, capacity, overdue)
+        self._truth.staged[self.names[name]] = _new(BackendView, state)
+
+    def put(self, view: BackendView) -> None:
+        """Stage a backend's state."""
+        self._truth.staged[self.names[view.backend.name]] = view
+
+    def hold(
+        self, now: float, ticket: int, waits: Waiting, reason: str, share: Share | None, *, queued: bool
+    ) -> Grant:
+        """Stage the grant of a slot to a ticket; `queued` tells whether it is in the backlog."""
+        lane, arrival, asked_s, call = waits
+        at, staged = self.names[lane[0]], self._truth.staged
+        view = staged[at] if at in staged else self._committed[at]
+        backend, holding, waiting, granted, released, capacity, overdue = view
+        holding, waiting, granted = holding + 1, waiting - queued, granted + 1
+        if capacity.spent is not None:
+            capacity = capacity.granted(now, call.estimate)
+        if reason == "overdue":
+            overdue = granted
+        slots = capacity.found.limit
+        fields = (lane, asked_s, now, call, reason, holding, slots, "", None, arrival, share)
+        grant: Grant = _new(Grant, fields)
+        staged[ticket] = grant
+        state = (backend, holding, waiting, granted, released, capacity, overdue)
+        staged[at] = _new(BackendView, state)
+        return grant
+
+    def free(self, now: float, release: Release, claim: Waiting | Grant) -> bool:
+        """Stage the state after a ticket has left its slot or the backlog; return whether others wait."""
+        at, staged = self.names[claim.lane[0]], self._truth.staged
+        view = staged[at] if at in staged else self._committed[at]
+        backend, holding, waiting, granted, released, capacity, overdue = view
+        if type(claim) is Grant:
+            if release.failure is not None or capacity.pause.backoff_s or not backend.limits.plain:
+                capacity = self._ended(now, release, claim, view)
+            holding, released = holding - 1, released + 1
+        else:
+            waiting -= 1
+        state = (backend, holding, waiting, granted, released, capacity, overdue)
+        staged[at] = _new(BackendView, state)
+        return bool(waiting)
+
+    def _ended(self, now: float, release: Release, grant: Grant, view: BackendView) -> Capacity:
+        """Return the backend's capacity after the end of an attempt."""
+        ticket, usage, failure, quotas, well = release
+        limits, capacity = view.backend.limits, view.capacity
+        call, held = grant.call, view.holding
+        attempt = Attempt(grant.granted_s, now, call.estimate, grant.concurrency, held, view.waiting > 0)
+        if quotas is not None:
+            capacity = capacity.corrected(limits, now, quotas)
+        if failure is not None:
+            return capacity.failed(limits, attempt, view.granted, failure)
+        capacity = capacity.ended(attempt, well=well)
+        if usage is not PENDING_USAGE:
+            return capacity.used(limits, now, attempt, usage, well=well)
+        if not limits.plain:
+            self._pending[ticket] = now
+            self._truth.staged[_usage(ticket)] = Unmeasured(grant.lane[0], attempt, well)
+        return capacity
+
+    def unmeasured(self, ticket: int) -> bool:
+        """Return whether the tokens of a released ticket are awaited."""
+        return _usage(ticket) in self._committed
+
+    def measure(self, now: float, ticket: int, usage: Usage) -> str | None:
+        """Stage the state after the tokens of a ticket are known; return the backend's name.
+
+        Return None if they are not awaited.
+        """
+        pending: Unmeasured | None = self._truth.get(_usage(ticket))
+        if pending is None:
+            return None
+        self._truth.remove(_usage(ticket))
+        name, attempt, well = pending
+        view = self.get(name)
+        capacity = view.capacity.used(view.backend.limits, now, attempt, usage, well=well)
+        self.put(view._replace(capacity=capacity))
+        return name
+
+    def forget_unmeasured(self, now: float) -> None:
+        """Count the estimate where the tokens of an attempt have not become known for `MEASURED_S`."""
+        for ticket, since_s in tuple(self._pending.items()):
+            if not self.unmeasured(ticket):
+                self._pending.pop(ticket, None)
+            elif now - since_s < MEASURED_S:
+                return
+            else:
+                self.measure(now, ticket, UNKNOWN_USAGE)
+
+    def configure(self, now: float, backend: Backend) -> None:
+        """Stage the state under other settings."""
+        view = self.get(backend.name)
+        capacity = view.capacity.configured(backend.limits, now, view.holding)
+        self.put(view._replace(backend=backend, capacity=capacity))
