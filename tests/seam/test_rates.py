@@ -1,0 +1,338 @@
+"""Rates of a backend, and slots that are found, in live runs: what counts, and that nothing stays reserved."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import threading
+import time
+from typing import TypedDict
+
+import httpx
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langgraph.graph import START, StateGraph
+from support.seam import until
+
+from llmsched_langgraph import Auto, Backend, ConfigurationError, Scheduler, schedule
+
+MODEL = "http://model.test/v1"
+USAGE = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}
+FAST = 200.0
+"""Seconds of the scheduler's clock in one."""
+
+
+class State(TypedDict, total=False):
+    n: int
+
+
+class Server:
+    """Answers as it is told, and records when each request came."""
+
+    def __init__(self, answer=lambda number: httpx.Response(200, json={})):
+        self.answer = answer
+        self.came_s, self.now, self.peak, self.refused = [], 0, 0, 0
+        self.lock = threading.Lock()
+        self.clock = time.monotonic
+        self.client = httpx.Client(transport=httpx.MockTransport(self.serve))
+
+    def serve(self, request):
+        with self.lock:
+            self.came_s.append(self.clock())
+            self.now += 1
+            self.peak, number = max(self.peak, self.now), len(self.came_s)
+        try:
+            return self.answer(number)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+class Asking(BaseChatModel):
+    """Sends requests until one is answered; a failure is sent again at most `again` times."""
+
+    base_url: str = MODEL
+    server: object = None
+    again: int = 0
+
+    @property
+    def _llm_type(self):
+        return "asking"
+
+    def ask(self):
+        for left in range(self.again, -1, -1):
+            response = self.server.client.post(f"{MODEL}/chat", json={})
+            if response.status_code < 400 or not left:
+                response.raise_for_status()
+                return
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.ask()
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("x", usage_metadata=USAGE))])
+
+
+class Streaming(Asking):
+    """The same, in pieces."""
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        self.ask()
+        for piece in "xyz":
+            yield ChatGenerationChunk(message=AIMessageChunk(piece))
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    with made.client:
+        yield made
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def make(slots=4, *, speed=FAST, **rates):
+        begun_s = time.monotonic()
+        backend = Backend("b", slots, **rates)
+        made.append(
+            Scheduler(backends=[backend], policy="fcfs", clock=lambda: speed * (time.monotonic() - begun_s))
+        )
+        return made[-1]
+
+    yield make
+    for scheduler in made:
+        scheduler.check()
+        scheduler.close()
+
+
+def graph_of(model, scheduler, ask=lambda model: model.invoke("how many?")):
+    def node(state):
+        ask(model)
+        return {}
+
+    return schedule(StateGraph(State).add_node("a", node).add_edge(START, "a").compile(), scheduler)
+
+
+def capacity(scheduler):
+    return scheduler._driver.backends["b"].capacity
+
+
+def spent(scheduler):
+    return capacity(scheduler).spent
+
+
+def worst(times_s, span_s=60.0):
+    """The most requests in any minute."""
+    return max(sum(at <= own < at + span_s for own in times_s) for at in times_s)
+
+
+@pytest.mark.parametrize("model", [Asking, Streaming])
+def test_tokens_are_counted_when_the_call_ends(server, make, model):
+    """Their place is reserved until then, although the slot is free as soon as the answer is there."""
+    scheduler = make(tokens_per_minute=10_000)
+    seen = []
+
+    def ask(model):
+        for _ in model.stream("?"):
+            seen.append(spent(scheduler).output_flight.calls)
+
+    graph_of(model(server=server), scheduler, ask).invoke({})
+    now = spent(scheduler)
+    assert seen[0] == 1 or model is Asking  # not streamed, it has ended when the first piece comes
+    assert (now.input_flight.calls, now.output_flight.calls) == (0, 0)
+    assert sum(now.output.amounts) == scheduler.statistics().output_tokens
+    assert sum(now.input.amounts) == scheduler.statistics().prompt_tokens
+
+
+@pytest.mark.parametrize("status", [400, 401, 408, 429, 500, 503, None])
+def test_a_failed_attempt_leaves_nothing_reserved(make, status):
+    """Its output is not counted; a refused one has no input either."""
+
+    def answer(number):
+        if number > 1:
+            return httpx.Response(200, json={})
+        if status is None:
+            raise httpx.ConnectError("no")
+        return httpx.Response(status, headers={"retry-after": "0.01"})
+
+    scheduler, server = make(speed=1.0, tokens_per_minute=10_000), Server(answer)
+    graph = graph_of(Asking(server=server, again=0), scheduler)
+    with pytest.raises(httpx.HTTPError):
+        graph.invoke({})
+    now = spent(scheduler)
+    assert (now.input_flight.calls, now.output_flight.calls) == (0, 0)
+    if status in (429, 503):
+        assert sum(now.input.amounts) == 0
+    graph.invoke({})
+    assert spent(scheduler).output_flight.calls == 0
+
+
+def test_a_call_that_is_sent_again_is_counted_once(make):
+    """Both attempts are requests; the tokens are those of the last one."""
+    server = Server(lambda number: httpx.Response(500 if number == 1 else 200, json={}))
+    scheduler = make(tokens_per_minute=10_000, requests_per_minute=10)
+    graph_of(Asking(server=server, again=1), scheduler).invoke({})
+    now = spent(scheduler)
+    assert (sum(now.requests.amounts), sum(now.output.amounts)) == (2, 3)
+    assert now.output_flight.calls == 0
+
+
+def test_a_stream_that_is_dropped_leaves_nothing_reserved(server, make):
+    """Collected, or closed half way."""
+    scheduler = make(tokens_per_minute=10_000)
+
+    def ask(model):
+        for _ in model.stream("?"):
+            break
+
+    graph_of(Streaming(server=server), scheduler, ask).invoke({})
+    gc.collect()
+    until(lambda: spent(scheduler).output_flight.calls == 0)
+
+
+def test_no_minute_has_more_requests_than_the_limit(make):
+    """Whoever makes them, in threads or on a loop; and what is left is used."""
+    scheduler, server = make(requests_per_minute=10), Server()
+    server.clock = scheduler._driver.clock
+    graph = graph_of(Asking(server=server), scheduler)
+
+    async def main():
+        await asyncio.gather(*(graph.ainvoke({}) for _ in range(35)))
+
+    asyncio.run(main())
+    assert len(server.came_s) == 35
+    assert worst(server.came_s) <= 10
+    # The fourth ten come after three full minutes, and soon.
+    assert server.came_s[-1] - server.came_s[0] < 3 * 61.0 + 2.0 * FAST
+    assert scheduler.statistics().over_commitments == 0
+
+
+def test_a_tenant_that_waits_for_the_rate_holds_no_slot(make):
+    """Calls wait in the backlog, where the order of service applies."""
+    scheduler, server = make(1, speed=1.0, requests_per_minute=1), Server()
+    graph = graph_of(Asking(server=server), scheduler)
+    graph.invoke({})
+    thread = threading.Thread(target=lambda: graph.invoke({}), daemon=True)
+    thread.start()
+    until(lambda: scheduler.statistics().waiting == 1)
+    assert scheduler.statistics().holding == 0
+    scheduler._driver.configure(Backend("b", 1))
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(server.came_s) == 2
+
+
+def test_the_prompt_is_estimated_before_the_call(server, make):
+    """From its text: a call too large for what is left of the minute waits."""
+    scheduler = make(input_tokens_per_minute=100_000)
+    entries = []
+    scheduler.subscribe(entries.append)
+    graph_of(Asking(server=server), scheduler, lambda model: model.invoke("word " * 4_000)).invoke({})
+    (grant,) = [entry.detail for entry in entries if entry.kind == "SlotGranted"]
+    assert 3_000 <= grant.call.prompt_tokens <= 6_000
+
+
+def test_the_providers_own_limits_count(make):
+    """What its answers say is smaller than what was configured."""
+    headers = {"x-ratelimit-limit-requests": "3", "x-ratelimit-remaining-requests": "0"}
+    headers["x-ratelimit-reset-requests"] = "50s"
+    server = Server(lambda number: httpx.Response(200, headers=headers if number == 1 else {}, json={}))
+    scheduler = make(speed=1.0, requests_per_minute=100)
+    graph = graph_of(Asking(server=server), scheduler)
+    graph.invoke({})
+    assert spent(scheduler).told[0] == 3
+    assert scheduler._driver.backends["b"].admits_s(0.0, grant_call(scheduler)) > scheduler._driver.clock()
+
+
+def grant_call(scheduler):
+    """The properties of some call."""
+    return next(entry.detail.call for entry in scheduler._driver.story() if entry.kind == "SlotGranted")
+
+
+def test_a_backend_without_rates_counts_nothing(server, make):
+    """And the prompt's size is not looked at."""
+    scheduler = make()
+    graph_of(Asking(server=server), scheduler).invoke({})
+    assert spent(scheduler) is None
+    assert grant_call(scheduler).prompt_tokens is None
+
+
+@pytest.mark.parametrize("room", [1, 3, 6])
+def test_slots_are_found_below_what_the_server_refuses(make, room):
+    """No run dies of it, and most of the room is used."""
+    scheduler = make("auto", speed=1.0)
+    server = Server()
+
+    def answer(number):
+        if server.now > room:
+            server.refused += 1
+            return httpx.Response(429)
+        time.sleep(0.002)
+        return httpx.Response(200, json={})
+
+    server.answer = answer
+    graph = graph_of(Asking(server=server, again=20), scheduler)
+    threads = [
+        threading.Thread(target=lambda: [graph.invoke({}) for _ in range(8)], daemon=True) for _ in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(server.came_s) == 12 * 8 + server.refused
+    assert 1 <= capacity(scheduler).found.limit <= max(room + 1, 2)
+    assert scheduler.statistics().backends[0].slots == capacity(scheduler).found.limit
+
+
+def test_a_limit_that_is_not_refused_grows(make):
+    """Where calls wait for it."""
+    scheduler, server = make(Auto(1, 64, 2)), Server()
+
+    def answer(number):
+        # As many as it may have at once, and one that waits.
+        until(lambda: (server.now >= 2 and scheduler.statistics().waiting) or len(server.came_s) >= 50)
+        return httpx.Response(200, json={})
+
+    server.answer = answer
+    graph = graph_of(Asking(server=server), scheduler)
+
+    async def main():
+        await asyncio.gather(*(graph.ainvoke({}) for _ in range(60)))
+
+    asyncio.run(main())
+    assert capacity(scheduler).found.limit > 2
+
+
+def test_slots_are_found_or_told_from_now_on(make):
+    """`resize` takes both."""
+    scheduler = make(4)
+    scheduler.resize("auto")
+    assert scheduler.statistics().slots == 4
+    scheduler.resize(Auto(8, 9, 8))
+    assert scheduler.statistics().slots == 8
+    scheduler.resize(2)
+    assert scheduler.statistics().slots == 2
+    assert Scheduler("auto").statistics().slots == Auto().start
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"requests_per_minute": 0}, "backend 'b': requests_per_minute must be a whole number of at least 1"),
+        ({"requests_per_day": 0.5}, "requests_per_day"),
+        ({"tokens_per_minute": True}, "tokens_per_minute"),
+        ({"input_tokens_per_minute": math.nan}, "input_tokens_per_minute"),
+        ({"output_tokens_per_minute": "9"}, "output_tokens_per_minute"),
+        ({"slots": "automatic"}, '"auto" or Auto'),
+        ({"slots": None}, "slots must be"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    """One error that names the backend, the setting and what it may be."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        Backend("b", **settings)
+    assert "'b'" in str(caught.value)
