@@ -142,7 +142,13 @@ def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
         if call is None:
             return hook(self, *args, **kwargs)
         with call:
-            result = hook(self, *args, **kwargs)
+            while True:
+                try:
+                    result = hook(self, *args, **kwargs)
+                    break
+                except Exception:
+                    if not call.tries_again():
+                        raise
             if call.reports:
                 call.usage = usage_of_result(result, _messages(args, kwargs))
             return result
@@ -157,7 +163,13 @@ def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
         if call is None:
             return await hook(self, *args, **kwargs)
         async with call:
-            result = await hook(self, *args, **kwargs)
+            while True:
+                try:
+                    result = await hook(self, *args, **kwargs)
+                    break
+                except Exception:
+                    if not call.tries_again():
+                        raise
             if call.reports:
                 call.usage = usage_of_result(result, _messages(args, kwargs))
             return result

@@ -37,6 +37,8 @@ class Backend:
         requests_per_day: the same in any 24 hours.
         tokens_per_minute: limit of the tokens, input and output, counted in any minute.
         input_tokens_per_minute, output_tokens_per_minute: the same of each kind.
+        retries: how often a request of a LangChain model that was refused or not answered is sent again, after
+            the model's own library gave up and before the first token. It keeps the place of its call.
         prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
             glob that matches a name of a call counts. None if the cost of calls is unknown.
 
@@ -57,6 +59,7 @@ class Backend:
     tokens_per_minute: int | None = field(default=None, kw_only=True)
     input_tokens_per_minute: int | None = field(default=None, kw_only=True)
     output_tokens_per_minute: int | None = field(default=None, kw_only=True)
+    retries: int = field(default=0, kw_only=True)
     limits: Limits = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +68,10 @@ class Backend:
         what = f"backend {self.name!r}"
         slots = as_slots(self.slots, f"{what}: slots")
         object.__setattr__(self, "slots", slots)
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
+            raise ConfigurationError(
+                f"{what}: retries must be a whole number of at least 0, not {self.retries!r}"
+            )
         rates = rates_of(self.name, **{name: getattr(self, name) for name in Rates._fields})
         object.__setattr__(self, "limits", Limits(slots, rates))
         object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))

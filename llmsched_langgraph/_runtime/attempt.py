@@ -117,7 +117,7 @@ class Attempt(Slot):
         call.closed(self)
         if not self._held:
             return
-        call.failed = failure is not None
+        call.failure = failure
         lender, self.lender = self.lender, None
         if failure is None and lender is not None and lender.take_back(self):
             return

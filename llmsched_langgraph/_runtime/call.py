@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.pauses import LIMIT_S, Failure
 from llmsched_langgraph._runtime.context import CALL, PAUSED, current_stage_run, unmark
 from llmsched_langgraph._runtime.holders import is_closed, running_loop_ref
 from llmsched_langgraph._runtime.marks import Inside, Looking, Paused
@@ -49,7 +49,7 @@ class Call(Slot):
         model: the model object whose requests are its attempts; None if its requests are not seen.
         around: the call that this one is part of; None if there is none.
         abandoned: whether nobody waits for its result.
-        failed: whether the last of its attempts failed and none followed.
+        failure: why the last of its attempts failed, if none followed; None if it did not.
         refused: the error of a request that got no slot; None if there is none.
         over: whether it has ended.
         lender: the block whose slot it has now; None if it has its own.
@@ -63,10 +63,11 @@ class Call(Slot):
     model: Any = None
     around: Call | None = None
     abandoned = False
-    failed = False
+    failure: Failure | None = None
     refused: Exception | None = None
 
     _used = False
+    _tried = 0  # how often the scheduler had it sent again
     _loop: weakref.ref[Any] | None = None  # the event loop on which it began
     over = False
     _mark: Token[weakref.ref[Any] | None] | None = None
@@ -120,6 +121,17 @@ class Call(Slot):
         around.inner.append(weakref.ref(self))
         if around.abandoned:  # since the check above
             raise cancelled()
+
+    def tries_again(self) -> bool:
+        """Return whether its request shall be sent again after an error, by `Backend.retries`; count it.
+
+        Only what the server refused, or did not answer, is sent again.
+        """
+        failure, retries = self.failure, self.terms.driver.backends[self.terms.backend].backend.retries
+        if failure is None or self.abandoned or self.refused is not None or self._tried >= retries:
+            return False
+        self._tried += 1
+        return failure.retry_after_s is None or failure.retry_after_s <= LIMIT_S
 
     @property
     def counts(self) -> bool:

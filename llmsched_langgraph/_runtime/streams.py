@@ -33,6 +33,7 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
     call.acquire()
     run, outcome = current_run(), Outcome.FINISHED
     items: Iterator[T] | None = None
+    begun = False
     try:
         while True:
             # Set the mark for one step at a time: a generator shares its consumer's context.
@@ -42,6 +43,12 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
                     item = next(items)
                 except StopIteration:
                     return
+                except Exception:
+                    if begun or not call.tries_again():
+                        raise
+                    items = None
+                    continue
+            begun = True
             meter.see(item)
             if run is not None and run.scope.deserted:
                 raise CallCancelledError("nobody reads the results of the run that this stream belongs to")
@@ -67,6 +74,7 @@ async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[
     await call.aacquire()
     outcome = Outcome.FINISHED
     items: AsyncIterator[T] | None = None
+    begun = False
     try:
         while True:
             with call.inside():
@@ -75,6 +83,12 @@ async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[
                     item = await anext(items)
                 except StopAsyncIteration:
                     return
+                except Exception:
+                    if begun or not call.tries_again():
+                        raise
+                    items = None
+                    continue
+            begun = True
             meter.see(item)
             with call.pause():
                 yield item

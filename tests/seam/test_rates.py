@@ -1,4 +1,4 @@
-"""Rates of a backend, and slots that are found, in live runs: what counts, and that nothing stays reserved."""
+"""Rates of a backend, and slots that are found, in live runs: what counts, and what stays reserved."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from langgraph.graph import START, StateGraph
 from support.seam import until
 
 from llmsched_langgraph import Auto, Backend, ConfigurationError, Scheduler, schedule
+from llmsched_langgraph._runtime.cycles.watcher import WATCHER
+from llmsched_langgraph.testing import PlainModel, StreamingModel
 
 MODEL = "http://model.test/v1"
 USAGE = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}
@@ -336,3 +338,174 @@ def test_wrong_settings(settings, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         Backend("b", **settings)
     assert "'b'" in str(caught.value)
+
+
+# -- retries ---------------------------------------------------------------------------
+
+
+class AsyncAsking(Asking):
+    """The same on an event loop."""
+
+    async def _agenerate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.ask()
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("x", usage_metadata=USAGE))])
+
+
+def failing(times, status=500, headers=None):
+    """A server whose first requests fail."""
+
+    def answer(number):
+        if number > times:
+            return httpx.Response(200, json={})
+        if status is None:
+            raise httpx.ConnectError("no")
+        return httpx.Response(status, headers=headers or {})
+
+    return Server(answer)
+
+
+WAYS = {
+    "invoke": (Asking, lambda model: model.invoke("?")),
+    "ainvoke": (AsyncAsking, lambda model: asyncio.run(model.ainvoke("?"))),
+    "stream": (Streaming, lambda model: list(model.stream("?"))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("status", [500, 429, 408, None])
+def test_a_request_is_sent_again(make, way, status):
+    """As often as the backend says, as one call; the error of the last attempt is the caller's."""
+    model, ask = WAYS[way]
+    server = failing(2, status, {"retry-after": "0.01"})
+    scheduler = make(1, speed=1.0, retries=2)
+    entries = []
+    scheduler.subscribe(entries.append)
+    graph_of(model(server=server), scheduler, ask).invoke({})
+    assert len(server.came_s) == 3
+    scheduler.check()
+    (job,) = [entry.detail for entry in entries if entry.kind == "JobClosed"]
+    assert [own.attempts for own in job.progress.finished.values()] == [3]
+
+    server = failing(3, status, {"retry-after": "0.01"})
+    with pytest.raises(httpx.HTTPError):
+        graph_of(model(server=server), scheduler, ask).invoke({})
+    assert len(server.came_s) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(400, {}), (401, {}), (404, {}), (429, {"retry-after": "3600"})]
+)
+def test_what_is_not_sent_again(make, status, headers):
+    """An error that another attempt does not mend, and a quota that is exhausted."""
+    scheduler, server = make(retries=5), failing(1, status, headers)
+    with pytest.raises(httpx.HTTPError):
+        graph_of(Asking(server=server), scheduler).invoke({})
+    assert len(server.came_s) == 1
+
+
+def test_a_stream_is_not_sent_again_after_its_first_token(make):
+    """Its consumer has it already."""
+    scheduler, server = make(retries=5), failing(0)
+
+    class Breaks(Streaming):
+        def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+            self.ask()
+            yield ChatGenerationChunk(message=AIMessageChunk("x"))
+            server.answer = lambda number: httpx.Response(500)
+            self.ask()
+
+    with pytest.raises(httpx.HTTPError):
+        graph_of(Breaks(server=server), scheduler, lambda model: list(model.stream("?"))).invoke({})
+    assert len(server.came_s) == 2
+
+
+def test_errors_of_the_program_are_not_tried_again(make):
+    """What no request has caused."""
+    scheduler, server = make(retries=5), failing(0)
+
+    class Wrong(Asking):
+        def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+            super()._generate(messages)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        graph_of(Wrong(server=server), scheduler).invoke({})
+    assert len(server.came_s) == 1
+
+
+def test_a_request_that_is_sent_again_keeps_its_place(make):
+    """It goes before calls that came after its call."""
+    scheduler, server = make(1, speed=1.0, retries=1), Server()
+    came = []
+
+    def answer(number):
+        came.append(threading.current_thread().name)
+        if number == 1:
+            until(lambda: scheduler.statistics().waiting == 2)
+            return httpx.Response(500)
+        return httpx.Response(200, json={})
+
+    server.answer = answer
+    graph = graph_of(Asking(server=server), scheduler)
+    threads = [threading.Thread(target=graph.invoke, args=({},), daemon=True, name=name) for name in "abc"]
+    for count, thread in enumerate(threads):
+        thread.start()
+        until(
+            lambda count=count: scheduler.statistics().holding + scheduler.statistics().waiting == count + 1
+        )
+    for thread in threads:
+        thread.join(30)
+    assert came == ["a", "b", "a", "c"]
+
+
+@pytest.mark.parametrize("retries", [-1, 1.5, True, "2", None])
+def test_retries_are_a_number(retries):
+    """At least 0."""
+    with pytest.raises(ConfigurationError, match="backend 'b': retries must be a whole number of at least 0"):
+        Backend("b", retries=retries)
+
+
+# -- waits that could never end --------------------------------------------------------
+
+
+def test_a_call_inside_a_stream_whose_reserve_fills_the_minute_goes_ahead(make):
+    """Only the end of the stream could make room, and the stream waits for the call."""
+    scheduler = make(4, speed=1.0, output_tokens_per_minute=1_500)
+    model = StreamingModel()
+
+    def ask(model):
+        for _ in model.stream("?"):
+            assert PlainModel().invoke("?").content
+            break
+
+    thread = threading.Thread(target=graph_of(model, scheduler, ask).invoke, args=({},), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert scheduler.statistics().over_commitments == 1
+
+
+def test_a_call_that_time_admits_does_not_go_ahead(make):
+    """It waits for the next minute beside a stream that is held open."""
+    scheduler = make(4, speed=1.0, requests_per_minute=1)
+    reached = threading.Event()
+
+    def ask(model):
+        for _ in model.stream("?"):
+            reached.set()
+            PlainModel().invoke("?")
+            break
+
+    graph = graph_of(StreamingModel(), scheduler, ask)
+    thread = threading.Thread(target=graph.invoke, args=({},), daemon=True)
+    thread.start()
+    assert reached.wait(30)
+    until(lambda: scheduler.statistics().waiting == 1)
+    for _ in range(20):
+        WATCHER.look_soon()
+        time.sleep(0.02)
+    assert scheduler.statistics().waiting == 1
+    scheduler._driver.configure(Backend("b", 4))
+    thread.join(30)
+    assert not thread.is_alive()
+    assert scheduler.statistics().over_commitments == 0

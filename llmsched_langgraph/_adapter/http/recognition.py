@@ -78,7 +78,7 @@ def attempt_of(method: str, url: Any, content_type: str | None) -> Attempt | Non
     if not own or server in own:
         return Attempt(call)
     # A fallback to another server is an attempt too, but not the library's other traffic.
-    return Attempt(call, own=False) if call.failed else None
+    return Attempt(call, own=False) if call.failure else None
 
 
 def content_type_of(headers: Mapping[Any, Any] | None) -> str:
