@@ -43,7 +43,7 @@ from langchain_core.runnables.config import run_in_executor
 
 from llmsched_langgraph._jobs.stages import Ended, Lag
 from llmsched_langgraph._runtime.context import STAGE
-from llmsched_langgraph._runtime.cycles.stdlib import drives
+from llmsched_langgraph._runtime.cycles.coroutines import drives
 from llmsched_langgraph._runtime.lag import BUSY_S, PERIOD_S, LoopLag
 
 EVER = (-inf, inf)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsched_langgraph._ledger.values import BackendView, Waiting
+from llmsched_langgraph._runtime.cycles.coroutines import time_limit
 from llmsched_langgraph._runtime.cycles.stacks import Threads
 from llmsched_langgraph._runtime.cycles.stdlib import Other, Wait, behind_of, task_state, thread_of
 
@@ -244,7 +245,10 @@ class Graph:
         if loop is not Other.MOVES:
             return loop
         task = slot.task()
-        return Other.GONE if task is None or task.done() else self._state(task)
+        if task is None or task.done():
+            return Other.GONE
+        # A limit around the block that holds the slot ends the block with the wait: its code cannot go on.
+        return Other.MOVES if time_limit(task, inside=slot.call) else self._task(task)
 
     def _loop(self, slot: Slot) -> State:
         """Return whether the thread of the slot's event loop is blocked."""
@@ -282,17 +286,31 @@ class Graph:
         """Return the state of a task, or of a future of asyncio or of a pool."""
         if future.done():
             return Other.MOVES
-        waiter = self._by_task.get(future)
-        if waiter is not None:
-            return self._granted_later(waiter)
+        if hasattr(future, "get_coro"):
+            return Other.MOVES if self._limited(future) else self._task(future)
         if future not in self._memo:
             self._memo[future] = Other.MOVES
             self._memo[future] = self._unresolved(future)
         return self._memo[future]
 
+    def _limited(self, task: Any) -> bool:
+        """Return whether a time limit ends the task's wait, on a loop that can run its timer."""
+        if not time_limit(task):
+            return False
+        thread = thread_of(task.get_loop(), 0)
+        return not thread or self._thread(thread, main=False) is Other.MOVES
+
+    def _task(self, task: Any) -> State:
+        """Return the state of a task, without its time limits."""
+        waiter = self._by_task.get(task)
+        if waiter is not None:
+            return self._granted_later(waiter)
+        if task not in self._memo:
+            self._memo[task] = Other.MOVES
+            self._memo[task] = self._resolved(task_state(task))
+        return self._memo[task]
+
     def _unresolved(self, future: Any) -> State:
-        if hasattr(future, "get_coro"):
-            return self._resolved(task_state(future))
         thread = self._threads.runner(future)
         if thread is not None:
             state = self._thread(thread)

@@ -20,9 +20,11 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+from llmsched_langgraph._runtime.cycles.coroutines import chain_of
 
 
 class Other(enum.Enum):
@@ -118,9 +120,6 @@ _CHAINED = "_chain_future.<locals>._call_check_cancel"
 _CHAINED_TO = "_chain_future.<locals>._call_set_state"
 _SHIELDED = "shield.<locals>._outer_done_callback"
 
-_DEEPEST = 1_000
-"""Maximum number of coroutines that await each other."""
-
 
 def why_not() -> str | None:
     """Return what differs from the expected standard library; None if nothing does."""
@@ -128,7 +127,7 @@ def why_not() -> str | None:
         return "the GIL is disabled"
     if all_frames is None:
         return "there is no sys._current_frames"
-    expected = (
+    expected: tuple[tuple[Any, ...], ...] = (
         (CONDITION_WAIT, "self", "timeout"),
         (JOIN if JOIN_LOCK is None else JOIN_LOCK, "self", "timeout"),
         (EVENT_WAIT, "self"),
@@ -139,7 +138,7 @@ def why_not() -> str | None:
         (RUN, "task"),
         (RUN_UNTIL, "future"),
         (TASKS_WAIT, "fs", "timeout", "return_when"),
-        (WAIT_FOR,),
+        (WAIT_FOR, "timeout"),
         (GROUP_EXIT[0], "self"),
     )
     for code, *names in expected:
@@ -268,9 +267,7 @@ def task_state(task: Any) -> Wait | Other:
     future = task._fut_waiter  # noqa: SLF001 (checked by `why_not`)
     if future is None or future.done():
         return Other.MOVES  # it runs, or will at the loop's next iteration
-    chain = list(_chain(task.get_coro()))
-    if any(code is WAIT_FOR for code, _ in chain):
-        return Other.MOVES
+    chain = [(code, frame) for code, frame, _ in chain_of(task)]  # its time limits count elsewhere
     behind = behind_of(future)
     if behind is not None:
         return behind
@@ -323,47 +320,6 @@ def _free(callbacks: Iterable[Any], name: str, variable: str) -> Any:
                 except ValueError:
                     return None  # the cell is empty
     return None
-
-
-def _chain(awaited: Any) -> Iterator[tuple[types.CodeType, types.FrameType | None]]:
-    """Iterate over a suspended coroutine and what it awaits: coroutines and asynchronous generators."""
-    for _ in range(_DEEPEST):
-        for kind in ("cr", "ag", "gi"):
-            code = getattr(awaited, f"{kind}_code", None)
-            if code is not None:
-                frame = getattr(awaited, f"{kind}_frame", None)
-                yield code, frame
-                if code in _driven_by:
-                    awaited = None if frame is None else frame.f_locals.get(_driven_by[code])
-                else:
-                    awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
-                break
-        else:
-            # An object in C that drives one of them, or another such object: the awaitable of `anext`.
-            driven = [one for one in gc.get_referents(awaited) if isinstance(one, _DRIVEN) or _drives(one)]
-            awaited = driven[0] if driven else None
-        if awaited is None:
-            return
-
-
-def _drives(awaitable: object) -> bool:
-    """Return whether it is an object in C that drives an asynchronous generator."""
-    return type(awaitable).__name__ in _DRIVERS
-
-
-_DRIVERS = ("async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper")
-"""Names of the types of such objects, which Python does not export."""
-
-
-def drives(generator: Callable[..., Any], variable: str) -> None:
-    """Record that a generator drives the coroutine in this local variable, with `send` and `throw`."""
-    _driven_by[generator.__code__] = variable
-
-
-_driven_by: dict[types.CodeType, str] = {}
-"""The name of that variable, by the code of the generator."""
-
-_DRIVEN = (types.CoroutineType, types.AsyncGeneratorType, types.GeneratorType)
 
 
 def _on_network(code: types.CodeType) -> bool:
