@@ -12,8 +12,8 @@ from programs.finding import played, reduced
 from programs.grammar.drawing import draw
 
 SEED = 1
-PROGRAMS = 2_000
-BATCH = 100
+PROGRAMS = 800
+BATCH = 50
 
 STAND_STILL_S = 30.0
 """How long nothing may happen, in seconds: durations are milliseconds, on a machine that may be busy."""
@@ -22,7 +22,7 @@ STAND_STILL_S = 30.0
 @pytest.mark.timeout(900)  # seconds, on a machine that does nothing else
 @pytest.mark.parametrize("first", range(0, PROGRAMS, BATCH))
 def test_same_as_bare(first: int) -> None:
-    """A hundred programs, in a process of their own."""
+    """Fifty programs, in a process of their own."""
     programs = (draw(SEED, number, SOUND) for number in range(first, first + BATCH))
     for drawn, verdict in played(programs, STAND_STILL_S):
         if verdict.kind:

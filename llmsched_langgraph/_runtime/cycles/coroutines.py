@@ -91,11 +91,11 @@ def _managers(generator: object, deep: int = 3) -> Iterator[object]:
     """
     leaving = False
     for one in gc.get_referents(generator):
-        if isinstance(one, types.MethodType | types.FunctionType) and one.__name__ in _EXITS:
-            leaving = isinstance(one, types.FunctionType)
-            if leaving:
-                continue
-            manager = one.__self__
+        if isinstance(one, types.MethodType) and one.__name__ in _EXITS:
+            manager, leaving = one.__self__, False
+        elif isinstance(one, types.FunctionType) and one.__name__ in _EXITS:
+            leaving = True
+            continue
         elif leaving:
             manager, leaving = one, False
         else:
