@@ -18,7 +18,8 @@ class Clairvoyant:
     """Shortest remaining work first with the true work of the recorded jobs.
 
     Args:
-        jobs: the jobs of the simulation, which numbers them by arrival.
+        jobs: the jobs of the simulation, which numbers them by arrival. They must not be a closed loop, whose
+            order of arrival depends on the policy.
     """
 
     name = "clairvoyant"

@@ -121,7 +121,7 @@ class Simulation:
 
     Args:
         jobs: the jobs with their arrivals, in any order; each call has the seconds or tokens that `server`
-            needs.
+            needs. The jobs that follow them (`TimedJob.then`) are simulated, too.
         slots: slots of the backend.
         policy: the order of service.
         profile: the profile from earlier runs; the simulation does not learn. None for no profile.
@@ -169,6 +169,7 @@ class Simulation:
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = itertools.count()
         self._runs = 0
+        self._arrived = itertools.count(1)  # numbers the jobs by arrival, as the machine does
         self._tickets = itertools.count(1)
         self._calls: dict[int, tuple[_Running, int, int, EndedCall]] = {}  # by ticket: job, stage, run
         self._finished: dict[int, FinishedJob] = {}
@@ -182,8 +183,8 @@ class Simulation:
         Raises:
             InvalidDataError: a call lacks the seconds or tokens that the server needs.
         """
-        for number, timed in enumerate(self._jobs, 1):
-            self._at(timed.arrival_s, self._arrival(number, timed))
+        for timed in self._jobs:
+            self._at(timed.arrival_s, self._arrival(timed))
         while True:
             planned_s, done_s = self._agenda[0][0] if self._agenda else inf, self._server.next_s()
             now = min(planned_s, done_s)
@@ -196,7 +197,7 @@ class Simulation:
                 heapq.heappop(self._agenda)[2](now)
         self._machine.check()
         return Simulated(
-            tuple(self._finished[number] for number in range(1, len(self._jobs) + 1)),
+            tuple(self._finished[number] for number in sorted(self._finished)),
             tuple(self._grants),
             None if self._closed is None else tuple(self._closed),
             tuple(self._decisions_s),
@@ -224,8 +225,9 @@ class Simulation:
                 raise detail
         story.trim(self._read)
 
-    def _arrival(self, number: int, timed: TimedJob) -> Callable[[float], None]:
+    def _arrival(self, timed: TimedJob) -> Callable[[float], None]:
         def arrive(now: float) -> None:
+            number = next(self._arrived)
             stages = timed.job.stages
             unlocks: list[list[int]] = [[] for _ in stages]
             for index, stage in enumerate(stages):
@@ -248,7 +250,12 @@ class Simulation:
             if application is None:
                 application = self._applications[name] = Application.of(name)
             own = timed.job
-            info = JobInfo(application=application, priority=own.priority or 0, tenant=own.tenant or "")
+            info = JobInfo(
+                application=application,
+                priority=own.priority or 0,
+                tenant=own.tenant or "",
+                deadline_s=timed.deadline_s,
+            )
             self._tell(now, JobArrived(number, info, stage_events=job.stage_events))
             self._begin(now, job, [n for n, blocked_by in enumerate(job.blocked_by) if not blocked_by])
             self._end_if_over(now, job)
@@ -327,6 +334,9 @@ class Simulation:
         if not job.stages_left and job.number not in self._finished:
             self._finished[job.number] = FinishedJob(job.timed.job, job.timed.arrival_s, now)
             self._tell(now, JobEnded(job.number, Outcome.FINISHED))
+            follow = None if job.timed.then is None else job.timed.then(now)
+            if follow is not None:
+                self._at(follow.arrival_s, self._arrival(follow))
 
 
 def _ended(now: float, job: _Running, index: int, run: int) -> Ended:

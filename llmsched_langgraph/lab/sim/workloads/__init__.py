@@ -1,4 +1,5 @@
-"""Generates the simulator's jobs: the paper's six applications, its four mixes, and arrival times.
+"""Generates the simulator's jobs: the paper's six applications, its four mixes, arrival times
+and closed loops.
 
 Uses no clock, policy or server; every random choice comes from a seed argument.
 """
@@ -12,6 +13,7 @@ from llmsched_langgraph.lab.sim.workloads.arrivals import (
     Traced,
     arrive,
 )
+from llmsched_langgraph.lab.sim.workloads.closed import Client, closed_loop
 from llmsched_langgraph.lab.sim.workloads.mixes import APPLICATIONS, MIXES, generate, resample
 
 __all__ = [
@@ -19,11 +21,13 @@ __all__ = [
     "MIXES",
     "Arrivals",
     "Bursty",
+    "Client",
     "Poisson",
     "Recorded",
     "TimedJob",
     "Traced",
     "arrive",
+    "closed_loop",
     "generate",
     "resample",
 ]

@@ -5,8 +5,8 @@ Does not generate or run jobs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from math import inf, isfinite
 from typing import Protocol
@@ -22,10 +22,19 @@ _ARRIVALS = 3
 
 @dataclass(frozen=True, slots=True)
 class TimedJob:
-    """A job and its arrival time in seconds."""
+    """A job and its arrival time in seconds.
+
+    Attributes:
+        arrival_s: when it arrives.
+        job: the recorded or generated job.
+        deadline_s: seconds from its arrival within which it should end; None for no deadline.
+        then: given the time at which the job ended, the next job of the same client, or None. See `closed`.
+    """
 
     arrival_s: float
     job: EndedJob
+    deadline_s: float | None = None
+    then: Callable[[float], TimedJob | None] | None = field(default=None, compare=False, repr=False)
 
 
 class Arrivals(Protocol):
