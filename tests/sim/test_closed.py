@@ -31,6 +31,7 @@ SHORT, LONG = chain("short", 1.0), chain("long", *[1.0] * 20)
 KNOWN = [SHORT] * 4 + [LONG] * 4
 PROFILE, TEMPLATES = learned_from(KNOWN), templates_of(KNOWN)
 CLIENTS, SLOTS = 16, 2
+USUAL = Overdue()
 
 
 def spans(run):
@@ -112,7 +113,7 @@ def test_loops_that_are_none(wrong):
 class Grants:
     """The grants of a simulation: (time, tenant, priority, reason), with the priorities that waited then."""
 
-    def __init__(self, jobs, policy="srtf", overdue=Overdue(), slots=SLOTS):
+    def __init__(self, jobs, policy="srtf", overdue=USUAL, slots=SLOTS):
         self.made = []
         run = Simulation(
             jobs,
@@ -163,12 +164,11 @@ def bound_s(overdue, slots=SLOTS, before=0):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_long_job_beside_short_ones_for_ever(policy):
     """By default settings it ends within the bound under every policy; shorts never wait so long: q is 0."""
-    usual = Overdue()
-    until_s = bound_s(usual) + 10.0
-    jobs = Grants([TimedJob(0.0, LONG), *flood(until_s)], policy, usual).jobs
+    until_s = bound_s(USUAL) + 10.0
+    jobs = Grants([TimedJob(0.0, LONG), *flood(until_s)], policy, USUAL).jobs
     (long,) = (done for done in jobs if done.job.app == "long")
-    assert max(done.jct_s for done in jobs if done is not long) < usual.max_wait_s
-    assert long.jct_s <= bound_s(usual)
+    assert max(done.jct_s for done in jobs if done is not long) < USUAL.max_wait_s
+    assert long.jct_s <= bound_s(USUAL)
     assert max(done.arrival_s for done in jobs) > long.end_s  # the flood went on
 
 
