@@ -37,8 +37,8 @@ BOUNDS = {
     "100 / 4": Overdue(100.0, 4),
     "30 / 16": Overdue(30.0, 16),
     "30 / 4": Overdue(30.0, 4),
+    "30 / 2": Overdue(30.0, 2),
     "30 / 1": Overdue(30.0, 1),
-    "0 / 1": Overdue(0.0, 1),
 }
 """max_wait_s / overdue_every; the first is the reference, the second the default."""
 

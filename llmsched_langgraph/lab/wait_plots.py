@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from llmsched_langgraph._views.palette import REFERENCE, SERIES_COLOURS
 
@@ -72,6 +73,7 @@ def figure(points: Sequence[Point], reference: str) -> Figure:
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
             _draw(axes, lines, field)
+            _log(axes)
     first = drawn.axes[0]
     drawn.legend(*first.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn
@@ -83,5 +85,15 @@ def _draw(axes: Axes, lines: Mapping[str, Sequence[Point]], field: str) -> None:
         color = REFERENCE if alone else SERIES_COLOURS[number % len(SERIES_COLOURS)]
         means, tails = [point.mean for point in own], [getattr(point, field) for point in own]
         axes.plot(means, tails, marker="D" if alone else "o", color=color, label=policy)
-        for point, mean, tail in zip(own, means, tails, strict=True):
+        # The bounds are the same on every curve, and curves lie close together: one of them has the labels.
+        for point, mean, tail in zip(own, means, tails, strict=True) if not number else ():
             axes.annotate(point.label, (mean, tail), (5, 5), textcoords="offset points", size=7, color=color)
+
+
+def _log(axes: Axes) -> None:
+    """Make both axes logarithmic, with plain numbers: most bounds are close to 1, and some far from it."""
+    for way, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        axes.set(**{f"{way}scale": "log"})
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(StrMethodFormatter("{x:.3g}"))
+    axes.tick_params(which="minor", labelsize=7)

@@ -1,0 +1,82 @@
+"""The benchmarks of waits, deadlines and live tenants: run small, the form and the claims of what they print."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+pytestmark = [
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are not there"),
+    pytest.mark.timeout(300),
+]
+
+
+def printed(name, *arguments):
+    """The tables that a benchmark prints, as lists of rows of cells, the head first."""
+    command = [sys.executable, str(FOLDER / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    tables = [[]]
+    for line in done.stdout.splitlines():
+        if line.startswith("|"):
+            tables[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif tables[-1]:
+            tables.append([])
+    found = [table for table in tables if table]
+    for table in found:
+        assert {len(row) for row in table} == {len(table[0])}
+        del table[1]
+    return found
+
+
+def test_waits(tmp_path):
+    """Every end is within the bound; without it srtf never serves the long job; the default costs little."""
+    pytest.importorskip("matplotlib")
+    flood, knob = printed(
+        "waits.py", "--seeds", 1, "--jobs", 30, "--policies", "fcfs", "srtf", "justitia", "--plots", tmp_path
+    )
+    assert [row[0] for row in flood[1:]] == [
+        f"{policy}, {slots} slots" for slots in (2, 4) for policy in ("fcfs", "srtf", "justitia")
+    ]
+    for row in flood[1:]:
+        assert float(row[3]) <= 1.0
+        assert 1.0 <= float(row[4]) <= 1.03
+        assert (row[1] == "never") == (not row[0].startswith("fcfs"))
+    kinds = {row[0] for row in knob[1:]}
+    assert kinds == {"mixed, open, load 0.9", "mixed, closed loop"}
+    for kind in kinds:
+        rows = {(row[1], row[2]): list(map(float, row[3:])) for row in knob[1:] if row[0] == kind}
+        assert rows["srtf", "none"] == [1.0] * 4
+        assert {policy for policy, _ in rows} == {"srtf", "llmsched", "justitia"}
+        # A bound that all calls exceed soon, for all grants, is nearly first come, first served.
+        assert rows["srtf", "30 / 1"][0] > 1.05
+    assert (tmp_path / "waits.png").stat().st_size > 10_000
+    assert (tmp_path / "waits.svg").exists()
+
+
+def test_deadlines():
+    """Shares, with the mean JCT; the tier meets more deadlines of few jobs than its policy without it."""
+    (table,) = printed("deadlines.py", "--seeds", 1, "--jobs", 120, "--loads", 1.5, "--share", 0.2)
+    assert table[0] == ["", "fcfs", "app_fifo", "edf", "srtf", "srtf + deadlines", "most met"]
+    for row in table[1:]:
+        shares = {name: float(cell.split()[0]) for name, cell in zip(table[0][1:6], row[1:6], strict=True)}
+        assert all(0.0 <= share <= 1.0 for share in shares.values())
+        assert shares["srtf + deadlines"] >= shares["srtf"] > shares["fcfs"]
+        assert shares[row[-1]] == max(shares.values())
+    assert [row[0] for row in table[1:]] == [
+        f"{mix}, 20% with deadlines, load 1.5" for mix in ("mixed", "chain")
+    ]
+
+
+def test_live_tenants():
+    """The form only: how well it does in so short a time depends on the machine."""
+    pytest.importorskip("uvicorn")
+    (table,) = printed("live_tenants.py", "--seconds", 2, "--subagents", 60, "--scale", 8)
+    assert table[0] == ["", "aim", "measured"]
+    assert len(table) == 5
+    assert all(float(row[2]) > 0.0 for row in table[1:])
