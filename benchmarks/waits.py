@@ -4,7 +4,7 @@
 
 First, one long job beside 16 clients that submit short ones for ever, under every policy. Then the tail of
 the job completion times against their mean by the bound, for open arrivals and for a closed loop, beside
-`justitia`. All in virtual time, ratios of simulations of the same jobs. Takes about three minutes.
+`justitia`. All in virtual time, ratios of simulations of the same jobs. Takes about ten minutes of CPU time.
 """
 
 from __future__ import annotations

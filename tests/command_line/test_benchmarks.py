@@ -1,4 +1,4 @@
-"""The benchmarks of waits, deadlines and live tenants: run small, the form and the claims of what they print."""
+"""The benchmarks of waits, deadlines and live tenants, run small: the form of what they print, its claims."""
 
 from __future__ import annotations
 
