@@ -129,7 +129,7 @@ def main() -> None:
                 ]
                 kept = {name: mean(one[name][0] for one in own) for name in names}
                 jct_s = {name: mean(one[name][1] for one in own) for name in names}
-                best = max(kept, key=lambda name: kept[name])
+                best = " = ".join(name for name in names if kept[name] == max(kept.values()))
                 cells_ = [f"{kept[name]:.3f} ({jct_s[name] / jct_s['fcfs']:.2f})" for name in names]
                 rows.append([f"{workload}, {share:.0%} with deadlines, load {load:g}", *cells_, best])
     print(f"Share of deadlines met (mean JCT of all jobs, as times fcfs), mean of {options.seeds} seeds:\n")
