@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_core.runnables.config import var_child_runnable_config
+
 from llmsched_langgraph._adapter.claims import (
     NO_CLAIM,
     Claim,
@@ -102,7 +104,7 @@ def claim(on: Scheduler, graph: Any, config: Any) -> Claim:
         ConfigurationError: the configuration says something invalid.
     """
     if assigns(on) is None:
-        return claim_of(config, graph.config, trust=trusts(on), tenants=tenants_of(on))
+        return claim_of(*_configs(graph, config), trust=trusts(on), tenants=tenants_of(on))
     try:
         answer = assigns(on)(context_of(graph, config))
         if inspect.isawaitable(answer):
@@ -127,7 +129,7 @@ async def aclaim(on: Scheduler, graph: Any, config: Any) -> Claim:
 
 def context_of(graph: Any, config: Any) -> PriorityContext:
     """Return what is known of a run."""
-    configs = (config, graph.config)
+    configs = _configs(graph, config)
     parts = list(parts_of(configs))
     values = {key: value for part in reversed(parts) for key, value in part.items()}
     given = user_of(configs)
@@ -141,6 +143,14 @@ def context_of(graph: Any, config: Any) -> PriorityContext:
         run_metadata=dict((config or {}).get("metadata") or {}),
         cron_id=_text(values.get("cron_id")),
     )
+
+
+def _configs(graph: Any, config: Any) -> tuple[Any, ...]:
+    """Return the configurations of a run, the nearest first; the last is that of the code that starts it.
+
+    LangChain passes the last on by itself: a tool or a node may invoke a graph without a configuration.
+    """
+    return config, graph.config, var_child_runnable_config.get()
 
 
 def _text(value: object) -> str | None:

@@ -53,7 +53,7 @@ def claim_of(*configs: Any, trust: bool, tenants: Tenants) -> Claim:
     tenant, only with `trust`.
 
     Args:
-        configs: the configuration of the run, then that of the graph.
+        configs: the configuration of the run, then that of the graph, then that of the code that starts it.
         trust: whether to trust a run of an authenticated user.
         tenants: the settings of the tenants.
 

@@ -37,8 +37,8 @@ class Backend:
         requests_per_day: the same in any 24 hours.
         tokens_per_minute: limit of the tokens, input and output, counted in any minute.
         input_tokens_per_minute, output_tokens_per_minute: the same of each kind.
-        retries: how often a request of a LangChain model that was refused or not answered is sent again, after
-            the model's own library gave up and before the first token. It keeps the place of its call.
+        retries: how often a request of a LangChain model that was refused or not answered is sent again,
+            after the model's own library gave up and before the first token. It keeps the place of its call.
         prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
             glob that matches a name of a call counts. None if the cost of calls is unknown.
 

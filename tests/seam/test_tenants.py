@@ -236,3 +236,40 @@ def test_many_subagents_are_one_tenant(make_scheduler):
 
     asyncio.run(main())
     assert order.index("b") <= 1
+
+
+@pytest.mark.parametrize("part", ["metadata", "configurable"])
+@pytest.mark.parametrize("outer", ["runnable", "graph"])
+def test_the_configuration_of_the_code_around(make_graph, outer, part):
+    """LangChain passes it on to a graph that is invoked without one; what is said there goes before."""
+    scheduler, graph, _ = make_graph()
+    entries = []
+    scheduler.subscribe(entries.append)
+
+    async def start(state):
+        await graph.ainvoke({"name": "inner"})
+        await graph.ainvoke({"name": "inner"}, of("silver", part))
+        return {}
+
+    around = RunnableLambda(start)
+    if outer == "graph":
+        around = StateGraph(State).add_node("n", start).add_edge(START, "n").compile()
+    asyncio.run(around.ainvoke({"name": "outer"}, of("gold", part)))
+    scheduler.check()
+    arrived = [entry.detail for entry in entries if entry.kind == "JobArrived"]
+    assert [info.tenant for info in arrived] == ["gold", "silver"]
+
+
+def test_the_user_of_the_code_around(make_graph):
+    """A graph that it invokes is that user's, whatever is said."""
+    scheduler, graph, _ = make_graph()
+    entries = []
+    scheduler.subscribe(entries.append)
+
+    async def start(state):
+        await graph.ainvoke({"name": "inner"}, of("gold"))
+        return {}
+
+    asyncio.run(RunnableLambda(start).ainvoke({}, as_user({}, langgraph_auth_user_id="ann")))
+    scheduler.check()
+    assert [entry.detail.tenant for entry in entries if entry.kind == "JobArrived"] == ["ann"]
