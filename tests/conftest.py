@@ -12,14 +12,13 @@ from llmsched_langgraph._runtime import default
 from llmsched_langgraph.testing import assert_idle
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections() -> None:
-    """Each scheduler's check collects garbage; what was there before need not be looked through every time.
-
-    For each module, because tests import what their programs need, and keep models of data that they read.
-    """
+@pytest.fixture(scope="session", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """Each scheduler's check collects garbage; what was imported need not be looked through every time."""
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

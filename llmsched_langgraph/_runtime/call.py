@@ -127,8 +127,10 @@ class Call(Slot):
 
         Only what the server refused, or did not answer, is sent again.
         """
-        failure, retries = self.failure, self.terms.driver.backends[self.terms.backend].backend.retries
-        if failure is None or self.abandoned or self.refused is not None or self._tried >= retries:
+        failure = self.failure
+        if failure is None or self.abandoned or self.refused is not None:
+            return False
+        if self._tried >= self.terms.driver.backends[self.terms.backend].backend.retries:
             return False
         self._tried += 1
         return failure.retry_after_s is None or failure.retry_after_s <= LIMIT_S
@@ -136,7 +138,8 @@ class Call(Slot):
     @property
     def counts(self) -> bool:
         """Whether a rate of its backend is limited, so that the size of its prompt matters."""
-        return self.terms.driver.rated(self.terms.backend)
+        driver = self.terms.driver  # None for a call that takes no slot
+        return driver is not None and driver.rated(self.terms.backend)
 
     def give_up(self) -> None:
         """Release unused slots of this call and those around it, before the calling code waits.
