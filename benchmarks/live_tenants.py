@@ -199,9 +199,9 @@ async def saturated(
     seconds: float,
     subagents: int = 0,
 ) -> dict[str, float]:
-    """Return each tenant's service while so many clients of each have always a call waiting.
+    """Return each tenant's service while this many clients of each always have a call waiting.
 
-    With subagents, the tenant "many" has one run of so many beside them.
+    With subagents, the tenant "many" has one run with that many parallel calls beside them.
     """
     live, deal = Live(url, SLOTS, weights), random.Random(3)
 

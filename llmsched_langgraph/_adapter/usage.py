@@ -74,28 +74,28 @@ class UsageMeter:
 BLOCK_TOKENS = 1000
 """Estimate of the tokens of an image, or of anything else that is no text."""
 
+MARKUP_TOKENS = 4
+"""Estimate of the tokens that a message has beside its text."""
+
 
 def prompt_tokens_of(asked: Any, options: Mapping[str, Any]) -> int | None:
     """Return an estimate of the prompt tokens of a call from its input and its tools; None if unknown."""
     try:
-        texts = [getattr(own, "content", own) for own in asked]
         tools = options.get("tools") or options.get("functions") or ()
-        return sum(map(_estimate, texts)) + sum(estimate_tokens(str(tool)) for tool in tools)
+        return sum(_count(text) + MARKUP_TOKENS for text in asked) + sum(
+            estimate_tokens(str(tool)) for tool in tools
+        )
     except Exception:
         return None  # LangChain reports invalid input
 
 
-def _estimate(content: Any) -> int:
-    """Return an estimate of the tokens of one message, its markup included."""
+def _count(asked: BaseMessage | str) -> int:
+    """Return the tokens of one message or text."""
+    content = asked if isinstance(asked, str) else asked.content
     if isinstance(content, str):
-        return count_tokens(content) + 4
-    tokens = 4
+        return count_tokens(content)
+    tokens = 0
     for block in content:
         text = block if isinstance(block, str) else block.get("text")
-        tokens += BLOCK_TOKENS if text is None else count_tokens(text)
+        tokens += count_tokens(text) if isinstance(text, str) else BLOCK_TOKENS
     return tokens
-
-
-def _count(asked: BaseMessage | str) -> int:
-    content = asked if isinstance(asked, str) else asked.content
-    return count_tokens(content if isinstance(content, str) else str(content))

@@ -126,7 +126,7 @@ class SchedulerMachine:
             CallDismissed: self._dismissed,
             HolderDied: lambda now, died, trust: self._released(now, _given_up(died.ticket), trust),
             BackendConfigured: self._configured,
-            Ticked: lambda now, event, trust: self.ledger.expire(now),
+            Ticked: self._ticked,
         }
 
     def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
@@ -182,11 +182,10 @@ class SchedulerMachine:
         if job is None:
             if not self.ordering.hears:
                 # A call outside any run that gets a slot at once needs no `Job`.
-                stage_occurrence = _new(StageOccurrence, (stage, 1))
-                fields = (stage, stage_occurrence, 1, None, 1, models, prompt_tokens, None, "", "")
-                call = _new(CallInfo, fields)
+                first = _new(StageOccurrence, (stage, 1))
+                call = _new(CallInfo, (stage, first, 1, None, 1, models, prompt_tokens, None, "", ""))
                 number = self._committed[JOBS] + 1
-                lane, key = (backend, number, stage_occurrence), bare_key(priority, tenant)
+                lane, key = (backend, number, first), bare_key(priority, tenant)
                 grant = ledger.admit(now, _new(Request, (ticket, lane, key, forced, call, 0, 0.0)))
                 if grant is not None:
                     self._truth.staged[JOBS] = number
@@ -209,12 +208,10 @@ class SchedulerMachine:
             run = None if known is None else run
         at = (stage, stage_occurrence, occurrence, run, job.ticks + 1)
         call = _new(CallInfo, (*at, models, prompt_tokens, None, "", ""))
-        if again and ledger.unmeasured(again):
+        if again:
             ledger.submit(now, Measure(again, UNKNOWN_USAGE))
-        if earlier is None:
-            self._add(job, (Job.requested, ticket, stage, stage_occurrence, backend))
-        else:
-            self._add(job, (Job.requested_again, ticket, again))
+        fact = (Job.requested, ticket, stage, stage_occurrence, backend)
+        self._add(job, fact if earlier is None else (Job.requested_again, ticket, again))
         lane, key = (backend, job.number, stage_occurrence), bare_key(job.info.priority, job.info.tenant)
         grant = ledger.admit(now, _new(Request, (ticket, lane, key, forced, call, arrival, 0.0)))
         if grant is not None:
@@ -289,9 +286,12 @@ class SchedulerMachine:
         if job is not None:
             self._add(job, (Job.measured, ticket, usage))
         self.story.tell(now, "CallMeasured", 0 if job is None else job.number, ticket, "", usage)
-        if not self.ledger.unmeasured(ticket):
-            return False
+        needed = self.ledger.unmeasured(ticket)
         self.ledger.submit(now, Measure(ticket, usage))
+        return needed
+
+    def _ticked(self, now: float, event: Ticked, trust: bool) -> bool:
+        self.ledger.expire(now)
         return True
 
     def _forced(self, now: float, event: CallForced, trust: bool) -> bool:

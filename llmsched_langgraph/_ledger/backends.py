@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llmsched_langgraph._ledger.auto import Auto
-from llmsched_langgraph._ledger.capacity import Limits
+from llmsched_langgraph._ledger.capacity import CapacitySettings
 from llmsched_langgraph._ledger.prices import Prices
 from llmsched_langgraph._ledger.rates import Rates, rates_of
 from llmsched_langgraph.errors import ConfigurationError
@@ -60,7 +60,7 @@ class Backend:
     input_tokens_per_minute: int | None = field(default=None, kw_only=True)
     output_tokens_per_minute: int | None = field(default=None, kw_only=True)
     retries: int = field(default=0, kw_only=True)
-    limits: Limits = field(init=False, repr=False, compare=False)
+    settings: CapacitySettings = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -73,7 +73,7 @@ class Backend:
                 f"{what}: retries must be a whole number of at least 0, not {self.retries!r}"
             )
         rates = rates_of(self.name, **{name: getattr(self, name) for name in Rates._fields})
-        object.__setattr__(self, "limits", Limits(slots, rates))
+        object.__setattr__(self, "settings", CapacitySettings(slots, rates))
         object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))
         if self.models == ():
             raise ConfigurationError(f"{what} serves no model; name some, or leave models out for all")

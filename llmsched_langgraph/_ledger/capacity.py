@@ -19,7 +19,7 @@ NOTHING_COUNTED = Usage(0, 0)
 """Usage of an attempt that the server refused."""
 
 
-class Limits(NamedTuple):
+class CapacitySettings(NamedTuple):
     """The settings of a backend that its capacity depends on.
 
     Attributes:
@@ -36,7 +36,7 @@ class Limits(NamedTuple):
         return self.rates is None and not isinstance(self.slots, Auto)
 
 
-class Attempt(NamedTuple):
+class EndedAttempt(NamedTuple):
     """An attempt that held a slot of the backend and released it.
 
     Attributes:
@@ -68,28 +68,30 @@ class Capacity(NamedTuple):
     pause: Pause = NEVER_PAUSED
     spent: Spent | None = None
 
-    def configured(self, limits: Limits, now: float, holding: int) -> Capacity:
+    def configured(self, settings: CapacitySettings, now: float, holding: int) -> Capacity:
         """Return the capacity under other settings; `holding` is the number of slots held."""
-        found, slots = self.found, limits.slots
+        found, slots = self.found, settings.slots
         if isinstance(slots, Auto):
             found = auto.configured(found, slots, now)
         elif found.limit != slots:
             found = Found(slots)
-        return Capacity(found, self.pause, rates.configured(self.spent, limits.rates, now, holding))
+        return Capacity(found, self.pause, rates.configured(self.spent, settings.rates, now, holding))
 
-    def ready_s(self, limits: Limits, now: float, estimate: Estimate) -> float:
+    def ready_s(self, settings: CapacitySettings, now: float, estimate: Estimate) -> float:
         """Return the clock time from which the rates admit a call: `now` or earlier if they do."""
-        return rates.ready_s(self.spent, limits.rates, now, estimate)
+        return rates.ready_s(self.spent, settings.rates, now, estimate)
 
-    def stalled(self, limits: Limits, now: float, estimate: Estimate) -> bool:
+    def stalled(self, settings: CapacitySettings, now: float, estimate: Estimate) -> bool:
         """Return whether the rates admit a call only after another one in flight has ended."""
-        return rates.stalled(self.spent, limits.rates, now, estimate)
+        return rates.stalled(self.spent, settings.rates, now, estimate)
 
     def granted(self, now: float, estimate: Estimate) -> Capacity:
         """Return the capacity after a grant, where a rate is limited."""
         return Capacity(self.found, self.pause, rates.granted(self.spent, now, estimate))
 
-    def failed(self, limits: Limits, attempt: Attempt, grants: int, failure: Failure) -> Capacity:
+    def failed(
+        self, settings: CapacitySettings, attempt: EndedAttempt, grants: int, failure: Failure
+    ) -> Capacity:
         """Return the capacity after a failed attempt; `grants` is the number of the backend's grants.
 
         A refusal of a call that was one more than is known to be served is expected: without `Retry-After`,
@@ -99,17 +101,17 @@ class Capacity(NamedTuple):
         if not (found.trying and failure.retry_after_s is None):
             pause = paused(pause, grants, attempt.granted_s, now, failure)
         exhausted = failure.retry_after_s is not None and failure.retry_after_s > LIMIT_S
-        if isinstance(limits.slots, Auto) and too_busy(failure) and not exhausted:
+        if isinstance(settings.slots, Auto) and too_busy(failure) and not exhausted:
             pause_s = max(0.0, pause.opens_s - max(self.pause.opens_s, now))
             refusal = Refusal(attempt.granted_s, attempt.concurrency, pause_s)
-            found = auto.refused(found, limits.slots, now, refusal)
+            found = auto.refused(found, settings.slots, now, refusal)
         if failure.status is None:  # the answer may have broken off half way
             usage = UNKNOWN_USAGE
         else:
             usage = NOTHING_COUNTED if failure.status in REFUSALS else NOTHING_SENT
         return Capacity(found, pause, _released(spent, attempt, now, usage))
 
-    def ended(self, attempt: Attempt, *, well: bool) -> Capacity:
+    def ended(self, attempt: EndedAttempt, *, well: bool) -> Capacity:
         """Return the capacity after an attempt that did not fail; its tokens are another matter.
 
         Args:
@@ -122,10 +124,12 @@ class Capacity(NamedTuple):
         # All of `paused` that does not depend on a failure.
         return self._replace(pause=paused(pause, 0, attempt.granted_s, attempt.released_s, None))
 
-    def used(self, limits: Limits, now: float, attempt: Attempt, usage: Usage, *, well: bool) -> Capacity:
+    def used(
+        self, settings: CapacitySettings, now: float, attempt: EndedAttempt, usage: Usage, *, well: bool
+    ) -> Capacity:
         """Return the capacity after the tokens of an attempt are known, or never will be."""
         found, pause, spent = self
-        if well and isinstance(limits.slots, Auto):
+        if well and isinstance(settings.slots, Auto):
             success = Success(
                 attempt.granted_s,
                 attempt.in_use,
@@ -134,20 +138,20 @@ class Capacity(NamedTuple):
                 usage.output_tokens,
                 2 * (usage.cached_tokens or 0) > (usage.prompt_tokens or 0),
             )
-            found = auto.succeeded(found, limits.slots, now, success)
+            found = auto.succeeded(found, settings.slots, now, success)
         return Capacity(found, pause, _released(spent, attempt, now, usage))
 
-    def corrected(self, limits: Limits, now: float, quotas: Quotas) -> Capacity:
+    def corrected(self, settings: CapacitySettings, now: float, quotas: Quotas) -> Capacity:
         """Return the capacity after an answer has told what is left of the provider's limits."""
-        return Capacity(self.found, self.pause, rates.corrected(self.spent, limits.rates, now, quotas))
+        return Capacity(self.found, self.pause, rates.corrected(self.spent, settings.rates, now, quotas))
 
 
-def _released(spent: Spent | None, attempt: Attempt, now: float, usage: Usage) -> Spent | None:
+def _released(spent: Spent | None, attempt: EndedAttempt, now: float, usage: Usage) -> Spent | None:
     return rates.released(spent, now, attempt.granted_s, attempt.estimate, usage)
 
 
-def new_capacity(limits: Limits, now: float = 0.0) -> Capacity:
+def new_capacity(settings: CapacitySettings, now: float = 0.0) -> Capacity:
     """Return the capacity of a backend at the beginning."""
-    slots = limits.slots
+    slots = settings.slots
     found = auto.started(slots) if isinstance(slots, Auto) else Found(slots)
-    return Capacity(found).configured(limits, now, 0)
+    return Capacity(found).configured(settings, now, 0)

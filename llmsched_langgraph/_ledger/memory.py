@@ -142,7 +142,7 @@ class MemoryLedger:
                 continue
             reason, (ticket, waits) = next_one
             if capacity.spent is not None:
-                ready_s = capacity.ready_s(backend.limits, now, waits.call.estimate)
+                ready_s = capacity.ready_s(backend.settings, now, waits.call.estimate)
                 if now < ready_s:  # it keeps its place: none overtakes it
                     wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
                     continue
@@ -167,7 +167,7 @@ class MemoryLedger:
             or holding >= slots
             or now < capacity.pause.ready_s(granted, slots)
             or (tenant and self._turns.blocked(name, tenant))
-            or (capacity.spent is not None and now < capacity.ready_s(backend.limits, now, call.estimate))
+            or (capacity.spent is not None and now < capacity.ready_s(backend.settings, now, call.estimate))
         ):
             if not forced:
                 return None
@@ -190,13 +190,9 @@ class MemoryLedger:
         """See `Ledger.unmeasured`."""
         return self._pools.unmeasured(ticket)
 
-    def expire(self, now: float) -> bool:
-        """Stop waiting for tokens that have not become known for a minute (`pools.MEASURED_S`).
-
-        Return whether tickets wait, so that `settle` may have a result.
-        """
+    def expire(self, now: float) -> None:
+        """Stop waiting for tokens that have not become known for a minute (`pools.MEASURED_S`)."""
         self._pools.forget_unmeasured(now)
-        return bool(self._ripe)
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
         """See `Ledger.limits`."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
 from llmsched_langgraph._ledger.backends import Backend
-from llmsched_langgraph._ledger.capacity import Attempt, Capacity, new_capacity
+from llmsched_langgraph._ledger.capacity import Capacity, EndedAttempt, new_capacity
 from llmsched_langgraph._ledger.tenants import Share
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import BackendView, Grant, Release, Waiting
@@ -32,7 +32,7 @@ class Unmeasured(NamedTuple):
     """
 
     backend: str
-    attempt: Attempt
+    attempt: EndedAttempt
     well: bool
 
 
@@ -52,10 +52,10 @@ class Pools:
         self._truth = truth
         self._committed = truth.committed
         self.names: dict[str, str] = {}
-        self._pending: dict[int, float] = {}  # index: tickets whose tokens are awaited, since when
+        self._pending: dict[str, tuple[int, float]] = {}  # index: whose tokens are awaited, and since when
         for backend in backends:
             self.names[backend.name] = "backend " + backend.name
-            view = BackendView(backend, 0, 0, 0, 0, new_capacity(backend.limits))
+            view = BackendView(backend, 0, 0, 0, 0, new_capacity(backend.settings))
             truth.committed["backend " + backend.name] = view
 
     def get(self, name: str) -> BackendView:
@@ -101,7 +101,7 @@ class Pools:
         view = staged[at] if at in staged else self._committed[at]
         backend, holding, waiting, granted, released, capacity, overdue = view
         if type(claim) is Grant:
-            if release.failure is not None or capacity.pause.backoff_s or not backend.limits.plain:
+            if release.failure is not None or capacity.pause.backoff_s or not backend.settings.plain:
                 capacity = self._ended(now, release, claim, view)
             holding, released = holding - 1, released + 1
         else:
@@ -113,18 +113,18 @@ class Pools:
     def _ended(self, now: float, release: Release, grant: Grant, view: BackendView) -> Capacity:
         """Return the backend's capacity after the end of an attempt."""
         ticket, usage, failure, quotas, well = release
-        limits, capacity = view.backend.limits, view.capacity
+        settings, capacity = view.backend.settings, view.capacity
         call, held = grant.call, view.holding
-        attempt = Attempt(grant.granted_s, now, call.estimate, grant.concurrency, held, view.waiting > 0)
+        attempt = EndedAttempt(grant.granted_s, now, call.estimate, grant.concurrency, held, view.waiting > 0)
         if quotas is not None:
-            capacity = capacity.corrected(limits, now, quotas)
+            capacity = capacity.corrected(settings, now, quotas)
         if failure is not None:
-            return capacity.failed(limits, attempt, view.granted, failure)
+            return capacity.failed(settings, attempt, view.granted, failure)
         capacity = capacity.ended(attempt, well=well)
         if usage is not PENDING_USAGE:
-            return capacity.used(limits, now, attempt, usage, well=well)
-        if not limits.plain:
-            self._pending[ticket] = now
+            return capacity.used(settings, now, attempt, usage, well=well)
+        if not settings.plain:
+            self._pending[_usage(ticket)] = ticket, now
             self._truth.staged[_usage(ticket)] = Unmeasured(grant.lane[0], attempt, well)
         return capacity
 
@@ -140,25 +140,25 @@ class Pools:
         pending: Unmeasured | None = self._truth.get(_usage(ticket))
         if pending is None:
             return None
-        self._truth.remove(_usage(ticket))
+        self._truth.remove(_usage(ticket), self._forget)
         name, attempt, well = pending
         view = self.get(name)
-        capacity = view.capacity.used(view.backend.limits, now, attempt, usage, well=well)
+        capacity = view.capacity.used(view.backend.settings, now, attempt, usage, well=well)
         self.put(view._replace(capacity=capacity))
         return name
 
     def forget_unmeasured(self, now: float) -> None:
         """Count the estimate where the tokens of an attempt have not become known for `MEASURED_S`."""
-        for ticket, since_s in tuple(self._pending.items()):
-            if not self.unmeasured(ticket):
-                self._pending.pop(ticket, None)
-            elif now - since_s < MEASURED_S:
+        for ticket, since_s in tuple(self._pending.values()):
+            if now - since_s < MEASURED_S:
                 return
-            else:
-                self.measure(now, ticket, UNKNOWN_USAGE)
+            self.measure(now, ticket, UNKNOWN_USAGE)
+
+    def _forget(self, key: str) -> None:
+        self._pending.pop(key, None)
 
     def configure(self, now: float, backend: Backend) -> None:
         """Stage the state under other settings."""
         view = self.get(backend.name)
-        capacity = view.capacity.configured(backend.limits, now, view.holding)
+        capacity = view.capacity.configured(backend.settings, now, view.holding)
         self.put(view._replace(backend=backend, capacity=capacity))

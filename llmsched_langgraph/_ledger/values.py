@@ -313,11 +313,11 @@ class BackendView(NamedTuple):
         capacity = self.capacity
         if capacity.spent is None:
             return self.ready_s
-        return max(self.ready_s, capacity.ready_s(self.backend.limits, now, call.estimate))
+        return max(self.ready_s, capacity.ready_s(self.backend.settings, now, call.estimate))
 
     def stalled(self, now: float, call: CallInfo) -> bool:
         """Return whether the rates admit the call only after another one in flight has ended."""
-        return self.capacity.stalled(self.backend.limits, now, call.estimate)
+        return self.capacity.stalled(self.backend.settings, now, call.estimate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,12 @@ def waited_at_the_door(why: str, waited_s: float) -> QueueTimeoutError:
 
 def timed_out(ticket: int, now: BackendView, waited_s: float) -> QueueTimeoutError:
     """Return the error for a call that exceeded the queue timeout, with the state of its backend."""
+    rates = now.backend.settings.rates
+    limits = {} if rates is None else {key: own for key, own in rates._asdict().items() if own is not None}
+    rated = ", ".join(f"{name}={value}" for name, value in limits.items())
     return QueueTimeoutError(
         f"call {ticket} waited {waited_s:.1f} s for one of the {now.slots} slots of backend "
         f"{now.backend.name!r}, with {now.holding} held and {now.waiting} calls waiting; raise "
         f"queue_timeout_s, or the slots if the backend can serve more"
+        + (f", or its rates if they hold calls back ({rated})" if rated else "")
     )

@@ -9,7 +9,7 @@ import pytest
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.auto import Auto, Found
-from llmsched_langgraph._ledger.capacity import Attempt, Capacity, Limits, new_capacity
+from llmsched_langgraph._ledger.capacity import Capacity, CapacitySettings, EndedAttempt, new_capacity
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.pools import MEASURED_S
@@ -17,28 +17,28 @@ from llmsched_langgraph._ledger.quotas import Quota, Quotas
 from llmsched_langgraph._ledger.rates import Estimate, rates_of
 from llmsched_langgraph._ledger.values import Backend, CallInfo, Configure, Measure, Release, Request
 
-AUTO = Limits(Auto(1, 64, 8))
-TOKENS = Limits(8, rates_of("b", output_tokens_per_minute=1_000))
+AUTO = CapacitySettings(Auto(1, 64, 8))
+TOKENS = CapacitySettings(8, rates_of("b", output_tokens_per_minute=1_000))
 ONE = Estimate(10, 10)
 
 
 def attempt(granted_s=1.0, released_s=2.0, concurrency=8, in_use=8, *, waiting=True):
-    return Attempt(granted_s, released_s, ONE, concurrency, in_use, waiting)
+    return EndedAttempt(granted_s, released_s, ONE, concurrency, in_use, waiting)
 
 
-def served(capacity, limits, times, **more):
+def served(capacity, settings, times, **more):
     for n in range(times):
         own = attempt(granted_s=n + 100.0, released_s=n + 101.0, **more)
-        capacity = capacity.used(limits, n + 101.0, own, Usage(10, 10), well=True)
+        capacity = capacity.used(settings, n + 101.0, own, Usage(10, 10), well=True)
     return capacity
 
 
 def test_plain_limits_need_no_tokens():
     """Slots that are told, without a rate."""
-    assert Limits(8).plain
+    assert CapacitySettings(8).plain
     assert not AUTO.plain
     assert not TOKENS.plain
-    assert new_capacity(Limits(8)) == Capacity(Found(8))
+    assert new_capacity(CapacitySettings(8)) == Capacity(Found(8))
 
 
 def test_successes_raise_a_found_limit():
@@ -83,11 +83,11 @@ def test_a_told_limit_is_never_cut():
 
 def test_from_told_to_found_and_back():
     """The found limit begins at the told one, within its bounds."""
-    told = new_capacity(Limits(8))
-    assert told.configured(Limits(Auto(1, 64, 20)), 1.0, 0).found.limit == 8
-    assert told.configured(Limits(Auto(16, 64, 20)), 1.0, 0).found.limit == 16
+    told = new_capacity(CapacitySettings(8))
+    assert told.configured(CapacitySettings(Auto(1, 64, 20)), 1.0, 0).found.limit == 8
+    assert told.configured(CapacitySettings(Auto(16, 64, 20)), 1.0, 0).found.limit == 16
     found = served(new_capacity(AUTO), AUTO, 64)
-    assert found.configured(Limits(3), 1.0, 0) == Capacity(Found(3))
+    assert found.configured(CapacitySettings(3), 1.0, 0) == Capacity(Found(3))
 
 
 # -- in the ledger ---------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_tokens_that_never_become_known_are_estimated():
     assert b.spent.output_flight.tokens == 1_000
     b.now += 1.0
     b.ledger._truth.begin()
-    assert b.ledger.expire(b.now)
+    b.ledger.expire(b.now)
     b.ledger._truth.commit()
     assert not b.ledger.unmeasured(1)
     assert b.spent.output_flight.tokens == 0

@@ -6,7 +6,7 @@ import pytest
 from support.breaking import Breaking, Broken
 from support.conformance import Bench, LedgerConformance, lane
 
-from llmsched_langgraph._ledger.capacity import Limits, new_capacity
+from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
 from llmsched_langgraph._ledger.exploration import in_order
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED
@@ -100,7 +100,7 @@ def test_lanes_in_their_order(bench):
         (lambda held: held._truth.committed.pop(lane(1)), "lanes and tickets differ"),
         (lambda held: held._truth.staged.update(x=1), "half made"),
         (lambda held: spoil_backend(held, granted=5), "a slot was lost"),
-        (lambda held: spoil_backend(held, capacity=new_capacity(Limits(2))), "a slot is free"),
+        (lambda held: spoil_backend(held, capacity=new_capacity(CapacitySettings(2))), "a slot is free"),
         (lambda held: spoil_grant(held, concurrency=2), "a limit was exceeded"),
     ],
 )

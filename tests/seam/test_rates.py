@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langgraph.graph import START, StateGraph
 from support.seam import until
 
-from llmsched_langgraph import Auto, Backend, ConfigurationError, Scheduler, schedule
+from llmsched_langgraph import Auto, Backend, ConfigurationError, QueueTimeoutError, Scheduler, schedule
 from llmsched_langgraph._runtime.cycles.watcher import WATCHER
 from llmsched_langgraph.testing import PlainModel, StreamingModel
 
@@ -196,7 +196,7 @@ def test_a_stream_that_is_dropped_leaves_nothing_reserved(server, make):
 
 
 def test_no_minute_has_more_requests_than_the_limit(make):
-    """Whoever makes them, in threads or on a loop; and what is left is used."""
+    """The server counts them. The limit is used: the last request comes soon after the third full minute."""
     scheduler, server = make(requests_per_minute=10), Server()
     server.clock = scheduler._driver.clock
     graph = graph_of(Asking(server=server), scheduler)
@@ -246,7 +246,8 @@ def test_the_providers_own_limits_count(make):
     graph = graph_of(Asking(server=server), scheduler)
     graph.invoke({})
     assert spent(scheduler).told[0] == 3
-    assert scheduler._driver.backends["b"].admits_s(0.0, grant_call(scheduler)) > scheduler._driver.clock()
+    now = scheduler._driver.clock()
+    assert scheduler._driver.backends["b"].admits_s(now, grant_call(scheduler)) > now + 10.0
 
 
 def grant_call(scheduler):
@@ -509,3 +510,26 @@ def test_a_call_that_time_admits_does_not_go_ahead(make):
     thread.join(30)
     assert not thread.is_alive()
     assert scheduler.statistics().over_commitments == 0
+
+
+# -- what is kept, and what is said ----------------------------------------------------
+
+
+def test_nothing_is_kept_of_calls_that_were_measured(server, make):
+    """Also where no call ever waits, so that no time is told."""
+    scheduler = make(tokens_per_minute=10**9, speed=1.0)
+    graph = graph_of(Asking(server=server), scheduler)
+    for _ in range(20):
+        graph.invoke({})
+    scheduler.check()
+    assert scheduler._driver._ledger._pools._pending == {}
+    assert not [key for key in scheduler._driver._ledger._committed if str(key).startswith("usage ")]
+
+
+def test_a_timeout_names_the_rates(server, make):
+    """Slots are free; the rate is what to change."""
+    scheduler = make(4, speed=1.0, requests_per_minute=1, queue_timeout_s=0.05)
+    graph = graph_of(Asking(server=server), scheduler)
+    graph.invoke({})
+    with pytest.raises(QueueTimeoutError, match=r"backend 'b', with 0 held .* \(requests_per_minute=1\)"):
+        graph.invoke({})

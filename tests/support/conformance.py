@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
-from llmsched_langgraph._ledger.capacity import Limits, new_capacity
+from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
@@ -172,7 +172,8 @@ class LedgerConformance(Home):
             "c": Backend("c", 1, ("m",)),
         }
         assert {name: own[1:] for name, own in b.ledger.backends.items()} == {
-            name: (0, 0, 0, 0, new_capacity(Limits(slots)), None) for name, slots in (("b", 3), ("c", 1))
+            name: (0, 0, 0, 0, new_capacity(CapacitySettings(slots)), None)
+            for name, slots in (("b", 3), ("c", 1))
         }
 
     def test_a_free_slot_is_taken_at_once(self, bench):
