@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import weakref
 from _thread import LockType, allocate_lock, start_new_thread
 from types import FrameType
@@ -27,6 +28,9 @@ WAIT_S = 2.0
 
 LIMIT_S = 10.0
 """Maximum seconds for which the end of the process is put off, after `WAIT_S`."""
+
+FIRST_REPEAT_S = 0.1
+"""Seconds after which a signal that was put off is repeated until it is handled; they double each time."""
 
 _NO_EFFECT = "save_on_sigterm has no effect: "
 
@@ -96,22 +100,29 @@ class SigtermSaver:
 
     def postpone(self) -> bool:
         """Raise SIGTERM again when all is saved, at the latest after `LIMIT_S`; return False if it cannot."""
-        try:
-            start_new_thread(self._raise_later, ())
-        except RuntimeError:
+        if (done := self._done) is None:
             return False
         self.put_off = True
-        return True
+        try:
+            start_new_thread(self._raise_later, (done,))
+        except RuntimeError:
+            self.put_off = False
+        return self.put_off
 
-    def _raise_later(self) -> None:
-        if (done := self._done) is not None:
-            done.acquire(timeout=LIMIT_S)
+    def _raise_later(self, done: LockType) -> None:
+        done.acquire(timeout=LIMIT_S)
         self.due = True
-        if hasattr(signal, "pthread_kill"):
-            # To the main thread, which another thread's signal would not wake.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        else:
-            signal.raise_signal(signal.SIGTERM)
+        pause_s = FIRST_REPEAT_S
+        # A signal that comes between Python's last look at signals and a blocking system call does not
+        # interrupt that call: its handler runs when the call returns. So the signal is repeated.
+        while self.put_off and self._done is done:
+            if hasattr(signal, "pthread_kill"):
+                # To the main thread, which another thread's signal would not wake.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            else:
+                signal.raise_signal(signal.SIGTERM)
+            time.sleep(pause_s)
+            pause_s *= 2
 
     def finish(self) -> None:
         """Record that the signal was handled."""
