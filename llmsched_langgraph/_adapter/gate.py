@@ -24,6 +24,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.llms import LLM, BaseLLM
 from langchain_core.runnables.config import ensure_config
 
+from llmsched_langgraph._adapter.accounts import account_of
 from llmsched_langgraph._adapter.http import hooks
 from llmsched_langgraph._adapter.model_names import names_of
 from llmsched_langgraph._adapter.usage import UsageMeter, prompt_tokens_of, usage_of_result
@@ -31,6 +32,7 @@ from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime import outside
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
+from llmsched_langgraph._runtime.routing import Requested, Router
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph.errors import LLMSchedError
 
@@ -215,16 +217,23 @@ def _call(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | N
     if hooks.pending:
         hooks.install()
     if run is None:
-        call = outside.call(lambda: names_of(model, kwargs), model)
+        call = outside.call(lambda router: _requested(router, model, kwargs), model)
         if call is not None and call.counts:
             call.prompt_tokens = prompt_tokens_of(_messages(args, kwargs), kwargs)
         return call
-    names = names_of(model, kwargs) if run.router.by_name else None
-    call = run.scheduler.slot(names, stage=current_stage())
+    call = run.scheduler.slot(_requested(run.router, model, kwargs), stage=current_stage())
     call.model = model
     if call.counts:
         call.prompt_tokens = prompt_tokens_of(_messages(args, kwargs), kwargs)
     return call
+
+
+def _requested(router: Router, model: Any, kwargs: dict[str, Any]) -> Requested | None:
+    """Return what the call asks for, as far as it matters."""
+    if not router.by_name:
+        return None
+    names = names_of(model, kwargs)
+    return names._replace(account=account_of(model, kwargs)) if router.per_account else names
 
 
 def _gate_embedding(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ import json
 import types
 from typing import Any, TypeVar
 
+from llmsched_langgraph._adapter.accounts import account_of_request
 from llmsched_langgraph._adapter.gate import current_stage
 from llmsched_langgraph._adapter.http.answers import failure_of
 from llmsched_langgraph._adapter.http.httpx_hooks import hold_body
@@ -217,6 +218,7 @@ def _call(scheduler: Scheduler | None, request: Any) -> Call | None:
     else:
         own = default_scheduler() if run is None else run.scheduler
     names = names_of_request(str(request.url), _model(request))
+    names = names._replace(account=account_of_request(request.headers))
     call: Call = own.slot(names, stage="" if run is None else current_stage())
     return call
 

@@ -256,7 +256,7 @@ class SchedulerMachine:
         job = self._job(number)
         if type(claim) is Grant:
             fields = (
-                *(ticket, call.stage, call.occurrence, stage_occurrence, call.run, backend),
+                *(ticket, call.stage, call.occurrence, stage_occurrence, call.run, before.backend.shared),
                 *(claim.asked_s, claim.granted_s, now, (claim.concurrency + before.holding) / 2),
                 *(usage, outcome, call.first, 2 if job is None else job.ticks + 1, claim.reason),
                 *(claim.arrival, 1, 0.0, call.models),

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.evidence import JobEvidence
     from llmsched_langgraph._belief.model.model import ApplicationModel
 
-URGENT = 2.0
-"""A job is urgent from when the time until its deadline is this many times its expected remaining work."""
+URGENT = 6.0
+"""A job is urgent from when the time until its deadline is this many times its remaining time alone."""
 
 LOST = 0.5
-"""Its deadline is given up when that time is this many times its expected remaining work."""
+"""Its deadline is given up when that time is this many times its remaining time alone."""
 
 NEVER_URGENT = (inf, inf)
 
@@ -188,13 +188,16 @@ class Ordering:
     def urgent(self, job: Job, now: float) -> tuple[float, float]:
         """Return the clock times from and until which the job is urgent, because of its deadline.
 
-        Its remaining time is not known, only its expected remaining work: it is urgent while the time until
-        the deadline is between `LOST` and `URGENT` times as long.
+        It is urgent while the time until the deadline is between `LOST` and `URGENT` times what it would
+        still take alone. That is estimated as its expected remaining work, times what the application's
+        earlier jobs took alone per slot-second of work.
         """
         deadline_s = job.info.deadline_s
         if deadline_s is None:
             return NEVER_URGENT
-        left_s, at_s = job.remaining_s(now, self._total(job)[1]), job.arrival_s + deadline_s
+        known = self.profile.applications.get(job.fingerprint)
+        alone = 1.0 if known is None else known.history.alone
+        left_s, at_s = alone * job.remaining_s(now, self._total(job)[1]), job.arrival_s + deadline_s
         return at_s - URGENT * left_s, at_s - LOST * left_s
 
     def _explore(self, job: Job, stage_occurrence: StageOccurrence) -> Explore | None:

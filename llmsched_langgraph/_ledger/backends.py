@@ -17,6 +17,9 @@ from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_SLOTS = 8
 
+_ACCOUNT = "#"
+"""Stands between the name of a backend and the hash of an account."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -37,6 +40,10 @@ class Backend:
         requests_per_day: the same in any 24 hours.
         tokens_per_minute: limit of the tokens, input and output, counted in any minute.
         input_tokens_per_minute, output_tokens_per_minute: the same of each kind.
+        per_account: whether each account has these limits for itself: slots, rates, and pauses after a
+            refusal. An account is the key that a call is sent with (of a LangChain model, of a client of
+            `wrap_openai`, or `slot(account=...)`); of keys only hashes are kept. Calls without a key, such as
+            those whose library finds the credentials by itself, share one account.
         retries: how often a request of a LangChain model that was refused or not answered is sent again,
             after the model's own library gave up and before the first token. It keeps the place of its call.
         prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
@@ -60,11 +67,16 @@ class Backend:
     input_tokens_per_minute: int | None = field(default=None, kw_only=True)
     output_tokens_per_minute: int | None = field(default=None, kw_only=True)
     retries: int = field(default=0, kw_only=True)
+    per_account: bool = field(default=False, kw_only=True)
     settings: CapacitySettings = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigurationError("a backend needs a name that is not empty")
+        if not isinstance(self.per_account, bool):
+            raise ConfigurationError(
+                f"backend {self.name!r}: per_account must be True or False, not {self.per_account!r}"
+            )
         what = f"backend {self.name!r}"
         slots = as_slots(self.slots, f"{what}: slots")
         object.__setattr__(self, "slots", slots)
@@ -90,6 +102,16 @@ class Backend:
         check_timeout(self.queue_timeout_s, f"{what}: queue_timeout_s")
         if self.prices is not None:
             object.__setattr__(self, "prices", Prices(self.prices, f"{what}: prices"))
+
+    @property
+    def shared(self) -> str:
+        """The name of the backend that this is an account of; its own name if it is none."""
+        return self.name.partition(_ACCOUNT)[0] if self.per_account else self.name
+
+
+def account_name(backend: str, account: str) -> str:
+    """Return the name of what serves an account of a backend, given the hash of the account."""
+    return f"{backend}{_ACCOUNT}{account}"
 
 
 def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:

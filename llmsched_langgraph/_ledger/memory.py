@@ -208,7 +208,8 @@ class MemoryLedger:
     @property
     def backends(self) -> Mapping[str, BackendView]:
         """See `Ledger.backends`."""
-        return {name: self._committed[at] for name, at in self._pools.names.items()}
+        found = {name: self._committed.get(at) for name, at in tuple(self._pools.names.items())}
+        return {name: view for name, view in found.items() if view is not None}  # one is being added
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
@@ -308,8 +309,8 @@ class MemoryLedger:
         self._truth.staged[_AT_ONCE] = (*(self._truth.get(_AT_ONCE) or ()), Granted(ticket, grant))
 
     def _configure(self, now: float, configure: Configure) -> None:
-        self._pools.configure(now, configure.backend)
-        self._ripe[configure.backend.name] = None
+        if self._pools.configure(now, configure.backend):
+            self._ripe[configure.backend.name] = None
 
     def _take(self, now: float, ticket: int, waits: Waiting, reason: str) -> Grant:
         """Grant a slot to a ticket of the backlog."""

@@ -41,11 +41,16 @@ def _usage(ticket: int) -> str:
     return f"usage {ticket}"
 
 
+def _key(backend: str) -> str:
+    """Return the key of a `BackendView` in `Truth`."""
+    return "backend " + backend
+
+
 class Pools:
     """The backends' states.
 
     Attributes:
-        names: the keys of the states in `Truth`, by the backend's name.
+        names: the keys of the states in `Truth`, by the backend's name: an index.
     """
 
     def __init__(self, truth: Truth, backends: Iterable[Backend]) -> None:
@@ -54,9 +59,13 @@ class Pools:
         self.names: dict[str, str] = {}
         self._pending: dict[str, tuple[int, float]] = {}  # index: whose tokens are awaited, and since when
         for backend in backends:
-            self.names[backend.name] = "backend " + backend.name
-            view = BackendView(backend, 0, 0, 0, 0, new_capacity(backend.settings))
-            truth.committed["backend " + backend.name] = view
+            self._add(backend)
+        truth.commit()
+
+    def _add(self, backend: Backend) -> None:
+        """Stage the state of a new backend."""
+        at = self.names[backend.name] = _key(backend.name)
+        self._truth.staged[at] = BackendView(backend, 0, 0, 0, 0, new_capacity(backend.settings))
 
     def get(self, name: str) -> BackendView:
         """Return a backend's state, the current decision included."""
@@ -157,8 +166,12 @@ class Pools:
     def _forget(self, key: str) -> None:
         self._pending.pop(key, None)
 
-    def configure(self, now: float, backend: Backend) -> None:
-        """Stage the state under other settings."""
-        view = self.get(backend.name)
+    def configure(self, now: float, backend: Backend) -> bool:
+        """Stage the state under other settings, or that of a new backend; return whether tickets wait."""
+        view = self._truth.get(_key(backend.name))
+        if view is None:
+            self._add(backend)
+            return False
         capacity = view.capacity.configured(backend.settings, now, view.holding)
         self.put(view._replace(backend=backend, capacity=capacity))
+        return bool(view.waiting)

@@ -10,12 +10,13 @@ there. Otherwise it may be one that serves those runs, which may hold the slots 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.call import Call, current_call
 from llmsched_langgraph._runtime.context import left_run
-from llmsched_langgraph._runtime.routing import Requested
+from llmsched_langgraph._runtime.routing import Requested, Router
 from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.slot import Terms
 from llmsched_langgraph._runtime.unmarked import Serving, serving
@@ -26,25 +27,51 @@ _NONE = Terms(_NOBODY, "")
 
 
 class Passing(Call):
-    """A counted call that takes no slot. A call inside it is part of it, and is not counted."""
+    """A counted call that takes no slot. Of the calls inside it, the first one at a time is part of it.
 
-    def __init__(self) -> None:
+    One that runs beside another one is counted, as it would take a slot of its own.
+
+    Attributes:
+        counting: the schedulers that count it.
+        passed: the call that it is part of; None if there is none.
+        taken: one element per call inside.
+    """
+
+    def __init__(self, counting: Sequence[Serving], around: Passing | None = None) -> None:
         super().__init__(_NONE)
+        self.counting = counting
+        self.passed = around
+        self.taken: list[None] = []
+        self._counts_in: list[None] | None = None  # the list of the call around that has its element
 
     def acquire(self) -> None:
-        """Do nothing."""
+        """Take part in the call around, if there is one."""
+        if self.passed is None:
+            return
+        self._counts_in = self.passed.taken
+        self._counts_in.append(None)
+        if len(self._counts_in) > 1:
+            for active in self.counting:
+                active.unmarked.count()
 
     async def aacquire(self) -> None:
-        """Do nothing."""
+        """Take part in the call around, if there is one."""
+        self.acquire()
+
+    def _finish(self, outcome: Outcome) -> None:
+        taken, self._counts_in = self._counts_in, None
+        if taken:
+            taken.pop()
+        super()._finish(outcome)
 
 
-def call(names: Callable[[], Requested], model: object) -> Call | None:
+def call(names: Callable[[Router], Requested | None], model: object) -> Call | None:
     """Return what the gate enters around a model call outside every run, or None.
 
     Such a call is counted, unless it is one of a thread that outlives its run and gets a slot.
 
     Args:
-        names: returns the names that the call goes by.
+        names: returns what the call asks for, as far as a router needs it.
         model: the model object.
     """
     left, schedulers = left_run(), serving()
@@ -52,7 +79,7 @@ def call(names: Callable[[], Requested], model: object) -> Call | None:
         return None
     around = current_call()
     if isinstance(around, Passing):
-        return None
+        return Passing(around.counting, around)
     found = None
     # What is inside a call that took a slot takes one, too.
     if left is not None and (around is not None or all(own.driver is not left.driver for own in schedulers)):
@@ -66,17 +93,17 @@ def call(names: Callable[[], Requested], model: object) -> Call | None:
         gating = (_call_on(active, names) for active in schedulers if active.unmarked.outside == "gate")
         found = next((one for one in gating if one is not None), None)
     if found is None:
-        return Passing()
+        return Passing(schedulers)
     found.model = model
     return found
 
 
-def _call_on(on: Run | Serving, names: Callable[[], Requested]) -> Call | None:
+def _call_on(on: Run | Serving, names: Callable[[Router], Requested | None]) -> Call | None:
     """Return the call on that scheduler; None if the scheduler is closed or does not serve the model."""
     if on.driver.closed:
         return None
     try:
-        found: Call = on.scheduler.slot(names() if on.router.by_name else None)
+        found: Call = on.scheduler.slot(names(on.router))
     except UnknownModelError:
         return None
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.policies import Policy
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.protocol import Ledger
 from llmsched_langgraph._ledger.values import BackendView, LedgerView
 
@@ -57,6 +58,13 @@ class Queries:
     def rated(self, backend: str) -> bool:
         """Return whether a rate of the backend is limited."""
         return self._ledger.backend(backend).capacity.spent is not None
+
+    def settings(self, backend: str) -> Backend | None:
+        """Return the settings of a backend; None if there is none of that name."""
+        try:
+            return self._ledger.backend(backend).backend
+        except KeyError:
+            return None
 
     def view(self) -> LedgerView:
         """Return all current tickets."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from hashlib import blake2b
 from typing import NamedTuple
 
 from llmsched_langgraph._ledger.backends import Backend
@@ -33,6 +34,7 @@ class Requested(NamedTuple):
         labels: what each of `names` is: "model", "deployment", "endpoint".
         loose: further names, which count only if none of `names` is claimed.
         base_urls: the URLs that the request goes to or below, without credentials or a final slash.
+        account: a hash of the key that the request is sent with; empty if there is none, or it is not read.
     """
 
     by: str = ""
@@ -40,6 +42,14 @@ class Requested(NamedTuple):
     labels: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
     base_urls: tuple[str, ...] = ()
+    account: str = ""
+
+
+def hashed(keys: Sequence[str]) -> str:
+    """Return a hash of these keys, from which they cannot be found; the empty string for none."""
+    if not keys:
+        return ""
+    return blake2b("\0".join(keys).encode(), key=b"llmsched account", digest_size=6).hexdigest()
 
 
 class Router:
@@ -48,6 +58,8 @@ class Router:
     Attributes:
         only: the name of the backend that serves every call; None if it depends on the call's names.
         priced: whether a backend has prices, so that the cost of a call depends on its names.
+        names: the names of the backends.
+        per_account: the names of those whose limits each account has for itself.
 
     Raises:
         ConfigurationError: there is no backend, or two have one name or claim the same.
@@ -58,6 +70,8 @@ class Router:
         rest = [pool.name for pool in pools if pool.models is None and pool.base_urls is None]
         self.only = rest[0] if len(pools) == len(rest) else None
         self.priced = any(pool.prices is not None for pool in pools)
+        self.names = tuple(pool.name for pool in pools)
+        self.per_account = frozenset(pool.name for pool in pools if pool.per_account)
         pools = tuple(pools)
         route = functools.partial(_backend_of, pools, rest[0] if rest else None)
         self._backend_of = functools.lru_cache(_MAX_CACHED)(route)
@@ -66,7 +80,7 @@ class Router:
     @property
     def by_name(self) -> bool:
         """Whether the names of a call matter."""
-        return self.only is None or self.priced
+        return self.only is None or self.priced or bool(self.per_account)
 
     def claims(self, asked: Requested) -> bool:
         """Return whether a backend claims the call by one of its names or URLs."""
@@ -89,6 +103,8 @@ def _check(pools: Sequence[Backend]) -> None:
     for pool in pools:
         if pool.name in names:
             raise ConfigurationError(f"two backends are called {pool.name!r}; give each its own name")
+        if pool.shared != pool.name:
+            raise ConfigurationError(f"backend {pool.name!r} is per_account: its name must have no '#'")
         names.add(pool.name)
         for what in _claims(pool):
             if what in claims:

@@ -24,6 +24,7 @@ from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
 from llmsched_langgraph._ledger.values import check_priority
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
+from llmsched_langgraph._runtime.accounts import account_of, backend_of_account
 from llmsched_langgraph._runtime.beats import waitable
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
@@ -179,6 +180,7 @@ class Scheduler:
         stage: str = "",
         priority: int | None = None,
         tenant: str | None = None,
+        account: str | None = None,
     ) -> Call:
         """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
 
@@ -188,10 +190,12 @@ class Scheduler:
             stage: a stage name for the call; calls of one stage share a prediction of their work.
             priority: -5 to 5, smaller first; None for 0. A call inside a run has the priority of its run.
             tenant: the tenant whose call it is; None for none. A call inside a run is of the run's tenant.
+            account: the key that the call is sent with, or another name of its account, for a backend that is
+                `per_account`. It is kept as a hash.
 
         Raises:
             UnknownModelError: no backend serves the model.
-            ConfigurationError: the priority or the tenant is invalid.
+            ConfigurationError: the priority, the tenant or the account is invalid.
         """
         level = 0 if priority is None else check_priority(priority, "priority")
         owner = "" if tenant is None else self._driver.tenants.check(tenant, "tenant")
@@ -200,6 +204,8 @@ class Scheduler:
         backend = only if only is not None else self._router.backend_of(model)
         names = names_of(model) if self._router.priced else ()
         timeout_s = self._timeouts_s[backend]
+        if backend in self._router.per_account and (own := account_of(model, account)):
+            backend = backend_of_account(self._driver, backend, own)
         if run is None:
             return Call(Terms(self._driver, backend, None, stage, timeout_s, None, level, names, owner))
         job = run.job if run.driver is self._driver else None
@@ -215,13 +221,15 @@ class Scheduler:
         Raises:
             ConfigurationError: the backend does not exist, or `slots` is below 1.
         """
-        names = list(self._driver.backends)
+        names = self._router.names
         if backend is None and len(names) == 1:
             backend = names[0]
         if backend not in names:
             raise ConfigurationError(f"no backend {backend!r}; name one of: {', '.join(names)}")
-        now = self._driver.backends[backend].backend
-        self._driver.configure(replace(now, slots=as_slots(slots, "slots")))
+        new = as_slots(slots, "slots")
+        for now in self._driver.backends.values():
+            if now.backend.shared == backend:
+                self._driver.configure(replace(now.backend, slots=new))
 
     def statistics(self) -> Statistics:
         """Return the current state and the totals so far."""

@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import pytest
 from langchain_core.language_models.chat_models import BaseChatModel, SimpleChatModel
@@ -183,6 +183,44 @@ def test_a_model_that_asks_others_at_once_makes_calls_of_theirs(make_scheduler):
         assert counted(scheduler) == 1
         assert Asks(others=True).invoke("?").text == "yes"
         assert counted(scheduler) == 4
+
+
+class Voting(BaseChatModel):
+    """Asks three others, all of which are asked before one answers; and then one more."""
+
+    between: object = None
+
+    @property
+    def _llm_type(self):
+        return "voting"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.between and self.between()
+        Meeting.here = threading.Barrier(3)
+        Meeting().batch(["?"] * 3)
+        PlainModel().invoke("?")
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content="yes"))])
+
+
+class Meeting(PlainModel):
+    here: ClassVar[object]
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.here.wait(PATIENCE_S)
+        return super()._generate(messages, stop, run_manager, **kwargs)
+
+
+@pytest.mark.parametrize("run_ends", [False, True])
+def test_calls_side_by_side_inside_a_call_count(make_scheduler, run_ends):
+    """One at a time is part of the call; the others are requests more. Though the run has ended meanwhile."""
+    scheduler = make_scheduler(1)
+    run = start_run(scheduler, INFO)
+    model = Voting(between=(lambda: run.end(Outcome.FINISHED)) if run_ends else None)
+    try:
+        assert model.invoke("?").text == "yes"
+    finally:
+        run.end(Outcome.FINISHED)
+    assert counted(scheduler) == 3
 
 
 def test_a_run_is_active_from_its_start_to_its_end(make_scheduler):

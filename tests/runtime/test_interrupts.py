@@ -887,6 +887,7 @@ def run_ends_while_its_threads_wait():
             assert refused.acquire(timeout=PATIENCE_S), "a thread was not dismissed"
             thread.join(PATIENCE_S)
         assert not run.scope.waiting
+        bench.driver.look()
         assert bench.driver.jobs == 0
         settle()
 

@@ -21,6 +21,7 @@ from langchain_openai import (
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr
 
 from llmsched_langgraph._adapter.model_names import names_of, names_of_request
+from llmsched_langgraph._runtime.routing import Requested
 
 EAST = {"api_key": "x", "api_version": "2024-01-01", "azure_endpoint": "https://east.azure.com/"}
 
@@ -405,7 +406,7 @@ def test_a_model_inside_itself():
 def test_objects_without_a_name(model):
     """They name nothing but their class."""
     asked = names_of(model, {})
-    assert asked == (type(model).__name__, (), (), (), ())
+    assert asked == Requested(type(model).__name__)
 
 
 def test_an_object_that_cannot_be_read():

@@ -107,6 +107,17 @@ class History:
         return Mean(len(self.jobs), sum(self.works_s) / len(self.jobs)) if self.jobs else Mean()
 
     @cached_property
+    def alone(self) -> float:
+        """Seconds that these jobs take alone, tools included, per slot-second of work; 1.0 if not known."""
+        paths_s = works_s = 0.0
+        for job in self.limited:
+            path_s, work_s = job.critical_path_s, job.work_s
+            if path_s and work_s:
+                paths_s += path_s
+                works_s += work_s
+        return paths_s / works_s if works_s else 1.0
+
+    @cached_property
     def call(self) -> Mean:
         """The mean work of a call of these jobs."""
         works_s = [call.seconds or 0.0 for job in self.limited for call in job.llm_calls()]
@@ -263,7 +274,7 @@ class Profile:
     def prepared(self) -> Profile:
         """Compute the cached properties, so that no lock holder has to; return self."""
         for own in self.applications.values():
-            _ = own.template, own.works_s
+            _ = own.template, own.works_s, own.history.alone
         _ = self.job, self.call
         return self
 

@@ -1,0 +1,42 @@
+"""Gives each account of a backend that is `per_account` slots, rates and pauses of its own.
+
+Does not know keys: the adapter hashes them. An account is a backend for the ledger, with the settings of the
+one that it belongs to; it is added at its first call and stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmsched_langgraph._ledger.backends import account_name
+from llmsched_langgraph._runtime.routing import Requested, hashed
+from llmsched_langgraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.driver import Driver
+
+
+def account_of(asked: Requested | str | None, given: object) -> str:
+    """Return the hash of a call's account: of the one that its caller gave, or of its key; empty for none.
+
+    Raises:
+        ConfigurationError: what the caller gave is no text, or empty.
+    """
+    if given is None:
+        return asked.account if isinstance(asked, Requested) else ""
+    if not isinstance(given, str) or not given:
+        # The message does not show it: it may be a key.
+        raise ConfigurationError(f"account must be text that is not empty, not a {type(given).__name__}")
+    return hashed((given,))
+
+
+def backend_of_account(driver: Driver, backend: str, account: str) -> str:
+    """Return the name of the ledger's backend for an account; add it if the account is new."""
+    name = account_name(backend, account)
+    while driver.settings(name) is None:
+        shared = driver.settings(backend)
+        assert shared is not None, f"there is no backend {backend!r}"
+        driver.configure(replace(shared, name=name))
+        driver.look()  # returns when it is there, or after a time
+    return name
