@@ -74,12 +74,12 @@ def call(names: Callable[[Router], Requested | None], model: object) -> Call | N
         names: returns what the call asks for, as far as a router needs it.
         model: the model object.
     """
-    left, schedulers = left_run(), serving()
-    if left is None and not schedulers:
-        return None
     around = current_call()
     if isinstance(around, Passing):
         return Passing(around.counting, around)
+    left, schedulers = left_run(), serving()
+    if left is None and not schedulers:
+        return None
     found = None
     # What is inside a call that took a slot takes one, too.
     if left is not None and (around is not None or all(own.driver is not left.driver for own in schedulers)):
