@@ -50,6 +50,10 @@ class Queries:
         """Number of ended jobs whose calls are all released."""
         return self.totals.jobs + self._quiet.ended
 
+    def runs(self, job: int) -> bool:
+        """Return whether the job is active."""
+        return job in self._quiet or self._machine.active(job) is not None
+
     @property
     def backends(self) -> Mapping[str, BackendView]:
         """The current state of each backend, by name."""

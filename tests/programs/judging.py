@@ -30,7 +30,7 @@ Kind = Literal[
 the end; more requests at once than slots, uncounted; a call that went ahead for no reason; an error inside
 the package; no progress; the process died; the bare program itself does not end."""
 
-REPLAYS = 5
+REPLAYS = 25
 """How many times a program is played bare again to see whether it always ends in the same way."""
 
 IDLE_PATIENCE_S = 5.0
@@ -121,7 +121,9 @@ def _differences(program: Program, expected: list[Outcome], outcomes: list[Outco
         for number, run in enumerate(runs)
         if outcomes[number] != expected[number] and not (run.cut and outcomes[number] == (CUT_OFF,))
     ]
-    for _ in range(REPLAYS if different else 0):  # LangGraph has races of its own
+    for _ in range(REPLAYS):  # LangGraph has races of its own
+        if not different:
+            break
         again = play(program, watched.begin(Stage(None)), cut=True)
         different = [number for number in different if outcomes[number] != again[number]]
     return "\n".join(

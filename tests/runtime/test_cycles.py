@@ -20,6 +20,7 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._runtime.context import inside, inside_stage
 from llmsched_langgraph._runtime.cycles import stdlib
 from llmsched_langgraph._runtime.cycles import watcher as watcher_module
+from llmsched_langgraph._runtime.cycles.graph import GUESS_S
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
@@ -671,6 +672,43 @@ def test_a_stream_left_open_by_a_thread_whose_number_is_used_again(make_program)
 
     assert ends(main, program.scheduler) == "yes"
     assert len(went_ahead(program.scheduler)) == 1
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_stream_left_open_by_a_thread_that_does_other_work(make_program, over):
+    """Its run is over: what the thread does has nothing to do with it. Until then it may be about to read."""
+    program, opened, there, moves = make_program(1), [], threading.Event(), threading.Event()
+    run = start_run(program.scheduler, JobInfo(application=Application.of("streams", ["node"])))
+    own = StageRun("node")
+
+    def stage():
+        with inside(run), inside_stage(own):
+            opened.append(program.stream())
+            next(opened[0])
+        own.over = True
+        if over:
+            run.end(Outcome.FINISHED)
+        there.set()
+        moves.wait(60.0)
+        opened[0].close()
+
+    def main():
+        thread = threading.Thread(target=stage)
+        thread.start()
+        there.wait()
+        other = start_run(program.scheduler, JobInfo(application=Application.of("calls", ["node"])))
+        with inside(other):
+            if not over:
+                threading.Timer(2.5 * GUESS_S, moves.set).start()
+            result = program.call()
+        other.end(Outcome.FINISHED)
+        moves.set()
+        thread.join()
+        run.end(Outcome.FINISHED)
+        return result
+
+    assert ends(main, program.scheduler) == "yes"
+    assert len(went_ahead(program.scheduler)) == over
 
 
 # -- what is told ---------------------------------------------------------------------------

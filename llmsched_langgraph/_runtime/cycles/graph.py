@@ -206,14 +206,18 @@ class Graph:
     def _idle(self, pool: Pool, slot: Slot, reader: Slot) -> Stuck | None:
         """Return what the holder waits for, whose answer is open and nobody reads it."""
         state, call = self._code(reader), slot.call
+        ended = call.stage is not None and call.stage.over
         if state is Other.MOVES:
-            return None
+            if not ended or call.terms.driver.runs(call.terms.job):
+                return None
+            # The thread that opened the stream does other work. Whoever has kept the stream may read it yet.
+            return self._certain(slot, Blocked(tuple(pool.waiting), sure=False), "left open", reader.idle_s)
         if isinstance(state, Blocked):
             # A thread of a pool may do other work by now. Its context tells whether it consumes the stream.
             by = tuple(own for own in state.by if reader.task is not None or call in own.slot.consumes)
             if by:
                 return self._certain(slot, Blocked(by, state.sure), "stream")
-        if call.stage is not None and call.stage.over:
+        if ended:
             return self._certain(slot, Blocked(tuple(pool.waiting)), "left open")
         own_run = self._waiting(lambda own: call in own.consumes or _same_job(own, call))
         return self._certain(slot, Blocked(own_run, sure=False), "stream", reader.idle_s)
