@@ -26,7 +26,7 @@ from llmsched_langgraph._runtime.cycles.watcher import WATCHER
 from llmsched_langgraph._runtime.holders import running_loop_ref
 from llmsched_langgraph._runtime.refusals import timed_out
 from llmsched_langgraph._runtime.run import check, waits
-from llmsched_langgraph._runtime.threads import SteppingAside
+from llmsched_langgraph._runtime.threads import LoopSteppingAside, SteppingAside
 from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 from llmsched_langgraph.errors import CallCancelledError
 
@@ -101,7 +101,7 @@ class Slot:
             the request is in flight.
         read_ahead: has the rest of an idle answer read in the background; None if it cannot be.
         ahead: whether that happens, or is about to.
-        may_lend: whether it waits in a thread that may soon lend its pool another one.
+        may_lend: whether it waits in a thread, or on a loop in one, that may soon lend its pool another one.
         consumes: while it waits, the calls of open streams that the waiting code consumes.
         lent: whether a call went ahead because this one's answer is idle.
         forced: whether it went ahead of its turn, because it would have waited for ever.
@@ -224,15 +224,19 @@ class Slot:
         """Await the grant of the slot."""
         driver, ticket = self.terms.driver, self._ticket
         self._since = time.monotonic()
+        self.may_lend = True
         with waits(self, current_run(), stage, coroutine=True):
             waiter = LoopWaiter()
             try:
                 self._wait_with(waiter.waker())
                 self._watch()
                 beats = Beats(self.terms.timeout_s, stage)
-                while not driver.outcome(ticket, waiter):
-                    if not await waiter.wait(beats.next_s()):
-                        beats.beat() or self._give_up()
+                with LoopSteppingAside(self.terms.loop) as aside:
+                    while not driver.outcome(ticket, waiter):
+                        again_s = aside.lend()
+                        self.may_lend = again_s is not None
+                        if not await waiter.wait(beats.next_s(again_s)):
+                            beats.beat() or self._give_up()
             finally:
                 waiter.done()
                 self._waiter, self.consumes = None, ()

@@ -53,8 +53,9 @@ _forker: int | None = None
 
 
 def _forked() -> None:
-    global _lock, _probes, _forker
+    global _lock, _probes, _shared, _forker
     _lock, _probes, _forker = threading.Lock(), weakref.WeakKeyDictionary(), threading.get_ident()
+    _shared = weakref.WeakKeyDictionary()
 
 
 in_child(_forked)
@@ -132,6 +133,55 @@ class SteppingAside:
             self._lent = pool
             return None
         return self._again_s.pop() if pool is not None and own is None else None
+
+
+class LoopSteppingAside:
+    """The same for a task that waits on a loop which runs in a thread: `asyncio.run` in `asyncio.to_thread`.
+
+    All waiting tasks of the loop lend one thread together, from the first one that waits to the last.
+
+    Args:
+        loop: as for `SteppingAside`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._hint = loop
+        self._own: asyncio.AbstractEventLoop | None = None
+        self._shared: _Shared | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            return self
+        own = self._own = asyncio.get_running_loop()
+        shared = _shared.get(own)
+        if shared is None:
+            shared = _shared[own] = _Shared(SteppingAside(self._hint), set())
+        self._shared = shared
+        shared.tasks.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.tasks.discard(self)
+            if not shared.tasks:
+                if self._own is not None:
+                    _shared.pop(self._own, None)
+                shared.aside.__exit__()
+
+    def lend(self) -> float | None:
+        """As `SteppingAside.lend`."""
+        return None if self._shared is None else self._shared.aside.lend()
+
+
+class _Shared(NamedTuple):
+    """What the waiting tasks of a loop lend, and the tasks."""
+
+    aside: SteppingAside
+    tasks: set[LoopSteppingAside]
+
+
+_shared: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = weakref.WeakKeyDictionary()
 
 
 def _can_grow(pool: ThreadPoolExecutor) -> bool:

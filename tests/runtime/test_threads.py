@@ -74,6 +74,50 @@ def test_calls_in_threads_of_any_loop(make_scheduler, kind, size):
 
 
 @LOOPS
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("tasks", [1, 20])
+def test_calls_on_loops_in_threads_of_any_loop(make_scheduler, kind, size, tasks):
+    """`asyncio.run` in a thread: the tasks that wait there lend one thread together."""
+    scheduler, most = make_scheduler(1), 0
+
+    async def call() -> str:
+        async with scheduler.slot():
+            return "yes"
+
+    async def calls() -> list[str]:
+        return await asyncio.gather(*(call() for _ in range(tasks)))
+
+    async def main() -> list[list[str]]:
+        nonlocal most
+        loop, held = asyncio.get_running_loop(), asyncio.Event()
+        pool = ThreadPoolExecutor(size)
+        loop.set_default_executor(pool)
+
+        async def holder() -> None:
+            nonlocal most
+            async with scheduler.slot():
+                held.set()
+                while scheduler.statistics().waiting < 2 * size * tasks:
+                    await asyncio.sleep(0.001)
+                await loop.run_in_executor(None, str, "as a look-up of a host's name")
+                most = pool._max_workers
+
+        first = asyncio.create_task(holder())
+        await held.wait()
+        answers = await asyncio.gather(
+            *(asyncio.to_thread(lambda: asyncio.run(calls())) for _ in range(2 * size))
+        )
+        await first
+        assert pool._max_workers == size
+        return answers
+
+    assert ends(lambda: _run(main(), kind), scheduler) == [["yes"] * tasks] * 2 * size
+    assert not went_ahead(scheduler)
+    assert size < most <= 3 * size
+    assert not threads_module._shared
+
+
+@LOOPS
 def test_a_users_own_pool_keeps_its_size(make_scheduler, kind):
     """One thread is one thread: the work behind a call that waits there waits, too."""
     scheduler, order = make_scheduler(1), []

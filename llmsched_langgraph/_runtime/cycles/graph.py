@@ -321,11 +321,15 @@ class Graph:
             return Other.MOVES if state is Other.GONE else state
         pool = self._threads.pool(future)
         if pool:
-            if any(waiter.slot.may_lend for thread in pool if (waiter := self._by_thread.get(thread))):
+            if any(own.slot.may_lend and own.slot.thread in pool for own in self._waiters()):
                 return Other.MOVES
             return _together([self._thread(thread) for thread in pool], every=False)
         behind = behind_of(future)
         return Other.MOVES if behind is None else self._resolved(behind)
+
+    def _waiters(self) -> Iterator[Waiter]:
+        yield from self._by_thread.values()
+        yield from self._by_task.values()
 
     def _resolved(self, wait: Wait | Other) -> State:
         if not isinstance(wait, Wait):
