@@ -20,7 +20,8 @@ from measuring import print_table
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._core.view import JobView
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
-from llmsched_langgraph.lab.sim.simulation import FinishedJob, Simulation
+from llmsched_langgraph.lab.sim.simulated import FinishedJob
+from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Poisson, TimedJob, arrive, generate
 
 LEARNED = 1_000_000

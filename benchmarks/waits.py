@@ -23,7 +23,8 @@ from llmsched_langgraph._core.policies import POLICIES, as_policy
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of, worst_slowdown
-from llmsched_langgraph.lab.sim.simulation import Simulated, Simulation
+from llmsched_langgraph.lab.sim.simulated import Simulated
+from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Client, Poisson, TimedJob, arrive, closed_loop, generate
 
 LEARNED = 1_000_000

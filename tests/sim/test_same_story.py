@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 
 from llmsched_langgraph._core.ending import ended
-from llmsched_langgraph._core.events import JobArrived
+from llmsched_langgraph._core.events import JobArrived, Ticked
 from llmsched_langgraph._core.ordering import BeliefWanted
 from llmsched_langgraph._core.policies import POLICIES, as_policy
 from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime.driver import Driver
+from llmsched_langgraph.lab.sim.backoff import Doubling
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
+from llmsched_langgraph.lab.sim.limits import LimitedServer
+from llmsched_langgraph.lab.sim.servers import SlotServer
 from llmsched_langgraph.lab.sim.simulation import BACKEND, Simulation
 from llmsched_langgraph.lab.sim.workloads import Poisson, arrive, generate
 
@@ -44,6 +47,26 @@ def comparable(entry):
     return entry._replace(detail=ended(entry.detail)) if entry.kind == "JobClosed" else entry
 
 
+def told_live(events, backend, policy, profile=None):
+    """What the live driver makes of the events, by a manual clock."""
+    now, stage_events, story = [0.0], {}, []
+    driver = Driver([backend], policy, profile=profile, clock=lambda: now[0])
+    driver._service.learner.observe = lambda *news: None  # the simulation's profile stays as it is, too
+    driver._machine._at_once = True  # a manual clock has no background
+    driver._timer.within = lambda seconds: None  # nor a timer: the time is told
+    driver.subscribe(story.append)
+    for now_s, event, news in events:
+        now[0] = now_s
+        if isinstance(event, JobArrived):
+            stage_events[event.job] = []
+            event = event._replace(stage_events=stage_events[event.job])
+        for job, more in news.items():
+            stage_events[job] += more
+        driver.post(event)
+    driver.check()
+    return story
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_same_story(policy, seed, monkeypatch):
@@ -58,21 +81,35 @@ def test_the_same_story(policy, seed, monkeypatch):
     told = Told(simulation._machine)
     grants = simulation.run().grants
     simulated, beliefs[:] = list(beliefs), []
-    now, stage_events, story = [0.0], {}, []
-    driver = Driver([Backend(BACKEND, 2)], as_policy(policy), profile=profile, clock=lambda: now[0])
-    driver._service.learner.observe = lambda *news: None  # the simulation's profile stays as it is, too
-    driver._machine._at_once = True  # a manual clock has no background
-    driver.subscribe(story.append)
-    for now_s, event, news in told.events:
-        now[0] = now_s
-        if isinstance(event, JobArrived):
-            stage_events[event.job] = []
-            event = event._replace(stage_events=stage_events[event.job])
-        for job, more in news.items():
-            stage_events[job] += more
-        driver.post(event)
-    driver.check()
+    story = told_live(told.events, Backend(BACKEND, 2), as_policy(policy), profile)
     assert tuple(entry.ticket for entry in story if entry.kind == "SlotGranted") == grants
     assert list(map(comparable, story)) == list(map(comparable, told.story))
     assert beliefs == simulated
     assert bool(beliefs) == bool(getattr(as_policy(policy), "needs", Needs.NOTHING))
+
+
+def found(seed):
+    """Slots that are found and rates, at a server that refuses above a capacity that changes."""
+    server = LimitedServer(
+        SlotServer(), room=[(0.0, 6), (60.0, 2), (120.0, 9)], retry_after_s=seed % 2 or None
+    )
+    backend = Backend(BACKEND, "auto", requests_per_minute=90, tokens_per_minute=200_000)
+    return {"server": server, "backend": backend, "backoff": Doubling(seed)}
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "srtf"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_same_story_with_limits(policy, seed):
+    """Refusals, pauses, rates and a limit that moves, too."""
+    timed = arrive(generate("planning", 40, seed), Poisson(), load=1.5, slots=4, seed=seed)
+    profile = learned_from(generate("planning", 30, 1_000 + seed))
+    limits = found(seed)
+    simulation = Simulation(timed, policy=as_policy(policy), profile=profile, **limits)
+    told = Told(simulation._machine)
+    run = simulation.run()
+    assert run.refused
+    assert len(run.limits) > 2
+    assert any(isinstance(event, Ticked) for _, event, _ in told.events)
+    story = told_live(told.events, limits["backend"], as_policy(policy), profile)
+    assert tuple(entry.ticket for entry in story if entry.kind == "SlotGranted") == run.grants
+    assert list(map(comparable, story)) == list(map(comparable, told.story))

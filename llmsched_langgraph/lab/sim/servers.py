@@ -12,6 +12,7 @@ from math import inf
 from typing import Protocol
 
 from llmsched_langgraph._jobs.ended import EndedCall
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.lab.sim.batching import BatchingServer, FinishedRequest
 from llmsched_langgraph.lab.sim.latency import LatencyModel
@@ -28,6 +29,9 @@ class Server(Protocol):
 
     def advance(self, now: float) -> list[int]:
         """Return the tickets of the calls that ended by `now`, in order."""
+
+    def refusal(self, ticket: int) -> Failure | None:
+        """Return why a call that ended was not served; None if it was. Asked once for each ticket."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,9 @@ class SlotServer:
         while self._ends and self._ends[0][0] <= now:
             done.append(heapq.heappop(self._ends)[2])
         return done
+
+    def refusal(self, ticket: int) -> None:
+        """See `Server.refusal`: every call is served."""
 
 
 class Handover:
@@ -92,6 +99,10 @@ class Handover:
             done += self._server.advance(there_s)
             self._server.begin(there_s, ticket, call)
         return done + self._server.advance(now)
+
+    def refusal(self, ticket: int) -> Failure | None:
+        """See `Server.refusal`."""
+        return self._server.refusal(ticket)
 
 
 class BatchingReplicas:
@@ -135,3 +146,6 @@ class BatchingReplicas:
             (event.at_s, event.request_id) for event in events if isinstance(event, FinishedRequest)
         )
         return [ticket for _, ticket in done if isinstance(ticket, int)]
+
+    def refusal(self, ticket: int) -> None:
+        """See `Server.refusal`: every call is served."""

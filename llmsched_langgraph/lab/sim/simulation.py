@@ -11,13 +11,12 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import inf
 
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.ending import ended
 from llmsched_langgraph._core.events import (
+    BackendConfigured,
     CallReleased,
     CallRequested,
     Direct,
@@ -26,17 +25,22 @@ from llmsched_langgraph._core.events import (
     JobEnded,
     JobInfo,
     StagesChanged,
+    Ticked,
 )
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._jobs.calls import Outcome, Usage
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob
+from llmsched_langgraph._jobs.ended import EndedCall
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
+from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.lab.sim.backoff import Backoff, at_once
 from llmsched_langgraph.lab.sim.servers import Server, SlotServer
+from llmsched_langgraph.lab.sim.simulated import FinishedJob, Simulated
 from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
 
 BACKEND = "simulated"
@@ -46,54 +50,6 @@ _new = tuple.__new__
 
 MEMORY = 32
 """Entries of the story that the machine keeps. The simulation needs none, but trims them in batches."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedJob:
-    """One simulated job. Times are seconds of the virtual clock.
-
-    Attributes:
-        job: the recorded or generated job.
-        arrival_s: when the job arrived.
-        end_s: when its last stage ended.
-    """
-
-    job: EndedJob
-    arrival_s: float
-    end_s: float
-
-    @property
-    def jct_s(self) -> float:
-        """Job completion time in seconds: from arrival to end, waiting included."""
-        return self.end_s - self.arrival_s
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """The result of a simulation.
-
-    Attributes:
-        jobs: the jobs in order of arrival.
-        grants: tickets in order of their grants; tickets number the calls in order of request, from 1.
-        closed: the machine's jobs in order of their ends; None if the simulation did not keep them.
-        decisions_s: seconds of each scheduling decision by the stopwatch; empty without one.
-    """
-
-    jobs: tuple[FinishedJob, ...]
-    grants: tuple[int, ...]
-    closed: tuple[Job | Direct, ...] | None = field(default=None, compare=False)
-    decisions_s: tuple[float, ...] = ()
-
-    @cached_property
-    def records(self) -> tuple[EndedJob, ...]:
-        """The ended jobs in the form that a live scheduler learns from.
-
-        Raises:
-            ValueError: the simulation did not keep its jobs.
-        """
-        if self.closed is None:
-            raise ValueError("records: only a Simulation(..., keep=True) has them")
-        return tuple(map(ended, self.closed))
 
 
 @dataclass(slots=True)
@@ -116,13 +72,24 @@ class _Running:
         return range(first, first + max(1, len(self.timed.job.stages[index].calls)))
 
 
+_Call = tuple[_Running, int, int, EndedCall]
+"""A call: its job, its stage, the number of its stage run, what was recorded of it."""
+
+
 class Simulation:
     """One simulation of jobs under a policy, on one backend.
+
+    An attempt that the server refuses is released as a live one is: the backend pauses, a limit that is found
+    may fall. The client then sends the call again, in its place, until it is served.
 
     Args:
         jobs: the jobs with their arrivals, in any order; each call has the seconds or tokens that `server`
             needs. The jobs that follow them (`TimedJob.then`) are simulated, too.
         slots: slots of the backend.
+        backend: the settings of the backend, instead of `slots`: rates, or slots that are found. It serves
+            all calls, whatever its `models`; its `retries` have no effect.
+        changes: later settings, each with the time from which it holds; they have the backend's name.
+        backoff: how long a client waits before it sends a refused call again.
         policy: the order of service.
         profile: the profile from earlier runs; the simulation does not learn. None for no profile.
         applications: application templates by name; a job whose application is missing gets one without
@@ -133,13 +100,19 @@ class Simulation:
         tenants: the settings of the tenants; the tenant of a job stands in its record.
         stopwatch: a clock, in seconds, that times the decisions; it does not affect the result.
         keep: whether to keep the ended jobs, for `Simulated.records`.
+
+    Raises:
+        ConfigurationError: both `slots` and `backend` are given, or neither, or a change has another name.
     """
 
     def __init__(
         self,
         jobs: Sequence[TimedJob],
         *,
-        slots: int,
+        slots: int | None = None,
+        backend: Backend | None = None,
+        changes: Sequence[tuple[float, Backend]] = (),
+        backoff: Backoff = at_once,
         policy: Policy,
         profile: Profile | None = None,
         applications: Mapping[str, Application] | None = None,
@@ -152,9 +125,16 @@ class Simulation:
     ) -> None:
         self._jobs = sorted(jobs, key=lambda timed: timed.arrival_s)
         self._applications = dict(applications or {})
+        if (slots is None) is (backend is None):
+            raise ConfigurationError("a simulation needs either slots or a backend")
+        if backend is None:
+            backend = Backend(BACKEND, slots or 0)
+        self._backend, self._changes, self._backoff = backend.name, changes, backoff
+        if any(later.name != backend.name for _, later in changes):
+            raise ConfigurationError(f"changes: each must be of the backend {backend.name!r}")
         self._machine = SchedulerMachine(
             policy,
-            [Backend(BACKEND, slots)],
+            [backend],
             profile,
             at_once=True,
             memory=MEMORY,
@@ -171,7 +151,10 @@ class Simulation:
         self._runs = 0
         self._arrived = itertools.count(1)  # numbers the jobs by arrival, as the machine does
         self._tickets = itertools.count(1)
-        self._calls: dict[int, tuple[_Running, int, int, EndedCall]] = {}  # by ticket: job, stage, run
+        self._calls: dict[int, _Call] = {}  # by ticket
+        self._attempts: dict[int, int] = {}  # by ticket: how many attempts of its call were refused
+        self._refused: list[int] = []
+        self._limits = [(0.0, self._limit())]
         self._finished: dict[int, FinishedJob] = {}
         self._grants: list[int] = []
         self._closed: list[Job | Direct] | None = [] if keep else None
@@ -185,9 +168,14 @@ class Simulation:
         """
         for timed in self._jobs:
             self._at(timed.arrival_s, self._arrival(timed))
+        for at_s, backend in self._changes:
+            self._at(at_s, self._configuration(backend))
         while True:
             planned_s, done_s = self._agenda[0][0] if self._agenda else inf, self._server.next_s()
-            now = min(planned_s, done_s)
+            now, wake_s = min(planned_s, done_s), self._machine.wake_s
+            if wake_s is not None and wake_s < now:
+                self._tell(wake_s, Ticked())
+                continue
             if now == inf:
                 break
             # At equal times, calls end before jobs arrive and stages begin.
@@ -201,6 +189,8 @@ class Simulation:
             tuple(self._grants),
             None if self._closed is None else tuple(self._closed),
             tuple(self._decisions_s),
+            tuple(self._refused),
+            tuple(self._limits),
         )
 
     def _at(self, when: float, what: Callable[[float], None]) -> None:
@@ -224,6 +214,15 @@ class Simulation:
             elif kind == "PolicyFailed":
                 raise detail
         story.trim(self._read)
+        limit = self._limit()
+        if limit != self._limits[-1][1]:
+            self._limits.append((now, limit))
+
+    def _limit(self) -> int:
+        return self._machine.ledger.backend(self._backend).slots
+
+    def _configuration(self, backend: Backend) -> Callable[[float], None]:
+        return lambda now: self._tell(now, BackendConfigured(backend))
 
     def _arrival(self, timed: TimedJob) -> Callable[[float], None]:
         def arrive(now: float) -> None:
@@ -278,11 +277,16 @@ class Simulation:
             elif not stage.calls:
                 self._at(now, self._stage_end(job, index))
             for run, call in zip(job.runs(index), stage.calls, strict=False) if stage.kind == "llm" else ():
-                ticket = next(self._tickets)
-                self._calls[ticket] = (job, index, run, call)
-                asked = (ticket, BACKEND, stage.name, job.number, False, run, (), 0, 0, "")
-                self._tell(now, _new(CallRequested, (*asked, call.prompt_tokens)))
+                self._ask(now, next(self._tickets), (job, index, run, call))
         self._run_tools(now)
+
+    def _ask(self, now: float, ticket: int, of: _Call, again: int = 0) -> None:
+        """Request a slot for an attempt of a call; `again` is the ticket of the one before."""
+        job, index, run, call = of
+        self._calls[ticket] = of
+        stage = job.timed.job.stages[index]
+        asked = (ticket, self._backend, stage.name, job.number, False, run, (), again, 0, "")
+        self._tell(now, _new(CallRequested, (*asked, call.prompt_tokens)))
 
     def _run_tools(self, now: float) -> None:
         while self._tools_waiting and self._tools_free > 0:
@@ -308,13 +312,31 @@ class Simulation:
         return end
 
     def _call_done(self, now: float, ticket: int) -> None:
+        failure = self._server.refusal(ticket)
+        if failure is not None:
+            self._ask_again(now, ticket, failure)
+            return
         job, index, run, call = self._calls.pop(ticket)
+        self._attempts.pop(ticket, None)
         usage = Usage(call.prompt_tokens, call.output_tokens)
         self._tell(now, _new(CallReleased, (ticket, Outcome.FINISHED, usage, None, None)))
         self._move(now, job, _ended(now, job, index, run))
         job.calls_left[index] -= 1
         if not job.calls_left[index]:
             self._stage_done(now, job, index)
+
+    def _ask_again(self, now: float, refused: int, failure: Failure) -> None:
+        """Release an attempt that the server refused, and plan the next one of its call."""
+        self._refused.append(refused)
+        of, attempts = self._calls.pop(refused), self._attempts.pop(refused, 0) + 1
+
+        def ask(later: float) -> None:
+            ticket = next(self._tickets)
+            self._attempts[ticket] = attempts
+            self._ask(later, ticket, of, refused)
+
+        self._tell(now, CallReleased(refused, Outcome.FAILED, failure=failure))
+        self._at(now + self._backoff(attempts, failure), ask)
 
     def _stage_done(self, now: float, job: _Running, index: int) -> None:
         job.stages_left -= 1

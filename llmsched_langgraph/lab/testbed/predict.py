@@ -15,7 +15,8 @@ from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph.lab.sim.evaluation import learned_from
 from llmsched_langgraph.lab.sim.latency import LatencyModel
 from llmsched_langgraph.lab.sim.servers import BatchingReplicas, Handover
-from llmsched_langgraph.lab.sim.simulation import Simulated, Simulation
+from llmsched_langgraph.lab.sim.simulated import Simulated
+from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import TimedJob
 from llmsched_langgraph.lab.testbed.script import in_supersteps
 
