@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,25 @@ def test_a_client_that_retries_gets_through(start_backend: StartBackend) -> None
     statistics = backend.statistics()
     assert (statistics["served"], statistics["peak_in_flight"]) == (4, 1)
     assert statistics["rejected"] >= 3
+
+
+def test_slots_can_change_over_http(start_backend: StartBackend) -> None:
+    """Those that wait run at once; what is no number of slots is refused."""
+    backend = start_backend(slots=1, queue_limit=2, time_scale=1.0)
+    root = backend.base_url.removesuffix("/v1") + "/sim/resize"
+    with connect(backend) as client, ThreadPoolExecutor(3) as threads:
+        for _ in range(3):
+            threads.submit(client.chat.completions.create, **scripted(100))
+        wait_for(backend, running=1, waiting=2)
+        with urllib.request.urlopen(urllib.request.Request(root + "?slots=4", method="POST")) as answer:
+            assert json.load(answer)["slots"] == 4
+        wait_for(backend, running=3, waiting=0)
+        backend.resize(2)
+        assert backend.statistics()["running"] == 3
+        for wrong in ("", "?slots=0", "?slots=x"):
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(urllib.request.Request(root + wrong, method="POST"))
+    assert backend.statistics()["slots"] == 2
 
 
 def test_statistics_and_reset_over_http(start_backend: StartBackend) -> None:

@@ -126,6 +126,35 @@ def test_next_free_foresees_the_first_finish() -> None:
     assert server.next_free_s() == 15.0  # b: prefill until 13, then a token of two seconds
 
 
+def test_a_smaller_number_of_slots_lets_those_that_run_go_on() -> None:
+    server = BatchingServer(3, FLAT)
+    for name, tokens in (("a", 2), ("b", 4), ("c", 6), ("d", 1)):
+        server.submit(name, 0, tokens, 0.0)
+    server.resize(1, 1.0)
+    assert server.next_free_s() == 6.0  # three run: a slot is free when the last of them has ended
+    ends = [event for event in server.advance(9.0) if isinstance(event, FinishedRequest)]
+    assert ends == [
+        FinishedRequest(2.0, "a"),
+        FinishedRequest(4.0, "b"),
+        FinishedRequest(6.0, "c"),
+        FinishedRequest(7.0, "d"),
+    ]
+    assert server.next_free_s() == 9.0
+
+
+def test_a_larger_number_of_slots_admits_those_that_wait_at_once() -> None:
+    server = BatchingServer(1, SLOWING)
+    for name in "abc":
+        server.submit(name, 0, 2, 0.0)
+    server.resize(3, 0.5)
+    admitted = [event for event in server.advance(0.5) if isinstance(event, Admitted)]
+    assert admitted == [Admitted(0.0, "a"), Admitted(0.5, "b"), Admitted(0.5, "c")]
+    ends = [event for event in server.advance(20.0) if isinstance(event, FinishedRequest)]
+    assert ends[0] == FinishedRequest(7.0, "a")  # 1 s of prefill, then 3 s a token, as the curve goes on
+    with pytest.raises(ConfigurationError, match="slots must be 1 or more"):
+        server.resize(0, 20.0)
+
+
 def test_resetting_counts_anew_from_what_is_in_flight() -> None:
     server = BatchingServer(1, FLAT)
     for name in "abc":

@@ -38,11 +38,14 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def backend(slots: int, seed: int, time_scale: float, latency: str = LATENCY) -> Iterator[str]:
+def backend(
+    slots: int, seed: int, time_scale: float, latency: str = LATENCY, *, queue_limit: int | None = None
+) -> Iterator[str]:
     """Run the embedded backend in its own process, on its own core; yield its base URL."""
     command = [sys.executable, "-m", "llmsched_langgraph", "serve-sim", "--json", "--port", "0"]
     command += ["--slots", str(slots), "--seed", str(seed), "--time-scale", str(time_scale)]
     command += ["--model", MODEL, "--latency", latency]
+    command += [] if queue_limit is None else ["--queue-limit", str(queue_limit)]
     with _terminable():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
@@ -61,6 +64,11 @@ def backend(slots: int, seed: int, time_scale: float, latency: str = LATENCY) ->
 async def reset(http: Any, url: str) -> None:
     """Reset the counters of the backend at this base URL; `http` is an asynchronous client."""
     (await http.post(f"{_control(url)}/reset")).raise_for_status()
+
+
+async def resize(http: Any, url: str, slots: int) -> None:
+    """Change the number of slots of the backend at this base URL."""
+    (await http.post(f"{_control(url)}/resize", params={"slots": slots})).raise_for_status()
 
 
 async def counts(http: Any, url: str) -> dict[str, Any]:

@@ -46,6 +46,14 @@ def create_app(live: LiveServer, models: Sequence[str], seed: int) -> Starlette:
         live.reset()
         return _json(live.statistics())
 
+    async def resize(request: Request) -> Response:
+        try:
+            live.resize(int(request.query_params.get("slots", "")))
+        except ValueError:  # also a `ConfigurationError`
+            error = invalid("Write POST /sim/resize?slots=N, N a whole number of 1 or more", "slots")
+            return _json(error.body(), error.status)
+        return _json(live.statistics())
+
     async def health(_: Request) -> Response:
         return _json({"status": "ok"})
 
@@ -55,6 +63,7 @@ def create_app(live: LiveServer, models: Sequence[str], seed: int) -> Starlette:
             Route("/v1/models", list_models),
             Route("/sim/statistics", statistics),
             Route("/sim/reset", reset, methods=["POST"]),
+            Route("/sim/resize", resize, methods=["POST"]),
             Route("/health", health),
         ],
         exception_handlers={HTTPException: _on_http_exception},

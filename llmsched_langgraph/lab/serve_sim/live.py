@@ -183,10 +183,19 @@ class LiveServer:
         self._peak_in_flight = len(self._open)
         self._rejected = self._prompt_tokens = self._output_tokens = 0
 
+    def resize(self, slots: int) -> None:
+        """Change the number of slots; requests that run keep theirs.
+
+        Raises:
+            ConfigurationError: `slots` is less than 1.
+        """
+        self._batching.resize(slots, self._now())
+        self._catch_up()
+
     def _refuse_if_full(self, queue_limit: int) -> None:
         self._catch_up()
         batching = self._batching
-        if batching.running == batching.slots and batching.waiting >= queue_limit:
+        if batching.running >= batching.slots and batching.waiting >= queue_limit:
             self._rejected += 1
             free_s = (batching.next_free_s() - self._now()) / self._time_scale
             raise QueueFullError(max(_MIN_RETRY_S, free_s))

@@ -103,6 +103,14 @@ class RunningBackend:
         """Reset the peaks and counters, as `POST /sim/reset` does."""
         self._call(self._live.reset)
 
+    def resize(self, slots: int) -> None:
+        """Change the number of slots, as `POST /sim/resize?slots=N` does; requests that run keep theirs.
+
+        Raises:
+            ConfigurationError: `slots` is less than 1.
+        """
+        self._call(lambda: self._live.resize(slots))
+
     def _call(self, function: Callable[[], T]) -> T:
         """Run a function on the server's event loop, since the server's state is not thread-safe."""
         if self._loop.is_closed():

@@ -200,6 +200,21 @@ class BatchingServer:
         self._turn_anchor(now, line)
         self._fill_slots(now)
 
+    def resize(self, slots: int, now: float) -> None:
+        """Change the number of slots at `now`; requests that run keep theirs.
+
+        Raises:
+            ConfigurationError: `slots` is less than 1.
+            InvalidTransitionError: `now` is less than in an earlier call.
+        """
+        if slots < 1:
+            raise ConfigurationError(f"slots must be 1 or more, not {slots}")
+        self._run_until(now)
+        self.slots = slots
+        known = self._step_by_batch
+        known += map(self._latency.decode_s, range(len(known), slots + 1))
+        self._fill_slots(now)
+
     def advance(self, now: float) -> list[Event]:
         """Advance to `now` and return the events since the last call, in order of time.
 
@@ -236,7 +251,8 @@ class BatchingServer:
             max(request.prefilled_s, prefilled_s) + request.output_tokens * step_s
             for _, _, request in self._prefilling
         )
-        return max(self._now_s, min((*decoding, *prefilling)))
+        ends = sorted((*decoding, *prefilling))
+        return max(self._now_s, ends[self.running - self.slots])  # those above a lower limit end first
 
     def reset_counters(self) -> None:
         """Zero the counters; requests in flight stay, and the peaks start at their present number."""
