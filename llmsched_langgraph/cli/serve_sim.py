@@ -50,6 +50,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help="answer 429 when N requests already wait (default: no limit)",
     )
+    parser.add_argument("--no-retry-after", action="store_true", help="name no time in a 429")
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the start line as one JSON object")
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         time_scale=args.time_scale,
         seed=args.seed,
         queue_limit=args.queue_limit,
+        retry_after=not args.no_retry_after,
         host=args.host,
         port=args.port,
     )

@@ -1,4 +1,4 @@
-"""The benchmarks of waits, deadlines and live tenants, run small: the form of what they print, its claims."""
+"""Benchmarks that are not in CI otherwise, run small: the form of what they print, and its claims."""
 
 from __future__ import annotations
 
@@ -80,3 +80,31 @@ def test_live_tenants():
     assert table[0] == ["", "aim", "measured"]
     assert len(table) == 5
     assert all(float(row[2]) > 0.0 for row in table[1:])
+
+
+def test_hidden_limit():
+    """The form, and what holds in however short a time: whom no limit is told asks for too much."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("langchain_openai")
+    refusing, slowing = printed(
+        "hidden_limit.py", "--seconds", 2, "--clients", 30, "--sides", "told", "auto", "bare"
+    )
+    for table in (refusing, slowing):
+        assert [row[0] for row in table] == ["side", "told", "auto", "bare"]
+        assert table[1][4:6] == ["1.00 / 1.00 / 1.00", "1.00"]
+    shares = {row[0]: float(row[6].split("%")[0]) for row in refusing[1:]}
+    assert shares["bare"] > 2 * shares["auto"]
+    assert all(row[6].startswith("0.00%") and row[7].startswith("0 of") for row in slowing[1:])
+
+
+def test_live_rates():
+    """No minute has more than the limit; a minute is longer than the test, so no more can be said of use."""
+    pytest.importorskip("langchain_openai")
+    (table,) = printed("live_rates.py", "--seconds", 8)
+    assert [row[0].split(" ")[0] for row in table[1:]] == [
+        "requests_per_minute",
+        "tokens_per_minute",
+        "output_tokens_per_minute",
+    ]
+    for row in table[1:]:
+        assert all(0.0 < float(own.split()[1]) <= 1.0 for own in row[2].split(", "))

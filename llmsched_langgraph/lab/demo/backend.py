@@ -39,13 +39,20 @@ def _terminable() -> Iterator[None]:
 
 @contextmanager
 def backend(
-    slots: int, seed: int, time_scale: float, latency: str = LATENCY, *, queue_limit: int | None = None
+    slots: int,
+    seed: int,
+    time_scale: float,
+    latency: str = LATENCY,
+    *,
+    queue_limit: int | None = None,
+    retry_after: bool = True,
 ) -> Iterator[str]:
     """Run the embedded backend in its own process, on its own core; yield its base URL."""
     command = [sys.executable, "-m", "llmsched_langgraph", "serve-sim", "--json", "--port", "0"]
     command += ["--slots", str(slots), "--seed", str(seed), "--time-scale", str(time_scale)]
     command += ["--model", MODEL, "--latency", latency]
     command += [] if queue_limit is None else ["--queue-limit", str(queue_limit)]
+    command += [] if retry_after else ["--no-retry-after"]
     with _terminable():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:

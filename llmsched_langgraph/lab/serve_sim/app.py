@@ -171,13 +171,17 @@ def _json(value: object, status: int = 200, headers: dict[str, str] | None = Non
     return Response(wire.encode(value), status, headers, "application/json")
 
 
-def _too_many_requests(retry_after_s: float) -> ApiError:
+def _too_many_requests(retry_after_s: float | None) -> ApiError:
+    when, headers = "later", {}
+    if retry_after_s is not None:
+        when = f"in {retry_after_s:.2g} s"
+        headers = {"retry-after": str(ceil(retry_after_s)), "retry-after-ms": str(ceil(retry_after_s * 1000))}
     return ApiError(
         429,
-        f"All slots are busy and the queue is full: try again in {retry_after_s:.2g} s",
+        f"All slots are busy and the queue is full: try again {when}",
         kind="rate_limit_error",
         code="rate_limit_exceeded",
-        headers={"retry-after": str(ceil(retry_after_s)), "retry-after-ms": str(ceil(retry_after_s * 1000))},
+        headers=headers,
     )
 
 

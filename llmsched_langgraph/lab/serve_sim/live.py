@@ -34,9 +34,12 @@ class Phase(Enum):
 
 
 class QueueFullError(Exception):
-    """The queue is full; the next slot is expected to be free in `retry_after_s` seconds of wall time."""
+    """The queue is full; the next slot is expected to be free in `retry_after_s` seconds of wall time.
 
-    def __init__(self, retry_after_s: float) -> None:
+    None if the client is not told.
+    """
+
+    def __init__(self, retry_after_s: float | None) -> None:
         """Store the seconds until the next attempt."""
         super().__init__(f"retry after {retry_after_s} s")
         self.retry_after_s = retry_after_s
@@ -83,7 +86,14 @@ class LiveServer:
     simulation may end it earlier, since a timer may be late, but the client still waits for the answer.
     """
 
-    def __init__(self, slots: int, latency: LatencyModel, time_scale: float, queue_limit: int | None) -> None:
+    def __init__(
+        self,
+        slots: int,
+        latency: LatencyModel,
+        time_scale: float,
+        queue_limit: int | None,
+        retry_after: bool = True,
+    ) -> None:
         """Make an idle server.
 
         Args:
@@ -91,10 +101,12 @@ class LiveServer:
             latency: The latency model, in virtual seconds.
             time_scale: Virtual seconds per second of wall time.
             queue_limit: Most requests that wait; None for no limit.
+            retry_after: Whether a refusal names a time.
         """
         self._batching = BatchingServer(slots, latency)
         self._time_scale = time_scale
         self._queue_limit = queue_limit
+        self._retry_after = retry_after
         self._start_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._open: dict[Hashable, Exchange] = {}
@@ -198,7 +210,7 @@ class LiveServer:
         if batching.running >= batching.slots and batching.waiting >= queue_limit:
             self._rejected += 1
             free_s = (batching.next_free_s() - self._now()) / self._time_scale
-            raise QueueFullError(max(_MIN_RETRY_S, free_s))
+            raise QueueFullError(max(_MIN_RETRY_S, free_s) if self._retry_after else None)
 
     def _now(self) -> float:
         """Return the virtual seconds since the first request."""

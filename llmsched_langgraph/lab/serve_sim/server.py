@@ -42,6 +42,7 @@ class SimulatedBackend:
         time_scale: Virtual seconds per second of wall time: 20 is 20 times as fast as the modelled hardware.
         seed: Seed of all replies.
         queue_limit: Most requests that wait; further ones are answered 429. None for no limit.
+        retry_after: Whether a 429 names the time until a slot is expected to be free.
         host: A loopback address; the server has no authentication.
         port: TCP port; 0 for any free port.
 
@@ -55,6 +56,7 @@ class SimulatedBackend:
     time_scale: float = 1.0
     seed: int = 0
     queue_limit: int | None = None
+    retry_after: bool = True
     host: str = "127.0.0.1"
     port: int = 0
 
@@ -172,7 +174,8 @@ def serve(config: SimulatedBackend, on_start: Callable[[str], None]) -> None:
 
 
 def _live_server(config: SimulatedBackend) -> LiveServer:
-    return LiveServer(config.slots, latency_model(config.latency), config.time_scale, config.queue_limit)
+    latency = latency_model(config.latency)
+    return LiveServer(config.slots, latency, config.time_scale, config.queue_limit, config.retry_after)
 
 
 def _http_server(config: SimulatedBackend, live: LiveServer, on_start: Callable[[], None]) -> HttpServer:
