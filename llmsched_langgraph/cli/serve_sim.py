@@ -19,7 +19,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run an OpenAI-compatible backend with the latency of a real one, without GPU or key",
         description="Run an OpenAI-compatible backend on loopback with the latency of a model server. "
         "Replies are generated from the seed, or scripted by the request: "
-        '<sim>{"content": "...", "output_tokens": 200}</sim> in a message. Counts: GET /sim/statistics.',
+        '<sim>{"content": "...", "output_tokens": 200}</sim> in a message. Counts: GET /sim/statistics. '
+        "Other slots: POST /sim/resize?slots=N.",
     )
     parser.add_argument(
         "--slots", type=int, default=8, help="requests that run at once (default: %(default)s)"

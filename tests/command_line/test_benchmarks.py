@@ -87,7 +87,7 @@ def test_hidden_limit():
     pytest.importorskip("uvicorn")
     pytest.importorskip("langchain_openai")
     refusing, slowing = printed(
-        "hidden_limit.py", "--seconds", 2, "--clients", 30, "--sides", "told", "auto", "bare"
+        "hidden_limit.py", "--seconds", 1.5, "--clients", 30, "--sides", "told", "auto", "bare"
     )
     for table in (refusing, slowing):
         assert [row[0] for row in table] == ["side", "told", "auto", "bare"]

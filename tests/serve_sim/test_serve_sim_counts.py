@@ -219,6 +219,16 @@ def test_a_client_that_retries_gets_through(start_backend: StartBackend) -> None
     assert statistics["rejected"] >= 3
 
 
+def test_a_429_names_no_time_if_asked(start_backend: StartBackend) -> None:
+    backend = start_backend(slots=1, queue_limit=0, time_scale=10.0, retry_after=False)
+    with connect(backend) as client, ThreadPoolExecutor(1) as threads:
+        threads.submit(client.chat.completions.create, **scripted(500))
+        wait_for(backend, in_flight=1)
+        with pytest.raises(openai.RateLimitError, match="try again later") as refused:
+            client.chat.completions.create(**scripted(1))
+    assert not [name for name in refused.value.response.headers if name.startswith("retry-after")]
+
+
 def test_slots_can_change_over_http(start_backend: StartBackend) -> None:
     """Those that wait run at once; what is no number of slots is refused."""
     backend = start_backend(slots=1, queue_limit=2, time_scale=1.0)
