@@ -176,8 +176,9 @@ def observe(task: Any) -> None:
         return
     part = _parts.get(whole)
     if part is None:
-        part = _parts[whole] = object.__new__(_Sequence)
+        part = object.__new__(_Sequence)
         part.__dict__ = {**whole.__dict__, "steps": [_Observed(whole.steps[0]), *whole.steps[1:]]}
+        _parts[whole] = part  # only now: another thread may use it at once
     _put(task, "proc", part)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import operator
+import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -717,3 +718,27 @@ def test_events_of_a_run_are_streamed(recorder):
     assert clock.run(main()) > 10
     (job,) = recorder._read(scheduler)
     assert [stage.kind for stage in job.stages] == ["llm", "llm"]
+
+
+def test_a_copy_is_complete_before_other_threads_see_it(make_scheduler, monkeypatch):
+    """The first runs of a graph may come at the same time, from several threads."""
+    builder = StateGraph(State).add_node("a", lambda state: {"done": ["a"]}).add_edge(START, "a")
+    inner = builder.compile()
+    graph = schedule(StateGraph(State).add_node("b", inner).add_edge(START, "b").compile(), make_scheduler(1))
+    seen = []
+
+    def look(frame, event, argument):
+        if frame.f_code is steps.observe.__code__:
+            seen.extend(vars(part).keys() >= {"steps", "name"} for part in steps._parts.values())
+            return look
+        return None
+
+    steps._parts.clear()
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        assert asyncio.run(graph.ainvoke({})) == {"done": ["a"]}
+    finally:
+        sys.settrace(before)
+    assert seen
+    assert all(seen)
