@@ -34,10 +34,10 @@ from llmsched_langgraph import Scheduler
 from llmsched_langgraph._adapter import gate
 from llmsched_langgraph._adapter.http import hooks
 from llmsched_langgraph._application.application import DIRECT
-from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 
 _ANSWER = json.dumps(
     {

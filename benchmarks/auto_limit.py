@@ -14,7 +14,7 @@ from statistics import mean
 
 from measuring import print_table
 
-from llmsched_langgraph._ledger.auto import Auto
+from llmsched_langgraph import Auto
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph.lab.sim.finding import Asked, Loop, Outcome, Served, mixed
 

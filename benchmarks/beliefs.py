@@ -15,7 +15,8 @@ from itertools import pairwise
 
 from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 
-from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import Node
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel

@@ -17,12 +17,13 @@ from statistics import mean
 import numpy as np
 from measuring import print_table
 
-from llmsched_langgraph._core.policies import Policy, as_policy
-from llmsched_langgraph._core.view import JobView
+from llmsched_langgraph import Policy
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.lab.sim.simulated import FinishedJob
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Poisson, TimedJob, arrive, generate
+from llmsched_langgraph.policies import JobView
 
 LEARNED = 1_000_000
 SLACK = (3.0, 12.0)

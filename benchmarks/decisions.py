@@ -18,13 +18,13 @@ from pathlib import Path
 
 from measuring import Clock, Cost, in_turn, microseconds, print_table, versus
 
-from llmsched_langgraph import Backend, Profile
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import CallReleased, CallRequested, Event, JobArrived, JobEnded, JobInfo
+from llmsched_langgraph import Application, Backend, Profile
+from llmsched_langgraph._core.events import CallReleased, CallRequested, Event, JobArrived, JobEnded
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph.policies import JobInfo
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 APPLICATIONS = tuple(Application.of(f"application {n}") for n in range(50))
 POLICIES = ("fcfs", "srtf")

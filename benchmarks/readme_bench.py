@@ -18,7 +18,7 @@ from typing import Any
 
 from marked import table, write
 
-from llmsched_langgraph._core.policies import llmsched
+from llmsched_langgraph.policies import llmsched
 
 POLICIES = (
     "fcfs",

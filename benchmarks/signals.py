@@ -37,13 +37,12 @@ from typing import Any
 
 from measuring import print_table
 
-from llmsched_langgraph import Scheduler
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, Scheduler
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 
 SLOTS = 2
 WITHIN_S = (2e-5, 4e-4)

@@ -17,16 +17,16 @@ from statistics import mean
 import numpy as np
 from marked import table
 
-from llmsched_langgraph import Backend, Tenant
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived, JobInfo
+from llmsched_langgraph import Application, Backend, Tenant
+from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import as_policy
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads.arrivals import TimedJob
+from llmsched_langgraph.policies import JobInfo
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 SLOTS = 8
 CALL_S = 2.0

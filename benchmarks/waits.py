@@ -19,13 +19,14 @@ from statistics import mean
 import numpy as np
 from measuring import print_table
 
-from llmsched_langgraph._core.policies import POLICIES, as_policy
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of, worst_slowdown
 from llmsched_langgraph.lab.sim.simulated import Simulated
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Client, Poisson, TimedJob, arrive, closed_loop, generate
+from llmsched_langgraph.policies import POLICIES
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 LEARNED = 1_000_000
 CLIENTS, LONG, CALL_S = 16, 20, 1.0
