@@ -65,7 +65,7 @@ def test_what_is_measured_is_there():
 
 def test_policies_are_all_in_the_table():
     """The README's table of policies has each policy once, and no other."""
-    from llmsched_langgraph._core.policies import POLICIES
+    from llmsched_langgraph.policies import POLICIES
 
     table = README[README.index("### Policies") : README.index("### Limits")]
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(POLICIES)

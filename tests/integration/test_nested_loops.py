@@ -11,12 +11,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from llmsched_langgraph import compile_graph, schedule
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph import Application, compile_graph, schedule
 from llmsched_langgraph._application.nesting import label, number_of
-from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph._jobs.observed import numbered
 from llmsched_langgraph.testing import PlainModel, VirtualClock
+from llmsched_langgraph.traces import EndedJob
 
 CONFIG = {"configurable": {"thread_id": "1"}, "recursion_limit": 200}
 SHAPES = ["nodes", "subgraph", "called", "jumps", "sends"]

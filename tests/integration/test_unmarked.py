@@ -19,14 +19,20 @@ from langgraph.graph import START, StateGraph
 from support.forks import in_child, needs_fork
 from support.seam import until
 
-from llmsched_langgraph import Backend, ConfigurationError, QueueTimeoutError, Scheduler, schedule
+from llmsched_langgraph import (
+    Application,
+    Backend,
+    ConfigurationError,
+    QueueTimeoutError,
+    Scheduler,
+    schedule,
+)
 from llmsched_langgraph._adapter import gate
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import following, unmarked
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 from llmsched_langgraph.testing import PlainModel, StreamingModel, SyncOnlyModel
 
 PATIENCE_S = 20

@@ -6,16 +6,17 @@ import math
 
 import pytest
 
+from llmsched_langgraph import Auto, Backend
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
-from llmsched_langgraph._ledger.auto import Auto, Found
+from llmsched_langgraph._ledger.auto import Found
 from llmsched_langgraph._ledger.capacity import Capacity, CapacitySettings, EndedAttempt, new_capacity
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.pools import MEASURED_S
 from llmsched_langgraph._ledger.quotas import Quota, Quotas
 from llmsched_langgraph._ledger.rates import Estimate, rates_of
-from llmsched_langgraph._ledger.values import Backend, CallInfo, Configure, Measure, Release, Request
+from llmsched_langgraph._ledger.values import CallInfo, Configure, Measure, Release, Request
 
 AUTO = CapacitySettings(Auto(1, 64, 8))
 TOKENS = CapacitySettings(8, rates_of("b", output_tokens_per_minute=1_000))

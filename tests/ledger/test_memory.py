@@ -6,6 +6,7 @@ import pytest
 from support.breaking import Breaking, Broken
 from support.conformance import Bench, LedgerConformance, lane
 
+from llmsched_langgraph import Backend
 from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
 from llmsched_langgraph._ledger.exploration import in_order
 from llmsched_langgraph._ledger.memory import MemoryLedger
@@ -13,7 +14,7 @@ from llmsched_langgraph._ledger.overdue import UNBOUNDED
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.tenants import NO_TENANTS
 from llmsched_langgraph._ledger.truth import Truth
-from llmsched_langgraph._ledger.values import Backend, Configure, Key, Rekey, Release, Request
+from llmsched_langgraph._ledger.values import Configure, Key, Rekey, Release, Request
 
 
 class TestMemory(LedgerConformance):

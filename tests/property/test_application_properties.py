@@ -8,13 +8,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph._application.application import (
-    MAX_INNER_STAGES,
-    MAX_ROUNDS,
-    Application,
-    Kind,
-    Node,
-)
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import MAX_INNER_STAGES, MAX_ROUNDS, Kind, Node
 from llmsched_langgraph._application.nesting import VISIT, number_of
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 

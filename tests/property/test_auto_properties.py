@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_langgraph._ledger.auto import Auto, Refusal, Success, configured, refused, started, succeeded
+from llmsched_langgraph import Auto
+from llmsched_langgraph._ledger.auto import Refusal, Success, configured, refused, started, succeeded
 from llmsched_langgraph._ledger.levels import most
 
 BOUNDS = st.tuples(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20)).map(

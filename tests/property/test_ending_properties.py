@@ -12,24 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.applications import app
 
+from llmsched_langgraph import Backend
 from llmsched_langgraph._core.ending import ended
-from llmsched_langgraph._core.events import (
-    CallReleased,
-    CallRequested,
-    JobArrived,
-    JobEnded,
-    JobInfo,
-    StagesChanged,
-)
+from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived, JobEnded, StagesChanged
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.observed import Unit, nodes_of, observed, rounds
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageOccurrence, StageProgress
-from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import APPLICATIONS, TimedJob, generate
+from llmsched_langgraph.policies import JobInfo
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph.traces.files import line_of_job
 from llmsched_langgraph.traces.form import job_from_node

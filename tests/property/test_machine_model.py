@@ -29,9 +29,8 @@ from support.ended import ended
 from support.exploring import JOBS as LOOKED_AT
 from support.exploring import choice, coin
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph import Application, Backend, Profile
 from llmsched_langgraph._belief.fit.models import learn
-from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core import ending
 from llmsched_langgraph._core.events import (
     BackendConfigured,
@@ -42,20 +41,19 @@ from llmsched_langgraph._core.events import (
     HolderDied,
     JobArrived,
     JobEnded,
-    JobInfo,
     JobPaused,
     ProfileLearned,
     StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
-from llmsched_langgraph._core.policies import POLICIES, as_policy, llmsched
-from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.values import Backend, Grant, Waiting
+from llmsched_langgraph._ledger.values import Grant, Waiting
+from llmsched_langgraph.policies import POLICIES, JobInfo, Needs, llmsched
 
 # Only a failure takes long: Hypothesis may look for a simpler one for five minutes.
 pytestmark = pytest.mark.timeout(400)

@@ -12,13 +12,13 @@ from support.applications import app
 from support.beliefs import model_of
 from support.ended import ended
 
+from llmsched_langgraph import Backend, Profile
 from llmsched_langgraph._belief.model.outliers import fence
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived, JobInfo
+from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived
 from llmsched_langgraph._core.job import MIN_REMAINING_S
 from llmsched_langgraph._core.machine import SchedulerMachine
-from llmsched_langgraph._core.policies import POLICIES, as_policy
-from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._core.policies import as_policy
+from llmsched_langgraph.policies import POLICIES, JobInfo
 
 QUIET = settings(deadline=None, database=None, max_examples=200)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from support.applications import app
 from support.ended import ended
 
+from llmsched_langgraph import Profile
 from llmsched_langgraph._belief.model.outliers import limited
-from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._jobs.observed import observed as observed_of
 
 QUIET = settings(deadline=None, database=None, max_examples=100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph import Application
 from llmsched_langgraph._application.nesting import number_of, place_of
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress, Status
 

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from llmsched_langgraph import Scheduler
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, Scheduler
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
+from llmsched_langgraph.policies import JobInfo
 
 PATIENCE_S = 20  # for what must happen; reached only by a test that fails
 

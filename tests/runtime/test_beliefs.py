@@ -10,24 +10,23 @@ from dataclasses import replace
 import pytest
 from support.ended import Closed, ended
 
-from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph import Application, Backend, Profile
+from llmsched_langgraph._application.application import Node
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.events import CallRequested, JobInfo
-from llmsched_langgraph._core.policies import POLICIES, as_policy
-from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._core.events import CallRequested
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import Ended, Revealed
 from llmsched_langgraph._learning import learner as learning
 from llmsched_langgraph._learning.learner import Learner
 from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph._ledger.exploration import in_order
-from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import POLICIES, JobInfo, Needs
 
 PATIENCE_S = 20
 APPLICATION = Application.of(

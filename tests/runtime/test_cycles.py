@@ -14,8 +14,7 @@ from contextvars import Context, copy_context
 import pytest
 from support.cycles import ends, went_ahead
 
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._runtime.context import inside, inside_stage
 from llmsched_langgraph._runtime.cycles import stdlib
@@ -25,6 +24,7 @@ from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph._runtime.threads import SteppingAside
+from llmsched_langgraph.policies import JobInfo
 
 SLOTS = pytest.mark.parametrize("slots", [1, 2])
 CALL_S = 0.01

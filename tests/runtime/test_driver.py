@@ -10,17 +10,17 @@ import threading
 
 import pytest
 
-from llmsched_langgraph import SchedulerClosedError
-from llmsched_langgraph._application.application import DIRECT, Application
-from llmsched_langgraph._core.events import CallRequested, JobInfo
+from llmsched_langgraph import Application, Backend, SchedulerClosedError
+from llmsched_langgraph._application.application import DIRECT
+from llmsched_langgraph._core.events import CallRequested
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
-from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import driver as driver_module
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.driver import PUT_BY
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import hold
 from llmsched_langgraph.errors import CallCancelledError
+from llmsched_langgraph.policies import JobInfo
 
 APPLICATION = Application.of("app", ["s"])
 INFO = JobInfo(application=APPLICATION)

@@ -20,9 +20,7 @@ from multiprocessing.pool import ThreadPool
 import pytest
 from support.seam import taken
 
-from llmsched_langgraph import CallCancelledError, ConfigurationError, Scheduler
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, CallCancelledError, ConfigurationError, Scheduler
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime import following
 from llmsched_langgraph._runtime.call import current_call
@@ -38,6 +36,7 @@ from llmsched_langgraph._runtime.context import (
 )
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 
 PATIENCE_S = 20
 INFO = JobInfo(application=Application.of("following", ["n"]))

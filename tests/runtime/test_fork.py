@@ -19,9 +19,7 @@ import pytest
 from support.forks import PATIENCE_S, answer, fork, in_child, needs_fork, quietly
 from support.seam import until
 
-from llmsched_langgraph import Backend, QueueTimeoutError, Scheduler, SchedulerClosedError
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, Backend, QueueTimeoutError, Scheduler, SchedulerClosedError
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._learning import stores
 from llmsched_langgraph._learning.stores import DirectoryStore
@@ -29,6 +27,7 @@ from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, inside, inside_stage
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 from llmsched_langgraph.traces import read_jobs
 
 pytestmark = needs_fork
@@ -480,7 +479,7 @@ def test_the_lock_of_a_decision_that_another_thread_is_in_the_middle_of(make_sch
 
 def test_a_cached_property_that_another_thread_is_computing(spawn):
     """Up to Python 3.11, all instances of its class share a lock."""
-    from llmsched_langgraph._belief.profile.profile import Profile
+    from llmsched_langgraph import Profile
 
     computing, go = threading.Event(), threading.Event()
     names = [name for name, own in vars(Profile).items() if isinstance(own, functools.cached_property)]

@@ -18,27 +18,21 @@ from support.interrupts import PATIENCE_S, Bench, Broken, break_everywhere, swal
 from support.profiles import TEMPLATE
 from support.profiles import profile as fan_profile
 
-from llmsched_langgraph import Budget, OverloadedError, SchedulerClosedError
+from llmsched_langgraph import Application, Backend, Budget, OverloadedError, Profile, SchedulerClosedError
 from llmsched_langgraph._adapter.job import Job
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core import lifecycle as lifecycle_module
 from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import (
     BeliefFormed,
     CallDismissed,
-    JobInfo,
     JobPaused,
     ProfileLearned,
     StagesChanged,
     Ticked,
 )
-from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
-from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import driver as driver_module
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime import timer as timer_module
@@ -50,6 +44,7 @@ from llmsched_langgraph._runtime.scheduler import limit_of, start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 from llmsched_langgraph.errors import CallCancelledError, QueueTimeoutError
+from llmsched_langgraph.policies import Exploration, JobInfo, Needs
 
 SCENES = {}
 

@@ -10,25 +10,18 @@ from dataclasses import replace
 
 import pytest
 
-from llmsched_langgraph._application.application import Application, Node
-from llmsched_langgraph._core.budgets import Budget, Overrun, Spending
-from llmsched_langgraph._core.events import (
-    CallRequested,
-    Direct,
-    Entry,
-    JobInfo,
-    LimitReached,
-    OverrunExpected,
-)
+from llmsched_langgraph import Application, Backend, Budget, Overrun, Spending
+from llmsched_langgraph._application.application import Node
+from llmsched_langgraph._core.events import CallRequested, Direct, Entry, LimitReached, OverrunExpected
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.ordering import BeliefWanted
 from llmsched_langgraph._core.story import LENGTH
-from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import Revealed
-from llmsched_langgraph._ledger.values import Backend, CallInfo, Grant
+from llmsched_langgraph._ledger.values import CallInfo, Grant
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo, Needs
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)

@@ -12,13 +12,13 @@ import threading
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from llmsched_langgraph import ConfigurationError, Scheduler
-from llmsched_langgraph._application.application import Application, Node
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, ConfigurationError, Scheduler
+from llmsched_langgraph._application.application import Node
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))
 INFO = JobInfo(application=APPLICATION)

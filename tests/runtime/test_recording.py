@@ -16,16 +16,15 @@ from dataclasses import replace
 import pytest
 from support.ended import Closed, ended
 
-from llmsched_langgraph import ConfigurationError, default_scheduler
-from llmsched_langgraph._application.application import Application, Node
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, ConfigurationError, Profile, default_scheduler
+from llmsched_langgraph._application.application import Node
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.observed import observed
 from llmsched_langgraph._observe import recorder as recording
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 from llmsched_langgraph.traces import read_jobs
 
 APPLICATION = Application.of("app", (Node("ask", calls_llm=True),))

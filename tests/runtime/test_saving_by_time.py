@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from support.ended import Closed, ended
 
-from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph import Application, Profile
+from llmsched_langgraph._application.application import Node
 from llmsched_langgraph._belief.profile import profile as profiles
-from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._learning import sync
 from llmsched_langgraph._learning.learner import Learner
 from llmsched_langgraph._learning.stores import DirectoryStore

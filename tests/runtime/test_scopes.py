@@ -11,13 +11,12 @@ import weakref
 import pytest
 from support.seam import taken
 
-from llmsched_langgraph import CallCancelledError
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, CallCancelledError
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import inside, inside_stage
 from llmsched_langgraph._runtime.run import RunScope, StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 
 PATIENCE_S = 20  # for what must happen; reached only by a test that fails
 

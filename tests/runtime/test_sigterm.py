@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from llmsched_langgraph import ConfigurationError, Scheduler
-from llmsched_langgraph._application.application import Application, Node
+from llmsched_langgraph import Application, ConfigurationError, Scheduler
+from llmsched_langgraph._application.application import Node
 from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph._runtime import sigterm
 from llmsched_langgraph._runtime.sigterm import SigtermSaver

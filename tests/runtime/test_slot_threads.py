@@ -9,16 +9,14 @@ import threading
 
 import pytest
 
-from llmsched_langgraph import QueueTimeoutError, SchedulerClosedError
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph import Application, Backend, QueueTimeoutError, SchedulerClosedError
 from llmsched_langgraph._jobs.calls import Outcome
-from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime import context as context_module
 from llmsched_langgraph._runtime import slot as slot_module
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
+from llmsched_langgraph.policies import JobInfo
 
 APPLICATION = Application.of("app", ["s"])
 

@@ -10,14 +10,12 @@ import time
 
 import pytest
 
-from llmsched_langgraph import QueueTimeoutError
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import JobInfo
-from llmsched_langgraph._core.policies import POLICIES
+from llmsched_langgraph import Application, QueueTimeoutError
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
+from llmsched_langgraph.policies import POLICIES, JobInfo
 
 SLOTS = 4
 THREADS = 4

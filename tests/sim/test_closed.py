@@ -7,13 +7,14 @@ from math import ceil, inf
 
 import pytest
 
-from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Client, Poisson, TimedJob, arrive, closed_loop, generate
+from llmsched_langgraph.policies import POLICIES
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 

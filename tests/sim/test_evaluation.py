@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from support.comparisons import row_of
 
-from llmsched_langgraph._core.policies import POLICIES, NamedPolicy, as_policy
-from llmsched_langgraph._core.view import Needs
+from llmsched_langgraph._core.policies import NamedPolicy, as_policy
 from llmsched_langgraph.lab.sim.evaluation import Cell, half_width, learned_from, measure, summary
 from llmsched_langgraph.lab.sim.workloads import Poisson, generate
+from llmsched_langgraph.policies import POLICIES, Needs
 
 
 def cell(seed=0, policies=("fcfs", "srtf"), **changes):

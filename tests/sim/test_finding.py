@@ -7,7 +7,7 @@ from statistics import mean
 
 import pytest
 
-from llmsched_langgraph._ledger.auto import Auto
+from llmsched_langgraph import Auto
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph.lab.sim.finding import Loop, Served, mixed
 

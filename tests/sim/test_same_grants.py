@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.lab.sim.references import Clairvoyant
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Poisson, arrive, generate
+from llmsched_langgraph.policies import POLICIES
 
 pytestmark = pytest.mark.timeout(300)
 

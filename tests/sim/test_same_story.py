@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from llmsched_langgraph import Backend
 from llmsched_langgraph._core.ending import ended
 from llmsched_langgraph._core.events import JobArrived, Ticked
 from llmsched_langgraph._core.ordering import BeliefWanted
-from llmsched_langgraph._core.policies import POLICIES, as_policy
-from llmsched_langgraph._core.view import Needs
-from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph.lab.sim.backoff import Doubling
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
@@ -17,6 +16,7 @@ from llmsched_langgraph.lab.sim.limits import LimitedServer
 from llmsched_langgraph.lab.sim.servers import SlotServer
 from llmsched_langgraph.lab.sim.simulation import BACKEND, Simulation
 from llmsched_langgraph.lab.sim.workloads import Poisson, arrive, generate
+from llmsched_langgraph.policies import POLICIES, Needs
 
 
 class Told:

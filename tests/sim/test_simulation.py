@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph import Application
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._ledger.overdue import Overdue
 from llmsched_langgraph.errors import InvalidDataError
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
@@ -19,6 +19,7 @@ from llmsched_langgraph.lab.sim.references import Clairvoyant, lower_bound_s
 from llmsched_langgraph.lab.sim.servers import BatchingReplicas, Handover, SlotServer
 from llmsched_langgraph.lab.sim.simulation import Simulation
 from llmsched_langgraph.lab.sim.workloads import Poisson, TimedJob, arrive, generate
+from llmsched_langgraph.policies import POLICIES
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph import Application
 
 
 @cache

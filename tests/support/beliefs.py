@@ -8,9 +8,9 @@ from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Column, Quantity
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.network.network import Network
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.observed import ObservedStage, Part, Unit
 from llmsched_langgraph._jobs.stages import StageOccurrence
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 from support.networks import joint
 
 

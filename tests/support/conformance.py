@@ -12,16 +12,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from llmsched_langgraph import Backend, Tenant
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
-from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenant, Tenants
+from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
-    Backend,
     CallInfo,
     Configure,
     Explore,
@@ -34,6 +33,7 @@ from llmsched_langgraph._ledger.values import (
     Request,
     Waiting,
 )
+from llmsched_langgraph.policies import Exploration
 from support.exploring import Said, choice_of_lanes, coin
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage, EndedStageRun
 from support.applications import app
 
 

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 import llmsched_langgraph
-from llmsched_langgraph import Scheduler
-from llmsched_langgraph._core.events import CallRequested, JobArrived, JobInfo, Ticked
+from llmsched_langgraph import Backend, Scheduler
+from llmsched_langgraph._core.events import CallRequested, JobArrived, Ticked
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.checks import OVER
-from llmsched_langgraph._ledger.values import Backend
 from llmsched_langgraph._runtime.call import current_call
+from llmsched_langgraph.policies import JobInfo
 
 _PACKAGE = Path(llmsched_langgraph.__file__).parent
 _ROOMS = (

@@ -8,8 +8,8 @@ import pytest
 from support.applications import app
 from support.ended import ended
 
+from llmsched_langgraph import Backend, Profile
 from llmsched_langgraph._belief.fit.models import learn
-from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core import ending
 from llmsched_langgraph._core.events import (
     BackendConfigured,
@@ -19,7 +19,6 @@ from llmsched_langgraph._core.events import (
     Event,
     JobArrived,
     JobEnded,
-    JobInfo,
     JobPaused,
     ProfileLearned,
     StagesChanged,
@@ -29,7 +28,7 @@ from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome
 from llmsched_langgraph._jobs.stages import Ended
-from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph.policies import JobInfo
 
 
 class Clock:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import llmsched_langgraph
-from llmsched_langgraph._application.application import DIRECT, MAX_ROUNDS, Application, Kind, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import DIRECT, MAX_ROUNDS, Kind, Node
 
 NODES = ("plan", "act", "answer")
 EDGES = (("plan", "act"), ("act", "answer"))

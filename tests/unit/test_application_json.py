@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 from llmsched_langgraph.errors import InvalidDataError
 

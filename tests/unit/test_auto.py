@@ -6,13 +6,12 @@ from math import inf
 
 import pytest
 
-from llmsched_langgraph import ConfigurationError
+from llmsched_langgraph import Auto, ConfigurationError
 from llmsched_langgraph._ledger.auto import (
     MOST_PATIENCE,
     PATIENCE,
     PAUSES,
     SHORTEST,
-    Auto,
     Refusal,
     Success,
     configured,

@@ -7,10 +7,10 @@ import json
 import pytest
 from support.ended import ended
 
-from llmsched_langgraph._application.application import AUTHORS_WORD, Application, Kind, Node
+from llmsched_langgraph import Application, Profile
+from llmsched_langgraph._application.application import AUTHORS_WORD, Kind, Node
 from llmsched_langgraph._application.behaviour import RUNS_WITHOUT_CALLS, NodeBehaviour, corrected
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
-from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._jobs.observed import nodes_of
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress
 

@@ -6,6 +6,7 @@ import pytest
 from support.applications import app
 from support.breaking import Breaking, Broken
 
+from llmsched_langgraph import Backend
 from llmsched_langgraph._core.ending import ended
 from llmsched_langgraph._core.events import (
     BackendConfigured,
@@ -16,18 +17,17 @@ from llmsched_langgraph._core.events import (
     HolderDied,
     JobArrived,
     JobEnded,
-    JobInfo,
     JobPaused,
     ProfileLearned,
     StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
-from llmsched_langgraph._core.policies import as_policy, llmsched
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph.policies import JobInfo, llmsched
 
 JOB = ("app", ("look", 1.0), ("act", 4.0), ("act", 4.0))
 

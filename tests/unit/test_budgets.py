@@ -8,17 +8,9 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from llmsched_langgraph import Backend, Budget, BudgetExceededError, ConfigurationError, Scheduler
+from llmsched_langgraph import Backend, Budget, BudgetExceededError, ConfigurationError, Scheduler, Spending
 from llmsched_langgraph._adapter import landing
-from llmsched_langgraph._core.budgets import (
-    DEADLINE,
-    Limits,
-    Spending,
-    as_budget,
-    exceeded,
-    reached,
-    spending,
-)
+from llmsched_langgraph._core.budgets import DEADLINE, Limits, as_budget, exceeded, reached, spending
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.prices import Prices

@@ -13,7 +13,7 @@ from llmsched_langgraph import (
     reset_default_scheduler,
     set_default_scheduler,
 )
-from llmsched_langgraph._core.policies import POLICIES
+from llmsched_langgraph.policies import POLICIES
 
 
 @pytest.fixture(autouse=True)

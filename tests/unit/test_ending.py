@@ -8,16 +8,16 @@ from math import inf
 
 import pytest
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph import Application
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._core.ending import ended
-from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._jobs.layout import CODE_S, without_code
 from llmsched_langgraph._jobs.observed import observed, rounds
 from llmsched_langgraph._jobs.stages import Began, Ended, Lag, Revealed
+from llmsched_langgraph.policies import JobInfo
 from llmsched_langgraph.traces.files import line_of_job
 from llmsched_langgraph.traces.form import job_from_node
 

@@ -11,9 +11,9 @@ from support.beliefs import call, fan_job, loop_job, planned_job
 from llmsched_langgraph._belief.fit.evaluation import PARTS, evaluate, groups_of, moments, split, unit_of
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.observed import Unit, observed
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 
 def test_a_job_is_seen_as_it_was_then():

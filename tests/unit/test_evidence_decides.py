@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from support.ended import ended
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph import Application, Profile
 from llmsched_langgraph._belief.fit.models import learn
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.policies import llmsched
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
+from llmsched_langgraph.policies import llmsched
 
 AGENT = Application.of(
     "agent", ["look", "act", "report"], [("look", "act"), ("act", "report"), ("look", "report")], ["look"]

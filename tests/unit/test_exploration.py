@@ -13,16 +13,15 @@ from support.applications import app
 from support.ended import ended
 from support.exploring import Said, choice_of_lanes, coin
 
-from llmsched_langgraph._application.application import Application
+from llmsched_langgraph import Application, Profile
 from llmsched_langgraph._belief.fit.models import learn
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.events import JobArrived, JobInfo
-from llmsched_langgraph._core.policies import llmsched
+from llmsched_langgraph._core.events import JobArrived
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.stages import Revealed, StageOccurrence
-from llmsched_langgraph._ledger.exploration import JOBS, LANES, Exploration, choose
+from llmsched_langgraph._ledger.exploration import JOBS, LANES, choose
 from llmsched_langgraph._ledger.values import Explore
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.policies import Exploration, JobInfo, llmsched
 
 QUIET = settings(deadline=None, database=None, max_examples=150)
 

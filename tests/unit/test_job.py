@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from support.applications import app
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application, Profile
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.model.evidence import Begun
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.job import MIN_REMAINING_S, Job
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.observed import ObservedStage, Part
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageOccurrence
+from llmsched_langgraph.policies import JobInfo
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))
 LOOP = Application.of("loop", [Node("think", Kind.LLM, calls_llm=True)], [("think", "think")], ["think"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from pathlib import Path
 
@@ -71,3 +72,29 @@ def test_modules_are_rooms(path):
     text = path.read_text()
     assert text.count("\n") <= 400
     assert ast.get_docstring(ast.parse(text))
+
+
+PRIVATE = "llmsched_langgraph._"
+TESTS = Path(__file__).resolve().parents[1]
+PUBLIC = ("llmsched_langgraph", "llmsched_langgraph.policies", "llmsched_langgraph.traces")
+BEHAVIOUR = ("applications", "graphs", "notebooks", "providers", "serve_sim", "servability")
+"""Folders whose tests see the package as a user does."""
+
+
+def test_tests_use_public_names():
+    """Tests import public names from public modules; those of behaviour import nothing else."""
+    public = {name: module for module in PUBLIC for name in importlib.import_module(module).__all__}
+    wrong = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(PRIVATE):
+                continue
+            where = path.relative_to(TESTS)
+            wrong += [
+                f"{where}:{node.lineno}: import {alias.name} from {public[alias.name]}"
+                for alias in node.names
+                if alias.name in public
+            ]
+            if where.parts[0] in BEHAVIOUR:
+                wrong.append(f"{where}:{node.lineno}: {node.module} is private")
+    assert not wrong, "\n".join(wrong)

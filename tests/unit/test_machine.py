@@ -10,9 +10,9 @@ import pytest
 from support.applications import app
 from support.beliefs import model_of
 
+from llmsched_langgraph import Backend, Profile
 from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._belief.model.evidence import Begun, JobEvidence
-from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core import lifecycle as lifecycle_module
 from llmsched_langgraph._core.ending import ended
 from llmsched_langgraph._core.events import (
@@ -24,22 +24,20 @@ from llmsched_langgraph._core.events import (
     HolderDied,
     JobArrived,
     JobEnded,
-    JobInfo,
     JobPaused,
     ProfileLearned,
     StagesChanged,
     Ticked,
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
-from llmsched_langgraph._core.policies import POLICIES, NamedPolicy, as_policy
+from llmsched_langgraph._core.policies import NamedPolicy, as_policy
 from llmsched_langgraph._core.story import LENGTH
-from llmsched_langgraph._core.view import Needs
 from llmsched_langgraph._jobs.calls import Outcome, Usage
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageOccurrence
-from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.values import Backend, Rekey
+from llmsched_langgraph._ledger.values import Rekey
+from llmsched_langgraph.policies import POLICIES, Exploration, JobInfo, Needs
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 BELIEF = Needs.MEAN | Needs.MEDIAN | Needs.INTERVAL | Needs.INDEX | Needs.GAIN
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from support.beliefs import call, ended, fan_job, loop_job, model_of, planned_job
 
-from llmsched_langgraph._application.application import DIRECT, Application, Kind, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import DIRECT, Kind, Node
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.model import prior

@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._application.nesting import (
     VISIT,
     label,
@@ -20,9 +21,9 @@ from llmsched_langgraph._application.nesting import (
 from llmsched_langgraph._belief.fit.evaluation import moments
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
 from llmsched_langgraph._jobs.observed import Unit, nodes_of, numbered, observed
 from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress, Status
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage, EndedStageRun
 
 PLAN = [("plan", "model"), ("model", "tools"), ("tools", "model"), ("model", "replan"), ("replan", "plan")]
 EXECUTE = Application.of("execute", ["plan", "model", "tools", "replan"], PLAN, ["plan"])

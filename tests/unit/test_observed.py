@@ -5,11 +5,12 @@ from __future__ import annotations
 from support.beliefs import call, fan_job, loop_job, planned_job
 from support.ended import ended
 
-from llmsched_langgraph._application.application import Application, Kind
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import Kind
 from llmsched_langgraph._belief.fit.template import template_of
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.observed import Part, Unit, observed, rounds, split_by_tool
 from llmsched_langgraph._jobs.stages import Ended, Revealed, StageProgress
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 
 def stage_occurrences(outcome):

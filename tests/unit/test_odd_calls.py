@@ -6,14 +6,14 @@ import pytest
 from support.applications import app
 from support.ended import ended
 
+from llmsched_langgraph import Profile
 from llmsched_langgraph._belief.fit.calibration import Calibration
 from llmsched_langgraph._belief.fit.drift import RECENT
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.profile.normalising import calibrated
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 from llmsched_langgraph._jobs.observed import Unit
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 HOUR = 3600.0
 PLACES = (0, 1, 3, 50, 98, 99)

@@ -10,15 +10,14 @@ import pytest
 from support.applications import app
 from support.ended import ended
 
-from llmsched_langgraph import ConfigurationError, Scheduler
-from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived, JobEnded, JobInfo, Ticked
+from llmsched_langgraph import Backend, ConfigurationError, Profile, Scheduler
+from llmsched_langgraph._core.events import CallReleased, CallRequested, JobArrived, JobEnded, Ticked
 from llmsched_langgraph._core.machine import SchedulerMachine
-from llmsched_langgraph._core.policies import POLICIES, as_policy
+from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure, Pause
-from llmsched_langgraph._ledger.values import Backend
+from llmsched_langgraph.policies import POLICIES, JobInfo
 
 CALL_S = 1.0
 LONG = 20

@@ -12,6 +12,7 @@ import pytest
 from support.beliefs import ended, fan_job, loop_job
 from support.profiles import TEMPLATE, profile
 
+from llmsched_langgraph import Profile
 from llmsched_langgraph._belief.fit import pgmpy_exchange
 from llmsched_langgraph._belief.fit.fitting import fitted
 from llmsched_langgraph._belief.fit.models import Lessons, learn
@@ -29,7 +30,7 @@ from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.network.network import independent
 from llmsched_langgraph._belief.profile.merging import merged, profile_of, taught_by
-from llmsched_langgraph._belief.profile.profile import History, Profile
+from llmsched_langgraph._belief.profile.profile import History
 from llmsched_langgraph._belief.profile.serialization import profile_from_json, profile_to_json
 from llmsched_langgraph._jobs.observed import Unit, observed
 from llmsched_langgraph._jobs.stages import StageOccurrence

@@ -9,11 +9,11 @@ import pytest
 from support.applications import app
 from support.sharing import ends
 
+from llmsched_langgraph import Policy
 from llmsched_langgraph._application.application import DIRECT
-from llmsched_langgraph._core.events import JobInfo
-from llmsched_langgraph._core.policies import POLICIES, NamedPolicy, Policy, as_policy
-from llmsched_langgraph._core.view import JobView
+from llmsched_langgraph._core.policies import NamedPolicy, as_policy
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.policies import POLICIES, JobInfo, JobView
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0), ("c", 4.0))
 SHORT = ("short", ("s", 5.0))

@@ -8,11 +8,12 @@ import pytest
 from support.applications import app
 from support.ended import ended
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application, Profile
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._belief.fit.drift import RECENT
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.profile import profile as profile_module
-from llmsched_langgraph._belief.profile.profile import Mean, Profile
+from llmsched_langgraph._belief.profile.profile import Mean
 from llmsched_langgraph._jobs.observed import observed as observed_of
 
 CHAIN = ("chain", ("a", 2.0), ("b", 4.0))

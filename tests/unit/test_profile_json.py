@@ -11,14 +11,15 @@ from support.beliefs import planned_job
 from support.ended import ended
 from support.profiles import TEMPLATE, ids, profile
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application, Profile
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._application.nesting import label
 from llmsched_langgraph._application.serialization import application_to_json
 from llmsched_langgraph._belief.fit.calibration import Calibration, Served
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
-from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History, Profile
+from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History
 from llmsched_langgraph._belief.profile.serialization import (
     application_profile_from_json,
     application_profile_to_json,
@@ -26,9 +27,9 @@ from llmsched_langgraph._belief.profile.serialization import (
     profile_to_json,
     profiles_from_json,
 )
-from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage, EndedStageRun
 from llmsched_langgraph._jobs.observed import Unit
 from llmsched_langgraph.errors import InvalidDataError
+from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage, EndedStageRun
 
 UNKNOWN = EndedJob(
     id="u",

@@ -7,12 +7,19 @@ import math
 
 import pytest
 
-from llmsched_langgraph import Backend, ConfigurationError, SchedulerClosedError, UnknownModelError
-from llmsched_langgraph._application.application import Application
-from llmsched_langgraph._core.events import CallRequested, JobInfo
+from llmsched_langgraph import (
+    Application,
+    Backend,
+    ConfigurationError,
+    Scheduler,
+    SchedulerClosedError,
+    UnknownModelError,
+)
+from llmsched_langgraph._core.events import CallRequested
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._runtime.context import current_run, inside
-from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
+from llmsched_langgraph._runtime.scheduler import start_run
+from llmsched_langgraph.policies import JobInfo
 
 BAD_SLOTS = [0, -1, True, False, 2.0, math.inf, "4", None]
 APPLICATION = Application.of("app", ["s"])

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._application.nesting import number_of
 from llmsched_langgraph._jobs.stages import (
     Began,

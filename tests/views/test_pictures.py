@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._views.layout import layered
 from llmsched_langgraph._views.mermaid import mermaid
 from llmsched_langgraph._views.outline import outline

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.beliefs import model_of
 from support.networks import network
 
-from llmsched_langgraph._application.application import Application, Kind, Node
+from llmsched_langgraph import Application
+from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._belief.fit.evaluation import Guess, Guesses
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._jobs.observed import Unit

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from llmsched_langgraph._core.policies import POLICIES
+from llmsched_langgraph.policies import POLICIES
 from programs.features import Feature
 from programs.grammar.bounds import Caught, Fail, Interrupt, Pause, Scope, Slot, Timeout
 from programs.grammar.calls import Batch, Call, Nested, Parallel, Pumped, Stream, Tool
