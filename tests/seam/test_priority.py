@@ -3,69 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypedDict
 
 import pytest
-from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
-from support.seam import auntil
+from support.turns import State, as_user, graph_of_one_call, in_turn, order_of
 
 from llmsched_langgraph import ConfigurationError, schedule
 from llmsched_langgraph.traces import read_jobs
-
-
-class State(TypedDict, total=False):
-    name: str
 
 
 def configured(part, priority):
     return {part: {"llmsched_priority": priority}}
 
 
-def as_user(config, **user):
-    return {**config, "configurable": {**config.get("configurable", {}), **user}}
-
-
 @pytest.fixture
 def make_graph(make_scheduler):
-    """A scheduled graph of one call, on one slot; its calls note their order."""
-
     def make(**settings):
-        scheduler, order = make_scheduler(1, policy="fcfs", **settings), []
-
-        def node(state):
-            with scheduler.slot():
-                order.append(state["name"])
-
-        async def anode(state):
-            async with scheduler.slot():
-                order.append(state["name"])
-
-        builder = StateGraph(State).add_node("n", RunnableLambda(node, anode))
-        graph = builder.add_edge(START, "n").compile()
-        return scheduler, schedule(graph, scheduler), order
+        return graph_of_one_call(make_scheduler(1, policy="fcfs", **settings))
 
     return make
-
-
-async def in_turn(scheduler, *runs):
-    """Begin the runs one after the other while the slot is held, so that their calls all wait."""
-    tasks, held = [], scheduler.slot()
-    await held.aacquire()  # not as a block, of which the runs would be part
-    for run in runs:
-        tasks.append(asyncio.create_task(run))
-        await auntil(lambda: scheduler.statistics().waiting == len(tasks))
-    held.release()
-    await asyncio.gather(*tasks)
-
-
-def order_of(made, *configs):
-    """The order of the calls of one run for each configuration, by number."""
-    scheduler, graph, order = made
-    runs = [graph.ainvoke({"name": str(number)}, config) for number, config in enumerate(configs)]
-    asyncio.run(in_turn(scheduler, *runs))
-    scheduler.check()
-    return "".join(order)
 
 
 @pytest.mark.parametrize("part", ["metadata", "configurable"])

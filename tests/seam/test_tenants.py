@@ -4,69 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TypedDict
 
 import pytest
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
 from support.cycles import ends, went_ahead
 from support.seam import auntil, until
+from support.turns import State, as_user, graph_of_one_call, order_of
 
 from llmsched_langgraph import Backend, ConfigurationError, Tenant, schedule
 from llmsched_langgraph.testing import PlainModel, StreamingModel
 from llmsched_langgraph.traces import read_jobs
 
 
-class State(TypedDict, total=False):
-    name: str
-
-
 def of(tenant, part="metadata", **more):
     return {part: {"llmsched_tenant": tenant, **more}}
 
 
-def as_user(config, **user):
-    return {**config, "configurable": {**config.get("configurable", {}), **user}}
-
-
 @pytest.fixture
 def make_graph(make_scheduler):
-    """A scheduled graph of one call, on one slot; its calls note their order."""
-
     def make(slots=1, **settings):
-        scheduler, order = make_scheduler(slots, policy="fcfs", **settings), []
-
-        def node(state):
-            with scheduler.slot():
-                order.append(state["name"])
-
-        async def anode(state):
-            async with scheduler.slot():
-                order.append(state["name"])
-
-        builder = StateGraph(State).add_node("n", RunnableLambda(node, anode))
-        graph = builder.add_edge(START, "n").compile()
-        return scheduler, schedule(graph, scheduler), order
+        return graph_of_one_call(make_scheduler(slots, policy="fcfs", **settings))
 
     return make
-
-
-def order_of(made, *configs):
-    """The order of the calls of one run for each configuration, named by number; all come to wait first."""
-    scheduler, graph, order = made
-
-    async def main():
-        tasks, held = [], scheduler.slot()
-        await held.aacquire()
-        for number, config in enumerate(configs):
-            tasks.append(asyncio.create_task(graph.ainvoke({"name": f"{number:x}"}, config)))
-            await auntil(lambda: scheduler.statistics().waiting == len(tasks))
-        held.release()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(main())
-    scheduler.check()
-    return "".join(order)
 
 
 @pytest.mark.parametrize("part", ["metadata", "configurable"])
