@@ -78,7 +78,7 @@ class ProfileSync:
         self._told: set[str] = set()
         self._next_s = -inf  # start of the next round, on `time.monotonic`
         self._saving = threading.Lock()
-        self._background = background("llmsched-keeping", self._round)
+        self._background = background("llmsched-profiles", self._round)
 
     def load(self) -> Profile:
         """Return the stored applications that can be read, and log the errors of the others."""
@@ -107,7 +107,7 @@ class ProfileSync:
         if not self._unsaved():
             return
         try:
-            threading.Thread(target=self.save, name="llmsched-keeping", daemon=False).start()
+            threading.Thread(target=self.save, name="llmsched-profiles", daemon=False).start()
         except RuntimeError:
             self.save()  # the interpreter is shutting down and starts no threads
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from llmsched_langgraph.lab.demo.compare import Comparison
+    from llmsched_langgraph.lab.demo.compare import DemoComparison
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _print_table(comparison: Comparison) -> None:
+def _print_table(comparison: DemoComparison) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

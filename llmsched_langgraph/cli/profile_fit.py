@@ -78,7 +78,7 @@ def run_fit(options: argparse.Namespace) -> int:
     from llmsched_langgraph._belief.fit.fitting import fitted
     from llmsched_langgraph._belief.fit.template import template_of
     from llmsched_langgraph._belief.model.outliers import limited
-    from llmsched_langgraph._belief.profile.merging import taught_by
+    from llmsched_langgraph._belief.profile.merging import profile_from_jobs
     from llmsched_langgraph._belief.profile.normalising import as_learned, calibrated
     from llmsched_langgraph._jobs.layout import without_code
     from llmsched_langgraph._jobs.observed import numbered, observed
@@ -112,7 +112,7 @@ def run_fit(options: argparse.Namespace) -> int:
         template = template_of(app, jobs)
         learned = [as_learned(numbered(job, template), slowdowns) for job in jobs]
         outcomes = [observed(job) for job in limited(learned)]
-        own = taught_by(template, learned)
+        own = profile_from_jobs(template, learned)
         try:
             made = fitted(own.template, outcomes, searches, given=options.structure is not None)
         except InvalidDataError as error:

@@ -15,7 +15,7 @@ from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.model.bins import Bins
 from llmsched_langgraph._belief.model.columns import Quantity
 from llmsched_langgraph._belief.model.evidence import JobEvidence
-from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
+from llmsched_langgraph._belief.profile.merging import profile_from_jobs, profile_of
 from llmsched_langgraph._jobs.observed import ObservedStage, Part, observed
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph.lab.sim.workloads import generate
@@ -42,7 +42,7 @@ def runs():
 @pytest.fixture(scope="module")
 def profile(runs):
     outcomes = [observed(job) for job in runs[0]]
-    own = taught_by(template_of(APP, runs[0]), runs[0])
+    own = profile_from_jobs(template_of(APP, runs[0]), runs[0])
     alone = learn(own.template, outcomes, correlated=False)
     return profile_of([replace(own, model=alone, modelled=own.jobs)])
 

@@ -12,7 +12,7 @@ from support.profiles import TEMPLATE, ids, job, profile
 
 from llmsched_langgraph._belief.fit.drift import RECENT
 from llmsched_langgraph._belief.profile import profile as profile_module
-from llmsched_langgraph._belief.profile.merging import merged, taught_by
+from llmsched_langgraph._belief.profile.merging import merged, profile_from_jobs
 from llmsched_langgraph._belief.profile.profile import History
 from llmsched_langgraph._belief.profile.serialization import (
     application_profile_from_json,
@@ -43,7 +43,7 @@ def profiles(draw):
             )
         )
     ]
-    own = taught_by(TEMPLATE, jobs)
+    own = profile_from_jobs(TEMPLATE, jobs)
     own = replace(own, counted=own.counted + draw(st.integers(0, 3)))
     if draw(st.booleans()):
         own = replace(own, model=MODELS[draw(st.integers(0, 2))], modelled=draw(st.integers(0, 9)))
@@ -124,7 +124,7 @@ def test_no_job_counts_twice(events):
             assert stored.jobs >= before
     for own in workers.values():
         stored = merged(stored, own)
-    truth = taught_by(TEMPLATE, done)
+    truth = profile_from_jobs(TEMPLATE, done)
     assert ids(stored) == [own.id for own in done[-KEPT:]]
     assert stored.jobs <= len(done)
     assert stored.history == truth.history
@@ -169,12 +169,12 @@ def test_what_drift_made_one_worker_forget_all_forget():
 
 def test_the_same_job_told_twice_is_one():
     early, late = job(1, at=1.0), replace(job(2, at=2.0), id="1")
-    both = merged(taught_by(TEMPLATE, [early]), taught_by(TEMPLATE, [late]))
+    both = merged(profile_from_jobs(TEMPLATE, [early]), profile_from_jobs(TEMPLATE, [late]))
     assert both.history.jobs == (late,)
     assert both.jobs == 1
 
 
 def test_different_applications_are_not_merged():
-    other = taught_by(type(TEMPLATE).of("other"), [])
+    other = profile_from_jobs(type(TEMPLATE).of("other"), [])
     with pytest.raises(ValueError, match="fan and other are different applications"):
         merged(profile([1]), other)

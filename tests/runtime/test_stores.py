@@ -17,7 +17,7 @@ from support.beliefs import planned_job
 from support.profiles import TEMPLATE, ids, job, profile
 
 from llmsched_langgraph._belief.fit.template import template_of
-from llmsched_langgraph._belief.profile.merging import merged, taught_by
+from llmsched_langgraph._belief.profile.merging import merged, profile_from_jobs
 from llmsched_langgraph._belief.profile.serialization import VERSION, application_profile_to_json
 from llmsched_langgraph._learning import stores
 from llmsched_langgraph._learning.stores import NAMESPACE, BaseStoreProfiles, DirectoryStore, as_store
@@ -42,7 +42,7 @@ def store(request, tmp_path):
 
 def other_profile():
     jobs = [planned_job(n, ("a", "b")[: 1 + n % 2]) for n in range(6)]
-    return taught_by(template_of("planner", jobs), jobs)
+    return profile_from_jobs(template_of("planner", jobs), jobs)
 
 
 def spoil(store, fingerprint, change):
@@ -281,7 +281,7 @@ def test_profiles_are_read_in_pages(monkeypatch):
     store = BaseStoreProfiles(InMemoryStore())
     apps = [replace(TEMPLATE, name=f"app{n}") for n in range(5)]
     for app in apps:
-        store.save(taught_by(app, [job(1)]))
+        store.save(profile_from_jobs(app, [job(1)]))
     store.store.put((*NAMESPACE, "deeper"), "x", {"not": "a profile"})
     assert set(store.load().profile.applications) == {app.fingerprint for app in apps}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
-from llmsched_langgraph._belief.profile.merging import taught_by
+from llmsched_langgraph._belief.profile.merging import profile_from_jobs
 from support.beliefs import fan_job
 
 TEMPLATE = template_of("fan", [fan_job(n, 2) for n in range(2)])
@@ -20,7 +20,7 @@ def job(number, *, by="", at=None):
 
 def profile(numbers, *, by="", at=None, modelled=None):
     """The profile of these jobs; with a model, if it is said when it was learned."""
-    own = taught_by(TEMPLATE, [job(n, by=by, at=at) for n in numbers])
+    own = profile_from_jobs(TEMPLATE, [job(n, by=by, at=at) for n in numbers])
     if modelled is None:
         return own
     return replace(own, model=learn(TEMPLATE, own.outcomes, correlated=False), modelled=modelled)

@@ -16,7 +16,7 @@ from llmsched_langgraph.lab.sim.workloads import APPLICATIONS, generate
 from llmsched_langgraph.lab.testbed.calls import Calls, CountingClient, EmbeddedLengths
 from llmsched_langgraph.lab.testbed.graphs import graph_of, replay
 from llmsched_langgraph.lab.testbed.jobs import node_name, replayable, timed
-from llmsched_langgraph.lab.testbed.script import Script, in_supersteps, levels_of, turns_of
+from llmsched_langgraph.lab.testbed.script import Script, in_supersteps, levels_of, runs_of
 from llmsched_langgraph.lab.testbed.speed import speed_of
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
@@ -122,12 +122,12 @@ def test_scripts_keep_to_the_dependencies(app):
         script = Script.of(job)
         done, now, steps = [], script.begin(), 0
         while now:
-            assert all(dep in done for turn in now for dep in turn.stage.deps)
-            assert len({(turn.index, turn.number) for turn in now}) == len(now)
-            for index in {turn.index for turn in now}:
-                assert sum(turn.index == index for turn in now) == turns_of(job.stages[index])
-            done += {turn.index for turn in now}
-            now, steps = [after for turn in now for after in turn.next()], steps + 1
+            assert all(dep in done for run in now for dep in run.stage.deps)
+            assert len({(run.index, run.number) for run in now}) == len(now)
+            for index in {run.index for run in now}:
+                assert sum(run.index == index for run in now) == runs_of(job.stages[index])
+            done += {run.index for run in now}
+            now, steps = [after for run in now for after in run.next()], steps + 1
         assert sorted(done) == list(range(len(job.stages)))
         assert steps == script.supersteps == max(levels_of(job)) + 1
 

@@ -29,7 +29,7 @@ from llmsched_langgraph._belief.model.columns import Column, Quantity
 from llmsched_langgraph._belief.model.evidence import JobEvidence
 from llmsched_langgraph._belief.model.model import ApplicationModel
 from llmsched_langgraph._belief.network.network import independent
-from llmsched_langgraph._belief.profile.merging import merged, profile_of, taught_by
+from llmsched_langgraph._belief.profile.merging import merged, profile_from_jobs, profile_of
 from llmsched_langgraph._belief.profile.profile import History
 from llmsched_langgraph._belief.profile.serialization import profile_from_json, profile_to_json
 from llmsched_langgraph._jobs.observed import Unit, observed
@@ -45,7 +45,7 @@ def learned(jobs=60, app="fan"):
     """A profile of jobs whose width tells all, with the network that they teach."""
     traces = [fan_job(n, (1, 2, 4)[n % 3], app) for n in range(jobs)]
     outcomes = [observed(job) for job in traces]
-    own = taught_by(template_of(app, traces), traces)
+    own = profile_from_jobs(template_of(app, traces), traces)
     return profile_of([replace(own, model=learn(own.template, outcomes), modelled=own.jobs)])
 
 
@@ -296,7 +296,7 @@ def test_an_application_that_is_not_there(fan):
     with pytest.raises(InvalidDataError, match="not in the profile; applications in it: none"):
         Profile().to_pgmpy(TEMPLATE)
     traces = [loop_job(n, 1 + n % 2, "fan") for n in range(9)]
-    twin = taught_by(template_of("fan", traces), traces)
+    twin = profile_from_jobs(template_of("fan", traces), traces)
     both = fan.having(twin)
     with pytest.raises(InvalidDataError, match=f"the name is ambiguous; give a fingerprint: fan .{FAN}"):
         both.to_pgmpy("fan")
@@ -346,7 +346,7 @@ def test_a_cycle(fan):
 
 def test_a_table_that_is_too_large():
     traces = [loop_job(n, 1 + n % 12) for n in range(200)]
-    own = taught_by(template_of("loop", traces), traces)
+    own = profile_from_jobs(template_of("loop", traces), traces)
     whole = profile_of([replace(own, model=learn(own.template, own.outcomes), modelled=200)])
     *above, last = [column.name for column in whole.applications[own.application.fingerprint].model.columns]
     words = f"'{last}': its {len(above)} parents need a table of more than 4,194,304 cells; remove parents"

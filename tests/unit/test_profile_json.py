@@ -15,10 +15,10 @@ from llmsched_langgraph import Application, Profile
 from llmsched_langgraph._application.application import Kind, Node
 from llmsched_langgraph._application.nesting import label
 from llmsched_langgraph._application.serialization import application_to_json
-from llmsched_langgraph._belief.fit.calibration import Calibration, Served
+from llmsched_langgraph._belief.fit.calibration import Calibration, ServedCall
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
-from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
+from llmsched_langgraph._belief.profile.merging import profile_from_jobs, profile_of
 from llmsched_langgraph._belief.profile.profile import ApplicationProfile, History
 from llmsched_langgraph._belief.profile.serialization import (
     application_profile_from_json,
@@ -55,7 +55,7 @@ def through_text(data):
 
 def planned():
     jobs = [planned_job(n, ("a", "b")[: 1 + n % 2]) for n in range(6)]
-    return taught_by(template_of("planner", jobs), jobs)
+    return profile_from_jobs(template_of("planner", jobs), jobs)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_read_back_it_is_the_same(own):
 
 def test_a_whole_profile_is_read_back_too():
     """With what was seen of backends; either form gives its applications."""
-    pace = Calibration().observe(Served("a", b, 0.5 * b, 10 * b) for b in range(1, 5))
+    pace = Calibration().observe(ServedCall("a", b, 0.5 * b, 10 * b) for b in range(1, 5))
     whole = replace(profile_of([profile(range(5)), planned()]), slowdowns={"gpu": pace, "": Calibration()})
     data = through_text(profile_to_json(whole))
     assert profile_from_json(data) == whole
@@ -178,7 +178,7 @@ def test_profiles_of_version_2_are_read():
         EndedJob(id=str(n), app="nested", stages=tuple(stages), runs=tuple(runs), arrival_s=float(n))
         for n in range(6)
     ]
-    own = taught_by(template, jobs)
+    own = profile_from_jobs(template, jobs)
     own = replace(own, model=learn(template, own.outcomes), modelled=6)
     old = application_profile_from_json(through_text({**application_profile_to_json(own), "version": 2}))
     assert (len(old.history), old.model, old.modelled) == (6, None, 0)

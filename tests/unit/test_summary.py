@@ -13,7 +13,7 @@ from llmsched_langgraph._application.behaviour import NodeBehaviour
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.model.columns import OTHER, Column, Quantity
-from llmsched_langgraph._belief.profile.merging import profile_of, taught_by
+from llmsched_langgraph._belief.profile.merging import profile_from_jobs, profile_of
 from llmsched_langgraph._belief.profile.profile import Mean
 from llmsched_langgraph._belief.profile.summary import summary_of
 from llmsched_langgraph._jobs.observed import Unit
@@ -22,7 +22,7 @@ from llmsched_langgraph._views.profile_text import profile_text
 
 def learned(jobs, **how):
     """The profile that recorded jobs teach, model and all."""
-    own = taught_by(template_of(jobs[0].app, jobs), jobs)
+    own = profile_from_jobs(template_of(jobs[0].app, jobs), jobs)
     return replace(own, model=learn(own.template, own.outcomes, **how), modelled=own.jobs)
 
 
@@ -33,7 +33,7 @@ def fan():
 
 def test_what_jobs_teach_is_counted():
     """Jobs, calls and runs of nodes, by hand: widths 1 and 2, so four calls of `map` and `join`."""
-    own = taught_by(TEMPLATE, [fan_job(n, 1 + n) for n in range(2)])
+    own = profile_from_jobs(TEMPLATE, [fan_job(n, 1 + n) for n in range(2)])
     assert own.jobs == 2
     assert dict(own.nodes) == {
         "split": NodeBehaviour(2, 2, 1, 1),

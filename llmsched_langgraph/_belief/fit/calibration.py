@@ -25,7 +25,7 @@ SWEEPS = 50
 """Iterations of alternating least squares; far fewer suffice."""
 
 
-class Served(NamedTuple):
+class ServedCall(NamedTuple):
     """One call: its stage, the concurrency including itself, seconds in its slot, output tokens."""
 
     stage: str
@@ -59,7 +59,7 @@ class Calibration:
     """l(b) of one backend: seconds per output token at concurrency b. Immutable.
 
     The seconds per token t of a stage at concurrency b are a least-squares slope over output tokens, so that
-    constant costs, such as the prompt's, do not matter. Stages differ in pace and in typical concurrency, so
+    constant costs, such as the prompt's, do not matter. Stages differ in t and in typical concurrency, so
     log t(stage, b) = effect(stage) + effect(b) is fitted by least squares.
 
     Attributes:
@@ -68,7 +68,7 @@ class Calibration:
 
     seen: Mapping[tuple[str, int], BatchSums] = field(default_factory=dict)
 
-    def observe(self, calls: Iterable[Served]) -> Calibration:
+    def observe(self, calls: Iterable[ServedCall]) -> Calibration:
         """Return the calibration with more calls, ignoring those without a token count."""
         seen = dict(self.seen)
         for call in calls:
@@ -92,25 +92,25 @@ class Calibration:
         l(b) is made nondecreasing by isotonic regression (pooling adjacent violators). The smallest b
         stands for 1.
         """
-        told: dict[tuple[str, int], tuple[int, float]] = {}
-        for at, tally in self.seen.items():
-            if (token_s := tally.token_s()) is not None:
-                told[at] = (tally.calls, tally.calls * log(token_s))
-        stages: dict[str, float] = dict.fromkeys((stage for stage, _ in told), 0.0)
-        effects: dict[int, float] = dict.fromkeys(sorted({b for _, b in told}), 0.0)
+        logs: dict[tuple[str, int], tuple[int, float]] = {}
+        for at, own in self.seen.items():
+            if (token_s := own.token_s()) is not None:
+                logs[at] = (own.calls, own.calls * log(token_s))
+        stages: dict[str, float] = dict.fromkeys((stage for stage, _ in logs), 0.0)
+        effects: dict[int, float] = dict.fromkeys(sorted({b for _, b in logs}), 0.0)
         if len(effects) < 2:
             return ()
         weights: dict[int, float] = dict.fromkeys(effects, PRIOR_CALLS)
-        for (_, b), (count, _) in told.items():
+        for (_, b), (count, _) in logs.items():
             weights[b] += count
         for _ in range(SWEEPS):
             counts, sums = dict.fromkeys(stages, 0), dict.fromkeys(stages, 0.0)
-            for (stage, b), (count, total) in told.items():
+            for (stage, b), (count, total) in logs.items():
                 counts[stage] += count
                 sums[stage] += total - count * effects[b]
             stages = {stage: sums[stage] / counts[stage] for stage in stages}
             rests = dict.fromkeys(effects, 0.0)
-            for (stage, b), (count, total) in told.items():
+            for (stage, b), (count, total) in logs.items():
                 rests[b] += total - count * stages[stage]
             effects = {b: rests[b] / weights[b] for b in effects}
         blocks: list[tuple[list[int], float, float]] = []
@@ -122,14 +122,14 @@ class Calibration:
         first = blocks[0][1] / blocks[0][2]
         return tuple((b, exp(total / weight - first)) for bs, total, weight in blocks for b in bs)
 
-    def pace(self, concurrency: float) -> float:
+    def slowdown(self, concurrency: float) -> float:
         """Return l(b) / l(1) by linear interpolation of `curve`, constant outside its range."""
         curve = self.curve
         if not curve or concurrency <= curve[0][0]:
             return 1.0
-        for (low, low_pace), (high, high_pace) in pairwise(curve):
+        for (low, low_value), (high, high_value) in pairwise(curve):
             if concurrency <= high:
-                return low_pace + (high_pace - low_pace) * (concurrency - low) / (high - low)
+                return low_value + (high_value - low_value) * (concurrency - low) / (high - low)
         return curve[-1][1]
 
     def at_capacity(self, concurrency: float) -> float:
@@ -137,4 +137,4 @@ class Calibration:
 
         b_ref is the largest b of `curve`, because calls queue only when the backend is at capacity.
         """
-        return self.curve[-1][1] / self.pace(concurrency) if self.curve else 1.0
+        return self.curve[-1][1] / self.slowdown(concurrency) if self.curve else 1.0

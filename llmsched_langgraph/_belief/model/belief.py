@@ -331,12 +331,12 @@ class Belief:
         x = self.model.column(stage, tool)
         if x is None or x not in self._posterior.by_variable:
             return 0.0
-        taught = self._posterior.taught
-        if x not in taught:
-            taught[x] = self._taught(x)
-        return taught[x]
+        reductions = self._posterior.reductions
+        if x not in reductions:
+            reductions[x] = self._reduction(x)
+        return reductions[x]
 
-    def _taught(self, x: int) -> float:
+    def _reduction(self, x: int) -> float:
         network, bins = self.model.positive, self.model.bins
         common = [i for i in self.model.totals if x in network.descendants(i)]
         correlated = {y for i in (x, *common) for y in network.descendants(i)} - {x}
@@ -346,5 +346,5 @@ class Belief:
         likelihoods = dict(self._posterior.likelihoods)
         likelihoods[x] = likelihoods.get(x, 1.0) * bins[x].present()
         widths = {y: hi - lo for y in ys for lo, hi in (bins[y].range,)}
-        told = network.mutual_information(x, ys, likelihoods, ranges=widths)
-        return told.bits * sum(widths.values())
+        gain = network.mutual_information(x, ys, likelihoods, ranges=widths)
+        return gain.bits * sum(widths.values())

@@ -123,7 +123,7 @@ class Posterior:
         self._of = tuple(i for i in of if i not in known.values)
         self._known = known
         self._rounds = rounds
-        self.taught: dict[int, float] = {}  # cache of uncertainty reductions, by variable
+        self.reductions: dict[int, float] = {}  # cache of uncertainty reductions, by variable
         self.index: float | None = None  # cache of the Gittins index
 
     @cached_property

@@ -42,7 +42,7 @@ def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationPro
     )
 
 
-def taught_by(application: Application, jobs: Iterable[EndedJob]) -> ApplicationProfile:
+def profile_from_jobs(application: Application, jobs: Iterable[EndedJob]) -> ApplicationProfile:
     """Return the profile, without a model, of the newest `HISTORY` of these jobs."""
     new = History().new(jobs)
     return ApplicationProfile(application, _united(new), len(new))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
-from llmsched_langgraph._belief.fit.calibration import Calibration, Served
+from llmsched_langgraph._belief.fit.calibration import Calibration, ServedCall
 from llmsched_langgraph._belief.model.outliers import limits_of
 from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 
@@ -29,7 +29,7 @@ def calibrated(
     """
     given = list(jobs)
     limits = limits_of([*earlier, *given])
-    by_backend: dict[str, list[Served]] = {}
+    by_backend: dict[str, list[ServedCall]] = {}
     for job in given:
         for stage in job.stages:
             limit = limits.get((stage.kind, stage.name, stage.tool), inf) if stage.kind == "llm" else inf
@@ -37,7 +37,7 @@ def calibrated(
                 if call.seconds is not None:
                     name = f"{job.fingerprint or job.app}/{stage.name}"
                     seconds = min(call.seconds, limit)
-                    served = Served(name, call.concurrency, seconds, call.output_tokens)
+                    served = ServedCall(name, call.concurrency, seconds, call.output_tokens)
                     by_backend.setdefault(call.backend, []).append(served)
     seen = {name: (slowdowns.get(name) or Calibration()).observe(calls) for name, calls in by_backend.items()}
     return {**slowdowns, **seen}
@@ -52,8 +52,12 @@ def as_learned(job: EndedJob, slowdowns: Mapping[str, Calibration]) -> EndedJob:
 
     def normalised(stage: EndedStage, call: EndedCall) -> EndedCall:
         seconds = call.seconds
-        if stage.kind == "llm" and seconds is not None and (pace := slowdowns.get(call.backend)) is not None:
-            seconds *= pace.at_capacity(call.concurrency)
+        if (
+            stage.kind == "llm"
+            and seconds is not None
+            and (calibration := slowdowns.get(call.backend)) is not None
+        ):
+            seconds *= calibration.at_capacity(call.concurrency)
         return EndedCall(call.prompt_tokens, call.output_tokens, seconds)
 
     return replace(job.with_calls(normalised), template=None if job.watched else job.template)

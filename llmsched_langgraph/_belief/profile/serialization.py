@@ -103,8 +103,8 @@ def profile_to_json(profile: Profile) -> dict[str, Any]:
         "format": ALL,
         "version": VERSION,
         "paces": [
-            {"backend": backend, "seen": [[*at, *tally] for at, tally in pace.seen.items()]}
-            for backend, pace in profile.slowdowns.items()
+            {"backend": backend, "seen": [[*at, *sums] for at, sums in calibration.seen.items()]}
+            for backend, calibration in profile.slowdowns.items()
         ],
         "applications": [application_profile_to_json(own) for own in profile.applications.values()],
     }
@@ -124,7 +124,7 @@ def profile_from_json(data: object) -> Profile:
         if own.application.fingerprint in applications:
             raise field["application"]["fingerprint"].fault("different from all previous ones")
         applications[own.application.fingerprint] = own
-    slowdowns = {pace["backend"].string(): _pace(pace["seen"]) for pace in given["paces"].items()}
+    slowdowns = {own["backend"].string(): _calibration(own["seen"]) for own in given["paces"].items()}
     return Profile(applications, slowdowns)
 
 
@@ -211,7 +211,7 @@ def _name(place: Field, names: Sequence[str]) -> str:
     return names[place.value]
 
 
-def _pace(data: Field) -> Calibration:
+def _calibration(data: Field) -> Calibration:
     seen = {}
     for row in data.items():
         stage, b, calls, *sums = row.items(2 + len(BatchSums._fields))

@@ -35,7 +35,7 @@ _Outcome = tuple[Pass, list[list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class DemoComparison:
     """Both passes.
 
     Attributes:
@@ -91,7 +91,7 @@ class Comparison:
         return broken
 
 
-def compare(runs: int, slots: int, seed: int, on_finish: Callable[[str], None]) -> Comparison:
+def compare(runs: int, slots: int, seed: int, on_finish: Callable[[str], None]) -> DemoComparison:
     """Run the workload on the stock runner, then scheduled.
 
     Args:
@@ -115,7 +115,7 @@ def compare(runs: int, slots: int, seed: int, on_finish: Callable[[str], None]) 
     with backend(slots, seed, time_scale=needed_s / pass_s) as url, Scheduler(slots) as scheduler:
         (stock, stock_outputs), (scheduled, outputs) = asyncio.run(both(url, scheduler))
         after = scheduler.statistics()
-    return Comparison(
+    return DemoComparison(
         runs=runs,
         slots=slots,
         seed=seed,

@@ -16,13 +16,13 @@ from langgraph.types import Command, Send
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph.lab.testbed.calls import Calls, Made
-from llmsched_langgraph.lab.testbed.script import Script, Turn
+from llmsched_langgraph.lab.testbed.script import Script, ScriptedRun
 
 # A node must not have the name of a state key. The names of the keys have a colon; node names never have one.
 Replay = TypedDict("Replay", {"replay:script": Script, "replay:made": Annotated[list[Made], operator.add]})
 """The graph's state: the script of the job, and the completed calls."""
 
-Given = TypedDict("Given", {"replay:turn": Turn})
+Given = TypedDict("Given", {"replay:run": ScriptedRun})
 """Input of one run of a node."""
 
 _Stage = Callable[[Given], Awaitable[Command[Any]]]
@@ -75,30 +75,30 @@ def _begin(state: Replay) -> list[Send]:
     return _sends(state["replay:script"].begin())
 
 
-def _sends(turns: list[Turn]) -> list[Send]:
+def _sends(runs: list[ScriptedRun]) -> list[Send]:
     # The scheduler learns the tool of a stage run from the key "tool" of its input.
-    return [Send(turn.stage.name, {"replay:turn": turn, "tool": turn.stage.tool}) for turn in turns]
+    return [Send(run.stage.name, {"replay:run": run, "tool": run.stage.tool}) for run in runs]
 
 
 def _model_stage(calls: Calls, tools: Mapping[str, _Tool]) -> _Stage:
     tool_stage = _tool_stage(tools)
 
     async def stage(given: Given) -> Command[Any]:
-        turn = given["replay:turn"]
-        if turn.stage.kind == "tool":
+        run = given["replay:run"]
+        if run.stage.kind == "tool":
             return await tool_stage(given)
-        made = [] if turn.call is None else [await calls.make(turn.stage.name, turn.call, turn.salt)]
-        return Command(update={"replay:made": made}, goto=_sends(turn.next()))
+        made = [] if run.call is None else [await calls.make(run.stage.name, run.call, run.salt)]
+        return Command(update={"replay:made": made}, goto=_sends(run.next()))
 
     return stage
 
 
 def _tool_stage(tools: Mapping[str, _Tool]) -> _Stage:
     async def stage(given: Given) -> Command[Any]:
-        turn = given["replay:turn"]
-        if turn.call is not None and turn.call.seconds:
-            tool = asyncio.sleep if turn.stage.tool is None else tools[turn.stage.tool]
-            await tool(turn.call.seconds)
-        return Command(goto=_sends(turn.next()))
+        run = given["replay:run"]
+        if run.call is not None and run.call.seconds:
+            tool = asyncio.sleep if run.stage.tool is None else tools[run.stage.tool]
+            await tool(run.call.seconds)
+        return Command(goto=_sends(run.next()))
 
     return stage

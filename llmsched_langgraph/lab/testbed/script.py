@@ -12,7 +12,7 @@ from llmsched_langgraph._jobs.ended import EndedCall, EndedJob, EndedStage
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ScriptedRun:
     """One stage run of a job, the input of one run of a node; a stage has one for each of its calls."""
 
     script: Script
@@ -35,11 +35,11 @@ class Turn:
         """A string that is unique to this call among all jobs and passes."""
         return f"{self.script.salt}/{self.script.job.id}/{self.index}/{self.number}"
 
-    def next(self) -> list[Turn]:
-        """Return the turns that follow in the next superstep; empty except for a stage's last turn."""
-        if self.number + 1 < turns_of(self.stage):
+    def next(self) -> list[ScriptedRun]:
+        """Return the stage runs that follow in the next superstep; empty except for a stage's last run."""
+        if self.number + 1 < runs_of(self.stage):
             return []
-        return [turn for index in self.script.followers[self.index] for turn in self.script.turns(index)]
+        return [run for index in self.script.followers[self.index] for run in self.script.runs(index)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ class Script:
         first = tuple(index for index, level in enumerate(levels) if level == 0)
         return cls(job, salt, first, tuple(map(tuple, followers)), max(levels, default=-1) + 1)
 
-    def turns(self, index: int) -> list[Turn]:
+    def runs(self, index: int) -> list[ScriptedRun]:
         """Return the stage runs of a stage, which run in parallel."""
-        return [Turn(self, index, number) for number in range(turns_of(self.job.stages[index]))]
+        return [ScriptedRun(self, index, number) for number in range(runs_of(self.job.stages[index]))]
 
-    def begin(self) -> list[Turn]:
+    def begin(self) -> list[ScriptedRun]:
         """Return the stage runs of the first superstep."""
-        return [turn for index in self.first for turn in self.turns(index)]
+        return [run for index in self.first for run in self.runs(index)]
 
 
-def turns_of(stage: EndedStage) -> int:
+def runs_of(stage: EndedStage) -> int:
     """Return how many times the stage's node runs: once for each call, at least once."""
     return max(1, len(stage.calls))
 
