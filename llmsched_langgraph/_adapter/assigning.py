@@ -1,7 +1,7 @@
-"""Asks a function of the user whose a run is and how urgent: that of LangGraph's `@priority.assign`.
+"""Calls the user's `assign` function, which gives each run a tenant and a priority.
 
-Does not order runs. The function is the operator's, and a run is not at fault if it fails: such a run has no
-tenant and priority 0, and the failure is logged.
+Does not order runs. The function has the signature of LangGraph's `@priority.assign`. If it fails, the run
+has no tenant and priority 0, and the failure is logged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from llmsched_langgraph.errors import ConfigurationError
 logger = logging.getLogger("llmsched_langgraph")
 
 PATIENCE_S = 5.0
-"""Seconds for which an asynchronous function may take; then the run begins without its answer."""
+"""Maximum seconds that an asynchronous `assign` may take; after that, the run begins without its answer."""
 
 _ANSWERS = ("tenant", "fairness_group", "priority", "budget", "deadline_s")
 _told: set[str] = set()
@@ -47,7 +47,7 @@ class User(Mapping[str, Any]):
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether there is one."""
+        """Whether the run has an authenticated user."""
         return bool(self.identity)
 
     @property
@@ -57,7 +57,7 @@ class User(Mapping[str, Any]):
 
     @property
     def permissions(self) -> Sequence[str]:
-        """What it may do."""
+        """The user's permissions."""
         return list(self._of("permissions", ()) or ())
 
     def _of(self, name: str, default: object) -> Any:
@@ -84,7 +84,7 @@ class User(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class PriorityContext:
-    """What is known of a run: the fields of `langgraph_sdk.priority.types.PriorityContext`."""
+    """The argument of `assign`: the fields of `langgraph_sdk.priority.types.PriorityContext`."""
 
     user: User
     permissions: Sequence[str] = ()
@@ -98,7 +98,7 @@ class PriorityContext:
 
 
 def claim(on: Scheduler, graph: Any, config: Any) -> Claim:
-    """Return what is said of a run, by the scheduler's `assign` if it has one, else by its configuration.
+    """Return a run's tenant, priority and limits: from `assign` if there is one, else from its configuration.
 
     Raises:
         ConfigurationError: the configuration says something invalid.
@@ -128,7 +128,7 @@ async def aclaim(on: Scheduler, graph: Any, config: Any) -> Claim:
 
 
 def context_of(graph: Any, config: Any) -> PriorityContext:
-    """Return what is known of a run."""
+    """Return the argument of `assign` for a run."""
     configs = _configs(graph, config)
     parts = list(parts_of(configs))
     values = {key: value for part in reversed(parts) for key, value in part.items()}
@@ -170,7 +170,7 @@ def _claimed(on: Scheduler, answer: object) -> Claim:
 
 
 def _nothing(error: Exception) -> Claim:
-    """Log, once for each message, that the function failed; return what is said of its run then."""
+    """Log that `assign` failed, once per message; return the claim of its run: no tenant, priority 0."""
     words = f"{type(error).__name__}: {error}"
     if words not in _told and len(_told) < 100:
         _told.add(words)
@@ -183,7 +183,7 @@ def _nothing(error: Exception) -> Claim:
 
 
 def _in_thread(answer: Any) -> Any:
-    """Return what an awaitable gives, awaited on an event loop of another thread."""
+    """Await the awaitable on an event loop of another thread; return its result."""
     box: Future[Any] = Future()
 
     async def main() -> Any:

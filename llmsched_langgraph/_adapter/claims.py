@@ -1,4 +1,4 @@
-"""Reads what the configuration of a run says of its tenant, its urgency and its limits.
+"""Reads the tenant, the priority and the limits of a run from its configuration.
 
 Does not order or stop runs. The clients of a server write parts of the configuration: what a run says of an
 authenticated user is ignored, unless the scheduler trusts it.
@@ -14,7 +14,7 @@ from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.values import check_priority
 
 TENANT = "llmsched_tenant"
-"""Key of the name of a run's tenant, in `metadata` or in `configurable`."""
+"""Key of a run's tenant, in `metadata` or in `configurable`."""
 
 PRIORITY = "llmsched_priority"
 """Key of a run's priority."""
@@ -23,14 +23,14 @@ BUDGET = "llmsched_budget"
 """Key of a run's budget, a dict with fields of `Budget`."""
 
 DEADLINE_S = "llmsched_deadline_s"
-"""Key of the seconds from its arrival within which a run must end."""
+"""Key of a run's deadline, in seconds from its arrival."""
 
 USER, USER_ID = "langgraph_auth_user", "langgraph_auth_user_id"
 """Keys in `configurable` by which the Agent Server names the authenticated user."""
 
 
 class Claim(NamedTuple):
-    """What is said of a run.
+    """The tenant, the priority and the limits of a run.
 
     Attributes:
         tenant: the tenant that owns it; empty for none.
@@ -47,7 +47,7 @@ NO_CLAIM = Claim()
 
 
 def claim_of(*configs: Any, trust: bool, tenants: Tenants) -> Claim:
-    """Return what the configurations of a run say of it.
+    """Return the claim that the configurations of a run make.
 
     The tenant is the authenticated user. A run of such a user may say something else, and be of another
     tenant, only with `trust`.
@@ -80,7 +80,7 @@ def claim_of(*configs: Any, trust: bool, tenants: Tenants) -> Claim:
 def checked(
     tenant: object, priority: object, budget: object, deadline_s: object, tenants: Tenants, prefix: str
 ) -> Claim:
-    """Return the claim with these values; None stands for nothing said.
+    """Return the claim with these values; None means that the configuration has no such key.
 
     Raises:
         ConfigurationError: a value is invalid; the message begins with its name, after `prefix`.
@@ -96,7 +96,7 @@ def checked(
 
 
 def _said(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the parts say, the first that says something of a thing."""
+    """Return the value of each key, from the first of the parts that has it."""
     keys = (TENANT, PRIORITY, BUDGET, DEADLINE_S)
     return {key: part[key] for part in reversed(parts) for key in keys if part.get(key) is not None}
 

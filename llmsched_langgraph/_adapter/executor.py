@@ -121,7 +121,7 @@ def why_not() -> str | None:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Return the global names that the code and its nested code use."""
+    """Return the names of the globals that a code object and the code objects nested in it use."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
     return set(code.co_names).union(*(_names(const) for const in inner))
 
@@ -215,7 +215,7 @@ def _end(run: Run, stage: StageRun, began_s: float, error: BaseException | None)
 
 
 def _how(run: Run, stage: StageRun, error: BaseException | None) -> tuple[bool, bool]:
-    """Return whether a stage run that ended with this error is complete, and whether it runs again."""
+    """Return (whether a stage run that ended with this error is complete, whether it will be repeated)."""
     if stage.around is None and isinstance(error, GraphInterrupt):
         run.seen.interrupted = True
     # A command for the graph around this one leaves the node as an exception, but is a success.

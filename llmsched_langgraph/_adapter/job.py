@@ -36,7 +36,7 @@ class Arrival(NamedTuple):
         config: the caller's configuration.
         thread: the thread on which it can be resumed; None if it cannot.
         resumes: the thread of the interrupted run that it continues; None if it is a new one.
-        free: whether it is part of something that has begun before, so that it must not wait.
+        free: whether it belongs to a run that has already begun, so that it need not wait at the door.
         limits: its budget and its deadline.
         since_s: clock time of its arrival.
     """
@@ -55,7 +55,7 @@ class Job:
     """One run of a scheduled graph, from its first step to its end.
 
     Attributes:
-        run: the run, with which the code in it is marked.
+        run: the run; its code is marked with it.
         config: the caller's configuration.
         thread: the thread on which it can be resumed; None if it cannot.
         breakpoints: whether the graph or the caller configures interrupts before or after nodes.
@@ -63,7 +63,7 @@ class Job:
         limit: its budget and its deadline; None if it has neither.
         paused: whether it was interrupted, or stopped at a limit.
         outcome: how it ended.
-        stopped: whether what it left behind ends with it: it failed or was cancelled.
+        stopped: whether it failed or was cancelled, so that its remaining calls and tasks are ended too.
         ended: whether its end was announced.
     """
 
@@ -86,7 +86,7 @@ class Job:
             self.end()
 
     def yielded(self, error: BaseException) -> bool:
-        """Return whether the error is the stop of its limit, which ends it without an error."""
+        """Return whether the error is the stop at its limit that lets the run end normally."""
         if not yielded(error, self.limit):
             return False
         self.run.seen.interrupted = True
@@ -103,16 +103,16 @@ class Job:
             self.paused = self.stopped = True  # nothing failed, and what it left behind must not spend more
             return
         self.outcome = outcome_of(error)
-        # Interrupts, and commands for the graph around this one, are errors to Python alone.
+        # Interrupts, and commands for the graph around this one, are exceptions but not failures.
         self.stopped = not isinstance(error, GraphBubbleUp)
 
     def stop(self) -> None:
-        """End what a run that failed or was cancelled has left behind: calls that wait, node tasks."""
+        """End the waiting calls and the node tasks of a run that failed or was cancelled."""
         if self.stopped:
             self.run.scope.cancel()
 
     def desert(self) -> None:
-        """End the run, of which nobody reads a result any more; streams that its threads read end, too."""
+        """End a run whose results are no longer read, together with the streams that its threads read."""
         self.break_off(GeneratorExit())
         self.run.scope.deserted = True
         self.end()

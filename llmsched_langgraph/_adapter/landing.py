@@ -35,7 +35,7 @@ class DeadlineExceededError(RunLanded, errors.DeadlineExceededError):
 
 
 def land(run: Run) -> None:
-    """Raise what stops the run before its next superstep, if it has reached one of its limits.
+    """Raise an exception that stops the run before its next superstep, if it has reached a limit.
 
     Raises:
         RunLanded: the run stops with an error.
@@ -94,7 +94,7 @@ def _cure(overrun: Overrun, *, whole: bool) -> str:
 
 
 def yielded(error: BaseException, limit: Limit | None) -> bool:
-    """Return whether the error is the stop of this limit, which ends its graph without an error."""
+    """Return whether the error is the stop at this limit that lets its graph end normally."""
     return (
         limit is not None
         and limit.landed is not None

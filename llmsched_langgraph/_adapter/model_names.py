@@ -1,4 +1,4 @@
-"""Knows the names of a call: which models, deployments and URLs a LangChain model or a raw request asks for.
+"""Reads the names of a call: the model, deployment and URL that a LangChain model or a raw request asks for.
 
 Does not choose a backend. It reads properties only if they hold a name, and never raises.
 
@@ -37,9 +37,9 @@ _NAMES = {
     "full_model_name": _MODEL,  # Vertex AI
     "endpoint_name": _ENDPOINT,  # SageMaker
     "endpoint_id": _ENDPOINT,  # Vertex AI
-    "endpoint": _ENDPOINT,  # of Mistral a URL
+    "endpoint": _ENDPOINT,  # for Mistral, a URL
 }
-"""Attributes that hold a name, and what it is the name of."""
+"""Attributes that hold a name, with the kind of thing that it names."""
 
 _OF_CALL = ("model", "model_name", "model_id", "modelId")
 """Keyword arguments of a call that choose its model."""
@@ -50,7 +50,7 @@ _URLS = re.compile(r"(\w+_)?(base_url|api_base|api_url|server_url|endpoint_url|a
 """Attributes that hold a base URL."""
 
 _PLAIN_URLS = ("base_url", "api_base", "endpoint_url")
-"""Those of them that are looked for if the class does not declare its attributes."""
+"""The subset of these attributes that is read if the class does not declare its attributes."""
 
 _CLIENTS = ("root_client", "root_async_client", "client", "async_client")
 """Attributes that hold the provider's client, which knows the provider's own URL."""
@@ -68,7 +68,7 @@ _Said = tuple[int, str, str]
 
 
 def names_of(model: Any, kwargs: Mapping[str, Any]) -> Requested:
-    """Return what a call asks for.
+    """Return the names of the model, deployment and server that a call asks for.
 
     Args:
         model: the LangChain model, or embeddings, that makes the call.
@@ -83,7 +83,7 @@ def names_of(model: Any, kwargs: Mapping[str, Any]) -> Requested:
 
 
 def names_of_request(url: str, model: object) -> Requested:
-    """Return what a raw HTTP request asks for, given its URL and the model in its body."""
+    """Return the names that a raw HTTP request asks for, given its URL and the model in its body."""
     found = {model: _MODEL} if isinstance(model, str) and model else {}
     deployment = re.search(r"/deployments/([^/?]+)/", url)
     if deployment is not None:
@@ -161,12 +161,12 @@ def _reported(model: Any, kwargs: Mapping[str, Any]) -> str:
 
 
 def _variables(model: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the object's variables, and those that its class does not declare."""
+    """Return the object's attributes: (declared by its class, not declared)."""
     return getattr(model, "__dict__", None) or {}, getattr(model, "__pydantic_extra__", None) or {}
 
 
 def _text(value: object) -> str:
-    """Return a string that is a name; otherwise the empty string."""
+    """Return the value if it is a string that can be a name; otherwise the empty string."""
     return str.__str__(value) if isinstance(value, str) else ""
 
 
@@ -178,7 +178,7 @@ def _property(model: object, name: str) -> object:
 
 
 def _address(value: object) -> str:
-    """Return a URL as a string; the empty string for what is none."""
+    """Return the value as a URL; the empty string if it is not one."""
     if type(value).__name__.endswith(("URL", "Url")):  # pydantic and httpx have types of their own
         try:
             return str(value)
@@ -216,10 +216,10 @@ def _reader_of_client(cls: type) -> Callable[[Any], object] | None:
 
 
 class _Form(NamedTuple):
-    """Where the objects of a class keep their names, beside their variables.
+    """Where the objects of a class keep names other than in their variables.
 
     Attributes:
-        properties: the properties that hold a name, and what it is the name of.
+        properties: the properties that hold a name, with the kind of thing that it names.
         constants: the names that the class has for all of its objects.
         urls: the attributes that hold a base URL.
         loose: returns the loose names for a name; None if the provider has no rule.
@@ -277,7 +277,7 @@ _LOOSE = {
     "langchain_aws": _aws,
     "langchain_ollama": _ollama,
 }
-"""By package of the model's class, or of one that it derives from: other ways to write a name."""
+"""Where the models of a provider keep names, by the package of the model's class or of a base class."""
 
 
 # -- what it comes to -------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def stage_run_of(task: Any) -> StageRun:
     if around is None and timeout is None:
         return StageRun(task.name)
     if around is not None and around.idle_timeout_s is not None and not around.carried:
-        around.heartbeat = get_runtime().heartbeat  # that of the outer node, whose context this is
+        around.heartbeat = get_runtime().heartbeat  # the outer node's: this code runs in its context
     if timeout is None or timeout.idle_timeout is None:
         return StageRun(_path(around, task), around)
     idle = timeout.idle_timeout

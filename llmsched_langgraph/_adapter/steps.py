@@ -47,13 +47,13 @@ from llmsched_langgraph._runtime.cycles.coroutines import drives
 from llmsched_langgraph._runtime.lag import BUSY_S, PERIOD_S, LoopLag
 
 EVER = (-inf, inf)
-"""The interval of `Lag.around` for what is lag if there is any call."""
+"""Value of `Lag.around` for an interval that is lag if the stage run makes any call."""
 
 MOST_LAGS = 256
-"""Number of lags that are kept for one stage run: the first half of them and the latest."""
+"""Maximum number of lags kept for one stage run: half of them are the first ones, half the latest."""
 
 _UNKNOWN = object()
-"""What a node awaits whose steps are not observed."""
+"""Value of `Meter.awaited` for a node whose steps are not observed."""
 
 _new = tuple.__new__
 _put = object.__setattr__  # the task is a frozen dataclass
@@ -81,7 +81,7 @@ class Meter:
         lags: the intervals in which the run waited for its event loop.
         began_s: when it began; for a synchronous node, when its thread ran it.
         since_s: when its latest step ended.
-        awaited: what it awaits since then; None if only its turn.
+        awaited: what it awaits since then; None if it only awaits the next iteration of the loop.
         ended_s: when a synchronous node returned; None for a coroutine.
     """
 
@@ -114,7 +114,7 @@ class Meter:
 
     def _keep(self, lag: Lag) -> None:
         if len(self.lags) == MOST_LAGS:
-            del self.lags[MOST_LAGS // 2]  # probably in a call, of which the pieces are awaited one by one
+            del self.lags[MOST_LAGS // 2]  # probably in a call whose pieces are awaited one by one
         self.lags.append(lag)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +142,7 @@ def stepped(steps: Coroutine[Any, Any, Any], meter: Meter) -> Generator[Any, Any
     """Await a coroutine, and note where it was suspended."""
     lag = meter.lag
     clock, since_s, awaited = lag.clock, meter.since_s, None
-    thrown: list[BaseException] = []  # no variable: an exception would refer to itself by its traceback
+    thrown: list[BaseException] = []  # no variable: it would be a reference cycle with the traceback
     try:
         while True:
             now = clock()
@@ -169,7 +169,7 @@ drives(stepped, "steps")
 
 
 def observe(task: Any) -> None:
-    """Let LangGraph's executable task note the steps of its node, in the meter of the current stage run."""
+    """Replace the node of a LangGraph task by one whose steps the meter of the current stage run measures."""
     whole = task.proc
     if type(whole) is not _Sequence:
         _put(task, "proc", _Observed(whole))
@@ -187,7 +187,7 @@ _parts: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 class _Observed:
-    """A node's runnable, as the stock code calls it."""
+    """A node's runnable, with the methods that LangGraph's runner calls."""
 
     __slots__ = ("_runnable",)
 
@@ -201,7 +201,7 @@ class _Observed:
 
 
 def _in_thread(runnable: Any) -> Any:
-    """Return the runnable; that of a synchronous function as a copy that notes when a thread runs it."""
+    """Return the runnable; for a synchronous function, a copy that records when a thread runs it."""
     run = getattr(runnable, "afunc", None)
     if type(runnable) is not _Function or runnable.func is None or type(run) is not functools.partial:
         return runnable

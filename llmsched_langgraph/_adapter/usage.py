@@ -72,10 +72,10 @@ class UsageMeter:
 
 
 BLOCK_TOKENS = 1000
-"""Estimate of the tokens of an image, or of anything else that is no text."""
+"""Estimated tokens of an image, or of other content that is not text."""
 
 MARKUP_TOKENS = 4
-"""Estimate of the tokens that a message has beside its text."""
+"""Estimated tokens of a message in addition to its text."""
 
 
 def prompt_tokens_of(asked: Any, options: Mapping[str, Any]) -> int | None:

@@ -1,7 +1,7 @@
 """Hooks the HTTP libraries that the process has imported.
 
-Does not import a library, or remove a hook. Clients that were made before are seen too: classes are hooked.
-Outside a call a hook reads one context variable.
+Does not import a library, or remove a hook. The classes are hooked, so clients that exist already are
+included. Outside a call, a hook costs one read of a context variable.
 """
 
 from __future__ import annotations

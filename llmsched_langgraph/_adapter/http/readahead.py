@@ -19,14 +19,14 @@ from llmsched_langgraph._adapter.http.answers import failure_of_error
 from llmsched_langgraph._ledger.pauses import Failure
 
 LIMIT = 1 << 20
-"""Bytes in the buffer from which on nothing more is read ahead."""
+"""Size of the buffer, in bytes, at which reading ahead stops."""
 
 _STOP_S = 5.0
 """Maximum seconds that `close` waits for the thread that reads ahead, after its connection was shut down."""
 
 
 class Holder(Protocol):
-    """What holds the slot of the answer; see `Slot` for the attributes."""
+    """The object that holds the answer's slot; see `Slot` for the attributes."""
 
     idle_s: float | None
     ahead: bool
@@ -44,7 +44,7 @@ class Holder(Protocol):
 
 
 class _Body:
-    """What the two kinds of bodies share.
+    """Base class of `Body` and `AsyncBody`.
 
     Args:
         body: the library's body.
@@ -215,7 +215,7 @@ class AsyncBody(_Body):
     def __init__(self, body: Any, holder: Holder, *, possible: bool) -> None:
         super().__init__(body, holder, possible=possible)
         self._loop = asyncio.get_running_loop()
-        self._context = copy_context()  # of the code that sent the request, not of that which waits
+        self._context = copy_context()  # the context of the code that sent the request
         self._task: asyncio.Task[None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -21,10 +21,10 @@ Server = tuple[str, str | None, int | None]
 _PORTS = {"https": 443, "http": 80}
 
 _NO_ANSWER = ("count_tokens", ":counttokens", "/tokenize", "/files", "/uploads", "/token", "/oauth2")
-"""Ends of paths, in lower case, of requests that ask a model's server for something else."""
+"""Lower-case path suffixes of requests that do not ask a model for an answer."""
 
 _NO_QUESTION = ("protobuf", "form-urlencoded", "multipart/")
-"""Parts of content types of such requests."""
+"""Substrings of the content types of such requests."""
 
 _SUPPRESSED = ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY")
 """Keys in `opentelemetry.context` under which exporters mark their own requests."""
@@ -61,7 +61,7 @@ def attempt_of(method: str, url: Any, content_type: str | None) -> Attempt | Non
     """Return a new attempt if the running code's request is one; otherwise None.
 
     Raises:
-        CallCancelledError: nobody waits for the call's result any more.
+        CallCancelledError: the call was cancelled.
     """
     call = current_call()
     if call is None or call.model is None or call.over:
