@@ -19,8 +19,8 @@ from llmsched_langgraph._runtime.slot import Slot
 
 
 class Attempt(Slot):
-    """One request. If a library sends it again below the place where it was first seen, the object represents
-    one attempt after another.
+    """One HTTP request of a call. If a library repeats the request inside the hooked function, the object
+    represents these attempts one after the other.
 
     `ensure` and `give_back` are idempotent, so the frames of an HTTP library that is built on another one can
     both call them.
@@ -42,8 +42,8 @@ class Attempt(Slot):
         self.prompt_tokens = call.prompt_tokens
         self._call = call
         self._own = own
-        self._served = True  # whether no answer says otherwise
-        self._unseen = False  # whether its answer is open, and who reads it is not seen
+        self._served = True  # until an answer shows something else
+        self._unseen = False  # whether its answer is open and its reader is unknown
 
     @property
     def call(self) -> Call:
@@ -106,7 +106,7 @@ class Attempt(Slot):
             self.call.ended(self._ticket)
 
     def heard(self, status: int, headers: Mapping[str, Any]) -> None:
-        """Record what an answer says of itself and of the provider's limits."""
+        """Record an answer's status and the provider's limits in its headers."""
         self._served = status < 400
         if self._own and self.terms.driver.rated(self.terms.backend):
             self.quotas = quotas_of(headers)

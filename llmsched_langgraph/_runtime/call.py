@@ -48,15 +48,15 @@ class Call(Slot):
         usage: the call's tokens; set it before the call ends, if known.
         model: the model object whose requests are its attempts; None if its requests are not seen.
         around: the call that this one is part of; None if there is none.
-        abandoned: whether nobody waits for its result.
+        abandoned: whether its result is no longer needed.
         failure: why the last of its attempts failed, if none followed; None if it did not.
         refused: the error of a request that got no slot; None if there is none.
         over: whether it has ended.
         lender: the block whose slot it has now; None if it has its own.
         borrowed: the last block from which it, or a request of it, borrowed a slot.
-        steps: one element per thread and task whose code is inside the call.
+        steps: one element for each thread or task that is inside the call now.
         inner: the calls that began in it.
-        wanting: for a block, one element per call inside that looks for a slot.
+        wanting: for a block, one element for each call inside it that waits for a slot.
         inner_usage: sum of the tokens of calls that borrowed its slot; used if its own are unknown.
     """
 
@@ -67,7 +67,7 @@ class Call(Slot):
     refused: Exception | None = None
 
     _used = False
-    _tried = 0  # how often the scheduler had it sent again
+    _tried = 0  # how often its request was sent again
     _loop: weakref.ref[Any] | None = None  # the event loop on which it began
     over = False
     _mark: Token[weakref.ref[Any] | None] | None = None
@@ -123,9 +123,9 @@ class Call(Slot):
             raise cancelled()
 
     def tries_again(self) -> bool:
-        """Return whether its request shall be sent again after an error, by `Backend.retries`; count it.
+        """Return whether `Backend.retries` allows another request after an error; if so, count it.
 
-        Only what the server refused, or did not answer, is sent again.
+        Only a request that the server refused, or did not answer, is sent again.
         """
         failure = self.failure
         if failure is None or self.abandoned or self.refused is not None:
@@ -200,7 +200,7 @@ class Call(Slot):
             attempt.close()
 
     def __del__(self) -> None:
-        # Where nobody ended it, the ledger would wait for its tokens.
+        # If nothing ended the call, the ledger would wait for its tokens.
         try:
             while self._done:
                 self.terms.driver.measured(self._done.pop(), UNKNOWN_USAGE, self.terms.job)
@@ -214,7 +214,7 @@ class Call(Slot):
         return bool(self._held or self._done or self._open or self.borrowed)
 
     def abandon(self) -> None:
-        """Nobody waits for the result any more: end the call, at the latest when its code leaves it.
+        """End a call whose result is no longer needed, at the latest when its code leaves it.
 
         A coroutine can be cancelled; the thread that does its work cannot. The request of such a thread keeps
         its slot until it ends, and the thread gets no further one.
@@ -302,7 +302,7 @@ class Call(Slot):
 
     def __enter__(self) -> Self:
         if self._used:
-            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
+            raise RuntimeError(_USED)  # outside the `try`: a second use must not release the first one's slot
         try:
             self.acquire()
             self.steps.append(None)
@@ -314,7 +314,7 @@ class Call(Slot):
 
     async def __aenter__(self) -> Self:
         if self._used:
-            raise RuntimeError(_USED)  # outside the `try`, which would release the slot of the first use
+            raise RuntimeError(_USED)  # outside the `try`: a second use must not release the first one's slot
         try:
             await self.aacquire()
             self.steps.append(None)
@@ -379,5 +379,5 @@ def inherit(slot: Call | Attempt, call: Call | None) -> bool:
 
 
 def cancelled() -> CallCancelledError:
-    """Return the error of code in a call that nobody waits for any more."""
+    """Return the error raised in code of a call whose result is no longer needed."""
     return CallCancelledError("the call that this request belongs to was cancelled")

@@ -15,7 +15,7 @@ from llmsched_langgraph._core.events import CallRequested
 def check_waiters(
     waiters: Mapping[int, Any], claim: Callable[[int], Any], untold: Container[int], inbox: deque[Any]
 ) -> None:
-    """Raise AssertionError if a waiter's ticket is neither claimed, nor requested, nor to be told.
+    """Raise AssertionError if a waiter's ticket is unknown: not in the ledger, the inbox or `untold`.
 
     Args:
         waiters: the waiters by ticket. Other threads may change it.

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 AtDoor = Literal["refuse", "defer"]
 
 LOOK_S = 0.25
-"""Maximum seconds after which a run that waits looks itself whether there is room."""
+"""Maximum seconds between two checks by a waiting run whether it may begin."""
 
 RECENT_S = 60.0
-"""Seconds for which an end of a run or of a call counts as recent, if there was one."""
+"""Seconds for which the end of a run or of a call counts as recent."""
 
 REMEMBERED = 64
-"""Number of ends of runs, and of looks at the released calls, by which a wait is estimated."""
+"""Number of latest ends of runs, and of samples of the released calls, from which a wait is estimated."""
 
 
 class Pass:
-    """A run's place behind the door. It is left when the run ends, or when the object is collected.
+    """A run's place among the active runs. It is freed when the run ends, or when the object is collected.
 
     Attributes:
         number: its number, in the order of arrivals.
@@ -67,12 +67,12 @@ class Pass:
 
 
 class Door:
-    """Lets at most `max_jobs` runs in, and none while `max_queued` calls wait; the others in their order.
+    """Lets at most `max_jobs` runs be active, and none begin while `max_queued` calls wait; in arrival order.
 
     Args:
         driver: the driver of the scheduler.
         max_jobs: the number of runs that may be active at once; None for no limit.
-        max_queued: the number of waiting calls from which on no run begins; None for no limit.
+        max_queued: no run begins while at least this many calls wait; None for no limit.
         at_door: "refuse" for an error, "defer" for a wait.
         timeout_s: maximum wait, in seconds; None for no limit.
 
@@ -162,7 +162,7 @@ class Door:
         return entry
 
     def leave(self, number: int) -> None:
-        """Make room: the run with this number has ended, or waits no more. Idempotent."""
+        """Free the place of this run: it has ended, or does not wait any more. Idempotent."""
         waited = self._queue.pop(number, None) is not None
         if number in self._inside:
             self._inside.discard(number)
@@ -227,7 +227,7 @@ class Door:
         let_in: list[tuple[int, Waiter]] = []
         while self._queue and self._full() is None:
             number = min(self._queue)
-            self._inside.add(number)  # first: an interrupt leaves a run that looks itself and finds itself in
+            self._inside.add(number)  # first: an interrupt may lose the wake-up, but not the place
             waiter = self._queue.pop(number, None)
             if waiter is None:
                 self._inside.discard(number)  # a finaliser removed it
@@ -236,7 +236,7 @@ class Door:
         return let_in
 
     def _watching(self) -> AbstractContextManager[object]:
-        """Look whether there is room whenever fewer calls wait, for the duration of the block."""
+        """While the block runs, check for room whenever the number of waiting calls falls."""
         return nullcontext() if self._max_queued is None else self._driver.subscribe(self._see)
 
     def _see(self, entry: Entry) -> None:
@@ -246,7 +246,7 @@ class Door:
     # -- what is full, and for how long ------------------------------------------------
 
     def _full(self) -> str | None:
-        """Return the setting that no run may pass now; None if there is room."""
+        """Return the name of a setting that is at its limit; None if a run may begin."""
         if self._max_jobs is not None and len(self._inside) >= self._max_jobs:
             return "max_jobs"
         if self._max_queued is not None and self._backlog() >= self._max_queued:

@@ -86,7 +86,7 @@ class Driver(Queries):
         self._jobs = itertools.count(1)
         self._hears = hasattr(policy, "hear")
         self._closed = False
-        keeps = store is not None or recorder is not None  # what is kept must not wait for the next event
+        keeps = store is not None or recorder is not None  # then the end of a job is handled at once
         self._end = self.post if keeps else self._put_by
         self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
         machine = SchedulerMachine(policy, backends, profile, overdue=overdue, tenants=tenants)
@@ -264,7 +264,7 @@ class Driver(Queries):
         """Handle the inbox. If a thread is handling it, return: that thread checks again afterwards."""
         while self._inbox:  # read anew: an observer or a policy may fork, and this may be the child
             lock = self._lock
-            if lock.locked():  # perhaps by this thread: a finaliser or a policy inside a decision
+            if lock.locked():  # perhaps this thread: called by a finaliser or by a policy inside a decision
                 return
             # One line, with the loop in the callee: leaving the block executes no line of its own at which an
             # interrupt could leave the lock held. `with lock` acquires and releases it in C.

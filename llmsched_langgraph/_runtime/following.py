@@ -32,7 +32,7 @@ _POOL_METHODS = ("apply_async", "map", "map_async", "starmap", "starmap_async", 
 """Methods of a `ThreadPool` that take a function first and do not call another one of them."""
 
 _OTHERS = ("concurrent.futures.", "multiprocessing.", "llmsched_langgraph.")
-"""Modules whose threads work for everybody: pools, and this package."""
+"""Modules whose threads serve all jobs: pools, and this package."""
 
 _lock = threading.Lock()
 _installed = False
@@ -47,7 +47,7 @@ in_child(_forked)
 
 
 def install() -> None:
-    """Replace the methods, once. Outside runs each costs one look at a context variable more."""
+    """Replace the methods, once. Outside runs, each then costs one more read of a context variable."""
     global _installed
     with _lock:
         if _installed:
@@ -55,7 +55,7 @@ def install() -> None:
         wrap_method(ThreadPoolExecutor, "submit", _submitting)
         wrap_method(Future, "add_done_callback", _calling_back)
         wrap_method(threading.Thread, "start", _starting)
-        if "start" in vars(threading.Timer):  # another library has replaced that of timers
+        if "start" in vars(threading.Timer):  # another library has replaced the `run` of timers
             wrap_method(threading.Timer, "start", _starting)
         try:
             from multiprocessing.pool import ThreadPool
@@ -97,7 +97,7 @@ def _mapping(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _calling_back(add_done_callback: Callable[..., Any]) -> Callable[..., Any]:
     def following(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # The callbacks with which asyncio waits for a future call nobody.
+        # asyncio's own callbacks on a future call no code of a job.
         if RUN.get() is None or not args or getattr(args[0], "__module__", None) == "asyncio.futures":
             return add_done_callback(self, *args, **kwargs)
         return add_done_callback(self, _followed(args[0]), *args[1:], **kwargs)
@@ -179,7 +179,7 @@ def _same(function: Any) -> Any:
 
 
 class _Body:
-    """What a thread runs: its own `run`, with the marks of a job. It is taken out before that begins."""
+    """Replaces a thread's `run`: removes itself, then calls the original one with the marks of a job."""
 
     __slots__ = ("_before", "_own", "_work")
 
@@ -200,7 +200,7 @@ class _Body:
             self._work()
 
     def take_out(self, thread: threading.Thread) -> None:
-        """Give the thread its own `run` back, unless another library has replaced it meanwhile."""
+        """Restore the thread's own `run`, unless another library has replaced it meanwhile."""
         attributes = vars(thread)
         if getattr(attributes.get("run"), "__func__", None) is self:
             if self._before is None:
@@ -215,7 +215,7 @@ def _marked_body(thread: threading.Thread) -> _Body | None:
     if marks is None or not _belongs_to_its_starter(thread):
         return None
     body = _Body(thread, *marks)
-    # A bound method: other libraries take its function, and call that with the thread.
+    # A bound method, because other libraries take `__func__` of it and call that with the thread.
     vars(thread)["run"] = types.MethodType(body, thread)
     return body
 
@@ -232,7 +232,7 @@ def _belongs_to_its_starter(thread: threading.Thread) -> bool:
 
 
 class _CarriedStage(StageRun):
-    """A stage run as a thread sees it that its job started; its mark is void when that of the run is."""
+    """The stage run, as seen by a thread that its job started. Its mark is void when that of the run is."""
 
     carried = True
 
@@ -246,7 +246,7 @@ class _CarriedStage(StageRun):
 
     @property
     def void(self) -> bool:  # type: ignore[override]
-        """Whether the mark counts no more."""
+        """Whether the mark is void."""
         return self._run.carried and self._run.seen.ended
 
     @property

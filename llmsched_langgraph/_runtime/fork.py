@@ -34,7 +34,7 @@ class Kept(NamedTuple):
 
 
 def keep(machine: SchedulerMachine, inbox: deque[Any], waiters: Iterable[object]) -> Kept:
-    """Return what a child keeps of the parent's machine and inbox, which it does not use any more.
+    """Return what a child keeps of the parent's machine and inbox; the rest of them is not used there.
 
     The inbox is emptied except for its first event. If a policy forked, its thread is in the middle of the
     decision on this event, and finishes it in the child. If a signal handler forked, its thread may wait: it

@@ -54,8 +54,8 @@ class Holders:
     def post_closed(self) -> None:
         """Post the death of each owner of a slot whose event loop is closed.
 
-        A loop that is closed under a running task leaves the task suspended for ever. As long as somebody
-        keeps the task, its frames and the slot in them are not collected.
+        A task of a closed loop stays suspended for ever. As long as something refers to the task, its
+        frames, and the slot in them, are not collected.
         """
         for died in tuple(self.watched.values()):
             if is_closed(died.loop) and type(self._claim(died.ticket)) is Grant:
@@ -66,7 +66,7 @@ class Holders:
         """Wake the event loops of the runs whose calls hold slots or wait.
 
         A program may cancel a task from another thread without waking its loop, which then sees the
-        cancellation at its next event: when the request is answered, for nobody. LangGraph's in-memory server
+        cancellation at its next event: when the request is answered, in vain. LangGraph's in-memory server
         does so if each run has its own loop.
         """
         owners = [died() for died in tuple(self.watched.values())]
@@ -85,7 +85,7 @@ def is_closed(loop: weakref.ref[Any] | None) -> bool:
 
 
 def running_loop_ref() -> weakref.ref[asyncio.AbstractEventLoop] | None:
-    """Return a weak reference to the running event loop; None if there is none, or none of asyncio."""
+    """Return a weak reference to the running asyncio event loop; None if there is none."""
     try:
         return weakref.ref(asyncio.get_running_loop())
     except RuntimeError:

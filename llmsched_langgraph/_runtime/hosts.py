@@ -45,7 +45,7 @@ _able: bool | None = None
 
 
 def host() -> Any:
-    """Return the cancel scope of the task that waits for this thread; None if it is no thread of AnyIO."""
+    """Return the cancel scope of the task that waits for this thread; None if it is not one of AnyIO's."""
     module = sys.modules.get(_EVENTLOOP)
     if module is None:
         return None
@@ -70,7 +70,7 @@ def _supported(scope: Any) -> bool:
 
 
 def cancelled(scope: Any) -> bool:
-    """Return whether somebody cancelled the scope, or one around it from which it is not shielded."""
+    """Return whether the scope, or one around it from which it is not shielded, was cancelled."""
     while scope is not None:
         if scope.cancel_called and scope.deadline == math.inf:
             return True

@@ -1,12 +1,12 @@
-"""Records when an event loop was busy, so that its lag is not taken for work of the code that waited for it.
+"""Records when an event loop was busy. Time spent waiting for a busy loop is not work of the waiting code.
 
 Does not know which code kept it busy, and measures nothing while no code is watched.
 
 While code is watched, one callback of the loop is always pending. If it runs late, the loop was busy since it
 was due. The callback is due every `PERIOD_S`; while the loop is busy, in each of its iterations.
 
-A loop with a time of its own, as tests have it, gets no timer, which would move that time. There the callback
-is due after each step of the watched code, until the loop is idle.
+On a loop with a clock of its own, as in tests, a timer would move that clock. There the callback is due after
+each step of the watched code, until the loop is idle.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from math import inf
 from typing import Protocol
 
 PERIOD_S = 0.02
-"""Seconds between two callbacks of an idle loop: at most this much of a block is not recorded."""
+"""Seconds between two callbacks of an idle loop: up to this much of a busy period is not recorded."""
 
 BUSY_S = 0.002
-"""Seconds by which a callback is late from which on the loop counts as busy."""
+"""A loop counts as busy if a callback is late by more than this many seconds."""
 
 PERIODS = 256
 """Number of the latest busy periods that are kept."""
@@ -33,7 +33,7 @@ ITERATIONS = 6
 """Number of the latest busy iterations that are kept."""
 
 REAL_S = 5.0
-"""Maximum difference between the monotonic clock and the time of a loop without a time of its own."""
+"""A loop has a clock of its own if its time differs from the monotonic clock by this many seconds."""
 
 Interval = tuple[float, float]
 """Begin and end, in seconds of the clock."""
@@ -44,7 +44,7 @@ _lags: weakref.WeakKeyDictionary[Clocked, weakref.WeakKeyDictionary[asyncio.Abst
 
 
 class Clocked(Protocol):
-    """What has a clock: a driver."""
+    """An object with a clock, such as a driver."""
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -52,7 +52,7 @@ class Clocked(Protocol):
 
 
 def lag_of(loop: asyncio.AbstractEventLoop, driver: Clocked) -> LoopLag:
-    """Return the record of the loop, by the driver's clock."""
+    """Return the record of the loop, in times of the driver's clock."""
     of_loops = _lags.get(driver)
     if of_loops is None:
         of_loops = _lags.setdefault(driver, weakref.WeakKeyDictionary())
@@ -69,8 +69,8 @@ class LoopLag:
     Attributes:
         clock: the clock of all times.
         timed: whether a timer measures the loop; otherwise `measure` must be called after each step.
-        watched: number of pieces of code that are watched; who begins one calls `measure`.
-        due_s: time from which on the pending callback is late; infinity if none is pending.
+        watched: number of pieces of code that are watched; call `measure` when one begins.
+        due_s: time after which the pending callback is late; infinity if none is pending.
         last_s: end of the latest busy period.
         begins: begins of the latest busy iterations, `ITERATIONS` of them.
     """

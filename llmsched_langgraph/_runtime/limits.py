@@ -116,7 +116,7 @@ class Limit:
         self._since_s = since_s
         self._names = names
         self._told = False
-        self._grown = 0, 0.0  # ended calls, or seconds, from which on the next forecast is made
+        self._grown = 0, 0.0  # number of ended calls, or seconds, at which the next forecast is due
         self._summed: tuple[tuple[FinishedCall, ...], Spending] = (), NOTHING
 
     def note(self, stages: Collection[int]) -> None:
@@ -178,7 +178,7 @@ class Limit:
         return True
 
     def _sum(self, calls: tuple[FinishedCall, ...]) -> Spending:
-        """Return what the calls have spent. The sum of the last look is kept, if its calls are the same."""
+        """Return the sum of what the calls have spent. Cached as long as the calls are the same."""
         before, spent = self._summed
         if calls[: len(before)] != before:  # the tokens of a call are known now, or it was sent again
             before, spent = (), NOTHING
@@ -205,7 +205,7 @@ class Limit:
             raise ConfigurationError(
                 f'the function on_budget must return "stop", "yield" or a Budget, not {answer!r}'
             )
-        if self.landed is None:  # else a parallel branch of the run was faster
+        if self.landed is None:  # otherwise a parallel branch of the run has set it
             self.yields = answer == "yield"
             self.landed = found
             self.driver.post(LimitReached(self.job, found))

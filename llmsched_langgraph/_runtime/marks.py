@@ -56,7 +56,7 @@ class Paused:
 
 
 class Looking:
-    """Tells the blocks around a call that it, or a request of it, looks for a slot. A context manager."""
+    """A context manager that tells the blocks around a call that it, or its request, waits for a slot."""
 
     __slots__ = ("_blocks", "_call")
 

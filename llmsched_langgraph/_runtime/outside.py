@@ -1,11 +1,11 @@
 """Finds the slot that a model call outside every run takes.
 
 Does not see the calls: the gate asks about each one that carries no mark. Such a call is a job of its own.
-The schedulers with an active run are asked: if several gate such calls, the one with the oldest active run
-whose backends serve the model gives the slot. Without an active run the answer costs one look at a dict.
+Of the schedulers that gate such calls and serve the model, the one with the oldest active run gives the slot.
+Without an active run the decision costs one look at a dict.
 
-A thread that outlives the run that started it takes slots of that run's scheduler, while no run is active
-there. Otherwise it may be one that serves those runs, which may hold the slots that it would wait for.
+A thread that outlives the run that started it takes slots of that run's scheduler, but only while no run is
+active there: it may serve such a run, which would hold the slot that the thread waits for.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Passing(Call):
 
 
 def call(names: Callable[[Router], Requested | None], model: object) -> Call | None:
-    """Return what the gate enters around a model call outside every run, or None.
+    """Return the context manager to enter around a model call outside every run; None for none.
 
     Such a call is counted, unless it is one of a thread that outlives its run and gets a slot.
 
@@ -81,7 +81,7 @@ def call(names: Callable[[Router], Requested | None], model: object) -> Call | N
     if left is None and not schedulers:
         return None
     found = None
-    # What is inside a call that took a slot takes one, too.
+    # A call inside a call that took a slot takes one, too.
     if left is not None and (around is not None or all(own.driver is not left.driver for own in schedulers)):
         found = _call_on(left, names)
     if found is None:

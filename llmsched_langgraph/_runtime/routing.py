@@ -1,4 +1,4 @@
-"""Knows which backend serves a call, from the names that the call goes by.
+"""Finds the backend that serves a call, by the names of its model, deployment and server.
 
 Does not read models or requests, or hold slots.
 
@@ -26,12 +26,12 @@ _CURE = "or add a Backend without models to serve the rest"
 
 
 class Requested(NamedTuple):
-    """What a call asks for.
+    """The names of what a call asks for.
 
     Attributes:
         by: the class that makes the call, for messages.
         names: distinct names of the model and of where it is deployed, the most specific first.
-        labels: what each of `names` is: "model", "deployment", "endpoint".
+        labels: the kind of each of `names`: "model", "deployment" or "endpoint".
         loose: further names, which count only if none of `names` is claimed.
         base_urls: the URLs that the request goes to or below, without credentials or a final slash.
         account: a hash of the key that the request is sent with; empty if there is none, or it is not read.
@@ -79,7 +79,7 @@ class Router:
 
     @property
     def by_name(self) -> bool:
-        """Whether the names of a call matter."""
+        """Whether the names of a call affect its backend or its cost."""
         return self.only is None or self.priced or bool(self.per_account)
 
     def claims(self, asked: Requested) -> bool:

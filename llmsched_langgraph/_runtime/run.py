@@ -67,8 +67,8 @@ class StageRun(Scope):
             loop alone: they are cancelled with the node, and the node's background tasks go on.
         over: whether it has ended.
         carried: whether this marks a thread that the stage run started.
-        void: whether the mark counts no more: it marks such a thread, and the run has ended.
-        meter: what measures its own time on an event loop; None for a synchronous run.
+        void: whether the mark no longer counts, because it is that of a thread and the run has ended.
+        meter: measures its own time on an event loop; None for a synchronous run.
     """
 
     around: StageRun | None = None
@@ -120,7 +120,7 @@ class RunScope(Scope):
         around: the scope of the run of another scheduler that contains the run; None if there is none.
         tasks: the tasks that have not ended, each with a weak reference to its owner, which awaits it.
         root: the owner of the tasks at the top level of the run; None if there was none yet.
-        deserted: whether nobody reads any result of the run, so that open streams in its threads end.
+        deserted: whether the run's results are no longer read, so that open streams in its threads end.
     """
 
     deserted = False
@@ -139,7 +139,7 @@ class RunScope(Scope):
             self._cancel(task, owner)
 
     def cancel(self) -> None:
-        """Cancel tasks that nobody awaits, dismiss waiting calls and refuse later ones. Idempotent."""
+        """Cancel tasks whose owner has gone, dismiss waiting calls and refuse later ones. Idempotent."""
         self.cancelled = True
         # Before the calls are dismissed: a node that handles their errors must not go on.
         for task, owner in self.tasks.copy().items():
@@ -147,10 +147,10 @@ class RunScope(Scope):
         super().cancel()
 
     def _cancel(self, task: asyncio.Future[Any], owner: weakref.ref[Any]) -> None:
-        """Cancel the task on its own loop, if nobody does.
+        """Cancel the task on its own loop, unless its owner will.
 
-        Somebody does if the owner still awaits it. Whoever awaits the owner is then cancelled, or gets an
-        error from the next call. A task that was cancelled before may be cleaning up.
+        The owner will, if it still awaits the task: the code that awaits the owner is then cancelled, or gets
+        an error from the next call. A task that was cancelled before may be cleaning up.
         """
         awaited = owner is not self.root and owner() is not None
         cancelling: Callable[[], int] | None = getattr(task, "cancelling", None)
@@ -170,7 +170,7 @@ def check(run: Run | None, stage: StageRun | None, *, coroutine: bool = False) -
     Args:
         run: its run.
         stage: its stage run.
-        coroutine: whether the calling code is a coroutine, and no thread that can only be dismissed.
+        coroutine: whether the calling code is a coroutine. A thread cannot be cancelled, only dismissed.
 
     Raises:
         CallCancelledError: the run, the stage run, or one that contains it, was cancelled.
@@ -199,7 +199,7 @@ def waits(
     The block must end with the grant of the slot, or with an error.
 
     Raises:
-        CallCancelledError: as `check`, before the block, or after it if the grant was on its way meanwhile.
+        CallCancelledError: as `check`, before the block, or after it if the run was cancelled meanwhile.
     """
     scopes = _scopes(run, stage, coroutine)
     reference = weakref.ref(call)  # a loop that is closed leaves calls behind, which must be collected
@@ -216,7 +216,7 @@ def waits(
 
 
 def _scopes(run: Run | None, stage: StageRun | None, coroutine: bool) -> list[Scope]:
-    """Return the scopes of a call, of which each dismisses it: those of its runs, and its stage runs."""
+    """Return the scopes of a call: its runs and its stage runs. The end of any of them dismisses it."""
     found: list[Scope] = []
     scope = None if run is None else run.scope
     while scope is not None:

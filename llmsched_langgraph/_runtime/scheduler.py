@@ -63,11 +63,11 @@ class Scheduler:
             Tenants that are not named have weight 1. While several tenants wait, they share each backend by
             their weights, within each priority. The tenant of a run is its authenticated user, or what
             `llmsched_tenant` in its metadata or configurable says.
-        assign: a function that says whose a run is and how urgent, once when it begins: that of LangGraph's
-            `@priority.assign`, or a synchronous one. It gets a `PriorityContext` and returns None or a dict
-            with some of "priority", "tenant" (or "fairness_group"), "deadline_s" and "budget". What the
-            configuration of a run says of these is ignored then. If it fails, or takes more than 5 s, the run
-            begins without them.
+        assign: a function that gives a run its tenant and its priority when it begins, as LangGraph's
+            `@priority.assign` does; it may be synchronous. It gets a `PriorityContext` and returns None or a
+            dict with some of "priority", "tenant" (or "fairness_group"), "deadline_s" and "budget". These
+            values in the configuration of the run are then ignored. If it fails, or takes more than 5 s, the
+            run begins without them.
         closed_tenants: whether runs of tenants that are not named are refused.
         overdue_every: of this many grants, one may serve an overdue call. A smaller number shortens the bound
             and raises the mean completion time.
@@ -99,7 +99,7 @@ class Scheduler:
             branches of the run are subgraphs.
         max_jobs: maximum number of runs that are active at once; None for no limit. Runs inside a run, and
             those that continue an interrupted run, always begin, and count.
-        max_queued: number of waiting calls from which on no run begins; None for no limit.
+        max_queued: no run begins while at least this many calls wait; None for no limit.
         at_door: what happens to a run that may not begin: "refuse" raises `OverloadedError` before it has
             cost anything; "defer" has it wait for its turn, for at most `queue_timeout_s`.
         clock: returns the time in seconds; it must never go back.
@@ -182,7 +182,7 @@ class Scheduler:
         tenant: str | None = None,
         account: str | None = None,
     ) -> Call:
-        """Return a slot for one call that no wrapper gates: use it in a `with` or an `async with`.
+        """Return a slot for a call that the scheduler does not see: use it in a `with` or an `async with`.
 
         Args:
             model: the model that the call requests, or the base URL that it goes to; needed only if backends

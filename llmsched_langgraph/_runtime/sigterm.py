@@ -1,4 +1,4 @@
-"""At SIGTERM, saves what schedulers learned and recorded; then does what SIGTERM did before.
+"""At SIGTERM, saves what schedulers learned and recorded, then calls the previous handler.
 
 Does not save by itself: drivers do.
 
@@ -27,7 +27,7 @@ WAIT_S = 2.0
 """Maximum seconds for which the handler blocks the main thread, which may hold a lock that saving needs."""
 
 LIMIT_S = 10.0
-"""Maximum seconds for which the end of the process is put off, after `WAIT_S`."""
+"""Maximum seconds, after `WAIT_S`, by which the end of the process is delayed."""
 
 FIRST_REPEAT_S = 0.1
 """Seconds after which a signal that was put off is repeated until it is handled; they double each time."""
@@ -117,7 +117,7 @@ class SigtermSaver:
         # interrupt that call: its handler runs when the call returns. So the signal is repeated.
         while self.put_off and self._done is done:
             if hasattr(signal, "pthread_kill"):
-                # To the main thread, which another thread's signal would not wake.
+                # Sent to the main thread: a signal to another thread would not wake it.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             else:
                 signal.raise_signal(signal.SIGTERM)
@@ -129,7 +129,7 @@ class SigtermSaver:
         self._done, self.put_off, self.due = None, False, False
 
     def end(self) -> None:
-        """At the exit of the process: if its end by the signal was put off, bring it about now."""
+        """At the exit of the process: end it by the signal now, if that was delayed."""
         if self.put_off and self.saves and self._done is not None:
             self._done.acquire(timeout=LIMIT_S)
             _end_process()
@@ -144,11 +144,11 @@ class _Handler:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         saver = self._saver
-        if saver.passing:  # a handler that was installed over this one calls it
+        if saver.passing:  # called by a handler that was installed over this one
             self._pass_on(number, frame)
             return
         if saver.saves and not saver.due:
-            return  # another SIGTERM, while the answer to the first one is under way
+            return  # another SIGTERM, while the first one is being handled
         if not saver.due and not saver.save(WAIT_S) and self._before is signal.SIG_DFL and saver.postpone():
             return
         saver.passing = True
@@ -163,7 +163,7 @@ class _Handler:
             self._before(number, frame)
         elif self._before is signal.SIG_DFL:
             _end_process()
-            # The system does not end its first process (of a container) by a signal.
+            # Linux does not end process 1 of a container by a signal.
             signal.signal(signal.SIGTERM, self)
 
 

@@ -40,7 +40,7 @@ _new = tuple.__new__  # builds a named tuple in C, without Python bytecode
 
 
 class Terms(NamedTuple):
-    """What each ticket of one call requests.
+    """The parameters with which each ticket of one call is requested.
 
     Attributes:
         driver: the driver of the scheduler.
@@ -66,13 +66,13 @@ class Terms(NamedTuple):
 
 
 class _Mark:
-    """Lives as long as its thread."""
+    """An object that lives as long as its thread."""
 
     __slots__ = ("__weakref__",)
 
 
 class _Here(threading.local):
-    """A mark of each thread. The number of a thread is used again when it has ended."""
+    """A mark for each thread, because a thread's identifier is reused after its end."""
 
     def __init__(self) -> None:
         self._mark = _Mark()
@@ -91,16 +91,16 @@ class Slot:
     Attributes:
         terms: what its tickets request.
         usage: the tokens that the next release reports.
-        quotas: what its answer says of the provider's limits.
+        quotas: the provider's limits in the headers of its answer.
         prompt_tokens: estimate of the call's prompt tokens; None if no rate depends on it.
-        thread: the thread in which the code stands that sends the request or reads the answer.
+        thread: the thread of the code that sends the request or reads the answer.
         alive: returns None if that thread has ended.
         task: that code's task; None if it runs on no event loop.
         stage: that code's stage run; None if unknown.
-        idle_s: `time.monotonic()` since which nobody reads the answer, which is open; None if it is read, or
-            the request is in flight.
+        idle_s: `time.monotonic()` since when the open answer is not being read; None if it is, or if the
+            request is in flight.
         read_ahead: has the rest of an idle answer read in the background; None if it cannot be.
-        ahead: whether that happens, or is about to.
+        ahead: whether the answer is being read ahead, or is about to be.
         may_lend: whether it waits in a thread, or on a loop in one, that may soon lend its pool another one.
         consumes: while it waits, the calls of open streams that the waiting code consumes.
         lent: whether a call went ahead because this one's answer is idle.
@@ -145,7 +145,7 @@ class Slot:
         return self
 
     def reader(self) -> Slot | None:
-        """Return itself, or its call, if the code that stands there has to read the answer; else None."""
+        """Return itself, or its call, if the recorded code has to read the answer; else None."""
         return None if self.idle_s is None else self
 
     def stand(self) -> None:
@@ -250,7 +250,7 @@ class Slot:
             self.dismiss()
 
     def _watch(self) -> None:
-        """Have waits that can never end detected; at once if this one may be such a wait."""
+        """Start the detection of waits that can never end; look at once if this one may be such a wait."""
         self.consumes = PAUSED.get()
         WATCHER.begins(self.terms.driver, look=bool(self.consumes))
 

@@ -1,1 +1,1 @@
-"""Detects waits for a slot that can never end, and has one waiting call go ahead for each."""
+"""Detects waits for a slot that can never end, and lets one of the waiting calls go ahead for each."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _DEEPEST = 1_000
-"""Maximum number of coroutines that await each other."""
+"""Maximum length of a chain of coroutines, each awaiting the next, that is followed."""
 
 _WAIT_FOR = getattr(asyncio.wait_for, "__code__", None)  # checked by `stdlib.why_not`
 
@@ -37,7 +37,7 @@ def chain_of(task: Any) -> Iterator[tuple[types.CodeType, types.FrameType | None
                     awaited = getattr(awaited, "gi_yieldfrom" if kind == "gi" else f"{kind}_await", None)
                 break
         else:
-            # An object in C that drives one of them, or another such object: the awaitable of `anext`.
+            # An object in C, such as the awaitable of `anext`, that drives a generator or another such one.
             driven = [one for one in gc.get_referents(awaited) if isinstance(one, _DRIVEN) or _drives(one)]
             awaited = driven[0] if driven else None
         if awaited is None:
@@ -50,7 +50,7 @@ def _drives(awaitable: object) -> bool:
 
 
 _DRIVERS = ("async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper")
-"""Names of the types of such objects, which Python does not export."""
+"""Type names of C objects that drive an asynchronous generator; Python does not export the types."""
 
 
 def drives(generator: Callable[..., Any], variable: str) -> None:
@@ -59,7 +59,7 @@ def drives(generator: Callable[..., Any], variable: str) -> None:
 
 
 _driven_by: dict[types.CodeType, str] = {}
-"""The name of that variable, by the code of the generator."""
+"""The name of the local variable that holds the driven coroutine, by the code of the generator."""
 
 _DRIVEN = (types.CoroutineType, types.AsyncGeneratorType, types.GeneratorType)
 

@@ -1,4 +1,4 @@
-"""Builds the wait-for graph of one moment: which backends no slot of which can ever come free.
+"""Builds the wait-for graph of one moment, and finds the backends whose slots can never come free.
 
 Does not act on it, and takes no lock. An edge leads from a slot to the code that has to run before the slot
 is released: a thread, or a task and the thread of its event loop; from there to what that code waits for
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from llmsched_langgraph._runtime.slot import Slot
 
 GUESS_S = 1.0
-"""Seconds for which an edge that is not certain must have lasted before it counts."""
+"""Seconds for which an uncertain edge must have existed before it counts."""
 
 AHEAD_S = 0.05
-"""Seconds for which an open answer must not have been read before it is read ahead."""
+"""Seconds without a read after which an open answer is read ahead."""
 
 Key = tuple[int, str, str]
 """A backend of the process: the id of its driver, its name, and the tenant whose limit it is; else empty."""
@@ -78,7 +78,7 @@ State = Blocked | Other
 
 
 class Stuck(NamedTuple):
-    """A holder that cannot continue before one of the calls `by` gets its slot, and why, in one word."""
+    """A holder that cannot continue before one of the calls `by` gets a slot. `why` selects the message."""
 
     slot: Slot
     by: tuple[Waiter, ...]
@@ -135,7 +135,7 @@ class Graph:
                 self._by_thread[slot.thread] = waiter
 
     def read_ahead(self) -> None:
-        """Have open answers read ahead that nobody reads while calls wait for their slots."""
+        """Start reading ahead the open answers that are not being read while calls wait for their slots."""
         for pool in self.pools.values():
             consumed = {id(call) for waiter in pool.waiting for call in waiter.slot.consumes}
             for _, slot in pool.holding:
@@ -204,7 +204,7 @@ class Graph:
         return None
 
     def _idle(self, pool: Pool, slot: Slot, reader: Slot) -> Stuck | None:
-        """Return what the holder waits for, whose answer is open and nobody reads it."""
+        """Return what a holder waits for whose answer is open and not being read."""
         state, call = self._code(reader), slot.call
         ended = call.stage is not None and call.stage.over
         if state is Other.MOVES:
@@ -223,7 +223,7 @@ class Graph:
         return self._certain(slot, Blocked(own_run, sure=False), "stream", reader.idle_s)
 
     def _certain(self, slot: Slot, state: State, why: str, idle_s: float | None = None) -> Stuck | None:
-        """Return the result for a holder in that state; None if it is not certain and did not last."""
+        """Return the result for a holder in that state; None if the state is uncertain and too recent."""
         if not isinstance(state, Blocked) or not state.by:
             return None
         if not state.sure and not slot.call.lent:
@@ -241,7 +241,7 @@ class Graph:
     # -- code --------------------------------------------------------------------------
 
     def _code(self, slot: Slot) -> State:
-        """Return the state of the code that has, or that reads, the slot's answer."""
+        """Return the state of the code that holds the slot, or reads the answer that holds it."""
         if slot.task is None:
             ended = slot.alive is not None and slot.alive() is None
             return Other.GONE if ended else self._thread(slot.thread)

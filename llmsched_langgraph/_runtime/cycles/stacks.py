@@ -1,4 +1,4 @@
-"""Reads from the stacks of all threads what each thread waits for, and who completes a future of a pool.
+"""Reads from the stacks of all threads what each waits for, and which one completes a pool's future.
 
 Does not know slots, or private names of the standard library: `stdlib` does.
 """
@@ -62,7 +62,7 @@ class Threads:
         return self._runners.get(id(future))
 
     def pool(self, future: Future[Any]) -> tuple[int, ...]:
-        """Return the threads of the pool in whose queue the future's function is; empty if in none.
+        """Return the threads of the pool whose queue contains the future's function; empty if no queue does.
 
         Empty too while a thread adds work to that pool: it may start another thread.
         """

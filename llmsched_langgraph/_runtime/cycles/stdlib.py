@@ -1,4 +1,4 @@
-"""Knows what an asyncio task waits for, who completes a future, and which pool a thread belongs to.
+"""Finds what an asyncio task waits for, what completes a future, and the pool that a thread belongs to.
 
 Does not know slots, and patches nothing. All private names of the standard library that this takes are here
 and are checked once by `why_not`; without them nothing is detected.
@@ -75,7 +75,7 @@ all_frames: Any = _named(sys, "_current_frames")
 """Returns the frame of each thread by its identifier; None if Python has no such function."""
 
 COLLECTS_IN_IT = sys.version_info < (3, 11, 9)
-"""Whether Python may collect garbage inside it, with a lock held that threads need to begin and to end.
+"""Whether `sys._current_frames` may collect garbage while it holds a lock that starting threads need.
 
 If the collection then lets such a thread run, the process stops for ever (python/cpython#106883).
 """
@@ -250,7 +250,7 @@ def is_queued(function: Any, pool: ThreadPoolExecutor) -> bool:
 
 
 def _has(function: Any, values: tuple[Any, ...], deep: int) -> bool:
-    """Return whether a function is among these values, or in tuples of them at most so deep."""
+    """Return whether a function is among these values, or in tuples nested up to this depth in them."""
     return any(
         value is function or (deep > 1 and isinstance(value, tuple) and _has(function, value, deep - 1))
         for value in values

@@ -39,7 +39,7 @@ _WHY = {
     "left open": "a stream holds a slot, and the node that opened it has ended",
     "holder": "the code that holds a slot waits for it",
 }
-"""Why a wait could never end, by the word of `Stuck.why`."""
+"""The explanation in the log message, by `Stuck.why`."""
 
 _CURE = {
     "loop": "In an `async def`, use `await model.abatch(...)` and `await graph.ainvoke(...)` instead of "
@@ -48,11 +48,11 @@ _CURE = {
     "left open": "Read each stream to its end, or close it",
     "holder": "Make no call inside a slot of another scheduler, or in a thread that an answered call joins",
 }
-"""What to change."""
+"""The advice in the log message, by `Stuck.why`."""
 
 
 class _Result(NamedTuple):
-    """What a look found: the call that has to go ahead, and by which holders.
+    """The result of a look: the call that has to go ahead, and the dead backends.
 
     Attributes:
         state: what two looks must agree on.
@@ -75,10 +75,10 @@ class Watcher:
     def __init__(self) -> None:
         self.looks = 0
         self._background = Background("llmsched-watch", self._watch)
-        self._drivers: dict[int, weakref.ref[Driver]] = {}  # copied by one call in C, other than a WeakSet
+        self._drivers: dict[int, weakref.ref[Driver]] = {}  # one call in C copies it, unlike a WeakSet
         self._alarm = allocate_lock()
         self._alarm.acquire()
-        self._watching: threading.Thread | None = None  # while it is sure to look again
+        self._watching: threading.Thread | None = None  # set while the thread is certain to look again
         self._counts: dict[Key, tuple[int, int]] = {}
         self._pause_s = FIRST_S
         self._told: set[str] = set()
@@ -91,7 +91,7 @@ class Watcher:
         self._watching, self._counts, self._pause_s = None, {}, FIRST_S
 
     def begins(self, driver: Driver, *, look: bool = False) -> None:
-        """A call begins to wait; `look` says that it may be in a cycle. Cheap; legal in any context."""
+        """Record that a call begins to wait; `look` if it may be in a cycle. Cheap; legal in any context."""
         key = id(driver)
         if key not in self._drivers:
             self._drivers[key] = weakref.ref(driver, lambda _: self._drivers.pop(key, None))
