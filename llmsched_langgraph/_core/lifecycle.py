@@ -1,4 +1,4 @@
-"""Handles the arrival, interruption, resumption and end of jobs, and tells of their limits.
+"""Handles the arrival, interruption, resumption and end of jobs, and reports their limits.
 
 Does not handle calls, except that a job closes when its last call is released.
 """
@@ -142,7 +142,7 @@ class Lifecycle:
         return False
 
     def limited(self, now: float, event: LimitReached | OverrunExpected, trust: bool) -> bool:
-        """Tell that a run has reached a limit, or is expected to exceed one."""
+        """Add the entry that a run has reached a limit, or is expected to exceed one."""
         job = self._jobs.active(event.job)
         if job is not None:
             self._story.tell(now, type(event).__name__, job.number, 0, "", event.overrun)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.model import ApplicationModel
 
 URGENT = 6.0
-"""A job is urgent from when the time until its deadline is this many times its remaining time alone."""
+"""A job becomes urgent when the time to its deadline falls to this many times its remaining time alone."""
 
 LOST = 0.5
-"""Its deadline is given up when that time is this many times its remaining time alone."""
+"""Its deadline is given up when that time falls to this many times its remaining time alone."""
 
 NEVER_URGENT = (inf, inf)
 
@@ -61,7 +61,7 @@ class BeliefWanted:
 
 
 def bare_key(priority: int, tenant: str) -> Key | None:
-    """Return the key of a call that may not have to wait; None for that of most."""
+    """Return the key of a call that is a job of its own; None if it has no priority and no tenant."""
     return Key(priority, tenant=tenant) if priority or tenant else None
 
 

@@ -1,4 +1,4 @@
-"""Reads where a running job stands: the calls that have ended, and what is expected to be left.
+"""Reads the calls of a running job that have ended, and forecasts what it will have spent at its end.
 
 Does not decide whether the job goes on.
 """
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Standing(NamedTuple):
-    """A job at one moment. It reads nothing of the machine any more.
+    """A job at one moment: a snapshot, independent of the machine.
 
     Attributes:
         elapsed_s: seconds since its arrival, without those for which it was paused.
         calls: the calls that have ended.
         work_s: slot-seconds that it has received, including those of running calls.
-        known: what is known of its application; None if nothing is.
+        known: the profile of its application; None if there is none.
         wanted: computes the belief of its remaining work; None without a model.
     """
 
@@ -72,7 +72,7 @@ class Standing(NamedTuple):
 
 
 JOBS = 100
-"""Number of earlier jobs, the latest, over which a forecast averages."""
+"""Number of the latest earlier jobs over which a forecast averages."""
 
 
 def standing_of(machine: SchedulerMachine, id_: int, now: float) -> Standing | None:

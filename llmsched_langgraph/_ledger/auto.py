@@ -26,25 +26,28 @@ from llmsched_langgraph._ledger.pauses import REFUSALS, Failure
 from llmsched_langgraph.errors import ConfigurationError
 
 SHORTEST = 8
-"""Successes in a window, at least."""
+"""Minimum number of successes in a window."""
 
 PATIENCE = 6
 """Windows at the ceiling before one more is tried: about one attempt in 50 is refused for it."""
 
 LEAST_PATIENCE, MOST_PATIENCE = 2, 64
-"""Windows between two tries that cost throughput or latency instead; doubled by each that fails."""
+"""Bounds of the windows between two tries that cost no refusal, but throughput or latency.
+
+Their number is doubled after each try that fails.
+"""
 
 PAUSES = 32
-"""After a try that brought a pause, the next comes after as many times its length."""
+"""The next try comes at the earliest after this many times the pause that the last one caused."""
 
 CHEAP = 4.0
-"""A call of less than 1/`CHEAP` of the typical seconds counts as part of one, a fiftieth at least."""
+"""A call shorter than 1/`CHEAP` of the typical seconds has a weight below 1, but at least 1/50."""
 
 TYPICAL = 16
-"""Number of typical calls after whose seconds a call's weight in the mean has fallen to 1/e."""
+"""Time constant of the mean of `Found.typical_s`, in typical calls."""
 
 TOO_BUSY = REFUSALS | {408, 504}
-"""Statuses that tell of too many calls: refusals and timeouts."""
+"""HTTP statuses caused by too many calls: refusals and timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Refusal(NamedTuple):
 
 
 def too_busy(failure: Failure) -> bool:
-    """Return whether the failure tells of too many calls: a refusal, a timeout, or a dropped connection."""
+    """Return whether too many calls may cause the failure: a refusal, a timeout, or a dropped connection."""
     return failure.status is None or failure.status in TOO_BUSY
 
 
@@ -119,9 +122,9 @@ class Window(NamedTuple):
     """The successes since the last window ended.
 
     Attributes:
-        weight: their number; a cheap one counts as part of one.
+        weight: the sum of their weights; a short call has a weight below 1.
         bound: how many of the samples found the limit reached and calls waiting.
-        samples: one success for each 1 of weight.
+        samples: one success per unit of weight.
     """
 
     weight: float = 0.0
@@ -133,17 +136,17 @@ NO_SUCCESS = Window()
 
 
 class Found(NamedTuple):
-    """The limit, and what is known of it.
+    """The limit, and the state of the search for it.
 
     Attributes:
         limit: slots of the backend.
-        ceiling: what the limit does not pass without a try; infinite if nothing is known.
+        ceiling: the limit exceeds it only in a try; infinite if unknown.
         refused: whether the ceiling is from a refusal; otherwise from a raise that was not worth it.
         since_s: clock time of the last change of the limit.
         cut_s: clock time of the last cut.
         sure: whether a window ended since then.
         clean: number of windows since the last cut.
-        up_at, down_at: values of `clean` from which a try upwards, or downwards, is due.
+        up_at, down_at: values of `clean` at which a try upwards, or downwards, is due.
         up_patience, down_patience: windows until the next one.
         up_after_s: clock time before which no try upwards is due.
         far: whether the next try above a knee is by half, or by an eighth: the first is seen where more
@@ -216,11 +219,11 @@ def succeeded(found: Found, auto: Auto, now: float, success: Success) -> Found:
 
 
 def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found:
-    """Return the limit after a window, raised or tried or back again if it is time."""
+    """Return the limit after a window: raised, tried, restored or unchanged."""
     found = found._replace(clean=found.clean + 1)
     limit, before = found.limit, found.before
     if before is not None and before.limit > limit and not bound:
-        return _moved(found, now, before.limit)  # a try downwards that nobody feels teaches nothing
+        return _moved(found, now, before.limit)  # a lower limit that no call reaches gives no information
     if before is not None and found.trying:
         if not bound:
             return found
@@ -238,7 +241,7 @@ def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found
         more = limit + (1 if found.refused else max(1, limit // (2 if found.far else 8)))
         found = found._replace(up_at=found.clean + found.up_patience, far=not found.far)
         return _moved(found, now, min(more, auto.high), _level(found))
-    # A limit that is not reached may still be too high for the engine: what is in use is too much.
+    # The engine may be overloaded below the limit: then the slots in use are too many.
     used = min(limit, used)
     less = max(auto.low, used - max(1, used // 5))
     if found.clean >= found.down_at and less < used and (bound or less >= auto.start):
@@ -247,7 +250,7 @@ def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found
 
 
 def _level(found: Found) -> Level:
-    """Return how it went at this limit."""
+    """Return the measurements at this limit."""
     return Level(found.limit, found.samples)
 
 
@@ -258,10 +261,10 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
     if not own.samples:
         return found
     full = len(own.samples) >= most(limit)
-    sure = 0.0 if full else SURE  # more samples would not tell more
+    sure = 0.0 if full else SURE  # more samples would not decide it
     worth = worthwhile(before, own, sure) if up else worthwhile(own, before, sure)
     if worth is None:
-        if not bound:  # too few calls came to tell
+        if not bound:  # too few calls to decide
             return _moved(found, now, before.limit)._replace(samples=before.samples, settled=True)
         if not full:
             return found
@@ -299,7 +302,7 @@ def refused(found: Found, auto: Auto, now: float, refusal: Refusal) -> Found:
     tried = found.trying
     found = _moved(found, now, limit)._replace(cut_s=now)
     if limit <= auto.low:
-        return found  # nothing is left to cut, and a ceiling here would stay
+        return found  # the limit is at its minimum, and a ceiling here would be permanent
     if tried and before is not None and served >= before.limit:
         found = found._replace(limit=before.limit, samples=before.samples, settled=True)
         return found._replace(up_at=found.clean + PATIENCE, up_after_s=now + PAUSES * refusal.pause_s)

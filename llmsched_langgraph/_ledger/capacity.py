@@ -1,4 +1,4 @@
-"""Combines what limits the calls of a backend: its slots, told or found, its pauses, its rates.
+"""Combines the limits of a backend: its slots, given or found, its pauses and its rates.
 
 Delays nothing, and knows no tickets. A capacity is a value; each grant and each end of an attempt gives the
 next one.
@@ -32,7 +32,7 @@ class CapacitySettings(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether tokens do not matter: the slots are told, and no rate is limited."""
+        """Whether tokens do not matter: the number of slots is given, and no rate is limited."""
         return self.rates is None and not isinstance(self.slots, Auto)
 
 
@@ -56,12 +56,12 @@ class EndedAttempt(NamedTuple):
 
 
 class Capacity(NamedTuple):
-    """How many calls a backend serves at once, and from when on it admits the next one.
+    """How many calls a backend serves at once, and when it admits the next one.
 
     Attributes:
         found: its limit of concurrent calls.
         pause: its pauses.
-        spent: what counts against its rates; None if no rate is limited.
+        spent: the usage that counts against its rates; None if no rate is limited.
     """
 
     found: Found
@@ -78,7 +78,7 @@ class Capacity(NamedTuple):
         return Capacity(found, self.pause, rates.configured(self.spent, settings.rates, now, holding))
 
     def ready_s(self, settings: CapacitySettings, now: float, estimate: Estimate) -> float:
-        """Return the clock time from which the rates admit a call: `now` or earlier if they do."""
+        """Return the clock time at which the rates admit a call; at most `now` if they admit it now."""
         return rates.ready_s(self.spent, settings.rates, now, estimate)
 
     def stalled(self, settings: CapacitySettings, now: float, estimate: Estimate) -> bool:
@@ -94,8 +94,8 @@ class Capacity(NamedTuple):
     ) -> Capacity:
         """Return the capacity after a failed attempt; `grants` is the number of the backend's grants.
 
-        A refusal of a call that was one more than is known to be served is expected: without `Retry-After`,
-        it pauses nothing.
+        A refusal while one slot more than the ceiling is tried is expected: without `Retry-After`, it causes
+        no pause.
         """
         (found, pause, spent), now = self, attempt.released_s
         if not (found.trying and failure.retry_after_s is None):
@@ -112,7 +112,7 @@ class Capacity(NamedTuple):
         return Capacity(found, pause, _released(spent, attempt, now, usage))
 
     def ended(self, attempt: EndedAttempt, *, well: bool) -> Capacity:
-        """Return the capacity after an attempt that did not fail; its tokens are another matter.
+        """Return the capacity after an attempt that did not fail; see `used` for its tokens.
 
         Args:
             attempt: the attempt.

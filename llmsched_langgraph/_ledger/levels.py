@@ -12,13 +12,13 @@ from statistics import fmean, median, quantiles
 from typing import NamedTuple
 
 WORTH = 0.2
-"""Least share of a raise that must come back as throughput."""
+"""Minimum relative gain in throughput per relative raise of the limit."""
 
 SURE = 1.5
-"""Standard deviations at which a comparison is decided."""
+"""Difference at which a comparison is decided, in standard deviations."""
 
 FEWEST, MOST = 8, 128
-"""Successes that a comparison needs, and how many are kept."""
+"""Number of successes that a comparison needs, and maximum number that is kept."""
 
 
 class Sample(NamedTuple):
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 class Level(NamedTuple):
-    """How it went at a limit."""
+    """The measurements at one limit."""
 
     limit: int
     samples: tuple[Sample, ...]
@@ -56,7 +56,7 @@ def worthwhile(low: Level, high: Level, sure: float = SURE) -> bool | None:
     if more <= 0.0:
         return None
     slower = 1.0
-    for _ in range(8):  # one line for both, the other one's seconds being `slower` times as long
+    for _ in range(8):  # one line for both; the other's seconds are multiplied by `slower`
         start, pace = _line([*one, *(own._replace(seconds=own.seconds / slower) for own in other)])
         before, error = _centre([log(own.seconds / (start + pace * own.tokens)) for own in one])
         after, error2 = _centre([log(own.seconds / (start + pace * own.tokens)) for own in other])
@@ -74,7 +74,7 @@ def _cached(level: Level, cached: bool = True) -> int:
 
 
 def _overlap(one: list[Sample], other: list[Sample]) -> bool:
-    """Return whether calls are alike in length: the middle halves of their tokens overlap."""
+    """Return whether the interquartile ranges of the calls' tokens overlap."""
     (low, _, high), (low2, _, high2) = (quantiles([own.tokens for own in of], n=4) for of in (one, other))
     return low <= high2 and low2 <= high
 

@@ -1,8 +1,8 @@
 """Indexes the waiting lanes of each backend by level, tenant and order.
 
-Does not decide whose turn a tenant's is. It is an index of the state (`truth.py`): a superset of the current
-entries, extended before a commit, and checked against the committed state at each read. A line is what
-tenants take turns with: one tenant's waiting lanes in one level of one backend.
+Does not decide which tenant is next. It is an index of the state (`truth.py`): a superset of the current
+entries, extended before a commit, and checked against the committed state at each read. A line is one
+tenant's waiting lanes in one level of one backend; lines take turns.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Explore, Lane, Line, Waiting
 
 Blocked = Callable[[str, str], bool]
-"""Tells of a backend and a tenant whether the tenant holds as many slots as it may."""
+"""Returns, for a backend and a tenant, whether the tenant holds as many slots as it may."""
 
 
 class WaitingLane(NamedTuple):
-    """What is known of a lane in which tickets wait. It begins with the fields of `Key`.
+    """The state of a lane in which tickets wait. The first fields are those of `Key`.
 
     Attributes:
         waiting: number of its waiting tickets.
-        due_s: when it becomes overdue, on the clock that stands during pauses.
+        due_s: when it becomes overdue, on the clock that stops during pauses.
     """
 
     level: int
@@ -116,7 +116,9 @@ class Lines:
             urgent_s, arrival, lane = coming[0]
             known = self._committed.get(lane)
             if known is not None and known.urgent_s == urgent_s and self._is(lane, line):
-                heapq.heappush(heap, (known.order, arrival, lane))  # before the removal, which may not follow
+                heapq.heappush(
+                    heap, (known.order, arrival, lane)
+                )  # before the removal: an interrupt may prevent the removal
             heapq.heappop(coming)
         return self._top(heap, line, now)
 
@@ -142,7 +144,7 @@ class Lines:
     # -- turns -------------------------------------------------------------------------
 
     def take_turns(self, line: Line, virtual_s: float, held: int, number: int) -> None:
-        """Have the line take turns from now on, or at another place."""
+        """Let the line take turns, at this place among those of its level."""
         name, level, tenant = line
         heap = self._turns.get((name, level))
         if heap is None:
@@ -211,14 +213,14 @@ class Lines:
         heap = self._resting.get((name, level))
         if heap is None:
             return []
-        # What leaves the heap is elsewhere before, and comes back: a break of the decision loses nothing.
+        # An entry is stored elsewhere before it leaves the heap, so an interrupted decision loses none.
         leaving = self._leaving.setdefault((name, level), [])
         while heap and heap[0][0] <= virtual_s:
             leaving.append(heap[0])
             heapq.heappop(heap)
         found = {own for own in leaving if self._rests((name, level, own[1]), own[0])}
         while leaving:
-            if leaving[-1] in found:  # it stays until the commit, which may not follow
+            if leaving[-1] in found:  # it stays until the commit, which an interrupt may prevent
                 heapq.heappush(heap, leaving[-1])
             leaving.pop()
         return [(name, level, tenant) for _, tenant in sorted(found)]

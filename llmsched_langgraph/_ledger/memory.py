@@ -143,7 +143,7 @@ class MemoryLedger:
             reason, (ticket, waits) = next_one
             if capacity.spent is not None:
                 ready_s = capacity.ready_s(backend.settings, now, waits.call.estimate)
-                if now < ready_s:  # it keeps its place: none overtakes it
+                if now < ready_s:  # it keeps its place: no ticket overtakes it
                     wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
                     continue
             grant = self._take(now, ticket, waits, reason)
@@ -305,7 +305,7 @@ class MemoryLedger:
         self._report(ticket, self._take(now, ticket, claim, "cycle"))
 
     def _report(self, ticket: int, grant: Grant) -> None:
-        """Have `settle` return the grant that a change made."""
+        """Let `settle` return the grant that a change made."""
         self._truth.staged[_AT_ONCE] = (*(self._truth.get(_AT_ONCE) or ()), Granted(ticket, grant))
 
     def _configure(self, now: float, configure: Configure) -> None:

@@ -1,4 +1,4 @@
-"""Defines how long a job may wait, and how often one that waited longer is served before all others.
+"""Defines how long a job may wait, and how often a job that waited longer is served first.
 
 Does not know the other tickets: the ledger does.
 """
@@ -64,7 +64,7 @@ class Overdue:
             )
 
     def due_s(self, view: BackendView, now: float, waited_s: float) -> float:
-        """Return when a lane that begins to wait becomes overdue, on the clock that stands during pauses."""
+        """Return when a lane that begins to wait becomes overdue, on the clock that stops during pauses."""
         return inf if self.max_wait_s is None else view.pause.open_s(now) + self.max_wait_s - waited_s
 
     def turn(self, view: BackendView) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 REFUSALS = frozenset((429, 503, 529))
-"""Statuses by which a server says that it is too busy."""
+"""HTTP statuses of a server that is too busy."""
 
 FIRST_S = 1.0
 """First pause after a refusal that names no time, in seconds; each consecutive one is twice as long."""
@@ -19,7 +19,7 @@ LONGEST_S = 32.0
 """Longest pause after a refusal that names no time, in seconds."""
 
 LIMIT_S = 120.0
-"""A longer demand is no pause: the quota is exhausted, and each caller gets the server's own error."""
+"""A longer `Retry-After` causes no pause: the quota is exhausted, and each caller gets the server's error."""
 
 RAMP_S = 0.25
 """After a pause, the number of grants doubles each `RAMP_S` seconds: 1, 2, 4, ..."""
@@ -62,7 +62,7 @@ class Pause(NamedTuple):
         return self._replace(opens_s=opens_s, closed_s=self.closed_s + longer_s, grants=grants)
 
     def open_s(self, now: float) -> float:
-        """Return a clock that stands during pauses: `now` less the pauses so far."""
+        """Return a clock that stops during pauses: `now` less the pauses so far."""
         return max(self.opens_s, now) - self.closed_s
 
     def ready_s(self, grants: int, slots: int) -> float:

@@ -1,4 +1,4 @@
-"""Knows what the tokens of a call cost at a backend.
+"""Computes the cost of a call's tokens at a backend.
 
 Does not count tokens or calls, or limit what a run may spend.
 """

@@ -12,7 +12,7 @@ from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Lane, Waiting
 
 SPARE = 64
-"""Number of outdated entries that an index may have, beside as many as there are current ones."""
+"""An index is rebuilt if its outdated entries exceed the current ones by more than this number."""
 
 
 class Queues:

@@ -1,6 +1,6 @@
 """Reads what a provider's answer says of its limits.
 
-Does not decide what follows from it. A header that is missing, or makes no sense, says nothing.
+Does not decide what follows from it. A header that is missing or invalid is ignored.
 
 OpenAI and those like it send `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, with resets as
 durations ("6m0s", "20ms"). Anthropic sends `anthropic-ratelimit-{requests,input-tokens,output-tokens}-`
@@ -19,13 +19,13 @@ from math import isfinite
 from typing import NamedTuple
 
 REFILL_S = 60.0
-"""Seconds until a limit is whole again if the answer does not say."""
+"""Seconds until a limit is restored, if the answer does not name the time."""
 
 LONGEST_S = 86_400.0
-"""A reset farther away makes no sense."""
+"""Maximum seconds until a reset; a longer time is invalid."""
 
 MOST = 10**15
-"""A larger number makes no sense."""
+"""Maximum value of a count; a larger one is invalid."""
 
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:d|h|ms|us|µs|ns|m|s))+", re.ASCII)
@@ -38,7 +38,7 @@ class Quota(NamedTuple):
     Attributes:
         limit: the limit; None if unknown.
         remaining: what is left of it; None if unknown.
-        reset_s: seconds until it is whole again; 0 if that is past.
+        reset_s: seconds until it is restored; 0 if that is past.
     """
 
     limit: int | None = None
@@ -84,7 +84,7 @@ def quotas_of(headers: Mapping[str, str]) -> Quotas | None:
 
 
 def _count(text: object) -> int | None:
-    """Return a number of requests or tokens; None if it is none."""
+    """Return a count of requests or tokens; None if the text is not one."""
     number = _number(text)
     return int(number) if number is not None and number <= MOST else None
 
@@ -98,7 +98,7 @@ def _number(text: object) -> float | None:
 
 
 def _until(text: object, date: object) -> float | None:
-    """Return the seconds until a reset, 0 if it is past; None if it makes no sense."""
+    """Return the seconds until a reset, 0 if it is past; None if the text is invalid."""
     if not isinstance(text, str):
         return None
     text = text.strip()
@@ -111,7 +111,7 @@ def _until(text: object, date: object) -> float | None:
 
 
 def _between(date: object, text: str) -> float | None:
-    """Return the seconds from an answer's `Date` to a time; None if one of them is no time."""
+    """Return the seconds from an answer's `Date` to a time; None if one of them is invalid."""
     if not isinstance(date, str):
         return None
     try:

@@ -26,22 +26,22 @@ from llmsched_langgraph.errors import ConfigurationError
 _T = TypeVar("_T")
 
 MINUTE = (1.0, 60.0)
-"""Seconds of a cell, and how long it counts after its end."""
+"""Length of a cell, and for how long it counts after its end, in seconds."""
 
 DAY = (900.0, 86_400.0)
 """The same of the day's window."""
 
 UNKNOWN_INPUT = 1000
-"""Estimate of a call whose input tokens are unknown; what they are on average is learned."""
+"""First estimate of the input tokens of a call if they are unknown; the mean is learned."""
 
 UNKNOWN_OUTPUT = 500
 """The same of output tokens."""
 
 INPUT_PRIOR = (1.0, 1.0, 1.0)
-"""Input is as estimated until a call has shown otherwise."""
+"""E[r], E[r^2], E[r^3] before any call, for the ratio r of actual to estimated input tokens: r = 1."""
 
 OUTPUT_PRIOR = (2.0, 6.0, 24.0)
-"""Means of the ratio, its square, its cube: lengths are exponential, and long calls are found in flight."""
+"""The same of output tokens: lengths are exponential, and calls in flight are a length-biased sample."""
 
 
 class Rates(NamedTuple):
@@ -137,9 +137,9 @@ class Spent(NamedTuple):
         since_s: clock time of the first grants whose tokens are reserved; infinite if no tokens are limited.
         requests, day, input, output: what was counted in the minute, of requests also in the day.
         input_flight, output_flight: estimates of the calls in flight.
-        input_learned, output_learned: how far the estimates of ended calls were off.
-        told: the limits that the provider named, in the order of `Rates`; None where it named none.
-        held: what the provider has counted beyond that, in the order of `Rates`: use by others.
+        input_learned, output_learned: ratios of actual to estimated tokens of ended calls.
+        told: the limits that the provider named, in the order of `Rates`; None for one that it did not name.
+        held: usage by other clients, which the provider counts against the limits, in the order of `Rates`.
     """
 
     since_s: float
@@ -176,7 +176,7 @@ def configured(spent: Spent | None, rates: Rates | None, now: float, holding: in
 
 
 def ready_s(spent: Spent | None, rates: Rates | None, now: float, estimate: Estimate) -> float:
-    """Return the clock time from which the rates admit a call: `now` or earlier if they do.
+    """Return the clock time at which the rates admit a call; at most `now` if they admit it now.
 
     A call that is larger than a limit is admitted alone, when nothing counts. If only the end of a call in
     flight can make room, the result is 61 s from now. The caller asks again at each release.
@@ -304,7 +304,7 @@ def released(
         changes["output"] = spent.output.since(first).plus(floor(now), counted)
     if granted_s < spent.since_s:
         return spent._replace(**changes)  # type: ignore[arg-type]
-    # A failed attempt says nothing of how long answers are.
+    # A failed attempt gives no information on the length of answers.
     truth = used_out or None
     return spent._replace(
         input_flight=spent.input_flight.plus(estimate.input_tokens, -1),
