@@ -23,7 +23,7 @@ _renewals: list[Callable[[], object]] = []
 
 
 def in_child(renew: Callable[[], object]) -> None:
-    """Have `renew` called in the child of each fork, in the thread that forked, before it continues.
+    """Register `renew`: the child of each fork calls it, in the thread that forked, before it continues.
 
     The functions are called in the order of their registration.
     """

@@ -24,7 +24,7 @@ MAX_ROUNDS = 12
 """Maximum number of separate occurrences per loop."""
 
 MAX_INNER_STAGES = 24
-"""Maximum number of stages of a node in an inner loop, if each visit has two, apart from the last one."""
+"""Bound of rounds (inner_rounds + 1): the stages of a node in an inner loop, but for that of later visits."""
 
 
 AUTHORS_WORD = "its author says so"
@@ -345,7 +345,7 @@ class Application:
     def unrolled(self, seen: Mapping[str, int]) -> Application:
         """Return the application with loops unrolled to the occurrences in `seen`, by path.
 
-        The number of a node in an inner loop tells both its visits and its occurrences in one visit.
+        The number of a node in an inner loop encodes both its visits and its occurrences in one visit.
         """
         if not self.loops:
             return self

@@ -23,7 +23,7 @@ class NodeBehaviour:
         runs: number of stage runs.
         calls: number of model calls in those runs.
         concurrency: maximum number of concurrent stage runs in one job.
-        occurrences: number of the last occurrence in one job. For a node in an inner loop, it tells the
+        occurrences: number of the last occurrence in one job. For a node in an inner loop, it encodes the
             maximum number of visits, and of occurrences in one visit.
     """
 

@@ -37,7 +37,7 @@ def rounds_before(number: int) -> int:
 
 
 def widest(one: int, other: int) -> int:
-    """Return the number with the later visit and the later place of both; 0 stands for none."""
+    """Return (max visit, max place) of the two numbers, as one number; 0 stands for none."""
     if not one or not other:
         return one or other
     (visit, nth), (visit_, nth_) = place_of(one), place_of(other)

@@ -1,4 +1,4 @@
-"""Unrolls loops: which stages a node becomes, which occurrences each covers, and what follows what.
+"""Unrolls loops: the stages of each node, the occurrences that each covers, and the edges between stages.
 
 Does not find loops or know what nodes do.
 
@@ -69,7 +69,7 @@ class Unrolling:
         return number_of(visit, min(nth, self.inner_rounds[inner] + 1))
 
     def last_covered(self, path: str, first: int) -> int | None:
-        """Return the last occurrence that the stage covers which begins with `first`; None if unlimited."""
+        """Return the last occurrence covered by the stage that begins with `first`; None if unlimited."""
         rounds, inner = self.rounds.get(path, 0), self.inner_of.get(path)
         if inner is None:
             return first if first <= rounds else None

@@ -1,4 +1,4 @@
-"""Knows what a function's code uses, nested functions included: variables, attributes, imports, strings.
+"""Reads what a function's code uses, nested functions included: variables, attributes, imports, strings.
 
 Does not look at the values. Bytecode differs between versions of Python; where an instruction is not known, a
 variable counts as used in every way.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 MAX_NAME = 100
-"""Strings of this length or more are not taken for names."""
+"""Minimum length of a string that is not taken for a name."""
 
 _MAX_PATH = 8
 
@@ -50,9 +50,9 @@ class Uses:
 
     Attributes:
         globals: names of global variables and builtins.
-        attributes: names of attributes, of whatever object.
-        direct: for each variable that is only used by its attributes, these, as paths: `a.b.c` is read as
-            ("b", "c") of a; None for one that is also passed on, called, or indexed.
+        attributes: names of attributes, of any object.
+        direct: the attribute paths that the code reads of each variable: `a.b.c` is ("b", "c") of a. None for
+            a variable that is also passed on, called, or indexed.
         imports: the imports.
         strings: the string constants, which may be names of nodes.
     """

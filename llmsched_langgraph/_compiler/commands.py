@@ -17,13 +17,13 @@ from llmsched_langgraph._compiler.bytecode import codes
 
 @dataclass(slots=True)
 class Commands:
-    """What code does to choose nodes.
+    """How code chooses the next nodes.
 
     Attributes:
         sends: nodes that it names in a `Send`.
         sends_anywhere: whether it has a `Send` whose target is not a constant.
         goes: whether it has a `Command` with a `goto`.
-        goes_up: whether such a command is for the parent graph.
+        goes_up: whether such a command addresses the parent graph.
     """
 
     sends: set[str] = field(default_factory=set)

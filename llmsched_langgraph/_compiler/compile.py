@@ -110,7 +110,7 @@ class _Draft:
 
     @property
     def stands(self) -> bool:
-        """Whether the node becomes a node of the application; otherwise its inner graphs replace it."""
+        """Whether the node is kept in the application; otherwise its inner graphs replace it."""
         only_contains = isinstance(self.member.bound, Pregel) and bool(self.inner)
         return not only_contains or bool(self.plans) or self.sent_by_input
 

@@ -29,7 +29,7 @@ from llmsched_langgraph._compiler.models import LIBRARIES, is_library, is_standa
 from llmsched_langgraph._compiler.objects import MAX_ITEMS, function_of, in_class, items_of, variables_of
 
 MAX_OBJECTS = 2_000
-"""Maximum number of looks at an object per node; further ones are unlikely to be its own code."""
+"""Maximum number of objects examined per node; further ones are unlikely to belong to its own code."""
 
 _RUN = ("__call__", "invoke", "ainvoke")
 _MADE = ("__new__", "__init__", "__post_init__")
@@ -39,11 +39,11 @@ _IMPLICIT = frozenset(
         "__aenter__", "__await__",
     }
 )  # fmt: skip
-"""Methods that code runs without naming them."""
+"""Methods that code runs implicitly."""
 
 _LEAVES = (str, bytes, bytearray, int, float, complex, type(None), type(Ellipsis))
 _ONCE = (types.FunctionType, Pregel)
-"""What is looked at once: what it refers to does not depend on the attributes that are read of it."""
+"""Types whose objects are examined once: what they refer to does not depend on the attributes read."""
 
 _NOTHING: frozenset[str] = frozenset()
 _NEVER = (_NOTHING, _NOTHING)
@@ -73,9 +73,9 @@ class _Look(NamedTuple):
 
     Attributes:
         thing: the object.
-        names: the attributes that the code reads of it, and the methods that it runs without naming them.
-        below: the attributes that it reads of the object's attributes.
-        where: where the code has the object.
+        names: the attributes of it that the code reads, and the methods that the code runs implicitly.
+        below: the attributes of its attributes that the code reads.
+        where: the object's location, as text.
         passed_on: whether other code may read other attributes of it.
     """
 
@@ -123,9 +123,9 @@ class _Search:
             tools: Any = variables_of(code).get("_tools_by_name", ())
             self.found.tools = tuple(tools)
             self.found.tool_names.update(self.found.tools)
-        self._read: set[str] = set()  # all attributes that code reads
+        self._read: set[str] = set()  # names of all attributes that any of the code reads
         self._seen: dict[object, tuple[frozenset[str], frozenset[str]]] = {}
-        self._alive: list[object] = []  # so that ids stay unique
+        self._alive: list[object] = []  # keeps the objects alive, so that ids stay unique
         self._passed_on: dict[object, _Look] = {}
         todo, read = [_Look(code, _IMPLICIT, _IMPLICIT, "the node itself")], -1
         while todo:
@@ -164,7 +164,7 @@ class _Search:
         return True
 
     def _into(self, look: _Look) -> Iterator[_Look]:
-        """Note what the object is, and yield the objects that it refers to."""
+        """Record whether the object is a model, a graph or a tool; yield the objects that it refers to."""
         thing, names, where = look.thing, look.names, look.where
         cls = type(thing)
         self.found.tool_names.update(_tool_names(thing))
@@ -196,12 +196,12 @@ class _Search:
         elif is_library(function.__module__) and (
             issubclass(type(owner), Runnable) or model_of(owner, _NOTHING) is not None
         ):
-            yield look._replace(thing=owner)  # what `model.invoke` does is the model's
+            yield look._replace(thing=owner)  # a model is not searched further
         else:
             yield from self._function(function, owner)
 
     def _class(self, cls: type, look: _Look) -> Iterator[_Look]:
-        """Yield what the class has, and what an object of it that the code makes would run."""
+        """Yield the attributes of a class, and the methods that creating an object of it would run."""
         if is_library(cls.__module__):
             return
         if issubclass(cls, enum.Enum):
@@ -268,7 +268,7 @@ class _Search:
             if type(value) is str:
                 self.found.strings.add(value)
             if library and _is_tools(value):
-                continue  # tools that an agent's model is told about, not tools that it runs
+                continue  # tools that are described to an agent's model, not tools that it runs
             yield from _use(value, name, uses, f"closure variable `{name}`")
         if not library:
             for name in sorted(uses.globals & space.keys()):
@@ -287,7 +287,7 @@ class _Search:
 
 
 def _method(value: object, function: types.FunctionType, owner: object, name: str) -> _Look:
-    """Return the look at a function that a class has under this name, bound to its object or class."""
+    """Return a look at the function of this name in a class, bound to its object or class."""
     bound = function if type(value) is staticmethod else types.MethodType(function, owner)
     return _Look(bound, _NOTHING, _NOTHING, f"method `{name}`", passed_on=False)
 
@@ -305,7 +305,7 @@ def _above(owner: Any, cls: object, uses: Uses) -> Iterator[_Look]:
 
 
 def _use(value: Any, variable: str, uses: Uses, where: str) -> Iterator[_Look]:
-    """Yield the look at the value of a variable that code uses, or, for a module, at what it reads of it."""
+    """Yield a look at the value of a variable that code uses; for a module, at the attributes read of it."""
     below = uses.attributes | _IMPLICIT
     direct = uses.direct.get(variable)
     if direct is None:
@@ -335,7 +335,7 @@ def _first_of(paths: Iterable[Path]) -> frozenset[str]:
 
 
 def _imported(each: Import, package: object, uses: Uses) -> Iterator[_Look]:
-    """Yield what an import inside a function gives, if the module was imported before."""
+    """Yield the objects that an import inside a function binds, if the module is already imported."""
     path = each.module
     if each.level and isinstance(package, str):
         parts = package.split(".")
@@ -359,7 +359,7 @@ def _attributes(look: _Look, variables: Mapping[str, object]) -> Iterator[_Look]
 
 
 def _wrapped(variables: Mapping[str, object], look: _Look) -> Iterator[_Look]:
-    """Yield what `functools.wraps`, `lru_cache` or `singledispatch` keep with a function."""
+    """Yield the functions that `functools.wraps`, `lru_cache` or `singledispatch` store on a function."""
     for name in ("__wrapped__", "registry"):
         if name in variables:
             yield look._replace(thing=variables[name])

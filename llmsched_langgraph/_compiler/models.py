@@ -1,6 +1,6 @@
-"""Knows which objects call a model: models, what becomes one when it is called, clients, remote graphs.
+"""Recognises objects that call a model: models, factories of models, clients, remote graphs.
 
-Does not search for them. It looks at an object's class only.
+Does not search for them. It examines an object's class only.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def model_of(thing: Any, names: AbstractSet[str]) -> str | None:
 
 
 def _becomes_model(cls: type) -> bool:
-    # As `init_chat_model(configurable_fields=...)` returns it: a runnable with the methods of a chat model.
+    # The result of `init_chat_model(configurable_fields=...)`: a runnable with the methods of a chat model.
     return issubclass(cls, Runnable) and all(
         any(method in base.__dict__ for base in cls.__mro__)
         for method in ("bind_tools", "with_structured_output")
@@ -82,11 +82,11 @@ def _is_client(cls: type) -> bool:
 
 
 def is_library(module: str | None) -> bool:
-    """Return whether the module is generic code, of the standard library or of LangChain and the like."""
+    """Return whether the module is generic code: of the standard library, LangChain or a similar package."""
     root = (module or "").partition(".")[0]
     return root in LIBRARIES or root.startswith(("langchain_", "langgraph_")) or is_standard(module)
 
 
 def is_standard(module: str | None) -> bool:
-    """Return whether the module is of the standard library."""
+    """Return whether the module belongs to the standard library."""
     return (module or "").partition(".")[0] in sys.stdlib_module_names and module != "__main__"

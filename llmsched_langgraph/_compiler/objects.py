@@ -1,4 +1,4 @@
-"""Knows what an object refers to, without running any code of the object.
+"""Finds the objects that an object refers to, without running any code of the object.
 
 Does not look at functions or decide what is followed. An object's class can make an attribute, `isinstance`
 or a comparison run code of its own, which may open a connection; so everything here goes by the type.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 MAX_ITEMS = 256
-"""Maximum number of elements that are looked at of a list or dict."""
+"""Maximum number of elements of a list or dict that are examined."""
 
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 _BOUND_IN_C = (types.BuiltinMethodType, types.MethodWrapperType)
@@ -28,7 +28,7 @@ _ITERATORS = ("iterator", "map", "filter", "zip", "enumerate", "reversed")
 
 
 def variables_of(thing: Any) -> dict[str, object]:
-    """Return the instance's own attributes: its dict, its slots, and what pydantic keeps apart."""
+    """Return the instance's own attributes: its dict, its slots, and pydantic's private and extra ones."""
     found = dict(_dict_of(thing))
     for cls in type(thing).__mro__:
         slots = cls.__dict__.get("__slots__", ())
@@ -69,7 +69,7 @@ def in_class(cls: type, name: str) -> object:
 
 
 def function_of(value: Any) -> object:
-    """Return the function behind a property, a class method or the like; otherwise the value."""
+    """Return the function inside a property, class method or similar descriptor; otherwise the value."""
     cls = type(value)
     if cls is property:
         return value.fget
@@ -81,7 +81,7 @@ def function_of(value: Any) -> object:
 
 
 def items_of(thing: Any) -> Iterator[object] | None:
-    """Return what a container contains, or None for what is no container.
+    """Return the elements of a container; None for an object that is not one.
 
     Containers are those of the standard library: lists, dicts, iterators, queues, partial functions, bound
     methods of C, context variables and members of enumerations.

@@ -63,7 +63,7 @@ class BeliefFormer:
 
 
 def worked_out(command: BeliefWanted) -> Belief:
-    """Return the belief, with every value that the policy reads during decisions computed."""
+    """Return the belief, after computing every value that the policy reads during decisions."""
     belief = command.belief()
     _ = belief.mean, belief.after, belief.expected
     if Needs.INDEX in command.needs:

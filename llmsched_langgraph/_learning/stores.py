@@ -38,7 +38,7 @@ class Loaded(NamedTuple):
 
     Attributes:
         profile: the applications that could be read.
-        errors: one error for each other application; its message names place and cause.
+        errors: one error for each application that could not be read; its message names place and cause.
     """
 
     profile: Profile

@@ -98,7 +98,7 @@ def check_json(options: argparse.Namespace) -> None:
     with written("--json", path := Path(options.json)):
         new = not path.exists()
         if not new and not path.is_file() and not path.is_dir():
-            return  # a pipe: its reader would take the close of this test for the end of the data
+            return  # a pipe: opening and closing it would end the data for its reader
         path.open("a").close()
         if new:
             path.unlink()
@@ -109,7 +109,7 @@ def read(path: Path, skipped: SkippedLines) -> list[EndedJob]:
 
     Args:
         path: a file or a folder.
-        skipped: is told of lines that cannot be read.
+        skipped: receives the lines that cannot be read.
 
     Raises:
         InvalidDataError: the jobs cannot be read, or a call has neither seconds nor output tokens.

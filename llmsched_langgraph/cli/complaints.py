@@ -1,4 +1,4 @@
-"""Says what went wrong: a missing matplotlib, an unwritable path, lines of a file that were skipped.
+"""Reports errors of the commands: a missing matplotlib, an unwritable path, skipped lines of a file.
 
 Does not define commands or options.
 """
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class SkippedLines:
-    """Prints what was skipped of each file to standard error, once, and keeps it for `--json`."""
+    """Prints the skipped lines of each file to standard error, once, and keeps them for `--json`."""
 
     def __init__(self) -> None:
         self._files: dict[Path, Skipped] = {}
 
     def __call__(self, skipped: Skipped) -> None:
-        """Print it, unless the file was read before."""
+        """Print a report of skipped lines, unless the file was read before."""
         if skipped.path not in self._files:
             self._files[skipped.path] = skipped
             print(f"llmsched: {skipped}", file=sys.stderr)

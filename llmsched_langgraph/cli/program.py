@@ -1,6 +1,6 @@
 """Runs a program to its end, passes signals on to it, and returns its exit status.
 
-Does not know what the program is run for.
+Does not depend on what the program does.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _PASSED_ON = frozenset(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-"""The signals that end a process that does not handle them."""
+"""Signals that are passed on to the program: those that end a process by default."""
 
 _OF_TERMINALS = frozenset(
     getattr(signal, name) for name in ("SIGINT", "SIGQUIT", "SIGHUP") if hasattr(signal, name)
 )
-"""Those that a terminal sends, to each process of its foreground group."""
+"""Signals that a terminal sends to each process of its foreground group."""
 
 _POLL_S = 0.2
-"""Maximum seconds until the end of the program is noticed, if another thread received its signal."""
+"""Maximum seconds until the program's end is noticed, if another thread received SIGCHLD."""
 
 
 def run_program(command: Sequence[str], environment: Mapping[str, str], then: Callable[[], None]) -> int:
@@ -56,13 +56,13 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], then: Ca
 
 @contextmanager
 def _handled(arrived: list[int]) -> Iterator[frozenset[int]]:
-    """Append signals to `arrived` in the block, but those that are ignored; yield their numbers."""
+    """In the block, append arriving signals to `arrived`, except ignored ones; yield their numbers."""
     before: dict[int, Any] = {}
     for number in _PASSED_ON:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             before[number] = signal.signal(number, lambda number, frame: arrived.append(number))
     if hasattr(signal, "SIGCHLD"):
-        # Where it is ignored, the system forgets the status of a child.
+        # While SIGCHLD is ignored, the system discards the status of a child.
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
     try:
         yield frozenset(before)
@@ -73,7 +73,7 @@ def _handled(arrived: list[int]) -> Iterator[frozenset[int]]:
 
 @contextmanager
 def _held_back(numbers: frozenset[int]) -> Iterator[frozenset[int]]:
-    """Hold signals back in the block for `_wait`; yield their numbers, none where that is impossible."""
+    """In the block, hold signals back for `_wait`; yield their numbers, or none if that is impossible."""
     if not hasattr(signal, "sigtimedwait"):
         yield frozenset()
         return
@@ -110,7 +110,7 @@ def _same_group(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _from_terminal(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Return whether a signal of unknown origin probably came from a terminal: then the program has it."""
+    """Return whether a signal probably came from a terminal, which sent it to the program too."""
     if number not in _OF_TERMINALS:
         return False
     if os.name != "posix":
@@ -131,4 +131,4 @@ def _send(process: subprocess.Popen[bytes], number: int) -> None:
     try:
         process.send_signal(number)
     except (OSError, ValueError):
-        pass  # it has ended, or is another user's by now
+        pass  # it has ended, or its id belongs to another user's process now

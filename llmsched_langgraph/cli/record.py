@@ -81,7 +81,7 @@ def _check(file: Path) -> int:
 
 
 def _sum_up(file: Path, before: int) -> None:
-    """Print what was recorded. Never raises an exception: the program has ended, and its status counts."""
+    """Print what was recorded. Never raises an exception, so that the program's status is returned."""
     try:
         summary = _summary(file, before)
     except OSError as error:
@@ -90,13 +90,13 @@ def _sum_up(file: Path, before: int) -> None:
 
 
 def _say(text: str) -> None:
-    """Print a line to standard error, if that can be written."""
+    """Print a line to standard error, ignoring errors."""
     if sys.stderr is None:
         return
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
-        # Python's flush at exit must not fail on it again: that would change the exit status.
+        # Python's flush at exit must not fail on it again, which would change the exit status.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 

@@ -82,7 +82,7 @@ class Script:
 
 
 def runs_of(stage: EndedStage) -> int:
-    """Return how many times the stage's node runs: once for each call, at least once."""
+    """Return the number of runs of the stage's node: one per call, at least one."""
     return max(1, len(stage.calls))
 
 
