@@ -92,8 +92,8 @@ class OverloadedError(LLMSchedError, RuntimeError):
     """The scheduler takes no more runs now: `max_jobs` or `max_queued` is reached. The run has cost nothing.
 
     Attributes:
-        retry_after_s: estimated seconds until a run is taken, from the recent rate at which runs end or calls
-            are released; None while nothing is known.
+        retry_after_s: estimated seconds until a run can begin, from the recent rate at which runs end or
+            calls are released; None without an estimate.
     """
 
     retry_after_s: float | None = None

@@ -260,7 +260,7 @@ class _Submit:
 
 
 class _Superstep:
-    """Iterates over LangGraph's `atick`. When that is broken off, its stage runs are cancelled.
+    """Iterates over LangGraph's `atick`. If the iteration stops early, its stage runs are cancelled.
 
     LangGraph then cancels the node tasks and waits for them, and a node may wait for its threads. So their
     calls are dismissed first.

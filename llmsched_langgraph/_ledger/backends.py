@@ -132,7 +132,7 @@ def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:
 
 
 def as_slots(slots: object, what: str) -> int | Auto:
-    """Return a number of slots, or the bounds of one that is found.
+    """Return `slots` as a number, or as the bounds within which the ledger finds it.
 
     Raises:
         ConfigurationError: it is neither; the message begins with `what`.

@@ -1,7 +1,7 @@
-"""Computes how many tokens the calls in flight may turn out to have used.
+"""Computes an upper bound of the tokens that the calls in flight use.
 
-Does not know the limits. The tokens of a call are known when it ends. Until then they are reserved: a bound
-of their sum, from the calls' estimates and from how far the estimates of earlier calls were off.
+Does not know the limits. The tokens of a call are known when it ends. Until then the reserve stands for them:
+a bound of their sum, from the calls' estimates and from the errors of the estimates of earlier calls.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from math import sqrt
 from typing import NamedTuple
 
 DEVIATIONS = 4.0
-"""The reserve is this many standard deviations above what is expected, and more where tokens are skewed."""
+"""The reserve is this many standard deviations above the mean, and more if the tokens are skewed."""
 
 MEMORY = 512
-"""Number of calls after which a call's weight in the averages has fallen to 1/e."""
+"""Time constant of the averages, in calls."""
 
 FEW = 4
-"""With fewer ended calls, estimates are believed even where tokens vary less than their ratio to them."""
+"""With fewer ended calls, estimates are used even if tokens vary less than their ratio to the estimates."""
 
 TRUSTED = 64
-"""With as many ended calls, they alone count, and no longer what was assumed before."""
+"""Number of ended calls from which on the prior has no weight."""
 
 MOST_SKEWED = 3.0
-"""A larger skewness is a rare outlier, of which it says too little."""
+"""Upper bound of the skewness; a larger one comes from rare outliers and is unreliable."""
 
 COHORT_S = 8.0
-"""Calls granted in the same `COHORT_S` seconds are learned from together."""
+"""Length of a cohort in seconds: the calls granted in it are learned from together."""
 
 COHORTS = 32
-"""Number of cohorts after which the oldest is learned from although some of its calls have not ended."""
+"""Maximum number of cohorts; beyond it, the oldest is learned from even if calls of it are in flight."""
 
 
 class InFlight(NamedTuple):
@@ -58,7 +58,7 @@ NO_MOMENTS: Moments = (0.0,) * 8
 
 
 class Cohort(NamedTuple):
-    """Calls granted at about the same time: how many are in flight, and what those that ended tell."""
+    """Calls granted at about the same time: the number in flight, and the sums over those that have ended."""
 
     number: int
     flying: int = 0
@@ -68,7 +68,7 @@ class Cohort(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What ended calls tell of those in flight.
+    """Statistics of ended calls, weighted so that they apply to calls in flight.
 
     A call in flight is a long one more often than a call that ends: at a random moment, one of s seconds is
     found with a probability proportional to s. So each ended call counts with its seconds. With seconds
@@ -80,10 +80,10 @@ class Learned(NamedTuple):
     ended.
 
     Attributes:
-        calls: number of calls that the averages rest on.
+        calls: number of calls in the averages.
         means: averages of `Moments`.
         largest: largest ratio of a call's tokens to its estimate, at least 1, slowly forgotten.
-        cohorts: those that were not learned from yet, in order.
+        cohorts: the cohorts that are not learned from yet, in order.
     """
 
     calls: int = 0
@@ -125,7 +125,7 @@ class Learned(NamedTuple):
 
 
 def _absorbed(learned: Learned) -> Learned:
-    """Return the value that has learned from its first cohort."""
+    """Return the value after learning from its first cohort."""
     (_, _, ended, sums, largest), *rest = learned.cohorts
     if not ended:
         return learned._replace(cohorts=tuple(rest))
@@ -147,7 +147,7 @@ def reserve(learned: Learned, flight: InFlight, prior: tuple[float, float, float
     vary less by themselves than relative to their estimates, estimates say nothing, and each counts as 1.
 
     Args:
-        learned: what ended calls tell.
+        learned: the statistics of ended calls.
         flight: the calls in flight.
         prior: mean of the ratio, its square and its cube, before a call ended.
     """
@@ -164,7 +164,7 @@ def reserve(learned: Learned, flight: InFlight, prior: tuple[float, float, float
     if ended:
         m1, m2, m3 = (own * m / s + assumed * p for m, p in zip((sx, sx2, sx3), prior, strict=True))
     if ended >= FEW:
-        # Without a prior for tokens: assumed are exponential lengths with the mean that was seen.
+        # There is no prior for tokens: assume exponential lengths with the observed mean.
         t1 = st / s
         t2, t3 = own * st2 / s + assumed * 2.0 * t1 * t1, own * st3 / s + assumed * 6.0 * t1 * t1 * t1
         if t2 * m1 * m1 < m2 * t1 * t1:

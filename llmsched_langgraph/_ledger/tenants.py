@@ -27,7 +27,7 @@ LONGEST = 256
 """Maximum length of a tenant's name, in characters, as for LangGraph's fairness groups."""
 
 MEMORY = 32
-"""Number of the latest calls that the mean service time of a backend is about."""
+"""Number of latest calls over which the mean service time of a backend is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Tenants:
 
     Attributes:
         named: the tenants that have settings, by name.
-        closed: whether there are no others.
+        closed: whether other tenants are refused.
     """
 
     named: Mapping[str, Tenant] = field(default_factory=dict)
@@ -150,12 +150,12 @@ class Turn(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What a grant was charged to.
+    """The charge for a grant.
 
     Attributes:
         level: the priority level.
         tenant: the tenant.
-        charge_s: what its virtual time grew by.
+        charge_s: the increase of its virtual time.
         weight: its weight at the grant.
     """
 
@@ -169,7 +169,7 @@ class Level(NamedTuple):
     """One priority level of one backend. It exists while it has lines.
 
     Attributes:
-        virtual_s: its virtual time: the largest that the waiting tenant with the least one has had.
+        virtual_s: its virtual time: the maximum, over time, of the least virtual time of a waiting tenant.
         lanes: its lanes in which tickets wait.
         lines: its tenants with a `Turn`.
     """

@@ -1,4 +1,4 @@
-"""Keeps the turns of tenants: who waits in which level, what each was charged, what its grants came to.
+"""Keeps the turns of tenants: their waiting lanes by level, and the charges for their grants.
 
 Does not choose a lane. All values are in the state (`truth.py`); the rules are in `tenants.py`.
 
@@ -53,7 +53,7 @@ class Turns:
     # -- waiting -----------------------------------------------------------------------
 
     def enter(self, line: Line, number: int) -> None:
-        """One more lane of the line waits; its first ticket has this arrival number."""
+        """Record that one more lane of the line waits; its first ticket has this arrival number."""
         truth, name, at = self._truth, line[0], line[:2]
         turn: Turn | None = truth.get(line)
         level: Level = truth.get(at) or EMPTY_LEVEL
@@ -69,7 +69,7 @@ class Turns:
         self._lines.take_turns(line, turn.virtual_s, turn.held, turn.number)
 
     def leave(self, line: Line) -> None:
-        """One lane of the line waits no more."""
+        """Record that a lane of the line does not wait any more."""
         truth, at = self._truth, line[:2]
         virtual_s, floor_s, held, number, lanes = truth.get(line)
         level_s, waiting, lines = truth.get(at)
@@ -113,7 +113,7 @@ class Turns:
         return self._at_limit(tenant, self.held(name, tenant))
 
     def _was_blocked(self, name: str, tenant: str) -> bool:
-        """Return whether it does by the committed state, which is that of the indexes."""
+        """Return whether it did in the committed state, to which the indexes belong."""
         return self._at_limit(tenant, self._truth.committed.get((_HELD, name, tenant)) or 0)
 
     def _at_limit(self, tenant: str, held: int) -> bool:
@@ -129,7 +129,7 @@ class Turns:
         return self._truth.get((_HELD, name, tenant)) or 0
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
-        """Return of each tenant with a limit its name, the limit, and the slots that it holds there."""
+        """Return (name, limit, slots held) of each tenant with a limit of slots."""
         committed = self._truth.committed
         return [(of, most, committed.get((_HELD, name, of)) or 0) for of, most in self._limits.items()]
 

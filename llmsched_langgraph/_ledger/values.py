@@ -66,7 +66,7 @@ class CallInfo(NamedTuple):
 
     @property
     def estimate(self) -> Estimate:
-        """What it is expected to use, as far as rates go."""
+        """Its expected usage, as counted against rates."""
         return estimate_of(self.prompt_tokens, self.output_tokens)
 
 
@@ -82,7 +82,7 @@ class InformationGain(Protocol):
 
 
 class Explore(NamedTuple):
-    """What exploration needs to know of a lane (Algorithm 1 of LLMSched, arXiv 2504.03444).
+    """The inputs of exploration for one lane (Algorithm 1 of LLMSched, arXiv 2504.03444).
 
     The job's work at time `now` is `done_s + holding * now - granted_sum_s`, in slot-seconds. The ledger
     subtracts the work received since `formed_s` from the interval.
@@ -113,7 +113,7 @@ class Key(NamedTuple):
         explore: what exploration needs; None if the lane is never explored.
         tenant: the tenant of the job; empty for none. Tenants share each level by their weights.
         urgent_s: clock time from which the lane goes before its tenant's others, because of its deadline.
-        lost_s: clock time from which it does so no more, because its deadline cannot be met.
+        lost_s: clock time from which it no longer does, because its deadline cannot be met.
     """
 
     level: int = 0
@@ -180,7 +180,7 @@ class Release(NamedTuple):
         usage: the tokens that it used; if they are `PENDING_USAGE`, `Measure` follows.
         failure: why the attempt failed; None if it did not.
         quotas: what the answer says of the provider's limits; None if it says nothing.
-        well: whether the attempt was served to its end, as far as is known.
+        well: whether the attempt was served to its end; True if unknown.
     """
 
     ticket: int
@@ -191,7 +191,7 @@ class Release(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """Count the tokens of a ticket that was released before they were known. At most once for each."""
+    """Count the tokens of a released ticket, which are known only now. At most once per ticket."""
 
     ticket: int
     usage: Usage
@@ -240,7 +240,7 @@ class Grant(NamedTuple):
         replica: the backend's replica that serves it; empty if there is one only.
         lease_until_s: clock time at which the lease ends unless renewed; None without a lease.
         arrival: its arrival number over all backends.
-        share: what it was charged to; None if there is no other tenant.
+        share: the charge for it; None if there is no other tenant.
     """
 
     lane: Lane

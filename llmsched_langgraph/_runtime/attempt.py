@@ -132,7 +132,7 @@ class Attempt(Slot):
     def keep(
         self, close: Callable[[], object] | None, aclose: Callable[[], Awaitable[object]] | None = None
     ) -> None:
-        """Hold the slot until `give_back`: the answer is read later. The call's end closes it by `close`."""
+        """Hold the slot until `give_back`: the answer is read later. The call's end closes the answer."""
         self._close, self._aclose, self._unseen = close, aclose, self.read_ahead is None
         self.call.opened(self)
 

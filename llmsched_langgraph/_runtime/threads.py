@@ -33,14 +33,14 @@ from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime.cycles.stdlib import is_queued, own_pool
 
 _PATIENCE_S = 0.2
-"""Maximum seconds for which a thread waits to learn the pool of a loop without the attribute."""
+"""Maximum seconds for which a thread waits for the pool of a loop without `_default_executor`."""
 
 _AGAIN_S = (1.0, 0.1, 0.01)
 """Seconds between attempts to find the loop of a pool's thread, last one first."""
 
 
 class _Probe(NamedTuple):
-    """A task for the default executor of a loop without the attribute. It completes `pool`."""
+    """A task that finds the default executor of a loop without `_default_executor`. It completes `pool`."""
 
     pool: Future[Any]
     task: Callable[[], None]
@@ -68,7 +68,7 @@ def learn_pool(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _probe(loop: asyncio.AbstractEventLoop, submit: Callable[[Callable[[], None]], object]) -> _Probe:
-    """Return the probe of the loop; submit it if it is new, in an empty context: it is no work of a run."""
+    """Return the probe of the loop; submit a new one in an empty context, because it is not work of a run."""
     with _lock:
         known = _probes.get(loop)
         if known is not None:

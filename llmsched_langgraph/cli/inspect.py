@@ -94,7 +94,7 @@ def _application(named: str) -> Application:
     if inspect.isroutine(graph):
         graph = _made_by(graph, named)
     if not hasattr(graph, "invoke") and callable(getattr(graph, "compile", None)):
-        graph = graph.compile()  # a builder, which langgraph.json accepts, too
+        graph = graph.compile()  # a graph that is not compiled yet; langgraph.json accepts one, too
     return compile_graph(graph)
 
 

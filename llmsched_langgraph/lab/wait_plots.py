@@ -1,4 +1,4 @@
-"""Plots what the bound of waiting buys: the tail of the job completion times over their mean.
+"""Plots the effect of the bound of waiting: the tail of the job completion times over their mean.
 
 Does not simulate anything. matplotlib comes with the extra `plots`; its global state (pyplot) is not used.
 """
@@ -43,7 +43,7 @@ def write_figure(points: Sequence[Point], reference: str, folder: Path) -> None:
 
     Args:
         points: the points of all workloads and policies.
-        reference: what all figures are times of.
+        reference: name of the policy to which all figures are relative.
         folder: an existing folder.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Plays clients against a server whose limit is not known, with a limit that is found or told.
+"""Simulates clients of a server with an unknown limit, under a limit of slots that is found or given.
 
 Draws nothing at random: calls, and numbers for `mixed`, come from the caller. A refusal pauses the backend as
-in the ledger, except that of a try: there one more than is known to be served was asked for.
+in the ledger, except while one slot more than the ceiling is tried.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 
     Attributes:
         seconds: how long it takes on an idle server.
-        output_tokens: what it generates.
+        output_tokens: number of tokens that it generates.
         instant: whether a cache answers it, without the server.
         cached: whether usage says that most of the prompt was cached.
     """
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
 
 
 class Deal(Protocol):
-    """What `mixed` needs of `random.Random`."""
+    """The methods of `random.Random` that `mixed` uses."""
 
     def random(self) -> float:
         """Return a number from 0 to 1."""
@@ -76,11 +76,11 @@ class Served:
     """A server: all calls that run share its speed.
 
     Attributes:
-        room: most calls that it takes at a time; more are refused, or fail otherwise.
-        batch: most calls that run at a time; the others wait in its own queue.
+        room: maximum number of calls that it accepts at a time; more are refused, or fail otherwise.
+        batch: maximum number of calls that run at a time; the others wait in its own queue.
         speed: how fast each of n calls runs, 1 being as if alone.
-        failure: what a call beyond `room` gets, and after how many seconds.
-        fault: failure of a call that has nothing to do with `room`; None if it is served.
+        failure: the failure of a call beyond `room`, and the seconds until it.
+        fault: returns the failure of a call for another reason; None if it is served.
     """
 
     room: Callable[[float], float] = lambda now: inf
@@ -100,11 +100,11 @@ class Change(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What happened.
+    """The result of a simulation.
 
     Attributes:
-        attempts, refusals: how many.
-        ends: time, seconds alone and tokens of each call that was served.
+        attempts, refusals: their numbers.
+        ends: for each served call, the time of its end, its seconds on an idle server, and its tokens.
         limits: the limit's changes.
         queue_s: integral of the number of calls in the server's own queue.
         busy_s: integral of the number of calls in flight.
@@ -122,13 +122,13 @@ class Outcome:
         return [change.limit for change in self.limits if change.at_s <= at_s][-1]
 
     def median_limit(self, since_s: float, until_s: float) -> float:
-        """Return the limit that held for half of the time between two times."""
+        """Return the median, over time, of the limit between two times."""
         return median(self.limit(since_s + (until_s - since_s) * (i + 0.5) / 200) for i in range(200))
 
     def settled(self, since_s: float, until_s: float, right: float) -> tuple[int, float]:
-        """Return after how many windows the limit was within 20 % of right, and for what share of the rest.
+        """Return the windows until the limit came within 20 % of `right`, and the share of later time it was so.
 
-        Windows count from the last change of the limit before `since_s`: not too few.
+        Windows are counted from the last change of the limit before `since_s`, so there may be too many.
         """
         changes = [change for change in self.limits if since_s <= change.at_s < until_s]
         begun = [change for change in self.limits if change.at_s <= since_s][-1]
@@ -145,7 +145,7 @@ class Outcome:
         return sum(tokens for at_s, _, tokens in self.ends if since_s <= at_s < until_s)
 
     def work(self, since_s: float, until_s: float) -> float:
-        """Return the seconds alone of calls that ended between two times."""
+        """Return the sum of the seconds on an idle server of the calls that ended between two times."""
         return sum(work for at_s, work, _ in self.ends if since_s <= at_s < until_s)
 
 
@@ -158,9 +158,9 @@ class Attempt(NamedTuple):
 
 
 class Loop:
-    """Clients that each ask for the next call when one has ended, and the server that they ask.
+    """A closed loop: a server, and clients that each send the next call when the last one has ended.
 
-    With `arrivals`, calls come at those times instead, and each ends when it was served.
+    With `arrivals`, calls arrive at those times instead.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Loop:
             self.outcome.limits.append(Change(self.now, self.limit(), self._windows))
 
     def play(self, until_s: float) -> Outcome:
-        """Go on until a time; return all that happened so far."""
+        """Simulate until a time; return the result so far."""
         if self._arrivals is not None and not self._number:
             self._push(next(self._arrivals), None, None)
         while True:

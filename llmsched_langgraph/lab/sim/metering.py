@@ -1,4 +1,4 @@
-"""Plays calls against the rates of a backend, and measures what a provider would have counted.
+"""Simulates calls under the rates of a backend, and computes what a provider would have counted.
 
 Draws nothing at random: the calls come from the caller. There is always a next call, so the rates bind.
 """
@@ -15,7 +15,7 @@ from llmsched_langgraph._ledger.rates import Estimate, Rates, Spent, configured,
 
 
 class Planned(NamedTuple):
-    """A call: what is estimated, what it uses, and how long it lasts."""
+    """A call: its estimate, its usage and its duration."""
 
     estimate: Estimate
     input_tokens: int
@@ -32,11 +32,11 @@ class Played(NamedTuple):
 
 
 def play(rates: Rates | None, calls: Iterator[Planned], until_s: float, slots: float = inf) -> list[Played]:
-    """Return the calls that are granted until then, one after the other, each as soon as the rates admit it.
+    """Return the calls granted until `until_s`, one after the other, each as soon as the rates admit it.
 
     Args:
         rates: the limits.
-        calls: endless, or as many as there are.
+        calls: the calls; may be endless.
         until_s: seconds to play.
         slots: largest number of calls in flight.
     """
@@ -61,7 +61,7 @@ def play(rates: Rates | None, calls: Iterator[Planned], until_s: float, slots: f
 
 
 PARTS = 8
-"""Into how many parts `even` divides a call's output."""
+"""Number of parts into which "even" divides a call's output."""
 
 
 def requests(played: Iterable[Played]) -> list[tuple[float, float]]:

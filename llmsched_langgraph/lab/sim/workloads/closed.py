@@ -50,7 +50,7 @@ class Client:
             )
 
     def first(self) -> TimedJob | None:
-        """Return its first job, which brings the others (`TimedJob.then`); None if it submits none."""
+        """Return its first job, which leads to the others by `TimedJob.then`; None if it submits none."""
         return self._next(0, 0.0)
 
     def _next(self, nth: int, now: float) -> TimedJob | None:
@@ -64,7 +64,7 @@ class Client:
 def closed_loop(
     jobs: Sequence[EndedJob], *, clients: int, until_s: float, think_s: float = 0.0, seed: int = 0
 ) -> list[TimedJob]:
-    """Return the first job of each client; the jobs are dealt to the clients in turn.
+    """Return the first job of each client; the jobs are split among the clients round-robin.
 
     Args:
         jobs: at least one for each client.
