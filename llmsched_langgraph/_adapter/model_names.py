@@ -64,7 +64,7 @@ _MAX_CACHED = 4096
 # Where a name comes from.
 _CALLED, _REPORTED, _GIVEN, _READ, _DEFAULT, _AT, _PROVIDER = range(7)
 _Said = tuple[int, str, str]
-"""Where a name comes from, what it is the name of, and the name."""
+"""A name: its source, the kind of thing that it names, and the name itself."""
 
 
 def names_of(model: Any, kwargs: Mapping[str, Any]) -> Requested:

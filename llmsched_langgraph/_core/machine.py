@@ -363,7 +363,7 @@ class SchedulerMachine:
         self.story.tell(now, "BackendConfigured", 0, 0, event.backend.name, event.backend)
         return True
 
-    # -- what can be seen --------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------
 
     def known(self) -> Iterator[Job]:
         """The jobs that are not closed."""

@@ -186,11 +186,10 @@ class Ordering:
         return _new(Key, (info.priority, order, self._explore(job, stage_occurrence), info.tenant, *urgent))
 
     def urgent(self, job: Job, now: float) -> tuple[float, float]:
-        """Return the clock times from and until which the job is urgent, because of its deadline.
+        """Return the interval of clock times in which the job is urgent, because of its deadline.
 
-        It is urgent while the time until the deadline is between `LOST` and `URGENT` times what it would
-        still take alone. That is estimated as its expected remaining work, times what the application's
-        earlier jobs took alone per slot-second of work.
+        It is urgent while (deadline - now) / (remaining time alone) is between `LOST` and `URGENT`. The remaining
+        time alone is estimated as (expected remaining work) * (critical path / work of the earlier jobs).
         """
         deadline_s = job.info.deadline_s
         if deadline_s is None:

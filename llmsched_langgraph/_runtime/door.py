@@ -184,7 +184,7 @@ class Door:
             waiter.wake()
 
     def _ask(self, number: int, waiter: Waiter, *, free: bool, on_loop: bool) -> bool:
-        """Return whether the run is in; if not, it waits."""
+        """Return whether the run may begin; if not, it waits."""
         if self._driver.closed:
             raise closed()
         self._note()
@@ -203,7 +203,7 @@ class Door:
         return False
 
     def _entered(self, number: int, began_s: float) -> bool:
-        """Return whether the run is in.
+        """Return whether the run may begin.
 
         Raises:
             QueueTimeoutError: it has waited too long.
@@ -284,7 +284,7 @@ class Door:
         return sum(own.released for own in self._driver.backends.values())
 
     def _retry_after_s(self, setting: str, before: int) -> float | None:
-        """Return the expected seconds until one more run gets in, with `before` others before it.
+        """Return the expected seconds until one more run may begin, with `before` others before it.
 
         Room for a run comes with the end of a run, or of a call, at the recent rate; None if there was none.
         """

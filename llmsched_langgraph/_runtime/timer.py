@@ -18,7 +18,7 @@ BEAT_S = 0.5
 """Maximum seconds between two ticks while a call waits: an interrupt delays a wake-up by at most this."""
 
 IDLE_BEATS = 4
-"""Number of consecutive ticks without need after which the thread ends."""
+"""Number of consecutive unneeded ticks after which the thread ends."""
 
 
 class Timed(Protocol):

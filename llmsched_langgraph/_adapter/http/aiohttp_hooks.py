@@ -17,7 +17,7 @@ from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
 
 
 def install(aiohttp: Any) -> str | None:
-    """Hook the library; return why not, if it differs from what is expected."""
+    """Hook the library. If its code is not as expected, hook nothing and return the difference."""
     reason = lacks(aiohttp.ClientSession, "_request")
     if reason is None:
         form = aiohttp.FormData
@@ -62,7 +62,7 @@ def _attempt(session: Any, method: str, url: Any, options: dict[str, Any], form:
 
 
 def _settle(attempt: Attempt, response: Any) -> None:
-    """Give the slot back, now or when the connection has the whole body."""
+    """Give the slot back: now, if the connection has the whole body, else when it has."""
     connection = response.connection  # None once the whole body is here
     if response.status >= 400:
         attempt.give_back(failure_of(response.status, response.headers))

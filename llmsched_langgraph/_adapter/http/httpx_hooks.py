@@ -22,7 +22,7 @@ from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
 
 
 def install(httpx: Any) -> str | None:
-    """Hook the library; return why not, if it differs from what is expected."""
+    """Hook the library. If its code is not as expected, hook nothing and return the difference."""
     for cls, name in (
         (httpx.Client, "send"),
         (httpx.AsyncClient, "send"),

@@ -61,7 +61,7 @@ class _Body:
         self._ended = False
         self._closed = False
         self._error: BaseException | None = None
-        self._reading = False  # whether the reader is at it, or waits for the piece that is being read
+        self._reading = False  # whether the reader is reading, or waits for the piece that is being read
         holder.idle_s = time.monotonic()
         if possible:
             holder.read_ahead = self.read_ahead

@@ -21,7 +21,7 @@ _ATTEMPT = "_llmsched_attempt"
 
 
 def install(urllib3: Any) -> str | None:
-    """Hook the library; return why not, if it differs from what is expected."""
+    """Hook the library. If its code is not as expected, hook nothing and return the difference."""
     pool = importlib.import_module(f"{urllib3.__name__}.connectionpool").HTTPConnectionPool
     reason = lacks(pool, "_make_request")
     if reason is None:

@@ -333,7 +333,7 @@ def _on_network(code: types.CodeType) -> bool:
 def thread_of(loop: Any, known: int) -> int | None:
     """Return the thread that runs the event loop now; None if none does.
 
-    `known` is the thread that ran it last; it is returned for loops that do not tell (those of uvloop).
+    `known` is the thread that ran it last; it is returned for loops without that information (uvloop's).
     """
     found = getattr(loop, "_thread_id", known)
     return found if found is None or isinstance(found, int) else known

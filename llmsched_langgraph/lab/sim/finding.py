@@ -126,7 +126,7 @@ class Outcome:
         return median(self.limit(since_s + (until_s - since_s) * (i + 0.5) / 200) for i in range(200))
 
     def settled(self, since_s: float, until_s: float, right: float) -> tuple[int, float]:
-        """Return the windows until the limit came within 20 % of `right`, and the share of later time it was so.
+        """Return the windows until the limit is within 20 % of `right`, and the share of later time that it is.
 
         Windows are counted from the last change of the limit before `since_s`, so there may be too many.
         """
