@@ -16,8 +16,8 @@ from llmsched_langgraph._application.nesting import VISIT, number_of
 class OccurrenceCounter:
     """The counters of one job.
 
-    A node's occurrences count supersteps. In graphs that run in parallel, equal occurrences coincide; a node
-    continues where the graphs that ran before have ended. A node in an inner loop counts within a visit
+    A node's occurrences count supersteps. In parallel runs of a subgraph, the nth occurrences of a node are
+    one; a later run of the subgraph continues the count. A node in an inner loop counts within a visit
     (`nesting`): the job comes to the loop when a node of it is announced, and leaves it when a node that
     follows it (`Application.after_inner`) is announced without one of its own, or when the graph that it is
     in ends. Nodes that run beside it do not matter.

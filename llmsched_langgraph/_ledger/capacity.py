@@ -116,7 +116,7 @@ class Capacity(NamedTuple):
 
         Args:
             attempt: the attempt.
-            well: whether it was served. One that was cancelled says nothing.
+            well: whether it was served. A cancelled attempt gives no information.
         """
         pause = self.pause
         if not well or not pause.backoff_s:

@@ -72,7 +72,7 @@ def _times(path: Path) -> Iterator[tuple[int, float, int]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines. None may be damaged: a time that is cut short is another time."""
+    """Yield the lines. None may be damaged: a truncated number would be a wrong time."""
     for line in read_lines(path):
         try:
             if line.damage:

@@ -126,9 +126,10 @@ class Outcome:
         return median(self.limit(since_s + (until_s - since_s) * (i + 0.5) / 200) for i in range(200))
 
     def settled(self, since_s: float, until_s: float, right: float) -> tuple[int, float]:
-        """Return the windows until the limit is within 20 % of `right`, and the share of later time that it is.
+        """Return how soon, and then for how much of the time, the limit is within 20 % of `right`.
 
-        Windows are counted from the last change of the limit before `since_s`, so there may be too many.
+        The first value counts windows, from the last change of the limit before `since_s`, so it may be too
+        large; the second is a share, 0 to 1.
         """
         changes = [change for change in self.limits if since_s <= change.at_s < until_s]
         begun = [change for change in self.limits if change.at_s <= since_s][-1]

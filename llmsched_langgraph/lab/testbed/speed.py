@@ -31,7 +31,7 @@ _DECODED = 32
 """Least output tokens for the measurement of a decode step without parallel requests."""
 
 _MIN_S = 1e-6
-"""Least seconds of a decode step, for clocks with a low resolution."""
+"""Minimum seconds of a decode step, for clocks with a low resolution."""
 
 _CALLS_EACH = 3
 """Sequential calls of each parallel caller."""
