@@ -280,13 +280,13 @@ class Application:
     @cached_property
     def _unrolling(self) -> Unrolling:
         return Unrolling(
-            self._ordered.parts,
-            self._ordered.back,
-            self._ordered.inner_back,
-            {path: self.rounds[n] for path, n in self.loop_of.items()},
-            self.loop_of,
-            self.inner_loops,
-            self.inner_rounds,
+            parts=self._ordered.parts,
+            back=self._ordered.back,
+            inner_back=self._ordered.inner_back,
+            rounds={path: self.rounds[n] for path, n in self.loop_of.items()},
+            loop_of=self.loop_of,
+            inner=self.inner_loops,
+            inner_rounds=self.inner_rounds,
         )
 
     def occurrences(self, path: str) -> int:

@@ -240,13 +240,13 @@ def _parts(stages: Iterable[EndedStage]) -> Iterator[Part]:
         asked = [call for stage in own if stage.kind == "llm" for call in stage.calls]
         used = [call for stage in own if stage.kind == "tool" for call in stage.calls]
         yield Part(
-            tool,
-            max(1, len(asked) + len(used)),
-            len(asked),
-            _sum(call.seconds for call in asked),
-            _whole(call.prompt_tokens for call in asked),
-            _whole(call.output_tokens for call in asked),
-            _sum(call.seconds for call in used),
+            tool=tool,
+            runs=max(1, len(asked) + len(used)),
+            calls=len(asked),
+            work_s=_sum(call.seconds for call in asked),
+            prompt_tokens=_whole(call.prompt_tokens for call in asked),
+            output_tokens=_whole(call.output_tokens for call in asked),
+            tool_s=_sum(call.seconds for call in used),
         )
 
 
@@ -269,14 +269,14 @@ def _occurrence(runs: list[EndedStageRun], calls: list[EndedCall]) -> tuple[Part
     whole = [run for run in runs if run.complete]
     seconds = [call.seconds for call in calls if call.seconds is not None]
     part = Part(
-        None,
-        max(1, len(whole)),
-        len(calls),
-        sum(seconds) if len(seconds) == len(calls) else None,
-        _whole(call.prompt_tokens for call in calls),
-        _whole(call.output_tokens for call in calls),
+        tool=None,
+        runs=max(1, len(whole)),
+        calls=len(calls),
+        work_s=sum(seconds) if len(seconds) == len(calls) else None,
+        prompt_tokens=_whole(call.prompt_tokens for call in calls),
+        output_tokens=_whole(call.output_tokens for call in calls),
         # The seconds of a run with calls include waits for slots.
-        0.0 if calls else sum(run.seconds for run in runs),
+        tool_s=0.0 if calls else sum(run.seconds for run in runs),
     )
     used = Counter(run.tool for run in whole if run.tool is not None)
     if not used:

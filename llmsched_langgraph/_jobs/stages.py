@@ -116,7 +116,8 @@ class StageProgress:
     """The position of one job. `move` applies its stage events in order.
 
     A node's occurrences count supersteps (`OccurrenceCounter`): stage runs of one node that are announced
-    together (a `Send` fan-out) are one occurrence. In parallel runs of a subgraph, so are the nth ones of a node.
+    together (a `Send` fan-out) are one occurrence. In parallel runs of a subgraph, the
+    nth occurrences of a node are one, too.
 
     Attributes:
         application: the template.

@@ -113,7 +113,16 @@ class _Sheet:
             column = self._model.columns[int(number)]
             fill, stroke = self._colours(column)
             radius = 16 if column.counts else 3
-            yield Box(left, y - HEIGHT / 2, width, HEIGHT, fill, stroke, radius, not column.counts)
+            yield Box(
+                left,
+                y - HEIGHT / 2,
+                width,
+                HEIGHT,
+                fill=fill,
+                stroke=stroke,
+                radius=radius,
+                dashed=not column.counts,
+            )
             name, figures = self._lines[number]
             yield Words(left + width / 2, y - 4, name, anchor="middle")
             yield Words(left + width / 2, y + 14, figures, size=11, color="#455a64", anchor="middle")
@@ -122,7 +131,7 @@ class _Sheet:
         x, y = float(MARGIN), self.height - 26
         for fill, stroke, words in _LEGEND:
             other = (fill, stroke) == _ABOUT_JOB
-            yield Box(x, y - 9, 26, 18, fill, stroke, 3 if other else 9, other)
+            yield Box(x, y - 9, 26, 18, fill=fill, stroke=stroke, radius=3 if other else 9, dashed=other)
             yield Words(x + 34, y + 4, words, size=11, color="#455a64")
             x += 60 + len(words) * 6.2
         yield Words(x, y + 4, "arrow: direct dependence", size=11, color="#455a64")

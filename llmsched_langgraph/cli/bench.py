@@ -179,7 +179,16 @@ def _cells(
     if options.arrivals is not None:
         arrivals = Traced(read_gaps(options.arrivals))
     overdue = Overdue(options.max_wait, options.overdue_every)
-    grid = Grid(policies, arrivals, loads, counts, options.slots, options.seeds, options.tools, overdue)
+    grid = Grid(
+        policies=policies,
+        arrivals=arrivals,
+        loads=loads,
+        jobs=counts,
+        slots=options.slots,
+        seeds=options.seeds,
+        tools=options.tools,
+        overdue=overdue,
+    )
     train = None if options.train is None else [job for path in options.train for job in read(path, skipped)]
     if options.traces is not None:
         return list(grid.recorded([read(path, skipped) for path in options.traces], train))

@@ -187,7 +187,9 @@ def under_way(draw, runs=1):
     net, bins, _ = draw(parts())
     columns = tuple(Column(Quantity.WORK, f"s{i}") for i in range(len(bins)))
     named = Network(tuple(c.name for c in columns), net.cards, net.parents, net.tables)
-    model = ApplicationModel("f" * 16, Unit.SECONDS, columns, tuple(bins), named, 100)
+    model = ApplicationModel(
+        fingerprint="f" * 16, unit=Unit.SECONDS, columns=columns, bins=tuple(bins), network=named, jobs=100
+    )
     begun = []
     for i, own in enumerate(bins):
         if draw(st.booleans()):
@@ -308,7 +310,12 @@ def test_a_belief_of_runs_that_are_partly_over(runs, over, took, more):
     columns = (Column(Quantity.FAN_OUT, "a"), Column(Quantity.WORK, "a"), Column(Quantity.WORK, "b"))
     net = network(7, [own.states for own in bins], ((), (0,), (1,)))
     model = ApplicationModel(
-        "f", Unit.SECONDS, columns, bins, Network(tuple(c.name for c in columns), *net_parts(net)), 9
+        fingerprint="f",
+        unit=Unit.SECONDS,
+        columns=columns,
+        bins=bins,
+        network=Network(tuple(c.name for c in columns), *net_parts(net)),
+        jobs=9,
     )
     settled = sum(took[:over])
     own = Begun(StageOccurrence("a", 1), runs, settled + more, over, settled)

@@ -19,7 +19,9 @@ def model_of(names, values, parents, tables):
     columns = tuple(Column(Quantity.WORK, name) for name in names)
     bins = tuple(Bins.fit([None, *own]) for own in values)
     network = Network(tuple(c.name for c in columns), tuple(b.states for b in bins), parents, tables)
-    return ApplicationModel("f" * 16, Unit.SECONDS, columns, bins, network, 100)
+    return ApplicationModel(
+        fingerprint="f" * 16, unit=Unit.SECONDS, columns=columns, bins=bins, network=network, jobs=100
+    )
 
 
 def ended(name, work_s, occurrence=1):

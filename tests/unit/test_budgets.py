@@ -22,7 +22,20 @@ KNOWN = Usage(10, 5)
 def call(usage=KNOWN, *, work_s=1.0, outcome=Outcome.FINISHED, models=("m-large",), backend="gpu", **kw):
     at = StageOccurrence("a", 1)
     return FinishedCall(
-        1, "a", 1, at, None, backend, 0.0, 1.0, 1.0 + work_s, 1.0, usage, outcome, models=models, **kw
+        ticket=1,
+        stage="a",
+        occurrence=1,
+        stage_occurrence=at,
+        run=None,
+        backend=backend,
+        asked_s=0.0,
+        granted_s=1.0,
+        released_s=1.0 + work_s,
+        concurrency=1.0,
+        usage=usage,
+        outcome=outcome,
+        models=models,
+        **kw,
     )
 
 

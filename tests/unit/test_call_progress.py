@@ -36,18 +36,18 @@ class Calls:
             return None
         granted_s = self._granted[ticket]
         call = FinishedCall(
-            ticket,
-            stage,
-            occurrence,
-            stage_occurrence,
-            None,
-            "b",
-            asked_s,
-            granted_s,
-            now,
-            1.0,
-            usage,
-            outcome,
+            ticket=ticket,
+            stage=stage,
+            occurrence=occurrence,
+            stage_occurrence=stage_occurrence,
+            run=None,
+            backend="b",
+            asked_s=asked_s,
+            granted_s=granted_s,
+            released_s=now,
+            concurrency=1.0,
+            usage=usage,
+            outcome=outcome,
         )
         self.progress.finish(call)
         return call
@@ -120,7 +120,18 @@ def test_finishing_what_was_never_asked_for_is_an_error(progress):
         with pytest.raises(KeyError):
             verb()
     call = FinishedCall(
-        1, "a", 1, StageOccurrence("a", 1), None, "b", 0.0, 0.0, 0.0, 1.0, UNKNOWN_USAGE, Outcome.FINISHED
+        ticket=1,
+        stage="a",
+        occurrence=1,
+        stage_occurrence=StageOccurrence("a", 1),
+        run=None,
+        backend="b",
+        asked_s=0.0,
+        granted_s=0.0,
+        released_s=0.0,
+        concurrency=1.0,
+        usage=UNKNOWN_USAGE,
+        outcome=Outcome.FINISHED,
     )
     with pytest.raises(KeyError):
         progress.finish(call)

@@ -119,7 +119,12 @@ def test_calls_of_stages_that_nobody_watches():
     story.call("b", 4.0, starts=False)
     evidence = story.job.evidence(6.0)
     assert evidence.prompt_tokens == 70
-    assert evidence.finished == (ObservedStage(StageOccurrence("a", 1), (Part(None, 1, 1, 3.0, 70, 9),)),)
+    assert evidence.finished == (
+        ObservedStage(
+            StageOccurrence("a", 1),
+            (Part(tool=None, runs=1, calls=1, work_s=3.0, prompt_tokens=70, output_tokens=9),),
+        ),
+    )
     assert evidence.begun == (Begun(StageOccurrence("a", 2), 1, 2.0), Begun(StageOccurrence("b", 1)))
 
 
@@ -139,7 +144,10 @@ def test_stage_runs_side_by_side_are_one_stage():
     evidence = story.job.evidence(9.0)
     assert evidence.begun == ()
     assert evidence.finished == (
-        ObservedStage(StageOccurrence("map", 1), (Part(None, 3, 2, 10.0, None, None),)),
+        ObservedStage(
+            StageOccurrence("map", 1),
+            (Part(tool=None, runs=3, calls=2, work_s=10.0, prompt_tokens=None, output_tokens=None),),
+        ),
     )
     assert story.job.evidence(10.0).finished[0] is evidence.finished[0]
 

@@ -156,12 +156,12 @@ def test_who_plans_tools_is_seen_in_the_records():
 
 def test_work_is_split_among_tools_run_by_run():
     """By how many runs used each; seconds as they are known, or evenly. Nothing is made up."""
-    whole = Part(None, 4, 8, 12.0, 400, None, 0.0)
+    whole = Part(tool=None, runs=4, calls=8, work_s=12.0, prompt_tokens=400, output_tokens=None, tool_s=0.0)
     assert split_by_tool(whole, {"saw": 3, "drill": 1}) == (
-        Part("drill", 1, 2, 3.0, 100, None, 0.0),
-        Part("saw", 3, 6, 9.0, 300, None, 0.0),
+        Part(tool="drill", runs=1, calls=2, work_s=3.0, prompt_tokens=100, output_tokens=None, tool_s=0.0),
+        Part(tool="saw", runs=3, calls=6, work_s=9.0, prompt_tokens=300, output_tokens=None, tool_s=0.0),
     )
-    idle = Part(None, 4, 0, 0.0, 0, 0, 10.0)
+    idle = Part(tool=None, runs=4, calls=0, work_s=0.0, prompt_tokens=0, output_tokens=0, tool_s=10.0)
     assert [part.tool_s for part in split_by_tool(idle, {"saw": 3, "drill": 1})] == [2.5, 7.5]
     told = split_by_tool(idle, {"saw": 3, "drill": 1}, {"saw": 1.0, "drill": 9.0})
     assert [part.tool_s for part in told] == [9.0, 1.0]

@@ -107,7 +107,9 @@ def test_states_say_what_was_seen():
         column = Column(quantity, "a")
         table = np.full(bins.states, 1 / bins.states)
         network = independent([column.name], [table])
-        model = ApplicationModel("f" * 16, unit, (column,), (bins,), network, 9)
+        model = ApplicationModel(
+            fingerprint="f" * 16, unit=unit, columns=(column,), bins=(bins,), network=network, jobs=9
+        )
         return state_names(model)[column.name]
 
     seconds = ["absent", "1.00001 s", "1.00002 s", "1500 to 2600 s"]

@@ -251,7 +251,24 @@ def test_policy_objects_pass_through():
     assert as_policy(own) is own
     assert as_policy(named) is named
     info = JobInfo(application=app("app"))
-    assert named.order(JobView(4, info, 0.0, 0.0, 0, 1, 0, 1.0, (), 1.0), 0.0) == -4
+    assert (
+        named.order(
+            JobView(
+                number=4,
+                info=info,
+                arrival_s=0.0,
+                work_s=0.0,
+                holding=0,
+                waiting=1,
+                runs=0,
+                mean_total_work_s=1.0,
+                total_work_s=(),
+                remaining_s=1.0,
+            ),
+            0.0,
+        )
+        == -4
+    )
 
 
 @pytest.mark.parametrize("name", ["", "SRTF", "shortest"])

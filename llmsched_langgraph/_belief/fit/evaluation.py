@@ -198,12 +198,12 @@ def _evidence(
     plan: tuple[tuple[str, int], ...] | None,
 ) -> JobEvidence:
     return JobEvidence(
-        prompt,
-        tuple(finished),
-        tuple(Begun(stage.stage_occurrence, stage.fan_out) for stage in announced),
-        plan,
-        frozenset(position.application.by_path) - position.coming(),
-        position.passed(),
+        prompt_tokens=prompt,
+        finished=tuple(finished),
+        begun=tuple(Begun(stage.stage_occurrence, stage.fan_out) for stage in announced),
+        planned=plan,
+        skipped=frozenset(position.application.by_path) - position.coming(),
+        passed=position.passed(),
     )
 
 

@@ -108,13 +108,13 @@ class Lessons(NamedTuple):
         place = {name: i for i, name in enumerate(self.names)}
         order = [place[name] for name in network.names]
         return ApplicationModel(
-            application.fingerprint,
-            self.unit,
-            tuple(self.columns[i] for i in order),
-            tuple(self.bins[i] for i in order),
-            network,
-            len(self.rows),
-            given,
+            fingerprint=application.fingerprint,
+            unit=self.unit,
+            columns=tuple(self.columns[i] for i in order),
+            bins=tuple(self.bins[i] for i in order),
+            network=network,
+            jobs=len(self.rows),
+            given=given,
         )
 
 
@@ -161,5 +161,10 @@ def _prior(
         tables.append(weights / weights.sum())
     network = independent([column.name for column in columns], tables)
     return ApplicationModel(
-        application.fingerprint, unit, tuple(columns), tuple(bins), network, len(outcomes)
+        fingerprint=application.fingerprint,
+        unit=unit,
+        columns=tuple(columns),
+        bins=tuple(bins),
+        network=network,
+        jobs=len(outcomes),
     )

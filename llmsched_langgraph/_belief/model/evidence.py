@@ -77,12 +77,7 @@ class JobEvidence:
         """Return the evidence with received work rounded to `DIGITS` significant digits."""
         if not any(own.received for own in self.begun):
             return self
-        begun = [
-            Begun(own.stage_occurrence, own.runs, _rounded(own.received), own.ended, own.settled, own.tool)
-            if own.received
-            else own
-            for own in self.begun
-        ]
+        begun = [replace(own, received=_rounded(own.received)) if own.received else own for own in self.begun]
         return replace(self, begun=tuple(begun))
 
 

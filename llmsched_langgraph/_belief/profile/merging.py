@@ -33,12 +33,12 @@ def merged(one: ApplicationProfile, other: ApplicationProfile) -> ApplicationPro
     since = max(one.forgotten_before, other.forgotten_before)
     learned = _learned_from_more(one, other, since)
     return ApplicationProfile(
-        max(one, other, key=_newest).application,
-        _united((*one.history.jobs, *other.history.jobs), since),
-        max(one.counted, other.counted),
-        learned.model,
-        learned.modelled,
-        since,
+        application=max(one, other, key=_newest).application,
+        history=_united((*one.history.jobs, *other.history.jobs), since),
+        counted=max(one.counted, other.counted),
+        model=learned.model,
+        modelled=learned.modelled,
+        forgotten_before=since,
     )
 
 

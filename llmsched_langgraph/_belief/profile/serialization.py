@@ -72,12 +72,12 @@ def application_profile_from_json(data: object) -> ApplicationProfile:
         else _jobs(given["history"], application, old=old)
     )
     return ApplicationProfile(
-        application,
-        history,
-        given["jobs"].count(),
-        learned,
-        0 if other else given["modelled"].count(),
-        given["forgotten_before"].number(),
+        application=application,
+        history=history,
+        counted=given["jobs"].count(),
+        model=learned,
+        modelled=0 if other else given["modelled"].count(),
+        forgotten_before=given["forgotten_before"].number(),
     )
 
 

@@ -134,12 +134,12 @@ def _stages(profile: ApplicationProfile, unit: Unit) -> Iterator[StageFigures]:
             continue
         seen = [amount for row in rows if (amount := row[i]) is not None]
         yield StageFigures(
-            column.stage,
-            len(seen),
-            len(seen) / max(len(rows), 1) if belief is None else belief.present[column.stage],
-            fmean(seen) if seen else 0.0,
-            median(seen) if seen else 0.0,
-            0.0 if belief is None else belief.uncertainty_reduction(*_place(column)),
+            stage=column.stage,
+            jobs=len(seen),
+            present=len(seen) / max(len(rows), 1) if belief is None else belief.present[column.stage],
+            mean=fmean(seen) if seen else 0.0,
+            median=median(seen) if seen else 0.0,
+            informative=0.0 if belief is None else belief.uncertainty_reduction(*_place(column)),
         )
 
 
