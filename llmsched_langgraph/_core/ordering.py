@@ -188,8 +188,8 @@ class Ordering:
     def urgent(self, job: Job, now: float) -> tuple[float, float]:
         """Return the interval of clock times in which the job is urgent, because of its deadline.
 
-        It is urgent while (deadline - now) / (remaining time alone) is between `LOST` and `URGENT`. The remaining
-        time alone is estimated as (expected remaining work) * (critical path / work of the earlier jobs).
+        It is urgent while (deadline - now) / (remaining time alone) is between `LOST` and `URGENT`. The
+        remaining time alone is estimated as expected remaining work * (critical path / work of earlier jobs).
         """
         deadline_s = job.info.deadline_s
         if deadline_s is None:
