@@ -8,12 +8,12 @@ the mode `refusing` it answers 429 above it and names a time, in `silent` it ans
 with the same runs for each side, one side after the other:
 
 - `told`: a scheduler that is told each change of the limit,
-- `auto`: a scheduler with `slots="auto"`,
+- `auto`: a scheduler with `slots="auto"`; both send a request again up to three times (`retries=3`),
 - `bare`: the graph without a scheduler, with the retries of its client,
 - `litellm`: the graph with LiteLLM's Router, with its retries, if `litellm` is installed.
 
 A client whose run died begins the next one after a second. Windows are successes over max(8, limit). Takes
-three times S for each side and mode, 20 minutes in all.
+three times S for each side and mode, 25 minutes in all.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Scheduled(Client):
     def __init__(self, url: str, *, finds: bool) -> None:
         super().__init__(url)
         self._finds = finds
-        self._scheduler = Scheduler(backends=[Backend("b", "auto" if finds else LIMITS[0])])
+        self._scheduler = Scheduler(backends=[Backend("b", "auto" if finds else LIMITS[0], retries=3)])
 
     def told(self, slots: int) -> None:
         """See `Side.told`."""
@@ -329,7 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=45.0, help="of each limit")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each limit")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["refusing", "slowing"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--clients", type=int, default=40)

@@ -13,15 +13,17 @@ changed. A window is *bound* if calls waited while the limit was reached; only s
 - A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Now and
   then the limit tries a fifth less, and stays there if what it had before was not worth it. So it finds the
   knee of an engine that never refuses, and comes back if it drifted above it.
+- Where calls take much longer than before at the same limit, for two windows, the backend may have become
+  smaller and have them queue: as many fewer are tried (`_shifted`). Where they take less, more are tried.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
-from llmsched_langgraph._ledger.levels import SURE, Level, Sample, most, worthwhile
+from llmsched_langgraph._ledger.levels import SURE, Level, Sample, most, slowdown, worthwhile
 from llmsched_langgraph._ledger.pauses import REFUSALS, Failure
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -32,10 +34,13 @@ PATIENCE = 6
 """Windows at the ceiling before one more is tried: about one attempt in 50 is refused for it."""
 
 LEAST_PATIENCE, MOST_PATIENCE = 2, 64
-"""Bounds of the windows between two tries that cost no refusal, but throughput or latency.
+"""Bounds of the windows between two tries downwards, which cost throughput but no refusal.
 
 Their number is doubled after each try that fails.
 """
+
+UPWARDS = 8
+"""Maximum windows between two tries upwards above a knee, which cost latency."""
 
 PAUSES = 32
 """The next try comes at the earliest after this many times the pause that the last one caused."""
@@ -105,7 +110,8 @@ class Refusal(NamedTuple):
     Attributes:
         granted_s: clock time of its grant.
         concurrency: slots held at its grant, its own included.
-        pause_s: seconds for which it paused the backend.
+        pause_s: seconds for which it paused the backend because the server named a time. A refusal of a try
+            brings such a pause, too; without a time, it brings none.
     """
 
     granted_s: float
@@ -148,12 +154,15 @@ class Found(NamedTuple):
         clean: number of windows since the last cut.
         up_at, down_at: values of `clean` at which a try upwards, or downwards, is due.
         up_patience, down_patience: windows until the next one.
+        shift_at: value of `clean` before which longer calls are taken for another workload: fewer at once
+            were tried for it, in vain.
         up_after_s: clock time before which no try upwards is due.
         far: whether the next try above a knee is by half, or by an eighth: the first is seen where more
             slots bring little, the second where they bring nothing soon.
         before: the level before the raise or try that is going on; None if none is.
         samples: the latest successes at this limit, without its first window: short calls end first.
         settled: whether that window has ended.
+        doubted: whether the last window tells of another backend than the samples.
         typical_s: seconds of a typical call, over calls weighted with their seconds.
         window: the successes since the last window ended.
     """
@@ -169,11 +178,13 @@ class Found(NamedTuple):
     down_at: int = LEAST_PATIENCE
     up_patience: int = PATIENCE
     down_patience: int = LEAST_PATIENCE
+    shift_at: int = 0
     up_after_s: float = -inf
     far: bool = False
     before: Level | None = None
     samples: tuple[Sample, ...] = ()
     settled: bool = False
+    doubted: bool = False
     typical_s: float = 0.0
     window: Window = NO_SUCCESS
 
@@ -212,10 +223,35 @@ def succeeded(found: Found, auto: Auto, now: float, success: Success) -> Found:
     samples = (*window.samples, sample)
     if len(samples) < max(SHORTEST, found.limit):
         return found._replace(typical_s=typical_s, window=Window(weight, bound, samples))
+    found = found._replace(window=NO_SUCCESS, typical_s=typical_s, sure=True)
+    used, is_bound = max(own.in_use for own in samples), 2 * bound >= len(samples)
+    shift = slowdown(found.samples, samples) if found.before is None else None
+    if shift is not None:
+        if not found.doubted:  # it may pass, or be half before and half after the change
+            return found._replace(doubted=True, clean=found.clean + 1)
+        return _shifted(found, auto, now, shift, samples, is_bound, used)
     kept = (*found.samples, *samples)[-most(found.limit) :] if found.settled else ()
-    found = found._replace(window=NO_SUCCESS, typical_s=typical_s, sure=True, samples=kept)
-    found = _next(found, auto, now, 2 * bound >= len(samples), max(own.in_use for own in samples))
+    found = _next(found._replace(samples=kept, doubted=False), auto, now, is_bound, used)
     return found if found.since_s == now else found._replace(settled=True)
+
+
+def _shifted(
+    found: Found, auto: Auto, now: float, shift: float, samples: tuple[Sample, ...], bound: bool, used: int
+) -> Found:
+    """Return the limit when calls take `shift` times as long as before, for two windows.
+
+    What was known of the backend is void. If they take longer, they may queue in it: as many in flight as it
+    works on would take the seconds of before.
+    """
+    found = found._replace(clean=found.clean + 1)
+    less = max(auto.low, ceil(used / shift))
+    if shift > 1.0 and less < used and found.clean >= found.shift_at:
+        found = found._replace(shift_at=found.clean + MOST_PATIENCE)
+        return _moved(found, now, less, Level(found.limit, samples))
+    found = found._replace(samples=samples, doubted=False)
+    if shift > 1.0 or found.refused:
+        return found
+    return _next(found._replace(ceiling=inf, up_patience=PATIENCE), auto, now, bound, used)
 
 
 def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found:
@@ -269,7 +305,9 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
         if not full:
             return found
     if not up and not worth:
-        found = found._replace(ceiling=limit, refused=False, before=None)
+        shifted = limit < 0.75 * before.limit  # more than a usual try
+        shift_at = 0 if shifted else found.shift_at
+        found = found._replace(ceiling=limit, refused=False, before=None, shift_at=shift_at)
         return found._replace(
             down_at=found.clean + 1, down_patience=LEAST_PATIENCE, up_at=found.clean + PATIENCE
         )
@@ -280,7 +318,7 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
     if worth:
         found = found._replace(before=None, ceiling=inf, up_patience=PATIENCE, clean=found.clean - 1)
         return _next(found, auto, now, bound, used)
-    patience = min(2 * found.up_patience, MOST_PATIENCE)
+    patience = min(2 * found.up_patience, UPWARDS)
     found = found._replace(
         up_at=found.clean + patience, up_patience=patience, down_at=found.clean + LEAST_PATIENCE
     )
@@ -290,7 +328,13 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
 
 def _moved(found: Found, now: float, limit: float, before: Level | None = None) -> Found:
     return found._replace(
-        limit=int(limit), since_s=now, window=NO_SUCCESS, samples=(), settled=False, before=before
+        limit=int(limit),
+        since_s=now,
+        window=NO_SUCCESS,
+        samples=(),
+        settled=False,
+        doubted=False,
+        before=before,
     )
 
 
@@ -317,6 +361,7 @@ def refused(found: Found, auto: Auto, now: float, refusal: Refusal) -> Found:
         refused=True,
         sure=False,
         clean=0,
+        shift_at=0,
         up_at=PATIENCE,
         down_at=max(PATIENCE, found.down_patience),
         up_patience=PATIENCE,

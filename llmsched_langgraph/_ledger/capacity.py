@@ -102,7 +102,8 @@ class Capacity(NamedTuple):
             pause = paused(pause, grants, attempt.granted_s, now, failure)
         exhausted = failure.retry_after_s is not None and failure.retry_after_s > LIMIT_S
         if isinstance(settings.slots, Auto) and too_busy(failure) and not exhausted:
-            pause_s = max(0.0, pause.opens_s - max(self.pause.opens_s, now))
+            named = failure.retry_after_s is not None
+            pause_s = max(0.0, pause.opens_s - max(self.pause.opens_s, now)) if named else 0.0
             refusal = Refusal(attempt.granted_s, attempt.concurrency, pause_s)
             found = auto.refused(found, settings.slots, now, refusal)
         if failure.status is None:  # the answer may have broken off half way

@@ -7,6 +7,7 @@ change of the backend. Calls whose prompt was cached are compared only with thei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp, hypot, log, sqrt
 from statistics import fmean, median, quantiles
 from typing import NamedTuple
@@ -16,6 +17,9 @@ WORTH = 0.2
 
 SURE = 1.5
 """Difference at which a comparison is decided, in standard deviations."""
+
+CHANGED, CERTAIN = 1.3, 3.0
+"""Factor in the seconds of calls from which a backend has changed, and at how many standard deviations."""
 
 FEWEST, MOST = 8, 128
 """Number of successes that a comparison needs, and maximum number that is kept."""
@@ -47,14 +51,49 @@ def worthwhile(low: Level, high: Level, sure: float = SURE) -> bool | None:
 
     None if the samples do not tell, by `sure` standard deviations.
     """
-    cached = min(_cached(low), _cached(high)) > min(_cached(low, False), _cached(high, False))
-    one, other = ([own for own in level.samples if own.cached is cached] for level in (low, high))
-    if min(len(one), len(other)) < FEWEST or not _overlap(one, other):
+    one, other = _alike(low.samples, high.samples)
+    if not one:
         return None
-    use = fmean(own.in_use for own in one)
-    more = fmean(own.in_use for own in other) / use - 1.0
+    more = _more(one, other)
     if more <= 0.0:
         return None
+    slower, error = _slower(one, other)
+    gain = (1.0 + more) / slower - 1.0
+    over = gain - WORTH * more
+    return over > 0.0 if abs(over) > sure * (1.0 + gain) * error else None
+
+
+def slowdown(before: Sequence[Sample], after: Sequence[Sample]) -> float | None:
+    """Return how many times as long the same calls take as before, beside as many others.
+
+    None if that is not certain, or less than `CHANGED` either way.
+    """
+    one, other = _alike(before, after)
+    if not one or abs(_more(one, other)) > 0.1:
+        return None
+    slower, error = _slower(one, other)
+    if abs(log(slower)) <= max(log(CHANGED), CERTAIN * error):
+        return None
+    start, pace = _line(one)  # a wait in a queue adds as much to short calls: only the sums tell its share
+    return sum(own.seconds for own in other) / sum(start + pace * own.tokens for own in other)
+
+
+def _alike(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Return the samples of both that can be compared; none if they are too few."""
+    cached = min(_cached(one), _cached(other)) > min(_cached(one, False), _cached(other, False))
+    alike, alike2 = ([own for own in samples if own.cached is cached] for samples in (one, other))
+    if min(len(alike), len(alike2)) < FEWEST or not _overlap(alike, alike2):
+        return [], []
+    return alike, alike2
+
+
+def _more(one: list[Sample], other: list[Sample]) -> float:
+    """Return by what share more slots were in use in the other ones."""
+    return fmean(own.in_use for own in other) / fmean(own.in_use for own in one) - 1.0
+
+
+def _slower(one: list[Sample], other: list[Sample]) -> tuple[float, float]:
+    """Return how many times as long the other calls take for the same work, and the standard deviation."""
     slower = 1.0
     for _ in range(8):  # one line for both; the other's seconds are multiplied by `slower`
         start, pace = _line([*one, *(own._replace(seconds=own.seconds / slower) for own in other)])
@@ -63,14 +102,11 @@ def worthwhile(low: Level, high: Level, sure: float = SURE) -> bool | None:
         last, slower = slower, exp(after - before)
         if abs(slower - last) < 0.01 * slower:
             break
-    gain = (1.0 + more) / slower - 1.0
-    deviation = (1.0 + gain) * hypot(error, error2)
-    over = gain - WORTH * more
-    return over > 0.0 if abs(over) > sure * deviation else None
+    return slower, hypot(error, error2)
 
 
-def _cached(level: Level, cached: bool = True) -> int:
-    return sum(own.cached is cached for own in level.samples)
+def _cached(samples: Sequence[Sample], cached: bool = True) -> int:
+    return sum(own.cached is cached for own in samples)
 
 
 def _overlap(one: list[Sample], other: list[Sample]) -> bool:

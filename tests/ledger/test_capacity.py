@@ -76,6 +76,18 @@ def test_a_try_that_is_refused_pauses_nothing():
     assert trying.failed(AUTO, attempt(concurrency=9), 9, Failure(429, 5.0)).pause.opens_s == 7.0
 
 
+@pytest.mark.parametrize(("named_s", "after_s"), [(None, 0.0), (0.0, 0.0), (2.0, 64.0)])
+def test_a_refusal_puts_the_next_try_off_if_that_would_pause(named_s, after_s):
+    """One that names no time does not: refused so, a try pauses nothing, however long the pause is now."""
+    settings, now = CapacitySettings(Auto(start=16)), 100.0
+    capacity = new_capacity(settings)
+    for _ in range(4):  # 1, 2, 4, 8 s of pause where no time is named
+        granted_s, now = now, now + 10.0
+        capacity = capacity.failed(settings, attempt(granted_s, now), 10, Failure(429, named_s))
+    assert capacity.found.refused
+    assert max(capacity.found.up_after_s, now) == pytest.approx(now + after_s)
+
+
 def test_a_told_limit_is_never_cut():
     """Refusals pause, and nothing else."""
     after = new_capacity(TOKENS).failed(TOKENS, attempt(), 9, Failure(429))

@@ -187,6 +187,10 @@ def work(seen, since_s, until_s):
     return sum(call.seconds for began_s, call in seen.ended if since_s <= began_s + call.seconds < until_s)
 
 
+def at(limits, at_s):
+    return [limit for since_s, limit in limits if since_s <= at_s][-1]
+
+
 def share_near(limits, since_s, until_s, right):
     """For what share of this time the limit was within 20 % of right."""
     found, edges = 0.0, [*limits[1:], (inf, 0)]
@@ -209,6 +213,19 @@ def test_slots_that_are_found_follow_a_capacity_that_changes():
     for (since_s, right), until_s in zip(STEPS, (1200.0, 2400.0, END_S), strict=True):
         assert share_near(found.limits, since_s + 200.0, until_s, right) > 0.9
         assert work(own, since_s, until_s) >= 0.9 * work(told, since_s, until_s)
+
+
+def test_slots_that_are_found_follow_a_capacity_that_changes_where_nothing_is_refused():
+    """What is more waits at the server. Each limit is found, too."""
+    own, told = (Seen(LimitedServer(SlotServer(), room=STEPS, queue=inf)) for _ in range(2))
+    found = Simulation(clients(3), backend=Backend("b", "auto"), policy=FCFS, server=own).run()
+    changes = [(at_s, Backend("b", slots)) for at_s, slots in STEPS]
+    Simulation(clients(3), backend=changes[0][1], changes=changes[1:], policy=FCFS, server=told).run()
+    assert found.refused == ()
+    for (since_s, right), until_s in zip(STEPS, (1200.0, 2400.0, END_S), strict=True):
+        middle = [at(found.limits, since_s + 300.0 + n) for n in range(900)]
+        assert abs(sorted(middle)[450] - right) <= 0.2 * right
+        assert work(own, since_s, until_s) >= 0.85 * work(told, since_s, until_s)
 
 
 def test_slots_that_are_found_stay_near_a_knee_where_nothing_is_refused():

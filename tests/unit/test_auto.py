@@ -20,7 +20,7 @@ from llmsched_langgraph._ledger.auto import (
     succeeded,
     too_busy,
 )
-from llmsched_langgraph._ledger.levels import MOST, Level, Sample, most, worthwhile
+from llmsched_langgraph._ledger.levels import MOST, Level, Sample, most, slowdown, worthwhile
 from llmsched_langgraph._ledger.pauses import Failure
 
 
@@ -269,6 +269,85 @@ def test_tries_that_fail_become_rare():
     assert limits[200:].count(32) >= 0.95 * 300
 
 
+class Engine:
+    """Serves so many calls at a time, each in so many seconds; the others wait in it."""
+
+    def __init__(self, serves, seconds=1.0):
+        self.serves, self.seconds = serves, seconds
+
+    def __call__(self, in_use):
+        return self.seconds * max(1.0, in_use / self.serves)
+
+
+def settled(engine, patience=MOST_PATIENCE):
+    """The limit has been at the engine's knee for long: tries downwards are rare."""
+    bench = Bench(Auto(start=engine.serves, high=engine.serves), seconds=engine)
+    bench.window(times=20)
+    bench.auto = Auto()
+    last = bench.found.clean
+    bench.found = bench.found._replace(
+        down_at=last + patience, down_patience=patience, up_at=last + 1000, ceiling=engine.serves
+    )
+    return bench
+
+
+@pytest.mark.parametrize("serves", [3, 6, 10])
+def test_an_engine_that_serves_fewer_is_noticed_soon(serves):
+    """Long before the next try downwards is due."""
+    engine = Engine(16)
+    bench = settled(engine)
+    engine.serves = serves
+    limits = [bench.window() for _ in range(10)]
+    lower = [limit for limit in limits if limit < 16]
+    assert serves <= lower[0] <= 1.2 * serves + 1
+    assert limits[-1] <= 1.2 * serves + 1
+
+
+def test_an_engine_that_is_slower_at_every_limit_keeps_its_calls():
+    """Fewer in flight are tried, bring nothing, and are not tried again soon."""
+    engine = Engine(16)
+    bench = settled(engine)
+    engine.seconds = 2.0
+    limits = [bench.window() for _ in range(20)]
+    assert 8 in limits
+    assert limits[8:] == [16] * 12
+
+
+def test_one_odd_window_changes_nothing():
+    engine = Engine(16)
+    bench = settled(engine)
+    for _ in range(5):
+        engine.seconds = 3.0
+        assert bench.window() == 16
+        engine.seconds = 1.0
+        assert bench.window(times=3) == 16
+    assert bench.found.down_patience == MOST_PATIENCE
+
+
+def test_a_workload_that_goes_to_and_fro_costs_few_tries():
+    """Ten windows of long prompts, then ten of short ones, which is no matter of how many there are."""
+    engine = Engine(16)
+    bench = settled(engine)
+    limits = []
+    for turn in range(20):
+        engine.seconds = 2.0 if turn % 2 else 1.0
+        limits += [bench.window() for _ in range(10)]
+    assert sum(limit < 11 for limit in limits) <= 8
+    assert sum(limits) >= 0.95 * 16 * len(limits)
+
+
+def test_an_engine_that_serves_more_is_noticed_soon():
+    """Its own queue is gone: more are tried long before the next try upwards is due."""
+    engine = Engine(8)
+    bench = settled(engine)
+    bench.found = bench.found._replace(limit=16, samples=())
+    bench.window(times=3)
+    assert bench.found.limit == 16
+    engine.serves = 32
+    limits = [bench.window() for _ in range(5)]
+    assert max(limits) >= 32
+
+
 def test_the_state_stays_small():
     bench = Bench(Auto(high=64))
     for _ in range(300):
@@ -332,6 +411,29 @@ def test_a_few_answers_from_a_cache_change_nothing():
     hits = tuple(Sample(False, 50, 0.005, 16) for _ in range(5))
     slow = level(16, *[50] * 25, slower=2.0)
     assert worthwhile(level(8, *[50] * 30), Level(16, slow.samples + hits)) is False
+
+
+def test_calls_that_take_twice_as_long_are_noticed():
+    """Beside as many others, and only where that is certain."""
+    before, after = level(16, *[50, 90] * 20).samples, level(16, *[50, 90] * 8, slower=2.0).samples
+    assert slowdown(before, after) == pytest.approx(2.0, rel=0.1)
+    assert slowdown(after, before) == pytest.approx(0.5, rel=0.1)
+    for other in (
+        level(16, *[50, 90] * 8),
+        level(16, *[50, 90] * 8, slower=1.25),
+        level(16, *[200, 300] * 8, slower=1.1),
+        level(32, *[50, 90] * 8, slower=2.0),  # more in use
+        level(16, *[50] * 5, slower=2.0),  # too few
+        level(16, *[50, 90] * 8, slower=0.5, cached=True),
+    ):
+        assert slowdown(before, other.samples) is None
+
+
+def test_a_wait_in_a_queue_is_seen_in_the_sum():
+    """It is as long for short calls: their ratio is far larger, and says nothing of how many are served."""
+    before = level(16, *[5, 95] * 20).samples
+    after = [own._replace(seconds=own.seconds + 1.2) for own in before[:16]]
+    assert slowdown(before, after) == pytest.approx(2.0, rel=0.1)
 
 
 def test_too_little_is_no_answer():

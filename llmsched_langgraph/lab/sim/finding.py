@@ -283,7 +283,8 @@ class Loop:
                 self.found = succeeded(found, self._auto, self.now, success)
                 self._windows += bool(found.window.samples) and not self.found.window.samples
             elif too_busy(failure):
-                pause_s = self._pause.opens_s - self.now if self._pause.opens_s > opens_s else 0.0
+                named = failure.retry_after_s is not None and self._pause.opens_s > opens_s
+                pause_s = self._pause.opens_s - self.now if named else 0.0
                 refusal = Refusal(granted_s, concurrency, max(0.0, pause_s))
                 self.found = refused(found, self._auto, self.now, refusal)
         self._holding -= 1
