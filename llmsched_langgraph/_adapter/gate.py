@@ -12,9 +12,11 @@ cancelled `ainvoke` reports no end, but a hook's `finally` always runs. A simple
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -149,8 +151,9 @@ def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
                     result = hook(self, *args, **kwargs)
                     break
                 except Exception:
-                    if not call.tries_again():
+                    if (wait_s := call.tries_again()) is None:
                         raise
+                time.sleep(wait_s)
             if call.reports:
                 call.usage = usage_of_result(result, _messages(args, kwargs))
             return result
@@ -170,8 +173,9 @@ def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
                     result = await hook(self, *args, **kwargs)
                     break
                 except Exception:
-                    if not call.tries_again():
+                    if (wait_s := call.tries_again()) is None:
                         raise
+                await asyncio.sleep(wait_s)
             if call.reports:
                 call.usage = usage_of_result(result, _messages(args, kwargs))
             return result

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph._ledger.pauses import LIMIT_S, Failure
+from llmsched_langgraph._ledger.pauses import LIMIT_S, REFUSALS, Failure
 from llmsched_langgraph._runtime.context import CALL, PAUSED, current_stage_run, unmark
 from llmsched_langgraph._runtime.holders import is_closed, running_loop_ref
 from llmsched_langgraph._runtime.marks import Inside, Looking, Paused
@@ -23,6 +23,9 @@ from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.attempt import Attempt
+
+RETRY_S, LONGEST_RETRY_S = 0.5, 8.0
+"""Seconds before a request is sent again that failed without pausing its backend: the first, and at most."""
 
 _USED = "a slot is for one call; call scheduler.slot() for each call"
 
@@ -122,18 +125,25 @@ class Call(Slot):
         if around.abandoned:  # since the check above
             raise cancelled()
 
-    def tries_again(self) -> bool:
-        """Return whether `Backend.retries` allows another request after an error; if so, count it.
+    def tries_again(self) -> float | None:
+        """Return the seconds after which a failed request is sent again, and count it; None for never.
 
-        Only a request that the server refused, or did not answer, is sent again.
+        `Backend.retries` limits how often. Only a request that the server refused, or did not answer, is sent
+        again. The wait is 0 if the failure pauses the backend; otherwise it doubles, from `RETRY_S` to
+        `LONGEST_RETRY_S`. Meanwhile the call holds no slot.
         """
         failure = self.failure
         if failure is None or self.abandoned or self.refused is not None:
-            return False
-        if self._tried >= self.terms.driver.backends[self.terms.backend].backend.retries:
-            return False
+            return None
+        settings = self.terms.driver.settings(self.terms.backend)
+        if settings is None or self._tried >= settings.retries:
+            return None
         self._tried += 1
-        return failure.retry_after_s is None or failure.retry_after_s <= LIMIT_S
+        if failure.retry_after_s is not None:
+            return 0.0 if failure.retry_after_s <= LIMIT_S else None
+        if failure.status in REFUSALS:
+            return 0.0
+        return float(min(RETRY_S * 2 ** (self._tried - 1), LONGEST_RETRY_S))
 
     @property
     def counts(self) -> bool:

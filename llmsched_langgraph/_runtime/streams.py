@@ -5,6 +5,8 @@ Does not interpret the items: the caller's meter counts their tokens.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol, TypeVar
 
@@ -44,9 +46,10 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
                 except StopIteration:
                     return
                 except Exception:
-                    if begun or not call.tries_again():
+                    if begun or (wait_s := call.tries_again()) is None:
                         raise
                     items = None
+                    time.sleep(wait_s)
                     continue
             begun = True
             meter.see(item)
@@ -84,9 +87,10 @@ async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[
                 except StopAsyncIteration:
                     return
                 except Exception:
-                    if begun or not call.tries_again():
+                    if begun or (wait_s := call.tries_again()) is None:
                         raise
                     items = None
+                    await asyncio.sleep(wait_s)
                     continue
             begun = True
             meter.see(item)

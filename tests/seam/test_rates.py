@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import math
 import threading
 import time
@@ -18,6 +19,7 @@ from langgraph.graph import START, StateGraph
 from support.seam import until
 
 from llmsched_langgraph import Auto, Backend, ConfigurationError, QueueTimeoutError, Scheduler, schedule
+from llmsched_langgraph._runtime import call as call_module
 from llmsched_langgraph._runtime.cycles.watcher import WATCHER
 from llmsched_langgraph.testing import PlainModel, StreamingModel
 
@@ -341,6 +343,11 @@ def test_wrong_settings(settings, message):
     assert "'b'" in str(caught.value)
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    monkeypatch.setattr(call_module, "RETRY_S", 0.01)
+
+
 # -- retries ---------------------------------------------------------------------------
 
 
@@ -443,7 +450,7 @@ def test_a_request_that_is_sent_again_keeps_its_place(make):
         came.append(threading.current_thread().name)
         if number == 1:
             until(lambda: scheduler.statistics().waiting == 2)
-            return httpx.Response(500)
+            return httpx.Response(429, headers={"retry-after": "0.01"})
         return httpx.Response(200, json={})
 
     server.answer = answer
@@ -457,6 +464,28 @@ def test_a_request_that_is_sent_again_keeps_its_place(make):
     for thread in threads:
         thread.join(30)
     assert came == ["a", "b", "a", "c"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_requests_that_fail_without_a_pause_are_sent_again_later(make, monkeypatch, way):
+    """Each wait is twice as long as the one before, and others have the slot meanwhile."""
+    monkeypatch.setattr(call_module, "RETRY_S", 0.2)
+    monkeypatch.setattr(call_module, "LONGEST_RETRY_S", 0.4)
+    model, ask = WAYS[way]
+    scheduler, server, served = make(1, speed=1.0, retries=4), failing(4, None), []
+
+    def other():
+        until(lambda: len(server.came_s) == 4)
+        with scheduler.slot():
+            served.append(len(server.came_s))
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    graph_of(model(server=server), scheduler, ask).invoke({})
+    thread.join(30)
+    waits_s = [after - before for before, after in itertools.pairwise(server.came_s)]
+    assert all(wait_s >= least_s for wait_s, least_s in zip(waits_s, [0.2, 0.4, 0.4, 0.4], strict=True))
+    assert served == [4]
 
 
 @pytest.mark.parametrize("retries", [-1, 1.5, True, "2", None])
