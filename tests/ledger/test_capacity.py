@@ -82,8 +82,8 @@ def test_a_refusal_puts_the_next_try_off_if_that_would_pause(named_s, after_s):
     settings, now = CapacitySettings(Auto(start=16)), 100.0
     capacity = new_capacity(settings)
     for _ in range(4):  # 1, 2, 4, 8 s of pause where no time is named
-        granted_s, now = now, now + 10.0
-        capacity = capacity.failed(settings, attempt(granted_s, now), 10, Failure(429, named_s))
+        now += 20.0
+        capacity = capacity.failed(settings, attempt(now - 0.1, now), 10, Failure(429, named_s))
     assert capacity.found.refused
     assert max(capacity.found.up_after_s, now) == pytest.approx(now + after_s)
 
