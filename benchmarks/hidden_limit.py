@@ -1,6 +1,7 @@
 """Prints how well a limit that nobody tells is found live, beside a scheduler that is told and others.
 
     python benchmarks/hidden_limit.py [--seconds S] [--modes MODE ...] [--sides SIDE ...] [--clients N]
+        [--changes]
 
 The embedded server runs in a process of its own. Its limit of concurrent requests is 16, then 6, then 24. In
 the mode `refusing` it answers 429 above it and names a time, in `silent` it answers 429 and names none, in
@@ -297,6 +298,12 @@ def row(name: str, own: Measured, told: Measured | None, seconds: float) -> list
     ]
 
 
+def changes(limits: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return the samples at which the limit was another one than before."""
+    before = [0, *(limit for _, limit in limits)]
+    return [own for own, last in zip(limits, before, strict=False) if own[1] != last]
+
+
 def _near(limit: int, right: int) -> bool:
     return abs(limit - right) <= NEAR * right
 
@@ -333,6 +340,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["refusing", "slowing"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--clients", type=int, default=40)
+    parser.add_argument("--changes", action="store_true", help="print each change of the limit that is found")
     options = parser.parse_args()
     sides = list(options.sides)
     if "litellm" in sides and importlib.util.find_spec("litellm") is None:
@@ -352,6 +360,10 @@ def main() -> None:
                 print(
                     f"{name}: {', '.join(f'{own.died.count(kind)} {kind}' for kind in sorted({*own.died}))}"
                 )
+        if options.changes and "auto" in found:
+            print(
+                "auto:", ", ".join(f"{at_s:.1f} s: {limit}" for at_s, limit in changes(found["auto"].limits))
+            )
         print(flush=True)
 
 
