@@ -1,12 +1,13 @@
 """Prints how well a limit that nobody tells is found live, beside a scheduler that is told and others.
 
     python benchmarks/hidden_limit.py [--seconds S] [--modes MODE ...] [--sides SIDE ...] [--clients N]
-        [--changes]
+        [--in-turn] [--changes]
 
 The embedded server runs in a process of its own. Its limit of concurrent requests is 16, then 6, then 24. In
 the mode `refusing` it answers 429 above it and names a time, in `silent` it answers 429 and names none, in
 `slowing` it never refuses: what is more waits in its own queue. Clients that always have a run going ask it,
-with the same runs for each side, one side after the other:
+with the same runs for each side. Each side has a server and a process of its own, all at the same time: what
+else the machine does disturbs all of them.
 
 - `told`: a scheduler that is told each change of the limit,
 - `auto`: a scheduler with `slots="auto"`; both send a request again up to three times (`retries=3`),
@@ -14,7 +15,7 @@ with the same runs for each side, one side after the other:
 - `litellm`: the graph with LiteLLM's Router, with its retries, if `litellm` is installed.
 
 A client whose run died begins the next one after a second. Windows are successes over max(8, limit). Takes
-three times S for each side and mode, 25 minutes in all.
+three times S for each mode, 7 minutes in all; with `--in-turn`, on a machine of few cores, for each side.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import multiprocessing
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -38,7 +41,7 @@ from openai import DefaultAsyncHttpxClient
 from pydantic import SecretStr
 
 from llmsched_langgraph import Backend, Scheduler, schedule
-from llmsched_langgraph.lab.demo.backend import MODEL, backend, counts, resize
+from llmsched_langgraph.lab.demo.backend import MODEL, backend, counts, reset, resize
 from llmsched_langgraph.lab.testbed.calls import EmbeddedLengths
 
 LIMITS = (16, 6, 24)
@@ -248,7 +251,10 @@ async def measure(name: str, url: str, seconds: float, clients: int) -> Measured
             await asyncio.sleep(SAMPLE_S)
 
     async with DefaultAsyncHttpxClient(trust_env=False) as control:
-        await resize(control, url, LIMITS[0])
+        begun_s = time.monotonic()
+        await graph.ainvoke({"tokens": [1]})  # what the client's libraries import late
+        found.calls.clear()
+        await reset(control, url)
         begun_s = time.monotonic()
         tasks = [asyncio.create_task(client(number)) for number in range(clients)]
         tasks.append(asyncio.create_task(watch()))
@@ -281,7 +287,9 @@ def row(name: str, own: Measured, told: Measured | None, seconds: float) -> list
         shares.append(f"{fmean(_near(limit, right) for limit in later):.2f}" if later else "-")
     spans = [(phase * seconds, (phase + 1) * seconds) for phase in range(len(LIMITS))]
     spans.append((0.0, len(LIMITS) * seconds))
-    ratios = ["-" if told is None else f"{own.tokens(*span) / told.tokens(*span):.2f}" for span in spans]
+    ratios = [
+        "-" if told is None else f"{own.tokens(*span) / max(told.tokens(*span), 1):.2f}" for span in spans
+    ]
     rejected = own.counts["rejected"]
     attempts = own.counts["served"] + rejected + own.counts["cancelled"] + own.counts["in_flight"]
     ended = len(own.jcts_s) + len(own.died)
@@ -323,13 +331,18 @@ COLUMNS = [
 QUEUES = {"refusing": 0, "silent": 0, "slowing": None}
 
 
-def compared(mode: str, sides: Sequence[str], seconds: float, clients: int) -> dict[str, Measured]:
-    """Measure each side in one mode, each against a server of its own."""
-    found: dict[str, Measured] = {}
-    for name in sides:
-        with backend(LIMITS[0], 0, SCALE, queue_limit=QUEUES[mode], retry_after=mode != "silent") as url:
-            found[name] = asyncio.run(measure(name, url, seconds, clients))
-    return found
+def one(name: str, mode: str, seconds: float, clients: int) -> Measured:
+    """Measure one side in one mode, against a server of its own."""
+    with backend(LIMITS[0], 0, SCALE, queue_limit=QUEUES[mode], retry_after=mode != "silent") as url:
+        return asyncio.run(measure(name, url, seconds, clients))
+
+
+def compared(options: argparse.Namespace, mode: str, sides: Sequence[str]) -> dict[str, Measured]:
+    """Measure the sides in one mode: each in a process of its own, at the same time or in turn."""
+    workers = 1 if options.in_turn else len(sides)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(one, name, mode, options.seconds, options.clients) for name in sides]
+        return {name: future.result() for name, future in zip(sides, futures, strict=True)}
 
 
 def main() -> None:
@@ -340,6 +353,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["refusing", "slowing"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--clients", type=int, default=40)
+    parser.add_argument("--in-turn", action="store_true", help="one side after the other")
     parser.add_argument("--changes", action="store_true", help="print each change of the limit that is found")
     options = parser.parse_args()
     sides = list(options.sides)
@@ -347,7 +361,7 @@ def main() -> None:
         print("litellm is not installed: its row is left out (pip install litellm).\n")
         sides.remove("litellm")
     for mode in options.modes:
-        found = compared(mode, sides, options.seconds, options.clients)
+        found = compared(options, mode, sides)
         print(
             f"Mode `{mode}`: limit {' then '.join(map(str, LIMITS))}, {options.seconds:g} s each, "
             f"{options.clients} clients.\n"
