@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.standing import Standing, Status
 
 from llmsched_langgraph import Application
 from llmsched_langgraph._application.nesting import number_of, place_of
-from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress, Status
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 
 PATHS = [f"n{number}" for number in range(6)]
 OVER = {Status.FINISHED, Status.ABSENT}
@@ -23,7 +24,7 @@ def applications(draw):
 @given(applications(), st.data())
 def test_nothing_is_an_error(application, data):
     """Any moves in any order: statuses cover all stages, what runs is running, and the end is the end."""
-    position, live, number = StageProgress(application), [], 0
+    position, live, number = Standing(application), [], 0
     for _ in range(data.draw(st.integers(0, 25))):
         match data.draw(st.sampled_from(["reveal", "begin", "end", "strange"])):
             case "reveal":
@@ -62,7 +63,7 @@ def test_nothing_is_an_error(application, data):
 @given(applications(), st.data())
 def test_a_walk_along_the_edges_is_never_thought_impossible(application, data):
     """Whoever follows the edges only comes to stages that were ready, or to a tail once more."""
-    position = StageProgress(application)
+    position = Standing(application)
     tails = {stage.id for stage in application.stages if stage.tail}
     step = data.draw(
         st.lists(st.sampled_from(application.entries or PATHS), min_size=1, max_size=2, unique=True)

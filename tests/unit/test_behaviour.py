@@ -6,13 +6,14 @@ import json
 
 import pytest
 from support.ended import ended
+from support.standing import Standing
 
 from llmsched_langgraph import Application, Profile
 from llmsched_langgraph._application.application import AUTHORS_WORD, Kind, Node
 from llmsched_langgraph._application.behaviour import RUNS_WITHOUT_CALLS, NodeBehaviour, corrected
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 from llmsched_langgraph._jobs.observed import nodes_of
-from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 
 AGENT = Application.of(
     "agent",
@@ -75,7 +76,7 @@ def test_containers_are_no_new_nodes():
 
 def test_a_learned_node_does_not_end_the_way():
     """It says nothing of where a run goes from there: what could come before can still come."""
-    position = StageProgress(corrected(AGENT, {"new": NodeBehaviour(1, 0, 1, 1)}))
+    position = Standing(corrected(AGENT, {"new": NodeBehaviour(1, 0, 1, 1)}))
     for number, path in enumerate(("model", "new"), 1):
         position.move(Revealed(((number, path),)))
         position.move(Began(number))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from support.standing import Standing, Status
 
 from llmsched_langgraph import Application
 from llmsched_langgraph._application.application import Kind, Node
@@ -22,7 +23,7 @@ from llmsched_langgraph._belief.fit.evaluation import moments
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._jobs.observed import Unit, nodes_of, numbered, observed
-from llmsched_langgraph._jobs.stages import Began, Ended, Revealed, StageProgress, Status
+from llmsched_langgraph._jobs.stages import Began, Ended, Revealed
 from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage, EndedStageRun
 
 PLAN = [("plan", "model"), ("model", "tools"), ("tools", "model"), ("model", "replan"), ("replan", "plan")]
@@ -152,7 +153,7 @@ class Walk:
     """A position and how to move it by names."""
 
     def __init__(self, application):
-        self.position = StageProgress(application)
+        self.position = Standing(application)
         self._numbers = itertools.count(1)
 
     def reveal(self, *paths, around=None):

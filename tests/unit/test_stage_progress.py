@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from support.standing import Standing, Status
 
 from llmsched_langgraph import Application
 from llmsched_langgraph._application.application import Kind, Node
@@ -15,8 +16,6 @@ from llmsched_langgraph._jobs.stages import (
     Revealed,
     Runs,
     StageOccurrence,
-    StageProgress,
-    Status,
 )
 
 AGENT = Application.of(
@@ -43,7 +42,7 @@ class Walk:
     """A position and how to move it by names."""
 
     def __init__(self, application):
-        self.position = StageProgress(application)
+        self.position = Standing(application)
         self._numbers = itertools.count(1)
 
     def reveal(self, *paths, around=None, called=False):
@@ -255,7 +254,7 @@ def test_what_is_not_known_changes_nothing(walk):
 def test_what_may_be_begun_once_more():
     """By the edges alone: round a loop while something in it is alive, and what was stopped for a human."""
     edges = [("think", "act"), ("act", "think"), ("act", "answer")]
-    position = StageProgress(Application.of("a", ["think", "act", "answer"], edges, ["think"]))
+    position = Standing(Application.of("a", ["think", "act", "answer"], edges, ["think"]))
     assert position.coming() == {"think", "act", "answer"}
     position.move(Revealed(((1, "think"),)))
     assert position.coming() == {"think", "act", "answer"}
@@ -332,7 +331,7 @@ def use(position, *tools, first=100, path="use"):
 
 def test_tools_of_a_stage():
     """As they were announced, for as long as anybody may ask; those of one run until it is over."""
-    position = StageProgress(PLANNER)
+    position = Standing(PLANNER)
     assert position.tools(StageOccurrence("use", 1)) == {}
     use(position, "saw", None, "saw", "drill")
     assert position.tools(StageOccurrence("use", 1)) == {"saw": 2, "drill": 1}
@@ -345,7 +344,7 @@ def test_tools_of_a_stage():
 
 def test_a_plan_is_known_once_it_cannot_grow():
     """All that was announced, by name; nothing before it was."""
-    position = StageProgress(PLANNER)
+    position = Standing(PLANNER)
     position.move(Revealed(((1, "plan"),)))
     assert position.planned() is None
     position.move(Ended(1, 1.0))
@@ -359,7 +358,7 @@ def test_a_plan_is_known_once_it_cannot_grow():
 
 def test_a_plan_that_may_grow_is_not_known():
     """An agent that may use tools once more, after it has seen what came of these; until it is over."""
-    position = StageProgress(REACT)
+    position = Standing(REACT)
     position.move(Revealed(((1, "think"),)))
     position.move(Ended(1, 1.0))
     use(position, "saw")
@@ -371,7 +370,7 @@ def test_a_plan_that_may_grow_is_not_known():
 
 
 def test_tools_without_names_are_no_plan():
-    position = StageProgress(PLANNER)
+    position = Standing(PLANNER)
     use(position, None, None)
     assert position.planned() is None
     assert position.runs(StageOccurrence("use", 1)) == Runs(2, 0, 0)
