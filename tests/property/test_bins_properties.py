@@ -97,21 +97,6 @@ def test_nothing_run_yet_is_merely_present(values):
 
 
 @QUIET
-@given(SAMPLE.filter(present), st.lists(st.floats(0.0, 1.0), min_size=2, max_size=5))
-def test_quantiles(values, levels):
-    """They ascend, lie in the range seen, and are numpy's where every value is kept."""
-    bins = Bins.fit(values)
-    weights = [bins.absent, *(own.count for own in bins.bins)]
-    got = bins.quantiles(weights, sorted(levels))
-    assert got == sorted(got)
-    assert bins.range[0] <= got[0]
-    assert got[-1] <= bins.range[1]
-    if len(set(present(values))) <= 6:
-        amounts = [value or 0.0 for value in values]
-        assert bins.quantiles(weights, [0.5]) == [np.quantile(amounts, 0.5, method="inverted_cdf")]
-
-
-@QUIET
 @given(SAMPLE, st.integers(0, 2**32))
 def test_draws_come_from_their_bins(values, seed):
     """Every draw lies in its state's range, and their mean is the bin's."""

@@ -43,7 +43,6 @@ def test_a_quantity_that_never_happened():
     assert bins.index(3.0) == 0
     assert bins.present().tolist() == [1.0]
     assert bins.at_least(3.0).weights.tolist() == [1.0]
-    assert bins.quantiles([1.0], [0.5]) == [0.0]
     assert bins.values(np.array([0, 0]), np.array([0.1, 0.9])).tolist() == [0.0, 0.0]
     assert bins.left(1.0, np.array([0]), np.array([0.5])).tolist() == [0.0]
 
@@ -103,14 +102,11 @@ def test_bad_values(value):
 
 
 def test_bad_questions():
-    """A negative value; weights that are none."""
+    """Negative values, and no numbers."""
     bins = Bins.fit(TWELVE)
     for value in (-1.0, float("nan")):
         with pytest.raises(InvalidDataError, match="value: expected a nonnegative number"):
             bins.index(value)
-    for weights in ([1.0], [0.0] * 7, [-1.0, *([1.0] * 6)]):
-        with pytest.raises(InvalidDataError, match="weights: expected 7 nonnegative weights"):
-            bins.quantiles(weights, [0.5])
 
 
 DAMAGE = {

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from support.networks import married, network
+from support.networks import bits, joint, married, network
 
 from llmsched_langgraph._belief.network import inference
 from llmsched_langgraph._belief.network.network import Network, independent
@@ -102,8 +102,6 @@ def test_what_is_screened_off_costs_nothing():
 def test_a_whole_network_has_an_entropy():
     """Of forty variables, whose joint table could not be made."""
     of = married(5, 40, 7)
-    with pytest.raises(InvalidDataError, match="cells"):
-        of.joint(range(40))
     chained = sum(
         of.entropy((*own, i)) - (of.entropy(own) if own else 0.0) for i, own in enumerate(of.parents)
     )
@@ -111,10 +109,9 @@ def test_a_whole_network_has_an_entropy():
 
 
 def test_nothing_has_no_entropy():
-    """Nor a joint but the number 1."""
+    """Also under evidence."""
     assert xor().entropy([]) == 0.0
     assert xor().entropy([], {0: [0.5, 0.2]}) == 0.0
-    assert xor().joint([]) == pytest.approx(1.0)
     assert xor().mutual_information(0, []).bits == 0.0
 
 
@@ -143,7 +140,8 @@ def test_draws_follow_the_posterior():
     rows = of.sample(20_000, known, seed=1)
     drawn = np.zeros(of.cards)
     np.add.at(drawn, tuple(rows.T), 1 / len(rows))
-    assert np.abs(drawn - of.joint(range(4), known)).max() < 0.015
+    expected = joint(of, known)
+    assert np.abs(drawn - expected / expected.sum()).max() < 0.015
     assert (of.sample(50, known, seed=2) != of.sample(50, known, seed=3)).any()
 
 
@@ -175,9 +173,8 @@ def test_equal_to_pgmpy(seed, count):
             expected = reference.query([of.names[i]], evidence=named, show_progress=False).values
             assert posterior[i] == pytest.approx(expected, abs=1e-10)
         pair = [free[-1], free[0]]
-        expected = reference.query([of.names[i] for i in pair], evidence=named, show_progress=False)
-        axes = [expected.variables.index(of.names[i]) for i in pair]
-        assert of.joint(pair, given) == pytest.approx(np.transpose(expected.values, axes), abs=1e-10)
+        expected = reference.query([of.names[i] for i in pair], evidence=named, show_progress=False).values
+        assert of.entropy(pair, given) == pytest.approx(bits(expected), abs=1e-8)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +194,6 @@ def test_a_network_is_a_value():
     assert of == independent(["a"], [COIN])
     assert of != independent(["a"], [[0.4, 0.6]])
     assert of != "a"
-    assert of.number("a") == 0
     assert repr(of) == "<Network of 1 variables, 0 edges, 1 parameters>"
 
 
@@ -261,7 +257,7 @@ def test_bad_questions():
     with pytest.raises(InvalidDataError, match="probability zero"):
         of.marginals({0: [1.0, 0.0], 1: [1.0, 0.0], 2: [0.0, 1.0]})
     with pytest.raises(InvalidDataError, match="probability zero"):
-        of.joint([0], {0: [1.0, 0.0], 1: [1.0, 0.0], 2: [0.0, 1.0]})
+        of.entropy([0], {0: [1.0, 0.0], 1: [1.0, 0.0], 2: [0.0, 1.0]})
     for weights in ([1.0], [1.0, -1.0], [1.0, float("nan")], [[1.0, 1.0]]):
         with pytest.raises(InvalidDataError, match=r"likelihoods\[0\]: expected 2 nonnegative weights"):
             of.marginals({0: weights})
@@ -270,10 +266,6 @@ def test_bad_questions():
             of.marginals({0: weights})
     with pytest.raises(InvalidDataError, match="no number 3 among 3"):
         of.marginals({3: [1.0, 1.0]})
-    with pytest.raises(InvalidDataError, match="named twice"):
-        of.joint([0, 0])
-    with pytest.raises(InvalidDataError, match="no variable 'c'"):
-        of.number("c")
     with pytest.raises(InvalidDataError, match=r"rows\[0\]\[1\]: state 2 of a variable with 2 states"):
         of.log_likelihood([[0, 2, 0]])
     with pytest.raises(InvalidDataError, match="expected 3 states per row"):

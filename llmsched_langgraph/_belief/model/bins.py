@@ -6,7 +6,7 @@ Does not interpret the quantity or relate it to other quantities.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite, log, sqrt
@@ -14,7 +14,7 @@ from sys import float_info
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from llmsched_langgraph._fields import Field
 from llmsched_langgraph.errors import InvalidDataError
@@ -247,25 +247,6 @@ class Bins:
     def points(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the points of all bins, ascending, and their probabilities."""
         return self._points, weights[self._owners] * self._shares
-
-    def quantiles(self, weights: ArrayLike, levels: Sequence[float]) -> list[float]:
-        """Return quantiles of the mixture with these state weights; absent counts as 0.
-
-        Raises:
-            InvalidDataError: the weights are not one per state, or negative, or all zero.
-        """
-        given = np.asarray(weights, dtype=np.float64)
-        if given.shape != (self.states,) or not given.min() >= 0.0 or not given.sum() > 0.0:
-            raise InvalidDataError(
-                f"weights: expected {self.states} nonnegative weights, not all zero, "
-                f"got {given.tolist()!r:.60}"
-            )
-        mass = np.concatenate(([given[ABSENT]], given[self._owners] * self._shares))
-        some = mass > 0.0
-        points, mass = np.concatenate(([0.0], self._points))[some], mass[some]
-        reached = np.cumsum(mass) / mass.sum()
-        at = np.searchsorted(reached, np.asarray(levels) - 1e-12, side="left")
-        return [float(points[min(int(i), len(points) - 1)]) for i in at]
 
     def values(self, states: NDArray[np.intp], uniform: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sample one amount per state from the points of its bin; 0 for absent.

@@ -118,17 +118,6 @@ class Network:
         """The number of free parameters of the tables."""
         return sum(table.size - table.size // table.shape[-1] for table in self.tables)
 
-    def number(self, name: str) -> int:
-        """Return the number of the variable with this name.
-
-        Raises:
-            InvalidDataError: no variable has this name.
-        """
-        try:
-            return self.names.index(name)
-        except ValueError:
-            raise InvalidDataError(f"names: no variable {name!r}") from None
-
     def adjacent(self, variable: int) -> frozenset[int]:
         """Return the Markov blanket: parents, children, and the children's other parents."""
         return self._adjacent[variable]
@@ -175,24 +164,8 @@ class Network:
         """Return log2 P(E), P(E) being the expected likelihood. Raises as `marginals` does."""
         return float(inference.collect(self._tree, self._evidence(likelihoods)).bits[0])
 
-    def joint(self, variables: Sequence[int], likelihoods: Evidence | None = None) -> NDArray[np.float64]:
-        """Return P(variables | E): an array with one axis per variable, in the given order.
-
-        Raises:
-            InvalidDataError: as in `marginals`, or the table would exceed `inference.MAX_CELLS` cells.
-        """
-        wanted = tuple(map(self._known, variables))
-        if len(set(wanted)) != len(wanted):
-            raise InvalidDataError(f"variables: named twice in {list(wanted)}")
-        evidence = self._evidence(likelihoods)
-        scope, table = inference.product(self.cards, self._factors(wanted, evidence))
-        total = table.sum()
-        if not total > 0.0:
-            raise InvalidDataError("likelihoods: the evidence has probability zero under the network")
-        return np.transpose(table / total, [scope.index(v) for v in wanted])
-
     def entropy(self, variables: Iterable[int], likelihoods: Evidence | None = None) -> float:
-        """Return H(variables | E), the joint Shannon entropy, in bits. Raises as `joint` does.
+        """Return H(variables | E), the joint Shannon entropy, in bits. Raises as `marginals` does.
 
         The joint table is not built: forty variables of seven states take 20 to 50 ms.
         """
