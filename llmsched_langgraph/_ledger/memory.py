@@ -137,7 +137,7 @@ class MemoryLedger:
                 wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
                 continue
             next_one = self._next(name, view, now)
-            if next_one is None:  # the tenants of all that wait hold as many slots as they may
+            if next_one is None:  # all waiting tenants hold as many slots as they may
                 self._ripe.pop(name, None)
                 continue
             reason, (ticket, waits) = next_one

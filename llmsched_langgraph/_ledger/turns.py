@@ -2,7 +2,7 @@
 
 Does not choose a lane. All values are in the state (`truth.py`); the rules are in `tenants.py`.
 
-A backend that only calls without a tenant use has one line, which always has the turn: its grants are not
+If all calls of a backend are without a tenant, it has one line, which always has the turn; its grants are not
 charged.
 """
 

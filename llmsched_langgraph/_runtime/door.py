@@ -286,7 +286,7 @@ class Door:
     def _retry_after_s(self, setting: str, before: int) -> float | None:
         """Return the expected seconds until one more run may begin, with `before` others before it.
 
-        Room for a run comes with the end of a run, or of a call, at the recent rate; None if there was none.
+        Places become free at the recent rate of ends of runs, or of calls. None if there was none recently.
         """
         now = self._driver.clock()
         if setting == "max_jobs":
