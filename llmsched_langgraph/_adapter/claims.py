@@ -104,7 +104,7 @@ def _said(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
 def user_of(configs: tuple[Any, ...]) -> Any:
     """Return the authenticated user, or its name; None if there is none.
 
-    The Agent Server writes it to `configurable`. What stands in `metadata` may be the word of a client.
+    The Agent Server writes it to `configurable`. A value in `metadata` may come from a client.
     """
     for config in configs:
         part = (config or {}).get("configurable") or {}

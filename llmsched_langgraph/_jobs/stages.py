@@ -157,7 +157,7 @@ class StageProgress:
             tally.running += begun
         nodes = self.application.by_path
         known = frozenset(path for path in stage_occurrences if path in nodes and not nodes[path].learned)
-        if known and not called:  # an unknown node does not show where the graph is
+        if known and not called:  # an unknown node does not tell the position in the graph
             self._fronts[around] = known
 
     def _occurrences(

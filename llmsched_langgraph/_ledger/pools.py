@@ -16,7 +16,7 @@ from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import BackendView, Grant, Release, Waiting
 
 MEASURED_S = 60.0
-"""Seconds after its release in which the tokens of an attempt must become known where rates need them."""
+"""Seconds from an attempt's release until its tokens must be known, if rates need them."""
 
 _new = tuple.__new__
 """Builds a named tuple in C, without Python bytecode."""

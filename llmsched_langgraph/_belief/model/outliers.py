@@ -23,7 +23,7 @@ FEW = 0.03
 """Share of the amounts, rounded up, that may be outliers. More of them are part of the distribution."""
 
 SPAN = 5
-"""The tail, whose spread is measured, has `SPAN` times as many amounts as may be outliers."""
+"""The spread is that of the largest amounts: `SPAN` times as many as there may be outliers."""
 
 BEYOND = 1 / 8
 """Expected number of amounts above the fence if the amounts are lognormal."""

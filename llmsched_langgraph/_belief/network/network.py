@@ -49,8 +49,7 @@ class Information:
 class Network:
     """P(X1..Xn) = prod_i P(Xi | parents of Xi), over variables numbered so that parents come first.
 
-    Variables are addressed by number; `number(name)` returns it. Networks with equal names, cards, parents
-    and tables are equal.
+    Variables are addressed by number. Networks with equal names, cards, parents and tables are equal.
 
     Attributes:
         names: the unique name of each variable.

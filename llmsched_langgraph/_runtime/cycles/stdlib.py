@@ -103,7 +103,7 @@ FUTURES_WAIT = _code(concurrent.futures, "wait")
 AS_COMPLETED = _code(concurrent.futures, "as_completed")
 WORK = _code(concurrent.futures.thread, "_WorkItem.run")
 WORKER = _code(concurrent.futures.thread, "_worker")
-# Libraries that instrument programs replace the first one; the other one, which it calls, they leave.
+# Instrumentation libraries replace the first one, but not the second one, which it calls.
 SUBMIT = (_code(ThreadPoolExecutor, "submit"), _code(ThreadPoolExecutor, "_adjust_thread_count"))
 RUN = _code(asyncio, "Runner.run")
 RUN_UNTIL = _code(asyncio, "BaseEventLoop.run_until_complete")
