@@ -79,7 +79,7 @@ def names_of(model: Any, kwargs: Mapping[str, Any]) -> Requested:
     try:
         return _requested(cls, tuple(_said(model, kwargs, _MAX_DEPTH)))
     except Exception:
-        return Requested(cls.__name__)  # it cannot be read; the backend without `models` and `base_urls` serves it
+        return Requested(cls.__name__)  # it cannot be read; the default backend serves it
 
 
 def names_of_request(url: str, model: object) -> Requested:

@@ -67,8 +67,8 @@ _DRIVEN = (types.CoroutineType, types.AsyncGeneratorType, types.GeneratorType)
 def time_limit(task: Any, inside: object = None) -> bool:
     """Return whether a time limit of asyncio or AnyIO will end what the suspended task waits for.
 
-    With `inside`, only the limits count that the task entered in the `with` block of that object, so that the
-    code in the block can go on after them. None counts if the task is not in that block.
+    With `inside`, a limit counts only if the task entered it within the `with` block of that object: then the
+    code in the block can go on after it. No limit counts if the task is not in that block.
     """
     limited, found = False, inside is None
     for code, frame, awaited in chain_of(task):
