@@ -21,7 +21,8 @@ def check_jobs(jobs: Sequence[Job], view: LedgerView, running: int) -> None:
     for job in jobs:
         job.check()
         assert job.progress.waiting == waiting[job.number], "a job's waiting calls"
-        assert job.progress.holding == holding[job.number], "a job's calls in slots"
+        held = job.progress.holding + job.progress.using
+        assert held == holding[job.number], "a job's calls in slots"
         assert job.outcome is None or job.progress.outstanding, "an ended job stays"
         active += job.id is not None and job.active
     assert active == running, "jobs that run"

@@ -214,8 +214,8 @@ class Job:
         """Fact: a call released its slot."""
         self.progress.finish(call)
         self.ticks += 1
-        work = self.progress.works[call.stage_occurrence]
-        if _tells(work.done, work.calls) or not self.progress.outstanding:
+        work = self.progress.works.get(call.stage_occurrence)  # None for a tool's call
+        if (work is not None and _tells(work.done, work.calls)) or not self.progress.outstanding:
             self.outdated = True
 
     def measured(self, ticket: int, usage: Usage) -> None:

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from llmsched_langgraph._jobs.stages import StageOccurrence
 
+TOOL = "tool:"
+"""What the stage name of a tool's call begins with. No node's name does: LangGraph reserves the colon."""
+
 
 class Outcome(Enum):
     """How a call or a job ended."""
@@ -159,11 +162,16 @@ class Work:
 class CallProgress:
     """The calls of one job. Each change takes O(1).
 
+    Calls of tools wait and hold slots like others, but a tool's seconds are no LLM work: nothing else counts
+    them.
+
     Attributes:
-        waiting: number of waiting calls.
-        holding: number of calls that hold a slot.
+        waiting: number of waiting calls, of models and of tools.
+        holding: number of calls that hold a slot, without those of tools.
+        using: number of calls of tools that hold a slot.
         finished: calls that released their slot, by the ticket of their last attempt, in the order of ends.
         works: the calls by stage occurrence.
+        tools: the waiting and running calls of tools by stage occurrence.
         ready: number of waiting calls by stage occurrence; only positive numbers.
         prompt_tokens: prompt tokens of the first call, once it has ended: the size of the job's input.
         done_s: slot-seconds of the finished calls.
@@ -173,8 +181,10 @@ class CallProgress:
 
     waiting: int = 0
     holding: int = 0
+    using: int = 0
     finished: dict[int, FinishedCall] = field(default_factory=dict)
     works: dict[StageOccurrence, Work] = field(default_factory=dict)
+    tools: dict[StageOccurrence, Work] = field(default_factory=dict)
     ready: dict[StageOccurrence, int] = field(default_factory=dict)
     prompt_tokens: int | None = None
     done_s: float = 0.0
@@ -192,11 +202,14 @@ class CallProgress:
     def request(self, ticket: int, stage: str, stage_occurrence: StageOccurrence) -> None:
         """Add a waiting call."""
         self._occurrences[stage] = self._occurrences.get(stage, 0) + 1
-        if self._first is None:
+        works = self.works
+        if is_tool(stage_occurrence):
+            works = self.tools
+        elif self._first is None:
             self._first = ticket
-        work = self.works.get(stage_occurrence)
+        work = works.get(stage_occurrence)
         if work is None:
-            work = self.works[stage_occurrence] = Work()
+            work = works[stage_occurrence] = Work()
         work.calls += 1
         self.waiting += 1
         self.ready[stage_occurrence] = self.ready.get(stage_occurrence, 0) + 1
@@ -226,6 +239,10 @@ class CallProgress:
             # The length of the union of the waits: grants come in the order of time.
             self.waited_s += now - max(asked_s, self._waited_until_s)
             self._waited_until_s = now
+        if is_tool(stage_occurrence):
+            self.tools[stage_occurrence].running += 1
+            self.using += 1
+            return
         self.holding += 1
         self.granted_sum_s += now
         work = self.works[stage_occurrence]
@@ -235,6 +252,9 @@ class CallProgress:
     def withdraw(self, ticket: int, stage_occurrence: StageOccurrence) -> None:
         """Remove a waiting call. Only its earlier attempts, if any, are kept."""
         self._unready(stage_occurrence)
+        if is_tool(stage_occurrence):
+            self._forget_tool(stage_occurrence)
+            return
         work, earlier = self.works[stage_occurrence], self._again.pop(ticket, None)
         if earlier is not None:
             work.done += 1
@@ -248,6 +268,11 @@ class CallProgress:
 
     def finish(self, call: FinishedCall) -> None:
         """Finish a call that held a slot."""
+        if is_tool(call.stage_occurrence):
+            self.tools[call.stage_occurrence].running -= 1
+            self.using -= 1
+            self._forget_tool(call.stage_occurrence)
+            return
         work, work_s = self.works[call.stage_occurrence], call.work_s
         self.holding -= 1
         # Reset to 0 without running calls, so that rounding errors do not accumulate.
@@ -261,6 +286,12 @@ class CallProgress:
         self.finished[call.ticket] = call if earlier is None else call.after(earlier)
         if call.usage is not PENDING_USAGE:
             self._count(work, call.ticket, call.usage)
+
+    def _forget_tool(self, stage_occurrence: StageOccurrence) -> None:
+        work = self.tools[stage_occurrence]
+        work.calls -= 1
+        if not work.calls:
+            del self.tools[stage_occurrence]
 
     def measure(self, ticket: int, usage: Usage) -> StageOccurrence | None:
         """Add the token counts of a finished call if they were pending; return its stage occurrence."""
@@ -280,7 +311,7 @@ class CallProgress:
     @property
     def outstanding(self) -> int:
         """Number of calls that wait or hold a slot."""
-        return self.waiting + self.holding
+        return self.waiting + self.holding + self.using
 
     def work_s(self, now: float) -> float:
         """Return the slot-seconds received by `now`, including those of running calls."""
@@ -289,17 +320,25 @@ class CallProgress:
     def check(self) -> None:
         """Raise AssertionError unless the totals are consistent."""
         ready = {
-            stage_occurrence: work.waiting for stage_occurrence, work in self.works.items() if work.waiting
+            stage_occurrence: work.waiting
+            for stage_occurrence, work in (*self.works.items(), *self.tools.items())
+            if work.waiting
         }
         assert ready == self.ready, "waiting calls and ready stages differ"
         assert self.waiting == sum(ready.values()), "waiting"
         assert self.holding == sum(work.running for work in self.works.values()), "holding"
+        assert self.using == sum(work.running for work in self.tools.values()), "using"
         done = Counter(call.stage_occurrence for call in self.finished.values())
         assert {
             stage_occurrence: work.done for stage_occurrence, work in self.works.items() if work.done
         } == done, "calls were lost"
         granted_s = sum(work.granted_sum_s for work in self.works.values())
         assert math.isclose(self.granted_sum_s, granted_s, abs_tol=1e-6), "the running work has drifted"
+
+
+def is_tool(stage_occurrence: StageOccurrence) -> bool:
+    """Return whether it is a call of a tool."""
+    return stage_occurrence[0].startswith(TOOL)
 
 
 def _plus(sum_: int | None, more: int | None) -> int | None:

@@ -28,12 +28,14 @@ class Backend:
     A call belongs to the first backend that claims it: one of `models` matches a name of its model or
     deployment, or one of `base_urls` matches the URL that it goes to. Both may be globs (`fnmatch`: `*`, `?`,
     `[...]`), and case matters. A backend without both serves every call that no other one claims.
+    With `models=[]` it serves no model: it is for the tools that `SchedulerMiddleware(tools=...)` names.
 
     Attributes:
         name: its name in messages and statistics.
         slots: maximum number of concurrent calls, at least 1. "auto" and `Auto(low, high, start)` find it
             from how calls end: just below where the backend refuses, or where one more brings no throughput.
         models: the models that it serves, such as "gpt-4o", "llama-*" or the name of an Azure deployment.
+            An empty list for none.
         base_urls: the URLs that it answers at, such as "http://gpu-1:8000/v1"; they include what is below.
         queue_timeout_s: maximum wait of a call for a slot, in seconds; None for that of the scheduler.
         requests_per_minute: limit of calls granted in any minute; None for no limit, as with all rates.
@@ -87,8 +89,6 @@ class Backend:
         rates = rates_of(self.name, **{name: getattr(self, name) for name in Rates._fields})
         object.__setattr__(self, "settings", CapacitySettings(slots, rates))
         object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))
-        if self.models == ():
-            raise ConfigurationError(f"{what} serves no model; name some, or leave models out for all")
         urls = _texts(self.base_urls, f"{what}: base_urls", "URLs")
         if urls == ():
             raise ConfigurationError(f"{what} has no base URL; name some, or leave base_urls out for all")

@@ -113,6 +113,7 @@ def _check(pools: Sequence[Backend]) -> None:
                 raise ConfigurationError(
                     f"backends {claims[what]!r} and {pool.name!r} both claim {claimed}; name it in one "
                     f"of them only"
+                    + ("" if value else ", or give one models, or models=[] if it is for tools")
                 )
             claims[what] = pool.name
 

@@ -234,3 +234,23 @@ def test_check_finds_what_differs_from_the_calls(calls, progress, spoil):
         setattr(progress, name, value)
     with pytest.raises(AssertionError):
         progress.check()
+
+
+def test_a_tools_call_waits_and_holds_and_is_no_work():
+    """It is outstanding while it does, and leaves nothing behind but the time for which it waited."""
+    progress, use = CallProgress(), StageOccurrence("tool:search", 1)
+    progress.request(1, "tool:search", use)
+    assert (progress.waiting, progress.ready, progress.works) == (1, {use: 1}, {})
+    progress.start(use, 0.0, 2.0)
+    assert (progress.waiting, progress.holding, progress.outstanding) == (0, 0, 1)
+    assert progress.work_s(9.0) == 0.0
+    progress.check()
+    times_s = 0.0, 2.0, 5.0
+    ended = "tool:search", 1, use, None, "b", *times_s, 1.0, UNKNOWN_USAGE, Outcome.FINISHED
+    progress.finish(FinishedCall(1, *ended))
+    assert (progress.outstanding, progress.finished, progress.tools) == (0, {}, {})
+    assert (progress.work_s(9.0), progress.waited_s, progress.prompt_tokens) == (0.0, 2.0, None)
+    progress.request(2, "tool:search", use)
+    progress.withdraw(2, use)
+    assert (progress.outstanding, progress.tools) == (0, {})
+    progress.check()

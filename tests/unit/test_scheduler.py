@@ -49,12 +49,12 @@ def test_a_backends_slots_too(slots):
     ("arguments", "message"),
     [
         ({"name": ""}, "needs a name"),
-        ({"models": ()}, "backend 'default' serves no model"),
+        ({"base_urls": ()}, "backend 'default' has no base URL"),
         ({"models": "gpt-small"}, r"models=\('gpt-small',\)"),
     ],
 )
 def test_other_bad_backends(arguments, message):
-    """A backend without a name or models, or with one string for models, is refused with the cure."""
+    """A backend without a name or URLs, or with one string for models, is refused with the cure."""
     with pytest.raises(ConfigurationError, match=message):
         Backend(**arguments)
 
