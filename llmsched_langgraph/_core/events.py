@@ -99,8 +99,8 @@ class CallRequested(NamedTuple):
     Without a job, or if the job has ended, the call is a job of its own. `run` is the number of the stage run
     that makes the call; None if unknown. A `forced` call gets a slot at once, even above the limit. `models`
     are the names of the requested model. `again` is the ticket of the call's previous attempt, whose place it
-    keeps; 0 for its first one. `priority` and `tenant` are those of a call that is a job of its own.
-    `prompt_tokens` is an estimate; None if it is not needed.
+    keeps; 0 for its first one. `priority`, `tenant` and `deadline_s` are those of a call that is a job of its
+    own. `prompt_tokens` is an estimate; None if it is not needed.
     """
 
     ticket: int
@@ -114,6 +114,7 @@ class CallRequested(NamedTuple):
     priority: int = 0
     tenant: str = ""
     prompt_tokens: int | None = None
+    deadline_s: float | None = None
 
 
 class CallReleased(NamedTuple):

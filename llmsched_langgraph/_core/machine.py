@@ -174,7 +174,7 @@ class SchedulerMachine:
         return False
 
     def _requested(self, now: float, event: CallRequested, trust: bool) -> bool:
-        ticket, backend, stage, id_, forced, run, models, again, priority, tenant, prompt_tokens = event
+        ticket, backend, stage, id_, forced, run, models, again, priority, tenant, tokens, due_s = event
         ledger = self.ledger
         if ledger.claim(ticket) is not None:
             return False
@@ -183,7 +183,7 @@ class SchedulerMachine:
             if not self.ordering.hears:
                 # A call outside any run that gets a slot at once needs no `Job`.
                 first = _new(StageOccurrence, (stage, 1))
-                call = _new(CallInfo, (stage, first, 1, None, 1, models, prompt_tokens, None, "", ""))
+                call = _new(CallInfo, (stage, first, 1, None, 1, models, tokens, None, "", ""))
                 number = self._committed[JOBS] + 1
                 lane, key = (backend, number, first), bare_key(priority, tenant)
                 grant = ledger.admit(now, _new(Request, (ticket, lane, key, forced, call, 0, 0.0)))
@@ -192,7 +192,7 @@ class SchedulerMachine:
                     self.untold[ticket] = True
                     self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
                     return forced  # it may end the time in which calls come back after a pause
-            info = _DIRECT._replace(priority=priority, tenant=tenant) if priority or tenant else _DIRECT
+            info = _DIRECT._replace(priority=priority, tenant=tenant, deadline_s=due_s)
             job = self._new_job(now, info)
             self._add(job, (Job.named, None, ()))
         else:
@@ -207,7 +207,7 @@ class SchedulerMachine:
             stage_occurrence = StageOccurrence(stage, occurrence) if known is None else known
             run = None if known is None else run
         at = (stage, stage_occurrence, occurrence, run, job.ticks + 1)
-        call = _new(CallInfo, (*at, models, prompt_tokens, None, "", ""))
+        call = _new(CallInfo, (*at, models, tokens, None, "", ""))
         if again:
             ledger.submit(now, Measure(again, UNKNOWN_USAGE))
         fact = (Job.requested, ticket, stage, stage_occurrence, backend)

@@ -5,8 +5,9 @@ Does not raise the errors: the callers do.
 
 from __future__ import annotations
 
+from llmsched_langgraph._core.budgets import DEADLINE, Budget, Overrun, Spending
 from llmsched_langgraph._ledger.values import BackendView
-from llmsched_langgraph.errors import QueueTimeoutError, SchedulerClosedError
+from llmsched_langgraph.errors import DeadlineExceededError, QueueTimeoutError, SchedulerClosedError
 
 
 def closed() -> SchedulerClosedError:
@@ -41,3 +42,17 @@ def timed_out(ticket: int, now: BackendView, waited_s: float) -> QueueTimeoutErr
         f"queue_timeout_s, or the slots if the backend can serve more"
         + (f", or its rates if they hold calls back ({rated})" if rated else "")
     )
+
+
+def too_late(ticket: int, now: BackendView, waited_s: float, deadline_s: float) -> DeadlineExceededError:
+    """Return the error for a call that waits when its own deadline passes."""
+    error = DeadlineExceededError(
+        f"call {ticket} waited {waited_s:.1f} s for a slot of backend {now.backend.name!r}, and its deadline "
+        f"of {deadline_s:g} s has passed ({now.holding} of {now.slots} slots held, {now.waiting} calls waiting); "
+        f"give slot() a later deadline_s, or the backend more slots"
+    )
+    spent = Spending(elapsed_s=waited_s)
+    error.overrun = Overrun(
+        reached=(DEADLINE,), expected=(), spent=spent, budget=Budget(), deadline_s=deadline_s
+    )
+    return error

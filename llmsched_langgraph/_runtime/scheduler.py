@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.budgets import Limits
+from llmsched_langgraph._core.budgets import Limits, check_positive
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
@@ -181,6 +181,7 @@ class Scheduler:
         priority: int | None = None,
         tenant: str | None = None,
         account: str | None = None,
+        deadline_s: float | None = None,
     ) -> Call:
         """Return a slot for a call that the scheduler does not see: use it in a `with` or an `async with`.
 
@@ -192,10 +193,15 @@ class Scheduler:
             tenant: the tenant whose call it is; None for none. A call inside a run is of the run's tenant.
             account: the key that the call is sent with, or another name of its account, for a backend that is
                 `per_account`. It is kept as a hash.
+            deadline_s: seconds from its request within which the call should end; None for no deadline. While
+                that is close, the call goes before others of its tenant; a call inside a run does only as the
+                run's deadline says. If it still waits then, it raises `DeadlineExceededError`.
+
+        A slot has no budget: what its call spends is known when it has ended. Give `schedule` the budget.
 
         Raises:
             UnknownModelError: no backend serves the model.
-            ConfigurationError: the priority, the tenant or the account is invalid.
+            ConfigurationError: the priority, the tenant, the account or the deadline is invalid.
         """
         level = 0 if priority is None else check_priority(priority, "priority")
         owner = "" if tenant is None else self._driver.tenants.check(tenant, "tenant")
@@ -203,13 +209,16 @@ class Scheduler:
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
         names = names_of(model) if self._router.priced else ()
+        due_s = deadline_s if deadline_s is None else waitable(check_positive(deadline_s, "deadline_s"))
         timeout_s = self._timeouts_s[backend]
         if backend in self._router.per_account and (own := account_of(model, account)):
             backend = backend_of_account(self._driver, backend, own)
         if run is None:
-            return Call(Terms(self._driver, backend, None, stage, timeout_s, None, level, names, owner))
+            return Call(
+                Terms(self._driver, backend, None, stage, timeout_s, None, level, names, owner, due_s)
+            )
         job = run.job if run.driver is self._driver else None
-        return Call(Terms(self._driver, backend, job, stage, timeout_s, run.loop, level, names, owner))
+        return Call(Terms(self._driver, backend, job, stage, timeout_s, run.loop, level, names, owner, due_s))
 
     def resize(self, slots: int | Auto | Literal["auto"], backend: str | None = None) -> None:
         """Change a backend's number of slots. No call is interrupted: slots above a lower limit drain.

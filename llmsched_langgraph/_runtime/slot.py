@@ -24,7 +24,7 @@ from llmsched_langgraph._runtime.context import PAUSED, current_run, current_sta
 from llmsched_langgraph._runtime.cycles.stdlib import running_loop
 from llmsched_langgraph._runtime.cycles.watcher import WATCHER
 from llmsched_langgraph._runtime.holders import running_loop_ref
-from llmsched_langgraph._runtime.refusals import timed_out
+from llmsched_langgraph._runtime.refusals import timed_out, too_late
 from llmsched_langgraph._runtime.run import check, waits
 from llmsched_langgraph._runtime.threads import LoopSteppingAside, SteppingAside
 from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
@@ -52,6 +52,7 @@ class Terms(NamedTuple):
         priority: the priority of a call that is a job of its own.
         models: the names of the requested model, if the backend has prices.
         tenant: the tenant of such a call.
+        deadline_s: seconds from the request within which the call should end; None for no deadline.
     """
 
     driver: Driver
@@ -63,6 +64,14 @@ class Terms(NamedTuple):
     priority: int = 0
     models: tuple[str, ...] = ()
     tenant: str = ""
+    deadline_s: float | None = None
+
+    @property
+    def patience_s(self) -> float | None:
+        """Maximum wait, in seconds; None for no limit."""
+        if self.timeout_s is None or self.deadline_s is None:
+            return self.deadline_s if self.timeout_s is None else self.timeout_s
+        return min(self.timeout_s, self.deadline_s)
 
 
 class _Mark:
@@ -163,6 +172,7 @@ class Slot:
         Raises:
             QueueTimeoutError: the wait exceeded `queue_timeout_s`.
             CallCancelledError: the call's run failed or was cancelled.
+            DeadlineExceededError: the call's deadline has passed.
             SchedulerClosedError: the scheduler is closed.
         """
         stage = self.stage = current_stage_run()
@@ -192,13 +202,13 @@ class Slot:
 
     def _ask(self, stage: StageRun | None, forced: bool, loop: weakref.ref[Any] | None = None) -> bool:
         """Request the slot; return whether it was granted at once. A call on a `loop` ends with it."""
-        driver, backend, job, name, _, _, priority, models, tenant = self.terms
+        driver, backend, job, name, _, _, priority, models, tenant, deadline_s = self.terms
         # The ticket exists before the request, so an interrupted request can be abandoned.
         ticket = self._ticket = driver.new_ticket()
         self._held.append(driver.watch(self, ticket, loop))
         run = None if stage is None else stage.number
         fields = (ticket, backend, name, job, forced, run, models, self._again, priority, tenant)
-        return driver.request(_new(CallRequested, (*fields, self.prompt_tokens)))
+        return driver.request(_new(CallRequested, (*fields, self.prompt_tokens, deadline_s)))
 
     def _block(self, stage: StageRun | None) -> None:
         """Block until the slot is granted."""
@@ -209,7 +219,7 @@ class Slot:
             try:
                 self._wait_with(waiter)
                 self._watch()
-                beats = Beats(self.terms.timeout_s, stage)
+                beats = Beats(self.terms.patience_s, stage)
                 with SteppingAside(self.terms.loop) as aside:
                     while not driver.outcome(ticket, waiter):
                         again_s = aside.lend()
@@ -230,7 +240,7 @@ class Slot:
             try:
                 self._wait_with(waiter.waker())
                 self._watch()
-                beats = Beats(self.terms.timeout_s, stage)
+                beats = Beats(self.terms.patience_s, stage)
                 with LoopSteppingAside(self.terms.loop) as aside:
                     while not driver.outcome(ticket, waiter):
                         again_s = aside.lend()
@@ -261,8 +271,11 @@ class Slot:
         self._held.clear()
 
     def _give_up(self) -> NoReturn:
-        now = self.terms.driver.backends[self.terms.backend]
-        raise timed_out(self._ticket, now, time.monotonic() - self._since)
+        now, deadline_s = self.terms.driver.backends[self.terms.backend], self.terms.deadline_s
+        waited_s = time.monotonic() - self._since
+        if deadline_s is not None and self.terms.patience_s == deadline_s:
+            raise too_late(self._ticket, now, waited_s, deadline_s)
+        raise timed_out(self._ticket, now, waited_s)
 
     def _tell_if_over(self) -> None:
         grant = self.terms.driver.claim(self._ticket)

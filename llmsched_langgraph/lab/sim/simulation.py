@@ -286,7 +286,7 @@ class Simulation:
         self._calls[ticket] = of
         stage = job.timed.job.stages[index]
         asked = (ticket, self._backend, stage.name, job.number, False, run, (), again, 0, "")
-        self._tell(now, _new(CallRequested, (*asked, call.prompt_tokens)))
+        self._tell(now, _new(CallRequested, (*asked, call.prompt_tokens, None)))
 
     def _run_tools(self, now: float) -> None:
         while self._tools_waiting and self._tools_free > 0:
