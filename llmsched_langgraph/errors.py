@@ -11,7 +11,7 @@ Imports nothing of the package and raises nothing.
     ├── CallCancelledError      (also a RuntimeError)  a thread waited for a slot in a run that was stopped
     ├── BudgetExceededError     (also a RuntimeError)  a run has spent its budget, and stopped
     ├── DeadlineExceededError   (also a TimeoutError)  a run has passed its deadline, and stopped
-    ├── OverloadedError         (also a RuntimeError)  a run came while the scheduler takes no more
+    ├── OverloadedError         (also a RuntimeError)  a run or a call came while no more are taken
     └── SchedulerClosedError    (also a RuntimeError)  a call or a run came after `Scheduler.close()`
 """
 
@@ -89,11 +89,13 @@ class DeadlineExceededError(_RunStopped, TimeoutError):
 
 
 class OverloadedError(LLMSchedError, RuntimeError):
-    """The scheduler takes no more runs now: `max_jobs` or `max_queued` is reached. The run has cost nothing.
+    """The scheduler takes no more runs now, or a backend no more calls (`max_jobs`, `max_queued`).
+
+    The refused run, or call, has cost nothing.
 
     Attributes:
-        retry_after_s: estimated seconds until a run can begin, from the recent rate at which runs end or
-            calls are released; None without an estimate.
+        retry_after_s: estimated seconds until one is taken, from the recent rate at which runs end or calls
+            are released; None without an estimate.
     """
 
     retry_after_s: float | None = None

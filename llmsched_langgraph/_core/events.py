@@ -219,6 +219,7 @@ class Entry(NamedTuple):
     | JobArrived, JobResumed | the job's `JobInfo` |
     | StagesChanged | number of new stage events |
     | CallQueued | the `CallInfo`: the call waits |
+    | CallRefused | the `Crowd`: too many calls wait already, so this one gets an error |
     | SlotGranted | the `Grant`, with its reason |
     | CallReleased | the `FinishedCall`: the attempt released its slot |
     | CallMeasured | the `Usage` of the call, known after its slot was free |

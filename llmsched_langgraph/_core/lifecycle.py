@@ -1,4 +1,4 @@
-"""Handles the arrival, interruption, resumption and end of jobs, and reports their limits.
+"""Handles the arrival, interruption, resumption and end of jobs, changed settings, and reports of limits.
 
 Does not handle calls, except that a job closes when its last call is released.
 """
@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from llmsched_langgraph._core.events import (
+    BackendConfigured,
     Event,
     JobArrived,
     JobEnded,
@@ -25,6 +26,7 @@ from llmsched_langgraph._core.story import Story
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.protocol import Ledger
 from llmsched_langgraph._ledger.truth import Truth
+from llmsched_langgraph._ledger.values import Configure, Crowd
 
 PAUSED_JOBS = 10_000
 """Maximum number of interrupted jobs kept. The oldest are cancelled, and are new if resumed."""
@@ -38,6 +40,7 @@ class Lifecycle:
 
     Attributes:
         handlers: the handler of each event.
+        refused: why calls may not wait, by ticket, until their callers know.
     """
 
     def __init__(self, truth: Truth, jobs: Jobs, ordering: Ordering, story: Story, ledger: Ledger) -> None:
@@ -48,6 +51,7 @@ class Lifecycle:
         self._ordering = ordering
         self._story = story
         self._ledger = ledger
+        self.refused: dict[int, Crowd] = {}
         self._paused: dict[tuple[str, str, str], None] = {}  # keys of paused jobs, oldest first
         self.handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
             JobArrived: self.arrived,
@@ -55,6 +59,7 @@ class Lifecycle:
             JobPaused: self.paused,
             LimitReached: self.limited,
             OverrunExpected: self.limited,
+            BackendConfigured: self.configured,
         }
 
     def _forget(self, at: tuple[str, str, str]) -> None:
@@ -147,6 +152,21 @@ class Lifecycle:
         if job is not None:
             self._story.tell(now, type(event).__name__, job.number, 0, "", event.overrun)
         return False
+
+    def refuses(self, now: float, ticket: int, backend: str, job: Job | None, tenant: str) -> bool:
+        """Return whether a call may not wait, because so many wait already."""
+        owner, number = (tenant, 0) if job is None else (job.info.tenant, job.number)
+        crowd = self._ledger.crowd(now, backend, owner)
+        if crowd is not None:
+            self.refused[ticket] = crowd
+            self._story.tell(now, "CallRefused", number, ticket, backend, crowd)
+        return crowd is not None
+
+    def configured(self, now: float, event: BackendConfigured, trust: bool) -> bool:
+        """Change the settings of a backend."""
+        self._ledger.submit(now, Configure(event.backend))
+        self._story.tell(now, "BackendConfigured", 0, 0, event.backend.name, event.backend)
+        return True
 
     def close(self, job: Job, now: float) -> None:
         """Close the job if it has ended and its last call is released."""

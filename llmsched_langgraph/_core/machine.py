@@ -14,7 +14,6 @@ from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.checks import check_jobs
 from llmsched_langgraph._core.events import (
-    BackendConfigured,
     BeliefFormed,
     CallDismissed,
     CallForced,
@@ -45,7 +44,6 @@ from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
     CallInfo,
-    Configure,
     Force,
     Grant,
     Granted,
@@ -85,7 +83,8 @@ class SchedulerMachine:
         story: the log of events and decisions, with reasons.
         active: returns the active job with this id of the driver; None if there is none.
         wake_s: clock time at which `Ticked` should be handled, because a pause ends; None for never.
-        untold: index of tickets whose holder may not know yet of its grant or dismissal.
+        untold: index of tickets whose holder may not know yet of its grant, dismissal or refusal.
+        refused: index of those that may not wait, and why.
     """
 
     def __init__(
@@ -113,6 +112,7 @@ class SchedulerMachine:
         self._jobs = Jobs(self._truth, last[0])
         self._job, self._add, self.active = self._jobs.get, self._jobs.add, self._jobs.active
         self._life = Lifecycle(self._truth, self._jobs, self.ordering, self.story, self.ledger)
+        self.refused = self._life.refused
         self._hear_stage_events, self._new_job = self._life.hear_stage_events, self._life.new
         self._handlers: dict[type[Event], Callable[[float, Any, bool], bool]] = {
             CallRequested: self._requested,
@@ -124,9 +124,8 @@ class SchedulerMachine:
             BeliefFormed: self._believed,
             ProfileLearned: self._learned,
             CallDismissed: self._dismissed,
-            HolderDied: lambda now, died, trust: self._released(now, _given_up(died.ticket), trust),
-            BackendConfigured: self._configured,
             Ticked: self._ticked,
+            HolderDied: lambda now, died, trust: self._released(now, _given_up(died.ticket), trust),
         }
 
     def handle(self, now: float, event: Event, *, trust: bool = True) -> None:
@@ -179,6 +178,9 @@ class SchedulerMachine:
         if ledger.claim(ticket) is not None:
             return False
         job = None if id_ is None else self._jobs.active(id_)
+        if not (forced or again) and self._life.refuses(now, ticket, backend, job, tenant):
+            self.untold[ticket] = True
+            return False
         if job is None:
             if not self.ordering.hears:
                 # A call outside any run that gets a slot at once needs no `Job`.
@@ -248,6 +250,7 @@ class SchedulerMachine:
         ledger = self.ledger
         claim = ledger.claim(ticket)
         self.untold.pop(ticket, None)
+        self.refused.pop(ticket, None)
         if claim is None:
             return False
         (backend, number, stage_occurrence), call = claim.lane, claim.call
@@ -357,11 +360,6 @@ class SchedulerMachine:
                 lane = (backend, job.number, stage_occurrence)
                 if lane != but:
                     self.ledger.submit(now, _new(Rekey, (lane, key)))
-
-    def _configured(self, now: float, event: BackendConfigured, trust: bool) -> bool:
-        self.ledger.submit(now, Configure(event.backend))
-        self.story.tell(now, "BackendConfigured", 0, 0, event.backend.name, event.backend)
-        return True
 
     # -- queries -----------------------------------------------------------------------
 

@@ -48,6 +48,10 @@ class Backend:
             those whose library finds the credentials by itself, share one account.
         retries: how often a request of a LangChain model that was refused or not answered is sent again,
             after the model's own library gave up and before the first token. It keeps the place of its call.
+        max_queued: maximum number of calls that wait; None for no limit. A call that would be one more fails
+            at once with `OverloadedError`, also one of a run in progress, whose node fails with it. Further
+            attempts of a call wait in any case. `Scheduler(max_queued=...)` refuses whole runs, before they
+            begin.
         prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
             glob that matches a name of a call counts. None if the cost of calls is unknown.
 
@@ -70,6 +74,7 @@ class Backend:
     output_tokens_per_minute: int | None = field(default=None, kw_only=True)
     retries: int = field(default=0, kw_only=True)
     per_account: bool = field(default=False, kw_only=True)
+    max_queued: int | None = field(default=None, kw_only=True)
     settings: CapacitySettings = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +91,7 @@ class Backend:
             raise ConfigurationError(
                 f"{what}: retries must be a whole number of at least 0, not {self.retries!r}"
             )
+        check_queued(self.max_queued, f"{what}: max_queued")
         rates = rates_of(self.name, **{name: getattr(self, name) for name in Rates._fields})
         object.__setattr__(self, "settings", CapacitySettings(slots, rates))
         object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))
@@ -158,6 +164,19 @@ def check_slots(slots: object, what: str) -> int:
             f"not {slots!r}"
         )
     return slots
+
+
+def check_queued(limit: object, what: str) -> None:
+    """Do nothing if the limit of waiting calls is valid.
+
+    Raises:
+        ConfigurationError: the limit is below 1, or no whole number; the message begins with `what`.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigurationError(
+            f"{what} must be a whole number of at least 1 (the calls that may wait), or None for no limit, "
+            f"not {limit!r}"
+        )
 
 
 def check_timeout(timeout_s: object, what: str) -> None:

@@ -24,8 +24,10 @@ from llmsched_langgraph._ledger.turns import Turns
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
     BackendView,
+    CallInfo,
     Change,
     Configure,
+    Crowd,
     Force,
     Grant,
     Granted,
@@ -193,6 +195,18 @@ class MemoryLedger:
     def expire(self, now: float) -> None:
         """Stop waiting for tokens that have not become known for a minute (`pools.MEASURED_S`)."""
         self._pools.forget_unmeasured(now)
+
+    def crowd(self, now: float, name: str, tenant: str) -> Crowd | None:
+        """See `Ledger.crowd`."""
+        view = self.backend(name)
+        limit, waiting = view.backend.max_queued, view.waiting
+        found = self._turns.crowd(name, tenant) if limit is None or waiting < limit else None
+        if limit is not None and waiting >= limit:
+            found = Crowd(name, "", waiting, limit)
+        if found is None or view.holding >= view.slots or self._turns.blocked(name, tenant):
+            return found
+        # Those that wait may all be of tenants at their limit.
+        return found if view.admits_s(now, CallInfo()) > now else None
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
         """See `Ledger.limits`."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from llmsched_langgraph._ledger.values import (
     BackendView,
     Change,
+    Crowd,
     Grant,
     Granted,
     LedgerView,
@@ -62,6 +63,12 @@ class Ledger(Protocol):
 
     def unmeasured(self, ticket: int) -> bool:
         """Return whether the ticket was released, and the ledger needs its tokens (`Measure`)."""
+
+    def crowd(self, now: float, name: str, tenant: str) -> Crowd | None:
+        """Return why a further call of the tenant may not wait at the backend, by `max_queued`.
+
+        None if it may, or need not wait.
+        """
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
         """Return each tenant with a limit of slots: its name, the limit, the slots that it holds there."""

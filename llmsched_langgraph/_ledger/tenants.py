@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+from llmsched_langgraph._ledger.backends import check_queued
 from llmsched_langgraph.errors import ConfigurationError
 
 FIRST_MEAN_S = 1.0
@@ -38,6 +39,8 @@ class Tenant:
         weight: its share of the service relative to other tenants, above 0. A tenant of weight 3 gets three
             times the service of one of weight 1, while both wait.
         max_slots: maximum number of slots that it holds at each backend; None for no limit.
+        max_queued: maximum number of its calls that wait at each backend; None for no limit. One more fails
+            at once with `OverloadedError`, as with `Backend(max_queued=...)`.
 
     Raises:
         ConfigurationError: a value is out of range.
@@ -45,6 +48,7 @@ class Tenant:
 
     weight: float = 1.0
     max_slots: int | None = None
+    max_queued: int | None = None
 
     def __post_init__(self) -> None:
         weight, slots = self.weight, self.max_slots
@@ -59,6 +63,7 @@ class Tenant:
                 f"max_slots of a tenant must be a whole number of at least 1, or None for no limit, "
                 f"not {slots!r}"
             )
+        check_queued(self.max_queued, "max_queued of a tenant")
 
 
 STANDARD = Tenant()

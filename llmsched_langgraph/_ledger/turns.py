@@ -24,7 +24,7 @@ from llmsched_langgraph._ledger.tenants import (
     settled,
 )
 from llmsched_langgraph._ledger.truth import Truth
-from llmsched_langgraph._ledger.values import Lane, LedgerView, Line
+from llmsched_langgraph._ledger.values import Crowd, Lane, LedgerView, Line
 
 _new = tuple.__new__
 """Builds a named tuple in C, without Python bytecode."""
@@ -132,6 +132,17 @@ class Turns:
         """Return (name, limit, slots held) of each tenant with a limit of slots."""
         committed = self._truth.committed
         return [(of, most, committed.get((_HELD, name, of)) or 0) for of, most in self._limits.items()]
+
+    def crowd(self, name: str, tenant: str) -> Crowd | None:
+        """Return why no further call of the tenant may wait at the backend; None if one may."""
+        limit = self.tenants.of(tenant).max_queued
+        if limit is None:
+            return None
+        lines = [(name, level, tenant) for level in self._lines.levels(name)]
+        lanes = {rank[2] for line in lines for rank in self._lines.ranks.get(line, ())}
+        known = [self._truth.committed.get(lane) for lane in lanes]
+        waiting = sum(own.waiting for own in known if own is not None and own.tenant == tenant)
+        return Crowd(name, tenant, waiting, limit) if waiting >= limit else None
 
     def next(self, name: str) -> Line | None:
         """Return the line whose turn it is at the backend; None if none may have a slot."""

@@ -256,6 +256,22 @@ class Grant(NamedTuple):
     share: Share | None = None
 
 
+class Crowd(NamedTuple):
+    """Why a call may not wait: so many wait already.
+
+    Attributes:
+        backend: the name of the backend.
+        tenant: the tenant whose limit is reached; empty if it is the backend's.
+        waiting: number of calls that wait: the tenant's there, or the backend's.
+        limit: how many may.
+    """
+
+    backend: str
+    tenant: str
+    waiting: int
+    limit: int
+
+
 class Granted(NamedTuple):
     """The ticket got a slot."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llmsched_langgraph._core.events import Entry
 from llmsched_langgraph._runtime.cycles.stdlib import running_loop
 from llmsched_langgraph._runtime.fork import renew_in_child
+from llmsched_langgraph._runtime.pace import RECENT_S, REMEMBERED, Pace
 from llmsched_langgraph._runtime.refusals import closed, waited_at_the_door
 from llmsched_langgraph._runtime.threads import SteppingAside
 from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
@@ -30,12 +31,6 @@ AtDoor = Literal["refuse", "defer"]
 
 LOOK_S = 0.25
 """Maximum seconds between two checks by a waiting run whether it may begin."""
-
-RECENT_S = 60.0
-"""Seconds for which the end of a run or of a call counts as recent."""
-
-REMEMBERED = 64
-"""Number of latest ends of runs, and of samples of the released calls, from which a wait is estimated."""
 
 
 class Pass:
@@ -114,7 +109,7 @@ class Door:
         self._lock = threading.RLock()
         self._since_s: float | None = None  # clock time of the first arrival
         self._left: deque[float] = deque(maxlen=REMEMBERED)  # clock times of the latest ends
-        self._seen: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)  # clock time, calls released so far
+        self._pace = Pace()
 
     @property
     def waiting(self) -> int:
@@ -278,7 +273,7 @@ class Door:
         if self._since_s is None:
             self._since_s = now
         if self._max_queued is not None:
-            self._seen.append((now, self._released()))
+            self._pace.note(now, self._released())
 
     def _released(self) -> int:
         return sum(own.released for own in self._driver.backends.values())
@@ -300,8 +295,7 @@ class Door:
                 since_s, ends = recent[0], ends - 1
         else:
             needed = self._backlog() - (self._max_queued or 0) + 1 + before
-            looks = [look for look in self._seen if now - look[0] <= RECENT_S] or list(self._seen)
-            since_s, ends = (looks[0][0], self._released() - looks[0][1]) if looks else (now, 0)
+            return self._pace.wait_s(now, self._released(), needed)
         if ends < 1 or now <= since_s:
             return None
         return max(needed, 1) * (now - since_s) / ends

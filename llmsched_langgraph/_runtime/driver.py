@@ -49,6 +49,7 @@ from llmsched_langgraph._observe.totals import PackageObserver, Totals
 from llmsched_langgraph._runtime.checks import check_waiters
 from llmsched_langgraph._runtime.fork import keep, renew_in_child
 from llmsched_langgraph._runtime.holders import Holders
+from llmsched_langgraph._runtime.pace import Paces
 from llmsched_langgraph._runtime.patience import AT_A_TIME, GIVEN_UP, LAG, LOOK_S, PUT_BY, TRIES
 from llmsched_langgraph._runtime.queries import Queries
 from llmsched_langgraph._runtime.quiet import QuietJobs
@@ -111,7 +112,7 @@ class Driver(Queries):
         self._quiet = QuietJobs(self._inbox)
         self._decider: int | None = None  # id of the thread that handles the inbox
         self._trying, self._tries = None, 0
-        self._timer = Timer(self)
+        self._timer, self._paces = Timer(self), Paces()
         self.totals = self._observer.totals = Totals()
         self._ledger.attach(lambda: self.post(Ticked()))
 
@@ -236,6 +237,8 @@ class Driver(Queries):
         if claim is None:
             if waiter.error is not None:
                 raise waiter.error
+            if crowd := self._machine.refused.pop(ticket, None):
+                raise self._paces.refusal(crowd, self.clock(), self._ledger.backend(crowd.backend))
             if ticket in self._inherited:  # the wait began before a fork: this is the child
                 claim = self._inherited.pop(ticket)
                 self.register(ticket, waiter)

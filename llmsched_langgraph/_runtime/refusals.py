@@ -6,8 +6,13 @@ Does not raise the errors: the callers do.
 from __future__ import annotations
 
 from llmsched_langgraph._core.budgets import DEADLINE, Budget, Overrun, Spending
-from llmsched_langgraph._ledger.values import BackendView
-from llmsched_langgraph.errors import DeadlineExceededError, QueueTimeoutError, SchedulerClosedError
+from llmsched_langgraph._ledger.values import BackendView, Crowd
+from llmsched_langgraph.errors import (
+    DeadlineExceededError,
+    OverloadedError,
+    QueueTimeoutError,
+    SchedulerClosedError,
+)
 
 
 def closed() -> SchedulerClosedError:
@@ -48,11 +53,23 @@ def too_late(ticket: int, now: BackendView, waited_s: float, deadline_s: float) 
     """Return the error for a call that waits when its own deadline passes."""
     error = DeadlineExceededError(
         f"call {ticket} waited {waited_s:.1f} s for a slot of backend {now.backend.name!r}, and its deadline "
-        f"of {deadline_s:g} s has passed ({now.holding} of {now.slots} slots held, {now.waiting} calls waiting); "
+        f"of {deadline_s:g} s has passed ({now.holding} of {now.slots} slots held, {now.waiting} waiting); "
         f"give slot() a later deadline_s, or the backend more slots"
     )
     spent = Spending(elapsed_s=waited_s)
     error.overrun = Overrun(
         reached=(DEADLINE,), expected=(), spent=spent, budget=Budget(), deadline_s=deadline_s
     )
+    return error
+
+
+def overloaded(crowd: Crowd, after_s: float | None) -> OverloadedError:
+    """Return the error for a call that may not wait, because so many wait already."""
+    who, setting = (f"calls of tenant {crowd.tenant!r}", "Tenant") if crowd.tenant else ("calls", "Backend")
+    when = "" if after_s is None else f"; there may be room in {after_s:.1f} s"
+    error = OverloadedError(
+        f"backend {crowd.backend!r} lets no more {who} wait: {crowd.waiting} do "
+        f"(max_queued={crowd.limit}){when}; retry later, or raise {setting}(max_queued=...)"
+    )
+    error.retry_after_s = after_s
     return error
