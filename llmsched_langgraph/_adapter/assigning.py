@@ -10,8 +10,9 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from llmsched_langgraph._adapter.claims import (
     Claim,
     checked,
     claim_of,
+    first_name,
     identity_of,
     parts_of,
     user_of,
@@ -32,7 +34,7 @@ from llmsched_langgraph.errors import ConfigurationError
 logger = logging.getLogger("llmsched_langgraph")
 
 PATIENCE_S = 5.0
-"""Maximum seconds that an asynchronous `assign` may take; after that, the run begins without its answer."""
+"""Maximum seconds that `assign` may take; after that, the run begins without its answer."""
 
 _ANSWERS = ("tenant", "fairness_group", "priority", "budget", "deadline_s")
 _told: set[str] = set()
@@ -106,22 +108,22 @@ def claim(on: Scheduler, graph: Any, config: Any) -> Claim:
     if assigns(on) is None:
         return claim_of(*_configs(graph, config), trust=trusts(on), tenants=tenants_of(on))
     try:
-        answer = assigns(on)(context_of(graph, config))
-        if inspect.isawaitable(answer):
-            answer = _in_thread(answer)
+        box = _in_thread(assigns(on), context_of(graph, config), awaits=True)
+        if not wait([box], PATIENCE_S).done:
+            raise _too_slow()
+        answer = box.result()
         return _claimed(on, answer)
     except Exception as error:
         return _nothing(error)
 
 
 async def aclaim(on: Scheduler, graph: Any, config: Any) -> Claim:
-    """Do what `claim` does, without blocking the event loop while an asynchronous `assign` waits."""
+    """Do what `claim` does, without blocking the event loop."""
     if assigns(on) is None:
         return claim(on, graph, config)
     try:
-        answer = assigns(on)(context_of(graph, config))
-        if inspect.isawaitable(answer):
-            answer = await asyncio.wait_for(answer, PATIENCE_S)
+        function, given = assigns(on), context_of(graph, config)
+        answer = await _in_time(_answer(function, given))
         return _claimed(on, answer)
     except Exception as error:
         return _nothing(error)
@@ -164,14 +166,14 @@ def _claimed(on: Scheduler, answer: object) -> Claim:
         raise ConfigurationError(
             f"its answer must be None or a dict with some of {', '.join(map(repr, _ANSWERS))}, not {answer!r}"
         )
-    tenant = answer.get("tenant") or answer.get("fairness_group")
+    tenant = first_name(answer.get("tenant"), answer.get("fairness_group"))
     said = tenant, answer.get("priority"), answer.get("budget"), answer.get("deadline_s")
     return checked(*said, tenants_of(on), "its answer's ")
 
 
 def _nothing(error: Exception) -> Claim:
     """Log that `assign` failed, once per message; return the claim of its run: no tenant, priority 0."""
-    words = f"{type(error).__name__}: {error}"
+    words = f"{type(error).__name__}: {error}".removesuffix(": ")
     if words not in _told and len(_told) < 100:
         _told.add(words)
         logger.warning(
@@ -182,18 +184,54 @@ def _nothing(error: Exception) -> Claim:
     return NO_CLAIM
 
 
-def _in_thread(answer: Any) -> Any:
-    """Await the awaitable on an event loop of another thread; return its result."""
-    box: Future[Any] = Future()
+async def _answer(function: Any, given: PriorityContext) -> Any:
+    """Return the answer of the function, without blocking the event loop."""
+    if _is_async(function):
+        return await function(given)
+    answer = await asyncio.wrap_future(_in_thread(function, given, awaits=False))
+    return await answer if inspect.isawaitable(answer) else answer
 
-    async def main() -> Any:
-        return await asyncio.wait_for(answer, PATIENCE_S)
+
+async def _in_time(answer: Awaitable[Any]) -> Any:
+    """Await an answer for `PATIENCE_S` at most."""
+    limit = asyncio.timeout(PATIENCE_S)
+    try:
+        async with limit:
+            return await answer
+    except TimeoutError:
+        if limit.expired():
+            raise _too_slow() from None
+        raise
+
+
+def _too_slow() -> TimeoutError:
+    return TimeoutError(f"it took longer than {PATIENCE_S:g} s")
+
+
+def _is_async(function: Any) -> bool:
+    """Return whether calling the function makes a coroutine, without doing anything yet."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _in_thread(function: Any, given: PriorityContext, *, awaits: bool) -> Future[Any]:
+    """Return the future answer of the function, which is called in a thread of its own.
+
+    With `awaits`, an awaitable answer is awaited there, too, on an event loop.
+    """
+    box: Future[Any] = Future()
+    context = copy_context()
+
+    def ask() -> Any:
+        answer = function(given)
+        return asyncio.run(_in_time(answer)) if awaits and inspect.isawaitable(answer) else answer
 
     def run() -> None:
+        if not box.set_running_or_notify_cancel():
+            return
         try:
-            box.set_result(asyncio.run(main()))
+            box.set_result(context.run(ask))
         except BaseException as error:
             box.set_exception(error)
 
     threading.Thread(target=run, name="llmsched-assign", daemon=True).start()
-    return box.result()
+    return box

@@ -6,12 +6,16 @@ authenticated user is ignored, unless the scheduler trusts it.
 
 from __future__ import annotations
 
+import difflib
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from llmsched_langgraph._core.budgets import NO_LIMITS, Limits, as_budget, check_positive
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.values import check_priority
+
+logger = logging.getLogger("llmsched_langgraph")
 
 TENANT = "llmsched_tenant"
 """Key of a run's tenant, in `metadata` or in `configurable`."""
@@ -63,12 +67,13 @@ def claim_of(*configs: Any, trust: bool, tenants: Tenants) -> Claim:
     parts = list(parts_of(configs))
     if not parts:
         return NO_CLAIM
+    _tell_of_unknown(parts)
     user = identity_of(user_of(configs))
     said = {} if user and not trust else _said(parts)
     if not said:
         return NO_CLAIM if not user else Claim(tenants.check(user, "the authenticated user"))
     return checked(
-        said.get(TENANT) or user,
+        first_name(said.get(TENANT), user),
         said.get(PRIORITY),
         said.get(BUDGET),
         said.get(DEADLINE_S),
@@ -95,10 +100,40 @@ def checked(
     )
 
 
+def first_name(*names: object) -> object:
+    """Return the first that is neither None nor empty text; None if there is none.
+
+    What is no text is returned, too: it is no name, and an error.
+    """
+    return next((name for name in names if name is not None and name != ""), None)
+
+
+_KEYS = (TENANT, PRIORITY, BUDGET, DEADLINE_S)
+_PREFIX = "llmsched_"
+_told: set[str] = set()
+
+
+def _tell_of_unknown(parts: list[Mapping[str, Any]]) -> None:
+    """Log, once for each, the keys that begin as those of this package and mean nothing."""
+    for part in parts:
+        for key in part:
+            if not isinstance(key, str) or not key.lower().startswith(_PREFIX) or key in _KEYS:
+                continue
+            if key in _told or len(_told) >= 100:
+                continue
+            _told.add(key)
+            near = difflib.get_close_matches(key.lower(), _KEYS, 1)
+            logger.warning(
+                "the configuration of a run has the key %.80r, which means nothing (logged once for each "
+                "key): %s",
+                key,
+                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KEYS)}",
+            )
+
+
 def _said(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the value of each key, from the first of the parts that has it."""
-    keys = (TENANT, PRIORITY, BUDGET, DEADLINE_S)
-    return {key: part[key] for part in reversed(parts) for key in keys if part.get(key) is not None}
+    return {key: part[key] for part in reversed(parts) for key in _KEYS if part.get(key) is not None}
 
 
 def user_of(configs: tuple[Any, ...]) -> Any:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.constants import START
 from langgraph.errors import GraphInterrupt
 from langgraph.pregel import Pregel
@@ -272,6 +273,8 @@ def _arrival(
     given = args[0] if args else kwargs.get("input")
     config = _config(args, kwargs)
     thread = _thread(graph, config)
+    if thread is not None and not config:  # `get_state` needs the thread
+        config = {"configurable": {"thread_id": thread}}
     limits = said.limits.over(own)
     check_limits(on, limits)
     info = _info(graph, config, thread, said)
@@ -308,9 +311,13 @@ _PLAIN = (str, int, float, bool)
 
 
 def _thread(graph: Any, config: Any) -> str | None:
+    """Return the thread on which LangGraph saves the run's checkpoints; None if it saves none.
+
+    Without one in the configurations, it is that of the code that starts the run, as in LangGraph.
+    """
     if not graph.checkpointer:
         return None
-    for source in (config, graph.config):
+    for source in (config, graph.config, var_child_runnable_config.get()):
         thread = ((source or {}).get("configurable") or {}).get("thread_id")
         if thread is not None:
             return str(thread)

@@ -5,7 +5,7 @@ Does not stop runs, or read clocks: the calls and the time are arguments.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -23,9 +23,16 @@ def check_positive(limit: object, what: str) -> float | None:
     """
     if limit is None:
         return None
-    if isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < math.inf:
-        return limit
+    if isinstance(limit, int | float) and not isinstance(limit, bool) and limit > 0:
+        if limit <= sys.float_info.max:
+            return limit
+        raise ConfigurationError(f"{what} must be finite, or None for no limit, not {limit!r:.40}")
     raise ConfigurationError(f"{what} must be a positive number, or None for no limit, not {limit!r}")
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with the singular or the plural of what it counts."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +154,10 @@ class Spending:
     unpriced_calls: int = 0
 
     def __str__(self) -> str:
+        cost = f"cost {self.cost:.4g}, " if self.cost else ""  # else it is unknown, or nothing
         return (
-            f"{self.tokens:,} tokens, {self.calls:,} calls, {self.slot_s:.1f} s in slots, "
-            f"cost {self.cost:.4g}, {self.elapsed_s:.1f} s"
+            f"{counted(self.tokens, 'token')}, {counted(self.calls, 'call')}, {self.slot_s:.1f} s in slots, "
+            f"{cost}{self.elapsed_s:.1f} s"
         )
 
 

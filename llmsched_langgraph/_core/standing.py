@@ -24,6 +24,7 @@ class Standing(NamedTuple):
         elapsed_s: seconds since its arrival, without those for which it was paused.
         calls: the calls that have ended.
         work_s: slot-seconds that it has received, including those of running calls.
+        pending: number of its calls that wait or run.
         known: the profile of its application; None if there is none.
         wanted: computes the belief of its remaining work; None without a model.
     """
@@ -31,6 +32,7 @@ class Standing(NamedTuple):
     elapsed_s: float
     calls: tuple[FinishedCall, ...]
     work_s: float
+    pending: int
     known: ApplicationProfile | None
     wanted: BeliefWanted | None
 
@@ -39,7 +41,8 @@ class Standing(NamedTuple):
 
         The expected remaining work is the mean of the belief, or without a model the mean of earlier jobs
         less the work received. Tokens, calls, cost and time are expected to grow by the same share of what
-        earlier jobs spent on average. May take milliseconds.
+        earlier jobs spent on average. At least what runs or waits already will be spent. May take
+        milliseconds.
         """
         known = self.known
         jobs = () if known is None else known.history.limited[-JOBS:]
@@ -62,8 +65,8 @@ class Standing(NamedTuple):
         time_s = share * sum(times_s) / len(times_s) if times_s else remaining_s
         return Spending(
             spent.tokens + round(share * tokens),
-            spent.calls + round(share * mean_calls),
-            spent.slot_s + remaining_s,
+            spent.calls + max(round(share * mean_calls), self.pending),
+            max(spent.slot_s, self.work_s) + remaining_s,
             spent.cost + cost,
             spent.elapsed_s + time_s,
             spent.unmeasured_calls,
@@ -85,4 +88,6 @@ def standing_of(machine: SchedulerMachine, id_: int, now: float) -> Standing | N
     if known is not None and known.model is not None:
         wanted = BeliefWanted(job.number, known.model, job.evidence(now), Needs.MEAN)
     elapsed_s = now - job.arrival_s - job.paused_s
-    return Standing(elapsed_s, tuple(progress.finished.values()), progress.work_s(now), known, wanted)
+    pending = sum(work.calls - work.done for work in progress.works.values())
+    calls, work_s = tuple(progress.finished.values()), progress.work_s(now)
+    return Standing(elapsed_s, calls, work_s, pending, known, wanted)

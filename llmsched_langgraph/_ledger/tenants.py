@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 from typing import NamedTuple
 
 from llmsched_langgraph._ledger.backends import check_queued
@@ -23,6 +22,9 @@ from llmsched_langgraph.errors import ConfigurationError
 
 FIRST_MEAN_S = 1.0
 """Charge of a grant, in seconds, while no call of the backend has ended."""
+
+LEAST, MOST = 1e-6, 1e6
+"""Bounds of weights: virtual times of the smallest and the largest can be compared in floating point."""
 
 LONGEST = 256
 """Maximum length of a tenant's name, in characters, as for LangGraph's fairness groups."""
@@ -36,8 +38,8 @@ class Tenant:
     """The settings of one tenant.
 
     Attributes:
-        weight: its share of the service relative to other tenants, above 0. A tenant of weight 3 gets three
-            times the service of one of weight 1, while both wait.
+        weight: its share of the service relative to other tenants, from 1e-6 to 1e6. A tenant of weight 3
+            gets three times the service of one of weight 1, while both wait.
         max_slots: maximum number of slots that it holds at each backend; None for no limit.
         max_queued: maximum number of its calls that wait at each backend; None for no limit. One more fails
             at once with `OverloadedError`, as with `Backend(max_queued=...)`.
@@ -53,10 +55,10 @@ class Tenant:
     def __post_init__(self) -> None:
         weight, slots = self.weight, self.max_slots
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not (number and 0.0 < weight < inf):
+        if not (number and LEAST <= weight <= MOST):
             raise ConfigurationError(
-                f"the weight of a tenant must be a number above 0 (its share relative to other tenants), "
-                f"not {weight!r}"
+                f"the weight of a tenant must be a number above 0, from {LEAST:g} to {MOST:g} (its share "
+                f"relative to other tenants), not {weight!r:.40}"
             )
         if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
             raise ConfigurationError(

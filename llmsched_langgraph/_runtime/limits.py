@@ -44,6 +44,11 @@ def check_on_budget(on_budget: object) -> None:
             f'on_budget must be "stop", "yield", or a function that gets an Overrun and returns "stop", '
             f'"yield" or a Budget, not {on_budget!r}'
         )
+    if inspect.iscoroutinefunction(on_budget) or inspect.iscoroutinefunction(type(on_budget).__call__):
+        raise ConfigurationError(
+            f"on_budget must be a synchronous function, not {on_budget!r}: it is called between two "
+            f"supersteps, also of synchronous runs"
+        )
 
 
 def prices_of(driver: Driver) -> Mapping[str, Prices | None]:

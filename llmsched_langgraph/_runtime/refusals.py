@@ -5,7 +5,7 @@ Does not raise the errors: the callers do.
 
 from __future__ import annotations
 
-from llmsched_langgraph._core.budgets import DEADLINE, Budget, Overrun, Spending
+from llmsched_langgraph._core.budgets import DEADLINE, Budget, Overrun, Spending, counted
 from llmsched_langgraph._ledger.values import BackendView, Crowd
 from llmsched_langgraph.errors import (
     DeadlineExceededError,
@@ -41,9 +41,10 @@ def timed_out(ticket: int, now: BackendView, waited_s: float) -> QueueTimeoutErr
     rates = now.backend.settings.rates
     limits = {} if rates is None else {key: own for key, own in rates._asdict().items() if own is not None}
     rated = ", ".join(f"{name}={value}" for name, value in limits.items())
+    slots = f"one of the {now.slots} slots" if now.slots != 1 else "the slot"
     return QueueTimeoutError(
-        f"call {ticket} waited {waited_s:.1f} s for one of the {now.slots} slots of backend "
-        f"{now.backend.name!r}, with {now.holding} held and {now.waiting} calls waiting; raise "
+        f"call {ticket} waited {waited_s:.1f} s for {slots} of backend "
+        f"{now.backend.name!r}, with {now.holding} held and {counted(now.waiting, 'call')} waiting; raise "
         f"queue_timeout_s, or the slots if the backend can serve more"
         + (f", or its rates if they hold calls back ({rated})" if rated else "")
     )

@@ -7,6 +7,7 @@ import operator
 from typing import Annotated, TypedDict
 
 import pytest
+from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
@@ -145,3 +146,34 @@ def test_paused_jobs_do_not_pile_up(make_scheduler, monkeypatch):
 
     asyncio.run(main())
     assert scheduler.statistics().jobs_ended == 5
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_run_resumed_on_the_thread_of_the_code_around_it_is_one_job(make_scheduler, asynchronous):
+    """A runnable invokes the graph without a configuration; LangGraph takes the thread from around it."""
+    scheduler = make_scheduler(1)
+    kinds, threads = [], []
+
+    def see(entry):
+        if entry.kind.startswith("Job") and entry.kind != "JobClosed":
+            kinds.append(entry.kind)
+        if entry.kind == "JobArrived":
+            threads.append(entry.detail.thread_id)
+
+    scheduler.subscribe(see)
+    builder = StateGraph(dict).add_node("ask", lambda state: {"said": interrupt("?")}).add_edge(START, "ask")
+    graph = schedule(builder.compile(checkpointer=InMemorySaver()), scheduler)
+
+    async def around(given):
+        return await graph.ainvoke(given)
+
+    runnable = RunnableLambda(lambda given: graph.invoke(given), around)
+    config = {"configurable": {"thread_id": "7"}}
+    for given in ({}, Command(resume="yes")):
+        if asynchronous:
+            asyncio.run(runnable.ainvoke(given, config))
+        else:
+            runnable.invoke(given, config)
+    scheduler.statistics()  # has events handled that nobody waits for
+    assert kinds == ["JobArrived", "JobPaused", "JobResumed", "JobEnded"]
+    assert threads == ["7"]

@@ -213,3 +213,59 @@ def test_a_run_that_is_cancelled_while_it_is_asked_begins_not(make_graph):
 def test_a_function_that_is_none(make_scheduler, wrong):
     with pytest.raises(ConfigurationError, match="assign must be a function of one argument"):
         make_scheduler(1, assign=wrong)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "astream"])
+@pytest.mark.parametrize("kind", ["blocks", "awaits", "returns a coroutine"])
+def test_it_is_given_up_after_a_time_and_the_loop_goes_on(make_graph, monkeypatch, caplog, way, kind):
+    """Also one that blocks its thread; the words say what happened."""
+    monkeypatch.setattr(assigning, "PATIENCE_S", 0.05)
+    free = threading.Event()
+
+    def blocks(context):
+        free.wait(20)
+
+    async def awaits(context):
+        await asyncio.sleep(20)
+
+    function = {"blocks": blocks, "awaits": awaits, "returns a coroutine": lambda context: awaits(context)}
+    _, graph, jobs = make_graph(function[kind])
+    with caplog.at_level(logging.WARNING):
+        WAYS[way](graph, {})
+    assert [job.tenant for job in jobs] == [""]
+    assert "TimeoutError: it took longer than 0.05 s" in caplog.text
+    free.set()
+
+
+def test_a_blocking_function_does_not_block_the_loop(make_graph):
+    """Two runs are asked about side by side."""
+    both = threading.Barrier(2)
+    _, graph, jobs = make_graph(lambda context: {"tenant": "a"} if both.wait(20) >= 0 else None)
+
+    async def main():
+        await asyncio.gather(graph.ainvoke({}), graph.ainvoke({}))
+
+    asyncio.run(main())
+    assert [job.tenant for job in jobs] == ["a", "a"]
+
+
+@pytest.mark.parametrize("answer", [{"tenant": 0}, {"tenant": False}, {"fairness_group": 0}, {"tenant": []}])
+def test_a_tenant_that_is_no_text(make_graph, caplog, answer):
+    """It is an error, and not nothing."""
+    _, graph, jobs = make_graph(lambda context: answer)
+    with caplog.at_level(logging.WARNING):
+        graph.invoke({})
+    assert [job.tenant for job in jobs] == [""]
+    assert "must be the name of a tenant" in caplog.text
+
+
+def test_an_error_without_words(make_graph, caplog):
+    """Its name is said, and nothing is said to follow."""
+
+    def fails(context):
+        raise ZeroDivisionError
+
+    _, graph, _ = make_graph(fails)
+    with caplog.at_level(logging.WARNING):
+        graph.invoke({})
+    assert caplog.messages[0].endswith("): ZeroDivisionError")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import threading
 
 import pytest
@@ -13,6 +15,7 @@ from support.seam import auntil, until
 from support.turns import State, as_user, graph_of_one_call, order_of
 
 from llmsched_langgraph import Backend, ConfigurationError, Tenant, schedule
+from llmsched_langgraph._adapter import claims
 from llmsched_langgraph.testing import PlainModel, StreamingModel
 from llmsched_langgraph.traces import read_jobs
 
@@ -233,3 +236,34 @@ def test_the_user_of_the_code_around(make_graph):
     asyncio.run(RunnableLambda(start).ainvoke({}, as_user({}, langgraph_auth_user_id="ann")))
     scheduler.check()
     assert [entry.detail.tenant for entry in entries if entry.kind == "JobArrived"] == ["ann"]
+
+
+@pytest.mark.parametrize("part", ["metadata", "configurable"])
+def test_a_misspelt_key_is_told_of_once(make_graph, caplog, monkeypatch, part):
+    """With the nearest right one; keys of others are their own business."""
+    monkeypatch.setattr(claims, "_told", set())
+    _, graph, _ = make_graph()
+    said = {"llmsched_tennant": "a", "LLMSCHED_PRIORITY": 1, "llmsched_frobnicate": 1, "llmsched": 1, "x": 1}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            graph.invoke({"name": "a"}, {part: {**said, "llmsched_priority": 1}})
+    told = [message for message in caplog.messages if "which means nothing" in message]
+    assert len(told) == 3
+    assert "'llmsched_tennant'" in told[0]
+    assert "did you mean 'llmsched_tenant'?" in told[0]
+    assert "did you mean 'llmsched_priority'?" in told[1]
+
+
+@pytest.mark.parametrize("tenant", [0, False, 1.5, []])
+def test_a_tenant_of_a_run_that_is_no_text(make_graph, tenant):
+    """It is an error, and not nothing."""
+    _, graph, _ = make_graph()
+    with pytest.raises(ConfigurationError, match="llmsched_tenant must be the name of a tenant"):
+        graph.invoke({"name": "a"}, of(tenant))
+
+
+@pytest.mark.parametrize("weight", [1e300, 5e-324, 10**400, math.inf, 1e-7, 2e6])
+def test_weights_beyond_the_bounds(make_graph, weight):
+    """Virtual times of such tenants could not be compared."""
+    with pytest.raises(ConfigurationError, match=r"'a': the weight of a tenant must be .* from 1e-06 to 1e"):
+        make_graph(tenants={"a": weight})

@@ -921,11 +921,15 @@ KEYS = st.builds(
     st.sampled_from(("", "", "t", "u", "v")),
     st.sampled_from([(math.inf, math.inf)] * 4 + [(0.0, 5.0), (3.0, 20.0), (9.0, math.inf)]),
 )
+MAX_QUEUED = 4
+"""How many calls may wait at a backend of the walk."""
+
 TENANTS = st.sampled_from(
     (
         NO_TENANTS,
         Tenants({"t": Tenant(2.0), "u": Tenant(0.5, 1), "v": Tenant(1.0, 2)}),
         Tenants({"t": Tenant(1.0, 1)}),
+        Tenants({"t": Tenant(1.0, max_queued=1), "u": Tenant(2.0, 1, max_queued=2)}),
     )
 )
 LANES = st.builds(
@@ -1232,7 +1236,7 @@ class LedgerWalk(RuleBasedStateMachine):
     )
     def start(self, slots, epsilon, seed, overdue, tenants, requests_per_minute):
         exploration = None if epsilon is None else Exploration(epsilon, seed=seed)
-        self.rates = {"requests_per_minute": requests_per_minute}
+        self.rates = {"requests_per_minute": requests_per_minute, "max_queued": MAX_QUEUED}
         backends = [Backend(name, slots, **self.rates) for name in BACKENDS]
         self.bench = Bench(self.home, *backends, exploration=exploration, overdue=overdue, tenants=tenants)
         self.model = Model(lambda: self.bench.now, slots, exploration, overdue, tenants, requests_per_minute)
@@ -1437,6 +1441,26 @@ class LedgerWalk(RuleBasedStateMachine):
         self.home.quiet(self.bench.ledger, self.bench.now)
         self._settle()
         assert len(self.model.holding) > held or self.model.requests_per_minute is not None
+
+    @invariant()
+    def crowds(self):
+        """No more calls may wait where as many wait as may, unless a slot is free for the next one."""
+        if not hasattr(self, "bench"):
+            return
+        ledger, view = self.bench.ledger, self.bench.ledger.view()
+        for backend in BACKENDS:
+            own = view.backends[backend]
+            waits = [ledger.tenant(claim) for claim in view.waiting.values() if claim.lane[0] == backend]
+            for tenant in ("", "t", "u"):
+                most = ledger.tenants.of(tenant).max_queued
+                full = [("", len(waits), MAX_QUEUED)] if len(waits) >= MAX_QUEUED else []
+                if most is not None and waits.count(tenant) >= most:
+                    full.append((tenant, waits.count(tenant), most))
+                crowd = ledger.crowd(self.bench.now, backend, tenant)
+                if crowd is None:
+                    assert not full or own.holding < own.slots
+                else:
+                    assert crowd == (backend, *full[0])
 
     @invariant()
     def sound(self):

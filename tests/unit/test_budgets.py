@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from dataclasses import FrozenInstanceError, replace
+from types import SimpleNamespace
 
 import pytest
 
 from llmsched_langgraph import Backend, Budget, BudgetExceededError, ConfigurationError, Scheduler, Spending
 from llmsched_langgraph._adapter import landing
 from llmsched_langgraph._core.budgets import DEADLINE, Limits, as_budget, exceeded, reached, spending
+from llmsched_langgraph._core.standing import Standing
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.prices import Prices
@@ -50,10 +53,51 @@ def test_counts_are_whole_numbers(name, wrong):
 
 
 @pytest.mark.parametrize("name", ["slot_s", "cost"])
-@pytest.mark.parametrize("wrong", [0, -0.5, True, "3", float("inf"), float("nan")])
+@pytest.mark.parametrize("wrong", [0, -0.5, True, "3", float("-inf"), float("nan")])
 def test_amounts_are_positive(name, wrong):
     with pytest.raises(ConfigurationError, match=f"a budget's {name} must be a positive number"):
         Budget(**{name: wrong})
+
+
+@pytest.mark.parametrize("name", ["slot_s", "cost"])
+@pytest.mark.parametrize("wrong", [float("inf"), 10**400])
+def test_amounts_are_finite(name, wrong):
+    with pytest.raises(ConfigurationError, match=f"a budget's {name} must be finite, or None"):
+        Budget(**{name: wrong})
+
+
+def test_spending_is_told_in_words():
+    assert str(Spending(1, 1, 2.0, 0.0, 3.0)) == "1 token, 1 call, 2.0 s in slots, 3.0 s"
+    assert str(Spending(1200, 2, 2.0, 0.5, 3.0)) == "1,200 tokens, 2 calls, 2.0 s in slots, cost 0.5, 3.0 s"
+
+
+class Coroutines:
+    async def __call__(self, overrun):
+        return "stop"
+
+
+async def _decide(overrun):
+    return "stop"
+
+
+@pytest.mark.parametrize("function", [_decide, functools.partial(_decide), Coroutines()])
+def test_an_asynchronous_on_budget_is_refused(function):
+    with pytest.raises(ConfigurationError, match="on_budget must be a synchronous function"):
+        Scheduler(1, on_budget=function)
+
+
+def test_a_forecast_is_at_least_what_is_pending():
+    history = SimpleNamespace(limited=(ended_job(calls=1),))
+    known = SimpleNamespace(history=history, mean_s=1.0)
+    spent = Spending(calls=4, slot_s=4.0)
+    forecast = Standing(5.0, (), 7.0, 3, known, None).forecast(spent)
+    assert forecast.calls == 7
+    assert forecast.slot_s >= 7.0
+
+
+def ended_job(calls):
+    made = [SimpleNamespace(prompt_tokens=1, output_tokens=1)] * calls
+    return SimpleNamespace(jct_s=1.0, llm_calls=lambda: made)
 
 
 def test_a_budget_is_a_value():
