@@ -286,7 +286,8 @@ class Door:
         now = self._driver.clock()
         if setting == "max_jobs":
             needed = len(self._inside) - (self._max_jobs or 0) + 1 + before
-            recent = [at_s for at_s in self._left if now - at_s <= RECENT_S] or list(self._left)
+            left = tuple(self._left)  # other threads append
+            recent = [at_s for at_s in left if now - at_s <= RECENT_S] or left
             since_s = now if self._since_s is None else self._since_s
             # Older ends were forgotten, or do not count.
             since_s = max(since_s, now - RECENT_S) if recent and now - recent[0] <= RECENT_S else since_s

@@ -87,6 +87,27 @@ def make_scene(make_scheduler):
 # -- refusing ----------------------------------------------------------------------------------
 
 
+class EndsMeanwhile(float):
+    """A time; whoever reads it finds that a run has ended, and another has come, in the meantime."""
+
+    def __rsub__(self, now):
+        self.door._left.append(0.0)
+        self.door._seen.append((0.0, 0))
+        return now - float(self)
+
+
+@pytest.mark.parametrize("setting", ["max_jobs", "max_queued"])
+def test_a_refusal_while_other_runs_end(make_scheduler, setting):
+    """What is remembered of them changes while the wait is estimated."""
+    scheduler = make_scheduler(1, **{setting: 1})
+    door = scheduler._door
+    at_s = EndsMeanwhile(1.0)
+    at_s.door = door
+    door._left.append(at_s)
+    door._seen.append((at_s, 0))
+    assert isinstance(door._refusal(0, on_loop=False), OverloadedError)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_a_run_above_the_limit_is_refused(make_scene, asynchronous):
     """It has not begun; as soon as another one ends, there is room."""
