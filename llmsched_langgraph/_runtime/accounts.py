@@ -34,9 +34,11 @@ def account_of(asked: Requested | str | None, given: object) -> str:
 def backend_of_account(driver: Driver, backend: str, account: str) -> str:
     """Return the name of the ledger's backend for an account; add it if the account is new."""
     name = account_name(backend, account)
-    while driver.settings(name) is None:
-        shared = driver.settings(backend)
+    while True:
+        shared, own = driver.settings(backend), driver.settings(name)
         assert shared is not None, f"there is no backend {backend!r}"
+        # Another thread may have resized the backend since it was read.
+        if own is not None and own.slots == shared.slots:
+            return name
         driver.configure(replace(shared, name=name))
         driver.look()  # returns when it is there, or after a time
-    return name

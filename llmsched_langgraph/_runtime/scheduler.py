@@ -236,8 +236,12 @@ class Scheduler:
         if backend not in names:
             raise ConfigurationError(f"no backend {backend!r}; name one of: {', '.join(names)}")
         new = as_slots(slots, "slots")
+        shared = self._driver.settings(backend)
+        assert shared is not None
+        self._driver.configure(replace(shared, slots=new))  # first: accounts that come now copy it
+        self._driver.look()
         for now in self._driver.backends.values():
-            if now.backend.shared == backend:
+            if now.backend.name != backend == now.backend.shared:
                 self._driver.configure(replace(now.backend, slots=new))
 
     def statistics(self) -> Statistics:

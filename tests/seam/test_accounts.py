@@ -198,6 +198,38 @@ def test_resize_is_of_every_account_also_of_those_to_come(make):
         scheduler.resize(1, pool(ONE))
 
 
+def test_resize_while_an_account_comes(make, monkeypatch):
+    """Its first call has read the settings when they change."""
+    scheduler = make(1)
+    configure = scheduler._driver.configure
+
+    def late(backend):
+        if backend.name != "b":
+            monkeypatch.undo()
+            scheduler.resize(3)
+        configure(backend)
+
+    monkeypatch.setattr(scheduler._driver, "configure", late)
+    with held(scheduler.slot(account=ONE)):
+        assert {own.slots for own in pools(scheduler).values()} == {3}
+    assert len(pools(scheduler)) == 2
+
+
+def test_an_account_that_comes_during_a_resize(make, monkeypatch):
+    scheduler = make(1)
+    configure = scheduler._driver.configure
+
+    def late(backend):
+        monkeypatch.undo()
+        scheduler.slot(account=ONE)
+        configure(backend)
+
+    monkeypatch.setattr(scheduler._driver, "configure", late)
+    scheduler.resize(3)
+    assert {own.slots for own in pools(scheduler).values()} == {3}
+    assert len(pools(scheduler)) == 2
+
+
 def test_no_key_stands_anywhere(server, make, tmp_path, caplog):
     server.answers[ONE] = refuse(once=True)
     scheduler = make(record=tmp_path / "jobs.jsonl")
