@@ -272,6 +272,9 @@ def test_which_answers_pause_the_backend(client, scheduler, status, headers, pau
         ({"retry-after": "nan"}, None),
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
         ({"retry-after-ms": "x"}, None),
+        ({"retry-after-ms": "nan"}, None),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after-ms": "nan", "retry-after": "9"}, 9.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
     ],
 )
@@ -284,6 +287,22 @@ def test_retry_after_as_a_date():
     """Relative to the clock of this machine."""
     failure = failure_of(503, {"retry-after": formatdate(4_000_000_000, usegmt=True)})
     assert failure.retry_after_s > 3600
+
+
+@pytest.mark.parametrize("sent_s", [1_000_000, 4_000_000_000])
+@pytest.mark.parametrize(("later_s", "after_s"), [(30, 30.0), (0, 0.0), (-30, 0.0)])
+def test_retry_after_as_a_date_of_another_clock(sent_s, later_s, after_s):
+    """Relative to the answer's own date."""
+    headers = {
+        "date": formatdate(sent_s, usegmt=True),
+        "retry-after": formatdate(sent_s + later_s, usegmt=True),
+    }
+    assert failure_of(429, headers) == Failure(429, after_s, "status")
+
+
+def test_retry_after_beside_a_date_that_is_none():
+    headers = {"date": "yesterday", "retry-after": formatdate(4_000_000_000, usegmt=True)}
+    assert failure_of(503, headers).retry_after_s > 3600
 
 
 def test_only_errors_are_failures():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -34,16 +35,32 @@ def failure_of_error(error: BaseException) -> Failure | None:
 def _retry_after_s(headers: Mapping[str, Any]) -> float | None:
     """Return the seconds of `retry-after-ms` or `Retry-After`; None without a valid one."""
     try:
-        milliseconds = headers.get("retry-after-ms")
-        if milliseconds is not None:
-            return max(float(milliseconds) / 1000, 0.0)
-        after = headers.get("retry-after")
-        if after is None:
-            return None
-        try:
-            seconds = float(after)
-        except ValueError:
-            seconds = parsedate_to_datetime(str(after)).timestamp() - time.time()
-        return max(seconds, 0.0) if seconds == seconds else None
+        milliseconds, after = headers.get("retry-after-ms"), headers.get("retry-after")
+        seconds = _number(milliseconds)
+        if seconds is not None:
+            return max(seconds / 1000, 0.0)
+        seconds = _number(after)
+        if seconds is None and after is not None:
+            at_s, sent_s = _clock(after), _clock(headers.get("date"))
+            # The answer's own clock, if it tells it: it need not agree with ours.
+            seconds = None if at_s is None else at_s - (time.time() if sent_s is None else sent_s)
+        return None if seconds is None else max(seconds, 0.0)
     except Exception:
         return None
+
+
+def _number(text: Any) -> float | None:
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        return None
+    return number if number == number else None
+
+
+def _clock(text: Any) -> float | None:
+    """Return a date of HTTP in seconds; None if it is none."""
+    try:
+        at = parsedate_to_datetime(str(text))
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
