@@ -35,7 +35,7 @@ from llmsched_langgraph._core.budgets import NO_LIMITS, Budget, Limits, as_budge
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime import following
-from llmsched_langgraph._runtime.context import RUN, current_run, inside
+from llmsched_langgraph._runtime.context import RUN, current_run, inside, marks, restore
 from llmsched_langgraph._runtime.default import default_scheduler
 from llmsched_langgraph._runtime.hosts import Iteration
 from llmsched_langgraph._runtime.scheduler import (
@@ -152,15 +152,19 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
         try:
             while True:
                 # Mark each step separately: a generator shares its consumer's context.
-                with mark:
-                    try:
+                before = marks()
+                try:
+                    with mark:
                         step = iteration.step()
-                    except StopIteration:
-                        break
-                    except GraphInterrupt as stop:
-                        if not job.yielded(stop):
-                            raise
-                        break
+                except StopIteration:
+                    break
+                except GraphInterrupt as stop:
+                    if not job.yielded(stop):
+                        raise
+                    break
+                except BaseException:
+                    restore(before)
+                    raise
                 yield step
             if job.may_be_paused():
                 with suppress(Exception):  # the run itself succeeded

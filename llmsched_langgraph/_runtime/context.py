@@ -71,6 +71,18 @@ def unmark(variable: ContextVar[T], token: Token[T]) -> None:
         pass  # called by a finaliser in another context; the marked context no longer exists
 
 
+def marks() -> tuple[Run | None, StageRun | None]:
+    """Return what the calling code is marked with, for `restore`."""
+    return RUN.get(), STAGE.get()
+
+
+def restore(before: tuple[Run | None, StageRun | None]) -> None:
+    """Mark the calling code as before: an interrupt in the first or last line of a mark leaves it there."""
+    for variable, value in zip((RUN, STAGE), before, strict=True):
+        if variable.get() is not value:
+            variable.set(value)  # type: ignore[arg-type]
+
+
 def current_run() -> Run | None:
     """Return the run of the calling code; None outside any run, and in a thread whose run has ended."""
     run = RUN.get()

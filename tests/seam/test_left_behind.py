@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import operator
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +23,7 @@ from langgraph.types import Command, RetryPolicy, Send, interrupt
 from support.seam import auntil, until
 
 from llmsched_langgraph import CallCancelledError, Scheduler, schedule
+from llmsched_langgraph._runtime import context
 from llmsched_langgraph.testing import PlainModel, assert_idle
 
 uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
@@ -770,3 +772,44 @@ def test_work_started_in_an_empty_context_outlives_its_run(scene):
         return await asyncio.gather(*scene.background)
 
     assert asyncio.run(main()) == [{"answers": ["yes"]}]
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises, such as that of Ctrl-C."""
+
+
+@pytest.mark.parametrize("event", ["line", "return"])
+def test_no_mark_is_left_by_an_interrupt(event):
+    """Wherever a signal comes while code is marked as a run's, or is no more, the next run is one of its own."""
+    scheduler = Scheduler(1)
+    builder = StateGraph(State).add_node("a", lambda state: {}).add_node("b", lambda state: {})
+    graph = schedule(builder.add_edge(START, "a").add_edge("a", "b").compile(), scheduler)
+    left = 0
+
+    def line(frame, kind, arg):
+        nonlocal left
+        if kind == event:
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                raise Interrupted
+        return line
+
+    def enter(frame, kind, arg):
+        return line if frame.f_code.co_filename == context.__file__ else None
+
+    before, broken = sys.gettrace(), 0
+    while left <= 0:
+        broken, left = broken + 1, broken + 1
+        try:
+            sys.settrace(enter)
+            graph.invoke({})
+        except Interrupted:
+            pass
+        finally:
+            sys.settrace(before)
+        assert (context.RUN.get(), context.STAGE.get()) == (None, None)
+    assert broken > 10
+    graph.invoke({})
+    gc.collect()
+    assert_idle(scheduler)
