@@ -78,9 +78,11 @@ def marks() -> tuple[Run | None, StageRun | None]:
 
 def restore(before: tuple[Run | None, StageRun | None]) -> None:
     """Mark the calling code as before: an interrupt in the first or last line of a mark leaves it there."""
-    for variable, value in zip((RUN, STAGE), before, strict=True):
-        if variable.get() is not value:
-            variable.set(value)  # type: ignore[arg-type]
+    run, stage = before
+    if RUN.get() is not run:
+        RUN.set(run)
+    if STAGE.get() is not stage:
+        STAGE.set(stage)
 
 
 def current_run() -> Run | None:

@@ -92,7 +92,7 @@ class EndsMeanwhile(float):
 
     def __rsub__(self, now):
         self.door._left.append(0.0)
-        self.door._seen.append((0.0, 0))
+        self.door._pace._seen.append((0.0, 0))
         return now - float(self)
 
 
@@ -104,7 +104,7 @@ def test_a_refusal_while_other_runs_end(make_scheduler, setting):
     at_s = EndsMeanwhile(1.0)
     at_s.door = door
     door._left.append(at_s)
-    door._seen.append((at_s, 0))
+    door._pace._seen.append((at_s, 0))
     assert isinstance(door._refusal(0, on_loop=False), OverloadedError)
 
 

@@ -780,7 +780,7 @@ class Interrupted(BaseException):
 
 @pytest.mark.parametrize("event", ["line", "return"])
 def test_no_mark_is_left_by_an_interrupt(event):
-    """Wherever a signal comes while code is marked as a run's, or is no more, the next run is one of its own."""
+    """Wherever a signal comes while code is marked as a run's, the next run is one of its own."""
     scheduler = Scheduler(1)
     builder = StateGraph(State).add_node("a", lambda state: {}).add_node("b", lambda state: {})
     graph = schedule(builder.add_edge(START, "a").add_edge("a", "b").compile(), scheduler)
