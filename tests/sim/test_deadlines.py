@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from llmsched_langgraph import Profile
-from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.ordering import LOST, NEVER_URGENT, URGENT, Ordering
 from llmsched_langgraph._core.policies import as_policy
 from llmsched_langgraph.lab.sim.evaluation import learned_from, templates_of
 from llmsched_langgraph.lab.sim.workloads import generate
+from llmsched_langgraph.policies import JobInfo
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 deadlines = pytest.importorskip("deadlines")

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmsched_langgraph import Auto, Backend
 from llmsched_langgraph._core.policies import as_policy
-from llmsched_langgraph._ledger.auto import Auto
-from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.rates import Rates
 from llmsched_langgraph.errors import ConfigurationError
