@@ -6,10 +6,15 @@ import gc
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from llmsched_langgraph import Scheduler, reset_default_scheduler
 from llmsched_langgraph._runtime import default
 from llmsched_langgraph.testing import assert_idle
+
+# No example has a time limit: the machine may be busy with other tests.
+settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)
