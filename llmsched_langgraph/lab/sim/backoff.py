@@ -5,8 +5,9 @@ Does not send it. The wait is the client's own: it holds no slot meanwhile. The 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
+
+import numpy as np
 
 from llmsched_langgraph._ledger.pauses import Failure
 
@@ -32,7 +33,7 @@ class Doubling:
     def __init__(
         self, seed: int = 0, *, first_s: float = 0.5, most_s: float = 8.0, obeyed_s: float = 60.0
     ) -> None:
-        self._deal = random.Random(seed)
+        self._deal = np.random.default_rng(seed)
         self._first_s, self._most_s, self._obeyed_s = first_s, most_s, obeyed_s
 
     def __call__(self, attempts: int, failure: Failure) -> float:
@@ -41,4 +42,4 @@ class Doubling:
         if named_s is not None and 0.0 < named_s <= self._obeyed_s:
             return named_s
         longest_s = min(self._first_s * 2.0 ** min(attempts - 1, 64), self._most_s)
-        return longest_s * (1.0 - 0.25 * self._deal.random())
+        return longest_s * (1.0 - 0.25 * float(self._deal.random()))
