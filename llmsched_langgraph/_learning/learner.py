@@ -169,8 +169,8 @@ class Learner:
             return False
         began_s = time.monotonic()
         self._read()
-        profile = self.profile
         ripe = sorted(name for name, left in tuple(self._due.items()) if left <= 0)
+        profile = self.profile  # only now: it includes the jobs by which these became due
         for name in ripe:
             self._due[name] = max(profile.jobs(name) // 8, 1)
         for name in ripe:

@@ -194,6 +194,24 @@ def test_each_of_the_first_jobs_is_learned_from_then_each_eighth():
     assert made.profile.jobs(APPLICATION.fingerprint) == 18
 
 
+def test_a_job_of_a_new_application_ends_while_others_are_learned_from():
+    """It is learned from now, or in the next turn."""
+    made, published = learner()
+    other = Application.of("other", APPLICATION.nodes, APPLICATION.edges)
+
+    class Due(dict):
+        def items(self):
+            if other.fingerprint not in self:
+                made.observe(Closed(replace(job(1.0, 2.0), app="other", template=other)))
+            return super().items()
+
+    made._due = Due()
+    made.observe(Closed(job(1.0, 2.0)))
+    made._background.do()
+    made._background.do()
+    assert {name for _, names in published for name in names} == {APPLICATION.fingerprint, other.fingerprint}
+
+
 def test_jobs_that_teach_nothing_are_not_learned_from():
     """A run that failed, or made no call."""
     made, published = learner()
