@@ -80,7 +80,7 @@ class Job:
 
     def __del__(self) -> None:
         # An asynchronous generator that outlives its event loop is collected without its `finally`.
-        if not self.ended:
+        if not getattr(self, "ended", True):  # True: `__init__` was interrupted, and `start` ends the run
             if self.outcome is Outcome.FINISHED:
                 self.break_off(GeneratorExit())
             self.end()
@@ -144,24 +144,22 @@ class Job:
 def start(graph: Any, on: Scheduler, arrival: Arrival, entry: Pass | None, kwargs: dict[str, Any]) -> Job:
     """Start the run that has this place behind the door; it gives the place back if it cannot be started."""
     info, limits, around = arrival.info, arrival.limits, current_run()
+    breakpoints = bool(
+        graph.interrupt_before_nodes
+        or graph.interrupt_after_nodes
+        or kwargs.get("interrupt_before")
+        or kwargs.get("interrupt_after")
+    )
+    run = None
     try:
         run = start_run(on, info, arrival.resumes)
+        job = Job(run, arrival.config, arrival.thread, breakpoints, entry)
     except BaseException:
+        if run is not None:
+            run.end(Outcome.CANCELLED)
         if entry is not None:
             entry.leave()
         raise
-    job = Job(
-        run=run,
-        config=arrival.config,
-        thread=arrival.thread,
-        breakpoints=bool(
-            graph.interrupt_before_nodes
-            or graph.interrupt_after_nodes
-            or kwargs.get("interrupt_before")
-            or kwargs.get("interrupt_after")
-        ),
-        entry=entry,
-    )
     outer = () if around is None else around.limits
     if limits.any:
         _tell_if_unsupported()

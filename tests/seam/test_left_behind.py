@@ -23,6 +23,7 @@ from langgraph.types import Command, RetryPolicy, Send, interrupt
 from support.seam import auntil, until
 
 from llmsched_langgraph import CallCancelledError, Scheduler, schedule
+from llmsched_langgraph._adapter.job import Job, start
 from llmsched_langgraph._runtime import context
 from llmsched_langgraph.testing import PlainModel, assert_idle
 
@@ -778,9 +779,14 @@ class Interrupted(BaseException):
     """What a signal handler raises, such as that of Ctrl-C."""
 
 
+MARKING = {context.Mark.__enter__.__code__, context.Mark.__exit__.__code__, context.unmark.__code__}
+STARTING = {start.__code__, Job.__init__.__code__}
+
+
 @pytest.mark.parametrize("event", ["line", "return"])
-def test_no_mark_is_left_by_an_interrupt(event):
-    """Wherever a signal comes while code is marked as a run's, the next run is one of its own."""
+@pytest.mark.parametrize("codes", [MARKING, STARTING], ids=["marking", "starting"])
+def test_an_interrupt_leaves_no_run_behind(codes, event):
+    """Wherever a signal comes while code is marked as a run's, or a run starts: the next one is its own."""
     scheduler = Scheduler(1)
     builder = StateGraph(State).add_node("a", lambda state: {}).add_node("b", lambda state: {})
     graph = schedule(builder.add_edge(START, "a").add_edge("a", "b").compile(), scheduler)
@@ -796,7 +802,7 @@ def test_no_mark_is_left_by_an_interrupt(event):
         return line
 
     def enter(frame, kind, arg):
-        return line if frame.f_code.co_filename == context.__file__ else None
+        return line if frame.f_code in codes else None
 
     before, broken = sys.gettrace(), 0
     while left <= 0:
@@ -809,7 +815,8 @@ def test_no_mark_is_left_by_an_interrupt(event):
         finally:
             sys.settrace(before)
         assert (context.RUN.get(), context.STAGE.get()) == (None, None)
-    assert broken > 10
+        gc.collect()
+        assert scheduler.statistics().jobs_running == 0
+    assert broken > (10 if event == "line" else 2)
     graph.invoke({})
-    gc.collect()
     assert_idle(scheduler)
