@@ -200,6 +200,8 @@ class MemoryLedger:
         """See `Ledger.crowd`."""
         view = self.backend(name)
         limit, waiting = view.backend.max_queued, view.waiting
+        if not waiting:  # the path of every call that gets a slot at once
+            return None
         found = self._turns.crowd(name, tenant) if limit is None or waiting < limit else None
         if limit is not None and waiting >= limit:
             found = Crowd(name, "", waiting, limit)
