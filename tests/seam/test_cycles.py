@@ -144,23 +144,33 @@ def test_synchronous_fan_out_in_an_async_node(make_scheduler, block, slots):
 @SLOTS
 def test_web_handlers(make_scheduler, slots):
     """Handlers of one loop run their own graphs: some await them, some block the loop with `invoke`."""
-    meter = Meter()
-    model = SlowModel(meter=meter)
+    meter, served = Meter(), []
+
+    class Watched(SlowModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            served.append(None)
+            try:
+                return await super()._agenerate(*args, **kwargs)
+            finally:
+                served.pop()
+
+    model = Watched(meter=meter)
 
     async def awaits(state):
         return {"out": [(await model.ainvoke("?")).text]}
 
     def program(wrap):
-        awaited, blocking = wrap(compiled(awaits)), wrap(fan_out(model))
+        awaited, blocking = wrap(compiled(awaits)), wrap(fan_out(SlowModel(meter=meter)))
 
-        async def handler(number):
-            await asyncio.sleep(0.01 * number)
-            if number % 3 == 1:
-                return blocking.invoke({})
-            return await awaited.ainvoke({})
+        async def blocks(others):
+            while len(served) < slots and not all(other.done() for other in others):
+                await asyncio.sleep(0.001)  # until the others have all slots
+            return blocking.invoke({})
 
         async def serve():
-            return await asyncio.gather(*(handler(number) for number in range(6)))
+            tasks = [asyncio.create_task(awaited.ainvoke({})) for _ in range(4)]
+            tasks += [asyncio.create_task(blocks(tasks[:4])) for _ in range(2)]
+            return await asyncio.gather(*tasks)
 
         return asyncio.run(serve())
 
