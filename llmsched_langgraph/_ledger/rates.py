@@ -207,12 +207,20 @@ def _ready_s(spent: Spent, kind: int, limit: int, now: float, estimate: Estimate
     first = floor((now - span_s) / size_s)
     counted = [cells.since(first) for cells in _windows(spent, kind) if cells.numbers]
     used = sum(sum(amounts) for _, amounts in counted)
-    over = used + _reserved(spent, kind, estimate) + (kind in (REQUESTS, REQUESTS_A_DAY)) - limit
+    reserved = _reserved(spent, kind, estimate)
+    over = used + reserved + (kind in (REQUESTS, REQUESTS_A_DAY)) - limit
     if over <= 0.0:
         return now
     flying = _reserved(spent, kind) > 0.0
-    if used <= 0.0 and not flying:
-        return now
+    if not flying:
+        if used <= 0.0:
+            return now
+        if kind in (TOKENS, OUTPUT) and 2 * reserved > limit:
+            # The bound of one call takes most of a minute: little is known yet, or lengths differ much. One
+            # such call at a time goes if what it is expected to use fits.
+            over = used + _expected(spent, kind, estimate) - limit
+            if over <= 0.0:
+                return now
     ready = now
     for number, amount in sorted(pair for cells in counted for pair in zip(*cells, strict=True)):
         ready, over = (number + 1) * size_s + span_s, over - amount
@@ -251,6 +259,16 @@ def _reserved(spent: Spent, kind: int, new: Estimate | None = None) -> float:
             flight = flight.plus(new.output_tokens)
         reserved += reserve(spent.output_learned, flight, OUTPUT_PRIOR)
     return reserved
+
+
+def _expected(spent: Spent, kind: int, estimate: Estimate) -> float:
+    """Return the tokens that one call is expected to use."""
+    expected = 0.0
+    if kind in (TOKENS, INPUT):
+        expected += estimate.input_tokens
+    if kind in (TOKENS, OUTPUT):
+        expected += estimate.output_tokens * _mean(spent.output_learned)
+    return expected
 
 
 def granted(spent: Spent | None, now: float, estimate: Estimate) -> Spent | None:

@@ -19,9 +19,10 @@ from langgraph.graph import START, StateGraph
 from support.seam import until
 
 from llmsched_langgraph import Auto, Backend, ConfigurationError, QueueTimeoutError, Scheduler, schedule
+from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._runtime import call as call_module
 from llmsched_langgraph._runtime.cycles.watcher import WATCHER
-from llmsched_langgraph.testing import PlainModel, StreamingModel
+from llmsched_langgraph.testing import PlainModel, StreamingModel, VirtualClock
 
 MODEL = "http://model.test/v1"
 USAGE = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8}
@@ -563,3 +564,38 @@ def test_a_timeout_names_the_rates(server, make):
     graph.invoke({})
     with pytest.raises(QueueTimeoutError, match=r"backend 'b', with 0 held .* \(requests_per_minute=1\)"):
         graph.invoke({})
+
+
+@pytest.mark.parametrize("kind", ["tokens_per_minute", "output_tokens_per_minute"])
+@pytest.mark.parametrize(("limit", "least"), [(2_000, 6), (4_000, 16), (8_000, 40), (20_000, 100)])
+def test_a_small_limit_of_tokens_is_used_from_the_first_minute(kind, limit, least):
+    """Nothing is known of the answers, and the bound of one alone is as large as the limit."""
+    clock = VirtualClock()
+    scheduler = Scheduler(backends=[Backend("b", 8, **{kind: limit})], policy="fcfs", clock=clock)
+    done = []
+
+    async def one():
+        call = scheduler.slot()
+        async with call:
+            ends_s = clock.now_s + 1.0
+            while clock.now_s < ends_s:
+                await asyncio.sleep(0)
+            call.usage = Usage(20, 100)
+            done.append(clock.now_s)
+
+    async def main():
+        tasks = [asyncio.create_task(one()) for _ in range(120)]
+        while clock.now_s < 59.0:
+            for _ in range(6):
+                await asyncio.sleep(0)
+            clock.advance(0.5)
+            scheduler._driver.tick()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    scheduler.check()
+    scheduler.close()
+    assert len(done) >= least
+    assert len(done) * 100 <= limit
