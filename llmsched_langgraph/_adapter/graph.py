@@ -165,6 +165,8 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
                 except BaseException:
                     restore(before)
                     raise
+                if job.entry is not None:
+                    job.entry.leave_open()
                 yield step
             if job.may_be_paused():
                 with suppress(Exception):  # the run itself succeeded
@@ -213,6 +215,8 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
                         RUN.reset(mark)
                     except ValueError:
                         pass
+                if job is not None and job.entry is not None:
+                    job.entry.leave_open()
                 yield step
                 coming = anext(steps)
             if job is not None and job.may_be_paused():

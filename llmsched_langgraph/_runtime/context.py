@@ -30,6 +30,9 @@ ATTEMPT: ContextVar[Any] = ContextVar("llmsched_attempt", default=None)
 PAUSED: ContextVar[tuple[Any, ...]] = ContextVar("llmsched_paused_calls", default=())
 """The calls of the open streams that the running code consumes and is not reading now."""
 
+ENTERED: ContextVar[tuple[tuple[weakref.ref[Any], int], ...]] = ContextVar("llmsched_entered", default=())
+"""The door and number of the places that runs have whose streams the running code consumes."""
+
 
 def _forked() -> None:
     # The jobs and the slots stayed in the parent. A mark that is undone later in the child may bring a run
@@ -39,6 +42,7 @@ def _forked() -> None:
     CALL.set(None)
     ATTEMPT.set(None)
     PAUSED.set(())
+    ENTERED.set(())
 
 
 in_child(_forked)

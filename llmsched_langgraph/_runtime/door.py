@@ -2,8 +2,9 @@
 
 Does not see calls, or the order of service: a run that waits here has cost nothing yet.
 
-A run inside another run, and one that continues an interrupted run, always enter. A run that
-waits for them may be the one that they would have to wait for.
+A run inside another run, and one that continues an interrupted run, always enter, and where runs are
+deferred so does one that the consumer of a stream starts. A run that waits for them may be the one that they
+would have to wait for.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, get_args
 
 from llmsched_langgraph._core.events import Entry
+from llmsched_langgraph._runtime.context import ENTERED
 from llmsched_langgraph._runtime.cycles.stdlib import running_loop
 from llmsched_langgraph._runtime.fork import renew_in_child
 from llmsched_langgraph._runtime.pace import RECENT_S, REMEMBERED, Pace
@@ -53,6 +56,10 @@ class Pass:
         except BaseException:  # an interrupt: each step may be repeated
             self._door.leave(self.number)
             raise
+
+    def leave_open(self) -> None:
+        """Mark the running code as the consumer of the run's stream, which is read further later."""
+        self._door.leave_open(self.number)
 
     def __del__(self) -> None:
         try:
@@ -165,6 +172,20 @@ class Door:
                 self._left.append(self._driver.clock())
         self.look()
 
+    def leave_open(self, number: int) -> None:
+        """Mark the running code as the consumer of the stream of the run with this number."""
+        entered, own = ENTERED.get(), (weakref.ref(self), number)
+        if own not in entered:
+            ENTERED.set((*[one for one in entered if _is_held(*one)], own))
+
+    def holds(self, number: int) -> bool:
+        """Return whether the run with this number is in."""
+        return number in self._inside
+
+    def _consumes(self) -> bool:
+        """Return whether the running code consumes the stream of a run that is in, and that waits for it."""
+        return any(door() is self and self.holds(number) for door, number in ENTERED.get())
+
     def look(self) -> None:
         """Let in the runs for which there is room, and wake them."""
         if self._queue:
@@ -183,7 +204,7 @@ class Door:
         if self._driver.closed:
             raise closed()
         self._note()
-        if free:
+        if free or (self._defers and self._consumes()):
             self._inside.add(number)
             return True
         self._queue[number] = waiter
@@ -300,6 +321,11 @@ class Door:
         if ends < 1 or now <= since_s:
             return None
         return max(needed, 1) * (now - since_s) / ends
+
+
+def _is_held(door: weakref.ref[Door], number: int) -> bool:
+    own = door()
+    return own is not None and own.holds(number)
 
 
 def _check(limit: object, what: str, meaning: str) -> None:

@@ -101,7 +101,8 @@ class Scheduler:
             those that continue an interrupted run, always begin, and count.
         max_queued: no run begins while at least this many calls wait; None for no limit.
         at_door: what happens to a run that may not begin: "refuse" raises `OverloadedError` before it has
-            cost anything; "defer" has it wait for its turn, for at most `queue_timeout_s`.
+            cost anything; "defer" has it wait for its turn, for at most `queue_timeout_s`, unless the
+            consumer of a run's stream starts it.
         clock: returns the time in seconds; it must never go back.
 
     Raises:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypedDict
 
 import pytest
@@ -489,3 +490,61 @@ def test_a_resumed_run_enters(make_scene, at_door):
 def test_wrong_settings(settings, words):
     with pytest.raises(ConfigurationError, match=words):
         Scheduler(2, **settings)
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("consumers", [1, 3])
+def test_the_consumer_of_a_stream_starts_runs(make_scene, asynchronous, consumers):
+    """The stream would wait for the run, which would wait for the place of the stream."""
+    scene = make_scene(max_jobs=consumers, at_door="defer", queue_timeout_s=PATIENCE_S)
+    scene.event("a").set()
+    together, got = threading.Barrier(consumers), []
+
+    def consume():
+        for number, _ in enumerate(scene.graph.stream({"name": "a"}, stream_mode="values")):
+            if not number:
+                together.wait(PATIENCE_S)
+            got.append(scene.invoke("a"))
+
+    async def aconsume():
+        async for _ in scene.graph.astream({"name": "a"}, stream_mode="values"):
+            got.append(await asyncio.create_task(scene.ainvoke("a")))
+
+    async def main():
+        await asyncio.gather(*(aconsume() for _ in range(consumers)))
+
+    if asynchronous:
+        asyncio.run(main())
+    else:
+        with ThreadPoolExecutor(consumers) as pool:
+            for consumer in [pool.submit(consume) for _ in range(consumers)]:
+                consumer.result(2 * PATIENCE_S)
+    assert got == ["a"] * len(got)
+    assert len(got) >= consumers
+
+
+@pytest.mark.parametrize("stream", ["ended", "closed", "of another scheduler"])
+def test_only_the_consumer_of_an_open_stream_does(make_scene, stream):
+    """What a stream left in the context of its consumer is void when it is over, and at other doors."""
+    scene, other = make_scene(max_jobs=1, at_door="defer"), make_scene(max_jobs=1, at_door="defer")
+    read = (other if stream == "of another scheduler" else scene).graph.stream(
+        {"name": "a"}, stream_mode="values"
+    )
+    for of in (scene, other):
+        of.event("a").set()
+    next(read)
+    if stream == "ended":
+        list(read)
+    if stream == "closed":
+        read.close()
+    with ThreadPoolExecutor(2) as pool:
+        inside = pool.submit(scene.invoke, "b")
+        until(lambda: scene.began[-1:] == ["b"])
+        late = pool.submit(copy_context().run, scene.invoke, "a")
+        until(lambda: scene.waiting == 1)
+        scene.event("b").set()
+        assert (inside.result(PATIENCE_S), late.result(PATIENCE_S)) == ("b", "a")
+    read.close()
