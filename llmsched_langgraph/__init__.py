@@ -8,6 +8,7 @@ results = await asyncio.gather(*(agent.ainvoke(question) for question in questio
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph._version import __version__
@@ -63,7 +64,6 @@ __all__ = [
     "QueueTimeoutError",
     "Scheduler",
     "SchedulerClosedError",
-    "SchedulerMiddleware",
     "Spending",
     "Statistics",
     "Tenant",
@@ -77,6 +77,9 @@ __all__ = [
     "set_default_scheduler",
     "wrap_openai",
 ]
+
+if find_spec("langchain") is not None:  # the extra `agents`; without it `import *` would fail
+    __all__ += ["SchedulerMiddleware"]
 
 _HOMES = {
     "_adapter.graph": ("schedule",),

@@ -93,6 +93,8 @@ class Backend:
             )
         check_queued(self.max_queued, f"{what}: max_queued")
         rates = rates_of(self.name, **{name: getattr(self, name) for name in Rates._fields})
+        for name, limit in zip(Rates._fields, rates or Rates(), strict=True):
+            object.__setattr__(self, name, limit)  # as a whole number
         object.__setattr__(self, "settings", CapacitySettings(slots, rates))
         object.__setattr__(self, "models", _texts(self.models, f"{what}: models", "names"))
         urls = _texts(self.base_urls, f"{what}: base_urls", "URLs")

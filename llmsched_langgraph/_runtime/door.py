@@ -97,6 +97,8 @@ class Door:
         _check(max_queued, "max_queued", "waiting calls from which on no run begins")
         if at_door not in get_args(AtDoor):
             raise ConfigurationError(f'at_door must be "refuse" or "defer", not {at_door!r}')
+        if at_door == "defer" and max_jobs is None and max_queued is None:
+            raise ConfigurationError('at_door="defer" defers nothing; give max_jobs or max_queued as well')
         self._driver = driver
         self._max_jobs = max_jobs
         self._max_queued = max_queued

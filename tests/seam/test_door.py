@@ -485,6 +485,7 @@ def test_a_resumed_run_enters(make_scene, at_door):
         ({"max_queued": True}, "max_queued must be a whole number of at least 1"),
         ({"max_jobs": 1, "at_door": "wait"}, 'at_door must be "refuse" or "defer", not \'wait\''),
         ({"at_door": None}, 'at_door must be "refuse" or "defer"'),
+        ({"at_door": "defer"}, 'at_door="defer" defers nothing; give max_jobs or max_queued as well'),
     ],
 )
 def test_wrong_settings(settings, words):
