@@ -31,7 +31,9 @@ def test_python_blocks_run(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     scheduler = "<Scheduler llmsched | 0 jobs | gpu 0/16 +0 | api 0/50 +0>"
-    assert done.stdout.splitlines() == ["100 Paris.", scheduler, "0", "('calls',) 1", "3", "['answer'] [2]"]
+    door = "(200, 'Paris.')"
+    expected = ["100 Paris.", scheduler, "0", "('calls',) 1", "3", door, "['answer'] [2]"]
+    assert done.stdout.splitlines() == expected
 
 
 def test_ci_runs_the_same_test_command():
