@@ -6,6 +6,7 @@ import contextvars
 import re
 import signal
 import threading
+import time
 
 import pytest
 
@@ -132,16 +133,19 @@ def test_an_error_in_the_block_gives_the_slot_back(make_scheduler, error, outcom
 @pytest.fixture
 def interrupt():
     """Interrupt the main thread once; repeated, for a signal that comes just before a lock is lost on it."""
-    raised = threading.Event()
+    left = [None]
 
     def once(number, frame):
-        if not raised.is_set():
-            raised.set()
-            raise KeyboardInterrupt
+        try:
+            left.pop()  # atomic: another signal may come inside this handler
+        except IndexError:
+            return
+        raise KeyboardInterrupt
 
     def send():
-        while not raised.wait(0.01):
+        while left:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.01)
 
     previous = signal.signal(signal.SIGINT, once)
     yield send
