@@ -228,7 +228,7 @@ def test_queue_timeout(make_scheduler):
         tasks = await begin(take(scheduler, [], 1), take(scheduler, [], 2))
         errors = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(error) for error in errors] == [QueueTimeoutError] * 2
-        assert "waited 0.0 s for one of the 1 slots of backend 'default'" in str(errors[0])
+        assert "waited 0.0 s for the slot of backend 'default'" in str(errors[0])
         assert "with 1 held and 2 calls waiting; raise queue_timeout_s" in str(errors[0])
         assert scheduler.statistics().waiting == 0
         holder.release()

@@ -176,8 +176,8 @@ def test_queue_timeout(make_scheduler):
         error = wait_elsewhere(scheduler)
         assert scheduler.statistics().waiting == 0
     assert isinstance(error, TimeoutError)
-    assert re.search(r"waited \d+\.\d s for one of the 1 slots of backend 'default'", str(error))
-    assert "with 1 held and 1 calls waiting; raise queue_timeout_s" in str(error)
+    assert re.search(r"waited \d+\.\d s for the slot of backend 'default'", str(error))
+    assert "with 1 held and 1 call waiting; raise queue_timeout_s" in str(error)
 
 
 def test_a_backend_may_have_a_queue_timeout_of_its_own(make_scheduler):
@@ -187,7 +187,7 @@ def test_a_backend_may_have_a_queue_timeout_of_its_own(make_scheduler):
         scheduler = make_scheduler(None, backends=backends, **settings)
         with scheduler.slot(backend.name):
             error = wait_elsewhere(scheduler, backend.name)
-        assert f"slots of backend {backend.name!r}" in str(error)
+        assert f"the slot of backend {backend.name!r}" in str(error)
 
 
 def wait_elsewhere(scheduler, model=None):
