@@ -10,6 +10,7 @@ import contextvars
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -42,6 +43,7 @@ class Backend(Meter):
         super().__init__()
         self._stage = stage
         self._on_loops: Counter[asyncio.AbstractEventLoop | None] = Counter()
+        self._loops: dict[int, list[asyncio.AbstractEventLoop | None]] = {}  # by the frames of `with` blocks
         self.abandoned = 0
 
     def abandon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -51,8 +53,10 @@ class Backend(Meter):
 
     def __enter__(self) -> Self:
         self._stage.step()
+        loop = asyncio._get_running_loop()
         with self._lock:
-            self._on_loops[asyncio._get_running_loop()] += 1
+            self._loops.setdefault(id(sys._getframe(1)), []).append(loop)
+            self._on_loops[loop] += 1
         return super().__enter__()
 
     def __exit__(
@@ -60,7 +64,10 @@ class Backend(Meter):
     ) -> None:
         super().__exit__(kind, error, trace)
         with self._lock:
-            self._on_loops[asyncio._get_running_loop()] -= 1
+            # A coroutine that is collected may end in the thread of another loop.
+            loop = self._loops[id(sys._getframe(1))].pop()
+            if loop in self._on_loops:
+                self._on_loops[loop] -= 1
         self._stage.step()
 
 
