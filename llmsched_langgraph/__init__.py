@@ -64,6 +64,7 @@ __all__ = [
     "QueueTimeoutError",
     "Scheduler",
     "SchedulerClosedError",
+    "SchedulerMiddleware",
     "Spending",
     "Statistics",
     "Tenant",
@@ -78,8 +79,8 @@ __all__ = [
     "wrap_openai",
 ]
 
-if find_spec("langchain") is not None:  # the extra `agents`; without it `import *` would fail
-    __all__ += ["SchedulerMiddleware"]
+if find_spec("langchain") is None:  # without the extra `agents`, `import *` would fail
+    __all__ = [name for name in __all__ if name != "SchedulerMiddleware"]
 
 _HOMES = {
     "_adapter.graph": ("schedule",),

@@ -18,7 +18,7 @@ from llmsched_langgraph._core.ordering import BeliefWanted
 from llmsched_langgraph._core.story import LENGTH
 from llmsched_langgraph._jobs.calls import FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import Revealed
-from llmsched_langgraph._ledger.values import CallInfo, Grant
+from llmsched_langgraph._ledger.values import CallInfo, Crowd, Grant
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph.policies import JobInfo, Needs
@@ -145,6 +145,7 @@ DETAILS = {
     "JobResumed": JobInfo,
     "StagesChanged": int,
     "CallQueued": CallInfo,
+    "CallRefused": Crowd,
     "SlotGranted": Grant,
     "CallReleased": FinishedCall,
     "CallMeasured": Usage,
@@ -165,7 +166,12 @@ DETAILS = {
 
 def test_every_kind_of_entry(make_scheduler):
     """Each is told with what the table says, and there is no other one."""
-    scheduler, seen, believed = make_scheduler(1, policy=Particular()), [], threading.Event()
+    backends = [Backend("default", 1, max_queued=1)]
+    scheduler, seen, believed = (
+        make_scheduler(None, backends=backends, policy=Particular()),
+        [],
+        threading.Event(),
+    )
     driver = scheduler._driver
 
     def see(entry):
@@ -189,6 +195,9 @@ def test_every_kind_of_entry(make_scheduler):
         bad = start_run(scheduler, JobInfo(application=APPLICATION, tenant="bad"))
         ticket = driver.new_ticket()
         assert not driver.request(CallRequested(ticket, "default", "ask", bad.job, False, None))
+        one_more = CallRequested(driver.new_ticket(), "default", "ask", bad.job, False, None)
+        assert not driver.request(one_more)
+        driver.told(one_more.ticket)
         driver.release(ticket)
         driver.measured(ticket, Usage(1, 2), bad.job)
         bad.end(Outcome.FAILED)
