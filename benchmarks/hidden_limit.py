@@ -48,7 +48,7 @@ LIMITS = (16, 6, 24)
 MODES = ("refusing", "silent", "slowing")
 SIDES = ("told", "auto", "bare", "litellm")
 WINDOWS = 10
-"""After so many windows from a change, the limit should be found."""
+"""Number of windows after a change within which the limit should be found."""
 
 NEAR = 0.2
 TOKENS = 85

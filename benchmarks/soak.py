@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import json
 import operator
@@ -38,6 +39,8 @@ from llmsched_langgraph._belief.profile import profile
 THREADS = LOOPS = 3
 HISTORY, CACHED = 30, 32
 WIDTH = 8
+LIBC = ctypes.CDLL(None)
+PARTS = 40
 CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
 LIMITS = {
     "blocks_per_call": 0.08,
@@ -180,7 +183,7 @@ def in_thread(graph: Any, until: int) -> None:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What is there after a tenth of the calls, when every run is over and every thread has ended.
+    """What is there after one of `PARTS` equal parts of the calls, when every run is over and every thread has ended.
 
     Attributes:
         pages: resident memory of the process. Allocators do not give all of it back.
@@ -198,13 +201,15 @@ class Footprint:
 
     @classmethod
     def of(cls, scheduler: Scheduler) -> Self:
-        """Measure, with all garbage collected."""
+        """Measure, with all garbage collected and the free memory of the C library given back."""
         _ = scheduler.profile  # what it has put by to learn from later is learned from now
         kept = list(reachable(scheduler))
         kept_bytes = sum(map(sys.getsizeof, kept))
         number = len(kept)
         del kept
         gc.collect()
+        if hasattr(LIBC, "malloc_trim"):
+            LIBC.malloc_trim(0)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return cls(pages, sys.getallocatedblocks(), len(gc.get_objects()), number, kept_bytes)
 
@@ -226,7 +231,8 @@ def middle(figures: list[int]) -> tuple[float, float]:
 
     The first tenth fills what is bounded: caches, the story of the latest events, the profile.
     """
-    return statistics.median(figures[1:4]), statistics.median(figures[-3:])
+    tenth = len(figures) // 10
+    return statistics.median(figures[tenth : 4 * tenth]), statistics.median(figures[-3 * tenth :])
 
 
 def per_call(figures: list[int], calls: int) -> float:
@@ -250,8 +256,8 @@ def main() -> int:
     asynchronous, synchronous = graphs(scheduler)
     footprints: list[Footprint] = []
     begin = time.monotonic()
-    for tenth in range(1, 11):
-        until = options.calls * tenth // 10
+    for part in range(1, PARTS + 1):
+        until = options.calls * part // PARTS
         threads = [
             threading.Thread(target=asyncio.run, args=(on_loop(asynchronous, until),)) for _ in range(LOOPS)
         ]

@@ -3,7 +3,7 @@
 Does not know backends. Keys are read, hashed and forgotten; they never raise an error.
 
 A model's keys are those of its attributes that are a `SecretStr`, or a string named like a key. Headers that
-the user set himself go before them. A model without keys (a local server; credentials that the provider's
+the user set go before them. A model without keys (a local server; credentials that the provider's
 library finds in files or asks for) has no account.
 """
 
@@ -17,6 +17,7 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import SecretStr
 
+from llmsched_langgraph._adapter.model_names import INNER, MAX_DEPTH
 from llmsched_langgraph._runtime.routing import hashed
 
 _KEY = re.compile(r"(\w+_)?(api_?key|api_token|auth_token|access_token|access_key_id)")
@@ -31,11 +32,6 @@ _HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 _OWN_HEADERS = ("extra_headers", "default_headers", "additional_headers")
 """Attributes of models, and arguments of calls, that hold headers of the user."""
 
-_INNER = ("llm", "model", "chat_model", "bound")
-"""Attributes in which a model keeps the model that it wraps."""
-
-_MAX_DEPTH = 4
-
 
 def account_of(model: Any, kwargs: Mapping[str, Any]) -> str:
     """Return the account of a LangChain model's call; the empty string if it has no key.
@@ -46,7 +42,7 @@ def account_of(model: Any, kwargs: Mapping[str, Any]) -> str:
     """
     try:
         headers = _in_headers(kwargs.get("extra_headers"))
-        return hashed(headers or sorted(_keys(model, _MAX_DEPTH)))
+        return hashed(headers or sorted(_keys(model, MAX_DEPTH)))
     except Exception:
         return ""
 
@@ -66,7 +62,7 @@ def _keys(model: Any, depth: int) -> set[str]:
     found_keys = {text for name, value in values.items() if (text := _key(name, value))}
     if found_keys or not depth:
         return found_keys
-    inner = (values.get(name) for name in _INNER)
+    inner = (values.get(name) for name in INNER)
     return {
         key
         for value in inner

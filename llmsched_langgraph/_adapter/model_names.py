@@ -55,10 +55,10 @@ _PLAIN_URLS = ("base_url", "api_base", "endpoint_url")
 _CLIENTS = ("root_client", "root_async_client", "client", "async_client")
 """Attributes that hold the provider's client, which knows the provider's own URL."""
 
-_INNER = ("llm", "model", "chat_model")
+INNER = ("llm", "model", "chat_model")
 """Attributes in which a model keeps the model that it wraps."""
 
-_MAX_DEPTH = 4
+MAX_DEPTH = 4
 _MAX_CACHED = 4096
 
 # Where a name comes from.
@@ -77,7 +77,7 @@ def names_of(model: Any, kwargs: Mapping[str, Any]) -> Requested:
     """
     cls: Any = type(model)
     try:
-        return _requested(cls, tuple(_said(model, kwargs, _MAX_DEPTH)))
+        return _requested(cls, tuple(_said(model, kwargs, MAX_DEPTH)))
     except Exception:
         return Requested(cls.__name__)  # it cannot be read; the default backend serves it
 
@@ -117,7 +117,7 @@ def _said(model: Any, kwargs: Mapping[str, Any], depth: int) -> Iterator[_Said]:
         if text := _text(value):
             silent = False
             yield (_DEFAULT if given is not None and name not in given else _GIVEN), what, text
-        elif name in _INNER:
+        elif name in INNER:
             inner.append(value)
     for name, what in form.properties:
         if text := _text(_property(model, name)):
@@ -138,7 +138,7 @@ def _said(model: Any, kwargs: Mapping[str, Any], depth: int) -> Iterator[_Said]:
     if form.provider and (text := _text(values.get("provider"))):
         yield _PROVIDER, "", text
 
-    inner += [values[name] for name in _INNER if name not in _NAMES and name in values]
+    inner += [values[name] for name in INNER if name not in _NAMES and name in values]
     if silent and not inner:
         inner = list(values.values())
     if depth:

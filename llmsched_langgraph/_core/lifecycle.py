@@ -1,6 +1,7 @@
 """Handles the arrival, interruption, resumption and end of jobs, changed settings, and reports of limits.
 
-Does not handle calls, except that a job closes when its last call is released.
+Does not handle calls, except that a job closes when its last call is released, and that a call is refused
+where the limit of waiting calls is reached.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Lifecycle:
         return False
 
     def refuses(self, now: float, ticket: int, backend: str, job: Job | None, tenant: str) -> bool:
-        """Return whether a call may not wait, because so many wait already."""
+        """Return whether a call is refused because the limit of waiting calls is reached."""
         owner, number = (tenant, 0) if job is None else (job.info.tenant, job.number)
         crowd = self._ledger.crowd(now, backend, owner)
         if crowd is not None:

@@ -116,9 +116,8 @@ class Lines:
             urgent_s, arrival, lane = coming[0]
             known = self._committed.get(lane)
             if known is not None and known.urgent_s == urgent_s and self._is(lane, line):
-                heapq.heappush(
-                    heap, (known.order, arrival, lane)
-                )  # before the removal: an interrupt may prevent the removal
+                # Before the removal, which an interrupt may prevent.
+                heapq.heappush(heap, (known.order, arrival, lane))
             heapq.heappop(coming)
         return self._top(heap, line, now)
 

@@ -257,7 +257,7 @@ class Grant(NamedTuple):
 
 
 class Crowd(NamedTuple):
-    """Why a call may not wait: so many wait already.
+    """The limit of waiting calls because of which a call is refused.
 
     Attributes:
         backend: the name of the backend.

@@ -65,7 +65,7 @@ def too_late(ticket: int, now: BackendView, waited_s: float, deadline_s: float) 
 
 
 def overloaded(crowd: Crowd, after_s: float | None) -> OverloadedError:
-    """Return the error for a call that may not wait, because so many wait already."""
+    """Return the error of a call that is refused because the limit of waiting calls is reached."""
     who, setting = (f"calls of tenant {crowd.tenant!r}", "Tenant") if crowd.tenant else ("calls", "Backend")
     when = "" if after_s is None else f"; there may be room in {after_s:.1f} s"
     error = OverloadedError(

@@ -89,7 +89,7 @@ def make_scene(make_scheduler):
 
 
 class EndsMeanwhile(float):
-    """A time; whoever reads it finds that a run has ended, and another has come, in the meantime."""
+    """A time. Reading it has the side effect that one run ends and another one arrives."""
 
     def __rsub__(self, now):
         self.door._left.append(0.0)

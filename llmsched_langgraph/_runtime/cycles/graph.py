@@ -210,7 +210,7 @@ class Graph:
         if state is Other.MOVES:
             if not ended or call.terms.driver.runs(call.terms.job):
                 return None
-            # The thread that opened the stream does other work. Whoever has kept the stream may read it yet.
+            # The thread that opened the stream does other work. Other code may still read the stream.
             return self._certain(slot, Blocked(tuple(pool.waiting), sure=False), "left open", reader.idle_s)
         if isinstance(state, Blocked):
             # A thread of a pool may do other work by now. Its context tells whether it consumes the stream.
