@@ -183,7 +183,7 @@ def in_thread(graph: Any, until: int) -> None:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What is there after one of `PARTS` equal parts of the calls, when every run is over and every thread has ended.
+    """The footprint after one of `PARTS` equal parts of the calls, with every run over and every thread ended.
 
     Attributes:
         pages: resident memory of the process. Allocators do not give all of it back.
