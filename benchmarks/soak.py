@@ -183,7 +183,7 @@ def in_thread(graph: Any, until: int) -> None:
 
 @dataclass(frozen=True)
 class Footprint:
-    """The footprint after one of `PARTS` equal parts of the calls, with every run over and every thread ended.
+    """The footprint after one of `PARTS` equal parts of the calls: every run is over, every thread has ended.
 
     Attributes:
         pages: resident memory of the process. Allocators do not give all of it back.
