@@ -179,7 +179,7 @@ def _measured(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             ) from None
         finally:
             # After an error or Ctrl-C no queued cell starts, so that the command ends soon.
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
     if shown:
         print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
     return [row for number in sorted(found) for row in found[number]]
