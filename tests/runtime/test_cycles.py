@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 
 import pytest
@@ -442,17 +443,24 @@ def test_a_circle_that_one_holder_leaves(make_scheduler):
 # -- streams: the reader waits ---------------------------------------------------------------
 
 
+@contextmanager
+def a_run(program):
+    """A run with one stage, of which the code in the block is part."""
+    own = start_run(program.scheduler, JobInfo(application=Application.of("streams", ["node"])))
+    try:
+        with inside(own), inside_stage(StageRun("node")):
+            yield
+    finally:
+        own.end(Outcome.FINISHED)
+
+
 @pytest.fixture
 def in_a_run():
     """Runs a program as one run with one stage."""
 
     def run(program, function, *args):
-        own = start_run(program.scheduler, JobInfo(application=Application.of("streams", ["node"])))
-        try:
-            with inside(own), inside_stage(StageRun("node")):
-                return function(*args)
-        finally:
-            own.end(Outcome.FINISHED)
+        with a_run(program):
+            return function(*args)
 
     return run
 
@@ -610,6 +618,37 @@ def test_a_loop_that_waits_for_what_a_thread_puts(make_program, in_a_run):
         return asyncio.run(program.beside(1, block))
 
     assert ends(lambda: in_a_run(program, main), program.scheduler) == "yes"
+    assert len(went_ahead(program.scheduler)) == 1
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_loop_that_waits_for_a_thread_while_another_run_holds_the_slot(make_program, kind):
+    """The run whose code blocks the loop is not the run of the coroutine that holds the slot."""
+    pytest.importorskip(kind, reason="uvloop is not installed")
+    program = make_program(1)
+
+    def block():
+        answers = queue.Queue()
+        threading.Thread(target=copy_context().run, args=(lambda: answers.put(program.call()),)).start()
+        return answers.get()
+
+    async def holds(held):
+        with a_run(program):
+            async with program.scheduler.slot():
+                held.set()
+                await asyncio.sleep(0)
+        return "held"
+
+    async def blocks(held):
+        with a_run(program):
+            await held.wait()
+            return block()
+
+    async def main():
+        held = asyncio.Event()
+        return await asyncio.gather(holds(held), blocks(held))
+
+    assert ends(lambda: run_on(kind, main()), program.scheduler) == ["held", "yes"]
     assert len(went_ahead(program.scheduler)) == 1
 
 

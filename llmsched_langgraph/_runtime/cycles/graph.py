@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsched_langgraph._ledger.values import BackendView, Waiting
+from llmsched_langgraph._runtime.context import RUN
+from llmsched_langgraph._runtime.cycles import stdlib
 from llmsched_langgraph._runtime.cycles.coroutines import time_limit
 from llmsched_langgraph._runtime.cycles.stacks import Threads
-from llmsched_langgraph._runtime.cycles.stdlib import Other, Wait, behind_of, task_state, thread_of
+from llmsched_langgraph._runtime.cycles.stdlib import Other, Wait
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.driver import Driver
@@ -197,9 +199,6 @@ class Graph:
             return self._certain(slot, state, why)
         if state is Other.WAITS:
             inner = self._waiting(lambda own: any(call is slot.call for call in _around(own)))
-            if not inner and self._loop(slot) is Other.WAITS:
-                # Unknown code has to notify the loop's thread: perhaps a thread of the job that waits here.
-                inner = self._waiting(lambda own: own.task is None and _same_job(own, slot))
             return self._certain(slot, Blocked(inner, sure=False), "holder")
         return None
 
@@ -260,13 +259,27 @@ class Graph:
         loop = None if task is None else task.get_loop()
         if loop is not None and loop.is_closed():
             return Other.MOVES  # the slots of its coroutines are released
-        thread = thread_of(loop, slot.thread)
+        thread = stdlib.thread_of(loop, slot.thread)
         if thread is None:
             # The loop does not run now; the thread that ran it last will run it again, if it can.
             waiter = self._by_thread.get(slot.thread)
             return self._granted_later(waiter) if waiter is not None else Other.MOVES
         state = self._thread(thread, main=False)
+        if state is Other.WAITS and (by := self._awaited(loop, thread)):
+            return Blocked(by, sure=False)
         return state if isinstance(state, Blocked) or state is Other.WAITS else Other.MOVES
+
+    def _awaited(self, loop: Any, thread: int) -> tuple[Waiter, ...]:
+        """Return the calls that the code which blocks the loop's thread may wait for.
+
+        Other code has to notify that thread: perhaps another thread of the same run, whose call waits.
+        """
+        context = stdlib.context_of(stdlib.running_task(loop))
+        run = None if context is None else context.get(RUN)
+        if run is None:
+            return ()
+        job = run.driver, run.job
+        return self._waiting(lambda own: own.thread != thread and (own.terms.driver, own.terms.job) == job)
 
     def _granted_later(self, waiter: Waiter) -> State:
         dead = waiter.key in self._dead or waiter.limit in self._dead
@@ -301,7 +314,7 @@ class Graph:
         """Return whether a time limit ends the task's wait, on a loop that can run its timer."""
         if not time_limit(task):
             return False
-        thread = thread_of(task.get_loop(), 0)
+        thread = stdlib.thread_of(task.get_loop(), 0)
         return not thread or self._thread(thread, main=False) is Other.MOVES
 
     def _task(self, task: Any) -> State:
@@ -311,7 +324,7 @@ class Graph:
             return self._granted_later(waiter)
         if task not in self._memo:
             self._memo[task] = Other.MOVES
-            self._memo[task] = self._resolved(task_state(task))
+            self._memo[task] = self._resolved(stdlib.task_state(task))
         return self._memo[task]
 
     def _unresolved(self, future: Any) -> State:
@@ -324,7 +337,7 @@ class Graph:
             if any(own.slot.may_lend and own.slot.thread in pool for own in self._waiters()):
                 return Other.MOVES
             return _together([self._thread(thread) for thread in pool], every=False)
-        behind = behind_of(future)
+        behind = stdlib.behind_of(future)
         return Other.MOVES if behind is None else self._resolved(behind)
 
     def _waiters(self) -> Iterator[Waiter]:

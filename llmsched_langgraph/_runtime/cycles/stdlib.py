@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread
+import contextvars
 import enum
 import gc
 import inspect
@@ -328,6 +329,20 @@ def _on_network(code: types.CodeType) -> bool:
     if "anyio" in parts:
         return parts[-1] == "_asyncio.py" and code.co_name in ("receive", "send", "accept", "receive_from")
     return any(part in _NETWORKS for part in parts)
+
+
+def running_task(loop: Any) -> Any:
+    """Return the task that the event loop is executing; None if it executes none."""
+    return None if loop is None else asyncio.current_task(loop)
+
+
+def context_of(task: Any) -> contextvars.Context | None:
+    """Return the context of a task; None if it is unknown."""
+    if hasattr(task, "get_context"):  # since Python 3.12
+        found = task.get_context()
+        return found if isinstance(found, contextvars.Context) else None
+    contexts = (one for one in gc.get_referents(task) if isinstance(one, contextvars.Context))
+    return next(contexts, None)
 
 
 def thread_of(loop: Any, known: int) -> int | None:
