@@ -24,9 +24,11 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.marks import cancelled
 from llmsched_langgraph._runtime.run import Slots
 from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph._runtime.slot import outcome_of
+from llmsched_langgraph._runtime.streams import AsyncStream, Stream
 from llmsched_langgraph.errors import ConfigurationError
 
 C = TypeVar("C")
@@ -81,6 +83,10 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         try:
             with call.inside():
                 response = base.send(self, request, stream=stream, **options)
+                call.stream = Stream(response)
+            if call.abandoned:
+                raise cancelled()
+            call.stream = None  # a response that nobody refers to is closed
         except BaseException as error:
             call.end(outcome_of(error))
             raise
@@ -94,6 +100,10 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         try:
             with call.inside():
                 response = await base.send(self, request, stream=stream, **options)
+                call.stream = AsyncStream(response, asyncio.get_running_loop())
+            if call.abandoned:
+                raise cancelled()
+            call.stream = None  # a response that nobody refers to is closed
         except BaseException as error:
             call.end(outcome_of(error))
             raise

@@ -17,12 +17,12 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.pauses import LIMIT_S, REFUSALS, Failure
 from llmsched_langgraph._runtime.context import CALL, PAUSED, current_stage_run, unmark
 from llmsched_langgraph._runtime.holders import is_closed, running_loop_ref
-from llmsched_langgraph._runtime.marks import Inside, Looking, Paused
+from llmsched_langgraph._runtime.marks import Inside, Looking, Paused, cancelled
 from llmsched_langgraph._runtime.slot import Slot, Terms, outcome_of
-from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.attempt import Attempt
+    from llmsched_langgraph._runtime.streams import OpenStream
 
 RETRY_S, LONGEST_RETRY_S = 0.5, 8.0
 """Seconds before a request is sent again that failed without pausing its backend: the first, and at most."""
@@ -60,6 +60,7 @@ class Call(Slot):
         steps: one element for each thread or task that is inside the call now.
         inner: the calls that began in it.
         wanting: for a block, one element for each call inside it that waits for a slot.
+        stream: the open stream of its items, if it is one; None otherwise, and before the first item.
         inner_usage: sum of the tokens of calls that borrowed its slot; used if its own are unknown.
     """
 
@@ -77,6 +78,7 @@ class Call(Slot):
     lender: Call | None = None
     borrowed: Call | None = None
     inner_usage: Usage = UNKNOWN_USAGE
+    stream: OpenStream | None = None
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
@@ -227,7 +229,8 @@ class Call(Slot):
         """End a call whose result is no longer needed, at the latest when its code leaves it.
 
         A coroutine can be cancelled; the thread that does its work cannot. The request of such a thread keeps
-        its slot until it ends, and the thread gets no further one.
+        its slot until it ends, and the thread gets no further one. An open stream that is not being read is
+        closed first.
         """
         self.abandoned = True
         self.dismiss()
@@ -237,7 +240,11 @@ class Call(Slot):
             call = reference()
             if call is not None:
                 call.abandon()
-        if not self.steps:
+        self.drop()
+
+    def drop(self) -> None:
+        """End an abandoned call, unless its code is in it: then its code ends it."""
+        if not self.steps and (self.stream is None or self.stream.drop(self)):
             self.end(Outcome.CANCELLED)
 
     def release(self, outcome: Outcome = Outcome.FINISHED, failure: Failure | None = None) -> None:
@@ -315,8 +322,7 @@ class Call(Slot):
             raise RuntimeError(_USED)  # outside the `try`: a second use must not release the first one's slot
         try:
             self.acquire()
-            self.steps.append(None)
-            self._mark = CALL.set(weakref.ref(self))
+            self._enter()
             return self
         except BaseException:
             self.end(Outcome.CANCELLED)
@@ -327,8 +333,7 @@ class Call(Slot):
             raise RuntimeError(_USED)  # outside the `try`: a second use must not release the first one's slot
         try:
             await self.aacquire()
-            self.steps.append(None)
-            self._mark = CALL.set(weakref.ref(self))
+            self._enter()
             return self
         except BaseException:
             self.end(Outcome.CANCELLED)
@@ -359,6 +364,12 @@ class Call(Slot):
             raise
         self.check(error)
 
+    def _enter(self) -> None:
+        self.steps.append(None)
+        if self.abandoned:  # whoever abandons it looks at the steps afterwards
+            raise cancelled()
+        self._mark = CALL.set(weakref.ref(self))
+
     def _leave(self) -> None:
         mark, self._mark = self._mark, None  # the token may reference this call through its context
         self.steps.clear()
@@ -386,8 +397,3 @@ def inherit(slot: Call | Attempt, call: Call | None) -> bool:
             return True
         call = call.around
     return False
-
-
-def cancelled() -> CallCancelledError:
-    """Return the error raised in code of a call whose result is no longer needed."""
-    return CallCancelledError("the call that this request belongs to was cancelled")

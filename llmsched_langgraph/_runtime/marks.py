@@ -9,15 +9,19 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import CALL, PAUSED, unmark
+from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.call import Call
 
 
 class Inside:
-    """Marks a step of a call; a generator shares its consumer's context, so it is marked step by step."""
+    """Marks a step of a call; a generator shares its consumer's context, so it is marked step by step.
+
+    A call whose result is no longer needed begins no step: entering raises `CallCancelledError`. If that is
+    so after a step, the call ends.
+    """
 
     __slots__ = ("_call", "_mark")
 
@@ -28,14 +32,17 @@ class Inside:
         call = self._call
         call.stand()
         call.steps.append(None)
+        if call.abandoned:  # whoever abandons it looks at the steps afterwards
+            call.steps.pop()
+            raise cancelled()
         self._mark = CALL.set(weakref.ref(call))
 
     def __exit__(self, *_: object) -> None:
         call = self._call
         unmark(CALL, self._mark)
         call.steps.pop()
-        if call.abandoned and not call.steps:
-            call.end(Outcome.CANCELLED)
+        if call.abandoned:
+            call.drop()
 
 
 class Paused:
@@ -75,3 +82,8 @@ class Looking:
     def __exit__(self, *_: object) -> None:
         while self._blocks:
             self._blocks.pop().wanting.pop()
+
+
+def cancelled() -> CallCancelledError:
+    """Return the error raised in code of a call whose result is no longer needed."""
+    return CallCancelledError("the call that this request belongs to was cancelled")

@@ -5,6 +5,7 @@ Does not notice a stand-still: `watchdog` does.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import sys
@@ -196,10 +197,24 @@ class _Faults(logging.Handler):
         elif record.exc_info and record.exc_info[1] is not None:
             self.raised(record.exc_info[1])
 
-    def raised(self, error: BaseException | None) -> None:
-        """Note an error that nobody caught, if it was raised in the package and is none of its own."""
+    def unraisable(self, unraisable: Any) -> None:
+        """Note an error in a finaliser; that of a generator is of its own code, not of the code that ran."""
+        kinds = ("ag", "gi", "cr")
+        codes = [code for kind in kinds if (code := getattr(unraisable.object, f"{kind}_code", None))]
+        if not codes or codes[0].co_filename.startswith(_PACKAGE):
+            self.raised(unraisable.exc_value, generator=bool(codes))
+
+    def raised(self, error: BaseException | None, *, generator: bool = False) -> None:
+        """Note an error that nobody caught, if it was raised in the package and is none of its own.
+
+        A cancellation is raised wherever the cancelled code waits; asyncio logs that of a `gather` whose own
+        consumer was cancelled, bare as well.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            return
         frames = traceback.extract_tb(None if error is None else error.__traceback__)
-        if frames and frames[-1].filename.startswith(_PACKAGE) and not isinstance(error, LLMSchedError):
+        inside = generator or (frames and frames[-1].filename.startswith(_PACKAGE))
+        if error is not None and inside and not isinstance(error, LLMSchedError):
             self.found.append("".join(traceback.format_exception(error)))
 
 
@@ -212,7 +227,7 @@ def faults() -> Iterator[list[str]]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.propagate = False
-    sys.unraisablehook = lambda unraisable: handler.raised(unraisable.exc_value)
+    sys.unraisablehook = handler.unraisable
     threading.excepthook = lambda arguments: handler.raised(arguments.exc_value)
     try:
         yield handler.found

@@ -6,11 +6,14 @@ import asyncio
 import collections
 import contextvars
 import gc
+import threading
 
 import pytest
+from support.seam import until
 
 from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._runtime.streams import ahold, hold
+from llmsched_langgraph.errors import CallCancelledError
 
 
 class Count:
@@ -352,3 +355,136 @@ def test_the_asynchronous_call_rides_and_the_consumer_does_not(make_scheduler):
         assert seen == [(True, 1), (True, 1)]
 
     asyncio.run(main())
+
+
+# -- streams inside a call that is cancelled --------------------------------------------------
+
+
+class Watching(Source):
+    """It notes how many slots were held when it was closed."""
+
+    def __init__(self, scheduler, **kwargs):
+        super().__init__(**kwargs)
+        self.scheduler = scheduler
+
+    def _close(self):
+        super()._close()
+        self.at_close = held(self.scheduler)
+
+
+def test_an_open_stream_is_closed_before_its_slot_is_free(make_scheduler):
+    """The call around it is cancelled while its consumer does something else."""
+    scheduler = make_scheduler(1)
+    source = Watching(scheduler)
+    with scheduler.slot() as outer:
+        stream = hold(scheduler.slot(), source.plain, Count())
+        assert next(stream) == 0
+        outer.end(Outcome.CANCELLED)
+        assert (source.closed, source.at_close, held(scheduler)) == (1, 1, 0)
+        with pytest.raises(CallCancelledError):
+            next(stream)
+    assert held(scheduler) == 0
+
+
+def test_a_step_of_a_stream_keeps_the_slot(make_scheduler):
+    """A thread waits for the next item when the call around it is cancelled: the request is in flight."""
+    scheduler, go, errors = make_scheduler(1), threading.Event(), []
+    source, asking = Watching(scheduler), threading.Event()
+
+    def items():
+        for item in source.plain():
+            yield item
+            asking.set()
+            go.wait()
+
+    def read(stream):
+        with pytest.raises(CallCancelledError) as caught:
+            list(stream)
+        errors.append(caught.value)
+
+    with scheduler.slot() as outer:
+        stream = hold(scheduler.slot(), items, Count())
+        work = contextvars.copy_context().run, read, stream
+        thread = threading.Thread(target=work[0], args=work[1:])
+        thread.start()
+        until(asking.is_set)
+        outer.end(Outcome.CANCELLED)
+        assert held(scheduler) == 1
+        go.set()
+        thread.join()
+    assert (len(errors), source.closed, source.at_close, held(scheduler)) == (1, 1, 1, 0)
+
+
+def test_an_open_asynchronous_stream_is_closed_before_its_slot_is_free(make_scheduler):
+    """Its loop closes it, though its consumer does not come back."""
+    scheduler = make_scheduler(1)
+    source = Watching(scheduler)
+
+    async def main():
+        async with scheduler.slot() as outer:
+            stream = ahold(scheduler.slot(), source.asynchronous, Count())
+            assert await anext(stream) == 0
+            outer.end(Outcome.CANCELLED)
+            assert (source.closed, held(scheduler)) == (0, 1)
+            while held(scheduler):
+                await asyncio.sleep(0)
+            assert (source.closed, source.at_close) == (1, 1)
+            with pytest.raises(CallCancelledError):
+                await anext(stream)
+
+    asyncio.run(main())
+    assert held(scheduler) == 0
+
+
+def test_an_asynchronous_stream_of_a_closed_loop_ends_at_once(make_scheduler):
+    """No code of that loop can close it."""
+    scheduler, source = make_scheduler(1), Source()
+    loop = asyncio.new_event_loop()
+
+    with scheduler.slot() as outer:
+        stream = ahold(scheduler.slot(), source.asynchronous, Count())
+        assert loop.run_until_complete(anext(stream)) == 0
+        loop.close()
+        outer.end(Outcome.CANCELLED)
+        assert held(scheduler) == 0
+
+
+class Abandoned:
+    """A call that is cancelled as soon as it has its slot, before its request begins."""
+
+    def __init__(self, scheduler):
+        self.call = call = scheduler.slot()
+        take, atake = call.acquire, call.aacquire
+
+        def acquire():
+            take()
+            call.abandon()
+
+        async def aacquire():
+            await atake()
+            call.abandon()
+
+        call.acquire, call.aacquire = acquire, aacquire
+
+
+@pytest.mark.parametrize("way", ["with", "async with", "hold", "ahold"])
+def test_no_request_begins_after_the_call_was_cancelled(make_scheduler, way):
+    """It would have no slot."""
+    scheduler, source = make_scheduler(1), Source()
+    call, begun = Abandoned(scheduler).call, []
+
+    async def main():
+        if way == "with":
+            with call:
+                begun.append(way)
+        elif way == "async with":
+            async with call:
+                begun.append(way)
+        elif way == "hold":
+            begun.extend(hold(call, source.plain, Count()))
+        else:
+            begun.extend([item async for item in ahold(call, source.asynchronous, Count())])
+
+    with pytest.raises(CallCancelledError):
+        asyncio.run(main())
+    assert (begun, source.closed, held(scheduler)) == ([], 0, 0)

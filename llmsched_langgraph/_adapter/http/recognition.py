@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmsched_langgraph._runtime.attempt import Attempt
-from llmsched_langgraph._runtime.call import cancelled, current_call
+from llmsched_langgraph._runtime.call import current_call
+from llmsched_langgraph._runtime.marks import cancelled
 
 Server = tuple[str, str | None, int | None]
 """Scheme, host and port."""

@@ -23,7 +23,8 @@ from programs.stage.stage import Broken
 
 Threads = Literal["marked", "pool", "bare"]
 
-RETRY = RetryPolicy(initial_interval=0.001, backoff_factor=1.0, max_attempts=3, jitter=False, retry_on=Broken)
+RETRY = RetryPolicy(initial_interval=0.001, backoff_factor=1.0, max_attempts=6, jitter=False, retry_on=Broken)
+"""Of nodes. Parts that run side by side and fail at first take one attempt bare, and one each on one slot."""
 
 
 def merged(old: list[str], new: list[str]) -> list[str]:
