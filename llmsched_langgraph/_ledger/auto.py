@@ -9,7 +9,8 @@ changed. A window is *bound* if calls waited while the limit was reached; only s
 - Until the backend has refused an attempt, the limit doubles.
 - A refusal cuts it below the calls that were in flight; refusals of attempts from before the cut say nothing
   new. What is left is the *ceiling*. Up to it, the limit grows by a sixteenth per window. Then it stays, and
-  every `PATIENCE` windows one more is tried. If that is served, the limit doubles again.
+  every `PATIENCE` windows one more is tried. If that is served, the limit doubles again; the first time after
+  a cut, 2, 4, 8, ... more are tried instead.
 - A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Now and
   then the limit tries a fifth less, and stays there if what it had before was not worth it. So it finds the
   knee of an engine that never refuses, and comes back if it drifted above it.
@@ -156,6 +157,8 @@ class Found(NamedTuple):
         up_patience, down_patience: windows until the next one.
         shift_at: value of `clean` before which longer calls are taken for another workload: fewer at once
             were tried for it, in vain.
+        step: maximum of the next raise above the ceiling. The limit at most doubles; it does so where no
+            ceiling is known, and where one more was refused before.
         up_after_s: clock time before which no try upwards is due.
         far: whether the next try above a knee is by half, or by an eighth: the first is seen where more
             slots bring little, the second where they bring nothing soon.
@@ -179,6 +182,7 @@ class Found(NamedTuple):
     up_patience: int = PATIENCE
     down_patience: int = LEAST_PATIENCE
     shift_at: int = 0
+    step: float = inf
     up_after_s: float = -inf
     far: bool = False
     before: Level | None = None
@@ -263,14 +267,13 @@ def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found
     if before is not None and found.trying:
         if not bound:
             return found
-        found = found._replace(ceiling=inf, refused=False)  # one more was served
-        return _moved(found, now, min(2 * limit, auto.high), before)
+        return _raised(found._replace(ceiling=inf, refused=False), auto, now, before)  # one more was served
     if before is not None:
         return _judged(found, auto, now, before, bound, used)
     if bound and limit < min(found.ceiling, auto.high):
         if found.ceiling < inf:
             return _moved(found, now, min(limit + max(1, limit // 16), found.ceiling, auto.high))
-        return _moved(found, now, min(2 * limit, auto.high), _level(found)) if found.settled else found
+        return _raised(found, auto, now, _level(found)) if found.settled else found
     if not found.samples:
         return found
     if bound and found.clean >= found.up_at and now >= found.up_after_s and limit < auto.high:
@@ -283,6 +286,12 @@ def _next(found: Found, auto: Auto, now: float, bound: bool, used: int) -> Found
     if found.clean >= found.down_at and less < used and (bound or less >= auto.start):
         return _moved(found, now, less, _level(found))
     return found
+
+
+def _raised(found: Found, auto: Auto, now: float, before: Level) -> Found:
+    """Return a limit raised by the next step."""
+    more = int(min(found.limit, found.step))
+    return _moved(found, now, min(found.limit + more, auto.high), before)._replace(step=2 * found.step)
 
 
 def _level(found: Found) -> Level:
@@ -348,7 +357,7 @@ def refused(found: Found, auto: Auto, now: float, refusal: Refusal) -> Found:
     if limit <= auto.low:
         return found  # the limit is at its minimum, and a ceiling here would be permanent
     if tried and before is not None and served >= before.limit:
-        found = found._replace(limit=before.limit, samples=before.samples, settled=True)
+        found = found._replace(limit=before.limit, samples=before.samples, settled=True, step=inf)
         return found._replace(up_at=found.clean + PATIENCE, up_after_s=now + PAUSES * refusal.pause_s)
     if found.sure or (before is not None and before.limit <= served):
         new = max(served, limit // 2)
@@ -362,6 +371,7 @@ def refused(found: Found, auto: Auto, now: float, refusal: Refusal) -> Found:
         sure=False,
         clean=0,
         shift_at=0,
+        step=2,
         up_at=PATIENCE,
         down_at=max(PATIENCE, found.down_patience),
         up_patience=PATIENCE,

@@ -216,12 +216,25 @@ def at_ceiling(limit=20, **known):
     return bench
 
 
-def test_one_more_is_tried_and_then_twice_as_much():
+def test_one_more_is_tried_and_then_a_few_more():
+    """The cut came from far above, and the ceiling may be a little too low."""
     bench = at_ceiling()
     assert bench.window(times=PATIENCE - 1) == 20
     assert not bench.found.trying
     assert bench.window() == 21
     assert bench.found.trying
+    assert bench.window() == 23
+    assert not bench.found.trying
+    raised = [limit for _ in range(12) if (limit := bench.window()) != 23]
+    assert list(dict.fromkeys(raised))[:4] == [27, 35, 51, 83]
+
+
+def test_a_ceiling_that_was_confirmed_and_is_served_is_left_far_behind():
+    """The backend became larger."""
+    bench = at_ceiling()
+    bench.window(times=PATIENCE)
+    assert bench.refuse() == 20
+    assert bench.window(times=PATIENCE) == 21
     assert bench.window() == 42
     assert not bench.found.trying
 
