@@ -198,13 +198,14 @@ class _Faults(logging.Handler):
             self.raised(record.exc_info[1])
 
     def unraisable(self, unraisable: Any) -> None:
-        """Note an error in a finaliser; that of a generator is of its own code, not of the code that ran."""
+        """Note an error in a finaliser. That of a generator of others is theirs, whatever ran meanwhile."""
         kinds = ("ag", "gi", "cr")
         codes = [code for kind in kinds if (code := getattr(unraisable.object, f"{kind}_code", None))]
         if not codes or codes[0].co_filename.startswith(_PACKAGE):
-            self.raised(unraisable.exc_value, generator=bool(codes))
+            ignored = bool(codes) and "ignored GeneratorExit" in str(unraisable.exc_value)
+            self.raised(unraisable.exc_value, of_package=ignored)
 
-    def raised(self, error: BaseException | None, *, generator: bool = False) -> None:
+    def raised(self, error: BaseException | None, *, of_package: bool = False) -> None:
         """Note an error that nobody caught, if it was raised in the package and is none of its own.
 
         A cancellation is raised wherever the cancelled code waits; asyncio logs that of a `gather` whose own
@@ -213,8 +214,8 @@ class _Faults(logging.Handler):
         if isinstance(error, asyncio.CancelledError):
             return
         frames = traceback.extract_tb(None if error is None else error.__traceback__)
-        inside = generator or (frames and frames[-1].filename.startswith(_PACKAGE))
-        if error is not None and inside and not isinstance(error, LLMSchedError):
+        of_package = of_package or bool(frames and frames[-1].filename.startswith(_PACKAGE))
+        if error is not None and of_package and not isinstance(error, LLMSchedError):
             self.found.append("".join(traceback.format_exception(error)))
 
 
