@@ -191,6 +191,7 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
         if run is None or run.scheduler is not on:
             job = await _abegin(self, on, own, args, kwargs)
             run, limit = job.run, job.limit
+            run.driver.watch_run(job, asyncio.get_running_loop())
         elif own.any:
             limit = part(self, on, own, run)
             run = run._replace(limits=(*run.limits, limit))

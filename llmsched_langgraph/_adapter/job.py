@@ -50,7 +50,7 @@ class Arrival(NamedTuple):
     since_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Job:
     """One run of a scheduled graph, from its first step to its end.
 
@@ -116,6 +116,11 @@ class Job:
         self.break_off(GeneratorExit())
         self.run.scope.deserted = True
         self.end()
+
+    def end_with_loop(self) -> None:
+        """End the run, unless it has ended: its event loop is closed."""
+        if not self.ended:
+            self.desert()
 
     def end(self) -> None:
         """Announce the end of the run. Later calls have no effect."""

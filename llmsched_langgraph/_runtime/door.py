@@ -211,6 +211,8 @@ class Door:
             return True
         self._queue[number] = waiter
         self.look()
+        if number not in self._inside:
+            self._driver.look()  # ends runs whose loop is closed
         if number in self._inside:
             return True
         if not self._defers or on_loop:
@@ -228,6 +230,8 @@ class Door:
             SchedulerClosedError: the scheduler is closed.
         """
         self.look()
+        if number not in self._inside:
+            self._driver.look()
         if number in self._inside:
             return True
         if self._driver.closed:

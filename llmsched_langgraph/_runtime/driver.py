@@ -107,8 +107,8 @@ class Driver(Queries):
         self._lock = allocate_lock()
         self._inbox: deque[Any] = deque()  # `(time, event)` pairs, and `HolderDied`
         self._waiters: dict[int, Waiter] = {}
-        self._holders = Holders(self._inbox, self.claim, self._waiters)
-        self._watched, self.watch = self._holders.watched, self._holders.watch
+        self._holders = holders = Holders(self._inbox, self.claim, self._waiters)
+        self._watched, self.watch, self.watch_run = holders.watched, holders.watch, holders.watch_run
         self._quiet = QuietJobs(self._inbox)
         self._decider: int | None = None  # id of the thread that handles the inbox
         self._trying, self._tries = None, 0

@@ -1,6 +1,7 @@
 """Finds the tickets whose owner is gone: its object was collected, or its event loop is closed.
 
-Does not release them: it posts `HolderDied`. A waiting ticket of a closed loop is released at its grant.
+Does not release them: it posts `HolderDied`. A waiting ticket of a closed loop is released at its grant. Runs
+whose loop is closed end, too.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from llmsched_langgraph._core.events import HolderDied
 from llmsched_langgraph._ledger.values import Grant
 
 
+class RunOnLoop(Protocol):
+    """A run whose code is on an event loop."""
+
+    def end_with_loop(self) -> None:
+        """End the run, unless it has ended: its loop is closed."""
+
+
 class Holders:
-    """The owners of all tickets that are not released, each by a weak reference.
+    """The owners of all tickets that are not released, and the runs on event loops, by weak references.
 
     Args:
         inbox: receives `HolderDied`.
@@ -29,13 +37,15 @@ class Holders:
             calls no callback.
     """
 
-    __slots__ = ("_claim", "_inbox", "_waiters", "watched")
+    __slots__ = ("_claim", "_inbox", "_runs", "_waiters", "watched")
 
     def __init__(self, inbox: deque[Any], claim: Callable[[int], object], waiters: dict[int, Any]) -> None:
         self._inbox = inbox
         self._claim = claim
         self._waiters = waiters
         self.watched: dict[int, HolderDied] = {}
+        # By the run's reference, which removes itself when the run is collected.
+        self._runs: dict[weakref.ref[RunOnLoop], weakref.ref[Any]] = {}
 
     def watch(self, holder: Any, ticket: int, loop: weakref.ref[Any] | None = None) -> HolderDied:
         """Return a weak reference to `holder` that releases the ticket when `holder` is collected.
@@ -51,12 +61,25 @@ class Holders:
         self.watched[ticket] = died
         return died
 
+    def watch_run(self, run: RunOnLoop, loop: Any) -> None:
+        """End the run when this event loop is closed before the run has ended."""
+        self._runs[weakref.ref(run, self._forget_run)] = weakref.ref(loop)
+
+    def _forget_run(self, run: weakref.ref[RunOnLoop]) -> None:
+        self._runs.pop(run, None)
+
     def post_closed(self) -> None:
-        """Post the death of each owner of a slot whose event loop is closed.
+        """Post the death of each owner of a slot whose event loop is closed, and end the runs on such loops.
 
         A task of a closed loop stays suspended for ever. As long as something refers to the task, its
-        frames, and the slot in them, are not collected.
+        frames, and the slot in them, are not collected. AnyIO itself refers to each task that was in a scope.
         """
+        for run, loop in tuple(self._runs.items()):
+            if is_closed(loop):
+                self._runs.pop(run, None)
+                own = run()
+                if own is not None:
+                    own.end_with_loop()
         for died in tuple(self.watched.values()):
             if is_closed(died.loop) and type(self._claim(died.ticket)) is Grant:
                 self._inbox.append(died)

@@ -31,6 +31,8 @@ from llmsched_langgraph._runtime.waiter import LoopWaiter, ThreadWaiter, Waiter
 from llmsched_langgraph.errors import CallCancelledError
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from llmsched_langgraph._runtime.driver import Driver
     from llmsched_langgraph._runtime.run import StageRun
 
@@ -135,6 +137,7 @@ class Slot:
     _ticket = 0  # the last one; 0 before the first request, and after it was taken over
     _again = 0  # ticket of the call's previous attempt
     _waiter: Waiter | None = None
+    _aside: SteppingAside | LoopSteppingAside | None = None  # of the last wait
     _refusal: Exception | None = None  # the error that ends the wait
     _since = 0.0
 
@@ -221,6 +224,7 @@ class Slot:
                 self._watch()
                 beats = Beats(self.terms.patience_s, stage)
                 with SteppingAside(self.terms.loop) as aside:
+                    self._aside = aside
                     while not driver.outcome(ticket, waiter):
                         again_s = aside.lend()
                         self.may_lend = again_s is not None
@@ -242,6 +246,7 @@ class Slot:
                 self._watch()
                 beats = Beats(self.terms.patience_s, stage)
                 with LoopSteppingAside(self.terms.loop) as aside:
+                    self._aside = aside
                     while not driver.outcome(ticket, waiter):
                         again_s = aside.lend()
                         self.may_lend = again_s is not None
@@ -251,6 +256,10 @@ class Slot:
                 waiter.done()
                 self._waiter, self.consumes = None, ()
                 driver.told(ticket)
+
+    def lends(self, pool: ThreadPoolExecutor) -> bool:
+        """Lend the pool a thread until the wait ends; return False if it has ended."""
+        return self._aside is not None and self._aside.lend_to(pool)
 
     def _wait_with(self, waiter: Waiter) -> None:
         # Publish the waiter before the check: then either the check or a concurrent `dismiss` sees the other.

@@ -99,7 +99,39 @@ def _is_default(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None
     return probe.pool.done() and probe.pool.result() is pool
 
 
-class SteppingAside:
+def serves(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether the pool is known to be the default executor of the loop, and can get more threads."""
+    if not _can_grow(pool):
+        return False
+    if hasattr(loop, "_default_executor"):
+        return loop._default_executor is pool
+    with _lock: probe = _probes.get(loop)  # noqa: E701  # fmt: skip
+    return probe is not None and probe.pool.done() and probe.pool.result() is pool
+
+
+class _Lending:
+    """Lends threads to pools until a wait ends."""
+
+    def __init__(self) -> None:
+        self._pools: list[ThreadPoolExecutor] | None = []  # None when the wait is over
+
+    def lend_to(self, pool: ThreadPoolExecutor) -> bool:
+        """Lend this pool a thread; return False if the wait is over. Legal in any thread."""
+        with _lock:
+            if self._pools is None:
+                return False
+            self._pools.append(pool)
+        _lend(pool)
+        return True
+
+    def _take_back(self) -> None:
+        with _lock:
+            pools, self._pools = self._pools, None
+            for pool in pools or ():
+                pool._max_workers -= 1
+
+
+class SteppingAside(_Lending):
     """A context manager in which a thread waits. `lend` adds a thread to its pool until the block ends.
 
     Args:
@@ -107,35 +139,32 @@ class SteppingAside:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        super().__init__()
         self._hint = loop
-        self._lent: ThreadPoolExecutor | None = None
+        self._lent = False
         self._again_s = list(_AGAIN_S)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pool, self._lent = self._lent, None
-        if pool is not None:
-            with _lock:
-                pool._max_workers -= 1
+        self._take_back()
 
     def lend(self) -> float | None:
         """Lend a thread, if it is one of a loop's default executor. Return when to call again, in seconds.
 
         A loop is connected with its thread's work after that began, so it may be too early to know it.
         """
-        if self._lent is not None or not self._again_s:
+        if self._lent or not self._again_s:
             return None
         pool, own = own_pool() if threading.get_ident() != _forker else (None, None)
         if pool is not None and _can_grow(pool) and (_is_default(pool, own) or _is_default(pool, self._hint)):
-            _lend(pool)
-            self._lent = pool
+            self._lent = self.lend_to(pool)
             return None
         return self._again_s.pop() if pool is not None and own is None else None
 
 
-class LoopSteppingAside:
+class LoopSteppingAside(_Lending):
     """The same for a task that waits on a loop which runs in a thread: `asyncio.run` in `asyncio.to_thread`.
 
     All waiting tasks of the loop lend one thread together, from the first one that waits to the last.
@@ -145,6 +174,7 @@ class LoopSteppingAside:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        super().__init__()
         self._hint = loop
         self._own: asyncio.AbstractEventLoop | None = None
         self._shared: _Shared | None = None
@@ -161,6 +191,7 @@ class LoopSteppingAside:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._take_back()
         shared, self._shared = self._shared, None
         if shared is not None:
             shared.tasks.discard(self)

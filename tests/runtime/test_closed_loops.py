@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import warnings
 from contextlib import suppress
@@ -330,3 +331,28 @@ def test_tasks_that_another_thread_cancels_without_waking_their_loops(make_sched
         task.cancel()  # not thread-safe: the loop sleeps on
     until(lambda: len(ended) == 2)
     assert model.meter.now == 0
+
+
+@pytest.mark.parametrize("how", ["looked at", "at the door"])
+def test_a_run_ends_with_its_loop_though_somebody_keeps_its_task(make_scheduler, new_loop, how, monkeypatch):
+    """It neither counts as running nor keeps its place: AnyIO keeps each task that was in a scope."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # for LangGraph's coroutines on a closed loop
+    scheduler = make_scheduler(1, max_jobs=1)
+
+    async def waits(state):
+        await asyncio.Event().wait()
+
+    graph = schedule(StateGraph(MessagesState).add_node(waits).add_edge(START, "waits").compile(), scheduler)
+    loop = new_loop()
+    loop.set_exception_handler(lambda *_: None)
+    kept = loop.create_task(graph.ainvoke({"messages": []}))
+    run_until(loop, lambda: scheduler.statistics().jobs_running == 1)
+    loop.close()
+    if how == "looked at":
+        assert scheduler.statistics().jobs_running == 0
+    other = StateGraph(MessagesState).add_node("done", lambda state: {}).add_edge(START, "done").compile()
+    schedule(other, scheduler).invoke({"messages": []})  # there is room for one run
+    assert scheduler.statistics().jobs_running == 0
+    scheduler.check()
+    del kept
+    gc.collect()

@@ -24,7 +24,7 @@ from llmsched_langgraph._runtime.cycles.graph import GUESS_S
 from llmsched_langgraph._runtime.run import StageRun
 from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
-from llmsched_langgraph._runtime.threads import SteppingAside
+from llmsched_langgraph._runtime.threads import SteppingAside, learn_pool
 from llmsched_langgraph.policies import JobInfo
 
 SLOTS = pytest.mark.parametrize("slots", [1, 2])
@@ -347,6 +347,38 @@ def test_a_pool_of_one(make_program, slots):
     assert ends(main, program.scheduler) == ["held"] * slots + ["yes"]
     pool.shutdown()
     assert len(went_ahead(program.scheduler)) == 1
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_pool_whose_threads_wait_for_threads_that_wait_gets_another_one(make_program, kind):
+    """A holder needs a thread of the loop's pool, and calls of other threads keep all: none goes ahead."""
+    pytest.importorskip(kind, reason="uvloop is not installed")
+    program = make_program(1)
+
+    async def holds(occupied):
+        async with program.scheduler.slot():
+            await occupied.wait()
+            return await asyncio.to_thread(program.answer)
+
+    async def main():
+        loop, occupied = asyncio.get_running_loop(), asyncio.Event()
+        pool = ThreadPoolExecutor(2)
+        loop.set_default_executor(pool)
+        learn_pool(loop)
+        holder = asyncio.create_task(holds(occupied))
+        while not program.scheduler.statistics().holding:
+            await asyncio.sleep(0)
+        parts = [asyncio.create_task(asyncio.to_thread(by_map, program)) for _ in range(3)]
+        while program.scheduler.statistics().waiting < 4:  # two threads for each part that has begun
+            await asyncio.sleep(0.001)
+        occupied.set()
+        found = await asyncio.gather(holder, *parts)
+        return found, pool._max_workers
+
+    found, threads = ends(lambda: run_on(kind, main()), program.scheduler)
+    assert found == ["yes"] + [["yes"] * 3] * 3
+    assert threads == 2  # what was lent is given back
+    assert went_ahead(program.scheduler) == []
 
 
 def test_a_pool_that_may_soon_get_a_thread(make_program, monkeypatch):

@@ -13,15 +13,19 @@ backend count as a backend of their own, which its calls wait for as well.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
-from llmsched_langgraph._ledger.values import BackendView, Waiting
+from llmsched_langgraph._ledger.values import Waiting
 from llmsched_langgraph._runtime.context import RUN
 from llmsched_langgraph._runtime.cycles import stdlib
 from llmsched_langgraph._runtime.cycles.coroutines import time_limit
 from llmsched_langgraph._runtime.cycles.stacks import Threads
+from llmsched_langgraph._runtime.cycles.states import Blocked, Key, Pool, State, Stuck, Waiter, full, together
 from llmsched_langgraph._runtime.cycles.stdlib import Other, Wait
+from llmsched_langgraph._runtime.threads import serves
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.driver import Driver
@@ -32,60 +36,6 @@ GUESS_S = 1.0
 
 AHEAD_S = 0.05
 """Seconds without a read after which an open answer is read ahead."""
-
-Key = tuple[int, str, str]
-"""A backend of the process: the id of its driver, its name, and the tenant whose limit it is; else empty."""
-
-
-class Waiter(NamedTuple):
-    """A call that waits for a slot.
-
-    Attributes:
-        key: its backend.
-        ticket: its ticket.
-        slot: the object that owns the ticket.
-        age_s: seconds since its request.
-        limit: the limit of its tenant, as a backend; that backend itself without one.
-    """
-
-    key: Key
-    ticket: int
-    slot: Slot
-    age_s: float
-    limit: Key
-
-
-class Pool(NamedTuple):
-    """A backend that calls wait for. `held` is the number of its slots that are held, of `slots`."""
-
-    driver: Driver
-    view: BackendView
-    slots: int
-    held: int
-    waiting: list[Waiter]
-    holding: list[tuple[int, Slot]]
-
-
-class Blocked(NamedTuple):
-    """The state of code that cannot continue before one of the calls `by` gets its slot.
-
-    It is not `sure` if other code, which is not known, might let it continue.
-    """
-
-    by: tuple[Waiter, ...]
-    sure: bool = True
-
-
-State = Blocked | Other
-
-
-class Stuck(NamedTuple):
-    """A holder that cannot continue before one of the calls `by` gets a slot. `why` selects the message."""
-
-    slot: Slot
-    by: tuple[Waiter, ...]
-    why: str
-    sure: bool
 
 
 class Graph:
@@ -101,6 +51,8 @@ class Graph:
         self._by_task: dict[Any, Waiter] = {}
         self._memo: dict[Any, State] = {}
         self._dead: set[Key] = set()
+        # Pools with work that a holder waits for, while these calls keep all of their threads.
+        self._occupied: list[tuple[weakref.ref[Any], tuple[Waiter, ...]]] = []
         self._now_s = time.monotonic()
         for driver in drivers:
             self._add(driver)
@@ -149,9 +101,10 @@ class Graph:
 
     def dead(self) -> dict[Key, list[Stuck]]:
         """Return the dead backends, each with its holders."""
-        self._dead = {key for key, pool in self.pools.items() if _full(pool)}
+        self._dead = {key for key, pool in self.pools.items() if full(pool)}
         while True:
             self._memo.clear()
+            self._occupied.clear()
             found: dict[Key, list[Stuck]] = {}
             for key in self._dead:
                 stuck = self._all_stuck(self.pools[key])
@@ -179,6 +132,19 @@ class Graph:
         return min(
             waiters, key=lambda own: (self._loop_stands(own.slot), -own.age_s, own.ticket), default=None
         )
+
+    def lender(self, waiter: Waiter) -> ThreadPoolExecutor | None:
+        """Return a pool that one thread more would free, instead of the call; None if there is none.
+
+        It is the default executor of the loop of some call. A user's own pool keeps its size.
+        """
+        slots = [slot for pool in self.pools.values() for _, slot in pool.holding]
+        loops = {task.get_loop() for slot in slots if slot.task is not None and (task := slot.task())}
+        for executor, by in self._occupied:
+            pool: ThreadPoolExecutor | None = executor()
+            if pool is not None and waiter in by and any(serves(pool, loop) for loop in loops):
+                return pool
+        return None
 
     def _loop_stands(self, slot: Slot) -> bool:
         return slot.task is not None and isinstance(self._thread(slot.thread, main=False), Blocked)
@@ -333,10 +299,13 @@ class Graph:
             state = self._thread(thread)
             return Other.MOVES if state is Other.GONE else state
         pool = self._threads.pool(future)
-        if pool:
-            if any(own.slot.may_lend and own.slot.thread in pool for own in self._waiters()):
+        if pool is not None:
+            if any(own.slot.may_lend and own.slot.thread in pool.threads for own in self._waiters()):
                 return Other.MOVES
-            return _together([self._thread(thread) for thread in pool], every=False)
+            state = together([self._thread(thread) for thread in pool.threads], every=False)
+            if isinstance(state, Blocked):
+                self._occupied.append((pool.executor, state.by))
+            return state
         behind = stdlib.behind_of(future)
         return Other.MOVES if behind is None else self._resolved(behind)
 
@@ -348,31 +317,7 @@ class Graph:
         if not isinstance(wait, Wait):
             return wait
         states = [self._thread(on) if isinstance(on, int) else self._state(on) for on in wait.on]
-        return _together(states, every=wait.every)
-
-
-def _full(pool: Pool) -> bool:
-    """Return whether a slot comes free only if one of the known holders releases its own."""
-    if len(pool.holding) != pool.held or not pool.holding or not pool.waiting:
-        return False
-    driver, view, now = pool.driver, pool.view, pool.driver.clock()
-    if pool.held >= pool.slots:
-        return now >= view.ready_s
-    claims = (driver.claim(waiter.ticket) for waiter in pool.waiting)
-    return any(type(claim) is Waiting and view.stalled(now, claim.call) for claim in claims)
-
-
-def _together(states: list[State], *, every: bool) -> State:
-    """Return the state of code that waits for every one of several others, or for the first one."""
-    if any(state in (Other.MOVES, Other.GONE) for state in states):
-        return Other.MOVES
-    blocked = [state for state in states if isinstance(state, Blocked)]
-    if not blocked:
-        return Other.WAITS
-    by = tuple(dict.fromkeys(waiter for state in blocked for waiter in state.by))
-    if every:
-        return Blocked(by, any(state.sure for state in blocked))
-    return Blocked(by, len(blocked) == len(states) and all(state.sure for state in blocked))
+        return together(states, every=wait.every)
 
 
 def _same_job(one: Slot, other: Slot) -> bool:

@@ -61,18 +61,18 @@ class Threads:
                         self._submitting.add(id(frame.f_locals.get("self")))
         return self._runners.get(id(future))
 
-    def pool(self, future: Future[Any]) -> tuple[int, ...]:
-        """Return the threads of the pool whose queue contains the future's function; empty if no queue does.
+    def pool(self, future: Future[Any]) -> Pool | None:
+        """Return the pool whose queue contains the future's function; None if no queue does.
 
-        Empty too while a thread adds work to that pool: it may start another thread.
+        None too while a thread adds work to that pool: it may start another thread.
         """
         if self._pools is None:
             self._pools = pools()
         self.runner(future)  # reads who adds work
         for pool in self._pools:
             if id(future) in pool.futures and id(pool.executor()) not in self._submitting:
-                return pool.threads
-        return ()
+                return pool
+        return None
 
     def _stack(self, thread: int) -> Iterator[types.FrameType]:
         frame = self._frames.get(thread)

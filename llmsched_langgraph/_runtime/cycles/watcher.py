@@ -1,7 +1,8 @@
 """Looks for waits that can never end, from one thread, while calls wait and no slot changes hands.
 
 Does not decide what such a wait is: `graph` does. If two looks find the same, one call goes ahead of its
-turn; its release triggers the next look.
+turn; its release triggers the next look. If a holder needs a thread of a loop's default executor, and calls
+that wait keep all of them, the executor gets one thread more instead.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import threading
 import time
 import weakref
 from _thread import allocate_lock
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmsched_langgraph._background import Background
 from llmsched_langgraph._core.events import CallForced
 from llmsched_langgraph._fork import in_child
-from llmsched_langgraph._runtime.cycles.graph import Graph, Key, Stuck, Waiter
+from llmsched_langgraph._runtime.cycles.graph import Graph
+from llmsched_langgraph._runtime.cycles.states import Key, Stuck, Waiter
 from llmsched_langgraph._runtime.cycles.stdlib import why_not
 
 if TYPE_CHECKING:
@@ -58,11 +61,13 @@ class _Result(NamedTuple):
         state: what two looks must agree on.
         waiter: the call.
         dead: the dead backends.
+        pool: a pool that gets one thread more instead; None if there is none.
     """
 
     state: Any
     waiter: Waiter
     dead: dict[Key, list[Stuck]]
+    pool: ThreadPoolExecutor | None
 
 
 class Watcher:
@@ -172,11 +177,14 @@ class Watcher:
         if any(now.get((*key[:2], "")) != count for key, count in counts.items()):
             return None  # slots changed hands meanwhile
         holding = {key: {ticket for ticket, _ in pool.holding} for key, pool in pools}
-        return _Result((waiter.key, waiter.ticket, counts, holding), waiter, dead)
+        state = waiter.key, waiter.ticket, counts, holding
+        return _Result(state, waiter, dead, graph.lender(waiter))
 
     def _advance(self, result: _Result) -> None:
-        """Have the call go ahead."""
+        """Have the call go ahead, or its pool get one thread more while it waits."""
         waiter = result.waiter
+        if result.pool is not None and waiter.slot.lends(result.pool):
+            return
         needing = [stuck for found in result.dead.values() for stuck in found if waiter in stuck.by]
         for stuck in needing:
             if not stuck.sure:
