@@ -89,6 +89,7 @@ class Stage:
         self._tasks: list[asyncio.Future[Any]] = []
         self._threads: list[threading.Thread] = []
         self._streams: list[Any] = []
+        self._finished = False
 
     def step(self) -> None:
         """Something happened."""
@@ -117,8 +118,10 @@ class Stage:
         self._tasks.append(task)
 
     def keep_stream(self, stream: Any) -> None:
-        """Keep an open stream beyond the run that opened it."""
+        """Keep an open stream beyond the run that opened it, at most until `finish`."""
         self._streams.append(stream)
+        if self._finished:  # a thread that outlives its loop opened it
+            self._streams.clear()
 
     def start_thread(self, function: Callable[[str], Any], path: str, *, marked: bool) -> None:
         """Start a thread that nobody in the program joins; `marked` copies the caller's context."""
@@ -139,7 +142,8 @@ class Stage:
         self._tasks = [task for task in self._tasks if task.get_loop() is not loop]
 
     def finish(self) -> None:
-        """Join the kept threads, and drop the kept streams and tasks."""
+        """Join the kept threads, and drop the kept streams and tasks, also those that come later."""
+        self._finished = True
         for thread in self._threads:  # may grow meanwhile
             while thread.ident is None:  # it is about to start
                 time.sleep(0.001)
