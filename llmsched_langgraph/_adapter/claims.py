@@ -11,7 +11,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from llmsched_langgraph._core.budgets import NO_LIMITS, Limits, as_budget, check_positive
+from llmsched_langgraph._arguments import positive_limit
+from llmsched_langgraph._core.budgets import NO_LIMITS, Limits, as_budget
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.values import check_priority
 
@@ -95,7 +96,7 @@ def checked(
         0 if priority is None else check_priority(priority, f"{prefix}priority"),
         Limits(
             NO_LIMITS.budget if budget is None else as_budget(budget, f"{prefix}budget"),
-            check_positive(deadline_s, f"{prefix}deadline_s"),
+            positive_limit(deadline_s, f"{prefix}deadline_s"),
         ),
     )
 

@@ -30,8 +30,9 @@ from llmsched_langgraph._adapter.claims import Claim
 from llmsched_langgraph._adapter.job import Arrival, Job, part, start
 from llmsched_langgraph._adapter.landing import within, yielded
 from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._arguments import positive_limit
 from llmsched_langgraph._compiler.compile import compile_graph, not_a_graph
-from llmsched_langgraph._core.budgets import NO_LIMITS, Budget, Limits, as_budget, check_positive
+from llmsched_langgraph._core.budgets import NO_LIMITS, Budget, Limits, as_budget
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime import following
@@ -112,7 +113,7 @@ def schedule(
     executor.install()
     following.install()
     own = Limits(NO_LIMITS.budget if budget is None else as_budget(budget, "budget"), deadline_s)
-    check_positive(deadline_s, "deadline_s")
+    positive_limit(deadline_s, "deadline_s")
     cls = type(graph)
     base: type = getattr(cls, _BASE, cls)
     if base is not cls:

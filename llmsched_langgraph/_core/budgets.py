@@ -5,29 +5,14 @@ Does not stop runs, or read clocks: the calls and the time are arguments.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from llmsched_langgraph._arguments import positive_limit, whole_limit
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, FinishedCall, Outcome
 from llmsched_langgraph._ledger.prices import Prices
 from llmsched_langgraph.errors import ConfigurationError
-
-
-def check_positive(limit: object, what: str) -> float | None:
-    """Return `limit` if it is None or a positive, finite number.
-
-    Raises:
-        ConfigurationError: it is neither; the message begins with `what`.
-    """
-    if limit is None:
-        return None
-    if isinstance(limit, int | float) and not isinstance(limit, bool) and limit > 0:
-        if limit <= sys.float_info.max:
-            return limit
-        raise ConfigurationError(f"{what} must be finite, or None for no limit, not {limit!r:.40}")
-    raise ConfigurationError(f"{what} must be a positive number, or None for no limit, not {limit!r}")
 
 
 def counted(number: int, what: str) -> str:
@@ -59,16 +44,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "calls"):
-            limit: object = getattr(self, name)
-            if limit is None:
-                continue
-            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-                raise ConfigurationError(
-                    f"a budget's {name} must be a whole number of at least 1, or None for no limit, "
-                    f"not {limit!r}"
-                )
+            whole_limit(getattr(self, name), f"a budget's {name}")
         for name in ("slot_s", "cost"):
-            check_positive(getattr(self, name), f"a budget's {name}")
+            positive_limit(getattr(self, name), f"a budget's {name}")
 
     def over(self, other: Budget) -> Budget:
         """Return the limits of this budget, and those of `other` where this one has none."""

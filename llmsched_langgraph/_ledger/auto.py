@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import NamedTuple
 
+from llmsched_langgraph._arguments import whole_number
 from llmsched_langgraph._ledger.levels import SURE, Level, Sample, most, slowdown, worthwhile
 from llmsched_langgraph._ledger.pauses import REFUSALS, Failure
 from llmsched_langgraph.errors import ConfigurationError
@@ -75,9 +76,7 @@ class Auto:
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "start"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"Auto: {name} must be a whole number of at least 1, not {value!r}")
+            whole_number(getattr(self, name), f"Auto: {name}")
         if not self.low <= self.start <= self.high:
             raise ConfigurationError(
                 f"Auto: low <= start <= high must hold, such as Auto(low=1, high=256, start=8), "

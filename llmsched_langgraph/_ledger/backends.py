@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmsched_langgraph._arguments import positive_limit, whole_limit, whole_number
 from llmsched_langgraph._ledger.auto import Auto
 from llmsched_langgraph._ledger.capacity import CapacitySettings
 from llmsched_langgraph._ledger.prices import Prices
@@ -19,6 +20,10 @@ DEFAULT_SLOTS = 8
 
 _ACCOUNT = "#"
 """Stands between the name of a backend and the hash of an account."""
+
+
+SLOTS, QUEUED = "the calls that the backend serves at once", "the calls that may wait"
+"""What the numbers count, for the messages of errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +92,8 @@ class Backend:
         what = f"backend {self.name!r}"
         slots = as_slots(self.slots, f"{what}: slots")
         object.__setattr__(self, "slots", slots)
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
-            raise ConfigurationError(
-                f"{what}: retries must be a whole number of at least 0, not {self.retries!r}"
-            )
-        check_queued(self.max_queued, f"{what}: max_queued")
+        whole_number(self.retries, f"{what}: retries", least=0)
+        whole_limit(self.max_queued, f"{what}: max_queued", QUEUED)
         rates = rates_of(self.name, **{name: getattr(self, name) for name in Rates._fields})
         for name, limit in zip(Rates._fields, rates or Rates(), strict=True):
             object.__setattr__(self, name, limit)  # as a whole number
@@ -107,7 +109,7 @@ class Backend:
                     f'"*://{url}"'
                 )
         object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
-        check_timeout(self.queue_timeout_s, f"{what}: queue_timeout_s")
+        positive_limit(self.queue_timeout_s, f"{what}: queue_timeout_s", "seconds")
         if self.prices is not None:
             object.__setattr__(self, "prices", Prices(self.prices, f"{what}: prices"))
 
@@ -151,45 +153,4 @@ def as_slots(slots: object, what: str) -> int | Auto:
         raise ConfigurationError(
             f'{what} must be a whole number of at least 1, "auto" or Auto(...), not {slots!r}'
         )
-    return slots if isinstance(slots, Auto) else check_slots(slots, what)
-
-
-def check_slots(slots: object, what: str) -> int:
-    """Return `slots` if it is a valid number of slots.
-
-    Raises:
-        ConfigurationError: it is not; the message begins with `what`.
-    """
-    if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-        raise ConfigurationError(
-            f"{what} must be a whole number of at least 1 (the calls that the backend serves at once), "
-            f"not {slots!r}"
-        )
-    return slots
-
-
-def check_queued(limit: object, what: str) -> None:
-    """Do nothing if the limit of waiting calls is valid.
-
-    Raises:
-        ConfigurationError: the limit is below 1, or no whole number; the message begins with `what`.
-    """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ConfigurationError(
-            f"{what} must be a whole number of at least 1 (the calls that may wait), or None for no limit, "
-            f"not {limit!r}"
-        )
-
-
-def check_timeout(timeout_s: object, what: str) -> None:
-    """Do nothing if `timeout_s` is valid.
-
-    Raises:
-        ConfigurationError: it is neither None nor a positive number; the message begins with `what`.
-    """
-    if timeout_s is None:
-        return
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-        raise ConfigurationError(
-            f"{what} must be a positive number of seconds, or None for no limit, not {timeout_s!r}"
-        )
+    return slots if isinstance(slots, Auto) else whole_number(slots, what, SLOTS)

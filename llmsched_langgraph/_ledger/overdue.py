@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
+from llmsched_langgraph._arguments import is_number, whole_number
 from llmsched_langgraph._ledger.queues import SPARE, Queues
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import BackendView, Lane
@@ -52,16 +53,12 @@ class Overdue:
 
     def __post_init__(self) -> None:
         limit_s = self.max_wait_s
-        number = isinstance(limit_s, int | float) and not isinstance(limit_s, bool)
-        if limit_s is not None and not (number and 0.0 <= limit_s < inf):
+        if limit_s is not None and not (is_number(limit_s) and 0.0 <= limit_s < inf):
             raise ConfigurationError(
                 f"max_wait_s must be a number of seconds of at least 0, or None for no bound, not {limit_s!r}"
             )
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ConfigurationError(
-                f"overdue_every must be a whole number of at least 1 (16: one grant in 16 may serve a call "
-                f"that waited longer than max_wait_s), not {self.every!r}"
-            )
+        meaning = "16: one grant in 16 may serve a call that waited longer than max_wait_s"
+        whole_number(self.every, "overdue_every", meaning)
 
     def due_s(self, view: BackendView, now: float, waited_s: float) -> float:
         """Return when a lane that begins to wait becomes overdue, on the clock that stops during pauses."""

@@ -15,13 +15,13 @@ A day slides too, in 96 cells of 15 minutes: a day of any time zone is then with
 from __future__ import annotations
 
 from bisect import bisect_left
-from math import floor, inf, isfinite, nextafter
+from math import floor, inf, nextafter
 from typing import NamedTuple, TypeVar
 
+from llmsched_langgraph._arguments import whole_limit
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
 from llmsched_langgraph._ledger.quotas import Quota, Quotas
 from llmsched_langgraph._ledger.reserves import InFlight, Learned, reserve
-from llmsched_langgraph.errors import ConfigurationError
 
 _T = TypeVar("_T")
 
@@ -73,14 +73,8 @@ def rates_of(backend: str, **limits: object) -> Rates | None:
 
 
 def _checked(value: object, what: str) -> int | None:
-    if value is None:
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not isfinite(value) or value < 1 or value != int(value):  # type: ignore[arg-type, call-overload, operator]
-        raise ConfigurationError(
-            f"{what} must be a whole number of at least 1, or None for no limit, not {value!r}"
-        )
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    whole = isinstance(value, float) and value.is_integer()  # such as 2e6
+    return whole_limit(int(value) if whole else value, what)  # type: ignore[call-overload]
 
 
 class Estimate(NamedTuple):

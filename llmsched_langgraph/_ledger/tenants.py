@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from llmsched_langgraph._ledger.backends import check_queued
+from llmsched_langgraph._arguments import is_number, whole_limit
+from llmsched_langgraph._ledger.backends import QUEUED
 from llmsched_langgraph.errors import ConfigurationError
 
 FIRST_MEAN_S = 1.0
@@ -53,19 +54,14 @@ class Tenant:
     max_queued: int | None = None
 
     def __post_init__(self) -> None:
-        weight, slots = self.weight, self.max_slots
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not (number and LEAST <= weight <= MOST):
+        weight = self.weight
+        if not (is_number(weight) and LEAST <= weight <= MOST):
             raise ConfigurationError(
                 f"the weight of a tenant must be a number above 0, from {LEAST:g} to {MOST:g} (its share "
                 f"relative to other tenants), not {weight!r:.40}"
             )
-        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-            raise ConfigurationError(
-                f"max_slots of a tenant must be a whole number of at least 1, or None for no limit, "
-                f"not {slots!r}"
-            )
-        check_queued(self.max_queued, "max_queued of a tenant")
+        whole_limit(self.max_slots, "max_slots of a tenant")
+        whole_limit(self.max_queued, "max_queued of a tenant", QUEUED)
 
 
 STANDARD = Tenant()

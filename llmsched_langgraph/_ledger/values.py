@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
 
+from llmsched_langgraph._arguments import is_whole
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.backends import Backend
@@ -30,7 +31,7 @@ def check_priority(priority: object, what: str) -> int:
     Raises:
         ConfigurationError: it is not; the message begins with `what`.
     """
-    if isinstance(priority, bool) or not isinstance(priority, int) or priority not in PRIORITIES:
+    if not is_whole(priority) or priority not in PRIORITIES:
         raise ConfigurationError(
             f"{what} must be a whole number from -5 to 5 (smaller is served first), not {priority!r}"
         )

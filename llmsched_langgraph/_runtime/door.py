@@ -17,6 +17,7 @@ from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal, get_args
 
+from llmsched_langgraph._arguments import whole_limit
 from llmsched_langgraph._core.events import Entry
 from llmsched_langgraph._runtime.context import ENTERED
 from llmsched_langgraph._runtime.cycles.stdlib import running_loop
@@ -93,8 +94,8 @@ class Door:
         at_door: AtDoor,
         timeout_s: float | None,
     ) -> None:
-        _check(max_jobs, "max_jobs", "runs that may be active at once")
-        _check(max_queued, "max_queued", "waiting calls from which on no run begins")
+        whole_limit(max_jobs, "max_jobs", "the runs that may be active at once")
+        whole_limit(max_queued, "max_queued", "the waiting calls from which on no run begins")
         if at_door not in get_args(AtDoor):
             raise ConfigurationError(f'at_door must be "refuse" or "defer", not {at_door!r}')
         if at_door == "defer" and max_jobs is None and max_queued is None:
@@ -332,13 +333,3 @@ class Door:
 def _is_held(door: weakref.ref[Door], number: int) -> bool:
     own = door()
     return own is not None and own.holds(number)
-
-
-def _check(limit: object, what: str, meaning: str) -> None:
-    if limit is None:
-        return
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise ConfigurationError(
-            f"{what} must be a whole number of at least 1 (the {meaning}), or None for no limit, "
-            f"not {limit!r}"
-        )

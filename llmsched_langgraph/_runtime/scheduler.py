@@ -12,13 +12,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from llmsched_langgraph._arguments import positive_limit
 from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.budgets import Limits, check_positive
+from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.auto import Auto
-from llmsched_langgraph._ledger.backends import DEFAULT_SLOTS, Backend, as_slots, check_timeout
+from llmsched_langgraph._ledger.backends import DEFAULT_SLOTS, Backend, as_slots
 from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
 from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
 from llmsched_langgraph._ledger.values import check_priority
@@ -141,7 +142,7 @@ class Scheduler:
         else:
             pools = list(backends)
         self._router = Router(pools)
-        check_timeout(queue_timeout_s, "queue_timeout_s")
+        positive_limit(queue_timeout_s, "queue_timeout_s", "seconds")
         self._timeouts_s = {
             pool.name: waitable(queue_timeout_s if pool.queue_timeout_s is None else pool.queue_timeout_s)
             for pool in pools
@@ -210,7 +211,7 @@ class Scheduler:
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
         names = names_of(model) if self._router.priced else ()
-        due_s = deadline_s if deadline_s is None else waitable(check_positive(deadline_s, "deadline_s"))
+        due_s = deadline_s if deadline_s is None else waitable(positive_limit(deadline_s, "deadline_s"))
         timeout_s = self._timeouts_s[backend]
         if backend in self._router.per_account and (own := account_of(model, account)):
             backend = backend_of_account(self._driver, backend, own)

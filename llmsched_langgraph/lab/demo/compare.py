@@ -17,7 +17,8 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import SecretStr
 
 from llmsched_langgraph import schedule, wrap_openai
-from llmsched_langgraph._ledger.backends import check_slots
+from llmsched_langgraph._arguments import whole_number
+from llmsched_langgraph._ledger.backends import SLOTS
 from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph.lab.demo.backend import LATENCY, MODEL, backend, counts, reset
 from llmsched_langgraph.lab.demo.graphs import chain, planner, react_agent
@@ -100,7 +101,7 @@ def compare(runs: int, slots: int, seed: int, on_finish: Callable[[str], None]) 
         seed: seed of the workload and the replies.
         on_finish: called with the pass's name after each run.
     """
-    check_slots(slots, "--slots")
+    whole_number(slots, "--slots", SLOTS)
     jobs = workload(runs, seed)
     # The least time that the backend needs: all tokens, decoded in full batches.
     needed_s = sum(job.tokens for job in jobs) * latency_model(LATENCY).decode_s(slots) / slots

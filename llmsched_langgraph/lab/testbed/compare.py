@@ -24,9 +24,10 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import SecretStr
 
 from llmsched_langgraph import compile_graph, schedule
+from llmsched_langgraph._arguments import whole_number
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.policies import as_policy
-from llmsched_langgraph._ledger.backends import check_slots
+from llmsched_langgraph._ledger.backends import SLOTS
 from llmsched_langgraph._runtime.scheduler import DEFAULT_POLICY, Scheduler
 from llmsched_langgraph.errors import ConfigurationError, LLMSchedError
 from llmsched_langgraph.lab.demo.backend import LATENCY, MODEL, backend, counts, reset
@@ -94,7 +95,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Reject invalid settings."""
-        check_slots(self.slots, "--slots")
+        whole_number(self.slots, "--slots", SLOTS)
         if self.ahead < 0:
             raise ConfigurationError(f"--ahead must be at least 0, not {self.ahead}")
         as_policy(self.policy)
