@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from llmsched_langgraph._fork import in_child
+from llmsched_langgraph._fork import in_child, start_thread
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -68,7 +68,7 @@ class Background:
             if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread = thread  # before its start: when it ends, it sets this to None
-                thread.start()
+                start_thread(thread)
         except RuntimeError as error:
             self._thread = None
             # Threads cannot start during interpreter shutdown, for example. The work is optional.

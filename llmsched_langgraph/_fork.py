@@ -19,6 +19,9 @@ from collections.abc import Callable
 
 logger = logging.getLogger("llmsched_langgraph")
 
+AGAIN_S = 0.05
+"""Seconds after which a thread that waits for another one to run looks again."""
+
 _renewals: list[Callable[[], object]] = []
 
 
@@ -28,6 +31,49 @@ def in_child(renew: Callable[[], object]) -> None:
     The functions are called in the order of their registration.
     """
     _renewals.append(renew)
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread. If a signal handler of this thread forks meanwhile, this returns in the child as well.
+
+    `Thread.start` waits until the thread runs; the child has no such thread, and would wait for ever.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    if hasattr(thread, "_started"):  # a private name of `threading`
+        thread._started = _Started()  # noqa: SLF001
+    _starting.append(thread)
+    try:
+        thread.start()
+    finally:
+        _starting.remove(thread)
+
+
+_starting: list[threading.Thread] = []
+"""Threads that are about to run. `append` and `remove` are atomic."""
+
+
+class _Started(threading.Event):
+    """An event that is seen to be set, although the handler that sets it interrupts the wait."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the event is set."""
+        if timeout is not None:
+            return super().wait(timeout)
+        while not super().wait(AGAIN_S):
+            pass
+        return True
+
+
+def _end_starts() -> None:
+    for thread in tuple(_starting):
+        started = getattr(thread, "_started", None)
+        if isinstance(started, _Started):
+            started.set()
+
+
+in_child(_end_starts)
 
 
 def _after_fork() -> None:

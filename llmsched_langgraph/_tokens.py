@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from llmsched_langgraph._fork import in_child
+from llmsched_langgraph._fork import in_child, start_thread
 
 CHARACTERS_PER_TOKEN = 4
 """Characters per token: OpenAI's rule of thumb for English text."""
@@ -52,7 +52,7 @@ def count_tokens(text: str) -> int:
     encode = _encode
     if encode is None:
         if _loading.acquire(blocking=False):
-            threading.Thread(target=load, name="llmsched-tiktoken", daemon=True).start()
+            start_thread(threading.Thread(target=load, name="llmsched-tiktoken", daemon=True))
         return estimate_tokens(text)
     if len(text) <= EXACT_CHARACTERS:
         return len(encode(text))

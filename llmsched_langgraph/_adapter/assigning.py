@@ -28,6 +28,7 @@ from llmsched_langgraph._adapter.claims import (
     parts_of,
     user_of,
 )
+from llmsched_langgraph._fork import start_thread
 from llmsched_langgraph._runtime.scheduler import Scheduler, assigns, tenants_of, trusts
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -233,5 +234,5 @@ def _in_thread(function: Any, given: PriorityContext, *, awaits: bool) -> Future
         except BaseException as error:
             box.set_exception(error)
 
-    threading.Thread(target=run, name="llmsched-assign", daemon=True).start()
+    start_thread(threading.Thread(target=run, name="llmsched-assign", daemon=True))
     return box

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from llmsched_langgraph._background import Background
 from llmsched_langgraph._belief.profile.profile import ApplicationProfile, Profile
+from llmsched_langgraph._fork import start_thread
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph.errors import InvalidDataError
 
@@ -107,7 +108,7 @@ class ProfileSync:
         if not self._unsaved():
             return
         try:
-            threading.Thread(target=self.save, name="llmsched-profiles", daemon=False).start()
+            start_thread(threading.Thread(target=self.save, name="llmsched-profiles", daemon=False))
         except RuntimeError:
             self.save()  # the interpreter is shutting down and starts no threads
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmsched_langgraph._background import Background
+from llmsched_langgraph._fork import start_thread
 from llmsched_langgraph._jobs.ended import EndedJob
 from llmsched_langgraph._observe.closed import ClosedJob
 from llmsched_langgraph.errors import ConfigurationError
@@ -83,7 +84,7 @@ class Recorder:
         if _on_event_loop():
             try:
                 # Not a daemon: the exit of the process waits for it.
-                threading.Thread(target=self.flush, name="llmsched-recording", daemon=False).start()
+                start_thread(threading.Thread(target=self.flush, name="llmsched-recording", daemon=False))
             except RuntimeError:
                 pass  # the interpreter is shutting down and starts no threads: write in this one
             else:

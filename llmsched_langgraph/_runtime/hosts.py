@@ -29,7 +29,7 @@ from contextlib import suppress
 from typing import Any
 
 from llmsched_langgraph._background import Background
-from llmsched_langgraph._fork import in_child
+from llmsched_langgraph._fork import in_child, start_thread
 from llmsched_langgraph.errors import CallCancelledError
 
 logger = logging.getLogger("llmsched_langgraph")
@@ -138,7 +138,7 @@ class Iteration:
             self.deserted = True
             self._end()
         if getattr(self._steps, "gi_suspended", False):
-            threading.Thread(target=self._close, name="llmsched-close", daemon=True).start()
+            start_thread(threading.Thread(target=self._close, name="llmsched-close", daemon=True))
         return getattr(self._steps, "gi_frame", None) is not None
 
     def _close(self) -> None:

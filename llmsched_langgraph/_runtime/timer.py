@@ -12,6 +12,8 @@ import weakref
 from _thread import allocate_lock
 from typing import Protocol
 
+from llmsched_langgraph._fork import start_thread
+
 logger = logging.getLogger("llmsched_langgraph")
 
 BEAT_S = 0.5
@@ -62,7 +64,7 @@ class Timer:
                 target=_run, args=(weakref.ref(self), self._timed), name="llmsched-timer", daemon=True
             )
             self._thread = thread
-            thread.start()
+            start_thread(thread)
         except RuntimeError:
             self._thread = None  # the interpreter is shutting down
 

@@ -877,3 +877,37 @@ def test_where_there_is_no_fork_nothing_is_registered():
         textwrap.dedent(program)
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=50)
+
+
+def test_a_fork_while_a_thread_of_the_package_starts():
+    """`Thread.start` waits until the thread runs, which never happens in the child."""
+    program = """
+        import os, sys, threading, warnings
+        from llmsched_langgraph import Scheduler
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sys.setswitchinterval(30)  # the new thread does not run before the fork
+        scheduler, children, wait = Scheduler(1), [], threading.Event.wait
+        held, leave = threading.Event(), threading.Event()
+
+        def hold():
+            with scheduler.slot():
+                held.set()
+                leave.wait(20)
+
+        def forks(event, timeout=None):
+            if threading.current_thread() is threading.main_thread() and not children:
+                assert not event.is_set()
+                children.append(os.fork())
+                leave.set()
+            return wait(event, timeout)
+
+        threading.Thread(target=hold).start()
+        held.wait(20)
+        threading.Event.wait = forks
+        with scheduler.slot():  # the wait starts a thread
+            if children == [0]:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=50)

@@ -16,6 +16,7 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 from llmsched_langgraph._adapter.http.answers import failure_of_error
+from llmsched_langgraph._fork import start_thread
 from llmsched_langgraph._ledger.pauses import Failure
 
 LIMIT = 1 << 20
@@ -159,7 +160,7 @@ class Body(_Body):
         self._holder.ahead = True
         try:
             self._thread = threading.Thread(target=self._read_ahead, name="llmsched-read-ahead", daemon=True)
-            self._thread.start()
+            start_thread(self._thread)
         except RuntimeError:
             self._holder.ahead = False  # no thread can be started
 
