@@ -34,6 +34,7 @@ from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime import outside
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run, current_stage_run
+from llmsched_langgraph._runtime.retries import again_s
 from llmsched_langgraph._runtime.routing import Requested, Router
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph.errors import LLMSchedError
@@ -151,7 +152,7 @@ def _gate_call(hook: Callable[..., Any]) -> Callable[..., Any]:
                     result = hook(self, *args, **kwargs)
                     break
                 except Exception:
-                    if (wait_s := call.tries_again()) is None:
+                    if (wait_s := again_s(call)) is None:
                         raise
                 time.sleep(wait_s)
             if call.reports:
@@ -173,7 +174,7 @@ def _gate_acall(hook: Callable[..., Any]) -> Callable[..., Any]:
                     result = await hook(self, *args, **kwargs)
                     break
                 except Exception:
-                    if (wait_s := call.tries_again()) is None:
+                    if (wait_s := again_s(call)) is None:
                         raise
                 await asyncio.sleep(wait_s)
             if call.reports:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
-from llmsched_langgraph._ledger.pauses import LIMIT_S, REFUSALS, Failure
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._runtime.context import CALL, PAUSED, current_stage_run, unmark
 from llmsched_langgraph._runtime.holders import is_closed, running_loop_ref
 from llmsched_langgraph._runtime.marks import Inside, Looking, Paused, cancelled
@@ -23,9 +23,6 @@ from llmsched_langgraph._runtime.slot import Slot, Terms, outcome_of
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.attempt import Attempt
     from llmsched_langgraph._runtime.streams import OpenStream
-
-RETRY_S, LONGEST_RETRY_S = 0.5, 8.0
-"""Seconds before a request is sent again that failed without pausing its backend: the first, and at most."""
 
 _USED = "a slot is for one call; call scheduler.slot() for each call"
 
@@ -52,6 +49,7 @@ class Call(Slot):
         model: the model object whose requests are its attempts; None if its requests are not seen.
         around: the call that this one is part of; None if there is none.
         abandoned: whether its result is no longer needed.
+        tried: how often its request was sent again by the scheduler.
         failure: why the last of its attempts failed, if none followed; None if it did not.
         refused: the error of a request that got no slot; None if there is none.
         over: whether it has ended.
@@ -61,17 +59,18 @@ class Call(Slot):
         inner: the calls that began in it.
         wanting: for a block, one element for each call inside it that waits for a slot.
         stream: the open stream of its items, if it is one; None otherwise, and before the first item.
+        threads: for a block, one element for each thread that works in it.
         inner_usage: sum of the tokens of calls that borrowed its slot; used if its own are unknown.
     """
 
     model: Any = None
     around: Call | None = None
     abandoned = False
+    tried = 0
     failure: Failure | None = None
     refused: Exception | None = None
 
     _used = False
-    _tried = 0  # how often its request was sent again
     _loop: weakref.ref[Any] | None = None  # the event loop on which it began
     over = False
     _mark: Token[weakref.ref[Any] | None] | None = None
@@ -88,6 +87,7 @@ class Call(Slot):
         self._open: list[Attempt] = []  # attempts whose answer is still read
         self._asking: list[Attempt] = []  # attempts that wait
         self.wanting: list[None] = []
+        self.threads: list[None] = []
         self._done: list[int] = []  # tickets of ended attempts whose tokens are not reported
 
     def acquire(self) -> None:
@@ -126,26 +126,6 @@ class Call(Slot):
         around.inner.append(weakref.ref(self))
         if around.abandoned:  # since the check above
             raise cancelled()
-
-    def tries_again(self) -> float | None:
-        """Return the seconds after which a failed request is sent again, and count it; None for never.
-
-        `Backend.retries` limits how often. Only a request that the server refused, or did not answer, is sent
-        again. The wait is 0 if the failure pauses the backend; otherwise it doubles, from `RETRY_S` to
-        `LONGEST_RETRY_S`. Meanwhile the call holds no slot.
-        """
-        failure = self.failure
-        if failure is None or self.abandoned or self.refused is not None:
-            return None
-        settings = self.terms.driver.settings(self.terms.backend)
-        if settings is None or self._tried >= settings.retries:
-            return None
-        self._tried += 1
-        if failure.retry_after_s is not None:
-            return 0.0 if failure.retry_after_s <= LIMIT_S else None
-        if failure.status in REFUSALS:
-            return 0.0
-        return float(min(RETRY_S * 2 ** (self._tried - 1), LONGEST_RETRY_S))
 
     @property
     def counts(self) -> bool:
@@ -198,7 +178,7 @@ class Call(Slot):
         if lender is not None:
             lender.inner_usage = lender.inner_usage.plus(usage)
             self.usage = usage = UNKNOWN_USAGE
-        if self._held:
+        if self._held and (outcome is Outcome.FINISHED or not self.threads):
             self.release(outcome)  # reports the usage
             usage = UNKNOWN_USAGE
         while self._done:
@@ -243,8 +223,8 @@ class Call(Slot):
         self.drop()
 
     def drop(self) -> None:
-        """End an abandoned call, unless its code is in it: then its code ends it."""
-        if not self.steps and (self.stream is None or self.stream.drop(self)):
+        """End an abandoned call, unless its code is in it, or waits for its slot: then its code ends it."""
+        if self._waiter is None and not self.steps and (self.stream is None or self.stream.drop(self)):
             self.end(Outcome.CANCELLED)
 
     def release(self, outcome: Outcome = Outcome.FINISHED, failure: Failure | None = None) -> None:

@@ -21,12 +21,16 @@ import types
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._patching import wrap_method
 from llmsched_langgraph._runtime.context import CALL, RUN, STAGE, current_stage_run, unmark
+from llmsched_langgraph._runtime.marks import Working
 from llmsched_langgraph._runtime.run import Run, StageRun
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._runtime.call import Call
 
 _POOL_METHODS = ("apply_async", "map", "map_async", "starmap", "starmap_async", "imap", "imap_unordered")
 """Methods of a `ThreadPool` that take a function first and do not call another one of them."""
@@ -71,7 +75,7 @@ def _submitting(submit: Callable[..., Any]) -> Callable[..., Any]:
     def following(self: Any, *args: Any, **kwargs: Any) -> Any:
         if RUN.get() is None or not args:
             return submit(self, *args, **kwargs)
-        work = _followed(args[0])
+        work = _working(_followed(args[0]))
         # The pool may start a thread for this work, which serves others afterwards.
         mark = RUN.set(None)
         try:
@@ -139,6 +143,33 @@ def _followed(function: Any) -> Any:
         return function
     marks = _marks(void_at_end=False)
     return function if marks is None else _Work(function, *marks)
+
+
+def _working(function: Any) -> Any:
+    """Return `function`, counted while it runs as work of the block of which the running code is part."""
+    reference = CALL.get()
+    block = None if reference is None else reference()
+    return function if block is None or block.model is not None else _InBlock(function, block)
+
+
+class _InBlock:
+    """A function whose thread works in a block of `scheduler.slot()`, or for a tool."""
+
+    __slots__ = ("_block", "_function")
+
+    def __init__(self, function: Any, block: Call) -> None:
+        self._function = function
+        self._block = block
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with Working(self._block):
+            return self._function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+    def __repr__(self) -> str:
+        return repr(self._function)
 
 
 class _Work:

@@ -9,6 +9,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import CALL, PAUSED, unmark
 from llmsched_langgraph.errors import CallCancelledError
 
@@ -82,6 +83,24 @@ class Looking:
     def __exit__(self, *_: object) -> None:
         while self._blocks:
             self._blocks.pop().wanting.pop()
+
+
+class Working:
+    """Marks a thread that works in a block, which keeps its slot until then, although it is cancelled."""
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: Call) -> None:
+        self._block = block
+
+    def __enter__(self) -> None:
+        self._block.threads.append(None)
+
+    def __exit__(self, *_: object) -> None:
+        block = self._block
+        block.threads.pop()
+        if block.over and not block.threads:
+            block.release(Outcome.CANCELLED)
 
 
 def cancelled() -> CallCancelledError:

@@ -49,7 +49,8 @@ def hashed(keys: Sequence[str]) -> str:
     """Return a hash of these keys, from which they cannot be found; the empty string for none."""
     if not keys:
         return ""
-    return blake2b("\0".join(keys).encode(), key=b"llmsched account", digest_size=6).hexdigest()
+    text = "\0".join(keys).encode(errors="surrogatepass")  # a variable of the environment may be any bytes
+    return blake2b(text, key=b"llmsched account", digest_size=6).hexdigest()
 
 
 class Router:

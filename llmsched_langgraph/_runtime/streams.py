@@ -15,6 +15,7 @@ from llmsched_langgraph._jobs.calls import Outcome, Usage
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.marks import cancelled
+from llmsched_langgraph._runtime.retries import again_s
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph.errors import CallCancelledError
 
@@ -117,7 +118,7 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
                 except Exception as error:
                     if call.abandoned:
                         raise cancelled() from error  # it may be of the `close` in the middle of a step
-                    if begun or (wait_s := call.tries_again()) is None:
+                    if begun or (wait_s := again_s(call)) is None:
                         raise
                     items = None
                     time.sleep(wait_s)
@@ -164,7 +165,7 @@ async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[
                 except Exception as error:
                     if call.abandoned:
                         raise cancelled() from error
-                    if begun or (wait_s := call.tries_again()) is None:
+                    if begun or (wait_s := again_s(call)) is None:
                         raise
                     items = None
                     await asyncio.sleep(wait_s)

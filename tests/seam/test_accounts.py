@@ -184,6 +184,13 @@ def test_each_account_has_its_own_slots(make):
         assert {(own.slots, own.holding) for own in found.values()} == {(1, 1)}
 
 
+def test_an_account_may_be_any_text(make):
+    """Such as an environment variable with a stray byte."""
+    scheduler = make(1)
+    with held(scheduler.slot(account="sk-\udcff")), held(scheduler.slot(account="sk-\udcfe")):
+        assert sum(own.holding for own in pools(scheduler).values()) == 2  # on one slot each
+
+
 def test_resize_is_of_every_account_also_of_those_to_come(make):
     scheduler = make(1)
     with held(scheduler.slot(account=ONE)):

@@ -20,7 +20,7 @@ from support.seam import until
 
 from llmsched_langgraph import Auto, Backend, ConfigurationError, QueueTimeoutError, Scheduler, schedule
 from llmsched_langgraph._jobs.calls import Usage
-from llmsched_langgraph._runtime import call as call_module
+from llmsched_langgraph._runtime import retries
 from llmsched_langgraph._runtime.cycles.watcher import WATCHER
 from llmsched_langgraph.testing import PlainModel, StreamingModel, VirtualClock
 
@@ -353,7 +353,7 @@ def test_wrong_settings(settings, message):
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    monkeypatch.setattr(call_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(retries, "RETRY_S", 0.01)
 
 
 # -- retries ---------------------------------------------------------------------------
@@ -476,8 +476,8 @@ def test_a_request_that_is_sent_again_keeps_its_place(make):
 @pytest.mark.parametrize("way", WAYS)
 def test_requests_that_fail_without_a_pause_are_sent_again_later(make, monkeypatch, way):
     """Each wait is twice as long as the one before, and others have the slot meanwhile."""
-    monkeypatch.setattr(call_module, "RETRY_S", 0.2)
-    monkeypatch.setattr(call_module, "LONGEST_RETRY_S", 0.4)
+    monkeypatch.setattr(retries, "RETRY_S", 0.2)
+    monkeypatch.setattr(retries, "LONGEST_RETRY_S", 0.4)
     model, ask = WAYS[way]
     scheduler, server, served = make(1, speed=1.0, retries=4), failing(4, None), []
 

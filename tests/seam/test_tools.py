@@ -269,6 +269,49 @@ def test_a_tool_that_interrupts_and_is_resumed(make_scheduler, scheduled):
 
 
 @pytest.mark.parametrize("scheduled", [True, False])
+@pytest.mark.parametrize("asynchronous_tool", [True, False])
+def test_a_tool_in_a_thread_keeps_its_slot_until_it_ends(make_scheduler, scheduled, asynchronous_tool):
+    """Its run is cancelled, which a thread does not notice."""
+    scheduler, meter = make_scheduler(backends=backends(slots=1)), Meter()
+    meter.gate.clear()
+
+    def work(word: str) -> str:
+        with meter:
+            meter.respond()
+            return word
+
+    if asynchronous_tool:
+
+        @tool
+        async def search(word: str) -> str:
+            """Search."""
+            return await asyncio.to_thread(work, word)
+    else:
+        search = tool("search", description="Search.")(work)
+
+    agent = agent_of(("search",), [search], scheduler)
+    agent = schedule(agent, scheduler) if scheduled else agent
+
+    def held():
+        return scheduler._driver.backends["search-api"].holding
+
+    async def main():
+        first = asyncio.create_task(agent.ainvoke(QUESTION))
+        await auntil(lambda: meter.now == 1)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert held() == 1
+        second = asyncio.create_task(agent.ainvoke(QUESTION))
+        await auntil(lambda: scheduler._driver.backends["search-api"].waiting == 1)
+        meter.gate.set()
+        await second
+
+    asyncio.run(main())
+    assert (meter.peak, held()) == (1, 0)
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
 @pytest.mark.parametrize("waiting", [True, False])
 def test_a_cancelled_run_leaves_no_slot_behind(make_scheduler, scheduled, waiting):
     """Neither of a tool that runs, nor of one that waits."""
