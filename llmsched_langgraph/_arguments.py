@@ -35,13 +35,14 @@ def whole_limit(value: object, what: str, of: str = "") -> int | None:
     raise ConfigurationError(_not_whole(what, of, 1) + f", or None for no limit, not {value!r:.40}")
 
 
-def positive_limit(value: object, what: str, unit: str = "") -> float | None:
-    """Return a positive, finite number, or None for no limit.
+def positive_limit(value: object, what: str, unit: str = "", *, finite: bool = True) -> float | None:
+    """Return a positive number, or None for no limit.
 
     Args:
         value: what was given.
         what: the name of the setting, with which the message of an error begins.
         unit: what the number counts, for the message, such as "seconds".
+        finite: whether it must be finite.
 
     Raises:
         ConfigurationError: it is neither.
@@ -49,7 +50,7 @@ def positive_limit(value: object, what: str, unit: str = "") -> float | None:
     if value is None:
         return None
     if is_number(value) and value > 0:
-        if value <= sys.float_info.max:
+        if not finite or value <= sys.float_info.max:
             return value
         raise ConfigurationError(f"{what} must be finite, or None for no limit, not {value!r:.40}")
     number = f"number of {unit}" if unit else "number"

@@ -109,7 +109,7 @@ class Backend:
                     f'"*://{url}"'
                 )
         object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
-        positive_limit(self.queue_timeout_s, f"{what}: queue_timeout_s", "seconds")
+        positive_limit(self.queue_timeout_s, f"{what}: queue_timeout_s", "seconds", finite=False)
         if self.prices is not None:
             object.__setattr__(self, "prices", Prices(self.prices, f"{what}: prices"))
 

@@ -142,7 +142,7 @@ class Scheduler:
         else:
             pools = list(backends)
         self._router = Router(pools)
-        positive_limit(queue_timeout_s, "queue_timeout_s", "seconds")
+        positive_limit(queue_timeout_s, "queue_timeout_s", "seconds", finite=False)
         self._timeouts_s = {
             pool.name: waitable(queue_timeout_s if pool.queue_timeout_s is None else pool.queue_timeout_s)
             for pool in pools

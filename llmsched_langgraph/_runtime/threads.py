@@ -117,18 +117,24 @@ class _Lending:
 
     def lend_to(self, pool: ThreadPoolExecutor) -> bool:
         """Lend this pool a thread; return False if the wait is over. Legal in any thread."""
-        with _lock:
-            if self._pools is None:
-                return False
+        # One line: an interrupt between two lines could leave the lock held.
+        with _lock: lent = self._add(pool)  # noqa: E701  # fmt: skip
+        if lent:
+            _lend(pool)
+        return lent
+
+    def _add(self, pool: ThreadPoolExecutor) -> bool:
+        if self._pools is not None:
             self._pools.append(pool)
-        _lend(pool)
-        return True
+        return self._pools is not None
 
     def _take_back(self) -> None:
-        with _lock:
-            pools, self._pools = self._pools, None
-            for pool in pools or ():
-                pool._max_workers -= 1
+        with _lock: self._return()  # noqa: E701  # fmt: skip
+
+    def _return(self) -> None:
+        pools, self._pools = self._pools, None
+        for pool in pools or ():
+            pool._max_workers -= 1
 
 
 class SteppingAside(_Lending):
