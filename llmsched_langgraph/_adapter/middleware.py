@@ -62,12 +62,20 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
             Without `scheduler`, the first call of the tool raises the latter.
     """
 
-    def __new__(cls, *args: Any, tools: Mapping[str, str] | None = None, **kwargs: Any) -> Self:
+    def __new__(
+        cls,
+        scheduler: Scheduler | None = None,
+        *args: Any,
+        tools: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Return a middleware with the hooks for tools only if there are tools."""
         return super().__new__(_with_tools(cls) if tools else cls)  # type: ignore[return-value, arg-type]
 
     def __init__(self, scheduler: Scheduler | None = None, *, tools: Mapping[str, str] | None = None) -> None:
         super().__init__()
+        if scheduler is not None and not isinstance(scheduler, Scheduler):
+            raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
         gate.install()
         self._scheduler = scheduler
         self._backends = _checked(tools)

@@ -313,9 +313,7 @@ class SchedulerMachine:
     def _learned(self, now: float, event: ProfileLearned, trust: bool) -> bool:
         self.ordering.learn(event.profile, event.applications)
         for job in self._jobs.known():
-            if job.id is None or not job.active:
-                continue
-            if job.fingerprint in event.applications:
+            if job.active and job.fingerprint in event.applications:
                 self._add(job, (Job.revised,))
                 if job.progress.waiting:
                     self._refresh(now, job, trust)

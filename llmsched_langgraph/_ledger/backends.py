@@ -47,10 +47,10 @@ class Backend:
         requests_per_day: the same in any 24 hours.
         tokens_per_minute: limit of the tokens, input and output, counted in any minute.
         input_tokens_per_minute, output_tokens_per_minute: the same of each kind.
-        per_account: whether each account has these limits for itself: slots, rates, and pauses after a
-            refusal. An account is the key that a call is sent with (of a LangChain model, of a client of
-            `wrap_openai`, or `slot(account=...)`); of keys only hashes are kept. Calls without a key, such as
-            those whose library finds the credentials by itself, share one account.
+        per_account: whether each account has these limits for itself: slots, rates, `max_queued`, and pauses
+            after a refusal. An account is the key that a call is sent with (of a LangChain model, of a client
+            of `wrap_openai`, or `slot(account=...)`); of keys only hashes are kept. Calls without a key, such
+            as those whose library finds the credentials by itself, share one account.
         retries: how often a request of a LangChain model that was refused or not answered is sent again,
             after the model's own library gave up and before the first token. It keeps the place of its call.
         max_queued: maximum number of calls that wait; None for no limit. A call that would be one more fails

@@ -52,15 +52,17 @@ def timed_out(ticket: int, now: BackendView, waited_s: float) -> QueueTimeoutErr
 
 def too_late(ticket: int, now: BackendView, waited_s: float, deadline_s: float) -> DeadlineExceededError:
     """Return the error for a call that waits when its own deadline passes."""
+    cure = "give slot() a later deadline_s, or the backend more slots"
     error = DeadlineExceededError(
         f"call {ticket} waited {waited_s:.1f} s for a slot of backend {now.backend.name!r}, and its deadline "
         f"of {deadline_s:g} s has passed ({now.holding} of {now.slots} slots held, {now.waiting} waiting); "
-        f"give slot() a later deadline_s, or the backend more slots"
+        f"{cure}"
     )
     spent = Spending(elapsed_s=waited_s)
     error.overrun = Overrun(
         reached=(DEADLINE,), expected=(), spent=spent, budget=Budget(), deadline_s=deadline_s
     )
+    error.cure = cure
     return error
 
 

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import NamedTuple
 
-from llmsched_langgraph._ledger.backends import Backend
+from llmsched_langgraph._ledger.backends import DEFAULT_SLOTS, Backend, as_slots
 from llmsched_langgraph.errors import ConfigurationError, UnknownModelError
 
 _MAX_CACHED = 4096
@@ -94,6 +94,27 @@ class Router:
             UnknownModelError: no backend serves it.
         """
         return self._backend_of(asked)
+
+
+def as_backends(slots: object, backends: object) -> list[Backend]:
+    """Return the backends that a scheduler was given, as a list: one with these slots, or the backends.
+
+    Raises:
+        ConfigurationError: both were given, or the backends are no list of `Backend` objects.
+    """
+    if backends is None:
+        return [Backend(slots=as_slots(DEFAULT_SLOTS if slots is None else slots, "slots"))]
+    if slots is not None:
+        raise ConfigurationError("give either slots or backends: each Backend has its own slots")
+    given = list(backends) if isinstance(backends, Iterable) else [backends]
+    pools = [pool for pool in given if isinstance(pool, Backend)]
+    if len(pools) < len(given) or isinstance(backends, Backend):
+        wrong = [pool for pool in given if not isinstance(pool, Backend)]
+        what = repr(wrong[0]) if wrong else "one alone"
+        raise ConfigurationError(
+            f'backends must be a list of Backend objects, such as [Backend("gpu", 4)], not {what}'
+        )
+    return pools
 
 
 def _check(pools: Sequence[Backend]) -> None:
@@ -183,6 +204,8 @@ def _not_served(pools: Sequence[Backend], asked: Requested | str | None) -> str:
          *sorted({url for pool in pools for url in pool.base_urls or ()})]
     )  # fmt: skip
     if not isinstance(asked, Requested):
+        if asked is None:
+            return f"slot() does not say which model it is for (known: {known}); give it model=..., {_CURE}"
         return f"no backend serves model {asked!r} (known: {known}); name it in a Backend's models, {_CURE}"
     by = asked.by or "the call"
     seen = [

@@ -19,7 +19,7 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.auto import Auto
-from llmsched_langgraph._ledger.backends import DEFAULT_SLOTS, Backend, as_slots
+from llmsched_langgraph._ledger.backends import Backend, as_slots
 from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
 from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
 from llmsched_langgraph._ledger.values import check_priority
@@ -32,7 +32,7 @@ from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.door import AtDoor, Door, Pass
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.limits import Limit, OnBudget, check_on_budget
-from llmsched_langgraph._runtime.routing import Requested, Router, names_of
+from llmsched_langgraph._runtime.routing import Requested, Router, as_backends, names_of
 from llmsched_langgraph._runtime.run import Run, RunScope, Seen
 from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
@@ -135,12 +135,7 @@ class Scheduler:
         at_door: AtDoor = "refuse",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if backends is None:
-            pools = [Backend(slots=as_slots(DEFAULT_SLOTS if slots is None else slots, "slots"))]
-        elif slots is not None:
-            raise ConfigurationError("give either slots or backends: each Backend has its own slots")
-        else:
-            pools = list(backends)
+        pools = as_backends(slots, backends)
         self._router = Router(pools)
         positive_limit(queue_timeout_s, "queue_timeout_s", "seconds", finite=False)
         self._timeouts_s = {
@@ -236,7 +231,8 @@ class Scheduler:
         if backend is None and len(names) == 1:
             backend = names[0]
         if backend not in names:
-            raise ConfigurationError(f"no backend {backend!r}; name one of: {', '.join(names)}")
+            seen = "resize() needs a backend" if backend is None else f"no backend {backend!r}"
+            raise ConfigurationError(f"{seen}; name one of: {', '.join(names)}")
         new = as_slots(slots, "slots")
         shared = self._driver.settings(backend)
         assert shared is not None

@@ -30,6 +30,23 @@ TWO = (Backend("small", 1, ("gpt-small", "gpt-tiny")), Backend("large", 2, ("gpt
 # -- settings ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backends", [["x"], {"x": 3}, Backend("x"), 4])
+def test_backends_must_be_a_list_of_backends(backends):
+    """The error shows what a list of them looks like."""
+    with pytest.raises(ConfigurationError, match=r"backends must be a list of Backend objects, such as"):
+        Scheduler(backends=backends)
+
+
+def test_a_slot_of_no_model_where_every_backend_has_models():
+    """The cure is an argument of `slot`."""
+    with pytest.raises(UnknownModelError) as caught:
+        Scheduler(backends=TWO).slot()
+    assert str(caught.value) == (
+        "slot() does not say which model it is for (known: gpt-large, gpt-small, gpt-tiny); give it "
+        "model=..., or add a Backend without models to serve the rest"
+    )
+
+
 @pytest.mark.parametrize("slots", [slots for slots in BAD_SLOTS if slots is not None])
 def test_slots_must_be_a_positive_whole_number(slots):
     """Anything else is refused by an error that says what slots are and what was given."""
@@ -116,7 +133,7 @@ def test_a_call_goes_to_the_backend_that_claims_its_model(clock, model, backend)
     assert held == {backend}
 
 
-@pytest.mark.parametrize("model", ["gpt-other", None, ""])
+@pytest.mark.parametrize("model", ["gpt-other", ""])
 def test_an_unknown_model(model):
     """A model that nobody serves is an error that names the known ones and the cure."""
     with pytest.raises(UnknownModelError) as caught:
@@ -157,10 +174,12 @@ def test_resize_to_a_bad_number(slots):
     assert scheduler.statistics().slots == 2
 
 
-@pytest.mark.parametrize("backend", [None, "huge"])
-def test_resize_of_no_known_backend(backend):
+@pytest.mark.parametrize(
+    ("backend", "seen"), [(None, r"resize\(\) needs a backend"), ("huge", "no backend 'huge'")]
+)
+def test_resize_of_no_known_backend(backend, seen):
     """Without a name among several, or with a wrong one, the error lists the names."""
-    with pytest.raises(ConfigurationError, match=f"no backend {backend!r}; name one of: small, large"):
+    with pytest.raises(ConfigurationError, match=f"{seen}; name one of: small, large"):
         Scheduler(backends=TWO).resize(3, backend)
 
 
