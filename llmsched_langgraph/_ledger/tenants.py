@@ -139,7 +139,7 @@ class Turn(NamedTuple):
 
     Attributes:
         virtual_s: its virtual time: service received, in slot-seconds, divided by its weight.
-        floor_s: its virtual time when it last began to wait: a refund goes no lower.
+        floor_s: the virtual time of its level when it last began to wait: a refund goes no lower.
         held: slots that it holds, of those that are charged.
         number: the arrival number of the ticket with which it last began to wait.
         lanes: its lanes in which tickets wait.
@@ -189,8 +189,13 @@ def begins(turn: Turn | None, level: Level, number: int) -> Turn:
     """Return the turn of a tenant that begins to wait."""
     if turn is None:
         return Turn(level.virtual_s, level.virtual_s, 0, number, 1)
-    virtual_s = max(turn.virtual_s, level.virtual_s)
-    return Turn(virtual_s, virtual_s, turn.held, number, turn.lanes + 1)
+    return lifted(turn, level)._replace(number=number, lanes=turn.lanes + 1)
+
+
+def lifted(turn: Turn, level: Level) -> Turn:
+    """Return the turn with at least the virtual time of its level, also after refunds."""
+    virtual_s, floor_s = max(turn.virtual_s, level.virtual_s), max(turn.floor_s, level.virtual_s)
+    return turn._replace(virtual_s=virtual_s, floor_s=floor_s)
 
 
 def settled(turn: Turn, share: Share, served_s: float) -> Turn:

@@ -21,6 +21,7 @@ from llmsched_langgraph._ledger.tenants import (
     Tenants,
     Turn,
     begins,
+    lifted,
     settled,
 )
 from llmsched_langgraph._ledger.truth import Truth
@@ -166,7 +167,7 @@ class Turns:
             truth.staged[_LINES + name] = (truth.get(_LINES + name) or 0) + 1
             now = truth.staged[name, level] = now._replace(lines=now.lines + 1)
         elif not turn.lanes:
-            turn = turn._replace(virtual_s=max(turn.virtual_s, now.virtual_s))
+            turn = lifted(turn, now)
         weight = self.tenants.of(tenant).weight
         served = truth.get(_SERVED + name) or NONE_SERVED
         share = Share(level, tenant, served.mean_s / weight, weight)
@@ -205,10 +206,9 @@ class Turns:
         for level in self._lines.levels(name):
             turn: Turn | None = truth.get((name, level, tenant))
             if turn is not None and turn.lanes:
-                virtual_s = max(turn.virtual_s, (truth.get((name, level)) or EMPTY_LEVEL).virtual_s)
-                turn = turn._replace(virtual_s=virtual_s, floor_s=virtual_s)
+                turn = lifted(turn, truth.get((name, level)) or EMPTY_LEVEL)
                 truth.staged[name, level, tenant] = turn
-                self._lines.take_turns((name, level, tenant), virtual_s, turn.held, turn.number)
+                self._lines.take_turns((name, level, tenant), turn.virtual_s, turn.held, turn.number)
 
     # -- what must hold ----------------------------------------------------------------
 

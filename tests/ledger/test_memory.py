@@ -6,13 +6,13 @@ import pytest
 from support.breaking import Breaking, Broken
 from support.conformance import Bench, LedgerConformance, lane
 
-from llmsched_langgraph import Backend
+from llmsched_langgraph import Backend, Tenant
 from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
 from llmsched_langgraph._ledger.exploration import in_order
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED
 from llmsched_langgraph._ledger.pauses import Failure
-from llmsched_langgraph._ledger.tenants import NO_TENANTS
+from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Configure, Key, Rekey, Release, Request
 
@@ -295,3 +295,31 @@ def test_a_forced_request_is_committed_with_its_telling(owned):
     assert ledger.claim(3) is not None
     truth.begin()
     assert ledger.settle(1.0) == ((), None)
+
+
+def test_weights_hold_from_the_first_grants_on():
+    """A grant is charged with a second at first. The excess comes back, though the tenant waits again."""
+    tenants = Tenants({"gold": Tenant(3), "silver": Tenant(1)})
+    ledger, granted, holding, now = MemoryLedger([Backend("b", 4)], tenants=tenants), [], [], 0.0
+
+    def settle():
+        while told := ledger.settle(now)[0]:
+            holding.extend(ticket for ticket, _ in told)
+            granted.extend(grant.share.tenant for _, grant in told)
+
+    for ticket in range(1, 121):
+        request = Request(ticket, lane(ticket), Key(0, 0.0, tenant="gold" if ticket <= 60 else "silver"))
+        grant = ledger.admit(now, request)
+        if grant is None:
+            ledger.submit(now, request)
+        else:
+            holding.append(ticket)
+            granted.append(grant.share.tenant)
+    while len(granted) < 40:
+        now += 0.1
+        before = holding.copy()
+        holding.clear()
+        for ticket in before:
+            ledger.submit(now, Release(ticket))
+            settle()
+    assert abs(granted[:40].count("gold") - 30) <= 2

@@ -1165,10 +1165,17 @@ class Turns:
             return
         if len(self.lanes(*line)) == 1:
             level_s = self.level_s.setdefault(line[:2], 0.0)
-            self.virtual_s[line] = self.floor_s[line] = max(self.virtual_s.get(line, level_s), level_s)
+            self.lift(line, level_s)
             self.number[line] = model.first(at)
         if before is not None:
             self.left((at[0], before.level, before.tenant))
+
+    def lift(self, line, level_s):
+        """The line is not behind its level, and no refund takes it there."""
+        if line not in self.virtual_s:
+            self.virtual_s[line] = self.floor_s[line] = level_s
+        self.virtual_s[line] = max(self.virtual_s[line], level_s)
+        self.floor_s[line] = max(self.floor_s[line], level_s)
 
     def left(self, line):
         """A lane of the line waits no more."""
@@ -1191,7 +1198,7 @@ class Turns:
         if line not in self.virtual_s:
             self.virtual_s[line] = self.floor_s[line] = level_s
         elif not self.lanes(*line):
-            self.virtual_s[line] = max(self.virtual_s[line], level_s)
+            self.lift(line, level_s)
         weight = self.tenants.of(line[2]).weight
         charge_s = self.served.get(line[0], (0, 1.0))[1] / weight
         self.shares[ticket] = line, charge_s, weight, self.model.clock()
@@ -1216,8 +1223,7 @@ class Turns:
         if was_blocked:
             for own in self.virtual_s:
                 if own[::2] == line[::2] and self.lanes(*own):
-                    level_s = self.level_s[own[:2]]
-                    self.virtual_s[own] = self.floor_s[own] = max(self.virtual_s[own], level_s)
+                    self.lift(own, self.level_s[own[:2]])
         self.left(line)
 
 
