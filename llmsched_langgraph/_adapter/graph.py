@@ -87,7 +87,8 @@ def schedule(
     A run that has spent its budget, or passed its deadline, stops before its next superstep, as
     `Scheduler(on_budget=...)` says. Its checkpoint is whole, and `invoke(None, config)` with larger limits in
     the configuration (`llmsched_budget`, `llmsched_deadline_s`) continues it; what it spent before counts.
-    A graph that runs inside another run of its scheduler counts its own calls alone, from its start.
+    A superstep that has begun goes on, with its waiting calls. A graph that runs inside another run of its
+    scheduler counts its own calls alone, from its start.
 
     A run that is cancelled takes its waiting calls along. A synchronous `stream` that a web framework
     iterates over in threads of AnyIO is cancelled with the task that waits for these threads; elsewhere it
@@ -98,7 +99,7 @@ def schedule(
         graph: a compiled graph (`builder.compile()`, `create_agent(...)`) or an `@entrypoint`.
         scheduler: the scheduler whose slots are used; None for the process-wide one, looked up at each run.
         budget: what each run may spend, where its configuration says nothing.
-        deadline_s: seconds from its arrival within which each run must end, where its configuration says
+        deadline_s: seconds from its arrival after which each run stops, where its configuration says
             nothing; None for no deadline.
 
     Raises:
