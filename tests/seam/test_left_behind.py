@@ -785,7 +785,7 @@ STARTING = {start.__code__, Job.__init__.__code__}
 
 @pytest.mark.parametrize("event", ["line", "return"])
 @pytest.mark.parametrize("codes", [MARKING, STARTING], ids=["marking", "starting"])
-def test_an_interrupt_leaves_no_run_behind(codes, event):
+def test_an_interrupt_leaves_no_run_behind(codes, event, request):
     """Wherever a signal comes while code is marked as a run's, or a run starts: the next one is its own."""
     scheduler = Scheduler(1)
     builder = StateGraph(State).add_node("a", lambda state: {}).add_node("b", lambda state: {})
@@ -805,6 +805,9 @@ def test_an_interrupt_leaves_no_run_behind(codes, event):
         return line if frame.f_code in codes else None
 
     before, broken = sys.gettrace(), 0
+    gc.collect()
+    gc.freeze()  # what is older need not be looked through after each break
+    request.addfinalizer(gc.unfreeze)
     while left <= 0:
         broken, left = broken + 1, broken + 1
         try:
