@@ -346,7 +346,7 @@ class Call(Slot):
 
     def _enter(self) -> None:
         self.steps.append(None)
-        if self.abandoned:  # whoever abandons it looks at the steps afterwards
+        if self.abandoned:  # `abandon` sets this before it reads `steps`
             raise cancelled()
         self._mark = CALL.set(weakref.ref(self))
 

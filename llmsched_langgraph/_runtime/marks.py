@@ -33,7 +33,7 @@ class Inside:
         call = self._call
         call.stand()
         call.steps.append(None)
-        if call.abandoned:  # whoever abandons it looks at the steps afterwards
+        if call.abandoned:  # `abandon` sets this before it reads `steps`
             call.steps.pop()
             raise cancelled()
         self._mark = CALL.set(weakref.ref(call))

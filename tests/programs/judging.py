@@ -194,7 +194,7 @@ class _Faults(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith("llmsched_langgraph"):
             self.found.append(f"logged: {self.format(record)}")
-        elif record.exc_info and record.exc_info[1] is not None:
+        elif record.exc_info and record.exc_info[1] is not None and not _is_cancelled_gather(record):
             self.raised(record.exc_info[1])
 
     def unraisable(self, unraisable: Any) -> None:
@@ -206,17 +206,17 @@ class _Faults(logging.Handler):
             self.raised(unraisable.exc_value, of_package=ignored)
 
     def raised(self, error: BaseException | None, *, of_package: bool = False) -> None:
-        """Note an error that nobody caught, if it was raised in the package and is none of its own.
-
-        A cancellation is raised wherever the cancelled code waits; asyncio logs that of a `gather` whose own
-        consumer was cancelled, bare as well.
-        """
-        if isinstance(error, asyncio.CancelledError):
-            return
+        """Note an error that nobody caught, if it was raised in the package and is none of its own."""
         frames = traceback.extract_tb(None if error is None else error.__traceback__)
         of_package = of_package or bool(frames and frames[-1].filename.startswith(_PACKAGE))
         if error is not None and of_package and not isinstance(error, LLMSchedError):
             self.found.append("".join(traceback.format_exception(error)))
+
+
+def _is_cancelled_gather(record: logging.LogRecord) -> bool:
+    """Return whether asyncio logs a cancelled `gather` that nobody awaits any more: it does so bare, too."""
+    error = record.exc_info[1] if record.exc_info else None
+    return isinstance(error, asyncio.CancelledError) and "_GatheringFuture" in record.getMessage()
 
 
 @contextmanager
