@@ -23,6 +23,9 @@ from llmsched_langgraph.errors import UnsupportedGraphError
 MAX_NODES = 5_000
 """Subgraphs are expanded up to this number of nodes; each further subgraph is one LLM stage."""
 
+_HOOKS = frozenset({"before_agent", "before_model", "after_model", "after_agent"})
+"""`create_agent` has a node `NAME.HOOK` for each of these hooks of its middleware."""
+
 
 def compile_graph(graph: object) -> Application:
     """Return the graph's application: a DAG of regular, LLM and dynamic stages that all runs share.
@@ -104,8 +107,17 @@ class _Draft:
         return self.member.contents.model is not None or any(level.calls_llm for level in self.inner)
 
     @property
+    def runs_tool_calls(self) -> bool:
+        """Whether it is a function that runs the tool calls of a model that an earlier node called."""
+        if self.path.rpartition(".")[2] in _HOOKS:
+            return False  # it answers in place of a tool at most; another node runs the tools
+        return self.member.contents.answers_tool_calls and self.member.contents.model is None
+
+    @property
     def follows_llm(self) -> bool:
         """Whether a decision of this node depends on a model."""
+        if self.runs_tool_calls:  # where the run goes on was decided by the model that called the tools
+            return bool(self.plans)
         return self.calls_llm or bool(self.plans) or self.member.contents.tools is not None
 
     @property
@@ -246,6 +258,8 @@ def _kind(draft: _Draft) -> tuple[Kind, str]:
     elif draft.sent_by_input:
         reasons.insert(0, "the input decides how often it runs")
     elif contents.tools is None:
+        if draft.runs_tool_calls:
+            return Kind.DYNAMIC, "runs the tool calls of a model by hand"
         if contents.model is not None:
             return Kind.LLM, contents.model
         return Kind.REGULAR, "no model can be reached from its code"

@@ -41,6 +41,9 @@ _IMPLICIT = frozenset(
 )  # fmt: skip
 """Methods that code runs implicitly."""
 
+_TOOL_MESSAGES = frozenset({"ToolMessage", "tool_call_id"})
+"""Names in code that makes messages with the results of tools."""
+
 _LEAVES = (str, bytes, bytearray, int, float, complex, type(None), type(Ellipsis))
 _ONCE = (types.FunctionType, Pregel)
 """Types whose objects are examined once: what they refer to does not depend on the attributes read."""
@@ -59,6 +62,7 @@ class Contents(Commands):
         tools: names of the tools that it runs for a model; None if it is not a tool node.
         tool_names: names of all tools that it can reach: of tool objects, and keys of tables of functions.
         strings: the string constants in its code, which may be names of nodes.
+        answers_tool_calls: whether it reads `tool_calls` of a message and makes tool messages or runs tools.
     """
 
     model: str | None = None
@@ -66,6 +70,7 @@ class Contents(Commands):
     tools: tuple[str, ...] | None = None
     tool_names: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
+    answers_tool_calls: bool = False
 
 
 class _Look(NamedTuple):
@@ -124,6 +129,7 @@ class _Search:
             self.found.tools = tuple(tools)
             self.found.tool_names.update(self.found.tools)
         self._read: set[str] = set()  # names of all attributes that any of the code reads
+        self._globals: set[str] = set()  # names of all global variables that any of it uses
         self._seen: dict[object, tuple[frozenset[str], frozenset[str]]] = {}
         self._alive: list[object] = []  # keeps the objects alive, so that ids stay unique
         self._passed_on: dict[object, _Look] = {}
@@ -136,6 +142,9 @@ class _Search:
                 look._replace(names=look.names | self._read, below=look.below | self._read)
                 for look in (self._passed_on.values() if grown else ())
             ]
+        named = self._read | self._globals | self.found.strings
+        answers = bool(self.found.tool_names) or not named.isdisjoint(_TOOL_MESSAGES)
+        self.found.answers_tool_calls = answers and "tool_calls" in self._read | self.found.strings
 
     def _walk(self, todo: deque[_Look]) -> None:
         while todo and len(self._alive) < MAX_OBJECTS:
@@ -262,6 +271,7 @@ class _Search:
         if not library:
             self.found.strings |= uses.strings
             self._read |= uses.attributes
+            self._globals |= uses.globals
         generic = (function.__module__ or "").partition(".")[0] in LIBRARIES
         look_for_commands(code, cells, space, self.found, generic=generic)
         for name, value in cells.items():

@@ -8,10 +8,12 @@ import re
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain_core import messages
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
 from langgraph.func import entrypoint, task
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send
@@ -212,6 +214,71 @@ def test_looking_does_not_touch():
 
 
 # -- where a run can go ---------------------------------------------------------------------
+
+
+@tool
+def search(word: str) -> str:
+    """Search."""
+    return word
+
+
+TOOLS = {search.name: search}
+
+
+def by_table(state: Any) -> Any:
+    calls = state["messages"][-1].tool_calls
+    return {"messages": [TOOLS[call["name"]].invoke(call) for call in calls]}
+
+
+async def by_dicts(state: Any) -> Any:
+    calls = state["messages"][-1]["tool_calls"]
+    return {"messages": [{"role": "tool", "content": "42", "tool_call_id": call["id"]} for call in calls]}
+
+
+def results_of(calls: Any) -> Any:
+    return [messages.ToolMessage("42", tool_call_id=call["id"]) for call in calls]
+
+
+def by_helpers(state: Any) -> Any:
+    return Command(goto="ask", update={"messages": results_of(state["messages"][-1].tool_calls)})
+
+
+@pytest.mark.parametrize("function", [by_table, by_dicts, by_helpers])
+def test_a_function_that_runs_the_tool_calls_of_a_model(function):
+    """It stands behind the model that makes the plan; what it goes on to is not planned by it."""
+
+    def ask(state: Any) -> Any:
+        return {"messages": [MODEL.invoke(state["messages"])]}
+
+    def goes_on(state: Any) -> Any:
+        return "act" if state["messages"][-1].tool_calls else "sum_up"
+
+    builder: StateGraph[Any] = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_node("act", function, destinations=("ask", "sum_up"))
+    builder.add_node("sum_up", by_global)
+    builder.add_edge(START, "ask")
+    builder.add_conditional_edges("ask", goes_on, ["act", "sum_up"])
+    application = compile_graph(builder.compile())
+    assert {node.path: (node.kind, node.planned_by) for node in application.nodes} == {
+        "ask": ("llm", None),
+        "act": ("dynamic", "ask"),
+        "sum_up": ("llm", None),
+    }
+
+
+def counts_calls(state: Any) -> Any:
+    return {"count": len(state["messages"][-1].tool_calls)}
+
+
+def asks_and_runs(state: Any) -> Any:
+    return {"messages": results_of(MODEL.invoke(state["messages"]).tool_calls)}
+
+
+@pytest.mark.parametrize(("function", "kind"), [(counts_calls, "regular"), (asks_and_runs, "llm")])
+def test_a_function_that_only_reads_tool_calls(function, kind):
+    """Neither a function without a result for the model, nor one that calls the model, runs a plan."""
+    assert kind_of(function) == kind
 
 
 def edges_of(builder: StateGraph[Any]) -> set[tuple[str, str]]:

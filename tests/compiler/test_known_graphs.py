@@ -6,7 +6,7 @@ import graphlib
 import socket
 
 import pytest
-from graphs import EACH, FIXTURES
+from graphs import EACH
 from graphs.scripted import CALLS
 
 from llmsched_langgraph import compile_graph, schedule
@@ -20,34 +20,16 @@ TOO_MUCH = {"deep_agent": {"tools"}}
 
 @each
 def test_stages_and_kinds(fixture):
-    """Every node is there and classified, with who plans it, but for those that are missed."""
+    """Every node is there and classified, with who plans it."""
     application = compile_graph(fixture.build())
     seen = {node.path: node for node in application.nodes}
     assert seen.keys() == fixture.kinds.keys()
-    for path in seen.keys() - fixture.missed.keys():
-        assert_as_written(fixture, seen[path])
+    for node in seen.values():
+        assert_as_written(fixture, node)
     assert {node.path for node in application.nodes if node.kind == "llm"} <= {
         node.path for node in application.nodes if node.calls_llm
     } | {node.path for node in application.nodes if node.reason == "its author says so"}
     assert all(node.reason for node in application.nodes)
-
-
-@pytest.mark.parametrize(
-    ("fixture", "path"),
-    [
-        pytest.param(
-            fixture,
-            path,
-            id=f"{fixture.name}-{path}",
-            marks=pytest.mark.xfail(reason=reason, strict=True, raises=AssertionError),
-        )
-        for fixture in FIXTURES
-        for path, reason in fixture.missed.items()
-    ],
-)
-def test_missed_stage(fixture, path):
-    """What the compiler does not see yet; once it does, the fixture need not list it any more."""
-    assert_as_written(fixture, compile_graph(fixture.build()).by_path[path])
 
 
 def assert_as_written(fixture, node):

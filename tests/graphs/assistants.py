@@ -20,7 +20,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from graphs.configured import named
-from graphs.fixture import BY_HAND, Fixture, Run, asked, last_text, loops
+from graphs.fixture import Fixture, Run, asked, last_text, loops
 from graphs.scripted import ScriptedModel, uses
 
 # -- a memory: facts in a store, a summary in place of old messages ------------------------
@@ -125,7 +125,6 @@ MEMORY = Fixture(
     outcome=last_text,
     planned={"keep": "reply"},
     loops=loops({"reply", "keep"}),
-    missed={"keep": BY_HAND},
 )
 
 # -- a ReAct agent: the model is loaded by its name in each call ---------------------------

@@ -15,7 +15,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from graphs.configured import named
-from graphs.fixture import BY_HAND, Fixture, Run, loops
+from graphs.fixture import Fixture, Run, loops
 from graphs.scripted import uses
 
 
@@ -250,11 +250,6 @@ DEEP_RESEARCH = Fixture(
     loops=loops(
         {"supervise/lead", "supervise/delegate"}, {"supervise/delegate/study", "supervise/delegate/read"}
     ),
-    missed={
-        "supervise/lead": "it counts as planned by the function that runs its tools",
-        "supervise/delegate": BY_HAND,
-        "supervise/delegate/read": BY_HAND,
-    },
 )
 
 FIXTURES = (DEEP_RESEARCH,)

@@ -11,8 +11,6 @@ from langgraph.types import Command
 
 Kind = Literal["llm", "regular", "dynamic"]
 
-BY_HAND = "a function that runs a model's tool calls counts as any other function"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -65,7 +63,6 @@ class Fixture:
         tasks: names of what runs only because a function asks for it, with the node of that function; no
             compiler can know them, and that node stands for them. LangGraph streams such a task as a
             neighbour of the node and runs it in a namespace inside the node.
-        missed: nodes that the compiler does not see as they are, each with the reason.
         ignored_warning: what building it warns of, as a filter of pytest.
     """
 
@@ -78,13 +75,11 @@ class Fixture:
     calls_llm: frozenset[str] = frozenset()
     loops: frozenset[frozenset[str]] = frozenset()
     tasks: Mapping[str, str] = field(default_factory=dict)
-    missed: Mapping[str, str] = field(default_factory=dict)
     ignored_warning: str | None = None
 
     def __post_init__(self) -> None:
         dynamic = {path for path, kind in self.kinds.items() if kind == "dynamic"}
         assert dynamic == set(self.planned), f"{self.name}: who plans {dynamic ^ set(self.planned)}?"
-        assert self.kinds.keys() >= self.missed.keys(), f"{self.name}: not there: {self.missed}"
         assert dynamic >= self.calls_llm, f"{self.name}: not dynamic: {self.calls_llm - dynamic}"
 
     def stage(self, path: str) -> str:
