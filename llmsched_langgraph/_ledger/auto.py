@@ -13,8 +13,9 @@ changed. A window is *bound* if calls waited while the limit was reached; only s
   a cut, 2, 4, 8, ... more are tried instead.
 - A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Where
   it brings less than its proportion, more calls than the engine works on may wait in its own queue: the limit
-  that has the same throughput without that wait comes next (`knee`). Now and then the limit tries a fifth less, and stays there if what it had before was not worth it. So it finds the
-  knee of an engine that never refuses, and comes back if it drifted above it.
+  that has the same throughput without that wait comes next (`knee`).
+- Now and then the limit tries a fifth less, and stays there if what it had before was not worth it. So it
+  finds the knee of an engine that never refuses, and comes back if it drifted above it.
 - Where calls take much longer than before at the same limit, for two windows, the backend may have become
   smaller and have them queue: as many fewer are tried (`_shifted`). Where they take less, more are tried.
 """
