@@ -7,6 +7,7 @@ and checked against the state at each read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import inf
@@ -383,3 +384,7 @@ class MemoryLedger:
                 "a lane that waits would never be overdue"
             )
         self._turns.check(view, known)
+        for name in view.backends:
+            served = Counter(own.replica for own in view.holding.values() if own.lane[0] == name)
+            served.pop("", None)
+            assert self._pools.held(name) == served, "the calls of replicas are counted wrongly"

@@ -6,7 +6,7 @@ Does not choose tickets. The values are part of the ledger's state (`truth.py`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, Usage
@@ -47,6 +47,11 @@ def _usage(ticket: int) -> str:
 def _key(backend: str) -> str:
     """Return the key of a `BackendView` in `Truth`."""
     return "backend " + backend
+
+
+def _replicas(backend: str) -> str:
+    """Return the key in `Truth` of the slots that each replica serves."""
+    return "replicas " + backend
 
 
 class Pools:
@@ -100,12 +105,30 @@ class Pools:
         if reason == "overdue":
             overdue = granted
         slots = capacity.found.limit
-        fields = (lane, asked_s, now, call, reason, holding, slots, "", None, arrival, share)
+        replica = self._serve(lane[0], backend.replicas) if backend.replicas else ""
+        fields = (lane, asked_s, now, call, reason, holding, slots, replica, None, arrival, share)
         grant: Grant = _new(Grant, fields)
         staged[ticket] = grant
         state = (backend, holding, waiting, granted, released, capacity, overdue)
         staged[at] = _new(BackendView, state)
         return grant
+
+    def _serve(self, name: str, replicas: tuple[str, ...]) -> str:
+        """Stage one more call of the replica that has the fewest; return the replica."""
+        held: Mapping[str, int] = self._truth.get(_replicas(name)) or {}
+        found = min(replicas, key=lambda own: held.get(own, 0))
+        self._truth.staged[_replicas(name)] = {**held, found: held.get(found, 0) + 1}
+        return found
+
+    def _served(self, name: str, replica: str) -> None:
+        """Stage one call less of a replica."""
+        held: Mapping[str, int] = self._truth.get(_replicas(name))
+        left = {own: count - (own == replica) for own, count in held.items()}
+        self._truth.staged[_replicas(name)] = {own: count for own, count in left.items() if count}
+
+    def held(self, name: str) -> Mapping[str, int]:
+        """Return how many slots each replica of a backend serves; those that serve none may be absent."""
+        return self._committed.get(_replicas(name)) or {}
 
     def free(self, now: float, release: Release, claim: Waiting | Grant) -> bool:
         """Stage the state after a ticket has left its slot or the backlog; return whether others wait."""
@@ -117,6 +140,8 @@ class Pools:
             plain = backend.settings.plain and not counts
             if release.failure is not None or capacity.pause.backoff_s or not plain:
                 capacity = self._ended(now, release, claim, view)
+            if claim.replica:
+                self._served(claim.lane[0], claim.replica)
             holding, released = holding - 1, released + 1
         else:
             waiting -= 1
