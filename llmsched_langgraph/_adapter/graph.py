@@ -24,7 +24,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.pregel import Pregel
 from langgraph.types import Command
 
-from llmsched_langgraph._adapter import executor, gate
+from llmsched_langgraph._adapter import collected, executor, gate
 from llmsched_langgraph._adapter.assigning import aclaim, claim
 from llmsched_langgraph._adapter.claims import Claim
 from llmsched_langgraph._adapter.job import Arrival, Job, part, start
@@ -112,6 +112,7 @@ def schedule(
         raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
     gate.install()
     executor.install()
+    collected.install()
     following.install()
     own = Limits(NO_LIMITS.budget if budget is None else as_budget(budget, "budget"), deadline_s)
     positive_limit(deadline_s, "deadline_s")

@@ -14,10 +14,13 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 from support.seam import auntil, taken, until
 
 from llmsched_langgraph import CallCancelledError, schedule
+from llmsched_langgraph._adapter import collected
+from llmsched_langgraph._adapter.collected import collecting
 from llmsched_langgraph._runtime import hosts
 from llmsched_langgraph.testing import Meter, PlainModel, StreamingModel
 
@@ -241,3 +244,130 @@ def test_an_anyio_without_the_names(make_scheduler, monkeypatch, caplog):
     assert asyncio.run(main())[-1] is None
     (told,) = [record.message for record in caplog.records if record.name == "llmsched_langgraph"]
     assert "CancelScope has no _no_such_name" in told
+
+
+# -- streams that the garbage collector closes -------------------------------------------------
+
+
+def streaming(scheduler: Any, node: Any, *, nested: bool) -> Any:
+    """Return an iterator over the pieces that a node writes, maybe of a graph inside another one."""
+    inner = schedule(StateGraph(State).add_node("n", node).add_edge(START, "n").compile(), scheduler)
+    if not nested:
+        return inner.stream({}, stream_mode="custom")
+    found: list[Any] = []
+
+    def outer(state: State) -> State:
+        found.append(inner.stream({}, stream_mode="custom"))
+        next(found[0])
+        return {}
+
+    schedule(StateGraph(State).add_node("o", outer).add_edge(START, "o").compile(), scheduler).invoke({})
+    return found.pop()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_stream_that_is_collected_in_a_thread_of_its_run(make_scheduler, nested):
+    """Closing it there waits for that thread, which would wait for itself."""
+    scheduler, dropped, over = make_scheduler(1), threading.Event(), threading.Event()
+
+    def node(state: State) -> State:
+        get_stream_writer()("a piece")
+        assert dropped.wait(20)
+        gc.collect()
+        over.set()
+        return {}
+
+    with no_collections():
+        stream = streaming(scheduler, node, nested=nested)
+        if not nested:
+            assert next(stream) == "a piece"
+        cycle = [stream]
+        cycle.append(cycle)
+        del stream, cycle
+        dropped.set()
+        assert over.wait(20)
+    until(lambda: running(scheduler) == 0)
+    scheduler.check()
+
+
+def test_a_stream_that_is_collected_on_a_loop_that_its_run_needs(make_scheduler):
+    """A node of it waits for a coroutine of that loop."""
+    scheduler, asks, over = make_scheduler(1), threading.Event(), threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def node(state: State) -> State:
+            get_stream_writer()("a piece")
+            asks.wait(20)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)
+            over.set()
+            return {}
+
+        stream = streaming(scheduler, node, nested=False)
+        assert next(stream) == "a piece"
+        cycle = [stream]
+        cycle.append(cycle)
+        del stream, cycle
+        asks.set()
+        gc.collect()
+        assert await asyncio.to_thread(over.wait, 20)
+
+    with no_collections():
+        asyncio.run(main())
+    until(lambda: running(scheduler) == 0)
+    scheduler.check()
+
+
+def test_the_names_of_langgraph():
+    """They are there; without them it is said once, and streams end as in LangGraph."""
+    assert collected.why_not() is None
+    assert collected.install()
+
+
+def test_without_the_names_of_langgraph(caplog, monkeypatch):
+    monkeypatch.setattr(collected, "_installed", None)
+    monkeypatch.setattr(collected, "_executor", lambda: None)
+    assert not collected.install()
+    assert not collected.install()
+    [record] = caplog.records
+    assert "is not supported by llmsched-langgraph (there is no BackgroundExecutor)" in record.message
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_collections_are_seen(enabled):
+    """Inside one, and not outside."""
+
+    class Dropped:
+        def __del__(self) -> None:
+            seen.append(collecting())
+
+    seen: list[bool] = []
+    (gc.enable if enabled else gc.disable)()
+    try:
+        seen.append(collecting())
+        dropped = Dropped()
+        dropped.own = dropped
+        del dropped
+        gc.collect()
+    finally:
+        gc.enable()
+    assert seen == [False, True]
+
+
+def test_a_stream_that_is_closed_is_over(make_scheduler):
+    """Its threads have ended when `close` returns, as in LangGraph."""
+    scheduler, go, over = make_scheduler(1), threading.Event(), []
+
+    def node(state: State) -> State:
+        get_stream_writer()("a piece")
+        assert go.wait(20)
+        over.append(True)
+        return {}
+
+    stream = streaming(scheduler, node, nested=False)
+    next(stream)
+    threading.Timer(0.05, go.set).start()
+    stream.close()
+    assert over == [True]
+    assert running(scheduler) == 0
