@@ -8,7 +8,7 @@ change of the backend. Calls whose prompt was cached are compared only with thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, hypot, log, sqrt
+from math import exp, log, sqrt
 from statistics import fmean, median, quantiles
 from typing import NamedTuple
 
@@ -75,7 +75,11 @@ def slowdown(before: Sequence[Sample], after: Sequence[Sample]) -> float | None:
     if abs(log(slower)) <= max(log(CHANGED), CERTAIN * error):
         return None
     start, pace = _line(one)  # a wait in a queue adds as much to short calls: only the sums tell its share
-    return sum(own.seconds for own in other) / sum(start + pace * own.tokens for own in other)
+    seconds = usual_s = 0.0
+    for own in other:  # `sum` rounds in another way from Python 3.12 on
+        seconds += own.seconds
+        usual_s += start + pace * own.tokens
+    return seconds / usual_s
 
 
 def _alike(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -102,7 +106,7 @@ def _slower(one: list[Sample], other: list[Sample]) -> tuple[float, float]:
         last, slower = slower, exp(after - before)
         if abs(slower - last) < 0.01 * slower:
             break
-    return slower, hypot(error, error2)
+    return slower, sqrt(error * error + error2 * error2)
 
 
 def _cached(samples: Sequence[Sample], cached: bool = True) -> int:

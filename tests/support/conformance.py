@@ -46,6 +46,9 @@ class Home:
     admits = True
     """Whether `admit` can tell at once that a slot is free."""
 
+    leases = False
+    """Whether a grant has a lease."""
+
     def make(self, backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
         """A new ledger of these backends."""
         raise NotImplementedError
@@ -860,7 +863,10 @@ class LedgerConformance(Home):
         one.do(Request(1, lane(1), call=call))
         one.now = 4.0
         one.resize(3)
-        assert one.ledger.claim(1) == Grant(lane(1), 1.0, 4.0, call, "order", 2, 3, arrival=2)
+        grant = one.ledger.claim(1)
+        assert (grant.lease_until_s is not None) == self.leases
+        expected = Grant(lane(1), 1.0, 4.0, call, "order", 2, 3, arrival=2)
+        assert grant._replace(lease_until_s=None) == expected
         assert dict(one.ledger.view().holding) == {0: one.ledger.claim(0), 1: one.ledger.claim(1)}
         assert [(one_.ticket, one_.grant) for one_ in one.told][1:] == [(1, one.ledger.claim(1))]
 
