@@ -25,7 +25,8 @@ local function unknown_backend()
   end
 end
 
-local unknown = unknown_backend()
+local known = not command.worker or leases.get(command.worker, command.token)
+local unknown = known and unknown_backend()
 if unknown then
   return numbers.json({ unknown = unknown })
 end
@@ -42,13 +43,18 @@ pools.forget_unmeasured(now)
 leases.expire(now)
 local worker, others = command.worker, false
 if not worker then
-  worker = leases.register(command.name)
-  others = settings.take(command.settings)
+  worker = leases.register(command.name, command.token)
+  -- A worker whose lease had ended brings its settings again: they count only if the server has lost them.
+  if not command.again or not state.get('settings', 'overdue') then
+    others = settings.take(command.settings)
+  end
   for _, own in ipairs(command.backends) do
-    ledger.configure(now, worker, { settings = own })
+    if not command.again or not pools.id(own.name) then
+      ledger.configure(now, worker, { settings = own })
+    end
   end
 end
-local own = leases.get(worker)
+local own = leases.get(worker, command.token)
 if own then
   leases.renew(worker, now + command.lease_s)
   leases.heard(worker, command.heard)

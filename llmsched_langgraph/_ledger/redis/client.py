@@ -7,6 +7,7 @@ it belongs to a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -97,6 +98,8 @@ class LedgerClient:
         self._lease_s = lease_s
         self._name = worker
         self._worker: int | None = None
+        self._registered = False
+        self._token = ""
         self._heard = 0
         self._batch = 0
         self._unsent: list[tuple[int, tuple[Change, ...], list[Encoded]]] = []
@@ -146,7 +149,7 @@ class LedgerClient:
                 raise KeyError(answer["unknown"])
             told = answer["answer"]
             if self._worker is None:
-                self._worker, changed = told["worker"], told["others"]
+                self._worker, self._registered, changed = told["worker"], True, told["others"]
             if told["lost"]:
                 self._lose()
                 continue
@@ -160,39 +163,40 @@ class LedgerClient:
         return Answer(news, wake_s, float(told["now"]), float(answer["until_s"]), changed)
 
     def _call(self, now: float | None, number: int, fields: list[Encoded]) -> Any:
-        command: Encoded = {
-            "lease_s": self._lease_s,
-            "heard": self._heard,
-            "batch": number,
-            "changes": fields,
-        }
+        if self._worker is None:
+            self._token = token_hex(8)
+        command = self._command() | {"batch": number, "changes": fields}
         if now is not None:
             command["now"] = now
         if self._worker is None:
             command["name"] = self._name
+            command["again"] = self._registered
             command["settings"] = encoded_shared(self._shared)
             command["backends"] = [encoded_backend(own) for own in self._backends.values()]
         else:
             command["worker"] = self._worker
         return self._run("apply", to_json(command))
 
+    def _command(self) -> Encoded:
+        return {"token": self._token, "lease_s": self._lease_s, "heard": self._heard}
+
     def _note(self, batch: Iterable[Change], answer: Any) -> None:
         """Take over what the server answered to a batch."""
+        released: dict[int, Request] = {}
         for change in batch:
             if isinstance(change, Request):
                 self._requests.setdefault(change.ticket, change)
+            elif isinstance(change, Release):
+                if (request := self._requests.pop(change.ticket, None)) is not None:
+                    released[change.ticket] = request
             elif isinstance(change, Configure):
                 self._backends[change.backend.name] = change.backend
         first, news = answer["told"], answer["news"]
         for fields in news[max(0, self._heard - first) :]:
-            request = self._requests.get(fields[0])
-            if request is not None:
-                grant = grant_of(fields, request, answer["until_s"])
-                self._news.append(Granted(request.ticket, grant))
+            request = self._requests.get(fields[0]) or released.get(fields[0])
+            if request is not None:  # else an earlier batch released it
+                self._news.append(Granted(request.ticket, grant_of(fields, request, answer["until_s"])))
         self._heard = max(self._heard, first + len(news))
-        for change in batch:
-            if isinstance(change, Release):
-                self._requests.pop(change.ticket, None)
 
     def _lose(self) -> None:
         """The lease had ended: all tickets are lost but those that are still to be sent. Register anew."""
@@ -205,8 +209,7 @@ class LedgerClient:
     def close(self, now: float | None = None) -> None:
         """Give up the lease and all tickets, and disconnect. An unreachable server is left to the lease."""
         if self._worker is not None:
-            command: Encoded = {"worker": self._worker, "lease_s": self._lease_s, "heard": self._heard}
-            command |= {"batch": 0, "changes": [], "close": True}
+            command = self._command() | {"worker": self._worker, "batch": 0, "changes": [], "close": True}
             if now is not None:
                 command["now"] = now
             try:

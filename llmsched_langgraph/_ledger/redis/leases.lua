@@ -5,21 +5,27 @@ local function channel(worker)
   return state.key('granted', worker)
 end
 
--- Return the number of a new worker.
-function leases.register(name)
+-- Return the number of a new worker. Its token tells it from others of its number, after a server has lost
+-- all that it knew and counts from 1 again.
+function leases.register(name, token)
   local worker = state.count('workers') + 1
   state.set_count('workers', worker)
-  state.put('workers', numbers.text(worker), { name = name, told = 0, batch = 0 })
+  state.put('workers', numbers.text(worker), { name = name, token = token, told = 0, batch = 0 })
   return worker
 end
 
--- The worker; false if its lease has ended, or it never was.
-function leases.get(worker)
+local function get(worker)
   return state.get('workers', numbers.text(worker))
 end
 
+-- The worker of that token; false if its lease has ended, or it never was.
+function leases.get(worker, token)
+  local own = get(worker)
+  return own and own.token == token and own
+end
+
 function leases.renew(worker, until_s)
-  local own = leases.get(worker)
+  local own = get(worker)
   own.until_s = until_s
   state.put('workers', numbers.text(worker), own)
   redis.call('ZADD', state.key('leases'), numbers.text(until_s), worker)
@@ -48,7 +54,7 @@ end
 
 -- Forget what a worker has heard: its first `told` news.
 function leases.heard(worker, told)
-  local own = leases.get(worker)
+  local own = get(worker)
   if told > own.told then
     redis.call('LTRIM', state.key('news', worker), told - own.told, -1)
     own.told = told
@@ -63,7 +69,7 @@ function leases.tell(grants, except)
   for _, pair in ipairs(grants) do
     local ticket, grant = pair[1], pair[2]
     local worker, number = ledger.parts(ticket)
-    if leases.get(worker) then
+    if get(worker) then
       local share = grant.share
       local text = numbers.json({
         number,

@@ -119,7 +119,7 @@ def snapshot_of(
         call = call_of(claim) if own_request is None else own_request.call
         if "granted_s" not in claim:
             waiting[named] = Waiting(lane, claim["arrival"], float(claim["asked_s"]), call)
-            tenants[named] = kinds["lanes"][claim["lane"]]["tenant"]
+            tenants[named] = kinds["lanes"].get(claim["lane"], {}).get("tenant", "")
             continue
         holding[named] = Grant(
             lane,
