@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.twins import Twins
+from support.twins import Engine, Twins
 
 
 @pytest.mark.timeout(300)
@@ -13,3 +13,11 @@ def test_the_same_happens_to_both(seed):
     counts = Twins(seed).walk(150)
     assert counts["steps"] == 150
     assert counts["Request"] > 50
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [3, 11, 15])
+def test_the_same_limits_are_found(seed):
+    """By each success, refusal and comparison of two limits."""
+    counts = Engine(seed).walk(400)
+    assert counts["other limits"] > 3

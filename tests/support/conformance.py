@@ -12,12 +12,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from llmsched_langgraph import Backend, Tenant
-from llmsched_langgraph._jobs.calls import Usage
+from llmsched_langgraph import Auto, Backend, Tenant
+from llmsched_langgraph._jobs.calls import PENDING_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.quotas import Quota, Quotas
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
@@ -28,6 +29,7 @@ from llmsched_langgraph._ledger.values import (
     Grant,
     Granted,
     Key,
+    Measure,
     Rekey,
     Release,
     Request,
@@ -52,6 +54,9 @@ class Home:
     def make(self, backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
         """A new ledger of these backends."""
         raise NotImplementedError
+
+    def tick(self, ledger, now):
+        """Tell the ledger that time has passed, if its owner must do so."""
 
     def quiet(self, ledger, now):
         """Return when all that was submitted has been taken in, and the home's clock is at `now`."""
@@ -712,6 +717,145 @@ class LedgerConformance(Home):
         assert b.at(3.0) == [4]
         assert b.wake_s == 7.0
         assert b.at(8.0) == [3]
+
+    # -- rates, quotas, found limits ---------------------------------------------------
+
+    def call(self, bench, ticket, output=None, prompt=None):
+        """Request a slot for a call of these expected tokens."""
+        return bench.do(
+            Request(ticket, lane(ticket), call=CallInfo(prompt_tokens=prompt, output_tokens=output))
+        )
+
+    def spent(self, bench):
+        return bench.ledger.backend("b").capacity.spent
+
+    def test_a_call_waits_for_the_rate_and_none_overtakes_it(self, bench):
+        """Not one that would fit; when the minute has passed, both go."""
+        b = bench(Backend("b", 8, output_tokens_per_minute=2_000))
+        b.now = 1_000.5
+        assert self.call(b, 1, 100) == [1]
+        b.do(Release(1, Usage(1, 100)))
+        b.now = 1_001.5
+        assert self.call(b, 2, 1_990) == []
+        assert self.call(b, 3, 1) == []
+        assert b.wake_s == 1_061.0
+        assert b.at(math.nextafter(1_061.0, 0.0)) == []
+        assert b.at(1_061.0) == [2]
+
+    @pytest.mark.parametrize("limit", ["requests_per_minute", "requests_per_day"])
+    def test_requests_are_limited(self, bench, limit):
+        """In any minute, or in any day."""
+        b = bench(Backend("b", 8, **{limit: 2}))
+        b.now = 1_000.5
+        assert [self.call(b, ticket) for ticket in (1, 2, 3)] == [[1], [2], []]
+        assert b.wake_s == (1_061.0 if limit == "requests_per_minute" else 1_800.0 + 86_400.0)
+        b.do(Release(1, Usage(1, 1)))
+        assert b.at(b.wake_s) == [3]
+
+    def test_input_is_corrected_in_the_cell_of_the_grant(self, bench):
+        """As soon as it is known."""
+        b = bench(Backend("b", 8, input_tokens_per_minute=1_000))
+        b.now = 1_000.5
+        assert self.call(b, 1, prompt=900) == [1]
+        assert self.call(b, 2, prompt=200) == []
+        b.now = 1_003.5
+        assert b.do(Release(1, Usage(700, 1))) == [2]
+        assert self.spent(b).input == ((1_000, 1_003), (700, 200))
+
+    def test_a_reserve_stays_until_the_tokens_are_known(self, bench):
+        """The slot is free before."""
+        b = bench(Backend("b", 8, output_tokens_per_minute=2_000))
+        b.now = 1_000.5
+        assert self.call(b, 1, 1_000) == [1]
+        b.do(Release(1, PENDING_USAGE))
+        assert b.ledger.unmeasured(1)
+        assert b.counts()[0] == 0
+        assert self.spent(b).output_flight.tokens == 1_000
+        assert self.call(b, 2, 10) == []
+        assert b.do(Measure(1, Usage(1, 1))) == [2]
+        assert b.do(Measure(1, Usage(1, 1))) == []
+        assert not b.ledger.unmeasured(1)
+        assert sum(self.spent(b).output.amounts) == 1
+
+    def test_tokens_that_never_become_known_are_estimated(self, bench):
+        """After a minute, so that no call waits for ever."""
+        b = bench(Backend("b", 8, output_tokens_per_minute=2_000))
+        b.now = 1_000.5
+        self.call(b, 1, 1_000)
+        b.do(Release(1, PENDING_USAGE))
+        for passed_s, reserved in ((59.0, 1_000), (60.0, 0)):
+            b.now = 1_000.5 + passed_s
+            self.tick(b.ledger, b.now)
+            b.settle()
+            assert self.spent(b).output_flight.tokens == reserved
+        assert not b.ledger.unmeasured(1)
+
+    def test_a_backend_without_rates_awaits_no_tokens(self, bench):
+        """There is nothing to forget."""
+        b = bench(Backend("b", 8))
+        self.call(b, 1)
+        b.do(Release(1, PENDING_USAGE))
+        assert not b.ledger.unmeasured(1)
+
+    def test_what_is_told_by_an_answer_holds_calls_back(self, bench):
+        """Until the provider's reset."""
+        b = bench(Backend("b", 8, requests_per_minute=100))
+        b.now = 1_000.5
+        self.call(b, 1)
+        b.do(Release(1, Usage(1, 1), quotas=Quotas(requests=Quota(100, 0, 30.0))))
+        assert self.call(b, 2) == []
+        assert b.now < b.wake_s <= b.now + 31.0
+        assert b.at(b.wake_s) == [2]
+
+    def test_a_smaller_limit_that_is_told_counts(self, bench):
+        """A larger one does not."""
+        b = bench(Backend("b", 8, requests_per_minute=3))
+        b.now = 1_000.5
+        self.call(b, 1)
+        b.do(Release(1, quotas=Quotas(requests=Quota(900))))
+        assert self.call(b, 2) == [2]
+        b.do(Release(2, quotas=Quotas(requests=Quota(2))))
+        assert self.call(b, 3) == []
+        assert self.spent(b).told[0] == 2
+
+    def test_a_found_limit_that_is_cut_drains(self, bench):
+        """No slot is taken away; the next grant is below the limit."""
+        b = bench(Backend("b", Auto(1, 8, 4)))
+        b.now = 1_000.5
+        for ticket in range(1, 7):
+            self.call(b, ticket)
+        assert b.counts()[0] == 4
+        assert b.do(Release(4, failure=Failure(408))) == []
+        assert b.ledger.backend("b").slots == 3
+        assert b.counts()[0] == 3
+
+    def test_a_found_limit_grows_where_calls_wait(self, bench):
+        """As long as that brings throughput."""
+        b = bench(Backend("b", Auto(1, 64, 4)))
+        b.now, tickets = 1_000.0, iter(range(10_000))
+        for _ in range(20):
+            self.call(b, next(tickets))
+        for _ in range(12):
+            b.now += 1.0
+            for held in b.holding():
+                ticket = next(tickets)
+                b.do(Release(held, Usage(10, 100)), Request(ticket, lane(ticket)))
+        assert b.ledger.backend("b").slots > 8
+
+    def test_rates_that_end_let_all_go(self, bench):
+        """So does a larger limit."""
+        b = bench(Backend("b", 8, requests_per_minute=1))
+        b.now = 1_000.5
+        assert [self.call(b, ticket) for ticket in (1, 2, 3)] == [[1], [], []]
+        assert b.do(Configure(Backend("b", 8, requests_per_minute=2))) == [2]
+        assert b.do(Configure(Backend("b", 8))) == [3]
+
+    def test_a_backend_may_come_later(self, bench):
+        """Such as an account of another one."""
+        b = bench()
+        assert b.do(Configure(Backend("b#1", 1)), Request(1, lane(1, backend="b#1"))) == [1]
+        assert b.counts("b#1") == (1, 0, 1, 0)
+        assert list(b.ledger.backends) == ["b", "b#1"]
 
     # -- exploring ---------------------------------------------------------------------
 

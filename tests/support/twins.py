@@ -370,11 +370,61 @@ class Twins:
         return self.counts
 
 
+class Engine(Twins):
+    """The same with a backend whose limit is found, and an engine behind it that has a knee, or refuses."""
+
+    def __init__(self, seed):
+        super().__init__(seed, workers=1)
+        rng = self.rng
+        bounds = Auto(rng.choice((1, 2)), 48, rng.choice((2, 8, 16)))
+        self.apply(0, [Configure(Backend("c:{}", bounds))])
+        self.knee = rng.choice((3, 10, 30))
+        self.refuses = rng.choice((None, None, 6, 20))
+        self.pace = 0.01
+        self.cached = rng.choice((0.0, 0.0, 0.3))
+        self.load = rng.choice((1.0, 1.0, 0.6))
+        self.ends = {}  # of calls in flight: time, tokens, whether cached, whether refused
+
+    def step(self):
+        """The next calls end; as many others ask."""
+        rng, owned = self.rng, self.owned[0]
+        if self.counts["steps"] % 300 == 299:
+            self.pace *= rng.choice((0.5, 0.7, 1.5, 2.5))
+            self.knee = max(2, round(self.knee * rng.choice((0.5, 1.0, 2.0))))
+        in_flight = [ticket for ticket in owned if isinstance(self.memory.claim(ticket), Grant)]
+        for ticket in in_flight:
+            if ticket not in self.ends:
+                tokens, cached = rng.choice((20, 100, 100, 200, 400)), rng.random() < self.cached
+                slower = max(1.0, len(in_flight) / self.knee)
+                seconds = (0.02 if cached else 0.3) + self.pace * tokens * slower * rng.uniform(0.9, 1.1)
+                refused = self.refuses is not None and len(in_flight) > self.refuses
+                self.ends[ticket] = self.now + (0.05 if refused else seconds), tokens, cached, refused
+        changes = []
+        for ticket in sorted(self.ends, key=self.ends.get)[: rng.choice((1, 1, 2, 4))]:
+            at_s, tokens, cached, refused = self.ends.pop(ticket)
+            self.now = max(self.now, at_s)
+            if refused:
+                changes.append(Release(ticket, UNKNOWN_USAGE, Failure(rng.choice((429, 503)))))
+            else:
+                changes.append(Release(ticket, Usage(100, tokens, 90 if cached else 0)))
+        if not changes:
+            self.now = max(self.now + 0.01, self.wake_s or 0.0)
+        waiting = len(owned) - len(in_flight)
+        few = 8 if rng.random() < self.load else 0
+        for _ in range(min(8, max(few - waiting, 0) + len(changes) * (rng.random() < self.load))):
+            self.tickets += 1
+            changes.append(Request(self.tickets, ("c:{}", self.tickets, StageOccurrence("s", 1))))
+        limits = self.memory.backend("c:{}").slots
+        self.apply(0, changes)
+        self.counts["steps"] += 1
+        self.counts["other limits"] += limits != self.memory.backend("c:{}").slots
+
+
 def main():
     steps = int(sys.argv[1])
     total = Counter()
     for seed in range(math.ceil(steps / 1_000)):
-        total += Twins(seed).walk(1_000)
+        total += (Engine if seed % 4 == 3 else Twins)(seed).walk(1_000)
     print(", ".join(f"{count} {name}" for name, count in total.most_common()))
 
 
