@@ -17,6 +17,7 @@ from support.redis_home import Redis, new_name, server_url
 from llmsched_langgraph import Backend, Tenant
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
+from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.redis.client import LedgerClient, LedgerUnreachableError, shown
 from llmsched_langgraph._ledger.redis.encoding import Shared
@@ -264,6 +265,52 @@ def test_a_server_that_is_not_there(tmp_path):
     client.close()
 
 
+# -- cost -----------------------------------------------------------------------------------
+
+
+def commands_of_a_grant(workers, server, waiting):
+    """How many commands the server runs for a release, a request and a grant while so many wait."""
+    one = workers(Backend("b", 4), overdue=Overdue(300.0, 16), exploration=Exploration(0.1)).new(lease_s=1e9)
+    for first in range(0, waiting + 4, 500):
+        batch = range(first, min(first + 500, waiting + 4))
+        keys = [Key(-(n % 3), n * 37 % 101, None, f"t{n % 50}", n % 90, 1e9) for n in batch]
+        one.apply(*[Request(n, lane(n), key) for n, key in zip(batch, keys, strict=True)], now=0.0)
+    held, count = list(one.snapshot().of(one.worker).holding), 100
+    server.config_resetstat()
+    for step in range(count):
+        n = waiting + 4 + step
+        key = Key(-(n % 3), n * 37 % 101, None, f"t{n % 50}", n % 90, 1e9)
+        answer = one.apply(Release(held.pop(0)), Request(n, lane(n), key), now=0.1 * step)
+        held += tickets(answer)
+    stats = server.info("commandstats")
+    return sum(own["calls"] for name, own in stats.items() if name[8:] in COMMANDS) / count
+
+
+COMMANDS = [
+    "hget",
+    "hset",
+    "hmget",
+    "hdel",
+    "zadd",
+    "zrem",
+    "zrange",
+    "zrangebyscore",
+    "zcard",
+    "sadd",
+    "srem",
+    "smembers",
+    "rpush",
+    "ltrim",
+]
+
+
+def test_a_grant_costs_about_the_same_however_many_wait(workers, server):
+    """The commands' own cost is at most logarithmic."""
+    few, many = (commands_of_a_grant(workers, server, waiting) for waiting in (100, 5_000))
+    assert 20 < few < 120
+    assert many < 1.2 * few
+
+
 # -- times ---------------------------------------------------------------------------------
 
 
@@ -341,6 +388,12 @@ def test_a_ledger_needs_a_name():
     """An empty hash tag would be none."""
     with pytest.raises(ConfigurationError, match="name that is not empty"):
         LedgerClient("redis://host", "", Shared(UNBOUNDED, None, NO_TENANTS), [])
+
+
+@pytest.mark.parametrize("lease_s", [0.0, -1.0, math.nan, "5"])
+def test_a_lease_has_a_length(lease_s):
+    with pytest.raises(ConfigurationError, match="positive number of seconds"):
+        LedgerClient("redis://host", "n", Shared(UNBOUNDED, None, NO_TENANTS), [], lease_s=lease_s)
 
 
 @pytest.mark.parametrize(

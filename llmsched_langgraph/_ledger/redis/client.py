@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from llmsched_langgraph._arguments import is_number
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.redis.encoding import (
     Encoded,
@@ -74,7 +75,8 @@ class LedgerClient:
         timeout_s: maximum seconds for connecting, and for one answer.
 
     Raises:
-        ConfigurationError: the URL is invalid, the name is empty, or the package redis is not installed.
+        ConfigurationError: the URL or the lease is invalid, the name is empty, or the package redis is not
+            installed.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class LedgerClient:
     ) -> None:
         if not name:
             raise ConfigurationError("a scheduler that shares a ledger needs a name that is not empty")
+        if not (is_number(lease_s) and lease_s > 0.0):
+            raise ConfigurationError(f"a lease needs a positive number of seconds, not {lease_s!r}")
         self.url = shown(url)
         self.prefix = f"llmsched:{FORMAT}:{{{quote(name, safe='')}}}:"
         self._server = _connected(url, timeout_s)
@@ -234,10 +238,10 @@ class LedgerClient:
         """Yield whether another worker's call woke this one, each time within `timeout_s`, for ever.
 
         It has a connection of its own, and belongs to a thread of its own. Messages may be lost: call `apply`
-        within the lease in any case. After `False`, the worker may have another number.
+        within the lease in any case.
 
         Raises:
-            LedgerUnreachableError: the connection is lost.
+            LedgerUnreachableError: the connection is lost. Begin anew, after a call of `apply`.
         """
         import redis
 
@@ -245,12 +249,10 @@ class LedgerClient:
         listened = ""
         try:
             while True:
-                if self._worker is None:
-                    yield False
-                    continue
                 try:
-                    if self.channel != listened:
-                        listener.unsubscribe()
+                    if self._worker is not None and self.channel != listened:
+                        if listened:
+                            listener.unsubscribe()
                         listener.subscribe(listened := self.channel)
                     message = listener.get_message(timeout=timeout_s)
                 except redis.RedisError as error:
@@ -303,6 +305,8 @@ def _connected(url: str, timeout_s: float) -> redis.Redis:
     """
     try:
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
     except ImportError:
         raise ConfigurationError("a shared ledger needs: pip install 'llmsched-langgraph[redis]'") from None
     try:
@@ -311,6 +315,7 @@ def _connected(url: str, timeout_s: float) -> redis.Redis:
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             health_check_interval=30,
+            retry=Retry(NoBackoff(), 1),  # a connection that has gone stale; the caller decides on the rest
         )
     except ValueError:
         raise ConfigurationError(

@@ -33,13 +33,28 @@ MODULES = (
 """The files that define functions, in the order in which they are loaded."""
 
 
+_LAZILY = """
+local function lazily(fill)
+  local module = {}
+  return setmetatable(module, {
+    __index = function(_, name)
+      setmetatable(module, nil)
+      fill(module)
+      return module[name]
+    end,
+  })
+end
+"""
+"""Defines the functions of a file when the first one of them is used: a call needs few of the files."""
+
+
 @cache
 def script(main: str) -> str:
     """Return the script whose last part is the file `main`: "apply" or "view"."""
     folder = files(__package__)
-    tables = "".join(f"local {name} = {{}}\n" for name in MODULES)
-    parts = [f"do\n{(folder / f'{name}.lua').read_text('utf-8')}end\n" for name in MODULES]
-    return tables + "".join(parts) + (folder / f"{main}.lua").read_text("utf-8")
+    text = {name: (folder / f"{name}.lua").read_text("utf-8") for name in (*MODULES, main)}
+    modules = [f"{name} = lazily(function({name})\n{text[name]}end)\n" for name in MODULES]
+    return "".join([f"local {', '.join(MODULES)}\n", _LAZILY, *modules, text[main]])
 
 
 @cache

@@ -7,8 +7,12 @@ local PREFIX = KEYS[1]
 local MOST = 500 -- fields per command; Lua bounds the values that `unpack` gives
 local known, changed = {}, {}
 
-function state.key(...)
-  return PREFIX .. table.concat({ ... }, ':')
+-- The key of an index, of what it is about.
+function state.key(name, of, more)
+  if more then
+    return PREFIX .. name .. ':' .. of .. ':' .. more
+  end
+  return of and PREFIX .. name .. ':' .. of or PREFIX .. name
 end
 
 -- The value; false if there is none.
