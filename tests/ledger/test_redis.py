@@ -56,7 +56,15 @@ class Workers:
 
 @pytest.fixture
 def workers():
-    return Workers
+    made = []
+
+    def make(*backends, **settings):
+        made.append(Workers(*backends, **settings))
+        return made[-1]
+
+    yield make
+    for client in [client for own in made for client in own.made]:
+        client.close()
 
 
 @pytest.fixture
@@ -286,22 +294,10 @@ def commands_of_a_grant(workers, server, waiting):
     return sum(own["calls"] for name, own in stats.items() if name[8:] in COMMANDS) / count
 
 
-COMMANDS = [
-    "hget",
-    "hset",
-    "hmget",
-    "hdel",
-    "zadd",
-    "zrem",
-    "zrange",
-    "zrangebyscore",
-    "zcard",
-    "sadd",
-    "srem",
-    "smembers",
-    "rpush",
-    "ltrim",
-]
+COMMANDS = (
+    *("hget", "hset", "hmget", "hdel", "sadd", "srem", "smembers", "rpush", "ltrim"),
+    *("zadd", "zrem", "zrange", "zrangebyscore", "zcard"),
+)
 
 
 def test_a_grant_costs_about_the_same_however_many_wait(workers, server):
@@ -454,6 +450,7 @@ def test_names_are_nothing_but_names(scheduler, names, tenants, stages):
             client.apply(*map(Release, holding), now=1.0)
             client.check()
         assert not client.snapshot().waiting
+    client.close()
 
 
 # -- the check -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import weakref
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -49,6 +50,7 @@ class ClientLedger:
         self.client = LedgerClient(
             server_url(), new_name(), Shared(overdue, exploration, tenants), backends, lease_s=1e9
         )
+        weakref.finalize(self, self.client._server.close)
         self.now = 0.0
         self._changes = []
         self._news = []
