@@ -17,13 +17,13 @@ from support.redis_home import Redis, new_name, server_url
 from llmsched_langgraph import Backend, Tenant
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
-from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.redis.client import LedgerClient, LedgerUnreachableError, shown
 from llmsched_langgraph._ledger.redis.encoding import Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Configure, Key, Lost, Release, Request
 from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.policies import Exploration
 
 
 class TestRedis(Redis, LedgerConformance):

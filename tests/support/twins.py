@@ -14,7 +14,6 @@ from collections import Counter
 from llmsched_langgraph import Auto, Backend, Tenant
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
-from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import Overdue
 from llmsched_langgraph._ledger.pauses import Failure
@@ -37,6 +36,7 @@ from llmsched_langgraph._ledger.values import (
     Request,
     Waiting,
 )
+from llmsched_langgraph.policies import Exploration
 from support.exploring import Said
 from support.redis_home import new_name, server_url
 
