@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
+from importlib.resources import files
 
 import pytest
 import redis
@@ -271,6 +272,52 @@ def test_a_server_that_is_not_there(tmp_path):
         client.apply()
     assert "secret" not in str(caught.value) + repr(client)
     client.close()
+
+
+# -- numbers ---------------------------------------------------------------------------------
+
+
+def in_lua(server, expression, *values):
+    """What an expression of `numbers.lua` gives for each value `x`, which may have a second part `y`."""
+    text = (files("llmsched_langgraph._ledger.redis") / "numbers.lua").read_text("utf-8")
+    return [
+        float(
+            server.eval(
+                f"local numbers = {{}}\n{text}\nlocal x, y = tonumber(ARGV[1]), tonumber(ARGV[2])\n"
+                f"return numbers.text({expression})",
+                0,
+                *map(repr, value if isinstance(value, tuple) else (value,)),
+            )
+        )
+        for value in values
+    ]
+
+
+def test_numbers_are_those_of_python(server):
+    """Rounding, neighbours, bits, whole quotients, and all digits."""
+    floats = [
+        0.0,
+        0.1,
+        0.5,
+        1.0,
+        1.5,
+        2.5,
+        3.499999,
+        1e9 + 0.5,
+        1e9 + 1.5,
+        1_764_279_600.123456,
+        1 / 3,
+        1e300,
+    ]
+    assert in_lua(server, "x", *floats) == floats
+    assert in_lua(server, "numbers.round(x)", *floats[:10]) == [round(own) for own in floats[:10]]
+    assert in_lua(server, "numbers.next_after(x)", *floats) == [
+        math.nextafter(own, math.inf) for own in floats
+    ]
+    bits = [0, 1, 2, 3, 4, 7, 8, 2**40 - 1, 2**40]
+    assert in_lua(server, "numbers.bit_length(x)", *bits) == [own.bit_length() for own in bits]
+    pairs = [(0, 3), (7, 2), (8, 2), (2**53 - 1, 3), (10**15 * 7 // 9, 61), (96 * 10**13 - 1, 97)]
+    assert in_lua(server, "numbers.whole(x, y)", *pairs) == [one // other for one, other in pairs]
 
 
 # -- cost -----------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ class Twins:
         self.arrivals = {}
         self.tickets = 0
         self.wake_s = None
+        self.moments = []
         self.busy = rng.choice((0.4, 0.5, 0.6))  # how often a worker asks rather than releases
         self.favourites = rng.choice((("b",), ("c:{}", "e"), ("d", "e")))
         self.steady = rng.random() < 0.4  # calls are alike and end well: found limits go far
@@ -116,6 +117,7 @@ class Twins:
             explore = Explore(said, *past, rng.randint(0, 2))
         urgent_s = rng.choice((math.inf, math.inf, self.now + 4 * rng.random(), self.now - 1.0))
         lost_s = rng.choice((math.inf, urgent_s + 3.0, urgent_s + 9.0))
+        self.moments += [at for at in (urgent_s, lost_s) if self.now < at < math.inf]
         order = rng.choice((0.0, 1.0, 2.0, -0.0, math.inf, -math.inf, rng.random(), 1e9 * rng.random()))
         level = rng.choice((0, 0, 0, -1, 2, 5))
         return Key(level, order, explore, rng.choice(NAMES), urgent_s, lost_s)
@@ -219,6 +221,9 @@ class Twins:
         if draw < 0.15 and self.wake_s is not None:
             before = math.nextafter(self.wake_s, 0.0)
             self.now = max(self.now, rng.choice((self.wake_s, self.wake_s, before)))
+        elif draw < 0.25 and self.moments:
+            self.now = max(self.now, min(self.moments))  # just when a deadline is near, or is lost
+            self.moments = [at for at in self.moments if at > self.now]
         elif draw < 0.5:
             self.now += rng.choice((0.125, 0.1, 0.01, rng.random(), 2 * rng.random()))
         elif draw < 0.504:
