@@ -567,6 +567,40 @@ class LedgerConformance(Home):
         b.now = 10.0
         assert b.release(0) == [3]
 
+    # -- deadlines ---------------------------------------------------------------------
+
+    def test_a_lane_whose_deadline_is_close_goes_first(self, one):
+        """Of its tenant; by the order of those that are close; until it is lost."""
+        one.ask(1, order=1.0)
+        one.ask(2, order=3.0, urgent_s=5.0, lost_s=9.0)
+        one.ask(3, order=2.0, urgent_s=6.0, lost_s=7.0)
+        one.ask(4, order=0.0, tenant="t", urgent_s=50.0)
+        one.now = 6.0
+        assert one.release(0) == [3]
+        assert one.ledger.claim(3).reason == "deadline"
+        one.now = 7.0
+        assert one.release(3) == [4]
+        assert one.release(4) == [2]
+        assert one.ledger.claim(2).reason == "deadline"
+        assert one.release(2) == [1]
+
+    def test_a_lost_deadline_does_not_count(self, one):
+        """The policy's order does again."""
+        one.ask(1, order=1.0)
+        one.ask(2, order=2.0, urgent_s=5.0, lost_s=9.0)
+        one.now = 9.0
+        assert one.release(0) == [1]
+
+    def test_a_deadline_that_is_put_off_counts_again(self, one):
+        """Also after the ledger has seen that the earlier one was lost."""
+        for ticket in (1, 2):
+            one.ask(ticket, order=float(ticket))
+        one.ask(3, order=3.0, urgent_s=5.0, lost_s=9.0)
+        one.now = 9.0
+        assert one.release(0) == [1]
+        one.do(Rekey(lane(3), Key(0, 3.0, urgent_s=5.0, lost_s=20.0)))
+        assert one.release(1) == [3]
+
     # -- pauses ------------------------------------------------------------------------
 
     def test_a_failure_may_pause_its_backend(self, one):

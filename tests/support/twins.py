@@ -93,6 +93,7 @@ class Twins:
         self.tickets = 0
         self.wake_s = None
         self.moments = []
+        self.keyed = []  # the latest lanes that got keys, and these
         self.busy = rng.choice((0.4, 0.5, 0.6))  # how often a worker asks rather than releases
         self.favourites = rng.choice((("b",), ("c:{}", "e"), ("d", "e")))
         self.steady = rng.random() < 0.4  # calls are alike and end well: found limits go far
@@ -184,6 +185,9 @@ class Twins:
             return Release(rng.choice(list(owned)), self.usage(), self.failure())
         if draw < 0.90:
             lanes = list(owned.values())
+            if self.keyed and rng.random() < 0.3:  # another deadline, and all else as before
+                at, key = self.keyed.pop(rng.randrange(len(self.keyed)))
+                return Rekey(at, key._replace(lost_s=rng.choice((math.inf, self.now + 5.0 * rng.random()))))
             return Rekey(rng.choice(lanes) if lanes and rng.random() < 0.9 else self.lane(), self.key())
         if draw < 0.94:
             return Measure(rng.randint(max(0, self.tickets - 30), self.tickets), Usage(100, 200, 90))
@@ -312,6 +316,8 @@ class Twins:
                 self.arrivals[change.ticket] = after.arrival
 
     def of_all(self, client, change):
+        if isinstance(change, Request | Rekey) and change.key is not None:
+            self.keyed = [*self.keyed[-9:], (change.lane, change.key)]
         if isinstance(change, Request | Rekey):
             backend, job, stage = change.lane
             return change._replace(lane=(backend, self.clients[client].worker * JOBS + job, stage))
