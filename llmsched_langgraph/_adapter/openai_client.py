@@ -19,6 +19,7 @@ from llmsched_langgraph._adapter.accounts import account_of_request
 from llmsched_langgraph._adapter.gate import current_stage
 from llmsched_langgraph._adapter.http.answers import failure_of
 from llmsched_langgraph._adapter.http.httpx_hooks import hold_body
+from llmsched_langgraph._adapter.http.replicas import send_to_replica
 from llmsched_langgraph._adapter.model_names import names_of_request
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._runtime.call import Call
@@ -81,6 +82,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
             return base.send(self, request, stream=stream, **options)
         call.acquire()
         try:
+            send_to_replica(call, request)
             with call.inside():
                 response = base.send(self, request, stream=stream, **options)
                 call.stream = Stream(response)
@@ -98,6 +100,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
             return await base.send(self, request, stream=stream, **options)
         await call.aacquire()
         try:
+            send_to_replica(call, request)
             with call.inside():
                 response = await base.send(self, request, stream=stream, **options)
                 call.stream = AsyncStream(response, asyncio.get_running_loop())

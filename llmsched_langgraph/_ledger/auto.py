@@ -11,9 +11,11 @@ changed. A window is *bound* if calls waited while the limit was reached; only s
   new. What is left is the *ceiling*. Up to it, the limit grows by a sixteenth per window. Then it stays, and
   every `PATIENCE` windows one more is tried. If that is served, the limit doubles again; the first time after
   a cut, 2, 4, 8, ... more are tried instead.
-- A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Now and
-  then the limit tries a fifth less, and stays there if what it had before was not worth it. So it finds the
-  knee of an engine that never refuses, and comes back if it drifted above it.
+- A raise must bring at least a fifth of its proportion in throughput, or it is undone (`worthwhile`). Where
+  it brings less than its proportion, more calls than the engine works on may wait in its own queue: the limit
+  that has the same throughput without that wait comes next (`knee`).
+- Now and then the limit tries a fifth less, and stays there if what it had before was not worth it. So it
+  finds the knee of an engine that never refuses, and comes back if it drifted above it.
 - Where calls take much longer than before at the same limit, for two windows, the backend may have become
   smaller and have them queue: as many fewer are tried (`_shifted`). Where they take less, more are tried.
 """
@@ -25,7 +27,7 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from llmsched_langgraph._arguments import whole_number
-from llmsched_langgraph._ledger.levels import SURE, Level, Sample, most, slowdown, worthwhile
+from llmsched_langgraph._ledger.levels import KNOWN, SURE, Level, Sample, knee, most, slowdown, worthwhile
 from llmsched_langgraph._ledger.pauses import REFUSALS, Failure
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -307,6 +309,12 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
     full = len(own.samples) >= most(limit)
     sure = 0.0 if full else SURE  # more samples would not decide it
     worth = worthwhile(before, own, sure) if up else worthwhile(own, before, sure)
+    between = _between(before, own) if up and bound else None
+    if between is not None and worth:  # is this limit worth more than the one between?
+        return _moved(found, now, between, own)._replace(ceiling=inf, refused=False)
+    if between is not None:
+        found = found._replace(ceiling=inf, refused=False, step=max(1, between // 4))
+        return _moved(found, now, between, before)
     if worth is None:
         if not bound:  # too few calls to decide
             return _moved(found, now, before.limit)._replace(samples=before.samples, settled=True)
@@ -331,7 +339,17 @@ def _judged(found: Found, auto: Auto, now: float, before: Level, bound: bool, us
         up_at=found.clean + patience, up_patience=patience, down_at=found.clean + LEAST_PATIENCE
     )
     back = _moved(found, now, before.limit)
-    return back._replace(samples=before.samples, settled=True, ceiling=before.limit, refused=False)
+    back = back._replace(samples=before.samples, settled=True)
+    return back._replace(ceiling=before.limit, refused=False, step=inf)
+
+
+def _between(before: Level, own: Level) -> int | None:
+    """Return the limit between two at which the engine's own queue begins; None if it may be one of them."""
+    at, error = knee(before, own)
+    found = round(at)
+    if found < before.limit + max(1, before.limit // 8):
+        return None
+    return found if at * (1.0 + KNOWN * error) <= own.limit - max(1, own.limit // 5) else None
 
 
 def _moved(found: Found, now: float, limit: float, before: Level | None = None) -> Found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from llmsched_langgraph._arguments import positive_limit, whole_limit, whole_number
 from llmsched_langgraph._ledger.auto import Auto
@@ -57,6 +58,10 @@ class Backend:
             at once with `OverloadedError`, also one of a run in progress, whose node fails with it. Further
             attempts of a call wait in any case. `Scheduler(max_queued=...)` refuses whole runs, before they
             begin.
+        replicas: the servers that share its calls, such as ["http://gpu-1:8000", "http://gpu-2:8000"]; None
+            for the one that the model names. Each call goes to the one with the fewest calls, so of n
+            replicas none gets more than 1/n of `slots` at once, rounded up. The path of a request stays.
+            For LangChain models and clients of `wrap_openai` whose library is httpx or aiohttp.
         prices: price of a million input and output tokens, by model glob: {"gpt-4o*": (2.5, 10.0)}. The first
             glob that matches a name of a call counts. None if the cost of calls is unknown.
 
@@ -80,6 +85,7 @@ class Backend:
     retries: int = field(default=0, kw_only=True)
     per_account: bool = field(default=False, kw_only=True)
     max_queued: int | None = field(default=None, kw_only=True)
+    replicas: tuple[str, ...] | None = field(default=None, kw_only=True)
     settings: CapacitySettings = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +115,10 @@ class Backend:
                     f'"*://{url}"'
                 )
         object.__setattr__(self, "base_urls", urls and tuple(url.rstrip("/") for url in urls))
+        replicas = _texts(self.replicas, f"{what}: replicas", "URLs")
+        if replicas == ():
+            raise ConfigurationError(f"{what} has no replica; name some, or leave replicas out")
+        object.__setattr__(self, "replicas", replicas and _origins(replicas, f"{what}: replicas"))
         positive_limit(self.queue_timeout_s, f"{what}: queue_timeout_s", "seconds", finite=False)
         if self.prices is not None:
             object.__setattr__(self, "prices", Prices(self.prices, f"{what}: prices"))
@@ -139,6 +149,23 @@ def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:
         if not isinstance(item, str) or not item:
             raise ConfigurationError(f"{what} must be a list of {items}, but has {item!r}")
     return found
+
+
+def _origins(replicas: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """Return the URLs without a final slash, each once.
+
+    Raises:
+        ConfigurationError: one is not scheme, host and port alone.
+    """
+    for url in replicas:
+        split = urlsplit(url)
+        if split.scheme not in ("http", "https") or not split.hostname:
+            raise ConfigurationError(f'{what} has {url!r}; write a URL, such as "http://gpu-1:8000"')
+        if split.path.strip("/") or split.query or split.fragment or "@" in split.netloc:
+            raise ConfigurationError(
+                f"{what} has {url!r}; write scheme, host and port alone: a request keeps its own path"
+            )
+    return tuple(dict.fromkeys(url.rstrip("/") for url in replicas))
 
 
 def as_slots(slots: object, what: str) -> int | Auto:

@@ -8,7 +8,7 @@ change of the backend. Calls whose prompt was cached are compared only with thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from statistics import fmean, median, quantiles
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ SURE = 1.5
 
 CHANGED, CERTAIN = 1.3, 3.0
 """Factor in the seconds of calls from which a backend has changed, and at how many standard deviations."""
+
+KNOWN = 2.0
+"""How many standard deviations a knee lies below a limit at least."""
 
 FEWEST, MOST = 8, 128
 """Number of successes that a comparison needs, and maximum number that is kept."""
@@ -63,6 +66,19 @@ def worthwhile(low: Level, high: Level, sure: float = SURE) -> bool | None:
     return over > 0.0 if abs(over) > sure * (1.0 + gain) * error else None
 
 
+def knee(low: Level, high: Level) -> tuple[float, float]:
+    """Return how many calls, each as fast as at the lower limit, have the throughput of the higher one.
+
+    An engine that works on so many at once, and has the others wait in its own queue, serves like this. The
+    second value is the relative standard deviation; infinite if the samples cannot be compared.
+    """
+    one, other = _alike(low.samples, high.samples)
+    if not one:
+        return float(high.limit), inf
+    longer, error = _longer(one, other)
+    return fmean(own.in_use for own in other) / max(1.0, longer), error
+
+
 def slowdown(before: Sequence[Sample], after: Sequence[Sample]) -> float | None:
     """Return how many times as long the same calls take as before, beside as many others.
 
@@ -74,12 +90,7 @@ def slowdown(before: Sequence[Sample], after: Sequence[Sample]) -> float | None:
     slower, error = _slower(one, other)
     if abs(log(slower)) <= max(log(CHANGED), CERTAIN * error):
         return None
-    start, pace = _line(one)  # a wait in a queue adds as much to short calls: only the sums tell its share
-    seconds = usual_s = 0.0
-    for own in other:  # `sum` rounds in another way from Python 3.12 on
-        seconds += own.seconds
-        usual_s += start + pace * own.tokens
-    return seconds / usual_s
+    return _longer(one, other)[0]
 
 
 def _alike(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -107,6 +118,31 @@ def _slower(one: list[Sample], other: list[Sample]) -> tuple[float, float]:
         if abs(slower - last) < 0.01 * slower:
             break
     return slower, sqrt(error * error + error2 * error2)
+
+
+def _longer(one: list[Sample], other: list[Sample]) -> tuple[float, float]:
+    """Return how many times as long all the other calls take as they would have at the first level.
+
+    A wait in a queue adds as much to short calls as to long ones: only the sums tell its share. The second
+    value is the relative standard deviation.
+    """
+    line = _line(one)
+    (took, error), (longer, error2) = _ratio(one, line), _ratio(other, line)
+    return longer / took, sqrt(error * error + error2 * error2)
+
+
+def _ratio(samples: list[Sample], line: tuple[float, float]) -> tuple[float, float]:
+    """Return the sum of the seconds by that of a line, and its relative standard deviation."""
+    start, pace = line
+    took = usual = squares = 0.0
+    for own in samples:  # `sum` rounds in another way from Python 3.12 on
+        took += own.seconds
+        usual += start + pace * own.tokens
+    ratio, n = took / usual, len(samples)
+    for own in samples:
+        off = own.seconds - ratio * (start + pace * own.tokens)
+        squares += off * off
+    return ratio, sqrt(squares * n / (n - 2)) / (ratio * usual)
 
 
 def _cached(samples: Sequence[Sample], cached: bool = True) -> int:

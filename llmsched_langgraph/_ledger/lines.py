@@ -13,14 +13,12 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 
+from llmsched_langgraph._ledger.ceilings import Blocked
 from llmsched_langgraph._ledger.exploration import Rank
 from llmsched_langgraph._ledger.queues import SPARE, Queues
 from llmsched_langgraph._ledger.tenants import Turn
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import Explore, Lane, Line, Waiting
-
-Blocked = Callable[[str, str], bool]
-"""Returns, for a backend and a tenant, whether the tenant holds as many slots as it may."""
 
 
 class WaitingLane(NamedTuple):

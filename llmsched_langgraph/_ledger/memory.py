@@ -7,17 +7,22 @@ and checked against the state at each read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from math import inf
 from typing import Any
 
+from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE
 from llmsched_langgraph._ledger.backends import Backend
+from llmsched_langgraph._ledger.ceilings import Ceilings
 from llmsched_langgraph._ledger.checks import check_view
-from llmsched_langgraph._ledger.exploration import Exploration, choose, in_order
+from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.lines import Lines, WaitingLane
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Dues, Overdue
 from llmsched_langgraph._ledger.pools import Pools
 from llmsched_langgraph._ledger.queues import Queues
+from llmsched_langgraph._ledger.selection import Selection
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.turns import Turns
@@ -80,7 +85,6 @@ class MemoryLedger:
     ) -> None:
         self._own = truth is None
         self._truth = truth = Truth() if truth is None else truth
-        self._exploration = exploration
         self.overdue = overdue
         self.tenants = tenants
         self._committed = truth.committed
@@ -91,8 +95,11 @@ class MemoryLedger:
         self._queues = Queues(truth)
         self._first = self._queues.first
         self._lines = Lines(truth, self._queues)
-        self._turns = Turns(truth, self._lines, tenants)
-        self._dues = Dues(truth, self._queues, self._turns.limited)
+        self._ceilings = ceilings = Ceilings(truth, tenants)
+        self._turns = Turns(truth, self._lines, tenants, ceilings)
+        self._dues = Dues(truth, self._queues, ceilings.__contains__)
+        indexes = self._queues, self._lines, self._turns, self._dues
+        self._next = Selection(truth, *indexes, ceilings, overdue, exploration).next
         self._ripe: dict[str, None] = {}  # backends where a grant may be possible, now or later
         self._do: dict[type[Change], Callable[[float, Any], None]] = {
             Request: self._request,
@@ -134,13 +141,18 @@ class MemoryLedger:
             if not waiting or holding >= slots:
                 self._ripe.pop(name, None)
                 continue
+            self._turns.back(now, name)
             ready_s = capacity.pause.ready_s(granted, slots)
-            if now < ready_s and self._turns.next(name) is not None:
+            if now < ready_s and self._turns.next(now, name) is not None:
                 wake_s = ready_s if wake_s is None else min(wake_s, ready_s)
                 continue
-            next_one = self._next(name, view, now)
-            if next_one is None:  # all waiting tenants hold as many slots as they may
-                self._ripe.pop(name, None)
+            next_one = self._next(now, name, view)
+            if next_one is None:  # all waiting tenants are at limits of their own
+                back_s = self._turns.back(now, name)
+                if back_s is None:
+                    self._ripe.pop(name, None)
+                else:
+                    wake_s = back_s if wake_s is None else min(wake_s, back_s)
                 continue
             reason, (ticket, waits) = next_one
             if capacity.spent is not None:
@@ -168,7 +180,7 @@ class MemoryLedger:
             waiting
             or holding >= slots
             or now < capacity.pause.ready_s(granted, slots)
-            or (tenant and self._turns.blocked(name, tenant))
+            or (tenant and self._ceilings.blocked(now, name, tenant))
             or (capacity.spent is not None and now < capacity.ready_s(backend.settings, now, call.estimate))
         ):
             if not forced:
@@ -176,7 +188,7 @@ class MemoryLedger:
             reason = "forced"
         if not arrival:
             arrival = staged[_ARRIVALS] = self._truth.get(_ARRIVALS) + 1
-        share = self._turns.charge((name, level, tenant))
+        share = self._turns.charge(now, (name, level, tenant))
         waits = _new(Waiting, (lane, arrival, now, call))
         grant = self._pools.hold(now, ticket, waits, reason, share, queued=False)
         if self._own:
@@ -194,7 +206,8 @@ class MemoryLedger:
 
     def expire(self, now: float) -> None:
         """Stop waiting for tokens that have not become known for a minute (`pools.MEASURED_S`)."""
-        self._pools.forget_unmeasured(now)
+        for ticket in self._pools.unmeasured_since(now):
+            self._measure(now, Measure(ticket, UNKNOWN_USAGE))
 
     def crowd(self, now: float, name: str, tenant: str) -> Crowd | None:
         """See `Ledger.crowd`."""
@@ -205,14 +218,14 @@ class MemoryLedger:
         found = self._turns.crowd(name, tenant) if limit is None or waiting < limit else None
         if limit is not None and waiting >= limit:
             found = Crowd(name, "", waiting, limit)
-        if found is None or view.holding >= view.slots or self._turns.blocked(name, tenant):
+        if found is None or view.holding >= view.slots or self._ceilings.blocked(now, name, tenant):
             return found
         # Those that wait may all be of tenants at their limit.
         return found if view.admits_s(now, CallInfo()) > now else None
 
     def limits(self, name: str) -> list[tuple[str, int, int]]:
         """See `Ledger.limits`."""
-        return self._turns.limits(name)
+        return self._ceilings.held_of(name)
 
     def tenant(self, claim: Waiting | Grant) -> str:
         """See `Ledger.tenant`."""
@@ -305,14 +318,21 @@ class MemoryLedger:
         if type(claim) is not Grant:
             self._shorten(claim.lane)
         elif claim.share is not None:
-            self._turns.settle(name, claim.share, None if release.failure else now - claim.granted_s)
+            failed = release.failure is not None
+            self._turns.settle(name, claim.share, None if failed else now - claim.granted_s)
+            if claim.share.tokens and (failed or release.usage is not PENDING_USAGE):
+                self._ceilings.count(now, name, claim.share, claim.granted_s, release.usage, failed=failed)
         if self._pools.free(now, release, claim):
             self._ripe[name] = None
 
     def _measure(self, now: float, measure: Measure) -> None:
-        name = self._pools.measure(now, *measure)
-        if name is not None:
-            self._ripe[name] = None
+        pending = self._pools.measure(now, *measure)
+        if pending is None:
+            return
+        (name, attempt, _, share), usage = pending, measure.usage
+        if share is not None and share.tokens:
+            self._ceilings.count(now, name, share, attempt.granted_s, usage, failed=False)
+        self._ripe[name] = None
 
     def _force(self, now: float, force: Force) -> None:
         truth, ticket = self._truth, force.ticket
@@ -331,7 +351,7 @@ class MemoryLedger:
 
     def _take(self, now: float, ticket: int, waits: Waiting, reason: str) -> Grant:
         """Grant a slot to a ticket of the backlog."""
-        share = self._turns.charge(self._line(waits.lane))
+        share = self._turns.charge(now, self._line(waits.lane))
         self._shorten(waits.lane)
         return self._pools.hold(now, ticket, waits, reason, share, queued=True)
 
@@ -345,42 +365,14 @@ class MemoryLedger:
         else:
             truth.staged[lane] = _new(WaitingLane, (*known[:6], known.waiting - 1, known.due_s))
 
-    # -- grants ------------------------------------------------------------------------
-
-    def _next(self, name: str, view: BackendView, now: float) -> tuple[str, tuple[int, Waiting]] | None:
-        """Return the ticket to grant next, and the reason; None if none may have a slot."""
-        if self.overdue.turn(view):
-            lane = self._dues.first(name, view.pause.open_s(now), self._turns.blocked)
-            if lane is not None:
-                return "overdue", self._first(lane)
-        line = self._turns.next(name)
-        if line is None:
-            return None
-        urgent = self._lines.urgent(line, now)
-        if urgent is not None:
-            return "deadline", urgent
-        if self._exploration is not None and self._exploration.turn(view.granted + 1):
-            found = self._most_informative(line, now)
-            if found is not None:
-                return "explore", found
-        return "order", self._lines.head(line)
-
-    def _most_informative(self, line: Line, now: float) -> tuple[int, Waiting] | None:
-        """Return the first ticket of the lane with the largest gain; None if no lane has a gain."""
-        try:
-            lanes = in_order(self._lines.ranks[line], line, self._committed.get, self._first)
-            lane = choose(lanes, now)
-        except Exception:  # a bug in a user's belief costs this exploration, never a slot
-            return None
-        return None if lane is None else self._first(lane)
-
     # -- what must hold ----------------------------------------------------------------
 
     def check(self, now: float) -> None:
         """See `Ledger.check`."""
         view, committed = self.view(), self._committed
         assert not self._truth.staged, "a decision was left half made"
-        check_view(view, now, lambda own: not self._turns.blocked(own.lane[0], committed[own.lane].tenant))
+        blocked = partial(self._ceilings.blocked, now)
+        check_view(view, now, lambda own: not blocked(own.lane[0], committed[own.lane].tenant))
         lanes: dict[Lane, int] = {}
         for ticket, claim in view.waiting.items():
             lanes[claim.lane] = lanes.get(claim.lane, 0) + 1
@@ -393,3 +385,7 @@ class MemoryLedger:
                 "a lane that waits would never be overdue"
             )
         self._turns.check(view, known)
+        for name in view.backends:
+            served = Counter(own.replica for own in view.holding.values() if own.lane[0] == name)
+            served.pop("", None)
+            assert self._pools.held(name) == served, "the calls of replicas are counted wrongly"

@@ -5,10 +5,11 @@ Does not choose tickets. The values are part of the ledger's state (`truth.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
+from llmsched_langgraph._jobs.calls import PENDING_USAGE, Usage
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.capacity import Capacity, EndedAttempt, new_capacity
 from llmsched_langgraph._ledger.tenants import Share
@@ -29,11 +30,13 @@ class Unmeasured(NamedTuple):
         backend: the backend's name.
         attempt: the attempt.
         well: whether it was served to its end.
+        share: the charge for it; None if there is no other tenant.
     """
 
     backend: str
     attempt: EndedAttempt
     well: bool
+    share: Share | None = None
 
 
 def _usage(ticket: int) -> str:
@@ -44,6 +47,11 @@ def _usage(ticket: int) -> str:
 def _key(backend: str) -> str:
     """Return the key of a `BackendView` in `Truth`."""
     return "backend " + backend
+
+
+def _replicas(backend: str) -> str:
+    """Return the key in `Truth` of the slots that each replica serves."""
+    return "replicas " + backend
 
 
 class Pools:
@@ -97,12 +105,30 @@ class Pools:
         if reason == "overdue":
             overdue = granted
         slots = capacity.found.limit
-        fields = (lane, asked_s, now, call, reason, holding, slots, "", None, arrival, share)
+        replica = self._serve(lane[0], backend.replicas) if backend.replicas else ""
+        fields = (lane, asked_s, now, call, reason, holding, slots, replica, None, arrival, share)
         grant: Grant = _new(Grant, fields)
         staged[ticket] = grant
         state = (backend, holding, waiting, granted, released, capacity, overdue)
         staged[at] = _new(BackendView, state)
         return grant
+
+    def _serve(self, name: str, replicas: tuple[str, ...]) -> str:
+        """Stage one more call of the replica that has the fewest; return the replica."""
+        held: Mapping[str, int] = self._truth.get(_replicas(name)) or {}
+        found = min(replicas, key=lambda own: held.get(own, 0))
+        self._truth.staged[_replicas(name)] = {**held, found: held.get(found, 0) + 1}
+        return found
+
+    def _served(self, name: str, replica: str) -> None:
+        """Stage one call less of a replica."""
+        held: Mapping[str, int] = self._truth.get(_replicas(name))
+        left = {own: count - (own == replica) for own, count in held.items()}
+        self._truth.staged[_replicas(name)] = {own: count for own, count in left.items() if count}
+
+    def held(self, name: str) -> Mapping[str, int]:
+        """Return how many slots each replica of a backend serves; those that serve none may be absent."""
+        return self._committed.get(_replicas(name)) or {}
 
     def free(self, now: float, release: Release, claim: Waiting | Grant) -> bool:
         """Stage the state after a ticket has left its slot or the backlog; return whether others wait."""
@@ -110,8 +136,12 @@ class Pools:
         view = staged[at] if at in staged else self._committed[at]
         backend, holding, waiting, granted, released, capacity, overdue = view
         if type(claim) is Grant:
-            if release.failure is not None or capacity.pause.backoff_s or not backend.settings.plain:
+            counts = claim.share is not None and claim.share.tokens > 0
+            plain = backend.settings.plain and not counts
+            if release.failure is not None or capacity.pause.backoff_s or not plain:
                 capacity = self._ended(now, release, claim, view)
+            if claim.replica:
+                self._served(claim.lane[0], claim.replica)
             holding, released = holding - 1, released + 1
         else:
             waiting -= 1
@@ -132,17 +162,17 @@ class Pools:
         capacity = capacity.ended(attempt, well=well)
         if usage is not PENDING_USAGE:
             return capacity.used(settings, now, attempt, usage, well=well)
-        if not settings.plain:
+        if not settings.plain or (grant.share is not None and grant.share.tokens):
             self._pending[_usage(ticket)] = ticket, now
-            self._truth.staged[_usage(ticket)] = Unmeasured(grant.lane[0], attempt, well)
+            self._truth.staged[_usage(ticket)] = Unmeasured(grant.lane[0], attempt, well, grant.share)
         return capacity
 
     def unmeasured(self, ticket: int) -> bool:
         """Return whether the tokens of a released ticket are awaited."""
         return _usage(ticket) in self._committed
 
-    def measure(self, now: float, ticket: int, usage: Usage) -> str | None:
-        """Stage the state after the tokens of a ticket are known; return the backend's name.
+    def measure(self, now: float, ticket: int, usage: Usage) -> Unmeasured | None:
+        """Stage the state after the tokens of a ticket are known; return what awaited them.
 
         Return None if they are not awaited.
         """
@@ -150,18 +180,16 @@ class Pools:
         if pending is None:
             return None
         self._truth.remove(_usage(ticket), self._forget)
-        name, attempt, well = pending
+        name, attempt, well, _ = pending
         view = self.get(name)
         capacity = view.capacity.used(view.backend.settings, now, attempt, usage, well=well)
         self.put(view._replace(capacity=capacity))
-        return name
+        return pending
 
-    def forget_unmeasured(self, now: float) -> None:
-        """Count the estimate where the tokens of an attempt have not become known for `MEASURED_S`."""
-        for ticket, since_s in tuple(self._pending.values()):
-            if now - since_s < MEASURED_S:
-                return
-            self.measure(now, ticket, UNKNOWN_USAGE)
+    def unmeasured_since(self, now: float) -> list[int]:
+        """Return the tickets whose tokens have been awaited for `MEASURED_S`: the estimate is to count."""
+        found = itertools.takewhile(lambda own: now - own[1] >= MEASURED_S, tuple(self._pending.values()))
+        return [ticket for ticket, _ in found]
 
     def _forget(self, key: str) -> None:
         self._pending.pop(key, None)

@@ -44,6 +44,9 @@ class Tenant:
         max_slots: maximum number of slots that it holds at each backend; None for no limit.
         max_queued: maximum number of its calls that wait at each backend; None for no limit. One more fails
             at once with `OverloadedError`, as with `Backend(max_queued=...)`.
+        tokens_per_minute: maximum number of tokens, input and output, that its calls use at each backend in
+            any 60 s; None for no limit. Calls in flight count with the mean of the tenant's latest calls, and
+            may use more. Calls of others overtake those that wait for it.
 
     Raises:
         ConfigurationError: a value is out of range.
@@ -52,6 +55,7 @@ class Tenant:
     weight: float = 1.0
     max_slots: int | None = None
     max_queued: int | None = None
+    tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         weight = self.weight
@@ -62,6 +66,7 @@ class Tenant:
             )
         whole_limit(self.max_slots, "max_slots of a tenant")
         whole_limit(self.max_queued, "max_queued of a tenant", QUEUED)
+        whole_limit(self.tokens_per_minute, "tokens_per_minute of a tenant", "the tokens of its calls")
 
 
 STANDARD = Tenant()
@@ -160,12 +165,14 @@ class Share(NamedTuple):
         tenant: the tenant.
         charge_s: the increase of its virtual time.
         weight: its weight at the grant.
+        tokens: the tokens with which it counts against the tenant's limit; 0 if there is none.
     """
 
     level: int
     tenant: str
     charge_s: float
     weight: float
+    tokens: int = 0
 
 
 class Level(NamedTuple):

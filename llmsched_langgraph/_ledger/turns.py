@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from math import inf
 
+from llmsched_langgraph._ledger.ceilings import Ceilings
 from llmsched_langgraph._ledger.lines import Lines, WaitingLane
 from llmsched_langgraph._ledger.tenants import (
     EMPTY_LEVEL,
@@ -32,7 +34,6 @@ _new = tuple.__new__
 
 _SERVED = "served "
 _LINES = "lines "
-_HELD = "held by tenants of "
 
 
 class Turns:
@@ -42,14 +43,11 @@ class Turns:
         tenants: the settings of the tenants.
     """
 
-    def __init__(self, truth: Truth, lines: Lines, tenants: Tenants) -> None:
+    def __init__(self, truth: Truth, lines: Lines, tenants: Tenants, ceilings: Ceilings) -> None:
         self.tenants = tenants
         self._truth = truth
         self._lines = lines
-        self._limits = {
-            name: own.max_slots for name, own in tenants.named.items() if own.max_slots is not None
-        }
-        self._blocked = self._was_blocked if self._limits else None
+        self._ceilings = ceilings
 
     # -- waiting -----------------------------------------------------------------------
 
@@ -109,31 +107,6 @@ class Turns:
 
     # -- slots -------------------------------------------------------------------------
 
-    def blocked(self, name: str, tenant: str) -> bool:
-        """Return whether the tenant holds as many slots of the backend as it may."""
-        return self._at_limit(tenant, self.held(name, tenant))
-
-    def _was_blocked(self, name: str, tenant: str) -> bool:
-        """Return whether it did in the committed state, to which the indexes belong."""
-        return self._at_limit(tenant, self._truth.committed.get((_HELD, name, tenant)) or 0)
-
-    def _at_limit(self, tenant: str, held: int) -> bool:
-        limit = self._limits.get(tenant)
-        return limit is not None and held >= limit
-
-    def limited(self, tenant: str) -> bool:
-        """Return whether the tenant has a limit of slots."""
-        return tenant in self._limits
-
-    def held(self, name: str, tenant: str) -> int:
-        """Return how many slots of the backend a tenant with a limit holds."""
-        return self._truth.get((_HELD, name, tenant)) or 0
-
-    def limits(self, name: str) -> list[tuple[str, int, int]]:
-        """Return (name, limit, slots held) of each tenant with a limit of slots."""
-        committed = self._truth.committed
-        return [(of, most, committed.get((_HELD, name, of)) or 0) for of, most in self._limits.items()]
-
     def crowd(self, name: str, tenant: str) -> Crowd | None:
         """Return why no further call of the tenant may wait at the backend; None if one may."""
         limit = self.tenants.of(tenant).max_queued
@@ -145,11 +118,15 @@ class Turns:
         waiting = sum(own.waiting for own in known if own is not None and own.tenant == tenant)
         return Crowd(name, tenant, waiting, limit) if waiting >= limit else None
 
-    def next(self, name: str) -> Line | None:
+    def next(self, now: float, name: str) -> Line | None:
         """Return the line whose turn it is at the backend; None if none may have a slot."""
-        return self._lines.next(name, self._blocked)
+        return self._lines.next(name, self._ceilings.blocking(now))
 
-    def charge(self, line: Line) -> Share | None:
+    def back(self, now: float, name: str) -> float | None:
+        """Let tenants whose tokens admit a call again take turns; return when the next one does so."""
+        return self._ceilings.back(now, name, partial(self._waits, name))
+
+    def charge(self, now_s: float, line: Line) -> Share | None:
         """Charge the line with a grant; return what to settle at the release, or None for nothing."""
         name, level, tenant = line
         truth = self._truth
@@ -157,20 +134,20 @@ class Turns:
         if not tenant and (truth.get(_LINES + name) or 0) == (turn is not None):
             return None
         now: Level = truth.get((name, level)) or EMPTY_LEVEL
-        first = self._lines.first(name, level, self._blocked)
+        self.back(now_s, name)
+        first = self._lines.first(name, level, self._ceilings.blocking(now_s))
         if first is not None and first.virtual_s > now.virtual_s:
             now = truth.staged[name, level] = now._replace(virtual_s=first.virtual_s)
-        if tenant in self._limits:
-            truth.staged[_HELD, name, tenant] = self.held(name, tenant) + 1
+        tokens = self._ceilings.hold(now_s, name, tenant)
         if turn is None:
             turn = Turn(now.virtual_s, now.virtual_s)
             truth.staged[_LINES + name] = (truth.get(_LINES + name) or 0) + 1
             now = truth.staged[name, level] = now._replace(lines=now.lines + 1)
-        elif not turn.lanes:
+        elif not turn.lanes or tokens:  # because of its tokens it may have taken no turns for a while
             turn = lifted(turn, now)
         weight = self.tenants.of(tenant).weight
         served = truth.get(_SERVED + name) or NONE_SERVED
-        share = Share(level, tenant, served.mean_s / weight, weight)
+        share = Share(level, tenant, served.mean_s / weight, weight, tokens)
         turn = turn._replace(virtual_s=turn.virtual_s + share.charge_s, held=turn.held + 1)
         truth.staged[line] = turn
         if turn.lanes:
@@ -185,24 +162,28 @@ class Turns:
             served = truth.get(_SERVED + name) or NONE_SERVED
             truth.staged[_SERVED + name] = served.after(served_s)
         turn = truth.staged[line] = settled(truth.get(line), share, served_s or 0.0)
-        if share.tenant in self._limits:
-            self._unblock(name, share.tenant)
+        if self._ceilings.free(name, share.tenant):
+            self._lift(name, share.tenant)
             turn = truth.get(line)
         if turn.lanes:
             self._lines.take_turns(line, turn.virtual_s, turn.held, turn.number)
         else:
             self._rest(line, turn, truth.get(line[:2]) or EMPTY_LEVEL)
 
-    def _unblock(self, name: str, tenant: str) -> None:
-        """Count a released slot of a tenant with a limit; its lines take turns again if they did not."""
-        truth, at = self._truth, (_HELD, name, tenant)
-        was_blocked, held = self.blocked(name, tenant), self.held(name, tenant) - 1
-        if held:
-            truth.staged[at] = held
-        else:
-            truth.remove(at)
-        if not was_blocked:
-            return
+    def _waits(self, name: str, tenant: str, take_turns: bool) -> bool:
+        """Return whether a tenant waits; with `take_turns`, let its lines take turns again."""
+        waits = False
+        for level in self._lines.levels(name):
+            turn: Turn | None = self._truth.committed.get((name, level, tenant))
+            if turn is not None and turn.lanes:
+                waits = True
+                if take_turns:
+                    self._lines.take_turns((name, level, tenant), turn.virtual_s, turn.held, turn.number)
+        return waits
+
+    def _lift(self, name: str, tenant: str) -> None:
+        """Let the lines of a tenant that had as many slots as it may take turns again."""
+        truth = self._truth
         for level in self._lines.levels(name):
             turn: Turn | None = truth.get((name, level, tenant))
             if turn is not None and turn.lanes:
@@ -224,7 +205,11 @@ class Turns:
                 f"line {line} is counted wrongly"
             )
             place = (turn.virtual_s, turn.held, turn.number, line[2])
-            found = self._lines.has_place(line, place) or self.blocked(line[0], line[2])
+            found = (
+                self._lines.has_place(line, place)
+                or self._ceilings.full(line[0], line[2])
+                or self._ceilings.held_back(line[0], line[2])
+            )
             assert not turn.lanes or found, f"line {line} waits and takes no turns"
         assert waiting.keys() | holding.keys() <= turns.keys(), "a line has no turn"
         for name, count in Counter(line[0] for line in turns).items():
@@ -235,4 +220,5 @@ class Turns:
                 lines_of = sum(line[:2] == level for line in turns)
                 assert (own.lanes, own.lines) == (lanes_of, lines_of), f"level {level} is counted wrongly"
         for (name, tenant), count in Counter((name, share.tenant) for name, share in charged).items():
-            assert not self.limited(tenant) or self.held(name, tenant) == count, "a limit is counted wrongly"
+            counted = tenant not in self._ceilings.slots or self._ceilings.held(name, tenant) == count
+            assert counted, "a limit is counted wrongly"

@@ -105,6 +105,11 @@ class Attempt(Slot):
         if self._again:
             self.call.ended(self._ticket)
 
+    def refuse(self, error: Exception) -> Exception:
+        """Return the error with which the call ends: the library of the request may replace it."""
+        self.call.refused = error
+        return error
+
     def heard(self, status: int, headers: Mapping[str, Any]) -> None:
         """Record an answer's status and the provider's limits in its headers."""
         self._served = status < 400

@@ -152,6 +152,12 @@ class Slot:
         return bool(self._held)
 
     @property
+    def replica(self) -> str:
+        """The replica of the backend that its request goes to; empty for the server that the model names."""
+        claim = self.terms.driver.claim(self._ticket) if self._held else None
+        return claim.replica if type(claim) is Grant else ""
+
+    @property
     def call(self) -> Any:
         """The call that it is part of."""
         return self

@@ -44,31 +44,67 @@ class Stream:
     """An iterator, or a response, that a thread reads now and then.
 
     It does not refer to its call: that would be a reference cycle.
+
+    Attributes:
+        dropping: whether `drop` is closing it.
     """
 
-    __slots__ = ("_items",)
+    __slots__ = ("_items", "dropping")
 
     def __init__(self, items: Any) -> None:
         self._items = items
+        self.dropping = False
+
+    def close(self, call: Call) -> bool:
+        """Close it for its consumer; return False if `drop` is closing it, after which the call ends."""
+        try:
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+        except ValueError:  # a generator that another thread is in
+            if not call.abandoned:
+                raise
+            return not self.dropping
+        return True
 
     def drop(self, call: Call) -> bool:
         """Close it, in any thread; return False if its own thread reads it again, and so ends the call."""
+        self.dropping = True
         try:
             close = getattr(self._items, "close", None)
             if close is not None:
                 close()
         except Exception:
             return not call.steps
+        finally:
+            self.dropping = False
         return True
 
 
 class AsyncStream:
-    """An asynchronous iterator, or response, that a task reads now and then."""
+    """An asynchronous iterator, or response, that a task reads now and then.
 
-    __slots__ = ("_items", "_loop")
+    Attributes:
+        dropping: whether the task that `drop` starts is closing it.
+    """
+
+    __slots__ = ("_items", "_loop", "dropping")
 
     def __init__(self, items: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._items, self._loop = items, loop
+        self.dropping = False
+
+    async def close(self, call: Call) -> bool:
+        """Close it for its consumer; return False if `drop` is closing it, after which the call ends."""
+        try:
+            close = getattr(self._items, "aclose", None)
+            if close is not None:
+                await close()
+        except RuntimeError:  # an asynchronous generator that another task is in
+            if not call.abandoned:
+                raise
+            return not self.dropping
+        return True
 
     def drop(self, call: Call) -> bool:
         """Have its loop close it, which ends the call; return whether the loop is closed."""
@@ -85,12 +121,14 @@ class AsyncStream:
     async def _close(self, call: Call) -> None:
         if call.steps or call.over:
             return  # its task reads it again, and ends the call
+        self.dropping = True
         try:
             close = getattr(self._items, "aclose", None)
             if close is not None:
                 with suppress(Exception):
                     await close()
         finally:
+            self.dropping = False
             await call.aend(Outcome.CANCELLED)
 
 
@@ -102,16 +140,16 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
     """Iterate over `start()` inside `call`; `meter` sees each item before the consumer."""
     call.acquire()
     run, outcome = current_run(), Outcome.FINISHED
-    items: Iterator[T] | None = None
+    stream: Stream | None = None
     begun = False
     try:
         while True:
             # Set the mark for one step at a time: a generator shares its consumer's context.
             with call.inside():
                 try:
-                    if items is None:
+                    if stream is None:
                         items = iter(start())
-                        call.stream = Stream(items)
+                        call.stream = stream = Stream(items)
                     item = next(items)
                 except StopIteration:
                     return
@@ -120,7 +158,7 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
                         raise cancelled() from error  # it may be of the `close` in the middle of a step
                     if begun or (wait_s := again_s(call)) is None:
                         raise
-                    items = None
+                    stream = None
                     time.sleep(wait_s)
                     continue
             if call.abandoned:
@@ -136,29 +174,29 @@ def hold(call: Call, start: Callable[[], Iterator[T]], meter: Meter[T]) -> Itera
         call.check(error)
         raise
     finally:
+        closed = True
         try:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
+            closed = stream is None or stream.close(call)
             if call.reports:
                 call.usage = meter.usage()
         finally:
-            call.end(outcome)
+            if closed:
+                call.end(outcome)
 
 
 async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[T]) -> AsyncIterator[T]:
     """Iterate like `hold`, over an asynchronous iterator."""
     await call.aacquire()
     outcome = Outcome.FINISHED
-    items: AsyncIterator[T] | None = None
+    stream: AsyncStream | None = None
     begun = False
     try:
         while True:
             with call.inside():
                 try:
-                    if items is None:
+                    if stream is None:
                         items = aiter(start())
-                        call.stream = AsyncStream(items, asyncio.get_running_loop())
+                        call.stream = stream = AsyncStream(items, asyncio.get_running_loop())
                     item = await anext(items)
                 except StopAsyncIteration:
                     return
@@ -167,7 +205,7 @@ async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[
                         raise cancelled() from error
                     if begun or (wait_s := again_s(call)) is None:
                         raise
-                    items = None
+                    stream = None
                     await asyncio.sleep(wait_s)
                     continue
             if call.abandoned:
@@ -181,11 +219,11 @@ async def ahold(call: Call, start: Callable[[], AsyncIterator[T]], meter: Meter[
         call.check(error)
         raise
     finally:
+        closed = True
         try:
-            close = getattr(items, "aclose", None)
-            if close is not None:
-                await close()
+            closed = stream is None or await stream.close(call)
             if call.reports:
                 call.usage = meter.usage()
         finally:
-            await call.aend(outcome)
+            if closed:
+                await call.aend(outcome)

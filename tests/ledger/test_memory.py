@@ -71,7 +71,7 @@ def test_lanes_in_their_order(bench):
 
     def ordered(backend):
         ledger = bench.ledger
-        line = ledger._turns.next(backend)
+        line = ledger._turns.next(bench.now, backend)
         if line is None:
             return []
         return in_order(ledger._lines.ranks[line], line, ledger._committed.get, ledger._first)

@@ -222,7 +222,7 @@ class WatchedLedger(MemoryLedger):
             return None
         # Whose turn it is among tenants is held against a model by the suite of the ledger.
         jobs, claims = self._jobs(), self.view().waiting
-        _, level, tenant = self._turns.next(backend)
+        _, level, tenant = self._turns.next(now, backend)
         assert level == jobs[claims[line[0]].lane[1]].info.priority
         line = [ticket for ticket in line if jobs[claims[ticket].lane[1]].info.tenant == tenant]
         explored = self._explored(line, pool.granted + 1, now)

@@ -436,6 +436,72 @@ def test_an_open_asynchronous_stream_is_closed_before_its_slot_is_free(make_sche
     assert held(scheduler) == 0
 
 
+@pytest.mark.parametrize("way", ["closed", "read", "collected"])
+def test_a_stream_that_another_thread_is_closing(make_scheduler, way):
+    """Its consumer comes back meanwhile: no error of the generator reaches it, and the slot stays."""
+    scheduler, go, closing = make_scheduler(1), threading.Event(), threading.Event()
+
+    def items():
+        try:
+            yield 0
+            yield 1
+        finally:
+            closing.set()
+            go.wait()
+
+    with scheduler.slot() as outer:
+        stream = hold(scheduler.slot(), items, Count())
+        assert next(stream) == 0
+        thread = threading.Thread(target=outer.end, args=(Outcome.CANCELLED,))
+        thread.start()
+        until(closing.is_set)
+        if way == "closed":
+            stream.close()
+        elif way == "read":
+            with pytest.raises(CallCancelledError):
+                next(stream)
+        else:
+            del stream
+            gc.collect()
+        assert held(scheduler) == 1
+        go.set()
+        thread.join()
+        assert held(scheduler) == 0
+
+
+@pytest.mark.parametrize("way", ["closed", "read"])
+def test_an_asynchronous_stream_that_another_task_is_closing(make_scheduler, way):
+    scheduler = make_scheduler(1)
+
+    async def main():
+        go, closing = asyncio.Event(), asyncio.Event()
+
+        async def items():
+            try:
+                yield 0
+                yield 1
+            finally:
+                closing.set()
+                await go.wait()
+
+        async with scheduler.slot() as outer:
+            stream = ahold(scheduler.slot(), items, Count())
+            assert await anext(stream) == 0
+            outer.end(Outcome.CANCELLED)
+            await closing.wait()
+            if way == "closed":
+                await stream.aclose()
+            else:
+                with pytest.raises(CallCancelledError):
+                    await anext(stream)
+            assert held(scheduler) == 1
+            go.set()
+            while held(scheduler):
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
 def test_an_asynchronous_stream_of_a_closed_loop_ends_at_once(make_scheduler):
     """No code of that loop can close it."""
     scheduler, source = make_scheduler(1), Source()

@@ -8,6 +8,8 @@ import math
 import threading
 
 import pytest
+from langchain_core.language_models import FakeMessagesListChatModel
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
 from support.cycles import ends, went_ahead
@@ -16,7 +18,7 @@ from support.turns import State, as_user, graph_of_one_call, order_of
 
 from llmsched_langgraph import Backend, ConfigurationError, Tenant, schedule
 from llmsched_langgraph._adapter import claims
-from llmsched_langgraph.testing import PlainModel, StreamingModel
+from llmsched_langgraph.testing import PlainModel, StreamingModel, VirtualClock
 from llmsched_langgraph.traces import read_jobs
 
 
@@ -111,6 +113,8 @@ def test_settings_that_are_none(make_scheduler, settings, message):
 def test_a_limit_that_is_none(slots):
     with pytest.raises(ConfigurationError, match="max_slots of a tenant must be a whole number"):
         Tenant(1.0, slots)
+    with pytest.raises(ConfigurationError, match="tokens_per_minute of a tenant must be a whole number"):
+        Tenant(tokens_per_minute=slots)
 
 
 @pytest.mark.parametrize("wrong", [1, ["a"], "x" * 257])
@@ -146,6 +150,60 @@ def test_a_limited_tenant_leaves_slots_free(make_scheduler):
     waits.set()
     thread.join()
     scheduler.check()
+
+
+def test_the_tokens_of_a_tenant(make_scheduler):
+    """Its calls wait for the minute to pass; others overtake them, also those that hold nothing back."""
+    clock = VirtualClock()
+    tenants = {"a": Tenant(tokens_per_minute=1_000)}
+    scheduler, order = make_scheduler(1, tenants=tenants, policy="fcfs", clock=clock), []
+    usage = {"input_tokens": 900, "output_tokens": 100, "total_tokens": 1_000}
+    model = FakeMessagesListChatModel(responses=[AIMessage("", usage_metadata=usage)])
+
+    async def node(state):
+        await model.ainvoke("?")
+        order.append(state["name"])
+
+    builder = StateGraph(State).add_node("n", node)
+    graph = schedule(builder.add_edge(START, "n").compile(), scheduler)
+
+    async def main():
+        await graph.ainvoke({"name": "0"}, of("a"))
+        waits = asyncio.create_task(graph.ainvoke({"name": "1"}, of("a")))
+        await auntil(lambda: scheduler.statistics().waiting == 1)
+        await graph.ainvoke({"name": "2"}, of("b"))
+        await graph.ainvoke({"name": "3"})
+        clock.advance(59.0)
+        scheduler.check()
+        assert scheduler.statistics().waiting == 1
+        clock.advance(2.0)
+        await waits
+
+    asyncio.run(main())
+    assert order == ["0", "2", "3", "1"]
+    scheduler.check()
+
+
+def test_a_tenant_with_tokens_never_waits_for_itself(make_scheduler):
+    """A run whose call holds a slot inside another: what it uses is no reason to stand still."""
+    clock = VirtualClock()
+    tenants = {"a": Tenant(tokens_per_minute=1)}
+    scheduler = make_scheduler(4, tenants=tenants, clock=clock)
+    with scheduler.slot(tenant="a"):
+        inner = scheduler.slot(tenant="a")
+        done = threading.Event()
+
+        def ask():
+            with inner:
+                done.set()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        until(lambda: scheduler.statistics().waiting == 1)
+        clock.advance(62.0)
+        scheduler.check()
+        assert done.wait(20)
+        thread.join()
 
 
 @pytest.mark.parametrize("slots", [1, 4])

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llmsched_langgraph import Auto, Backend, Tenant
-from llmsched_langgraph._jobs.calls import PENDING_USAGE, Usage
+from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.quotas import Quota, Quotas
+from llmsched_langgraph._ledger.rates import UNKNOWN_INPUT, UNKNOWN_OUTPUT
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import (
     FIRST_COME,
@@ -1114,6 +1115,7 @@ TENANTS = st.sampled_from(
         Tenants({"t": Tenant(2.0), "u": Tenant(0.5, 1), "v": Tenant(1.0, 2)}),
         Tenants({"t": Tenant(1.0, 1)}),
         Tenants({"t": Tenant(1.0, max_queued=1), "u": Tenant(2.0, 1, max_queued=2)}),
+        Tenants({"t": Tenant(1.0, tokens_per_minute=4000), "u": Tenant(2.0, 2, tokens_per_minute=100)}),
     )
 )
 LANES = st.builds(
@@ -1218,13 +1220,13 @@ class Model:
             known, self.keys[at] = self.keys[at], key
             self.turns.moved(at, known)
 
-    def release(self, ticket, retry_after_s, now):
+    def release(self, ticket, retry_after_s, now, tokens=None):
         self.leave(ticket)
         at = self.holding.pop(ticket, None)
         self.forced.discard(ticket)
         if at is not None:
             self.released[at[0]] += 1
-            self.turns.settle(ticket, failed=retry_after_s is not None)
+            self.turns.settle(ticket, tokens, failed=retry_after_s is not None)
             if retry_after_s is not None:
                 longer_s = now + retry_after_s - max(self.opens_s[at[0]], now)
                 if longer_s > 0.0:
@@ -1294,6 +1296,10 @@ class Model:
             for backend in BACKENDS
             if self.free(backend)
         ]
+        for backend in BACKENDS:
+            if self.backlog(backend) and self.held(backend) < self.slots[backend] and not self.free(backend):
+                at = self.turns.waits_for_tokens_s(backend)
+                times += [] if at is None else [at]
         return min((at for at in times if at > now), default=None)
 
 
@@ -1307,8 +1313,10 @@ class Turns:
         self.floor_s = {}
         self.number = {}
         self.level_s = {}
-        self.shares = {}  # of tickets that hold: line, charge, weight, time of the grant
+        self.shares = {}  # of tickets that hold: line, charge, weight, time of the grant, tokens
         self.served = {}
+        self.tokens = {}  # of backend and tenant: pairs of second and tokens
+        self.tokens_mean = {}
 
     def lanes(self, *line):
         model = self.model
@@ -1322,9 +1330,38 @@ class Turns:
         return sum(share[0] == line for share in self.shares.values())
 
     def blocked(self, backend, tenant):
+        return self.full(backend, tenant) or self.tokens_s(backend, tenant) > self.model.clock()
+
+    def full(self, backend, tenant):
         most = self.tenants.of(tenant).max_slots
         held = sum((share[0][0], share[0][2]) == (backend, tenant) for share in self.shares.values())
         return most is not None and held >= most
+
+    def charge_of(self, backend, tenant):
+        """The tokens with which a grant counts: the mean of the latest ended ones."""
+        _, mean = self.tokens_mean.get((backend, tenant), (0, UNKNOWN_INPUT + UNKNOWN_OUTPUT))
+        return max(1, round(mean))
+
+    def tokens_s(self, backend, tenant):
+        """When the tokens of the tenant admit a call: each counts until 60 s after its second."""
+        most, now = self.tenants.of(tenant).tokens_per_minute, self.model.clock()
+        if most is None:
+            return now
+        counted = [own for own in self.tokens.get((backend, tenant), ()) if own[0] >= math.floor(now) - 60]
+        ready_s = now
+        for second in (None, *sorted({second for second, _ in counted})):
+            left = [own for own in counted if second is None or own[0] > second]
+            used = sum(tokens for _, tokens in left)
+            ready_s = now if second is None else second + 61.0
+            if not used or used + self.charge_of(backend, tenant) <= most:
+                break
+        return ready_s
+
+    def waits_for_tokens_s(self, backend):
+        """When the tokens of the first tenant that has enough slots admit a call."""
+        tenants = {line[2] for line in self.virtual_s if line[0] == backend and self.lanes(*line)}
+        times = [self.tokens_s(backend, own) for own in tenants if not self.full(backend, own)]
+        return min(times, default=None)
 
     def first(self, lanes):
         """The line whose turn it is, of those of these lanes."""
@@ -1381,18 +1418,36 @@ class Turns:
         self.level_s[line[:2]] = level_s
         if line not in self.virtual_s:
             self.virtual_s[line] = self.floor_s[line] = level_s
-        elif not self.lanes(*line):
+        elif not self.lanes(*line) or self.tenants.of(line[2]).tokens_per_minute is not None:
             self.lift(line, level_s)
         weight = self.tenants.of(line[2]).weight
         charge_s = self.served.get(line[0], (0, 1.0))[1] / weight
-        self.shares[ticket] = line, charge_s, weight, self.model.clock()
+        now, tokens = self.model.clock(), 0
+        if self.tenants.of(line[2]).tokens_per_minute is not None:
+            tokens = self.charge_of(*line[::2])
+            self.tokens.setdefault(line[::2], []).append((math.floor(now), tokens))
+        self.shares[ticket] = line, charge_s, weight, now, tokens
         self.virtual_s[line] += charge_s
         self.left(line)
 
-    def settle(self, ticket, *, failed):
+    def count(self, ticket, tokens):
+        """The tokens of a ticket that holds; 0 if it failed."""
+        line, _, _, granted_s, charge = self.shares[ticket]
+        at, now = line[::2], self.model.clock()
+        if tokens is None or not charge:
+            return
+        if math.floor(granted_s) >= math.floor(now) - 60:
+            self.tokens[at].append((math.floor(granted_s), tokens - charge))
+        else:
+            self.tokens[at].append((math.floor(now), tokens))
+        if tokens:
+            attempts, mean = self.tokens_mean.get(at, (0, UNKNOWN_INPUT + UNKNOWN_OUTPUT))
+            self.tokens_mean[at] = attempts + 1, mean + (tokens - mean) / min(attempts + 1, 32)
+
+    def settle(self, ticket, tokens, *, failed):
         if ticket not in self.shares:
             return
-        line, charge_s, weight, granted_s = self.shares[ticket]
+        line, charge_s, weight, granted_s, _ = self.shares[ticket]
         served_s = self.model.clock() - granted_s
         if not failed:
             calls, mean_s = self.served.get(line[0], (0, 1.0))
@@ -1402,9 +1457,10 @@ class Turns:
         self.virtual_s[line] += more_s
         if more_s <= 0.0:
             self.virtual_s[line] = max(self.virtual_s[line], min(self.floor_s[line], before_s))
-        was_blocked = self.blocked(line[0], line[2])
+        was_full = self.full(line[0], line[2])
+        self.count(ticket, 0 if failed else tokens)
         del self.shares[ticket]
-        if was_blocked:
+        if was_full:
             for own in self.virtual_s:
                 if own[::2] == line[::2] and self.lanes(*own):
                     self.lift(own, self.level_s[own[:2]])
@@ -1479,9 +1535,11 @@ class LedgerWalk(RuleBasedStateMachine):
                     self.model.force_waiting(ticket)
                 case Rekey(at, key):
                     self.model.rekey(at, key)
-                case Release(ticket, _, failure):
+                case Release(ticket, usage, failure):
                     self.untold.discard(ticket)
-                    self.model.release(ticket, failure and failure.retry_after_s, self.bench.now)
+                    self.model.release(
+                        ticket, failure and failure.retry_after_s, self.bench.now, usage.prompt_tokens
+                    )
                 case Configure(backend):
                     self.model.slots[backend.name] = backend.slots
         for _ in range(times):
@@ -1571,10 +1629,12 @@ class LedgerWalk(RuleBasedStateMachine):
         stage_events=MOVES,
         retry_after_s=st.sampled_from((None, None, None, 0.0, 2.0, 9.0)),
         again=st.booleans(),
+        tokens=st.sampled_from((None, 10, 700, 5000)),
     )
-    def release(self, pick, stage_events, retry_after_s=None, again=False):
+    def release(self, pick, stage_events, retry_after_s=None, again=False, tokens=None):
         failure = None if retry_after_s is None else Failure(429, retry_after_s)
-        self._do([Release(self._ticket(pick), failure=failure)], stage_events, times=1 + again)
+        usage = UNKNOWN_USAGE if tokens is None else Usage(tokens, 0)
+        self._do([Release(self._ticket(pick), usage, failure)], stage_events, times=1 + again)
 
     @rule(count=st.integers(1, 30), retry_after_s=st.sampled_from((None, None, 1.0)))
     def release_holders(self, count, retry_after_s):
@@ -1630,7 +1690,8 @@ class LedgerWalk(RuleBasedStateMachine):
         self.bench.now = self.bench.wake_s
         self.home.quiet(self.bench.ledger, self.bench.now)
         self._settle()
-        assert len(self.model.holding) > held or self.model.requests_per_minute is not None
+        limited = any(own.tokens_per_minute for own in self.model.turns.tenants.named.values())
+        assert len(self.model.holding) > held or self.model.requests_per_minute is not None or limited
 
     @invariant()
     def crowds(self):

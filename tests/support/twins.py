@@ -14,6 +14,7 @@ from collections import Counter
 from llmsched_langgraph import Auto, Backend, Tenant
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
+from llmsched_langgraph._ledger.allowances import Allowance
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import Overdue
 from llmsched_langgraph._ledger.pauses import Failure
@@ -45,13 +46,22 @@ JOBS = 10**6
 
 NAMES = ("", "", "", "t", "u", "v", "w:{}\n", "müller\0")
 TENANTS = Tenants({"t": Tenant(2.0), "u": Tenant(0.5, 2), "v": Tenant(1.0, 1), "w:{}\n": Tenant(3.0, 3)})
+TOKENS = Tenants(
+    {
+        "t": Tenant(2.0, tokens_per_minute=5_000),
+        "u": Tenant(0.5, 2, tokens_per_minute=300),
+        "v": Tenant(1.0, 1),
+        "w:{}\n": Tenant(3.0, tokens_per_minute=40_000),
+    }
+)
+REPLICAS = ("http://a:1", "http://b:1", "https://c")
 STAGES = ("s", "s", "x:1", "müller\n{}\0")
 
 
 def backends_of(rng):
     """Backends with every kind of limit, small enough to be reached."""
     return [
-        Backend("b", rng.randint(1, 6)),
+        Backend("b", rng.randint(1, 6), replicas=rng.choice((None, REPLICAS))),
         Backend("c:{}", Auto(1, 24, rng.randint(1, 8))),
         Backend(
             "d",
@@ -73,7 +83,7 @@ class Twins:
         self.rng = rng = random.Random(seed)
         overdue = Overdue(rng.choice((None, 5.0, 40.0)), rng.randint(1, 5))
         exploration = rng.choice((None, Exploration(0.3, seed=2**70 + seed), Exploration(1.0)))
-        tenants = rng.choice((Tenants(), TENANTS, TENANTS))
+        tenants = rng.choice((Tenants(), TENANTS, TENANTS, TOKENS, TOKENS))
         self.backends = {own.name: own for own in backends_of(rng)}
         self.memory = MemoryLedger(self.backends.values(), exploration, overdue=overdue, tenants=tenants)
         self.lease_s = rng.choice((20.0, 1e5, 1e5))
@@ -215,7 +225,13 @@ class Twins:
                 ("output_tokens_per_minute", 15_000),
             )
         }
-        return Backend(name, slots, **({} if name == "b" else rates), max_queued=rng.choice((None, 5)))
+        return Backend(
+            name,
+            slots,
+            **({} if name == "b" else rates),
+            max_queued=rng.choice((None, 5)),
+            replicas=rng.choice((None, REPLICAS[:2], REPLICAS[1:])),
+        )
 
     # -- one step ----------------------------------------------------------------------
 
@@ -350,6 +366,10 @@ class Twins:
             assert other[1:] == view[1:], (name, other, view)
             assert other.backend.settings == view.backend.settings
             assert other.backend.max_queued == view.backend.max_queued
+            assert other.backend.replicas == view.backend.replicas
+        committed = memory._committed.items()
+        used = {key[1:]: own for key, own in committed if type(own) is Allowance}
+        assert {at: own for at, own in snapshot.allowances.items() if own != Allowance()} == used
         view = memory.view()
         workers = {client.worker: of for of, client in enumerate(self.clients)}
         for mine, others in ((view.waiting, snapshot.waiting), (view.holding, snapshot.holding)):
@@ -366,7 +386,11 @@ class Twins:
                 if isinstance(own, Waiting):
                     assert snapshot.tenants[worker, ticket] == memory.tenant(own)
                 else:
-                    assert (own.granted_s, own.share) == (other.granted_s, other.share)
+                    assert (own.granted_s, own.share, own.replica) == (
+                        other.granted_s,
+                        other.share,
+                        other.replica,
+                    )
         memory.check(self.now)
         self.clients[0].check(self.now)
 

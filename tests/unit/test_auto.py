@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from statistics import median
 
 import pytest
 
@@ -140,11 +141,32 @@ def test_a_raise_that_brings_only_latency_is_undone():
 
 
 def test_a_raise_that_brings_a_third_stays():
+    """It may be the engine's own queue that lets only a third come of it: the limit without one is tried."""
     bench = Bench(seconds=lambda in_use: 1.0 if in_use <= 8 else 1.5)
     bench.window(times=2)
     assert bench.found.limit == 16
     bench.window(times=2)
+    assert bench.found.limit == 11  # which would be as much with 1 s for each call, but is not
+    bench.window(times=2)
+    assert bench.found.limit == 16
+    bench.window()
     assert bench.found.limit == 32
+
+
+def test_a_raise_above_the_knee_ends_at_the_knee():
+    """24 are served at a time; 36 at once have the throughput of 24."""
+    bench = Bench(Auto(start=18), seconds=lambda in_use: max(1.0, in_use / 24))
+    limits = [bench.window() for _ in range(20)]
+    assert limits[1] == 36
+    assert limits[3] == 24
+    assert median(limits[3:]) == 24
+
+
+@pytest.mark.parametrize("knee", [9, 13, 20, 30, 31])
+def test_a_raise_that_is_not_worth_it_shows_the_knee(knee):
+    bench = Bench(seconds=lambda in_use: max(1.0, in_use / knee))
+    limits = [bench.window() for _ in range(12)]
+    assert abs(limits[-1] - knee) <= 0.2 * knee
 
 
 # -- refusals --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmsched_langgraph._adapter.http.answers import ACCEPTED, failure_of, failure_of_error
 from llmsched_langgraph._adapter.http.recognition import attempt_of, content_type_of
+from llmsched_langgraph._adapter.http.replicas import moved
 from llmsched_langgraph._patching import lacks, wrap_method
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
@@ -35,6 +36,8 @@ def _request(request: Callable[..., Any], form: type) -> Callable[..., Any]:
             return await request(self, method, url, **options)
         try:
             await attempt.aensure()
+            if attempt.replica:
+                url = moved(_whole(self, url), attempt.replica)
             mark = ATTEMPT.set(attempt)
             try:
                 response = await request(self, method, url, **options)
@@ -57,8 +60,15 @@ def _attempt(session: Any, method: str, url: Any, options: dict[str, Any], form:
     content_type = content_type_of(options.get("headers"))
     if not content_type and isinstance(options.get("data"), form):
         content_type = "multipart/form-data"
+    return attempt_of(method, _whole(session, url), content_type)
+
+
+def _whole(session: Any, url: Any) -> str:
+    """Return the URL with the session's base URL."""
     base = getattr(session, "_base_url", None)
-    return attempt_of(method, str(url) if base is None else f"{str(base).rstrip('/')}/{url}", content_type)
+    return (
+        str(url) if base is None or "://" in str(url) else f"{str(base).rstrip('/')}/{str(url).lstrip('/')}"
+    )
 
 
 def _settle(attempt: Attempt, response: Any) -> None:

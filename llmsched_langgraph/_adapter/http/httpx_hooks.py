@@ -16,6 +16,7 @@ from typing import Any
 from llmsched_langgraph._adapter.http.answers import ACCEPTED, failure_of, failure_of_error
 from llmsched_langgraph._adapter.http.readahead import AsyncBody, Body, Holder
 from llmsched_langgraph._adapter.http.recognition import attempt_of
+from llmsched_langgraph._adapter.http.replicas import send_to_replica
 from llmsched_langgraph._patching import lacks, wrap_method
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
@@ -48,6 +49,7 @@ def _send(send: Callable[..., Any]) -> Callable[..., Any]:
             return send(self, request, **options)
         try:
             attempt.ensure()
+            send_to_replica(attempt, request)
             mark = ATTEMPT.set(attempt)
             try:
                 response = send(self, request, **options)
@@ -73,6 +75,7 @@ def _asend(send: Callable[..., Any]) -> Callable[..., Any]:
             return await send(self, request, **options)
         try:
             await attempt.aensure()
+            send_to_replica(attempt, request)
             mark = ATTEMPT.set(attempt)
             try:
                 response = await send(self, request, **options)
@@ -111,6 +114,7 @@ def _transport(handle: Callable[..., Any]) -> Callable[..., Any]:
             return handle(self, request)
         attempt.ensure()
         try:
+            send_to_replica(attempt, request)
             response = handle(self, request)
             attempt.heard(response.status_code, response.headers)
             failure = failure_of(response.status_code, response.headers)
@@ -131,6 +135,7 @@ def _atransport(handle: Callable[..., Any]) -> Callable[..., Any]:
             return await handle(self, request)
         await attempt.aensure()
         try:
+            send_to_replica(attempt, request)
             response = await handle(self, request)
             attempt.heard(response.status_code, response.headers)
             failure = failure_of(response.status_code, response.headers)

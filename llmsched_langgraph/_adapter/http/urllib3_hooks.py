@@ -13,6 +13,7 @@ from typing import Any
 
 from llmsched_langgraph._adapter.http.answers import ACCEPTED, failure_of, failure_of_error
 from llmsched_langgraph._adapter.http.recognition import attempt_of, content_type_of
+from llmsched_langgraph._adapter.http.replicas import cannot_be_moved
 from llmsched_langgraph._patching import lacks, wrap_method
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import ATTEMPT, CALL, unmark
@@ -39,6 +40,8 @@ def _make_request(make: Callable[..., Any]) -> Callable[..., Any]:
             return make(self, connection, method, url, *args, **options)
         try:
             attempt.ensure()
+            if attempt.replica:
+                raise attempt.refuse(cannot_be_moved(attempt.terms.backend, "urllib3"))
             mark = ATTEMPT.set(attempt)
             try:
                 response = make(self, connection, method, url, *args, **options)

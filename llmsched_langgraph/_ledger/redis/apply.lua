@@ -39,14 +39,14 @@ end
 now = math.max(now, state.count('now')) -- a server's clock may be set back
 state.put('counts', 'now', now)
 
-pools.forget_unmeasured(now)
+ledger.expire(now)
 leases.expire(now)
 local worker, others = command.worker, false
 if not worker then
   worker = leases.register(command.name, command.token)
   -- A worker whose lease had ended brings its settings again: they count only if the server has lost them.
   if not command.again or not state.get('settings', 'overdue') then
-    others = settings.take(command.settings)
+    others = settings.take(now, command.settings)
   end
   for _, own in ipairs(command.backends) do
     if not command.again or not pools.id(own.name) then

@@ -76,6 +76,18 @@ local function raised(found, bounds, now, before)
   return replace(up, { step = 2 * found.step })
 end
 
+-- The limit between two at which the engine's own queue begins; nil if it may be one of them.
+local function between_of(before, own)
+  local at, error = levels.knee(before, own)
+  local found = numbers.round(at)
+  if found < before.limit + math.max(1, math.floor(before.limit / 8)) then
+    return nil
+  end
+  if at * (1.0 + levels.KNOWN * error) <= own.limit - math.max(1, math.floor(own.limit / 5)) then
+    return found
+  end
+end
+
 local next_
 
 -- The limit while a raise or a try downwards goes on, or after it.
@@ -92,6 +104,20 @@ local function judged(found, bounds, now, before, bound, used)
     worth = levels.worthwhile(before, own, sure)
   else
     worth = levels.worthwhile(own, before, sure)
+  end
+  local between = nil
+  if up and bound then
+    between = between_of(before, own)
+  end
+  if between and worth then -- is this limit worth more than the one between?
+    return replace(moved(found, now, between, own), { ceiling = math.huge, refused = false })
+  elseif between then
+    found = replace(found, {
+      ceiling = math.huge,
+      refused = false,
+      step = math.max(1, math.floor(between / 4)),
+    })
+    return moved(found, now, between, before)
   end
   if worth == nil then
     if not bound then
@@ -129,7 +155,13 @@ local function judged(found, bounds, now, before, bound, used)
     down_at = found.clean + LEAST_PATIENCE,
   })
   local back = moved(found, now, before.limit)
-  return replace(back, { samples = before.samples, settled = true, ceiling = before.limit, refused = false })
+  return replace(back, {
+    samples = before.samples,
+    settled = true,
+    ceiling = before.limit,
+    refused = false,
+    step = math.huge,
+  })
 end
 
 -- The limit after a window: raised, tried, restored or unchanged.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
+from llmsched_langgraph._ledger.allowances import Allowance
 from llmsched_langgraph._ledger.auto import Auto, Found, Window
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.capacity import Capacity
@@ -89,7 +90,12 @@ def encoded_shared(shared: Shared) -> Encoded:
         overdue=_known(max_wait_s=overdue.max_wait_s, every=overdue.every),
         exploration=exploration and {"epsilon": exploration.epsilon, "seed": exploration.seed % PRIME},
         tenants={
-            name: _known(weight=own.weight, max_slots=own.max_slots, max_queued=own.max_queued)
+            name: _known(
+                weight=own.weight,
+                max_slots=own.max_slots,
+                max_queued=own.max_queued,
+                tokens_per_minute=own.tokens_per_minute,
+            )
             for name, own in tenants.named.items()
         },
     )
@@ -105,6 +111,7 @@ def encoded_backend(backend: Backend) -> Encoded:
         auto=auto,
         rates=rates and _known(**dict(zip(KINDS, rates, strict=True))),
         max_queued=backend.max_queued,
+        replicas=backend.replicas,
     )
 
 
@@ -202,7 +209,7 @@ def _explore(explore: Explore, stage: StageOccurrence) -> Encoded | None:
 
 def grant_of(fields: list[Any], request: Request, lease_until_s: float) -> Grant:
     """Decode the news of a grant of the request."""
-    _, reason, asked_s, granted_s, concurrency, slots, arrival, share = fields
+    _, reason, asked_s, granted_s, concurrency, slots, arrival, replica, share = fields
     return Grant(
         request.lane,
         float(asked_s),
@@ -211,7 +218,7 @@ def grant_of(fields: list[Any], request: Request, lease_until_s: float) -> Grant
         reason,
         concurrency,
         slots,
-        "",
+        replica,
         float(lease_until_s),
         arrival,
         Share(*share) if share else None,
@@ -221,9 +228,7 @@ def grant_of(fields: list[Any], request: Request, lease_until_s: float) -> Grant
 def share_of(claim: Mapping[str, Any]) -> Share | None:
     """Return the charge of a stored ticket."""
     share = claim.get("share")
-    return (
-        None if share is None else Share(share["level"], share["tenant"], share["charge_s"], share["weight"])
-    )
+    return None if share is None else Share(**share)
 
 
 def lane_of(text: str, backend: str) -> tuple[int, Lane]:
@@ -284,6 +289,11 @@ def _spent(spent: Mapping[str, Any]) -> Spent:
         tuple([told.get(kind) for kind in KINDS]),
         tuple([_cells(held[kind]) if kind in held else EMPTY for kind in KINDS]),
     )
+
+
+def allowance_of(allowance: Mapping[str, Any]) -> Allowance:
+    """Decode the tokens of a tenant."""
+    return Allowance(_cells(allowance["counted"]), allowance["attempts"], allowance["mean"])
 
 
 def _cells(cells: Mapping[str, Any]) -> Cells:

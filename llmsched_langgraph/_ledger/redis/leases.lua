@@ -79,7 +79,8 @@ function leases.tell(grants, except)
         grant.concurrency,
         grant.slots,
         grant.arrival,
-        share and { share.level, share.tenant, share.charge_s, share.weight } or {},
+        grant.replica or '',
+        share and { share.level, share.tenant, share.charge_s, share.weight, share.tokens } or {},
       })
       redis.call('RPUSH', state.key('news', worker), text)
       if worker ~= except then

@@ -83,7 +83,7 @@ local function admit(now, worker, change, ticket)
     backend.waiting > 0
     or backend.holding >= backend.limit
     or now < pauses.ready_s(backend.pause, backend.granted, backend.limit)
-    or (key.tenant ~= '' and turns.blocked(backend.id, key.tenant))
+    or (key.tenant ~= '' and ceilings.blocked(now, backend.id, key.tenant))
     or (backend.rates and now < capacity.ready_s(backend, now, change.estimate))
   then
     if not change.forced then
@@ -92,7 +92,7 @@ local function admit(now, worker, change, ticket)
     reason = 'forced'
   end
   local arrival = arrive(change)
-  local share = turns.charge(lines.of(backend.id, key.level, key.tenant))
+  local share = turns.charge(now, lines.of(backend.id, key.level, key.tenant))
   local waits = {
     backend = backend.id,
     lane = lane_of(worker, backend.id, change),
@@ -105,7 +105,7 @@ local function admit(now, worker, change, ticket)
 end
 
 -- Index a lane whose key, or whose first ticket, may have changed.
-local function move(lane, before, after, arrival)
+local function move(now, lane, before, after, arrival)
   local moved = after.level ~= before.level or after.tenant ~= before.tenant
   if
     moved
@@ -119,7 +119,7 @@ local function move(lane, before, after, arrival)
   end
   state.put('lanes', lane, after)
   if moved then
-    turns.enter(line_of(after), arrival)
+    turns.enter(now, line_of(after), arrival)
     turns.leave(line_of(before))
     ledger.ripen(after.backend)
     overdue.remove(lane, before)
@@ -154,14 +154,14 @@ function ledger.request(now, worker, change)
   if known then
     local after = change.key and rekeyed(known, key_of(change)) or numbers.replace(known, {})
     after.waiting = known.waiting + 1
-    move(lane, known, after, math.min(lines.arrival(known), arrival))
+    move(now, lane, known, after, math.min(lines.arrival(known), arrival))
   else
     known = key_of(change)
     known.backend, known.job, known.waiting = backend.id, job, 1
     known.due_s = overdue.due_s(backend, now, change.waited_s or 0.0)
     lines.add(lane, known, arrival)
     state.put('lanes', lane, known)
-    turns.enter(line_of(known), arrival)
+    turns.enter(now, line_of(known), arrival)
     overdue.add(lane, known)
   end
   queues.add(lane, arrival, ticket)
@@ -177,12 +177,12 @@ function ledger.request(now, worker, change)
   pools.queue(backend.id)
 end
 
-function ledger.rekey(_, worker, change)
+function ledger.rekey(now, worker, change)
   local backend = pools.id(change.backend)
   local lane = backend and lane_of(worker, backend, change)
   local known = lane and state.get('lanes', lane)
   if known then
-    move(lane, known, rekeyed(known, key_of(change)), lines.arrival(known))
+    move(now, lane, known, rekeyed(known, key_of(change)), lines.arrival(known))
   end
 end
 
@@ -217,7 +217,11 @@ local function free(now, ticket, release)
   if not claim.granted_s then
     shorten(claim.lane, ticket)
   elseif claim.share then
-    turns.settle(claim.backend, claim.share, not release.failure and now - claim.granted_s or nil)
+    local share, failed = claim.share, release.failure ~= nil
+    turns.settle(now, claim.backend, share, not failed and now - claim.granted_s or nil)
+    if share.tokens > 0 and (failed or release.usage) then
+      ceilings.count(now, claim.backend, share, claim.granted_s, release.usage, failed)
+    end
   end
   if pools.free(now, ticket, claim, release) then
     ledger.ripen(claim.backend)
@@ -235,17 +239,33 @@ function ledger.release_all(now, worker)
   end
 end
 
+local function measure(now, ticket, usage)
+  local pending = pools.measure(now, ticket, usage)
+  if not pending then
+    return
+  end
+  local share = pending.share
+  if share and share.tokens > 0 then
+    ceilings.count(now, pending.backend, share, pending.attempt.granted_s, usage, false)
+  end
+  ledger.ripen(pending.backend)
+end
+
 function ledger.measure(now, worker, change)
-  local backend = pools.measure(now, ledger.ticket(worker, change.ticket), change.usage)
-  if backend then
-    ledger.ripen(backend)
+  measure(now, ledger.ticket(worker, change.ticket), change.usage)
+end
+
+-- Stop waiting for tokens that have not become known for a minute.
+function ledger.expire(now)
+  for _, ticket in ipairs(pools.unmeasured_since(now)) do
+    measure(now, ticket, {})
   end
 end
 
 -- Grant a slot to a ticket of the backlog.
 local function take(now, ticket, reason)
   local waits = state.get('tickets', ticket)
-  local share = turns.charge(line_of(state.get('lanes', waits.lane)))
+  local share = turns.charge(now, line_of(state.get('lanes', waits.lane)))
   shorten(waits.lane, ticket)
   report(ticket, pools.hold(now, ticket, waits, reason, share, true))
 end
@@ -267,43 +287,19 @@ end
 
 -- grants ---------------------------------------------------------------------------------
 
--- The lane whose first ticket is granted next, and the reason; nil if none may have a slot.
-local function next_lane(backend, now)
-  if overdue.turn(backend) then
-    local lane = overdue.first(backend.id, pauses.open_s(backend.pause, now))
-    if lane then
-      return lane, 'overdue'
-    end
-  end
-  local line = lines.next(backend.id)
-  if not line then
-    return nil
-  end
-  local lane = lines.urgent(line, now)
-  if lane then
-    return lane, 'deadline'
-  end
-  if exploration.turn(backend.granted + 1) then
-    lane = exploration.choose(line, now)
-    if lane then
-      return lane, 'explore'
-    end
-  end
-  return lines.head(line), 'order'
-end
-
 -- Grant one ticket of the backend. Return whether it did; else when time alone allows a grant, nil for never.
 local function settle_one(backend, now)
   if backend.waiting == 0 or backend.holding >= backend.limit then
     return false, nil
   end
+  ceilings.take_back(now, backend.id)
   local ready_s = pauses.ready_s(backend.pause, backend.granted, backend.limit)
   if now < ready_s and lines.next(backend.id) then
     return false, ready_s
   end
-  local lane, reason = next_lane(backend, now)
-  if not lane then
-    return false, nil
+  local lane, reason = selection.next(now, backend)
+  if not lane then -- all waiting tenants are at limits of their own
+    return false, ceilings.back(backend.id)
   end
   local ticket = queues.first(lane)
   if backend.rates then

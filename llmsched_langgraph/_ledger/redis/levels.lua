@@ -2,6 +2,7 @@
 
 local WORTH, CHANGED, CERTAIN, FEWEST, MOST = 0.2, 1.3, 3.0, 8, 128
 levels.SURE = 1.5
+levels.KNOWN = 2.0
 
 -- How many successes are kept at a limit.
 function levels.most(limit)
@@ -122,6 +123,29 @@ local function slower_of(one, other)
   return slower, math.sqrt(error * error + error2 * error2)
 end
 
+-- The sum of the seconds by that of a line, and its relative standard deviation.
+local function ratio_of(samples, start, pace)
+  local took, usual, squares = 0.0, 0.0, 0.0
+  for _, own in ipairs(samples) do
+    took = took + own.seconds
+    usual = usual + (start + pace * own.tokens)
+  end
+  local ratio, n = took / usual, #samples
+  for _, own in ipairs(samples) do
+    local off = own.seconds - ratio * (start + pace * own.tokens)
+    squares = squares + off * off
+  end
+  return ratio, math.sqrt(squares * n / (n - 2)) / (ratio * usual)
+end
+
+-- How many times as long all the other calls take as they would have at the first level.
+local function longer_of(one, other)
+  local start, pace = line_of(one)
+  local took, error = ratio_of(one, start, pace)
+  local longer, error2 = ratio_of(other, start, pace)
+  return longer / took, math.sqrt(error * error + error2 * error2)
+end
+
 local function only(samples, cached)
   local found = {}
   for _, own in ipairs(samples) do
@@ -185,11 +209,16 @@ function levels.slowdown(before, after)
   if math.abs(math.log(slower)) <= math.max(math.log(CHANGED), CERTAIN * error) then
     return nil
   end
-  local start, pace = line_of(one)
-  local seconds, usual = 0.0, 0.0
-  for _, own in ipairs(other) do
-    seconds = seconds + own.seconds
-    usual = usual + (start + pace * own.tokens)
+  return (longer_of(one, other))
+end
+
+-- How many calls, each as fast as at the lower limit, have the throughput of the higher one, and the relative
+-- standard deviation.
+function levels.knee(low, high)
+  local one, other = alike(low.samples, high.samples)
+  if not one then
+    return high.limit, math.huge
   end
-  return seconds / usual
+  local longer, error = longer_of(one, other)
+  return mean_in_use(other) / math.max(1.0, longer), error
 end

@@ -1,8 +1,8 @@
--- Which waiting lanes have waited for too long: `overdue.py`. The lanes of each tenant with a limit of slots
--- have an index of their own, because they may have to be passed over. Ties go by the lane.
+-- Which waiting lanes have waited for too long: `overdue.py`. The lanes of each tenant with a limit have
+-- an index of their own, because they may have to be passed over. Ties go by the lane.
 
 local function group_of(tenant)
-  return turns.limited(tenant) and tenant or ''
+  return ceilings.limited(tenant) and tenant or ''
 end
 
 local function settings()
@@ -45,12 +45,12 @@ function overdue.remove(lane, known)
 end
 
 -- The lane that is overdue for longest; nil if none is.
-function overdue.first(backend, open_s)
+function overdue.first(now, backend, open_s)
   local found, least
   for _, group in ipairs(redis.call('SMEMBERS', state.key('dues', backend))) do
     local entry = redis.call('ZRANGE', state.key('due', backend, group), 0, 0, 'WITHSCORES')
     local lane, due_s = entry[1], tonumber(entry[2])
-    if lane and due_s <= open_s and not (group ~= '' and turns.blocked(backend, group)) then
+    if lane and due_s <= open_s and not (group ~= '' and ceilings.blocked(now, backend, group)) then
       if not found or due_s < least or (due_s == least and numbers.before(lane, found)) then
         found, least = lane, due_s
       end

@@ -23,6 +23,7 @@ local function add(settings)
     id = id,
     name = settings.name,
     max_queued = settings.max_queued,
+    replicas = settings.replicas,
     holding = 0,
     waiting = 0,
     granted = 0,
@@ -41,7 +42,7 @@ function pools.configure(now, settings)
     return add(settings), false
   end
   local backend = pools.get(id)
-  backend.max_queued = settings.max_queued
+  backend.max_queued, backend.replicas = settings.max_queued, settings.replicas
   capacity.configured(backend, now, settings)
   pools.put(backend)
   return backend, backend.waiting > 0
@@ -52,6 +53,27 @@ function pools.queue(id)
   local backend = pools.get(id)
   backend.waiting = backend.waiting + 1
   pools.put(backend)
+end
+
+-- One more call of the replica that has the fewest; return the replica.
+local function serve(backend)
+  local held = state.get('replicas', backend.id) or {}
+  local found
+  for _, replica in ipairs(backend.replicas) do
+    if not found or (held[replica] or 0) < (held[found] or 0) then
+      found = replica
+    end
+  end
+  held[found] = (held[found] or 0) + 1
+  state.put('replicas', backend.id, held)
+  return found
+end
+
+-- One call less of a replica.
+local function served(backend, replica)
+  local held = state.get('replicas', backend.id)
+  held[replica] = held[replica] > 1 and held[replica] - 1 or nil
+  state.put('replicas', backend.id, next(held) and held or false)
 end
 
 -- Give a slot to a ticket; `queued` tells whether it is in the backlog.
@@ -70,6 +92,7 @@ function pools.hold(now, ticket, waits, reason, share, queued)
     reason = reason,
     concurrency = backend.holding,
     slots = backend.limit,
+    replica = backend.replicas and serve(backend),
     share = share or numbers.NONE,
   })
   state.put('tickets', ticket, grant)
@@ -77,12 +100,23 @@ function pools.hold(now, ticket, waits, reason, share, queued)
   return grant
 end
 
-local function await(now, ticket, backend, attempt, well)
+local function await(now, ticket, backend, attempt, well, share)
   local number = state.count('awaited') + 1
   state.set_count('awaited', number)
   local place = numbers.pad(number) .. ticket
   redis.call('ZADD', state.key('awaited'), numbers.text(now), place)
-  state.put('unmeasured', ticket, { backend = backend.id, attempt = attempt, well = well, place = place })
+  state.put('unmeasured', ticket, {
+    backend = backend.id,
+    attempt = attempt,
+    well = well,
+    share = share,
+    place = place,
+  })
+end
+
+-- Whether the tokens of a ticket count against a limit of its tenant.
+local function counts(grant)
+  return grant.share and grant.share.tokens > 0
 end
 
 -- An attempt has ended.
@@ -105,8 +139,8 @@ local function ended(now, ticket, grant, backend, release)
   capacity.ended(backend, attempt, release.well)
   if release.usage then
     capacity.used(backend, now, attempt, release.usage, release.well)
-  elseif not capacity.plain(backend) then
-    await(now, ticket, backend, attempt, release.well)
+  elseif not capacity.plain(backend) or counts(grant) then
+    await(now, ticket, backend, attempt, release.well, grant.share)
   end
 end
 
@@ -115,8 +149,12 @@ end
 function pools.free(now, ticket, claim, release)
   local backend = pools.get(claim.backend)
   if claim.granted_s then
-    if release.failure or backend.pause.backoff_s ~= 0 or not capacity.plain(backend) then
+    local plain = capacity.plain(backend) and not counts(claim)
+    if release.failure or backend.pause.backoff_s ~= 0 or not plain then
       ended(now, ticket, claim, backend, release)
+    end
+    if claim.replica then
+      served(backend, claim.replica)
     end
     backend.holding, backend.released = backend.holding - 1, backend.released + 1
   else
@@ -126,7 +164,7 @@ function pools.free(now, ticket, claim, release)
   return backend.waiting > 0
 end
 
--- Count the tokens of a released ticket; return its backend, nil if they are not awaited.
+-- Count the tokens of a released ticket; return what awaited them, nil if nothing did.
 function pools.measure(now, ticket, usage)
   local pending = state.get('unmeasured', ticket)
   if not pending then
@@ -137,16 +175,17 @@ function pools.measure(now, ticket, usage)
   local backend = pools.get(pending.backend)
   capacity.used(backend, now, pending.attempt, usage, pending.well)
   pools.put(backend)
-  return backend.id
+  return pending
 end
 
--- Count the estimate where the tokens of an attempt have not become known in time.
-function pools.forget_unmeasured(now)
+-- The tickets whose tokens have been awaited for `MEASURED_S`, in the order of their releases.
+function pools.unmeasured_since(now)
+  local found = {}
   while true do
-    local entry = redis.call('ZRANGE', state.key('awaited'), 0, 0, 'WITHSCORES')
+    local entry = redis.call('ZRANGE', state.key('awaited'), #found, #found, 'WITHSCORES')
     if not entry[1] or now - tonumber(entry[2]) < MEASURED_S then
-      return
+      return found
     end
-    pools.measure(now, string.sub(entry[1], 17), {})
+    found[#found + 1] = string.sub(entry[1], 17)
   end
 end

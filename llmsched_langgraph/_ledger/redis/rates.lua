@@ -7,61 +7,15 @@ local IN = { tokens = true, input = true }
 local OUT = { tokens = true, output = true }
 local COUNTED = { requests = true, requests_a_day = true }
 
--- cells: `numbers` in order, and `amounts` -------------------------------------------------
-
-local function empty()
-  return { numbers = {}, amounts = {} }
-end
-
-local function since(cells, first)
-  if not cells.numbers[1] or cells.numbers[1] >= first then
-    return cells
-  end
-  local kept = empty()
-  for index, number in ipairs(cells.numbers) do
-    if number >= first then
-      kept.numbers[#kept.numbers + 1] = number
-      kept.amounts[#kept.amounts + 1] = cells.amounts[index]
-    end
-  end
-  return kept
-end
-
-local function plus(cells, number, amount)
-  local sum = empty()
-  for index, own in ipairs(cells.numbers) do
-    sum.numbers[index], sum.amounts[index] = own, cells.amounts[index]
-  end
-  local index = #sum.numbers
-  while index > 0 and sum.numbers[index] > number do
-    index = index - 1
-  end
-  if index > 0 and sum.numbers[index] == number then
-    sum.amounts[index] = sum.amounts[index] + amount
-  else
-    table.insert(sum.numbers, index + 1, number)
-    table.insert(sum.amounts, index + 1, amount)
-  end
-  return sum
-end
-
-local function total(cells)
-  local sum = 0
-  for _, amount in ipairs(cells.amounts) do
-    sum = sum + amount
-  end
-  return sum
-end
-
 -- what counts ------------------------------------------------------------------------------
 
 function rates.nothing_spent()
   return {
     since_s = math.huge,
-    requests = empty(),
-    day = empty(),
-    input = empty(),
-    output = empty(),
+    requests = cells.empty(),
+    day = cells.empty(),
+    input = cells.empty(),
+    output = cells.empty(),
     input_flight = reserves.nothing_in_flight(),
     output_flight = reserves.nothing_in_flight(),
     input_learned = reserves.nothing_learned(),
@@ -92,7 +46,7 @@ function rates.configured(spent, limits, now, holding)
 end
 
 local function windows(spent, kind)
-  local held = spent.held[kind] or empty()
+  local held = spent.held[kind] or cells.empty()
   if kind == 'requests' then
     return { spent.requests, held }
   elseif kind == 'requests_a_day' then
@@ -163,11 +117,11 @@ local function ready_s(spent, kind, limit, now, estimate)
   local size_s, span_s = window[1], window[2]
   local first = math.floor((now - span_s) / size_s)
   local counted, used = {}, 0
-  for _, cells in ipairs(windows(spent, kind)) do
-    if cells.numbers[1] then
-      local own = since(cells, first)
+  for _, window_cells in ipairs(windows(spent, kind)) do
+    if window_cells.numbers[1] then
+      local own = cells.since(window_cells, first)
       counted[#counted + 1] = own
-      used = used + total(own)
+      used = used + cells.total(own)
     end
   end
   local more = reserved(spent, kind, estimate)
@@ -188,9 +142,9 @@ local function ready_s(spent, kind, limit, now, estimate)
     end
   end
   local pairs_ = {}
-  for _, cells in ipairs(counted) do
-    for index, number in ipairs(cells.numbers) do
-      pairs_[#pairs_ + 1] = { number, cells.amounts[index] }
+  for _, own in ipairs(counted) do
+    for index, number in ipairs(own.numbers) do
+      pairs_[#pairs_ + 1] = { number, own.amounts[index] }
     end
   end
   table.sort(pairs_, earlier)
@@ -222,13 +176,13 @@ function rates.granted(spent, now, estimate)
   local cell = math.floor(now)
   local first = cell - 60
   local counted = {
-    requests = plus(since(spent.requests, first), cell, 1),
-    day = plus(since(spent.day, math.floor((now - DAY[2]) / DAY[1])), math.floor(now / DAY[1]), 1),
+    requests = cells.plus(cells.since(spent.requests, first), cell, 1),
+    day = cells.plus(cells.since(spent.day, math.floor((now - DAY[2]) / DAY[1])), math.floor(now / DAY[1]), 1),
   }
   if now < spent.since_s then
     return numbers.replace(spent, counted)
   end
-  counted.input = plus(since(spent.input, first), cell, estimate.input_tokens)
+  counted.input = cells.plus(cells.since(spent.input, first), cell, estimate.input_tokens)
   counted.input_flight = reserves.plus(spent.input_flight, estimate.input_tokens, 1)
   counted.output_flight = reserves.plus(spent.output_flight, estimate.output_tokens, 1)
   counted.input_learned = reserves.begun(spent.input_learned, now)
@@ -253,7 +207,7 @@ function rates.released(spent, now, granted_s, estimate, usage)
     if granted_s >= spent.since_s then
       correction = correction - estimate.input_tokens
     end
-    changes.input = plus(since(spent.input, first), cell, correction)
+    changes.input = cells.plus(cells.since(spent.input, first), cell, correction)
   end
   local learned, counted = spent.output_learned, nil
   if used_out then
@@ -262,7 +216,7 @@ function rates.released(spent, now, granted_s, estimate, usage)
     counted = numbers.round(estimate.output_tokens * mean(learned))
   end
   if counted ~= 0 then
-    changes.output = plus(since(spent.output, first), math.floor(now), counted)
+    changes.output = cells.plus(cells.since(spent.output, first), math.floor(now), counted)
   end
   if granted_s < spent.since_s then
     return numbers.replace(spent, changes)
@@ -293,8 +247,8 @@ local function tightened(spent, limits, kind, now, quota)
   local size_s, span_s = window[1], window[2]
   local first, cell = math.floor((now - span_s) / size_s), math.floor(now / size_s)
   local used = 0
-  for _, cells in ipairs(windows(spent, kind)) do
-    used = used + total(since(cells, first))
+  for _, own in ipairs(windows(spent, kind)) do
+    used = used + cells.total(cells.since(own, first))
   end
   used = used + reserved(spent, kind)
   local foreign = limit - used - quota.remaining
@@ -302,20 +256,20 @@ local function tightened(spent, limits, kind, now, quota)
     return spent
   end
   foreign = math.floor(foreign)
-  local held = since(spent.held[kind] or empty(), first)
-  local cells = 1
+  local held = cells.since(spent.held[kind] or cells.empty(), first)
+  local parts = 1
   if quota.reset_s <= span_s then
-    cells = math.floor(quota.reset_s / size_s) + 1
+    parts = math.floor(quota.reset_s / size_s) + 1
   end
   local start = first
-  if cells == 1 and quota.reset_s > span_s then
+  if parts == 1 and quota.reset_s > span_s then
     start = cell
   end
   local before = 0
-  for index = 0, cells - 1 do
-    local part = numbers.whole(foreign * (index + 1), cells)
+  for index = 0, parts - 1 do
+    local part = numbers.whole(foreign * (index + 1), parts)
     if part > before then
-      held = plus(held, start + index, part - before)
+      held = cells.plus(held, start + index, part - before)
     end
     before = part
   end

@@ -3,7 +3,7 @@
 local FIELDS = {
   overdue = { 'max_wait_s', 'every' },
   exploration = { 'epsilon', 'seed' },
-  tenants = { 'weight', 'max_slots', 'max_queued' },
+  tenants = { 'weight', 'max_slots', 'max_queued', 'tokens_per_minute' },
 }
 
 local function same(name, one, other)
@@ -18,8 +18,8 @@ local function same(name, one, other)
   return true
 end
 
--- Index the lanes and lines anew, whose places depend on which tenants have limits of slots.
-local function index(replace_tenants)
+-- Index the lanes and lines anew, whose places depend on which tenants have limits.
+local function index(now, replace_tenants)
   local lanes, found = state.all('lanes'), state.all('lines')
   for lane, known in pairs(lanes) do
     overdue.remove(lane, known)
@@ -28,17 +28,15 @@ local function index(replace_tenants)
   for _, claim in pairs(state.all('tickets')) do
     local share = claim.share
     if share then
-      turns.count_held(claim.backend, share.tenant)
+      ceilings.count_held(claim.backend, share.tenant)
     end
   end
   for lane, known in pairs(lanes) do
     overdue.add(lane, known)
   end
-  for id, turn in pairs(found) do
-    local backend, level, tenant = string.match(id, '^(%d+):(%-?%d+):(.*)$')
-    if turn.lanes > 0 then
-      turns.place(lines.of(backend, tonumber(level), tenant), turn)
-    end
+  for id in pairs(found) do
+    local backend, tenant = string.match(id, '^(%d+):%-?%d+:(.*)$')
+    ceilings.place(now, backend, tenant)
   end
   for number = 1, state.count('backends') do
     local id = numbers.text(number)
@@ -49,7 +47,7 @@ local function index(replace_tenants)
 end
 
 -- Take over settings; return whether others than before.
-function settings.take(given)
+function settings.take(now, given)
   local changed = false
   for _, name in ipairs({ 'overdue', 'exploration' }) do
     if not same(name, state.get('settings', name), given[name]) then
@@ -67,14 +65,14 @@ function settings.take(given)
     differs = differs or not same('tenants', before[name], own)
   end
   if differs then
-    index(function()
+    index(now, function()
       for name in pairs(before) do
         state.put('tenants', name, after[name] or false)
       end
       for name, own in pairs(after) do
         state.put('tenants', name, own)
       end
-      turns.forget_held()
+      ceilings.forget_held()
     end)
   end
   return changed or differs

@@ -6,17 +6,25 @@ Does not talk to a server.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf
 from typing import Any, NamedTuple
 
+from llmsched_langgraph._ledger.allowances import Allowance, ready_s
 from llmsched_langgraph._ledger.auto import Auto
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.checks import check_view
 from llmsched_langgraph._ledger.rates import Rates
-from llmsched_langgraph._ledger.redis.encoding import call_of, capacity_of, lane_of, rates_of, share_of
-from llmsched_langgraph._ledger.tenants import Tenants
+from llmsched_langgraph._ledger.redis.encoding import (
+    allowance_of,
+    call_of,
+    capacity_of,
+    lane_of,
+    rates_of,
+    share_of,
+)
+from llmsched_langgraph._ledger.tenants import STANDARD, Tenant, Tenants
 from llmsched_langgraph._ledger.values import (
     BackendView,
     CallInfo,
@@ -40,7 +48,8 @@ class Snapshot(NamedTuple):
         waiting: the waiting tickets, in arrival order.
         holding: the tickets that hold a slot.
         tenants: the tenant of each waiting ticket.
-        held: the slots that tenants with a limit hold, by backend and tenant.
+        held: the slots that tenants with a limit of slots hold, by backend and tenant.
+        allowances: what tenants with a limit of tokens use, by backend and tenant.
         workers: what each worker is called, by its number.
         unmeasured: the released tickets whose tokens are awaited.
     """
@@ -51,6 +60,7 @@ class Snapshot(NamedTuple):
     holding: Mapping[Named, Grant]
     tenants: Mapping[Named, str]
     held: Mapping[tuple[str, str], int]
+    allowances: Mapping[tuple[str, str], Allowance]
     workers: Mapping[int, str]
     unmeasured: frozenset[Named]
 
@@ -62,10 +72,12 @@ class Snapshot(NamedTuple):
             {ticket: own for (of, ticket), own in self.holding.items() if of == worker},
         )
 
-    def blocked(self, name: str, tenant: str, tenants: Tenants) -> bool:
-        """Return whether the tenant holds as many slots of the backend as it may."""
-        limit = tenants.of(tenant).max_slots
-        return limit is not None and self.held.get((name, tenant), 0) >= limit
+    def blocked(self, now: float, name: str, tenant: str, own: Tenant) -> bool:
+        """Return whether the tenant holds as many slots, or used as many tokens, of the backend as it may."""
+        slots, tokens, allowance = own.max_slots, own.tokens_per_minute, self.allowances.get((name, tenant))
+        if slots is not None and self.held.get((name, tenant), 0) >= slots:
+            return True
+        return tokens is not None and allowance is not None and ready_s(allowance, tokens, now) > now
 
     def crowd(self, now: float, name: str, tenant: str, tenants: Tenants) -> Crowd | None:
         """Return why a further call of the tenant may not wait at the backend: see `Ledger.crowd`."""
@@ -78,7 +90,7 @@ class Snapshot(NamedTuple):
             for of, count, limit in zip(("", tenant), counts, limits, strict=True)
             if limit is not None and own and count >= limit
         ]
-        if not found or view.holding >= view.slots or self.blocked(name, tenant, tenants):
+        if not found or view.holding >= view.slots or self.blocked(now, name, tenant, tenants.of(tenant)):
             return found[0] if found else None
         return found[0] if view.admits_s(now, CallInfo()) > now else None
 
@@ -129,7 +141,7 @@ def snapshot_of(
             claim["reason"],
             claim["concurrency"],
             claim["slots"],
-            "",
+            claim.get("replica", ""),
             float(kinds["workers"][str(named[0])]["until_s"]),
             claim["arrival"],
             share_of(claim),
@@ -139,6 +151,10 @@ def snapshot_of(
         if name.startswith("held "):
             id_, _, tenant = name.removeprefix("held ").partition(":")
             held[names[id_], tenant] = count
+    allowances = {}
+    for name, allowance in kinds["allowances"].items():
+        id_, _, tenant = name.partition(":")
+        allowances[names[id_], tenant] = allowance_of(allowance)
     return Snapshot(
         float(kinds["counts"].get("now", 0.0)),
         views,
@@ -146,6 +162,7 @@ def snapshot_of(
         holding,
         tenants,
         held,
+        allowances,
         {int(number): own["name"] for number, own in kinds["workers"].items()},
         frozenset([(int(text[:16]), int(text[16:])) for text in kinds["unmeasured"]]),
     )
@@ -156,7 +173,10 @@ def _backend(stored: Mapping[str, Any], known: Mapping[str, Backend]) -> Backend
     auto, rates = stored.get("auto"), rates_of(stored.get("rates")) or Rates()
     own = known.get(stored["name"]) or Backend(stored["name"])
     slots = stored["slots"] if auto is None else Auto(**auto)
-    return replace(own, slots=slots, max_queued=stored.get("max_queued"), **rates._asdict())
+    replicas = stored.get("replicas")
+    return replace(
+        own, slots=slots, max_queued=stored.get("max_queued"), replicas=replicas, **rates._asdict()
+    )
 
 
 # -- what must hold -----------------------------------------------------------------------
@@ -176,11 +196,16 @@ def check_snapshot(stored: Any, snapshot: Snapshot, now: float | None) -> None:
         now: the clock; None for that of the last call.
     """
     kinds = {kind: own or {} for kind, own in stored.items()}
-    limits = {name: own["max_slots"] for name, own in kinds["tenants"].items() if "max_slots" in own}
+    now = snapshot.now_s if now is None else now
+    settings = {name: Tenant(**own) for name, own in kinds["tenants"].items()}
     names = {id_: own["name"] for id_, own in kinds["backends"].items()}
 
     def blocked(backend: str, tenant: str) -> bool:
-        return tenant in limits and snapshot.held.get((backend, tenant), 0) >= limits[tenant]
+        return snapshot.blocked(now, backend, tenant, settings.get(tenant, STANDARD))
+
+    def full(backend: str, tenant: str) -> bool:
+        limit = settings.get(tenant, STANDARD).max_slots
+        return limit is not None and snapshot.held.get((names[backend], tenant), 0) >= limit
 
     numbers = {named: number for number, named in enumerate([*snapshot.waiting, *snapshot.holding])}
     may_hold = {
@@ -191,14 +216,18 @@ def check_snapshot(stored: Any, snapshot: Snapshot, now: float | None) -> None:
         {numbers[named]: own for named, own in snapshot.waiting.items()},
         {numbers[named]: own for named, own in snapshot.holding.items()},
     )
-    check_view(view, snapshot.now_s if now is None else now, lambda own: may_hold[id(own)])
+    check_view(view, now, lambda own: may_hold[id(own)])
     indexes = {name: own or {} for name, own in kinds["indexes"].items()}
     _check_lanes(kinds, indexes)
-    _check_turns(kinds, indexes, lambda backend, tenant: blocked(names[backend], tenant))
+    _check_turns(kinds, indexes, full)
     tickets = Counter(text[:16] for text in kinds["tickets"])
     for number, entries in indexes["tickets"].items():
         assert len(_members(entries)) == tickets.pop(f"{int(number):016d}", 0), "a worker's tickets"
     assert not tickets, "tickets of a worker that is gone"
+    for id_, name in names.items():
+        served = Counter(own.replica for own in snapshot.holding.values() if own.lane[0] == name)
+        served.pop("", None)
+        assert (kinds["replicas"].get(id_) or {}) == served, "the calls of replicas are counted wrongly"
     leases = _members(kinds["indexes"]["leases"])
     assert leases == {number: own["until_s"] for number, own in kinds["workers"].items()}, "leases"
     awaited = _members(kinds["indexes"]["awaited"])
@@ -237,8 +266,13 @@ def _check_lanes(kinds: Mapping[str, Any], indexes: Mapping[str, Any]) -> None:
         assert _members(entries) == due.get(backend, {}), "a lane that waits would never be overdue"
 
 
-def _check_turns(kinds: Mapping[str, Any], indexes: Mapping[str, Any], blocked: Any) -> None:
-    """Check the turns against the waiting lanes and the held slots."""
+def _check_turns(
+    kinds: Mapping[str, Any], indexes: Mapping[str, Any], full: Callable[[str, str], bool]
+) -> None:
+    """Check the turns against the waiting lanes and the held slots.
+
+    Lines of a tenant whose tokens held it back may not have taken their turns again yet.
+    """
     waiting = Counter(f"{own['backend']}:{own['level']}:{own['tenant']}" for own in kinds["lanes"].values())
     holding: Counter[str] = Counter()
     for claim in kinds["tickets"].values():
@@ -254,8 +288,9 @@ def _check_turns(kinds: Mapping[str, Any], indexes: Mapping[str, Any], blocked: 
         lanes[at] += turn["lanes"]
         lines[at] += 1
         assert (turn["lanes"], turn["held"]) == (waiting[line], holding[line]), "a line is counted wrongly"
-        if turn["lanes"] and not blocked(backend, tenant):
-            place = f"{turn['held']:016d}{int(turn['number']):016d}{tenant}"
+        place = f"{turn['held']:016d}{int(turn['number']):016d}{tenant}"
+        takes_turns = "place" in turn or tenant not in _members(indexes["back"][backend])
+        if turn["lanes"] and not full(backend, tenant) and takes_turns:
             turns.setdefault(at, {})[place] = turn["virtual_s"]
         if not turn["lanes"] and not turn["held"]:
             resting.setdefault(at, {})[tenant] = turn["virtual_s"]

@@ -1,9 +1,5 @@
 -- The turns of tenants, and the charges for their grants: `turns.py`.
 
-local function held_by(backend, tenant)
-  return 'held ' .. backend .. ':' .. tenant
-end
-
 local function lines_of(backend)
   return 'lines ' .. backend
 end
@@ -24,23 +20,8 @@ local function count_lines(backend, more)
   state.set_count(name, state.count(name) + more)
 end
 
--- Whether a tenant has a limit of slots.
-function turns.limited(tenant)
-  return tenants.of(tenant).max_slots ~= nil
-end
-
-function turns.held(backend, tenant)
-  return state.count(held_by(backend, tenant))
-end
-
--- Whether the tenant holds as many slots of the backend as it may.
-function turns.blocked(backend, tenant)
-  local limit = tenants.of(tenant).max_slots
-  return limit ~= nil and turns.held(backend, tenant) >= limit
-end
-
-local function take_turns(line, turn)
-  lines.take_turns(line, turn, turns.blocked(line.backend, line.tenant))
+local function take_turns(now, line, turn)
+  lines.take_turns(line, turn, ceilings.blocking(now, line.backend, line.tenant))
   state.put('lines', line.id, turn)
 end
 
@@ -78,7 +59,7 @@ end
 
 -- waiting --------------------------------------------------------------------------------
 
-function turns.enter(line, number)
+function turns.enter(now, line, number)
   local turn, level = state.get('lines', line.id), level_of(line)
   put_level(line, {
     virtual_s = level.virtual_s,
@@ -93,7 +74,7 @@ function turns.enter(line, number)
   else
     lines.rest_no_more(line, turn)
   end
-  take_turns(line, tenants.begins(turn, level, number))
+  take_turns(now, line, tenants.begins(turn, level, number))
 end
 
 function turns.leave(line)
@@ -113,108 +94,99 @@ end
 
 -- slots ----------------------------------------------------------------------------------
 
--- A tenant that has reached its limit takes no turns.
-local function block(backend, tenant)
+-- Let the lines of a tenant take turns, or not, as its limits have it now.
+function turns.place(now, backend, tenant)
   for _, level in ipairs(lines.levels(backend)) do
     local line = lines.of(backend, tonumber(level), tenant)
     local turn = state.get('lines', line.id)
-    if turn and turn.place then
-      lines.take_no_turns(line, turn)
-      state.put('lines', line.id, turn)
+    if turn and turn.lanes > 0 then
+      take_turns(now, line, turn)
     end
   end
 end
 
+-- Whether a lane of the tenant waits at the backend.
+function turns.waits(backend, tenant)
+  for _, level in ipairs(lines.levels(backend)) do
+    local turn = state.get('lines', lines.of(backend, tonumber(level), tenant).id)
+    if turn and turn.lanes > 0 then
+      return true
+    end
+  end
+  return false
+end
+
 -- What to settle at the release; nil for nothing.
-function turns.charge(line)
+function turns.charge(now_s, line)
   local backend, tenant = line.backend, line.tenant
   local turn = state.get('lines', line.id)
   if tenant == '' and state.count(lines_of(backend)) == (turn and 1 or 0) then
     return nil
   end
+  ceilings.take_back(now_s, backend)
+  turn = state.get('lines', line.id)
   local now, first = level_of(line), lines.first(line)
   if first and first.virtual_s > now.virtual_s then
     now = numbers.replace(now, { virtual_s = first.virtual_s })
     put_level(line, now)
   end
-  local limited = turns.limited(tenant)
-  if limited then
-    state.set_count(held_by(backend, tenant), turns.held(backend, tenant) + 1)
-  end
+  local tokens = ceilings.hold(now_s, backend, tenant)
   if not turn then
     turn = { virtual_s = now.virtual_s, floor_s = now.virtual_s, held = 0, number = 0, lanes = 0 }
     count_lines(backend, 1)
     now = numbers.replace(now, { lines = now.lines + 1 })
     put_level(line, now)
-  elseif turn.lanes == 0 then
+  elseif turn.lanes == 0 or tokens > 0 then -- because of its tokens it may have taken no turns for a while
     lines.rest_no_more(line, turn)
     turn = tenants.lifted(turn, now)
   end
   local weight, mean_s = tenants.of(tenant).weight, tenants.served(backend).mean_s
-  local share = { level = line.level, tenant = tenant, charge_s = mean_s / weight, weight = weight }
+  local share = {
+    level = line.level,
+    tenant = tenant,
+    charge_s = mean_s / weight,
+    weight = weight,
+    tokens = tokens,
+  }
   turn = numbers.replace(turn, { virtual_s = turn.virtual_s + share.charge_s, held = turn.held + 1 })
   if turn.lanes > 0 then
-    take_turns(line, turn)
+    take_turns(now_s, line, turn)
   else
     state.put('lines', line.id, turn)
   end
-  if limited and turns.blocked(backend, tenant) then
-    block(backend, tenant)
+  if ceilings.limited(tenant) then
+    ceilings.place(now_s, backend, tenant)
   end
   forget_rested(line, now.virtual_s)
   return share
 end
 
-local function unblock(backend, tenant)
-  local was_blocked = turns.blocked(backend, tenant)
-  state.set_count(held_by(backend, tenant), turns.held(backend, tenant) - 1)
-  if not was_blocked then
-    return
-  end
+-- Let the lines of a tenant that had as many slots as it may take turns again.
+local function lift(now, backend, tenant)
   for _, level in ipairs(lines.levels(backend)) do
     local line = lines.of(backend, tonumber(level), tenant)
     local turn = state.get('lines', line.id)
     if turn and turn.lanes > 0 then
-      take_turns(line, tenants.lifted(turn, level_of(line)))
+      take_turns(now, line, tenants.lifted(turn, level_of(line)))
     end
   end
 end
 
 -- `served_s` is nil if the attempt failed.
-function turns.settle(backend, share, served_s)
+function turns.settle(now, backend, share, served_s)
   local line = lines.of(backend, share.level, share.tenant)
   if served_s then
     state.put('served', backend, tenants.after(tenants.served(backend), served_s))
   end
   local turn = tenants.settled(state.get('lines', line.id), share, served_s or 0.0)
   state.put('lines', line.id, turn)
-  if turns.limited(share.tenant) then
-    unblock(backend, share.tenant)
+  if ceilings.free(backend, share.tenant) then
+    lift(now, backend, share.tenant)
     turn = state.get('lines', line.id)
   end
   if turn.lanes > 0 then
-    take_turns(line, turn)
+    take_turns(now, line, turn)
   else
     rest(line, turn, level_of(line))
-  end
-end
-
--- other settings ---------------------------------------------------------------------------
-
--- Let the line take turns as its tenant's limit now has it.
-turns.place = take_turns
-
--- Forget how many slots the tenants with limits hold; `turns.count_held` counts them again.
-function turns.forget_held()
-  for name in pairs(state.all('counts')) do
-    if string.sub(name, 1, 5) == 'held ' then
-      state.set_count(name, 0)
-    end
-  end
-end
-
-function turns.count_held(backend, tenant)
-  if turns.limited(tenant) then
-    state.set_count(held_by(backend, tenant), turns.held(backend, tenant) + 1)
   end
 end

@@ -7,7 +7,7 @@ end
 local found = {}
 for _, kind in ipairs({
   'backends', 'found', 'spent', 'lanes', 'tickets', 'lines', 'levels', 'served', 'counts', 'workers',
-  'unmeasured', 'tenants',
+  'unmeasured', 'tenants', 'allowances', 'replicas',
 }) do
   found[kind] = state.all(kind)
 end
@@ -33,9 +33,10 @@ if ARGV[1] == 'indexes' then
       end
     end
   end
-  indexes.levels = {}
+  indexes.levels, indexes.back = {}, {}
   for backend in pairs(found.backends) do
     indexes.levels[backend] = entries('levels', backend)
+    indexes.back[backend] = entries('back', backend)
   end
   indexes.tickets = {}
   for worker in pairs(found.workers) do

@@ -91,11 +91,10 @@ class Served:
 
 
 class Change(NamedTuple):
-    """A change of the limit, with the number of windows that had ended until then."""
+    """A change of the limit."""
 
     at_s: float
     limit: int
-    windows: int
 
 
 @dataclass
@@ -106,6 +105,7 @@ class Outcome:
         attempts, refusals: their numbers.
         ends: for each served call, the time of its end, its seconds on an idle server, and its tokens.
         limits: the limit's changes.
+        windows: the times at which a window ended.
         queue_s: integral of the number of calls in the server's own queue.
         busy_s: integral of the number of calls in flight.
     """
@@ -114,6 +114,7 @@ class Outcome:
     refusals: int = 0
     ends: list[tuple[float, float, int]] = field(default_factory=list)
     limits: list[Change] = field(default_factory=list)
+    windows: list[float] = field(default_factory=list)
     queue_s: float = 0.0
     busy_s: float = 0.0
 
@@ -128,18 +129,17 @@ class Outcome:
     def settled(self, since_s: float, until_s: float, right: float) -> tuple[int, float]:
         """Return how soon, and then for how much of the time, the limit is within 20 % of `right`.
 
-        The first value counts windows, from the last change of the limit before `since_s`, so it may be too
-        large; the second is a share, 0 to 1.
+        The first value counts windows that ended since `since_s`; the second is a share, 0 to 1.
         """
         changes = [change for change in self.limits if since_s <= change.at_s < until_s]
         begun = [change for change in self.limits if change.at_s <= since_s][-1]
         near = [change for change in (begun, *changes) if abs(change.limit - right) <= 0.2 * right]
         if not near:
-            return (changes or [begun])[-1].windows - begun.windows, 0.0
+            return sum(since_s <= at_s < until_s for at_s in self.windows), 0.0
         first_s = max(near[0].at_s, since_s)
         spread = [self.limit(first_s + (until_s - first_s) * (i + 0.5) / 400) for i in range(400)]
         share = sum(abs(limit - right) <= 0.2 * right for limit in spread) / len(spread)
-        return max(0, near[0].windows - begun.windows), share
+        return sum(since_s <= at_s <= first_s for at_s in self.windows), share
 
     def tokens(self, since_s: float, until_s: float) -> int:
         """Return the output of calls that ended between two times."""
@@ -181,7 +181,7 @@ class Loop:
         self.now = 0.0
         self._waiting = deque(next(calls) for _ in range(clients))
         self._pause: Pause = NEVER_PAUSED
-        self._grants = self._holding = self._number = self._windows = 0
+        self._grants = self._holding = self._number = 0
         self._events: list[tuple[float, int, Attempt | None, Failure | None]] = []
         self._running: list[tuple[float, int, Attempt]] = []
         """By the value of the line at which each is done; the line advances by the speed of one call."""
@@ -198,7 +198,7 @@ class Loop:
 
     def _note(self) -> None:
         if not self.outcome.limits or self.outcome.limits[-1].limit != self.limit():
-            self.outcome.limits.append(Change(self.now, self.limit(), self._windows))
+            self.outcome.limits.append(Change(self.now, self.limit()))
 
     def play(self, until_s: float) -> Outcome:
         """Simulate until a time; return the result so far."""
@@ -281,7 +281,8 @@ class Loop:
                     granted_s, self._holding, waiting, self.now - granted_s, call.output_tokens, call.cached
                 )
                 self.found = succeeded(found, self._auto, self.now, success)
-                self._windows += bool(found.window.samples) and not self.found.window.samples
+                if found.window.samples and not self.found.window.samples:
+                    self.outcome.windows.append(self.now)
             elif too_busy(failure):
                 named = failure.retry_after_s is not None and self._pause.opens_s > opens_s
                 pause_s = self._pause.opens_s - self.now if named else 0.0
