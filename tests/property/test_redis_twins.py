@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.twins import Engine, Twins
+from support.twins import Engine, Limited, Twins
 
 
 @pytest.mark.timeout(300)
@@ -21,3 +21,11 @@ def test_the_same_limits_are_found(seed):
     """By each success, refusal and comparison of two limits."""
     counts = Engine(seed).walk(400)
     assert counts["other limits"] > 3
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [1, 2, 4])
+def test_the_same_calls_are_held_back(seed):
+    """By windows, reserves and what a provider said."""
+    counts = Limited(seed).walk(300)
+    assert counts["waits for time"] > 50

@@ -455,11 +455,62 @@ class Engine(Twins):
         self.counts["other limits"] += limits != self.memory.backend("c:{}").slots
 
 
+class Limited(Twins):
+    """The same with a backend whose rates are all that holds calls back."""
+
+    def __init__(self, seed):
+        super().__init__(seed, workers=1)
+        rng = self.rng
+        self.scale = rng.choice((50, 1_000, 50_000))  # tokens of a call
+        limits = {
+            "requests_per_minute": rng.choice((None, None, 12)),
+            "requests_per_day": rng.choice((None, None, 100)),
+            "tokens_per_minute": rng.choice((None, 12 * self.scale)),
+            "input_tokens_per_minute": rng.choice((None, 8 * self.scale)),
+            "output_tokens_per_minute": rng.choice((3, 8, 30)) * self.scale,
+        }
+        self.apply(0, [Configure(Backend("d", 40, **limits))])
+        self.exact = rng.random() < 0.3  # estimates are
+
+    def lane(self):
+        return "d", self.tickets, StageOccurrence("s", 1)
+
+    def pass_time(self):
+        rng = self.rng
+        if rng.random() < 0.3 and self.wake_s is not None:
+            self.now = max(self.now, self.wake_s)
+        elif rng.random() < 0.7:
+            self.now += rng.choice((0.01, rng.random(), 5.0 * rng.random(), 30.0 * rng.random()))
+
+    def change(self, client):
+        rng, owned, scale = self.rng, self.owned[client], self.scale
+        held = [own for own in owned if isinstance(self.memory.claim(own), Grant)]
+        if held and rng.random() < 0.5:
+            ticket = held[0] if rng.random() < 0.7 else rng.choice(held)
+            call = self.memory.claim(ticket).call
+            usage = Usage(call.prompt_tokens, call.output_tokens)
+            if not self.exact:
+                usage = Usage(round(scale * rng.random()), round(scale * rng.expovariate(1.0)))
+            drawn = rng.random()
+            if drawn < 0.05:
+                return Release(ticket, PENDING_USAGE)
+            if drawn < 0.15:
+                return Release(ticket, usage, rng.choice((Failure(429), Failure(500), Failure())))
+            return Release(ticket, usage, None, self.quotas())
+        if rng.random() < 0.03:
+            return Measure(rng.randint(max(0, self.tickets - 10), self.tickets), Usage(scale, scale))
+        self.tickets += 1
+        tokens = [rng.choice((scale // 10, scale, rng.randint(1, scale))) for _ in range(2)]
+        return Request(
+            self.tickets, self.lane(), call=CallInfo(prompt_tokens=tokens[0], output_tokens=tokens[1])
+        )
+
+
 def main():
     steps = int(sys.argv[1])
     total = Counter()
     for seed in range(math.ceil(steps / 1_000)):
-        total += (Engine if seed % 4 == 3 else Twins)(seed).walk(1_000)
+        total += (Twins, Twins, Limited, Engine)[seed % 4](seed).walk(1_000)
     print(", ".join(f"{count} {name}" for name, count in total.most_common()))
 
 

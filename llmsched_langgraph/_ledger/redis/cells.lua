@@ -1,4 +1,5 @@
--- Amounts that were counted in cells of time, a part of the rates: `rates.py`. Values; each change gives another one.
+-- Amounts that were counted in cells of time, a part of the rates: `rates.py`. A change gives another value,
+-- and leaves the one before as it is.
 
 function cells.empty()
   return { numbers = {}, amounts = {} }
