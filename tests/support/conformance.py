@@ -892,6 +892,64 @@ class LedgerConformance(Home):
         assert b.counts("b#1") == (1, 0, 1, 0)
         assert list(b.ledger.backends) == ["b", "b#1"]
 
+    # -- limits of tenants -------------------------------------------------------------
+
+    def test_tokens_of_a_tenant_hold_its_calls_back(self, bench):
+        """Others overtake them; they come back when enough of the tokens are a minute old."""
+        tenants = Tenants({"t": Tenant(tokens_per_minute=2_000)})
+        b = bench(Backend("b", 3), tenants=tenants)
+        b.now = 1_000.5
+        assert b.ask(1, tenant="t") == [1]
+        assert b.ask(2, tenant="t") == []
+        assert b.wake_s == 1_061.0
+        assert b.ask(3, tenant="u") == [3]
+        b.now = 1_001.5
+        assert b.do(Release(1, Usage(100, 100))) == [2]
+        assert b.ledger.claim(2).share.tokens == 200
+
+    def test_what_does_not_count_makes_no_room(self, bench):
+        """A failed attempt of a later second: the wake is that of the tokens that were used."""
+        b = bench(Backend("b", 3), tenants=Tenants({"t": Tenant(tokens_per_minute=1_000)}))
+        b.now = 1_000.5
+        b.ask(1, tenant="t")
+        b.do(Release(1, Usage(1_500, 0)))
+        b.now = 1_005.5
+        assert b.ask(2, tenant="t", forced=True) == [2]
+        b.do(Release(2, failure=Failure(500)))
+        assert b.ask(3, tenant="t") == []
+        assert b.wake_s == 1_061.0
+        assert b.at(1_061.0) == [3]
+
+    def test_a_tenant_at_its_limit_of_slots_is_overtaken(self, bench):
+        """And goes on with its next release."""
+        b = bench(Backend("b", 3), tenants=Tenants({"t": Tenant(max_slots=1)}))
+        assert [b.ask(ticket, tenant="t") for ticket in (1, 2)] == [[1], []]
+        assert b.ask(3, tenant="u") == [3]
+        assert b.release(1) == [2]
+
+    def test_time_does_not_help_a_tenant_at_its_limit_of_slots(self, bench):
+        """Its tokens matter only when it may hold one more."""
+        b = bench(Backend("b", 3), tenants=Tenants({"t": Tenant(1.0, 1, tokens_per_minute=1_000)}))
+        b.now = 1_000.5
+        assert [b.ask(ticket, tenant="t") for ticket in (1, 2)] == [[1], []]
+        assert b.wake_s is None
+        b.do(Release(1, Usage(900, 100)))
+        assert b.wake_s == 1_061.0
+        assert b.at(1_061.0) == [2]
+
+    # -- replicas ----------------------------------------------------------------------
+
+    def test_each_call_goes_to_the_replica_with_the_fewest(self, bench):
+        """The first of equal ones."""
+        b = bench(Backend("b", 4, replicas=["http://one", "http://two"]))
+        for ticket in range(1, 5):
+            b.ask(ticket)
+        assert [b.ledger.claim(ticket).replica for ticket in range(1, 5)] == 2 * ["http://one", "http://two"]
+        b.release(2)
+        b.release(4)
+        assert b.ask(5) == [5]
+        assert b.ledger.claim(5).replica == "http://two"
+
     # -- exploring ---------------------------------------------------------------------
 
     @staticmethod
