@@ -20,9 +20,9 @@ from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.redis.client import LedgerClient, LedgerUnreachableError, shown
-from llmsched_langgraph._ledger.redis.encoding import Shared
+from llmsched_langgraph._ledger.redis.encoding import Refused, Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
-from llmsched_langgraph._ledger.values import Configure, Key, Lost, Release, Request
+from llmsched_langgraph._ledger.values import Configure, Crowd, Key, Lost, Rekey, Release, Request
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.policies import Exploration
 
@@ -183,6 +183,51 @@ def test_a_server_that_lost_everything(workers, server):
     assert one.worker == 1
     assert other.apply(now=3.0).news == (Lost(1),)
     assert other.worker == 2
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+def test_no_more_calls_wait_than_may(workers):
+    """Whoever's they are; a call that need not wait is not refused, nor a further attempt of one."""
+    made = workers(Backend("b", 1, max_queued=1))
+    one, other = made.new(), made.new()
+    assert tickets(one.apply(Request(1, lane(1)), now=0.0, admit=True, bounded={1})) == [1]
+    assert one.apply(Request(2, lane(2)), now=0.0, bounded={2}).news == ()
+    answer = other.apply(Request(1, lane(1)), Request(2, lane(2)), now=0.0, bounded={1})
+    assert answer.news == (Refused(1, Crowd("b", "", 1, 1)),)
+    assert set(other.snapshot().of(other.worker).waiting) == {2}
+    assert other.apply(Request(1, lane(1)), now=0.0, bounded={1}).news == (Refused(1, Crowd("b", "", 2, 1)),)
+    other.check()
+
+
+def test_no_more_calls_of_a_tenant_wait_than_may(workers):
+    """As counted while lanes come, go and move, also under settings that come later."""
+    tenants = Tenants({"t": Tenant(max_queued=2)})
+    made = workers(tenants=NO_TENANTS)
+    one = made.new(lease_s=100.0)
+    one.apply(Request(1, lane(1)), Request(2, lane(2), Key(tenant="t")), now=0.0)
+    other = made.new(tenants=tenants, lease_s=100.0)
+    other.apply(Request(3, lane(3), Key(tenant="u")), now=0.0)
+    other.check()
+    ask = Request(4, lane(4), Key(tenant="t"))
+    assert other.apply(Rekey(lane(3), Key(tenant="t")), ask, now=0.0, bounded={4}).news == (
+        Refused(4, Crowd("b", "t", 2, 2)),
+    )
+    other.check()
+    other.apply(Rekey(lane(3), Key(tenant="u")), now=0.0)
+    assert other.apply(ask, now=0.0, bounded={4}).news == ()
+    other.check()
+
+
+def test_a_refusal_is_told_until_it_is_heard(workers):
+    """Its answer may get lost like any other."""
+    one = workers(Backend("b", 1, max_queued=1)).new()
+    one.apply(Request(1, lane(1)), Request(2, lane(2)), now=0.0)
+    with Broken(one), pytest.raises(LedgerUnreachableError):
+        one.apply(Request(3, lane(3)), now=0.0, bounded={3})
+    assert one.apply(now=1.0).news == (Refused(3, Crowd("b", "", 1, 1)),)
+    assert one.apply(now=1.0).news == ()
 
 
 # -- answers and messages that get lost -----------------------------------------------------

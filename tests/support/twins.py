@@ -20,7 +20,7 @@ from llmsched_langgraph._ledger.overdue import Overdue
 from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.quotas import Quota, Quotas
 from llmsched_langgraph._ledger.redis.client import LedgerClient
-from llmsched_langgraph._ledger.redis.encoding import Shared
+from llmsched_langgraph._ledger.redis.encoding import Refused, Shared
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.values import (
     CallInfo,
@@ -45,12 +45,12 @@ JOBS = 10**6
 """A job of a worker has this times the worker's number added in the memory ledger."""
 
 NAMES = ("", "", "", "t", "u", "v", "w:{}\n", "müller\0")
-TENANTS = Tenants({"t": Tenant(2.0), "u": Tenant(0.5, 2), "v": Tenant(1.0, 1), "w:{}\n": Tenant(3.0, 3)})
+TENANTS = Tenants({"t": Tenant(2.0), "u": Tenant(0.5, 2, 3), "v": Tenant(1.0, 1), "w:{}\n": Tenant(3.0, 3)})
 TOKENS = Tenants(
     {
         "t": Tenant(2.0, tokens_per_minute=5_000),
         "u": Tenant(0.5, 2, tokens_per_minute=300),
-        "v": Tenant(1.0, 1),
+        "v": Tenant(1.0, 1, max_queued=2),
         "w:{}\n": Tenant(3.0, tokens_per_minute=40_000),
     }
 )
@@ -61,7 +61,9 @@ STAGES = ("s", "s", "x:1", "müller\n{}\0")
 def backends_of(rng):
     """Backends with every kind of limit, small enough to be reached."""
     return [
-        Backend("b", rng.randint(1, 6), replicas=rng.choice((None, REPLICAS))),
+        Backend(
+            "b", rng.randint(1, 6), max_queued=rng.choice((None, 12)), replicas=rng.choice((None, REPLICAS))
+        ),
         Backend("c:{}", Auto(1, 24, rng.randint(1, 8))),
         Backend(
             "d",
@@ -264,7 +266,8 @@ class Twins:
         rng, remote, memory = self.rng, self.clients[client], self.memory
         before = remote.worker
         admit = rng.random() < 0.5
-        answer = remote.apply(*changes, now=self.now, admit=admit)
+        bounded = {own.ticket for own in changes if isinstance(own, Request) and rng.random() < 0.3}
+        answer = remote.apply(*changes, now=self.now, admit=admit, bounded=bounded)
         memory._truth.begin()
         memory.expire(self.now)
         memory._truth.commit()
@@ -280,8 +283,10 @@ class Twins:
             self.lost[client] = []
             self.settle([])
         self.until[client] = self.now + self.lease_s
-        at_once = []
+        at_once, refused = [], []
         for own in changes:
+            if isinstance(own, Request) and own.ticket in bounded and self.crowded(client, own, refused):
+                continue
             self.change_memory(client, own, admit, at_once)
         self.settle(at_once)
         pending, self.pending[client] = self.pending[client], []
@@ -289,9 +294,24 @@ class Twins:
             own._replace(grant=own.grant._replace(lease_until_s=None)) if isinstance(own, Granted) else own
             for own in answer.news
         ]
-        assert news == lost + pending, (news, lost + pending)
+        told = [own for own in news if not isinstance(own, Refused)]
+        assert told == lost + pending, (news, lost + pending)
+        assert [own for own in news if isinstance(own, Refused)] == refused
         assert answer.wake_s == self.wake_s
         assert answer.now_s == self.now
+
+    def crowded(self, client, request, refused):
+        """Whether the memory ledger lets the request not wait; it is noted then."""
+        ticket, (name, *_), key, forced, *_ = request
+        if forced or self.memory.claim(ticket) is not None:
+            return False
+        known = key or self.memory._committed.get(self.of_all(client, request).lane)
+        tenant = "" if known is None else known.tenant
+        crowd = self.memory.crowd(self.now, name, tenant)
+        if crowd is not None:
+            refused.append(Refused(ticket, crowd))
+            self.counts["refused"] += 1
+        return crowd is not None
 
     def end_lease(self, client):
         self.lost[client] = sorted(self.owned[client])

@@ -64,6 +64,7 @@ if own then
       DO[change.change](now, worker, change)
     end
   end
+  leases.refuse(worker, ledger.refused())
   if command.close then
     leases.remove(now, worker)
     own = false

@@ -6,7 +6,7 @@ it belongs to a thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -15,12 +15,14 @@ from llmsched_langgraph._arguments import is_number
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.redis.encoding import (
     Encoded,
+    Refused,
     Shared,
     encoded,
     encoded_backend,
     encoded_shared,
     from_json,
     grant_of,
+    refusal_of,
     to_json,
 )
 from llmsched_langgraph._ledger.redis.script import digest, script
@@ -46,14 +48,15 @@ class Answer(NamedTuple):
     """What a call of the client brought.
 
     Attributes:
-        news: new grants of this worker in their order, and losses: the tickets of a lease that had ended.
+        news: new grants of this worker in their order, losses (the tickets of a lease that had ended), and
+            refusals. Those of one call come before its grants, except for losses, which come first.
         wake_s: time of the server's clock at which a grant becomes possible by time alone; None for never.
         now_s: the server's clock.
         lease_until_s: when the worker's lease ends unless another call renews it, by the same clock.
         changed: whether registering changed the settings that all workers share.
     """
 
-    news: tuple[Granted | Lost, ...]
+    news: tuple[Granted | Lost | Refused, ...]
     wake_s: float | None
     now_s: float
     lease_until_s: float
@@ -108,7 +111,7 @@ class LedgerClient:
         self._batch = 0
         self._unsent: list[tuple[int, tuple[Change, ...], list[Encoded]]] = []
         self._requests: dict[int, Request] = {}  # of the tickets that wait or hold a slot
-        self._news: list[Granted | Lost] = []  # of calls that then failed
+        self._news: list[Granted | Lost | Refused] = []  # of calls that then failed
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url} {self.prefix} worker {self._worker}>"
@@ -125,7 +128,13 @@ class LedgerClient:
 
     # -- changes -----------------------------------------------------------------------
 
-    def apply(self, *changes: Change, now: float | None = None, admit: bool = False) -> Answer:
+    def apply(
+        self,
+        *changes: Change,
+        now: float | None = None,
+        admit: bool = False,
+        bounded: Container[int] = (),
+    ) -> Answer:
         """Apply the changes in order, at once or not at all; grant all that can be granted; renew the lease.
 
         Without changes, it only asks for news. If it fails, the changes are kept, and the next call sends
@@ -135,6 +144,8 @@ class LedgerClient:
             changes: the changes. Tickets and jobs are numbers of this worker.
             now: the clock, for tests; None for the server's.
             admit: whether requests take a free slot at once if no ticket waits, as `Ledger.admit` does.
+            bounded: the tickets whose requests are refused where no more calls may wait, by `max_queued` of a
+                backend or a tenant. Further attempts of a call wait in any case.
 
         Raises:
             LedgerUnreachableError: the server did not answer.
@@ -143,7 +154,11 @@ class LedgerClient:
         """
         if changes or not self._unsent:
             self._batch += 1
-            self._unsent.append((self._batch, changes, [encoded(own, admit=admit) for own in changes]))
+            fields = [
+                encoded(own, admit=admit, bounded=isinstance(own, Request) and own.ticket in bounded)
+                for own in changes
+            ]
+            self._unsent.append((self._batch, changes, fields))
         changed = False
         while True:
             number, batch, fields = self._unsent[0]
@@ -198,7 +213,10 @@ class LedgerClient:
         first, news = answer["told"], answer["news"]
         for fields in news[max(0, self._heard - first) :]:
             request = self._requests.get(fields[0]) or released.get(fields[0])
-            if request is not None:  # else an earlier batch released it
+            if fields[1] == "refused":
+                self._requests.pop(fields[0], None)
+                self._news.append(refusal_of(fields))
+            elif request is not None:  # else an earlier batch released it
                 self._news.append(Granted(request.ticket, grant_of(fields, request, answer["until_s"])))
         self._heard = max(self._heard, first + len(news))
 

@@ -30,6 +30,7 @@ from llmsched_langgraph._ledger.values import (
     CallInfo,
     Change,
     Configure,
+    Crowd,
     Explore,
     Force,
     Grant,
@@ -118,11 +119,12 @@ def encoded_backend(backend: Backend) -> Encoded:
 # -- changes ------------------------------------------------------------------------------
 
 
-def encoded(change: Change, *, admit: bool = False) -> Encoded:
+def encoded(change: Change, *, admit: bool = False, bounded: bool = False) -> Encoded:
     """Encode a change.
 
     Args:
         change: the change.
+        bounded: whether a request is refused where no more calls may wait.
         admit: whether a request takes a free slot at once if no ticket waits, as `Ledger.admit` does.
 
     Raises:
@@ -131,7 +133,7 @@ def encoded(change: Change, *, admit: bool = False) -> Encoded:
     match change:
         case Request(ticket, lane, key, forced, call, arrival, waited_s):
             fields = {"ticket": ticket, "estimate": call.estimate._asdict(), "waited_s": waited_s}
-            fields.update(_lane(lane), forced=forced, admit=admit)
+            fields.update(_lane(lane), forced=forced, admit=admit, bounded=bounded)
             if key is not None:
                 fields["key"] = _key(key, lane[2])
             if arrival:
@@ -205,6 +207,19 @@ def _explore(explore: Explore, stage: StageOccurrence) -> Encoded | None:
 
 
 # -- what is seen ---------------------------------------------------------------------------
+
+
+class Refused(NamedTuple):
+    """The ticket may not wait, because as many calls wait as may. The ledger does not have it."""
+
+    ticket: int
+    crowd: Crowd
+
+
+def refusal_of(fields: list[Any]) -> Refused:
+    """Decode the news of a refusal."""
+    ticket, _, backend, tenant, waiting, limit = fields
+    return Refused(ticket, Crowd(backend, tenant, waiting, limit))
 
 
 def grant_of(fields: list[Any], request: Request, lease_until_s: float) -> Grant:

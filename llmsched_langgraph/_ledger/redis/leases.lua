@@ -93,6 +93,15 @@ function leases.tell(grants, except)
   end
 end
 
+-- Add to the news of a worker that tickets may not wait.
+function leases.refuse(worker, refusals)
+  for _, refusal in ipairs(refusals) do
+    local ticket, backend, crowd = refusal[1], refusal[2], refusal[3]
+    local text = numbers.json({ ticket, 'refused', backend, crowd.tenant, crowd.waiting, crowd.limit })
+    redis.call('RPUSH', state.key('news', worker), text)
+  end
+end
+
 -- The news of a worker that it has not heard, as JSON.
 function leases.news(worker)
   return '[' .. table.concat(redis.call('LRANGE', state.key('news', worker), 0, -1), ',') .. ']'

@@ -4,6 +4,7 @@
 local FIRST_COME = { level = 0, order = 0.0, tenant = '', urgent_s = math.huge, lost_s = math.huge }
 local DIGITS = 16
 local granted = {} -- of this call, in order: tickets and grants
+local refused = {} -- tickets, and the limits of waiting calls because of which they may not wait
 
 -- The backends where a grant may be possible, now or later, in the order in which that became so.
 local ripe = state.get('counts', 'ripe') or {}
@@ -58,6 +59,10 @@ end
 
 function ledger.granted()
   return granted
+end
+
+function ledger.refused()
+  return refused
 end
 
 local function arrive(change)
@@ -119,6 +124,8 @@ local function move(now, lane, before, after, arrival)
   end
   state.put('lanes', lane, after)
   if moved then
+    crowds.count(before.backend, before.tenant, -before.waiting)
+    crowds.count(before.backend, after.tenant, before.waiting)
     turns.enter(now, line_of(after), arrival)
     turns.leave(line_of(before))
     ledger.ripen(after.backend)
@@ -148,9 +155,17 @@ function ledger.request(now, worker, change)
     end
   end
   local backend = pools.get(pools.id(change.backend))
-  local arrival = arrive(change)
   local lane, job = lane_of(worker, backend.id, change)
   local known = state.get('lanes', lane)
+  if change.bounded then
+    local tenant = change.key and key_of(change).tenant or known and known.tenant or ''
+    local crowd = crowds.of(now, backend, tenant)
+    if crowd then
+      refused[#refused + 1] = { change.ticket, backend.name, crowd }
+      return
+    end
+  end
+  local arrival = arrive(change)
   if known then
     local after = change.key and rekeyed(known, key_of(change)) or numbers.replace(known, {})
     after.waiting = known.waiting + 1
@@ -165,6 +180,7 @@ function ledger.request(now, worker, change)
     overdue.add(lane, known)
   end
   queues.add(lane, arrival, ticket)
+  crowds.count(backend.id, state.get('lanes', lane).tenant, 1)
   ledger.ripen(backend.id)
   state.put('tickets', ticket, {
     backend = backend.id,
@@ -190,6 +206,7 @@ end
 local function shorten(lane, ticket)
   local known = state.get('lanes', lane)
   queues.remove(lane, ticket)
+  crowds.count(known.backend, known.tenant, -1)
   if known.waiting == 1 then
     lines.remove(known)
     overdue.remove(lane, known)

@@ -30,6 +30,7 @@ MODULES = (
     "exploration",
     "pools",
     "selection",
+    "crowds",
     "ledger",
     "leases",
     "settings",

@@ -33,6 +33,7 @@ local function index(now, replace_tenants)
   end
   for lane, known in pairs(lanes) do
     overdue.add(lane, known)
+    crowds.count(known.backend, known.tenant, known.waiting)
   end
   for id in pairs(found) do
     local backend, tenant = string.match(id, '^(%d+):%-?%d+:(.*)$')
@@ -73,6 +74,7 @@ function settings.take(now, given)
         state.put('tenants', name, own)
       end
       ceilings.forget_held()
+      crowds.forget()
     end)
   end
   return changed or differs

@@ -224,6 +224,11 @@ def check_snapshot(stored: Any, snapshot: Snapshot, now: float | None) -> None:
     for number, entries in indexes["tickets"].items():
         assert len(_members(entries)) == tickets.pop(f"{int(number):016d}", 0), "a worker's tickets"
     assert not tickets, "tickets of a worker that is gone"
+    queued = Counter((snapshot.waiting[at].lane[0], tenant) for at, tenant in snapshot.tenants.items())
+    for name, count in kinds["counts"].items():
+        if name.startswith("queued "):
+            id_, _, tenant = name.removeprefix("queued ").partition(":")
+            assert queued[names[id_], tenant] == count, "waiting tickets of a tenant are counted wrongly"
     for id_, name in names.items():
         served = Counter(own.replica for own in snapshot.holding.values() if own.lane[0] == name)
         served.pop("", None)
