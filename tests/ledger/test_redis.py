@@ -7,12 +7,14 @@ import time
 from contextlib import closing
 from importlib.resources import files
 
+import numpy as np
 import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
 from support.conformance import LedgerConformance
+from support.exploring import Said
 from support.redis_home import Redis, new_name, server_url
 
 from llmsched_langgraph import Backend, Tenant
@@ -22,7 +24,7 @@ from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.redis.client import LedgerClient, LedgerUnreachableError, shown
 from llmsched_langgraph._ledger.redis.encoding import Refused, Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
-from llmsched_langgraph._ledger.values import Configure, Crowd, Key, Lost, Rekey, Release, Request
+from llmsched_langgraph._ledger.values import Configure, Crowd, Explore, Key, Lost, Rekey, Release, Request
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.policies import Exploration
 
@@ -268,6 +270,18 @@ def test_a_lost_answer_changes_nothing(workers):
     assert one.apply(now=2.0).news == ()
 
 
+def test_a_lost_first_answer_makes_no_second_worker(workers):
+    """The worker is known by what it brought."""
+    one = workers(Backend("b", 1)).new()
+    with Broken(one, 2):
+        for _ in range(2):
+            with pytest.raises(LedgerUnreachableError):
+                one.apply(Request(1, lane(1), None, True), now=1.0)
+    assert tickets(one.apply(now=1.0)) == [1]
+    assert list(one.snapshot().workers) == [one.worker]
+    assert one.snapshot().backends["b"][1:5] == (1, 0, 1, 0)
+
+
 def test_batches_that_were_not_sent_keep_their_order(workers):
     """A release after its request, in whatever call it was given."""
     one = workers().new()
@@ -464,6 +478,18 @@ def test_a_key_needs_numbers(workers, field):
     with pytest.raises(ValueError, match="a number that is none"):
         one.apply(Request(1, lane(1), Key()._replace(**{field: math.nan})), now=0.0)
     assert tickets(one.apply(Request(1, lane(1)), now=0.0)) == [1]
+
+
+def test_numbers_of_a_policy_may_be_those_of_numpy(workers):
+    """They are numbers of Python for the ledger; what is no number at all is an error of its caller, once."""
+    one = workers().new()
+    key = Key(
+        0, np.float32(0.1), Explore(Said(np.float32(1), np.int64(2), {"s": np.float64(3)}), 0, 0, 0, 0, 1)
+    )
+    assert tickets(one.apply(Request(1, lane(1), key), now=0.0)) == [1]
+    with pytest.raises(TypeError):
+        one.apply(Request("x", lane(1)), Request(object(), lane(1)), now=0.0)
+    assert one.apply(now=0.0).news == ()
 
 
 @pytest.mark.parametrize("url", ["host:6379", "http://host", "redis://[", ""])

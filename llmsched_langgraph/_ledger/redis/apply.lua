@@ -1,4 +1,5 @@
--- One call of a worker: apply its changes, then grant all that can be granted. ARGV[1] is the command.
+-- One call of a worker: apply its changes, then grant all that can be granted. ARGV[1] is
+-- the command, ARGV[2] are the changes.
 
 local DO = {
   request = ledger.request,
@@ -8,7 +9,7 @@ local DO = {
   force = ledger.force,
   configure = ledger.configure,
 }
-local command = cjson.decode(ARGV[1])
+local command, changes = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 
 -- Before anything is changed: a request of an unknown backend is an error of its caller.
 local function unknown_backend()
@@ -16,7 +17,7 @@ local function unknown_backend()
   for _, own in ipairs(command.backends or {}) do
     named[own.name] = true
   end
-  for _, change in ipairs(command.changes) do
+  for _, change in ipairs(changes) do
     if change.change == 'configure' then
       named[change.settings.name] = true
     elseif change.change == 'request' and not named[change.backend] and not pools.id(change.backend) then
@@ -41,7 +42,7 @@ state.put('counts', 'now', now)
 
 ledger.expire(now)
 leases.expire(now)
-local worker, others = command.worker, false
+local worker, others = command.worker or leases.known(command.token), false
 if not worker then
   worker = leases.register(command.name, command.token)
   -- A worker whose lease had ended brings its settings again: they count only if the server has lost them.
@@ -60,7 +61,7 @@ if own then
   leases.heard(worker, command.heard)
   if command.batch > own.batch then -- else its answer was lost, and it is sent again
     own.batch = command.batch
-    for _, change in ipairs(command.changes) do
+    for _, change in ipairs(changes) do
       DO[change.change](now, worker, change)
     end
   end

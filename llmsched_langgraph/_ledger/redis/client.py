@@ -109,7 +109,7 @@ class LedgerClient:
         self._token = ""
         self._heard = 0
         self._batch = 0
-        self._unsent: list[tuple[int, tuple[Change, ...], list[Encoded]]] = []
+        self._unsent: list[tuple[int, tuple[Change, ...], bytes]] = []  # with their JSON
         self._requests: dict[int, Request] = {}  # of the tickets that wait or hold a slot
         self._news: list[Granted | Lost | Refused] = []  # of calls that then failed
 
@@ -153,16 +153,16 @@ class LedgerClient:
             ValueError: a key is invalid; nothing is changed.
         """
         if changes or not self._unsent:
-            self._batch += 1
             fields = [
                 encoded(own, admit=admit, bounded=isinstance(own, Request) and own.ticket in bounded)
                 for own in changes
             ]
-            self._unsent.append((self._batch, changes, fields))
+            self._unsent.append((self._batch + 1, changes, to_json(fields)))  # that cannot fail later
+            self._batch += 1
         changed = False
         while True:
-            number, batch, fields = self._unsent[0]
-            answer = self._call(now, number, fields)
+            number, batch, text = self._unsent[0]
+            answer = self._call(now, number, text)
             if "unknown" in answer:
                 self._unsent.pop(0)
                 raise KeyError(answer["unknown"])
@@ -181,10 +181,9 @@ class LedgerClient:
         wake_s = None if wake_s is None else float(wake_s)
         return Answer(news, wake_s, float(told["now"]), float(answer["until_s"]), changed)
 
-    def _call(self, now: float | None, number: int, fields: list[Encoded]) -> Any:
-        if self._worker is None:
-            self._token = token_hex(8)
-        command = self._command() | {"batch": number, "changes": fields}
+    def _call(self, now: float | None, number: int, changes: bytes) -> Any:
+        self._token = self._token or token_hex(8)
+        command = self._command() | {"batch": number}
         if now is not None:
             command["now"] = now
         if self._worker is None:
@@ -194,7 +193,7 @@ class LedgerClient:
             command["backends"] = [encoded_backend(own) for own in self._backends.values()]
         else:
             command["worker"] = self._worker
-        return self._run("apply", to_json(command))
+        return self._run("apply", to_json(command), changes)
 
     def _command(self) -> Encoded:
         return {"token": self._token, "lease_s": self._lease_s, "heard": self._heard}
@@ -226,16 +225,16 @@ class LedgerClient:
         ended = {change.ticket for change in unsent if isinstance(change, Release)}
         self._news += [Lost(ticket) for ticket in sorted(self._requests) if ticket not in ended]
         self._requests.clear()
-        self._worker, self._heard = None, 0
+        self._worker, self._token, self._heard = None, "", 0
 
     def close(self, now: float | None = None) -> None:
         """Give up the lease and all tickets, and disconnect. An unreachable server is left to the lease."""
         if self._worker is not None:
-            command = self._command() | {"worker": self._worker, "batch": 0, "changes": [], "close": True}
+            command = self._command() | {"worker": self._worker, "batch": 0, "close": True}
             if now is not None:
                 command["now"] = now
             try:
-                self._run("apply", to_json(command))
+                self._run("apply", to_json(command), b"[]")
             except LedgerUnreachableError:
                 pass
         self._worker = None

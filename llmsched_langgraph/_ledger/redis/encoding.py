@@ -188,6 +188,7 @@ def _key(key: Key, stage: StageOccurrence) -> Encoded:
         for name, own, first in zip(Key._fields, key, FIRST_COME, strict=True)
         if own != first and name != "explore"
     }
+    fields |= {name: float(fields[name]) for name in ("order", "urgent_s", "lost_s") if name in fields}
     if key.explore is not None and (explore := _explore(key.explore, stage)) is not None:
         fields["explore"] = explore
     return fields or {"level": key.level}
@@ -201,7 +202,7 @@ def _explore(explore: Explore, stage: StageOccurrence) -> Encoded | None:
         gain = information.uncertainty_reduction(stage) if explore.left > 0 else 0.0
         numbers = dict(zip(Explore._fields[1:], rest, strict=True), lo=lo, hi=hi, gain=gain)
         usable = not any(isnan(own) for own in numbers.values())
-        return {name: own + 0 for name, own in numbers.items()} if usable else None
+        return {name: float(own) for name, own in numbers.items()} if usable else None
     except Exception:  # a bug in a user's belief costs the exploration of its lane, never a slot
         return None
 

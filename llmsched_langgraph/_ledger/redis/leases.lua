@@ -10,8 +10,14 @@ end
 function leases.register(name, token)
   local worker = state.count('workers') + 1
   state.set_count('workers', worker)
+  state.put('tokens', token, worker)
   state.put('workers', numbers.text(worker), { name = name, token = token, told = 0, batch = 0 })
   return worker
+end
+
+-- The number of the worker that registered with a token; false if none did. Its answer may have been lost.
+function leases.known(token)
+  return state.get('tokens', token)
 end
 
 local function get(worker)
@@ -36,6 +42,7 @@ function leases.remove(now, worker)
   ledger.release_all(now, worker)
   redis.call('ZREM', state.key('leases'), worker)
   redis.call('DEL', state.key('news', worker))
+  state.put('tokens', get(worker).token, false)
   state.put('workers', numbers.text(worker), false)
 end
 
