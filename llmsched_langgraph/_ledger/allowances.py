@@ -53,7 +53,8 @@ def ready_s(allowance: Allowance, limit: int, now: float) -> float:
     if over <= 0.0 or used <= 0.0:
         return now
     for number, amount in zip(numbers, amounts, strict=True):
-        ready, over = float(number + 1 + _SPAN_S), over - amount
+        if amount:  # a second in which nothing counts any more makes no room
+            ready, over = float(number + 1 + _SPAN_S), over - amount
         if over <= 0.0:
             break
     return ready

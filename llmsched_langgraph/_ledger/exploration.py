@@ -14,7 +14,7 @@ from typing import Any
 from llmsched_langgraph._ledger.values import Explore, Lane, Line
 from llmsched_langgraph.errors import ConfigurationError
 
-_PRIME = 67_108_859
+PRIME = 67_108_859
 """Largest prime below 2^26 that is 2 mod 3: cubing is a bijection, squares stay below 2^52."""
 
 JOBS = 32
@@ -56,11 +56,11 @@ class Exploration:
         """Return whether grant `number` explores: a pure function of `seed` and `number`."""
         # Integers below 2^53 throughout, so that any language computes the same values. Cubes, because a
         # linear recurrence of the number would have short periods.
-        state = (self.seed % _PRIME * 69_621 + 1) % _PRIME
-        state = (state * state % _PRIME * state + number) % _PRIME
+        state = (self.seed % PRIME * 69_621 + 1) % PRIME
+        state = (state * state % PRIME * state + number) % PRIME
         for _ in range(3):
-            state = (state * state % _PRIME * state + 11) % _PRIME
-        return state < self.epsilon * _PRIME
+            state = (state * state % PRIME * state + 11) % PRIME
+        return state < self.epsilon * PRIME
 
 
 def choose(lanes: Iterable[tuple[float, Lane, int, Explore | None]], now: float) -> Lane | None:

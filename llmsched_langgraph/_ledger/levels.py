@@ -8,7 +8,7 @@ change of the backend. Calls whose prompt was cached are compared only with thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, hypot, inf, log, sqrt
+from math import exp, inf, log, sqrt
 from statistics import fmean, median, quantiles
 from typing import NamedTuple
 
@@ -117,7 +117,7 @@ def _slower(one: list[Sample], other: list[Sample]) -> tuple[float, float]:
         last, slower = slower, exp(after - before)
         if abs(slower - last) < 0.01 * slower:
             break
-    return slower, hypot(error, error2)
+    return slower, sqrt(error * error + error2 * error2)
 
 
 def _longer(one: list[Sample], other: list[Sample]) -> tuple[float, float]:
@@ -128,17 +128,21 @@ def _longer(one: list[Sample], other: list[Sample]) -> tuple[float, float]:
     """
     line = _line(one)
     (took, error), (longer, error2) = _ratio(one, line), _ratio(other, line)
-    return longer / took, hypot(error, error2)
+    return longer / took, sqrt(error * error + error2 * error2)
 
 
 def _ratio(samples: list[Sample], line: tuple[float, float]) -> tuple[float, float]:
     """Return the sum of the seconds by that of a line, and its relative standard deviation."""
     start, pace = line
-    expected = [start + pace * own.tokens for own in samples]
-    ratio = sum(own.seconds for own in samples) / sum(expected)
-    squares = sum((own.seconds - ratio * of) ** 2 for own, of in zip(samples, expected, strict=True))
-    n = len(samples)
-    return ratio, sqrt(squares * n / (n - 2)) / (ratio * sum(expected))
+    took = usual = squares = 0.0
+    for own in samples:  # `sum` rounds in another way from Python 3.12 on
+        took += own.seconds
+        usual += start + pace * own.tokens
+    ratio, n = took / usual, len(samples)
+    for own in samples:
+        off = own.seconds - ratio * (start + pace * own.tokens)
+        squares += off * off
+    return ratio, sqrt(squares * n / (n - 2)) / (ratio * usual)
 
 
 def _cached(samples: Sequence[Sample], cached: bool = True) -> int:

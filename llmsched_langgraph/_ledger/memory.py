@@ -294,7 +294,8 @@ class MemoryLedger:
     ) -> None:
         """Index a lane whose key may have changed, or with `again` its arrival."""
         moved = after.level != before.level or after.tenant != before.tenant
-        if again or moved or after.order != before.order or after.urgent_s != before.urgent_s:
+        urgent = (after.urgent_s, after.lost_s) != (before.urgent_s, before.lost_s)
+        if again or moved or urgent or after.order != before.order:
             self._lines.add(lane, after, arrival)
         if moved:
             self._turns.enter((lane[0], after.level, after.tenant), arrival)

@@ -174,5 +174,6 @@ def reserve(learned: Learned, flight: InFlight, prior: tuple[float, float, float
     if not spread:
         return m1 * e1
     third = max(m3 - 3.0 * m1 * m2 + 2.0 * m1 * m1 * m1, 0.0) * e3
-    skewness = min(third / sqrt(variance * e2) ** 3, MOST_SKEWED)
+    root = sqrt(variance * e2)
+    skewness = min(third / (root * root * root), MOST_SKEWED)  # `**` may round in another way elsewhere
     return m1 * e1 + (DEVIATIONS + (DEVIATIONS * DEVIATIONS - 1.0) / 6.0 * skewness) * spread

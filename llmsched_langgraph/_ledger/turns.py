@@ -134,6 +134,7 @@ class Turns:
         if not tenant and (truth.get(_LINES + name) or 0) == (turn is not None):
             return None
         now: Level = truth.get((name, level)) or EMPTY_LEVEL
+        self.back(now_s, name)
         first = self._lines.first(name, level, self._ceilings.blocking(now_s))
         if first is not None and first.virtual_s > now.virtual_s:
             now = truth.staged[name, level] = now._replace(virtual_s=first.virtual_s)

@@ -21,6 +21,11 @@ class TestMemory(LedgerConformance):
     def make(self, backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
         return MemoryLedger(backends, exploration, overdue=overdue, tenants=tenants)
 
+    def tick(self, ledger, now):
+        ledger._truth.begin()
+        ledger.expire(now)
+        ledger._truth.commit()
+
 
 @pytest.fixture
 def bench():

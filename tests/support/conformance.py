@@ -12,12 +12,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from llmsched_langgraph import Backend, Tenant
-from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
+from llmsched_langgraph import Auto, Backend, Tenant
+from llmsched_langgraph._jobs.calls import PENDING_USAGE, UNKNOWN_USAGE, Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.capacity import CapacitySettings, new_capacity
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.quotas import Quota, Quotas
 from llmsched_langgraph._ledger.rates import UNKNOWN_INPUT, UNKNOWN_OUTPUT
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import (
@@ -29,6 +30,7 @@ from llmsched_langgraph._ledger.values import (
     Grant,
     Granted,
     Key,
+    Measure,
     Rekey,
     Release,
     Request,
@@ -47,9 +49,15 @@ class Home:
     admits = True
     """Whether `admit` can tell at once that a slot is free."""
 
+    leases = False
+    """Whether a grant has a lease."""
+
     def make(self, backends, exploration=None, overdue=UNBOUNDED, tenants=NO_TENANTS):
         """A new ledger of these backends."""
         raise NotImplementedError
+
+    def tick(self, ledger, now):
+        """Tell the ledger that time has passed, if its owner must do so."""
 
     def quiet(self, ledger, now):
         """Return when all that was submitted has been taken in, and the home's clock is at `now`."""
@@ -560,6 +568,40 @@ class LedgerConformance(Home):
         b.now = 10.0
         assert b.release(0) == [3]
 
+    # -- deadlines ---------------------------------------------------------------------
+
+    def test_a_lane_whose_deadline_is_close_goes_first(self, one):
+        """Of its tenant; by the order of those that are close; until it is lost."""
+        one.ask(1, order=1.0)
+        one.ask(2, order=3.0, urgent_s=5.0, lost_s=9.0)
+        one.ask(3, order=2.0, urgent_s=6.0, lost_s=7.0)
+        one.ask(4, order=0.0, tenant="t", urgent_s=50.0)
+        one.now = 6.0
+        assert one.release(0) == [3]
+        assert one.ledger.claim(3).reason == "deadline"
+        one.now = 7.0
+        assert one.release(3) == [4]
+        assert one.release(4) == [2]
+        assert one.ledger.claim(2).reason == "deadline"
+        assert one.release(2) == [1]
+
+    def test_a_lost_deadline_does_not_count(self, one):
+        """The policy's order does again."""
+        one.ask(1, order=1.0)
+        one.ask(2, order=2.0, urgent_s=5.0, lost_s=9.0)
+        one.now = 9.0
+        assert one.release(0) == [1]
+
+    def test_a_deadline_that_is_put_off_counts_again(self, one):
+        """Also after the ledger has seen that the earlier one was lost."""
+        for ticket in (1, 2):
+            one.ask(ticket, order=float(ticket))
+        one.ask(3, order=3.0, urgent_s=5.0, lost_s=9.0)
+        one.now = 9.0
+        assert one.release(0) == [1]
+        one.do(Rekey(lane(3), Key(0, 3.0, urgent_s=5.0, lost_s=20.0)))
+        assert one.release(1) == [3]
+
     # -- pauses ------------------------------------------------------------------------
 
     def test_a_failure_may_pause_its_backend(self, one):
@@ -711,6 +753,203 @@ class LedgerConformance(Home):
         assert b.wake_s == 7.0
         assert b.at(8.0) == [3]
 
+    # -- rates, quotas, found limits ---------------------------------------------------
+
+    def call(self, bench, ticket, output=None, prompt=None):
+        """Request a slot for a call of these expected tokens."""
+        return bench.do(
+            Request(ticket, lane(ticket), call=CallInfo(prompt_tokens=prompt, output_tokens=output))
+        )
+
+    def spent(self, bench):
+        return bench.ledger.backend("b").capacity.spent
+
+    def test_a_call_waits_for_the_rate_and_none_overtakes_it(self, bench):
+        """Not one that would fit; when the minute has passed, both go."""
+        b = bench(Backend("b", 8, output_tokens_per_minute=2_000))
+        b.now = 1_000.5
+        assert self.call(b, 1, 100) == [1]
+        b.do(Release(1, Usage(1, 100)))
+        b.now = 1_001.5
+        assert self.call(b, 2, 1_990) == []
+        assert self.call(b, 3, 1) == []
+        assert b.wake_s == 1_061.0
+        assert b.at(math.nextafter(1_061.0, 0.0)) == []
+        assert b.at(1_061.0) == [2]
+
+    @pytest.mark.parametrize("limit", ["requests_per_minute", "requests_per_day"])
+    def test_requests_are_limited(self, bench, limit):
+        """In any minute, or in any day."""
+        b = bench(Backend("b", 8, **{limit: 2}))
+        b.now = 1_000.5
+        assert [self.call(b, ticket) for ticket in (1, 2, 3)] == [[1], [2], []]
+        assert b.wake_s == (1_061.0 if limit == "requests_per_minute" else 1_800.0 + 86_400.0)
+        b.do(Release(1, Usage(1, 1)))
+        assert b.at(b.wake_s) == [3]
+
+    def test_input_is_corrected_in_the_cell_of_the_grant(self, bench):
+        """As soon as it is known."""
+        b = bench(Backend("b", 8, input_tokens_per_minute=1_000))
+        b.now = 1_000.5
+        assert self.call(b, 1, prompt=900) == [1]
+        assert self.call(b, 2, prompt=200) == []
+        b.now = 1_003.5
+        assert b.do(Release(1, Usage(700, 1))) == [2]
+        assert self.spent(b).input == ((1_000, 1_003), (700, 200))
+
+    def test_a_reserve_stays_until_the_tokens_are_known(self, bench):
+        """The slot is free before."""
+        b = bench(Backend("b", 8, output_tokens_per_minute=2_000))
+        b.now = 1_000.5
+        assert self.call(b, 1, 1_000) == [1]
+        b.do(Release(1, PENDING_USAGE))
+        assert b.ledger.unmeasured(1)
+        assert b.counts()[0] == 0
+        assert self.spent(b).output_flight.tokens == 1_000
+        assert self.call(b, 2, 10) == []
+        assert b.do(Measure(1, Usage(1, 1))) == [2]
+        assert b.do(Measure(1, Usage(1, 1))) == []
+        assert not b.ledger.unmeasured(1)
+        assert sum(self.spent(b).output.amounts) == 1
+
+    def test_tokens_that_never_become_known_are_estimated(self, bench):
+        """After a minute, so that no call waits for ever."""
+        b = bench(Backend("b", 8, output_tokens_per_minute=2_000))
+        b.now = 1_000.5
+        self.call(b, 1, 1_000)
+        b.do(Release(1, PENDING_USAGE))
+        for passed_s, reserved in ((59.0, 1_000), (60.0, 0)):
+            b.now = 1_000.5 + passed_s
+            self.tick(b.ledger, b.now)
+            b.settle()
+            assert self.spent(b).output_flight.tokens == reserved
+        assert not b.ledger.unmeasured(1)
+
+    def test_a_backend_without_rates_awaits_no_tokens(self, bench):
+        """There is nothing to forget."""
+        b = bench(Backend("b", 8))
+        self.call(b, 1)
+        b.do(Release(1, PENDING_USAGE))
+        assert not b.ledger.unmeasured(1)
+
+    def test_what_is_told_by_an_answer_holds_calls_back(self, bench):
+        """Until the provider's reset."""
+        b = bench(Backend("b", 8, requests_per_minute=100))
+        b.now = 1_000.5
+        self.call(b, 1)
+        b.do(Release(1, Usage(1, 1), quotas=Quotas(requests=Quota(100, 0, 30.0))))
+        assert self.call(b, 2) == []
+        assert b.now < b.wake_s <= b.now + 31.0
+        assert b.at(b.wake_s) == [2]
+
+    def test_a_smaller_limit_that_is_told_counts(self, bench):
+        """A larger one does not."""
+        b = bench(Backend("b", 8, requests_per_minute=3))
+        b.now = 1_000.5
+        self.call(b, 1)
+        b.do(Release(1, quotas=Quotas(requests=Quota(900))))
+        assert self.call(b, 2) == [2]
+        b.do(Release(2, quotas=Quotas(requests=Quota(2))))
+        assert self.call(b, 3) == []
+        assert self.spent(b).told[0] == 2
+
+    def test_a_found_limit_that_is_cut_drains(self, bench):
+        """No slot is taken away; the next grant is below the limit."""
+        b = bench(Backend("b", Auto(1, 8, 4)))
+        b.now = 1_000.5
+        for ticket in range(1, 7):
+            self.call(b, ticket)
+        assert b.counts()[0] == 4
+        assert b.do(Release(4, failure=Failure(408))) == []
+        assert b.ledger.backend("b").slots == 3
+        assert b.counts()[0] == 3
+
+    def test_a_found_limit_grows_where_calls_wait(self, bench):
+        """As long as that brings throughput."""
+        b = bench(Backend("b", Auto(1, 64, 4)))
+        b.now, tickets = 1_000.0, iter(range(10_000))
+        for _ in range(20):
+            self.call(b, next(tickets))
+        for _ in range(12):
+            b.now += 1.0
+            for held in b.holding():
+                ticket = next(tickets)
+                b.do(Release(held, Usage(10, 100)), Request(ticket, lane(ticket)))
+        assert b.ledger.backend("b").slots > 8
+
+    def test_rates_that_end_let_all_go(self, bench):
+        """So does a larger limit."""
+        b = bench(Backend("b", 8, requests_per_minute=1))
+        b.now = 1_000.5
+        assert [self.call(b, ticket) for ticket in (1, 2, 3)] == [[1], [], []]
+        assert b.do(Configure(Backend("b", 8, requests_per_minute=2))) == [2]
+        assert b.do(Configure(Backend("b", 8))) == [3]
+
+    def test_a_backend_may_come_later(self, bench):
+        """Such as an account of another one."""
+        b = bench()
+        assert b.do(Configure(Backend("b#1", 1)), Request(1, lane(1, backend="b#1"))) == [1]
+        assert b.counts("b#1") == (1, 0, 1, 0)
+        assert list(b.ledger.backends) == ["b", "b#1"]
+
+    # -- limits of tenants -------------------------------------------------------------
+
+    def test_tokens_of_a_tenant_hold_its_calls_back(self, bench):
+        """Others overtake them; they come back when enough of the tokens are a minute old."""
+        tenants = Tenants({"t": Tenant(tokens_per_minute=2_000)})
+        b = bench(Backend("b", 3), tenants=tenants)
+        b.now = 1_000.5
+        assert b.ask(1, tenant="t") == [1]
+        assert b.ask(2, tenant="t") == []
+        assert b.wake_s == 1_061.0
+        assert b.ask(3, tenant="u") == [3]
+        b.now = 1_001.5
+        assert b.do(Release(1, Usage(100, 100))) == [2]
+        assert b.ledger.claim(2).share.tokens == 200
+
+    def test_what_does_not_count_makes_no_room(self, bench):
+        """A failed attempt of a later second: the wake is that of the tokens that were used."""
+        b = bench(Backend("b", 3), tenants=Tenants({"t": Tenant(tokens_per_minute=1_000)}))
+        b.now = 1_000.5
+        b.ask(1, tenant="t")
+        b.do(Release(1, Usage(1_500, 0)))
+        b.now = 1_005.5
+        assert b.ask(2, tenant="t", forced=True) == [2]
+        b.do(Release(2, failure=Failure(500)))
+        assert b.ask(3, tenant="t") == []
+        assert b.wake_s == 1_061.0
+        assert b.at(1_061.0) == [3]
+
+    def test_a_tenant_at_its_limit_of_slots_is_overtaken(self, bench):
+        """And goes on with its next release."""
+        b = bench(Backend("b", 3), tenants=Tenants({"t": Tenant(max_slots=1)}))
+        assert [b.ask(ticket, tenant="t") for ticket in (1, 2)] == [[1], []]
+        assert b.ask(3, tenant="u") == [3]
+        assert b.release(1) == [2]
+
+    def test_time_does_not_help_a_tenant_at_its_limit_of_slots(self, bench):
+        """Its tokens matter only when it may hold one more."""
+        b = bench(Backend("b", 3), tenants=Tenants({"t": Tenant(1.0, 1, tokens_per_minute=1_000)}))
+        b.now = 1_000.5
+        assert [b.ask(ticket, tenant="t") for ticket in (1, 2)] == [[1], []]
+        assert b.wake_s is None
+        b.do(Release(1, Usage(900, 100)))
+        assert b.wake_s == 1_061.0
+        assert b.at(1_061.0) == [2]
+
+    # -- replicas ----------------------------------------------------------------------
+
+    def test_each_call_goes_to_the_replica_with_the_fewest(self, bench):
+        """The first of equal ones."""
+        b = bench(Backend("b", 4, replicas=["http://one", "http://two"]))
+        for ticket in range(1, 5):
+            b.ask(ticket)
+        assert [b.ledger.claim(ticket).replica for ticket in range(1, 5)] == 2 * ["http://one", "http://two"]
+        b.release(2)
+        b.release(4)
+        assert b.ask(5) == [5]
+        assert b.ledger.claim(5).replica == "http://two"
+
     # -- exploring ---------------------------------------------------------------------
 
     @staticmethod
@@ -861,7 +1100,10 @@ class LedgerConformance(Home):
         one.do(Request(1, lane(1), call=call))
         one.now = 4.0
         one.resize(3)
-        assert one.ledger.claim(1) == Grant(lane(1), 1.0, 4.0, call, "order", 2, 3, arrival=2)
+        grant = one.ledger.claim(1)
+        assert (grant.lease_until_s is not None) == self.leases
+        expected = Grant(lane(1), 1.0, 4.0, call, "order", 2, 3, arrival=2)
+        assert grant._replace(lease_until_s=None) == expected
         assert dict(one.ledger.view().holding) == {0: one.ledger.claim(0), 1: one.ledger.claim(1)}
         assert [(one_.ticket, one_.grant) for one_ in one.told][1:] == [(1, one.ledger.claim(1))]
 
