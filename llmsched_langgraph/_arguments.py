@@ -11,6 +11,16 @@ from typing import TypeGuard
 from llmsched_langgraph.errors import ConfigurationError
 
 
+def check_flag(value: object, what: str) -> None:
+    """Do nothing if the value is True or False.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{what} must be True or False, not {value!r}")
+
+
 def whole_number(value: object, what: str, of: str = "", *, least: int = 1) -> int:
     """Return a whole number of at least `least`.
 

@@ -101,5 +101,9 @@ class OverloadedError(LLMSchedError, RuntimeError):
     retry_after_s: float | None = None
 
 
+class LedgerUnreachableError(LLMSchedError, ConnectionError):
+    """The server that stores the slots did not answer, or refused: `Scheduler(url=..., fallback="fail")`."""
+
+
 class SchedulerClosedError(LLMSchedError, RuntimeError):
     """The scheduler is closed: it starts no new run and grants no new slot."""

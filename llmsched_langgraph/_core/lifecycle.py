@@ -159,9 +159,13 @@ class Lifecycle:
         owner, number = (tenant, 0) if job is None else (job.info.tenant, job.number)
         crowd = self._ledger.crowd(now, backend, owner)
         if crowd is not None:
-            self.refused[ticket] = crowd
-            self._story.tell(now, "CallRefused", number, ticket, backend, crowd)
+            self.refuse(now, ticket, crowd, number)
         return crowd is not None
+
+    def refuse(self, now: float, ticket: int, crowd: Crowd, number: int) -> None:
+        """Record why a call of a job may not wait."""
+        self.refused[ticket] = crowd
+        self._story.tell(now, "CallRefused", number, ticket, crowd.backend, crowd)
 
     def configured(self, now: float, event: BackendConfigured, trust: bool) -> bool:
         """Change the settings of a backend."""

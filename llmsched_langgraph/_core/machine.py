@@ -7,12 +7,11 @@ previous state, and the same event can be handled again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.checks import check_jobs
 from llmsched_langgraph._core.events import (
     BeliefFormed,
     CallDismissed,
@@ -21,7 +20,6 @@ from llmsched_langgraph._core.events import (
     CallReleased,
     CallRequested,
     Direct,
-    Entry,
     Event,
     HolderDied,
     JobInfo,
@@ -31,7 +29,8 @@ from llmsched_langgraph._core.events import (
 )
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._core.jobs import JOBS, Jobs
-from llmsched_langgraph._core.lifecycle import RUNNING, Lifecycle
+from llmsched_langgraph._core.lifecycle import Lifecycle
+from llmsched_langgraph._core.machine_queries import MachineQueries
 from llmsched_langgraph._core.ordering import Ordering, bare_key
 from llmsched_langgraph._core.policies import Policy
 from llmsched_langgraph._core.story import LENGTH, Story
@@ -40,6 +39,7 @@ from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
+from llmsched_langgraph._ledger.protocol import Home
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
@@ -49,6 +49,7 @@ from llmsched_langgraph._ledger.values import (
     Granted,
     Lane,
     Measure,
+    Refused,
     Rekey,
     Release,
     Request,
@@ -66,7 +67,7 @@ def _given_up(ticket: int) -> CallReleased:
     return CallReleased(ticket, Outcome.CANCELLED)
 
 
-class SchedulerMachine:
+class SchedulerMachine(MachineQueries):
     """The scheduler as a value: equal events at equal times produce equal stories.
 
     Args:
@@ -78,8 +79,10 @@ class SchedulerMachine:
         last: the numbers of the job and the entry after which numbering begins.
         overdue: the bound of waiting.
         tenants: the settings of the tenants.
+        home: makes the ledger, in memory or elsewhere.
 
     Attributes:
+        home: see above.
         story: the log of events and decisions, with reasons.
         active: returns the active job with this id of the driver; None if there is none.
         wake_s: clock time at which `Ticked` should be handled, because a pause ends; None for never.
@@ -98,12 +101,14 @@ class SchedulerMachine:
         last: tuple[int, int] = (0, 0),
         overdue: Overdue = UNBOUNDED,
         tenants: Tenants = NO_TENANTS,
+        home: Home = MemoryLedger,
     ) -> None:
+        self.home = home
         self._at_once = at_once
         self._truth = Truth()
         self.ordering = Ordering(policy, Profile() if profile is None else profile)
         self._believing = self.ordering.believing
-        self.ledger = MemoryLedger(backends, self.ordering.exploration, self._truth, overdue, tenants)
+        self.ledger = home(backends, self.ordering.exploration, self._truth, overdue, tenants)
         self._committed = self._truth.committed
         self._committed[_APPLIED] = None
         self.story = Story(self._truth, memory, last[1])
@@ -161,6 +166,8 @@ class SchedulerMachine:
                 if type(one) is Granted:
                     ticket, grant = one
                     self._granted(now, ticket, grant, self._job(grant.lane[1]), trust)
+                elif type(one) is Refused:
+                    self._turned_away(now, one, trust)
             self._truth.commit()
             if not self.ledger.more:
                 return
@@ -237,6 +244,13 @@ class SchedulerMachine:
             if job.progress.waiting:
                 self._refresh(now, job, trust)
         self.story.tell(now, "SlotGranted", number, ticket, backend, grant)
+
+    def _turned_away(self, now: float, news: Refused, trust: bool) -> None:
+        ticket, crowd = news
+        number = self.ledger.claim(ticket).lane[1]  # type: ignore[union-attr]  # it waits
+        self._released(now, _given_up(ticket), trust)
+        self._life.refuse(now, ticket, crowd, number)
+        self.untold[ticket] = True
 
     def _dismissed(self, now: float, event: CallDismissed, trust: bool) -> bool:
         if type(self.ledger.claim(event.ticket)) is not Waiting:
@@ -358,39 +372,3 @@ class SchedulerMachine:
                 lane = (backend, job.number, stage_occurrence)
                 if lane != but:
                     self.ledger.submit(now, _new(Rekey, (lane, key)))
-
-    # -- queries -----------------------------------------------------------------------
-
-    def known(self) -> Iterator[Job]:
-        """The jobs that are not closed."""
-        return self._jobs.known()
-
-    @property
-    def policy(self) -> Policy:
-        """The order of service."""
-        return self.ordering.policy
-
-    @property
-    def profile(self) -> Profile:
-        """What was learned from earlier runs."""
-        return self.ordering.profile
-
-    @property
-    def last(self) -> tuple[int, int]:
-        """Numbers of the latest job and the latest entry."""
-        return self._committed[JOBS], self.story.last
-
-    @property
-    def jobs(self) -> int:
-        """Number of active jobs (arrived, not ended, not paused)."""
-        return int(self._committed[RUNNING])
-
-    def entries(self, *tickets: int) -> list[Entry]:
-        """Return the story, oldest entry first; only entries about `tickets` if any are given."""
-        entries = self.story.after(0)
-        return [entry for entry in entries if entry.ticket in tickets] if tickets else entries
-
-    def check(self, now: float = float("inf")) -> None:
-        """Raise AssertionError unless every invariant of machine and ledger holds at `now`."""
-        self.ledger.check(now)
-        check_jobs(tuple(self._jobs.known()), self.ledger.view(), self.jobs)

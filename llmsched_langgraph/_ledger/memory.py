@@ -112,8 +112,11 @@ class MemoryLedger:
 
     # -- the protocol ------------------------------------------------------------------
 
-    def attach(self, ready: Callable[[], None]) -> None:
-        """See `Ledger.attach`. Nothing happens here without a `submit`, so `ready` is never called."""
+    def attach(self, ready: Callable[[], None], fail: Callable[[Exception], None]) -> None:
+        """See `Ledger.attach`. Nothing happens here without a `submit`, so neither is ever called."""
+
+    def close(self) -> None:
+        """See `Ledger.close`. The ledger holds nothing itself."""
 
     def submit(self, now: float, *changes: Change) -> None:
         """See `Ledger.submit`."""

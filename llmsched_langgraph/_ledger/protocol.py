@@ -5,17 +5,21 @@ Does not implement the protocol. `tests/support/conformance.py` tests every impl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from llmsched_langgraph._ledger.backends import Backend
+from llmsched_langgraph._ledger.exploration import Exploration
+from llmsched_langgraph._ledger.overdue import Overdue
+from llmsched_langgraph._ledger.tenants import Tenants
+from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
     BackendView,
     Change,
     Crowd,
     Grant,
-    Granted,
     LedgerView,
-    Lost,
+    News,
     Request,
     Waiting,
 )
@@ -29,14 +33,26 @@ class Ledger(Protocol):
     idempotent: one that is submitted again, after an interrupted decision, counts once.
     """
 
-    def attach(self, ready: Callable[[], None]) -> None:
-        """Register `ready`, called from any thread when `settle` has news from another process."""
+    overdue: Overdue
+    """The bound of waiting."""
+
+    tenants: Tenants
+    """The settings of the tenants."""
+
+    more: bool
+    """Whether `settle` may have another result after the last one."""
+
+    def attach(self, ready: Callable[[], None], fail: Callable[[Exception], None]) -> None:
+        """Register `ready`, called from any thread when `settle` has news from another process.
+
+        `fail` ends all waits with an error; it is called from any thread if tickets cannot be granted.
+        """
 
     def submit(self, now: float, *changes: Change) -> None:
         """Apply the changes in order. Never waits for IO."""
 
-    def settle(self, now: float) -> tuple[Sequence[Granted | Lost], float | None]:
-        """Return new grants and losses; if there are none, also when to call again.
+    def settle(self, now: float) -> tuple[Sequence[News], float | None]:
+        """Return new grants, losses and refusals; if there are none, also when to call again.
 
         The second value is the clock time at which a grant becomes possible by time alone; None for never.
         Call until the first value is empty. An implementation may return one grant at a time, so that
@@ -64,6 +80,12 @@ class Ledger(Protocol):
     def unmeasured(self, ticket: int) -> bool:
         """Return whether the ticket was released, and the ledger needs its tokens (`Measure`)."""
 
+    def expire(self, now: float) -> None:
+        """Stop waiting for tokens that have not become known for a minute."""
+
+    def close(self) -> None:
+        """Give back what the ledger itself holds, such as a lease, when no ticket is left. Does not wait."""
+
     def crowd(self, now: float, name: str, tenant: str) -> Crowd | None:
         """Return why a further call of the tenant may not wait at the backend, by `max_queued`.
 
@@ -81,3 +103,7 @@ class Ledger(Protocol):
 
     def check(self, now: float) -> None:
         """Raise AssertionError unless every invariant holds."""
+
+
+Home = Callable[[Iterable[Backend], Exploration | None, Truth, Overdue, Tenants], Ledger]
+"""Returns a ledger of these backends and settings, whose values are in the given store."""

@@ -286,6 +286,16 @@ class Lost(NamedTuple):
     ticket: int
 
 
+class Refused(NamedTuple):
+    """The ticket may not wait, because as many calls wait as may. The ledger does not have it."""
+
+    ticket: int
+    crowd: Crowd
+
+
+News = Granted | Lost | Refused
+
+
 class BackendView(NamedTuple):
     """One backend at one moment.
 

@@ -5,6 +5,7 @@ Does not use LangGraph, read the content of calls, or decide the order of servic
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import threading
@@ -38,8 +39,10 @@ from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.service import LearningService
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._ledger.backends import Backend
+from llmsched_langgraph._ledger.memory import MemoryLedger
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
 from llmsched_langgraph._ledger.pauses import Failure
+from llmsched_langgraph._ledger.protocol import Home
 from llmsched_langgraph._ledger.quotas import Quotas
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Grant, Waiting
@@ -79,6 +82,7 @@ class Driver(Queries):
         recorder: Recorder | None = None,
         overdue: Overdue = UNBOUNDED,
         tenants: Tenants = NO_TENANTS,
+        home: Home = MemoryLedger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
@@ -90,7 +94,7 @@ class Driver(Queries):
         keeps = store is not None or recorder is not None  # then the end of a job is handled at once
         self._end = self.post if keeps else self._put_by
         self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
-        machine = SchedulerMachine(policy, backends, profile, overdue=overdue, tenants=tenants)
+        machine = SchedulerMachine(policy, backends, profile, overdue=overdue, tenants=tenants, home=home)
         self._observer = PackageObserver(policy.name)
         self._subscriptions = Subscriptions(machine.story, self._observer.see, 1 if keeps else LAG)
         self._begin(machine)
@@ -114,7 +118,7 @@ class Driver(Queries):
         self._trying, self._tries = None, 0
         self._timer, self._paces = Timer(self), Paces()
         self.totals = self._observer.totals = Totals()
-        self._ledger.attach(lambda: self.post(Ticked()))
+        self._ledger.attach(lambda: self.post(Ticked()), self._refuse)
 
     def forked(self) -> None:
         """Begin anew in the child of a fork, where the parent's tickets are unknown: numbers continue."""
@@ -208,16 +212,16 @@ class Driver(Queries):
         """Reject new jobs and calls. Waiting calls raise; calls in a slot continue and release it."""
         self._closed = True
         self.pump()
-        for ticket, waiter in tuple(self._waiters.items()):
-            waiter.refuse(closed_while_waiting())
-            self._inbox.append((self.clock(), CallDismissed(ticket)))
-        self.pump()
+        self._refuse(closed_while_waiting())
+        self._ledger.close()
         self._service.stop()
 
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+    def _refuse(self, error: Exception) -> None:
+        """End the waits of all calls with copies of the error."""
+        for ticket, waiter in tuple(self._waiters.items()):
+            waiter.refuse(copy.copy(error))
+            self._inbox.append((self.clock(), CallDismissed(ticket)))
+        self.pump()
 
     def register(self, ticket: int, waiter: Waiter) -> None:
         """Wake `waiter` when the ticket is granted or dismissed. Check `outcome` after this call."""
@@ -339,14 +343,6 @@ class Driver(Queries):
         """Call `see` with each entry of the story from now on."""
         self.pump()
         return self._subscriptions.subscribe(see)
-
-    def learn(self) -> None:
-        """Learn from all ended jobs now, in the calling thread."""
-        self._service.learn()
-
-    def save(self) -> None:
-        """Save the profile and write the recorded jobs now, in the calling thread."""
-        self._service.keep()
 
     # -- queries -----------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ def keep(machine: SchedulerMachine, inbox: deque[Any], waiters: Iterable[object]
         last=machine.last,
         overdue=machine.ledger.overdue,
         tenants=machine.ledger.tenants,
+        home=machine.home,
     )
     return Kept(emptied, changes, {**view.waiting, **view.holding})
 

@@ -29,6 +29,20 @@ class Queries:
     _quiet: QuietJobs
     _service: LearningService
     totals: Totals
+    _closed: bool
+
+    def learn(self) -> None:
+        """Learn from all ended jobs now, in the calling thread."""
+        self._service.learn()
+
+    def save(self) -> None:
+        """Save the profile and write the recorded jobs now, in the calling thread."""
+        self._service.keep()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the driver was closed."""
+        return self._closed
 
     @property
     def policy(self) -> Policy:

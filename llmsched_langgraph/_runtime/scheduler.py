@@ -8,18 +8,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from llmsched_langgraph._arguments import positive_limit
+from llmsched_langgraph._arguments import check_flag, positive_limit
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
 from llmsched_langgraph._ledger.auto import Auto
-from llmsched_langgraph._ledger.backends import Backend, as_slots
+from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
 from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
 from llmsched_langgraph._ledger.values import check_priority
@@ -32,8 +31,10 @@ from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.door import AtDoor, Door, Pass
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.limits import Limit, OnBudget, check_on_budget
+from llmsched_langgraph._runtime.resizing import resize
 from llmsched_langgraph._runtime.routing import Requested, Router, as_backends, names_of
 from llmsched_langgraph._runtime.run import Run, RunScope, Seen
+from llmsched_langgraph._runtime.shared.home import Fallback, home_of
 from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
 from llmsched_langgraph._runtime.statistics import BackendStatistics, Statistics
@@ -104,6 +105,13 @@ class Scheduler:
         at_door: what happens to a run that may not begin: "refuse" raises `OverloadedError` before it has
             cost anything; "defer" has it wait for its turn, for at most `queue_timeout_s`, unless the
             consumer of a run's stream starts it.
+        url: the Redis or Valkey server that stores the slots, for all processes that name it: "redis://",
+            "rediss://" or "unix://", with user and password if needed. None for the environment variable
+            `LLMSCHED_URL`, or, without one, for the memory of this process. It needs the extra `redis`.
+        name: the name of the slots there: schedulers of one URL and one name share them.
+        fallback: what happens to calls that wait while the server is unreachable. "wait" has them wait until
+            it is back; "fail" raises `LedgerUnreachableError`; "local" serves them on this process's share of
+            the slots, at least one of each backend.
         clock: returns the time in seconds; it must never go back.
 
     Raises:
@@ -133,6 +141,9 @@ class Scheduler:
         max_jobs: int | None = None,
         max_queued: int | None = None,
         at_door: AtDoor = "refuse",
+        url: str | None = None,
+        name: str = "default",
+        fallback: Fallback = "wait",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         pools = as_backends(slots, backends)
@@ -144,10 +155,8 @@ class Scheduler:
         }
         if save_on_sigterm and profiles is None and record is None:
             raise ConfigurationError("save_on_sigterm saves what profiles and record name; give one of them")
-        if not isinstance(follow_threads, bool):
-            raise ConfigurationError(f"follow_threads must be True or False, not {follow_threads!r}")
-        if not isinstance(trust_config, bool):
-            raise ConfigurationError(f"trust_config must be True or False, not {trust_config!r}")
+        check_flag(follow_threads, "follow_threads")
+        check_flag(trust_config, "trust_config")
         check_on_budget(on_budget)
         self._on_budget = on_budget
         self._follow_threads = follow_threads
@@ -164,6 +173,7 @@ class Scheduler:
             recorder=None if record is None else Recorder(record),
             overdue=Overdue(max_wait_s, overdue_every),
             tenants=as_tenants(tenants, closed=closed_tenants),
+            home=home_of(url, name, fallback, clock),
             clock=clock,
         )
         self._door = Door(self._driver, max_jobs, max_queued, at_door, waitable(queue_timeout_s))
@@ -227,20 +237,7 @@ class Scheduler:
         Raises:
             ConfigurationError: the backend does not exist, or `slots` is below 1.
         """
-        names = self._router.names
-        if backend is None and len(names) == 1:
-            backend = names[0]
-        if backend not in names:
-            seen = "resize() needs a backend" if backend is None else f"no backend {backend!r}"
-            raise ConfigurationError(f"{seen}; name one of: {', '.join(names)}")
-        new = as_slots(slots, "slots")
-        shared = self._driver.settings(backend)
-        assert shared is not None
-        self._driver.configure(replace(shared, slots=new))  # first: accounts that come now copy it
-        self._driver.look()
-        for now in self._driver.backends.values():
-            if now.backend.name != backend == now.backend.shared:
-                self._driver.configure(replace(now.backend, slots=new))
+        resize(self._driver, self._router.names, slots, backend)
 
     def statistics(self) -> Statistics:
         """Return the current state and the totals so far."""

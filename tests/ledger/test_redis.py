@@ -21,11 +21,11 @@ from llmsched_langgraph import Backend, Tenant
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
-from llmsched_langgraph._ledger.redis.client import LedgerClient, LedgerUnreachableError, shown
+from llmsched_langgraph._ledger.redis.client import LedgerClient, shown
 from llmsched_langgraph._ledger.redis.encoding import Refused, Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Configure, Crowd, Explore, Key, Lost, Rekey, Release, Request
-from llmsched_langgraph.errors import ConfigurationError
+from llmsched_langgraph.errors import ConfigurationError, LedgerUnreachableError
 from llmsched_langgraph.policies import Exploration
 
 
@@ -172,19 +172,27 @@ def test_nothing_is_left_behind(workers, server):
 
 
 def test_a_server_that_lost_everything(workers, server):
-    """The tickets are lost; the worker brings backends and settings again, and is taken for no other one."""
+    """The tickets are lost; the worker brings backends and settings again, and is taken for no other one.
+
+    Nothing is granted for a lease: until then, other workers bring back what they hold.
+    """
     made = workers(Backend("b", 1), overdue=Overdue(1.0, 1))
     one, other = made.new(), made.new()
     other.apply(Request(1, lane(1)), now=0.0)
     one.apply(Request(1, lane(1)), now=0.0)
     server.delete(*keys(server, one))
-    assert one.apply(Request(2, lane(2)), now=1.0).news[0] == Lost(1)
-    assert set(one.snapshot().holding) == {(one.worker, 2)}
-    one.apply(Request(3, lane(3), Key(5)), Request(4, lane(4)), now=1.0)
-    assert one.apply(Release(2), now=3.0).news[0].grant.reason == "overdue"
-    assert one.worker == 1
-    assert other.apply(now=3.0).news == (Lost(1),)
-    assert other.worker == 2
+    answer = one.apply(Request(2, lane(2)), now=1.0)
+    assert (answer.news, answer.wake_s) == ((Lost(1),), 6.0)
+    other.restore = lambda tickets: [Request(own, lane(own), forced=True) for own in tickets]
+    assert other.apply(now=3.0).news[0] == Lost(1)
+    one.apply(now=5.0)
+    assert set(one.snapshot().holding) == {(other.worker, 1)}
+    assert (one.worker, other.worker) == (1, 2)
+    assert not one.apply(now=6.0).news
+    other.apply(Release(1), now=7.0)
+    assert tickets(one.apply(now=7.0)) == [2]
+    one.apply(Request(3, lane(3), Key(5)), Request(4, lane(4)), now=7.5)
+    assert one.apply(Release(2), now=9.0).news[0].grant.reason == "overdue"
 
 
 # -- refusals --------------------------------------------------------------------------------

@@ -1133,7 +1133,7 @@ class LedgerConformance(Home):
     def test_it_can_be_attached_to(self, bench):
         """What is called when there is news may be given at any time."""
         b = bench()
-        b.ledger.attach(lambda: None)
+        b.ledger.attach(lambda: None, lambda error: None)
         assert b.ask(1) == [1]
 
 

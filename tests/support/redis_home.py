@@ -71,7 +71,7 @@ class ClientLedger:
             self._seen = self.client.snapshot()
         return self._seen
 
-    def attach(self, ready):
+    def attach(self, ready, fail):
         pass
 
     def submit(self, now, *changes):

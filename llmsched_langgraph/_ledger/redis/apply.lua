@@ -46,12 +46,16 @@ local worker, others = command.worker or leases.known(command.token), false
 if not worker then
   worker = leases.register(command.name, command.token)
   -- A worker whose lease had ended brings its settings again: they count only if the server has lost them.
-  if not command.again or not state.get('settings', 'overdue') then
+  local restarted = command.again and not state.get('settings', 'overdue')
+  if not command.again or restarted then
     others = settings.take(now, command.settings)
   end
   for _, own in ipairs(command.backends) do
     if not command.again or not pools.id(own.name) then
       ledger.configure(now, worker, { settings = own })
+    end
+    if restarted then -- other workers hold slots that the server has forgotten: they come within their leases
+      pools.close(now, own.name, now + command.lease_s)
     end
   end
 end
@@ -73,13 +77,20 @@ if own then
 end
 local wake_s = ledger.settle(now)
 leases.tell(ledger.granted(), worker)
+local levels = {}
+for _, id in ipairs(state.changed('backends')) do
+  local backend = pools.get(id)
+  levels[#levels + 1] = { backend.name, backend.limit, backend.pause.opens_s, backend.holding, backend.waiting }
+end
 state.commit()
 return '{"answer":'
-  .. numbers.json({ worker = worker, now = now, lost = not own, wake_s = wake_s, others = others })
+  .. numbers.json({ worker = worker, now = now, lost = not own, workers = leases.number(), wake_s = wake_s, others = others })
   .. ',"until_s":'
   .. numbers.json(now + command.lease_s)
   .. ',"told":'
   .. numbers.json(own and own.told or 0)
+  .. ',"levels":'
+  .. numbers.json(levels)
   .. ',"news":'
   .. (own and leases.news(worker) or '[]')
   .. '}'

@@ -6,8 +6,9 @@ it belongs to a thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from secrets import token_hex
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -15,7 +16,6 @@ from llmsched_langgraph._arguments import is_number
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.redis.encoding import (
     Encoded,
-    Refused,
     Shared,
     encoded,
     encoded_backend,
@@ -27,8 +27,8 @@ from llmsched_langgraph._ledger.redis.encoding import (
 )
 from llmsched_langgraph._ledger.redis.script import digest, script
 from llmsched_langgraph._ledger.redis.snapshots import Snapshot, check_snapshot, snapshot_of
-from llmsched_langgraph._ledger.values import Change, Configure, Granted, Lost, Release, Request
-from llmsched_langgraph.errors import ConfigurationError, LLMSchedError
+from llmsched_langgraph._ledger.values import Change, Configure, Granted, Lost, News, Release, Request
+from llmsched_langgraph.errors import ConfigurationError, LedgerUnreachableError
 
 if TYPE_CHECKING:
     import redis
@@ -40,8 +40,13 @@ LEASE_S = 5.0
 """Default length of a lease, in seconds."""
 
 
-class LedgerUnreachableError(LLMSchedError, ConnectionError):
-    """The server of the ledger did not answer, or refused."""
+class BackendLevel(NamedTuple):
+    """A backend for all workers: its limit of slots, the end of its pause, slots held, calls that wait."""
+
+    slots: int
+    opens_s: float
+    holding: int
+    waiting: int
 
 
 class Answer(NamedTuple):
@@ -54,13 +59,17 @@ class Answer(NamedTuple):
         now_s: the server's clock.
         lease_until_s: when the worker's lease ends unless another call renews it, by the same clock.
         changed: whether registering changed the settings that all workers share.
+        workers: number of workers with a lease, this one included.
+        levels: the backends that the call has changed, by name.
     """
 
-    news: tuple[Granted | Lost | Refused, ...]
+    news: tuple[News, ...]
     wake_s: float | None
     now_s: float
     lease_until_s: float
     changed: bool = False
+    workers: int = 1
+    levels: Mapping[str, BackendLevel] = MappingProxyType({})
 
 
 class LedgerClient:
@@ -76,6 +85,9 @@ class LedgerClient:
         lease_s: length of the lease, in seconds. Each `apply` renews it.
         worker: what this worker is called in views, such as a host name and a process number.
         timeout_s: maximum seconds for connecting, and for one answer.
+
+    Attributes:
+        restore: returns the changes that bring lost tickets back after a lease has ended; None for none.
 
     Raises:
         ConfigurationError: the URL or the lease is invalid, the name is empty, or the package redis is not
@@ -111,10 +123,16 @@ class LedgerClient:
         self._batch = 0
         self._unsent: list[tuple[int, tuple[Change, ...], bytes]] = []  # with their JSON
         self._requests: dict[int, Request] = {}  # of the tickets that wait or hold a slot
-        self._news: list[Granted | Lost | Refused] = []  # of calls that then failed
+        self._news: list[News] = []  # of calls that then failed
+        self.restore: Callable[[Sequence[int]], Sequence[Change]] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url} {self.prefix} worker {self._worker}>"
+
+    @property
+    def lease_s(self) -> float:
+        """Length of the lease, in seconds."""
+        return self._lease_s
 
     @property
     def worker(self) -> int | None:
@@ -179,7 +197,15 @@ class LedgerClient:
         news, self._news = tuple(self._news), []
         wake_s = told.get("wake_s")
         wake_s = None if wake_s is None else float(wake_s)
-        return Answer(news, wake_s, float(told["now"]), float(answer["until_s"]), changed)
+        return Answer(
+            news,
+            wake_s,
+            float(told["now"]),
+            float(answer["until_s"]),
+            changed,
+            int(told["workers"]),
+            {name: BackendLevel(*own) for name, *own in answer["levels"]},
+        )
 
     def _call(self, now: float | None, number: int, changes: bytes) -> Any:
         self._token = self._token or token_hex(8)
@@ -223,9 +249,15 @@ class LedgerClient:
         """The lease had ended: all tickets are lost but those that are still to be sent. Register anew."""
         unsent = [change for _, batch, _ in self._unsent for change in batch]
         ended = {change.ticket for change in unsent if isinstance(change, Release)}
-        self._news += [Lost(ticket) for ticket in sorted(self._requests) if ticket not in ended]
+        lost = [ticket for ticket in sorted(self._requests) if ticket not in ended]
+        self._news += [Lost(ticket) for ticket in lost]
         self._requests.clear()
         self._worker, self._token, self._heard = None, "", 0
+        again = () if self.restore is None else tuple(self.restore(lost))
+        if again:  # before what is still to be sent: a slot that is held must not be granted first
+            self._unsent.insert(0, (0, again, to_json([encoded(own, admit=True) for own in again])))
+        self._unsent = [(number, own[1], own[2]) for number, own in enumerate(self._unsent, 1)]
+        self._batch = len(self._unsent)
 
     def close(self, now: float | None = None) -> None:
         """Give up the lease and all tickets, and disconnect. An unreachable server is left to the lease."""
@@ -272,7 +304,7 @@ class LedgerClient:
                             listener.unsubscribe()
                         listener.subscribe(listened := self.channel)
                     message = listener.get_message(timeout=timeout_s)
-                except redis.RedisError as error:
+                except (redis.RedisError, OSError, ValueError) as error:  # the last: `close` closed it
                     raise self._failed(error) from None
                 yield message is not None
         finally:

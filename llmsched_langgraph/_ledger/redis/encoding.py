@@ -37,6 +37,7 @@ from llmsched_langgraph._ledger.values import (
     Key,
     Lane,
     Measure,
+    Refused,
     Rekey,
     Release,
     Request,
@@ -208,13 +209,6 @@ def _explore(explore: Explore, stage: StageOccurrence) -> Encoded | None:
 
 
 # -- what is seen ---------------------------------------------------------------------------
-
-
-class Refused(NamedTuple):
-    """The ticket may not wait, because as many calls wait as may. The ledger does not have it."""
-
-    ticket: int
-    crowd: Crowd
 
 
 def refusal_of(fields: list[Any]) -> Refused:

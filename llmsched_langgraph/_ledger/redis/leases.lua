@@ -37,6 +37,11 @@ function leases.renew(worker, until_s)
   redis.call('ZADD', state.key('leases'), numbers.text(until_s), worker)
 end
 
+-- How many workers have a lease.
+function leases.number()
+  return redis.call('ZCARD', state.key('leases'))
+end
+
 -- Remove a worker with all that is its.
 function leases.remove(now, worker)
   ledger.release_all(now, worker)

@@ -9,7 +9,7 @@ function pauses.never()
   return { opens_s = 0.0, backoff_s = 0.0, closed_s = 0.0 }
 end
 
-local function until_(pause, now, opens_s, grants)
+function pauses.until_(pause, now, opens_s, grants)
   local longer_s = opens_s - math.max(pause.opens_s, now)
   if longer_s <= 0.0 then
     return pause
@@ -39,7 +39,7 @@ function pauses.paused(pause, grants, granted_s, now, failure)
   local after_s = failure.retry_after_s
   if after_s then
     if after_s <= pauses.LIMIT_S then
-      return until_(pause, now, now + after_s, grants)
+      return pauses.until_(pause, now, now + after_s, grants)
     end
     return pause
   end
@@ -50,5 +50,5 @@ function pauses.paused(pause, grants, granted_s, now, failure)
   if pause.backoff_s ~= 0 then
     backoff_s = math.min(2 * pause.backoff_s, LONGEST_S)
   end
-  return numbers.replace(until_(pause, now, now + backoff_s, grants), { backoff_s = backoff_s })
+  return numbers.replace(pauses.until_(pause, now, now + backoff_s, grants), { backoff_s = backoff_s })
 end

@@ -48,6 +48,13 @@ function pools.configure(now, settings)
   return backend, backend.waiting > 0
 end
 
+-- Pause a backend until a time.
+function pools.close(now, name, opens_s)
+  local backend = pools.get(pools.id(name))
+  backend.pause = pauses.until_(backend.pause, now, opens_s, backend.granted)
+  pools.put(backend)
+end
+
 -- One more ticket is in the backlog.
 function pools.queue(id)
   local backend = pools.get(id)

@@ -58,6 +58,15 @@ function state.put(kind, id, value)
   changed[kind][id] = true
 end
 
+-- The ids of a kind whose values this call has set.
+function state.changed(kind)
+  local ids = {}
+  for id in pairs(changed[kind] or {}) do
+    ids[#ids + 1] = id
+  end
+  return ids
+end
+
 -- A counter: 0 if it was never set.
 function state.count(name)
   return state.get('counts', name) or 0

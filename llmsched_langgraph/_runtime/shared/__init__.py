@@ -1,0 +1,1 @@
+"""Connects a scheduler with the ledger that it shares with other processes."""

