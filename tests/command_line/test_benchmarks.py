@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +17,22 @@ pytestmark = [
 ]
 
 
-def printed(name, *arguments):
-    """The tables that a benchmark prints, as lists of rows of cells, the head first."""
+def output(name, *arguments):
+    """What a benchmark prints."""
     command = [sys.executable, str(FOLDER / name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def printed(name, *arguments):
+    """The tables that a benchmark prints, as lists of rows of cells, the head first."""
+    return tables_of(output(name, *arguments))
+
+
+def tables_of(text):
     tables = [[]]
-    for line in done.stdout.splitlines():
+    for line in text.splitlines():
         if line.startswith("|"):
             tables[-1].append([cell.strip() for cell in line.strip("|").split("|")])
         elif tables[-1]:
@@ -80,6 +90,27 @@ def test_live_tenants():
     assert table[0] == ["", "aim", "measured"]
     assert len(table) == 5
     assert all(float(row[2]) > 0.0 for row in table[1:])
+
+
+def test_processes():
+    """All runs end, and the backend never has more in flight than there are slots."""
+    pytest.importorskip("uvicorn")
+    (table,) = printed("processes.py", "--runs", 40, "--workers", 2, "--slots", 3, "--policies", "fcfs")
+    assert [row[1:3] for row in table[1:]] == [["40 of 40", "0"]] * 2
+    assert [int(row[4]) for row in table[1:]] == [3, 3]
+
+
+def test_processes_that_are_killed():
+    """No run of the others is lost, and nothing is left at the server; the limit holds."""
+    pytest.importorskip("uvicorn")
+    given = ("--workers", 3, "--slots", 3, "--policies", "fcfs", "--chaos", 16, "--kinds", "kill")
+    text = output("processes.py", *given)
+    (table,) = tables_of(text)
+    assert [row[:1] for row in table[1:]] == [["kill -9"]]
+    assert all(int(row[2]) == 0 for row in table[1:])
+    given, ended = map(int, re.findall(r"surviving workers: (\d+) runs, (\d+) ended, errors: none", text)[0])
+    assert given == ended > 0
+    assert "tickets left at the server: none" in text
 
 
 def test_hidden_limit():

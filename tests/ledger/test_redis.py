@@ -195,6 +195,24 @@ def test_a_server_that_lost_everything(workers, server):
     assert one.apply(Release(2), now=9.0).news[0].grant.reason == "overdue"
 
 
+def test_a_server_whose_memory_is_full(workers, server):
+    """Nothing is changed, not even a part; the changes are kept, and go out when there is memory again."""
+    one = workers(Backend("b", 1)).new(lease_s=1e9)
+    one.apply(Request(1, lane(1)), Request(2, lane(2)), now=0.0)
+    before = one.snapshot()
+    server.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(LedgerUnreachableError, match="maxmemory"):
+            one.apply(Release(1), Request(3, lane(3)), now=1.0)
+        assert one.snapshot() == before
+        one.check()
+    finally:
+        server.config_set("maxmemory", "0")
+    assert tickets(one.apply(now=2.0)) == [2]
+    assert [number for _, number in one.snapshot().waiting] == [3]
+    one.check()
+
+
 # -- refusals --------------------------------------------------------------------------------
 
 

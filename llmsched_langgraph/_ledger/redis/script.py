@@ -38,6 +38,9 @@ MODULES = (
 """The files that define functions, in the order in which they are loaded."""
 
 
+_HEADS = {"apply": "#!lua\n", "view": "#!lua flags=no-writes\n"}
+"""Without a flag, a server whose memory is full refuses the whole script, not a command in its middle."""
+
 _LAZILY = """
 local function lazily(fill)
   local module = {}
@@ -59,7 +62,7 @@ def script(main: str) -> str:
     folder = files(__package__)
     text = {name: (folder / f"{name}.lua").read_text("utf-8") for name in (*MODULES, main)}
     modules = [f"{name} = lazily(function({name})\n{text[name]}end)\n" for name in MODULES]
-    return "".join([f"local {', '.join(MODULES)}\n", _LAZILY, *modules, text[main]])
+    return "".join([_HEADS[main], f"local {', '.join(MODULES)}\n", _LAZILY, *modules, text[main]])
 
 
 @cache

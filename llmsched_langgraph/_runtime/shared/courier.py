@@ -226,12 +226,13 @@ class Courier:
         requests = self._mirror.requests(tickets)
         flying = sum(request.forced for request in requests)
         self._mirror.lost += flying
-        logger.warning(
-            "the lease of this process at the shared ledger had ended: others may have taken its slots. %d "
-            "calls in flight count again until they end, and %d wait again",
-            flying,
-            len(requests) - flying,
-        )
+        if requests:
+            logger.warning(
+                "the lease of this process at the shared ledger had ended: others may have taken its slots. "
+                "%d calls in flight count again until they end, and %d wait again",
+                flying,
+                len(requests) - flying,
+            )
         return [self._at_server(request) for request in requests]
 
     def _unreachable(self, error: LedgerUnreachableError) -> None:
