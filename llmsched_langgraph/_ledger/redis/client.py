@@ -283,6 +283,19 @@ class LedgerClient:
         stored = self._run("view", b"indexes")
         check_snapshot(stored, snapshot_of(stored, self._worker, self._requests, self._backends), now)
 
+    def ask(self, command: str) -> Any:
+        """Return the server's answer to a command without arguments, which must be one that only reads.
+
+        Raises:
+            LedgerUnreachableError: the server did not answer, or refuses the command.
+        """
+        import redis
+
+        try:
+            return self._server.execute_command(command)  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            raise self._failed(error) from None
+
     def wakes(self, timeout_s: float) -> Iterator[bool]:
         """Yield whether another worker's call woke this one, each time within `timeout_s`, for ever.
 
@@ -331,9 +344,11 @@ class LedgerClient:
 def shown(url: str) -> str:
     """Return the URL without its password, which may also be in its query."""
     try:
-        scheme, place, path, _, _ = urlsplit(url)
+        scheme, place, path, query, fragment = urlsplit(url)
     except ValueError:
         return "a URL that is invalid"
+    if "@" in f"{path}{query}{fragment}":  # a password with "/", "?" or "#", which should be escaped
+        return f"{scheme}://***"
     login, at, host = place.rpartition("@")
     return urlunsplit(
         (
