@@ -99,8 +99,8 @@ def test_all_is_well(told, worker):
     checks = ["server", "eviction", "clock", "scripts", "ledger", "worker", "worker", "backend", "slots"]
     assert [line[:2] for line in lines] == [("ok", check) for check in checks]
     one, other = [text for _, check, text in lines if check == "worker"]
-    assert one.startswith("'one' holds 2; its lease has ")
-    assert other.startswith("'other' holds 0; its lease has ")
+    assert one.startswith("'one' holds 2, 0 wait; its lease has ")
+    assert other.startswith("'other' holds 0, 1 wait; its lease has ")
     assert of(lines, "backend")[1] == "'b' has 2 slots, 2 held, 1 waiting, no pause"
     assert "cure" not in "".join(text for _, _, text in lines)
 
@@ -111,7 +111,7 @@ def test_json_has_the_same_facts(capsys, name, worker):
     found = json.loads(capsys.readouterr().out)
     (own,) = found.pop("workers")
     assert 0.0 < own.pop("lease_left_s") <= 5.0
-    assert own == {"name": "one", "held": 2}
+    assert own == {"name": "one", "held": 2, "waiting": 1}
     assert found.pop("backends") == [{"name": "b", "slots": 2, "held": 2, "waiting": 1, "paused_s": 0.0}]
     assert abs(found.pop("clock_ahead_s")) < 1.0
     assert found.pop("server")["kind"] in ("Valkey", "Redis")
@@ -188,7 +188,15 @@ def test_a_lease_that_has_ended(told, worker):
     until(lambda: of(told()[1], "worker")[0] == "warning")
     status, lines = told()
     assert status == 0
-    assert "'one' holds 1; its lease ended " in of(lines, "worker")[1]
+    assert of(lines, "worker")[1].startswith("'one' holds 1, 0 wait; its lease ended ")
+
+
+def test_a_lease_of_nothing_that_has_ended(told, worker):
+    """Workers that neither hold nor wait do not renew their leases: that is no cause for a warning."""
+    worker("one", lease_s=0.01)
+    until(lambda: "its lease ended " in of(told()[1], "worker")[1])
+    status, lines = told()
+    assert (status, of(lines, "worker")[0]) == (0, "ok")
 
 
 def test_a_pause(told, worker):

@@ -6,6 +6,7 @@ Does not change anything, and is no worker of the ledger: it only reads.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -226,19 +227,26 @@ def _look_at_ledger(report: Report, client: LedgerClient, now_s: float) -> None:
 def _look_at_workers(report: Report, snapshot: Snapshot, now_s: float) -> None:
     if not snapshot.workers:
         report.add("workers", "ok", "no worker has a lease")
+    held = Counter(number for number, _ in snapshot.holding)
+    waiting = Counter(number for number, _ in snapshot.waiting)
     for number, name in snapshot.workers.items():
         left_s = snapshot.leases[number] - now_s
-        held = sum(of == number for of, _ in snapshot.holding)
-        report.facts["workers"].append({"name": name, "lease_left_s": round(left_s, 3), "held": held})
-        if left_s > 0.0:
-            report.add("worker", "ok", f"{name!r} holds {held}; its lease has {left_s:.1f} s left")
-            continue
-        report.add(
-            "worker",
-            "warning",
-            f"{name!r} holds {held}; its lease ended {-left_s:.1f} s ago",
-            "the next call of any other worker frees what it holds",
+        report.facts["workers"].append(
+            {
+                "name": name,
+                "lease_left_s": round(left_s, 3),
+                "held": held[number],
+                "waiting": waiting[number],
+            }
         )
+        text = f"{name!r} holds {held[number]}, {waiting[number]} wait; its lease "
+        if left_s > 0.0:
+            report.add("worker", "ok", f"{text}has {left_s:.1f} s left")
+        elif held[number] or waiting[number]:
+            text += f"ended {-left_s:.1f} s ago: it was killed, or cannot reach the server"
+            report.add("worker", "warning", text, "the next call of any other worker frees what it holds")
+        else:
+            report.add("worker", "ok", f"{text}ended {-left_s:.1f} s ago: it is idle, or gone")
 
 
 def _look_at_backend(report: Report, name: str, backend: BackendView, now_s: float) -> None:
