@@ -34,6 +34,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--name", default="default", help="that of Scheduler(name=...) (default: %(default)s)"
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="do not read the calls that wait and the slots that are held, one by one: for frequent probes",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -53,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     url = options.url or os.environ.get(VARIABLE)
     if not url:
         raise ConfigurationError(f"doctor: name the server by --url URL, or by {VARIABLE}")
-    report = examined(url, options.name)
+    report = examined(url, options.name, quick=options.quick)
     print(_json(report) if options.json else _text(report))
     return 1 if report.level == "error" else 0
 

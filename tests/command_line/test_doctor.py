@@ -127,6 +127,23 @@ def test_json_has_the_same_facts(capsys, name, worker):
     }
 
 
+def test_a_quick_look(told, worker, server):
+    """It reads nothing that grows with the calls that wait, and says less."""
+    client = worker("one", asks=9)
+    told("--quick")  # the server learns the script
+    server.config_resetstat()
+    status, lines = told("--quick")
+    assert status == 0
+    assert [line[1] for line in lines][-3:] == ["ledger", "worker", "backend"]
+    assert of(lines, "worker")[1].startswith("'one': its lease has ")
+    assert of(lines, "backend") == ("ok", "'b' has 2 slots, 2 held, 7 waiting, no pause")
+    assert server.info("commandstats")["cmdstat_hgetall"]["calls"] == 4
+    assert "cmdstat_zrange" not in server.info("commandstats")
+    server.delete(f"{client.prefix}tickets")
+    assert told("--quick")[0] == 0
+    assert told()[0] == 1
+
+
 def test_nothing_is_changed(told, worker, server):
     """No key of the server differs, and nobody is registered; a ledger that is not there is not made."""
     client = worker("one", asks=3)
@@ -137,6 +154,7 @@ def test_nothing_is_changed(told, worker, server):
     before = keys()
     assert len(before) > 5
     told()
+    told("--quick")
     assert keys() == before
     assert client.apply().workers == 1
     client.close()

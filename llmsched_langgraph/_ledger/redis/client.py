@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from secrets import token_hex
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from llmsched_langgraph._arguments import is_number
@@ -276,12 +276,20 @@ class LedgerClient:
 
     def snapshot(self) -> Snapshot:
         """Return the whole ledger, with the tickets of all workers. O(tickets): for display and checks."""
-        return snapshot_of(self._run("view"), self._worker, self._requests, self._backends)
+        return self.decoded(self.stored())
 
     def check(self, now: float | None = None) -> None:
         """Raise AssertionError unless every invariant holds of what is stored, at the last call or `now`."""
-        stored = self._run("view", b"indexes")
-        check_snapshot(stored, snapshot_of(stored, self._worker, self._requests, self._backends), now)
+        stored = self.stored("indexes")
+        check_snapshot(stored, self.decoded(stored), now)
+
+    def stored(self, detail: Literal["", "brief", "indexes"] = "") -> Any:
+        """Return what is stored: with "indexes" what a check needs, with "brief" no tickets and lanes."""
+        return self._run("view", detail.encode())
+
+    def decoded(self, stored: Any) -> Snapshot:
+        """Return what is stored as values."""
+        return snapshot_of(stored, self._worker, self._requests, self._backends)
 
     def ask(self, command: str) -> Any:
         """Return the server's answer to a command without arguments, which must be one that only reads.

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from llmsched_langgraph._ledger.overdue import UNBOUNDED
 from llmsched_langgraph._ledger.redis.client import FORMAT, LedgerClient
 from llmsched_langgraph._ledger.redis.encoding import Shared
-from llmsched_langgraph._ledger.redis.snapshots import Snapshot
+from llmsched_langgraph._ledger.redis.snapshots import Snapshot, check_snapshot
 from llmsched_langgraph._ledger.tenants import NO_TENANTS
 from llmsched_langgraph._ledger.values import BackendView
 from llmsched_langgraph.errors import LedgerUnreachableError
@@ -73,12 +73,14 @@ class Report:
         self.findings.append(Finding(check, level, text, cure))
 
 
-def examined(url: str, name: str, clock: Callable[[], float] = time.time) -> Report:
+def examined(url: str, name: str, *, quick: bool = False, clock: Callable[[], float] = time.time) -> Report:
     """Examine the server, and the ledger of that name.
 
     Args:
         url: the URL of the server.
         name: the name of the ledger.
+        quick: whether to leave out what takes the longer the more calls wait: the calls of each worker, and
+            the search for lost slots.
         clock: the clock of this machine, in Unix time.
 
     Raises:
@@ -91,7 +93,7 @@ def examined(url: str, name: str, clock: Callable[[], float] = time.time) -> Rep
         client.ask("PING")
         _look_at_server(report, client)
         now_s = _look_at_clock(report, client, clock)
-        _look_at_ledger(report, client, now_s)
+        _look_at_ledger(report, client, now_s, quick)
     except LedgerUnreachableError as error:
         report.add(
             "server",
@@ -186,9 +188,9 @@ _UNREADABLE = AssertionError, ArithmeticError, AttributeError, LookupError, Type
 """What reading a damaged ledger can raise."""
 
 
-def _look_at_ledger(report: Report, client: LedgerClient, now_s: float) -> None:
+def _look_at_ledger(report: Report, client: LedgerClient, now_s: float, quick: bool) -> None:
     try:
-        snapshot = client.snapshot()
+        stored = client.stored("brief" if quick else "indexes")
     except LedgerUnreachableError as error:
         report.add(
             "scripts",
@@ -197,12 +199,13 @@ def _look_at_ledger(report: Report, client: LedgerClient, now_s: float) -> None:
             "let its user run EVAL and EVALSHA, with all commands on the keys and channels llmsched:*",
         )
         return
+    report.add("scripts", "ok", "the server runs them")
+    try:
+        snapshot = client.decoded(stored)
     except _UNREADABLE as error:
-        report.add("scripts", "ok", "the server runs them")
         report.facts["ledger"] = True
         _broken(report, client, error)
         return
-    report.add("scripts", "ok", "the server runs them")
     there = bool(snapshot.now_s or snapshot.backends)
     report.facts |= {"ledger": there, "workers": [], "backends": []}
     if not there:
@@ -218,35 +221,33 @@ def _look_at_ledger(report: Report, client: LedgerClient, now_s: float) -> None:
     if back_s > CLOCK_S:
         text = f"the server's clock was set back: the ledger's stands still for {back_s:.0f} s"
         report.add("clock", "warning", text, "set the server's clock by NTP")
-    _look_at_workers(report, snapshot, max(now_s, snapshot.now_s))
+    _look_at_workers(report, snapshot, max(now_s, snapshot.now_s), quick)
     for name, backend in snapshot.backends.items():
         _look_at_backend(report, name, backend, max(now_s, snapshot.now_s))
-    _look_for_lost_slots(report, client)
+    if not quick:
+        _look_for_lost_slots(report, client, stored, snapshot)
 
 
-def _look_at_workers(report: Report, snapshot: Snapshot, now_s: float) -> None:
+def _look_at_workers(report: Report, snapshot: Snapshot, now_s: float, quick: bool) -> None:
     if not snapshot.workers:
         report.add("workers", "ok", "no worker has a lease")
     held = Counter(number for number, _ in snapshot.holding)
     waiting = Counter(number for number, _ in snapshot.waiting)
     for number, name in snapshot.workers.items():
         left_s = snapshot.leases[number] - now_s
-        report.facts["workers"].append(
-            {
-                "name": name,
-                "lease_left_s": round(left_s, 3),
-                "held": held[number],
-                "waiting": waiting[number],
-            }
-        )
-        text = f"{name!r} holds {held[number]}, {waiting[number]} wait; its lease "
+        facts = {"name": name, "lease_left_s": round(left_s, 3)}
+        text = f"{name!r}: "
+        if not quick:
+            facts |= {"held": held[number], "waiting": waiting[number]}
+            text = f"{name!r} holds {held[number]}, {waiting[number]} wait; "
+        report.facts["workers"].append(facts)
         if left_s > 0.0:
-            report.add("worker", "ok", f"{text}has {left_s:.1f} s left")
+            report.add("worker", "ok", f"{text}its lease has {left_s:.1f} s left")
         elif held[number] or waiting[number]:
-            text += f"ended {-left_s:.1f} s ago: it was killed, or cannot reach the server"
+            text += f"its lease ended {-left_s:.1f} s ago: it was killed, or cannot reach the server"
             report.add("worker", "warning", text, "the next call of any other worker frees what it holds")
         else:
-            report.add("worker", "ok", f"{text}ended {-left_s:.1f} s ago: it is idle, or gone")
+            report.add("worker", "ok", f"{text}its lease ended {-left_s:.1f} s ago: it is idle, or gone")
 
 
 def _look_at_backend(report: Report, name: str, backend: BackendView, now_s: float) -> None:
@@ -272,12 +273,12 @@ def _look_at_backend(report: Report, name: str, backend: BackendView, now_s: flo
         report.add("backend", "ok", f"{text}, no pause")
 
 
-def _look_for_lost_slots(report: Report, client: LedgerClient) -> None:
+def _look_for_lost_slots(report: Report, client: LedgerClient, stored: Any, snapshot: Snapshot) -> None:
     if not __debug__:
         report.add("slots", "warning", "not checked: Python runs with -O", "run without -O, PYTHONOPTIMIZE")
         return
     try:
-        client.check()
+        check_snapshot(stored, snapshot, None)
     except _UNREADABLE as error:
         _broken(report, client, error)
     else:
