@@ -46,7 +46,9 @@ def test_commands_exist():
     """Every `llmsched` command that the README names is one, with the options it is given there."""
     from llmsched_langgraph.cli.main import main
 
-    commands = set(re.findall(r"llmsched (demo|inspect|bench|record|replay|testbed|[a-z]+-[a-z]+)", README))
+    commands = set(
+        re.findall(r"llmsched (demo|doctor|inspect|bench|record|replay|testbed|[a-z]+-[a-z]+)", README)
+    )
     assert commands >= {"demo", "inspect", "bench", "record", "replay", "testbed", "serve-sim"}
     for command in commands:
         with pytest.raises(SystemExit) as stop:

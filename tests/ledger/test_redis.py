@@ -544,6 +544,9 @@ def test_a_lease_has_a_length(lease_s):
         ("redis://host/0?password=secret", "redis://host/0"),
         ("redis://me:se@cret@host", "redis://me:***@host"),
         ("redis://me@host", "redis://me@host"),
+        ("redis://me:sec/ret@host", "redis://***"),
+        ("redis://me:se@cr#et@host", "redis://***"),
+        ("redis://host/0?password=se@cret", "redis://***"),
     ],
 )
 def test_passwords_are_not_shown(url, expected):

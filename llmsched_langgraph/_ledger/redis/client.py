@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from secrets import token_hex
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from llmsched_langgraph._arguments import is_number
@@ -276,12 +276,33 @@ class LedgerClient:
 
     def snapshot(self) -> Snapshot:
         """Return the whole ledger, with the tickets of all workers. O(tickets): for display and checks."""
-        return snapshot_of(self._run("view"), self._worker, self._requests, self._backends)
+        return self.decoded(self.stored())
 
     def check(self, now: float | None = None) -> None:
         """Raise AssertionError unless every invariant holds of what is stored, at the last call or `now`."""
-        stored = self._run("view", b"indexes")
-        check_snapshot(stored, snapshot_of(stored, self._worker, self._requests, self._backends), now)
+        stored = self.stored("indexes")
+        check_snapshot(stored, self.decoded(stored), now)
+
+    def stored(self, detail: Literal["", "brief", "indexes"] = "") -> Any:
+        """Return what is stored: with "indexes" what a check needs, with "brief" no tickets and lanes."""
+        return self._run("view", detail.encode())
+
+    def decoded(self, stored: Any) -> Snapshot:
+        """Return what is stored as values."""
+        return snapshot_of(stored, self._worker, self._requests, self._backends)
+
+    def ask(self, command: str) -> Any:
+        """Return the server's answer to a command without arguments, which must be one that only reads.
+
+        Raises:
+            LedgerUnreachableError: the server did not answer, or refuses the command.
+        """
+        import redis
+
+        try:
+            return self._server.execute_command(command)  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            raise self._failed(error) from None
 
     def wakes(self, timeout_s: float) -> Iterator[bool]:
         """Yield whether another worker's call woke this one, each time within `timeout_s`, for ever.
@@ -331,9 +352,11 @@ class LedgerClient:
 def shown(url: str) -> str:
     """Return the URL without its password, which may also be in its query."""
     try:
-        scheme, place, path, _, _ = urlsplit(url)
+        scheme, place, path, query, fragment = urlsplit(url)
     except ValueError:
         return "a URL that is invalid"
+    if "@" in f"{path}{query}{fragment}":  # a password with "/", "?" or "#", which should be escaped
+        return f"{scheme}://***"
     login, at, host = place.rpartition("@")
     return urlunsplit(
         (

@@ -52,6 +52,7 @@ class Snapshot(NamedTuple):
         allowances: what tenants with a limit of tokens use, by backend and tenant.
         workers: what each worker is called, by its number.
         unmeasured: the released tickets whose tokens are awaited.
+        leases: when the lease of each worker ends, by its number.
     """
 
     now_s: float
@@ -63,6 +64,7 @@ class Snapshot(NamedTuple):
     allowances: Mapping[tuple[str, str], Allowance]
     workers: Mapping[int, str]
     unmeasured: frozenset[Named]
+    leases: Mapping[int, float]
 
     def of(self, worker: int | None) -> LedgerView:
         """Return the ledger with the tickets of one worker."""
@@ -165,6 +167,7 @@ def snapshot_of(
         allowances,
         {int(number): own["name"] for number, own in kinds["workers"].items()},
         frozenset([(int(text[:16]), int(text[16:])) for text in kinds["unmeasured"]]),
+        {int(number): float(own["until_s"]) for number, own in kinds["workers"].items()},
     )
 
 

@@ -1,4 +1,7 @@
--- The whole state, as JSON. With ARGV[1] = 'indexes' also the sorted sets, for checks.
+-- The whole state, as JSON. With ARGV[1] = 'indexes' also the sorted sets, for checks; with 'brief' only what
+-- there is few of, whatever waits.
+
+local FEW = { backends = true, found = true, counts = true, workers = true }
 
 local function entries(...)
   return redis.call('ZRANGE', state.key(...), 0, -1, 'WITHSCORES')
@@ -9,7 +12,7 @@ for _, kind in ipairs({
   'backends', 'found', 'spent', 'lanes', 'tickets', 'lines', 'levels', 'served', 'counts', 'workers',
   'unmeasured', 'tenants', 'allowances', 'replicas',
 }) do
-  found[kind] = state.all(kind)
+  found[kind] = (ARGV[1] ~= 'brief' or FEW[kind]) and state.all(kind) or {}
 end
 if ARGV[1] == 'indexes' then
   local indexes = { queue = {}, ranks = {}, coming = {}, urgent = {}, turns = {}, resting = {}, due = {} }
