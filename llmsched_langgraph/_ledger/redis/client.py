@@ -6,6 +6,7 @@ it belongs to a thread of its own.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from secrets import token_hex
 from types import MappingProxyType
@@ -112,6 +113,8 @@ class LedgerClient:
         self.url = shown(url)
         self.prefix = f"llmsched:{FORMAT}:{{{quote(name, safe='')}}}:"
         self._server = _connected(url, timeout_s)
+        # If nobody closes it: a collected socket that is open brings a warning.
+        weakref.finalize(self, self._server.connection_pool.disconnect).atexit = False
         self._shared = shared
         self._backends = {own.name: own for own in backends}
         self._lease_s = lease_s
