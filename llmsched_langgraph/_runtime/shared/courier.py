@@ -200,15 +200,15 @@ class Courier:
         if mirror.unreachable is not None:
             logger.warning("the shared ledger at %s is back", client.url)
             mirror.unreachable = None
-            self._offset_s = None  # the server may be another one: its clock is asked at the next call
+            self._offset_s = answer.now_s - mirror.clock()  # it may be another server
+        assert self._offset_s is not None
         self._pause_s, self._processes = 0.0, answer.workers
-        news = answer.news
+        mirror.show(answer.levels, self._offset_s)
+        mirror.tell(answer.news)  # before anything that may fail
         if self._alone:
             forced = [Force(ticket) for ticket in sorted(self._alone & mirror.view().holding.keys())]
+            mirror.tell(client.apply(*forced).news)
             self._alone = set()
-            news = (*news, *client.apply(*forced).news)
-        mirror.show(answer.levels, self._offset_s or 0.0)
-        mirror.tell(news)
         view = mirror.view()
         wait_s = client.lease_s / RENEWALS
         if view.waiting:
