@@ -35,9 +35,11 @@ class Background:
     Args:
         name: the thread's name.
         work: does one piece; returns False if there was none. An exception is logged and ends the batch.
+        end_s: seconds for which the exit of the process waits for the current piece.
     """
 
-    def __init__(self, name: str, work: Callable[[], bool]) -> None:
+    def __init__(self, name: str, work: Callable[[], bool], end_s: float = END_S) -> None:
+        self.end_s = end_s
         self._name = name
         self._work = work
         self._renew(stopped=False)
@@ -143,4 +145,4 @@ def _end() -> None:
     for background in every:
         background.stop()
     for background in every:
-        background.join(END_S)
+        background.join(background.end_s)

@@ -245,7 +245,7 @@ class MemoryLedger:
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
-        values = tuple(self._committed.items())
+        values = tuple(self._committed.copy().items())  # `copy` runs no Python code, and no other thread
         waiting = [(ticket, value) for ticket, value in values if type(value) is Waiting]
         holding = {ticket: value for ticket, value in values if type(value) is Grant}
         return LedgerView(self.backends, dict(sorted(waiting, key=lambda own: own[1].arrival)), holding)

@@ -59,6 +59,7 @@ from llmsched_langgraph._runtime.quiet import QuietJobs
 from llmsched_langgraph._runtime.refusals import closed, closed_while_waiting
 from llmsched_langgraph._runtime.timer import BEAT_S, Timer
 from llmsched_langgraph._runtime.waiter import Waiter
+from llmsched_langgraph.errors import SchedulerClosedError
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -217,7 +218,8 @@ class Driver(Queries):
         self._service.stop()
 
     def _refuse(self, error: Exception) -> None:
-        """End the waits of all calls with copies of the error."""
+        """End the waits of all calls with copies of the error; of one that says so, take no more."""
+        self._closed = self._closed or isinstance(error, SchedulerClosedError)
         for ticket, waiter in tuple(self._waiters.items()):
             waiter.refuse(copy.copy(error))
             self._inbox.append((self.clock(), CallDismissed(ticket)))

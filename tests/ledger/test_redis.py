@@ -21,7 +21,8 @@ from llmsched_langgraph import Backend, Tenant
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
-from llmsched_langgraph._ledger.redis.client import LedgerClient, shown
+from llmsched_langgraph._ledger.redis.client import LedgerClient
+from llmsched_langgraph._ledger.redis.connection import shown
 from llmsched_langgraph._ledger.redis.encoding import Refused, Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Configure, Crowd, Explore, Key, Lost, Rekey, Release, Request
@@ -461,7 +462,7 @@ def test_the_last_worker_decides_of_the_settings(workers):
     """Limits of slots count at once, also for those that wait and hold."""
     made = workers(Backend("b", 4), overdue=Overdue(100.0, 1))
     one = made.new()
-    assert one.apply(now=0.0).changed
+    assert not one.apply(now=0.0).changed  # there were none before
     for ticket in range(6):
         one.apply(Request(ticket, lane(ticket), Key(tenant="t")), now=0.0)
     other = made.new(tenants=Tenants({"t": Tenant(2.0, max_slots=2)}))

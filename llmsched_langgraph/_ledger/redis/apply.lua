@@ -46,13 +46,17 @@ local worker, others = command.worker or leases.known(command.token), false
 if not worker then
   worker = leases.register(command.name, command.token)
   -- A worker whose lease had ended brings its settings again: they count only if the server has lost them.
-  local restarted = command.again and not state.get('settings', 'overdue')
+  local fresh = not state.get('settings', 'overdue')
+  local restarted = command.again and fresh
   if not command.again or restarted then
-    others = settings.take(now, command.settings)
+    others = settings.take(now, command.settings) and not fresh
   end
   for _, own in ipairs(command.backends) do
-    if not command.again or not pools.id(own.name) then
+    local id = pools.id(own.name)
+    if not command.again or not id then
+      local before = id and (pools.get(id).slots or 'auto')
       ledger.configure(now, worker, { settings = own })
+      others = others or (id and before ~= (pools.get(id).slots or 'auto')) or false
     end
     if restarted then -- other workers hold slots that the server has forgotten: they come within their leases
       pools.close(now, own.name, now + command.lease_s)
@@ -60,6 +64,15 @@ if not worker then
   end
 end
 local own = leases.get(worker, command.token)
+if own and leases.is_ahead(worker, command.batch, command.heard) then
+  -- The server has come back with older data: what it does not know is held nevertheless. Nothing is granted
+  -- until other workers have had the time to find this out, too.
+  leases.remove(now, worker)
+  own = false
+  for _, backend in pairs(state.all('backends')) do
+    pools.close(now, backend.name, now + command.lease_s)
+  end
+end
 if own then
   leases.renew(worker, now + command.lease_s)
   leases.heard(worker, command.heard)

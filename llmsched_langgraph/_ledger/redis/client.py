@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from secrets import token_hex
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 from llmsched_langgraph._arguments import is_number
+from llmsched_langgraph._ledger.auto import Auto
 from llmsched_langgraph._ledger.backends import Backend
+from llmsched_langgraph._ledger.redis.connection import connected, shown
 from llmsched_langgraph._ledger.redis.encoding import (
     Encoded,
     Shared,
@@ -30,9 +33,6 @@ from llmsched_langgraph._ledger.redis.script import digest, script
 from llmsched_langgraph._ledger.redis.snapshots import Snapshot, check_snapshot, snapshot_of
 from llmsched_langgraph._ledger.values import Change, Configure, Granted, Lost, News, Release, Request
 from llmsched_langgraph.errors import ConfigurationError, LedgerUnreachableError
-
-if TYPE_CHECKING:
-    import redis
 
 FORMAT = 1
 """Version of what is stored; another one begins with an empty ledger."""
@@ -59,7 +59,7 @@ class Answer(NamedTuple):
         wake_s: time of the server's clock at which a grant becomes possible by time alone; None for never.
         now_s: the server's clock.
         lease_until_s: when the worker's lease ends unless another call renews it, by the same clock.
-        changed: whether registering changed the settings that all workers share.
+        changed: whether registering changed settings that other workers had brought.
         workers: number of workers with a lease, this one included.
         levels: the backends that the call has changed, by name.
     """
@@ -112,7 +112,7 @@ class LedgerClient:
             raise ConfigurationError(f"a lease needs a positive number of seconds, not {lease_s!r}")
         self.url = shown(url)
         self.prefix = f"llmsched:{FORMAT}:{{{quote(name, safe='')}}}:"
-        self._server = _connected(url, timeout_s)
+        self._server = connected(url, timeout_s)
         # If nobody closes it: a collected socket that is open brings a warning.
         weakref.finalize(self, self._server.connection_pool.disconnect).atexit = False
         self._shared = shared
@@ -198,6 +198,11 @@ class LedgerClient:
             if not self._unsent:
                 break
         news, self._news = tuple(self._news), []
+        levels = {name: BackendLevel(*own) for name, *own in answer["levels"]}
+        for name, level in levels.items():  # another worker may have changed them
+            known = self._backends.get(name)
+            if known is not None and not isinstance(known.slots, Auto) and known.slots != level.slots:
+                self._backends[name] = replace(known, slots=level.slots)
         wake_s = told.get("wake_s")
         wake_s = None if wake_s is None else float(wake_s)
         return Answer(
@@ -207,7 +212,7 @@ class LedgerClient:
             float(answer["until_s"]),
             changed,
             int(told["workers"]),
-            {name: BackendLevel(*own) for name, *own in answer["levels"]},
+            levels,
         )
 
     def _call(self, now: float | None, number: int, changes: bytes) -> Any:
@@ -350,50 +355,3 @@ class LedgerClient:
 
     def _failed(self, error: Exception) -> LedgerUnreachableError:
         return LedgerUnreachableError(f"the ledger at {self.url}: {type(error).__name__}: {error}")
-
-
-def shown(url: str) -> str:
-    """Return the URL without its password, which may also be in its query."""
-    try:
-        scheme, place, path, query, fragment = urlsplit(url)
-    except ValueError:
-        return "a URL that is invalid"
-    if "@" in f"{path}{query}{fragment}":  # a password with "/", "?" or "#", which should be escaped
-        return f"{scheme}://***"
-    login, at, host = place.rpartition("@")
-    return urlunsplit(
-        (
-            scheme,
-            f"{login.partition(':')[0]}:***@{host}" if ":" in login else f"{login}{at}{host}",
-            path,
-            "",
-            "",
-        )
-    )
-
-
-def _connected(url: str, timeout_s: float) -> redis.Redis:
-    """Return a client of the server. It connects when it is used.
-
-    Raises:
-        ConfigurationError: the URL is invalid, or the package redis is not installed.
-    """
-    try:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-    except ImportError:
-        raise ConfigurationError("a shared ledger needs: pip install 'llmsched-langgraph[redis]'") from None
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            health_check_interval=30,
-            retry=Retry(NoBackoff(), 1),  # a connection that has gone stale; the caller decides on the rest
-        )
-    except ValueError:
-        raise ConfigurationError(
-            f"{shown(url)} is no URL of Redis; write one such as redis://host:6379/0, rediss://user:password@"
-            f"host:6379/0 or unix:///path/to/socket"
-        ) from None

@@ -37,6 +37,15 @@ function leases.renew(worker, until_s)
   redis.call('ZADD', state.key('leases'), numbers.text(until_s), worker)
 end
 
+-- Whether a worker knows of more than the server: of a batch before this one, or of news.
+function leases.is_ahead(worker, batch, heard)
+  local own = get(worker)
+  if batch > own.batch + 1 then
+    return true
+  end
+  return heard > own.told and heard > own.told + redis.call('LLEN', state.key('news', worker))
+end
+
 -- How many workers have a lease.
 function leases.number()
   return redis.call('ZCARD', state.key('leases'))

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import inf, isnan
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from llmsched_langgraph._background import Background
-from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._ledger.redis.client import Answer, BackendLevel, LedgerClient
 from llmsched_langgraph._ledger.values import (
     Change,
@@ -33,7 +35,7 @@ from llmsched_langgraph._ledger.values import (
     Request,
     Waiting,
 )
-from llmsched_langgraph.errors import LedgerUnreachableError
+from llmsched_langgraph.errors import LedgerUnreachableError, SchedulerClosedError
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -70,6 +72,14 @@ class Mirror(Protocol):
     def view(self) -> LedgerView:
         """Return the tickets of this process."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether a ticket of this process waits."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether one waits or holds a slot."""
+
     def requests(self, tickets: Sequence[int]) -> list[Request]:
         """Return requests that bring these tickets back to a server that does not know them."""
 
@@ -103,15 +113,19 @@ class Courier:
         self._connect = connect
         self._client: LedgerClient | None = None
         self._rings: SimpleQueue[None] = SimpleQueue()
-        self._sends = Background("llmsched-ledger", self._send)
-        self._listens = Background("llmsched-ledger-news", self._listen)
+        self._sends = Background("llmsched-ledger", self._send, end_s=0.0)
+        self._listens = Background("llmsched-ledger-news", self._listen, end_s=0.0)
         self._offset_s: float | None = None  # the server's clock minus that of this process
         self._due_s = -inf  # when to ask the server next, by `time.monotonic`
         self._pause_s = 0.0  # before the next try; 0 if the last one succeeded
         self._processes = 1
         self._alone: set[int] = set()  # tickets that were served while the server was unreachable
         self._closing = False
+        self._process = os.getpid()
         _couriers.add(self)
+        _at_exit(self)
+        if (util := sys.modules.get("multiprocessing.util")) is not None:
+            util.register_after_fork(self, _at_exit)
 
     def ring(self, _: object = None) -> None:
         """Announce that something was committed. Never blocks; legal in any thread."""
@@ -124,7 +138,10 @@ class Courier:
         self.ring()
 
     def leave(self) -> None:
-        """Give up the lease now, with all tickets: the process ends."""
+        """Give up the lease now, with all tickets: the process ends, and later calls raise an error."""
+        if self._process != os.getpid():
+            return  # the lease is the parent's
+        self._mirror.fail(SchedulerClosedError("the process ends, and its lease of shared slots with it"))
         self._sends.stop()
         self._listens.stop()
         self._rings.put(None)
@@ -136,15 +153,16 @@ class Courier:
 
     def _send(self) -> bool:
         """Do one piece of work; return False if there is none."""
-        view, out = self._mirror.view(), self._mirror.out(self.handed)
-        if not (out or self._pause_s or view.waiting or view.holding):
+        out = self._mirror.out(self.handed)
+        if not (out or self._pause_s or self._mirror.busy):
             if self._closing and (client := self._client) is not None:
                 self._client = None
                 client.close()
             return False
         wait_s = self._due_s - time.monotonic()
         if wait_s > 0.0 and (self._pause_s or not out):
-            self._wait(wait_s)
+            if self._wait(wait_s) and self._pause_s:
+                self._fall_back()  # for what was committed meanwhile
             return True
         try:
             answer = self._exchange(self._mirror.out(self.handed))
@@ -156,14 +174,16 @@ class Courier:
             self._unreachable(LedgerUnreachableError(f"{type(error).__name__}: {error}"))
         return True
 
-    def _wait(self, wait_s: float) -> None:
-        """Wait until something is committed, or for so many seconds."""
+    def _wait(self, wait_s: float) -> bool:
+        """Wait until something is committed, or for so many seconds; return whether something was."""
         try:
             self._rings.get(timeout=wait_s)
+        except Empty:
+            return False
+        with suppress(Empty):
             while True:
                 self._rings.get_nowait()
-        except Empty:
-            pass
+        return True
 
     def _exchange(self, out: Sequence[tuple[int, Change]]) -> Answer:
         client = self._client
@@ -184,14 +204,19 @@ class Courier:
             backends = [Configure(own.backend) for own in self._mirror.view().backends.values()]
             return client.apply(*backends, *changes, admit=True, bounded=first)
 
-    def _measure(self, client: LedgerClient) -> Answer:
-        """Ask for the server's clock."""
+    def _measure(self, client: LedgerClient) -> None:
+        """Register, and ask for the server's clock."""
         clock = self._mirror.clock
         before_s = clock()
         answer = client.apply()
         self._offset_s = answer.now_s - (before_s + clock()) / 2
         self._mirror.tell(answer.news)
-        return answer
+        if answer.changed:
+            logger.warning(
+                "the shared ledger at %s had other settings (slots, tenants, overdue, exploration): those of "
+                "this process count for all from now on. Give all processes the same settings",
+                client.url,
+            )
 
     def _reached(self, answer: Answer) -> None:
         """Settle what the server answered, and bring back what it has lost."""
@@ -209,9 +234,8 @@ class Courier:
             forced = [Force(ticket) for ticket in sorted(self._alone & mirror.view().holding.keys())]
             mirror.tell(client.apply(*forced).news)
             self._alone = set()
-        view = mirror.view()
         wait_s = client.lease_s / RENEWALS
-        if view.waiting:
+        if mirror.waits:
             wait_s = min(wait_s, RECHECK_S)
             self._listens.there_is_work()
         if answer.wake_s is not None:
@@ -242,8 +266,13 @@ class Courier:
         mirror.unreachable = error
         self._pause_s = min(2 * self._pause_s, longest_s) if self._pause_s else first_s
         self._due_s = time.monotonic() + self._pause_s
-        if mirror.fallback == "fail":
-            mirror.fail(error)
+        self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Do what calls that wait do while the server is unreachable."""
+        mirror = self._mirror
+        if mirror.fallback == "fail" and mirror.unreachable is not None:
+            mirror.fail(mirror.unreachable)
         elif mirror.fallback == "local":
             self._serve_alone()
 
@@ -285,14 +314,14 @@ class Courier:
     def _listen(self) -> bool:
         """Listen while tickets wait; return False when none does."""
         client = self._client
-        if client is None or not self._mirror.view().waiting:
+        if client is None or not self._mirror.waits:
             return False
         try:
             for woken in client.wakes(RECHECK_S):
                 if woken:
                     self._due_s = -inf
                     self.ring()
-                if self._listens.stopped(0.0) or not self._mirror.view().waiting:
+                if self._listens.stopped(0.0) or not self._mirror.waits:
                     return False
         except LedgerUnreachableError:
             if self._client is not client:
@@ -301,14 +330,13 @@ class Courier:
         return True
 
 
-def _forked() -> None:
-    """Leave the leases of the parent alone."""
-    _couriers.clear()
-
-
-in_child(_forked)
-
 _couriers: weakref.WeakSet[Courier] = weakref.WeakSet()
+
+
+def _at_exit(courier: Courier) -> None:
+    """Have a child of `multiprocessing`, which skips `atexit`, give up the lease at its end."""
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util.Finalize(courier, _leave, exitpriority=10)
 
 
 @atexit.register

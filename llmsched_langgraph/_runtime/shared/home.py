@@ -96,6 +96,6 @@ class SharedHome:
         pools = tuple(backends)
         worker = f"{socket.gethostname()}:{os.getpid()}"
         client = LedgerClient(
-            self.url, self.name, Shared(overdue, exploration, tenants), pools, worker=worker
+            self.url, self.name, Shared(overdue, exploration, tenants), pools, worker=worker, timeout_s=2.0
         )
         return SharedLedger(lambda: client, pools, truth, overdue, tenants, time.monotonic, self._fallback)

@@ -194,7 +194,7 @@ class SharedLedger:
 
     def expire(self, now: float) -> None:
         """Stop waiting for tokens that have not become known for a minute, as the server does."""
-        for key, since_s in tuple(self._committed.items()):
+        for key, since_s in tuple(self._committed.copy().items()):
             if isinstance(key, str) and key.startswith("usage ") and now - since_s >= MEASURED_S:
                 self._truth.remove(key)
 
@@ -217,7 +217,7 @@ class SharedLedger:
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
-        values = tuple(self._committed.items())
+        values = tuple(self._committed.copy().items())  # `copy` runs no Python code, and no other thread
         waiting = {ticket: value for ticket, value in values if type(value) is Waiting}
         holding = {ticket: value for ticket, value in values if type(value) is Grant}
         return LedgerView(self.backends, dict(sorted(waiting.items())), holding)
@@ -340,6 +340,16 @@ class SharedLedger:
         truth.remove(_RING, self._courier.ring)
 
     # -- what the thread needs: see `Mirror` -------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        """Whether a ticket of this process waits."""
+        return any(own.waiting for own in self.backends.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether one waits or holds a slot."""
+        return any(own.waiting or own.holding for own in self.backends.values())
 
     def out(self, handed: int) -> Sequence[tuple[int, Change]]:
         """Return the committed changes with a number above `handed`."""
