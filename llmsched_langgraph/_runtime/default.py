@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Literal
 
 from llmsched_langgraph._core.policies import POLICIES
 from llmsched_langgraph._fork import in_child
@@ -31,8 +32,9 @@ in_child(_forked)
 def default_scheduler() -> Scheduler:
     """Return the process-wide scheduler.
 
-    The first call creates it from the environment variables `LLMSCHED_SLOTS` (default 8), `LLMSCHED_POLICY`
-    (default llmsched) and `LLMSCHED_RECORD` (a file to record to; default none).
+    The first call creates it from the environment variables `LLMSCHED_SLOTS` (a number or
+    "auto"; default 8), `LLMSCHED_POLICY` (default llmsched) and `LLMSCHED_RECORD` (a file to record to;
+    default none). Every scheduler without a `url` takes that of `LLMSCHED_URL`.
 
     Raises:
         ConfigurationError: one of these variables has an invalid value.
@@ -63,16 +65,18 @@ def reset_default_scheduler() -> None:
         _default = None
 
 
-def _slots() -> int:
+def _slots() -> int | Literal["auto"]:
     text = os.environ.get("LLMSCHED_SLOTS", str(DEFAULT_SLOTS))
+    if text == "auto":
+        return "auto"
     try:
         slots = int(text)
     except ValueError:
         slots = 0
     if slots < 1:
         raise ConfigurationError(
-            f"LLMSCHED_SLOTS={text!r} in the environment must be a whole number of at least 1: "
-            f"the calls that the backend serves at once"
+            f"LLMSCHED_SLOTS={text!r} in the environment must be a whole number of at least 1 "
+            f"(the calls that the backend serves at once) or auto"
         )
     return slots
 

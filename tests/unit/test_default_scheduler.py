@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from llmsched_langgraph import (
+    Auto,
     ConfigurationError,
     Scheduler,
     default_scheduler,
@@ -58,6 +59,11 @@ def test_the_environment_is_read_at_first_use(monkeypatch):
     monkeypatch.setenv("LLMSCHED_SLOTS", "4")
     assert default_scheduler() is scheduler
     assert (scheduler.statistics().slots, scheduler.statistics().policy) == (3, "plas")
+
+
+def test_the_environment_may_leave_the_slots_to_be_found(monkeypatch):
+    monkeypatch.setenv("LLMSCHED_SLOTS", "auto")
+    assert default_scheduler()._driver.backends["default"].backend.slots == Auto()
 
 
 @pytest.mark.parametrize("slots", ["0", "-2", "2.5", "eight", ""])
