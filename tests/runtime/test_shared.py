@@ -161,6 +161,58 @@ def test_the_order_is_one(make_shared):
     assert order == ["second", "first"]
 
 
+def test_tenants_share_across_schedulers(make_shared):
+    """Three to one, by their weights, whichever scheduler their calls are from."""
+    weights = {"a": 3, "b": 1}
+    made = {tenant: make_shared(1, tenants=weights) for tenant in weights}
+    order, held = [], made["a"].slot()
+
+    async def call(tenant):
+        async with made[tenant].slot(tenant=tenant):
+            order.append(tenant)
+            await asyncio.sleep(0.002)
+
+    async def main():
+        await held.aacquire()
+        calls = [asyncio.create_task(call(tenant)) for tenant in weights for _ in range(60)]
+        await auntil(lambda: all(own.statistics().waiting == 60 for own in made.values()))
+        await asyncio.sleep(0.2)  # until the server has them
+        held.release()
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+    assert 55 <= order[:80].count("a") <= 65
+
+
+def test_a_deadline_counts_by_the_clock_of_all(make_shared):
+    """A call whose deadline is close goes before one of another scheduler that waited longer.
+
+    The clocks of processes differ by any amount: keys are told in the server's time.
+    """
+    one, other, order = make_shared(1), make_shared(1), []
+    ledger = other._driver._ledger
+    ledger.clock = lambda: time.monotonic() - 3600.0  # `asked_s` and deadlines of `other` are an hour off
+    other._driver.clock = ledger.clock
+
+    async def call(scheduler, name, deadline_s):
+        async with scheduler.slot(deadline_s=deadline_s):
+            order.append(name)
+
+    async def main():
+        held = one.slot()
+        await held.aacquire()
+        first = asyncio.create_task(call(one, "first", None))
+        await auntil(lambda: one.statistics().waiting == 1)
+        second = asyncio.create_task(call(other, "second", 3.0))
+        await auntil(lambda: other.statistics().waiting == 1)
+        await asyncio.sleep(0.1)  # until the server has both
+        held.release()
+        await asyncio.gather(first, second)
+
+    asyncio.run(main())
+    assert order == ["second", "first"]
+
+
 class State(TypedDict, total=False):
     n: int
 
