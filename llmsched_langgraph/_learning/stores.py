@@ -101,7 +101,7 @@ class DirectoryStore:
         except OSError as error:
             return Loaded(Profile(), (InvalidDataError(f"{self.path}: cannot be read: {error.strerror}"),))
         profiles = sorted(name for name in names if name.endswith(".json") and not name.startswith("."))
-        return _loaded((name.removesuffix(".json") for name in profiles), self.load_one)
+        return loaded((name.removesuffix(".json") for name in profiles), self.load_one)
 
     def load_one(self, fingerprint: str) -> ApplicationProfile | None:
         """Return the profile in the application's file; see `ProfileStore.load_one`."""
@@ -112,7 +112,7 @@ class DirectoryStore:
             return None
         except OSError as error:
             raise InvalidDataError(f"{path}: cannot be read: {error.strerror}") from None
-        return _read(str(path), fingerprint, read_json(text, str(path)))
+        return read_profile(str(path), fingerprint, read_json(text, str(path)))
 
     def save(self, profile: ApplicationProfile) -> ApplicationProfile:
         """Merge a profile into its file; see `ProfileStore.save`.
@@ -161,12 +161,12 @@ class BaseStoreProfiles:
         while items := self.store.search(NAMESPACE, limit=PAGE, offset=seen):
             found |= {item.key: item.value for item in items if tuple(item.namespace) == NAMESPACE}
             seen += len(items)
-        return _loaded(sorted(found), lambda key: _read(_at(key), key, found[key]))
+        return loaded(sorted(found), lambda key: read_profile(_at(key), key, found[key]))
 
     def load_one(self, fingerprint: str) -> ApplicationProfile | None:
         """Return the profile under the application's key; see `ProfileStore.load_one`."""
         value = self._value(fingerprint)
-        return None if value is None else _read(_at(fingerprint), fingerprint, value)
+        return None if value is None else read_profile(_at(fingerprint), fingerprint, value)
 
     def save(self, profile: ApplicationProfile) -> ApplicationProfile:
         """Merge a profile into the value under its key; see `ProfileStore.save`."""
@@ -179,7 +179,7 @@ class BaseStoreProfiles:
             value = self._value(fingerprint)
             for _ in range(TRIES):
                 if value is not None:
-                    profile = merged(_read(_at(fingerprint), fingerprint, value), profile)
+                    profile = merged(read_profile(_at(fingerprint), fingerprint, value), profile)
                 made = application_profile_to_json(profile)
                 before, value = value, self._value(fingerprint)
                 if value == before != made:
@@ -208,20 +208,24 @@ in_child(_forked)
 
 
 def as_store(given: object) -> ProfileStore:
-    """Return the store for a `ProfileStore`, a LangGraph `BaseStore`, or the path of a folder.
+    """Return the store for a `ProfileStore`, a LangGraph `BaseStore`, a URL of Redis, or a folder's path.
 
     Raises:
         ConfigurationError: `given` is none of these.
     """
     if isinstance(given, ProfileStore):
         return given
+    if isinstance(given, str) and given.startswith(("redis://", "rediss://", "unix://")):
+        from llmsched_langgraph._learning.redis_profiles import RedisProfiles
+
+        return RedisProfiles(given)
     if isinstance(given, (str, os.PathLike)):
         return DirectoryStore(os.fspath(given))
     if all(callable(getattr(given, name, None)) for name in ("get", "put", "search")):
         return BaseStoreProfiles(given)
     raise ConfigurationError(
-        f"profiles are stored in a folder (give its path), a LangGraph BaseStore or a ProfileStore, not in "
-        f"{given!r}"
+        f"profiles are stored in a folder (give its path), at a URL of Redis, in a LangGraph BaseStore or a "
+        f"ProfileStore, not in {given!r}"
     )
 
 
@@ -260,7 +264,8 @@ def write_json(data: Any, path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _loaded(names: Iterable[str], load_one: Callable[[str], ApplicationProfile | None]) -> Loaded:
+def loaded(names: Iterable[str], load_one: Callable[[str], ApplicationProfile | None]) -> Loaded:
+    """Return what `load_one` returns for each name, and its errors."""
     found, errors = [], []
     for name in names:
         try:
@@ -272,7 +277,12 @@ def _loaded(names: Iterable[str], load_one: Callable[[str], ApplicationProfile |
     return Loaded(profile_of(found), tuple(errors))
 
 
-def _read(place: str, fingerprint: str, data: object) -> ApplicationProfile:
+def read_profile(place: str, fingerprint: str, data: object) -> ApplicationProfile:
+    """Return the profile of a parsed JSON document.
+
+    Raises:
+        InvalidDataError: it is none, or one of another application; the message names the place.
+    """
     from llmsched_langgraph._belief.profile.serialization import application_profile_from_json  # late: numpy
 
     try:

@@ -74,9 +74,10 @@ class Scheduler:
         overdue_every: of this many grants, one may serve an overdue call. A smaller number shortens the bound
             and raises the mean completion time.
         profile: the initial profile, as learned from earlier runs; None for an empty one.
-        profiles: where learned profiles are stored and shared with other workers: a folder, or any LangGraph
-            store. It is read and written in the background, within a minute of each run's end, and a last
-            time when the scheduler is closed or the process exits. None to store nothing.
+        profiles: where learned profiles are stored and shared with other workers: a folder, a URL of Redis
+            (such as that of `url`), or any LangGraph store. It is read and written in the background, within
+            a minute of each run's end, and a last time when the scheduler is closed or the process exits.
+            None to store nothing.
         record: the file to which each finished run with calls is appended, in the format of
             `llmsched replay`. It is written in the background, at once, and a last time when the scheduler is
             closed or the process exits. None to record nothing.

@@ -15,11 +15,13 @@ import pytest
 from langgraph.store.memory import InMemoryStore
 from support.beliefs import planned_job
 from support.profiles import TEMPLATE, ids, job, profile
+from support.redis_home import server_url
 
 from llmsched_langgraph._belief.fit.template import template_of
 from llmsched_langgraph._belief.profile.merging import merged, profile_from_jobs
 from llmsched_langgraph._belief.profile.serialization import VERSION, application_profile_to_json
 from llmsched_langgraph._learning import stores
+from llmsched_langgraph._learning.redis_profiles import KEY, RedisProfiles
 from llmsched_langgraph._learning.stores import NAMESPACE, BaseStoreProfiles, DirectoryStore, as_store
 from llmsched_langgraph.errors import ConfigurationError, InvalidDataError
 
@@ -27,12 +29,19 @@ FAN = TEMPLATE.fingerprint
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture(params=["folder", "memory", "sqlite"])
+@pytest.fixture(params=["folder", "memory", "sqlite", "redis"])
 def store(request, tmp_path):
     if request.param == "folder":
         yield DirectoryStore(tmp_path / "new" / "profiles")
     elif request.param == "memory":
         yield BaseStoreProfiles(InMemoryStore())
+    elif request.param == "redis":
+        own = as_store(server_url())
+        assert isinstance(own, RedisProfiles)
+        own._server.delete(KEY)
+        yield own
+        own._server.delete(KEY)
+        own._server.close()
     else:
         sqlite = pytest.importorskip("langgraph.store.sqlite")
         with sqlite.SqliteStore.from_conn_string(str(tmp_path / "store.db")) as own:
@@ -53,6 +62,11 @@ def spoil(store, fingerprint, change):
         change(data)
         path.write_text(json.dumps(data))
         return path.read_bytes
+    if isinstance(store, RedisProfiles):
+        data = json.loads(store._server.hget(KEY, fingerprint))
+        change(data)
+        store._server.hset(KEY, fingerprint, json.dumps(data))
+        return lambda: store._server.hget(KEY, fingerprint)
     data = json.loads(json.dumps(store.store.get(NAMESPACE, fingerprint).value))
     change(data)
     store.store.put(NAMESPACE, fingerprint, data)
