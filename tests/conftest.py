@@ -12,6 +12,8 @@ from llmsched_langgraph import Scheduler, reset_default_scheduler
 from llmsched_langgraph._runtime import default
 from llmsched_langgraph.testing import assert_idle
 
+pytest.register_assert_rewrite("support.conformance")  # assertions of the suite say what differed
+
 # No example has a time limit: the machine may be busy with other tests.
 settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")

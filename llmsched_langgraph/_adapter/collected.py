@@ -1,11 +1,13 @@
 """Keeps the garbage collector from waiting for the threads of a synchronous run whose stream was dropped.
 
-Closing the generator of `Pregel.stream` waits for the threads of the run. The collector closes it wherever it
-happens to run: in one of these threads, which would wait for itself, or on the thread of an event loop that
-they need. Then another thread waits. A stream that is closed by code, or dropped by the last reference to
-it, waits where it is closed, as in LangGraph.
+Closing the generator of `Pregel.stream` waits for the threads of the run. The collector closes it, and the
+generator inside it that owns the threads, wherever it happens to run: in one of these threads, which would
+wait for itself, or on the thread of an event loop that they need. Then nothing waits, and the threads end by
+themselves. A stream that is closed by code, or dropped by the last reference to it, waits where it is closed,
+as in LangGraph.
 
-Private names of LangGraph used: `langgraph.pregel._executor.BackgroundExecutor.__exit__`.
+Private names of LangGraph used: `langgraph.pregel._executor.BackgroundExecutor` with `__exit__`, `tasks` and
+`stack`. Of langchain-core: `ContextThreadPoolExecutor`.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from llmsched_langgraph._fork import start_thread
+from langchain_core.runnables.config import ContextThreadPoolExecutor
+
 from llmsched_langgraph._patching import lacks, wrap_method
 
 logger = logging.getLogger("llmsched_langgraph")
@@ -26,12 +28,13 @@ _installed: bool | None = None
 
 
 def install() -> bool:
-    """Wrap the method once; return whether it is wrapped. If not, log the reason once."""
+    """Wrap the methods once; return whether they are wrapped. If not, log the reason once."""
     global _installed
     if _installed is None:
         reason = why_not()
         if reason is None:
             wrap_method(_executor(), "__exit__", _exit)
+            wrap_method(ContextThreadPoolExecutor, "shutdown", _shutdown)
         else:
             logger.warning(
                 "this LangGraph is not supported by llmsched-langgraph (%s): a synchronous stream that the "
@@ -45,7 +48,14 @@ def install() -> bool:
 def why_not() -> str | None:
     """Return what differs from the expected executor of LangGraph; None if nothing does."""
     executor = _executor()
-    return "there is no BackgroundExecutor" if executor is None else lacks(executor, "__exit__")
+    if executor is None:
+        return "there is no BackgroundExecutor"
+    reason = lacks(executor, "__exit__")
+    if reason is not None:
+        return reason
+    used = getattr(getattr(executor.__exit__, "__code__", None), "co_names", ())
+    missing = [name for name in ("tasks", "stack") if name not in used]
+    return f"BackgroundExecutor.__exit__ does not use {missing[0]}" if missing else None
 
 
 def _executor() -> Any:
@@ -63,12 +73,19 @@ def collecting() -> bool:
 
 
 def _exit(leave: Callable[..., Any]) -> Callable[..., Any]:
-    def leave_elsewhere(self: Any, kind: Any, error: Any, traceback: Any) -> Any:
+    def leave_at_once(self: Any, kind: Any, error: Any, traceback: Any) -> Any:
         if kind is not GeneratorExit or not collecting():
             return leave(self, kind, error, traceback)
-        waits = threading.Thread(target=leave, args=(self, kind, error, None), daemon=True)
-        waits.name = "llmsched-close"
-        start_thread(waits)
-        return None
+        for task, (cancel, _) in self.tasks.copy().items():
+            if cancel:
+                task.cancel()
+        return self.stack.__exit__(kind, error, traceback)
 
-    return leave_elsewhere
+    return leave_at_once
+
+
+def _shutdown(shut_down: Callable[..., Any]) -> Callable[..., Any]:
+    def shut_down_at_once(self: Any, wait: bool = True, **options: Any) -> Any:
+        return shut_down(self, wait and not collecting(), **options)
+
+    return shut_down_at_once
