@@ -1,4 +1,4 @@
-"""Counts the tokens of a tenant that may use so many a minute of a backend.
+"""Counts the tokens of a tenant with a limit of tokens per minute.
 
 Delays nothing, and knows no tickets. An allowance is a value: each grant and each end of an attempt gives the
 next one.
@@ -67,7 +67,15 @@ def granted(allowance: Allowance, now: float, charge: int) -> Allowance:
 
 
 def ended(allowance: Allowance, now: float, granted_s: float, charge: int, tokens: int | None) -> Allowance:
-    """Return the allowance after an attempt of this charge has used so many tokens; None is unknown."""
+    """Return the allowance after the end of an attempt.
+
+    Args:
+        allowance: that before.
+        now: the clock.
+        granted_s: clock time of the attempt's grant.
+        charge: the tokens with which the grant counted.
+        tokens: the tokens that it used; None if unknown, 0 if it failed.
+    """
     if tokens is None:
         return allowance
     first, cell = floor(now) - _SPAN_S, floor(granted_s)

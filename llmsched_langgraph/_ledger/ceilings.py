@@ -120,7 +120,7 @@ class Ceilings:
     def count(
         self, now: float, name: str, share: Share, granted_s: float, usage: Usage, *, failed: bool
     ) -> None:
-        """Stage that a ticket with this share has used so many tokens."""
+        """Stage the tokens that a ticket used, in place of those with which its grant counted."""
         at = (_TOKENS, name, share.tenant)
         allowance = self._truth.get(at) or _UNUSED
         tokens = tokens_of(usage, failed=failed)

@@ -69,8 +69,8 @@ def worthwhile(low: Level, high: Level, sure: float = SURE) -> bool | None:
 def knee(low: Level, high: Level) -> tuple[float, float]:
     """Return how many calls, each as fast as at the lower limit, have the throughput of the higher one.
 
-    An engine that works on so many at once, and has the others wait in its own queue, serves like this. The
-    second value is the relative standard deviation; infinite if the samples cannot be compared.
+    This is the number of calls that an engine works on, if the others wait in a queue of its own. The second
+    value is the relative standard deviation; infinite if the samples cannot be compared.
     """
     one, other = _alike(low.samples, high.samples)
     if not one:

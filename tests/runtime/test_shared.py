@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
@@ -28,7 +30,9 @@ from llmsched_langgraph import (
     Scheduler,
     schedule,
 )
+from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._ledger.overdue import UNBOUNDED
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.redis.client import LedgerClient
 from llmsched_langgraph._ledger.redis.encoding import Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS
@@ -301,9 +305,6 @@ def test_no_more_may_wait_than_may(make_shared):
 
 def test_a_pause_is_everybodys(make_shared):
     """One process saw a 429: the other's statistics and calls know of it."""
-    from llmsched_langgraph._jobs.calls import Outcome
-    from llmsched_langgraph._ledger.pauses import Failure
-
     one, other = make_shared(2), make_shared(2)
     slot = one.slot()
     slot.acquire()
@@ -693,6 +694,39 @@ def test_children_of_multiprocessing_give_back_at_once(make_shared, name, method
         begun_s = time.monotonic()
         with scheduler.slot():
             assert time.monotonic() - begun_s < 3.0
+
+
+def test_a_scheduler_that_is_collected_leaves_the_others_alone(make_shared, name):
+    """`multiprocessing` is loaded, whose children must give their leases back."""
+    scheduler = make_shared(2)
+    with scheduler.slot():
+        pass
+    dropped = Scheduler(2, url=server_url(), name=name, policy="fcfs")
+    with dropped.slot():
+        pass
+    gone = weakref.ref(dropped._driver._ledger._courier)
+    dropped.close()
+    dropped._driver._ledger._courier._sends.join(PATIENCE_S)
+    del dropped
+    until(lambda: gc.collect() is None or gone() is None)
+    with scheduler.slot():
+        pass
+
+
+def test_a_pause_counts_while_the_server_is_away(make_shared):
+    """Nobody is served on a share of a backend that is paused."""
+    with own_server() as server:
+        scheduler = make_shared(2, url=server.url, fallback="local")
+        slot = scheduler.slot()
+        slot.acquire()
+        begun_s = time.monotonic()
+        slot.release(Outcome.FAILED, Failure(429, 1.5))
+        until(lambda: scheduler._driver._ledger.backend("default").pause.opens_s > begun_s)
+        server.stop()
+        with scheduler.slot():
+            assert time.monotonic() - begun_s >= 1.4
+        server.start()
+        scheduler.close()
 
 
 # -- settings -------------------------------------------------------------------------------

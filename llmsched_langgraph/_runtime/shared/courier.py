@@ -175,7 +175,7 @@ class Courier:
         return True
 
     def _wait(self, wait_s: float) -> bool:
-        """Wait until something is committed, or for so many seconds; return whether something was."""
+        """Wait at most `wait_s` seconds until a change is committed; return whether one was."""
         try:
             self._rings.get(timeout=wait_s)
         except Empty:
@@ -282,9 +282,11 @@ class Courier:
         found: list[News] = []
         for name, own in view.backends.items():
             free = max(1, own.slots // max(1, self._processes)) - own.holding
-            for ticket in self._mirror.in_order(name)[: max(0, free)]:
+            if own.pause.opens_s > now:
+                continue  # it is paused, as far as this process has heard
+            tickets = [one for one in self._mirror.in_order(name) if one in view.waiting][: max(0, free)]
+            for count, ticket in enumerate(tickets, own.holding + 1):
                 waits: Waiting = view.waiting[ticket]
-                count = own.holding + len(found) + 1
                 grant = Grant(waits.lane, waits.asked_s, now, waits.call, "order", count, own.slots)
                 found.append(Granted(ticket, grant))
         self._alone |= {one.ticket for one in found}
@@ -333,10 +335,10 @@ class Courier:
 _couriers: weakref.WeakSet[Courier] = weakref.WeakSet()
 
 
-def _at_exit(courier: Courier) -> None:
-    """Have a child of `multiprocessing`, which skips `atexit`, give up the lease at its end."""
+def _at_exit(_: Courier) -> None:
+    """Have a child of `multiprocessing`, which skips `atexit`, give up its leases at its end."""
     if (util := sys.modules.get("multiprocessing.util")) is not None:
-        util.Finalize(courier, _leave, exitpriority=10)
+        util.Finalize(None, _leave, exitpriority=10)  # of an object, it would be called at the object's end
 
 
 @atexit.register

@@ -44,9 +44,6 @@ from llmsched_langgraph._ledger.values import (
 from llmsched_langgraph._runtime.shared.courier import Courier
 from llmsched_langgraph.errors import LedgerUnreachableError
 
-FALLBACKS = ("wait", "fail", "local")
-"""What may happen to calls that wait while the server is unreachable."""
-
 _OUT, _NUMBER, _TOLD, _RING = "#out", "#number", "#told", "#ring"
 """Keys in `Truth`: the changes that go out, the number of the last one, and that of the last news settled."""
 
