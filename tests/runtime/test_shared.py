@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import multiprocessing
+import multiprocessing.util
 import os
 import subprocess
 import sys
