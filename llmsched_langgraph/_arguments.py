@@ -1,11 +1,13 @@
-"""Checks the numbers that users give. Each error names the setting and what is allowed.
+"""Checks values that users give. Each error names the setting and what is allowed.
 
 Does not know what a setting means: the caller says it.
 """
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterable
 from typing import TypeGuard
 
 from llmsched_langgraph.errors import ConfigurationError
@@ -19,6 +21,32 @@ def check_flag(value: object, what: str) -> None:
     """
     if not isinstance(value, bool):
         raise ConfigurationError(f"{what} must be True or False, not {value!r}")
+
+
+def check_text(value: object, what: str, example: str = "") -> str:
+    """Return the value if it is text that is not empty.
+
+    Args:
+        value: what was given.
+        what: the name of the setting, with which the message of an error begins.
+        example: a valid value, for the message.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if isinstance(value, str) and value:
+        return value
+    such = f", such as {example!r}" if example else ""
+    raise ConfigurationError(f"{what} must be a text that is not empty{such}, not {value!r:.80}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question for the nearest of the known names, or the list of them, for the end of a message."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there are {', '.join(names)}" if len(names) > 1 else f"there is {''.join(names) or 'none'}"
 
 
 def whole_number(value: object, what: str, of: str = "", *, least: int = 1) -> int:

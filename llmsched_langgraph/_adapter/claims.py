@@ -6,12 +6,11 @@ authenticated user is ignored, unless the scheduler trusts it.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from llmsched_langgraph._arguments import positive_limit
+from llmsched_langgraph._arguments import nearest, positive_limit
 from llmsched_langgraph._core.budgets import NO_LIMITS, Limits, as_budget
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.values import check_priority
@@ -123,12 +122,11 @@ def _tell_of_unknown(parts: list[Mapping[str, Any]]) -> None:
             if key in _told or len(_told) >= 100:
                 continue
             _told.add(key)
-            near = difflib.get_close_matches(key.lower(), _KEYS, 1)
             logger.warning(
                 "the configuration of a run has the key %.80r, which means nothing (logged once for each "
                 "key): %s",
                 key,
-                f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KEYS)}",
+                nearest(key.lower(), _KEYS),
             )
 
 

@@ -16,7 +16,7 @@ import types
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.constants import START
@@ -38,16 +38,17 @@ from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime import following
 from llmsched_langgraph._runtime.context import RUN, current_run, inside, marks, restore
 from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.given import as_scheduler, refuse_settings
 from llmsched_langgraph._runtime.hosts import Iteration
+from llmsched_langgraph._runtime.limits import check_limits
 from llmsched_langgraph._runtime.scheduler import (
     Scheduler,
     aenter,
-    check_limits,
     clock_of,
     enter,
 )
 from llmsched_langgraph._runtime.threads import learn_pool
-from llmsched_langgraph.errors import ConfigurationError, LLMSchedError, UnsupportedGraphError
+from llmsched_langgraph.errors import LLMSchedError, UnsupportedGraphError
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -76,6 +77,7 @@ def schedule(
     *,
     budget: Budget | None = None,
     deadline_s: float | None = None,
+    **settings: Never,
 ) -> G:
     """Return a copy of the graph whose LLM calls take turns on the scheduler's slots.
 
@@ -101,15 +103,17 @@ def schedule(
         budget: what each run may spend, where its configuration says nothing.
         deadline_s: seconds from its arrival after which each run stops, where its configuration says
             nothing; None for no deadline.
+        settings: none. The settings of slots, backends and order are those of `Scheduler`.
 
     Raises:
+        TypeError: there are other arguments; the message says where they belong.
         UnsupportedGraphError: the object is not a compiled graph.
         ConfigurationError: `scheduler` is not a Scheduler, a limit or an annotation in the graph is invalid.
     """
     if not isinstance(graph, Pregel):
         raise UnsupportedGraphError(not_a_graph("schedule", graph))
-    if scheduler is not None and not isinstance(scheduler, Scheduler):
-        raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
+    refuse_settings("schedule(graph", settings)
+    as_scheduler(scheduler)
     gate.install()
     executor.install()
     collected.install()

@@ -18,9 +18,9 @@ from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.door import Pass
-from llmsched_langgraph._runtime.limits import Limit
+from llmsched_langgraph._runtime.limits import Limit, check_limits, limit_of
 from llmsched_langgraph._runtime.run import Run
-from llmsched_langgraph._runtime.scheduler import Scheduler, check_limits, clock_of, limit_of, start_run
+from llmsched_langgraph._runtime.scheduler import Scheduler, clock_of, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
 
 logger = logging.getLogger("llmsched_langgraph")

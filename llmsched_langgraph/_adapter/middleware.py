@@ -9,16 +9,18 @@ import functools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Any, Never, Self
 
 from langgraph.errors import GraphBubbleUp
 
 from llmsched_langgraph._adapter import gate
 from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._core.events import JobInfo
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._runtime.context import current_run, inside
 from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.given import as_scheduler, refuse_settings
 from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
@@ -29,9 +31,7 @@ try:
     from langchain.agents.middleware import AgentMiddleware
     from langchain.agents.middleware.types import ModelRequest, ModelResponse, ToolCallRequest
 except ImportError as error:
-    raise ConfigurationError(
-        'SchedulerMiddleware needs langchain: pip install "llmsched-langgraph[agents]"'
-    ) from error
+    raise needs_extra("SchedulerMiddleware", "langchain", "agents") from error
 
 
 class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -72,10 +72,16 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
         """Return a middleware with the hooks for tools only if there are tools."""
         return super().__new__(_with_tools(cls) if tools else cls)  # type: ignore[return-value, arg-type]
 
-    def __init__(self, scheduler: Scheduler | None = None, *, tools: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler | None = None,
+        *,
+        tools: Mapping[str, str] | None = None,
+        **settings: Never,
+    ) -> None:
         super().__init__()
-        if scheduler is not None and not isinstance(scheduler, Scheduler):
-            raise ConfigurationError(f"scheduler must be a Scheduler, not {type(scheduler).__name__}")
+        refuse_settings("SchedulerMiddleware(", settings)
+        as_scheduler(scheduler)
         gate.install()
         self._scheduler = scheduler
         self._backends = _checked(tools)

@@ -13,7 +13,7 @@ import asyncio
 import functools
 import json
 import types
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from llmsched_langgraph._adapter.accounts import account_of_request
 from llmsched_langgraph._adapter.gate import current_stage
@@ -25,6 +25,7 @@ from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.given import as_scheduler, refuse_settings
 from llmsched_langgraph._runtime.marks import cancelled
 from llmsched_langgraph._runtime.run import Slots
 from llmsched_langgraph._runtime.scheduler import Scheduler
@@ -41,7 +42,7 @@ _GATED = "__llmsched_gated__"
 _LOOP = "__llmsched_loop__"
 
 
-def wrap_openai(client: C, scheduler: Scheduler | None = None) -> C:
+def wrap_openai(client: C, scheduler: Scheduler | None = None, **settings: Never) -> C:
     """Return a copy of `client` whose requests each hold a slot while they are in flight.
 
     It works inside and outside scheduled graphs, for completions, chat completions, responses and embeddings,
@@ -53,12 +54,16 @@ def wrap_openai(client: C, scheduler: Scheduler | None = None) -> C:
         client: an `openai.OpenAI`, an `openai.AsyncOpenAI`, or a subclass such as the Azure clients.
         scheduler: the scheduler whose slots are used; None for that of the current run, or the process-wide
             one outside runs.
+        settings: none. The settings of slots are those of `Scheduler`.
 
     Raises:
-        ConfigurationError: the object is not such a client.
+        ConfigurationError: the object is not such a client, or `scheduler` is not a Scheduler.
+        TypeError: there are other arguments; the message says where they belong.
     """
     import openai
 
+    refuse_settings("wrap_openai(client", settings)
+    as_scheduler(scheduler)
     if not isinstance(client, openai.OpenAI | openai.AsyncOpenAI):
         raise ConfigurationError(
             f"wrap_openai() needs an openai.OpenAI or openai.AsyncOpenAI client, not {type(client).__name__}"

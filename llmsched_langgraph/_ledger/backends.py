@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from llmsched_langgraph._arguments import positive_limit, whole_limit, whole_number
+from llmsched_langgraph._arguments import check_flag, positive_limit, whole_limit, whole_number
 from llmsched_langgraph._ledger.auto import Auto
 from llmsched_langgraph._ledger.capacity import CapacitySettings
 from llmsched_langgraph._ledger.prices import Prices
@@ -89,13 +89,12 @@ class Backend:
     settings: CapacitySettings = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ConfigurationError("a backend needs a name that is not empty")
-        if not isinstance(self.per_account, bool):
+        if not isinstance(self.name, str) or not self.name:
             raise ConfigurationError(
-                f"backend {self.name!r}: per_account must be True or False, not {self.per_account!r}"
+                f"a backend needs a name that is a text and not empty, such as 'gpu', not {self.name!r:.80}"
             )
         what = f"backend {self.name!r}"
+        check_flag(self.per_account, f"{what}: per_account")
         slots = as_slots(self.slots, f"{what}: slots")
         object.__setattr__(self, "slots", slots)
         whole_number(self.retries, f"{what}: retries", least=0)
@@ -142,7 +141,7 @@ def _texts(given: object, what: str, items: str) -> tuple[str, ...] | None:
         raise ConfigurationError(
             f"{what} must be a list of {items}, e.g. {what.rpartition(' ')[2]}=({given!r},)"
         )
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Iterable) or isinstance(given, Mapping):
         raise ConfigurationError(f"{what} must be a list of {items}, not {given!r}")
     found = tuple(given)
     for item in found:

@@ -14,7 +14,7 @@ to the virtual time of its level: it has no claim on what it did not use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from llmsched_langgraph._arguments import is_number, whole_limit
@@ -135,8 +135,17 @@ def as_tenants(named: object, *, closed: bool) -> Tenants:
         try:
             found[name] = own if isinstance(own, Tenant) else Tenant(own)
         except ConfigurationError as error:
-            raise ConfigurationError(f"tenants: {name!r}: {error}") from None
+            cure = "" if is_number(own) else f"; write a number, or a Tenant, such as {_example(own)}"
+            raise ConfigurationError(f"tenants: {name!r}: {error}{cure}") from None
     return Tenants(found, closed)
+
+
+def _example(own: object) -> str:
+    """Return the call of `Tenant` that a dict of its fields probably means, or any."""
+    names = [one.name for one in fields(Tenant)]
+    if not isinstance(own, Mapping) or not own or not all(name in names for name in own):
+        return "Tenant(weight=3)"
+    return f"Tenant({', '.join(f'{name}={value!r:.20}' for name, value in own.items())})"
 
 
 class Turn(NamedTuple):

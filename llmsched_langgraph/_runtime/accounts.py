@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from llmsched_langgraph._runtime.driver import Driver
 
 
-def account_of(asked: Requested | str | None, given: object) -> str:
-    """Return the hash of a call's account: of the one that its caller gave, or of its key; empty for none.
-
-    Raises:
-        ConfigurationError: what the caller gave is no text, or empty.
-    """
+def account_of(asked: Requested | str | None, given: str | None) -> str:
+    """Return the hash of a call's account: of the one that its caller gave, or of its key; empty for none."""
     if given is None:
         return asked.account if isinstance(asked, Requested) else ""
-    if not isinstance(given, str) or not given:
-        # The message does not show it: it may be a key.
-        raise ConfigurationError(f"account must be text that is not empty, not a {type(given).__name__}")
     return hashed((given,))
+
+
+def account_of_key(key: object) -> str:
+    """Return the hash by which statistics name the account of a key. See `Scheduler.account`.
+
+    Raises:
+        ConfigurationError: the key is no text, or empty.
+    """
+    if not isinstance(key, str) or not key:
+        # The message does not show it.
+        raise ConfigurationError(f"key must be text that is not empty, not a {type(key).__name__}")
+    return hashed((key,))
 
 
 def backend_of_account(driver: Driver, backend: str, account: str) -> str:

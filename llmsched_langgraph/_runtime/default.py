@@ -53,7 +53,9 @@ def set_default_scheduler(scheduler: Scheduler) -> None:
     """Replace the process-wide scheduler. Runs that already began stay on the previous one."""
     global _default
     if not isinstance(scheduler, Scheduler):
-        raise ConfigurationError(f"the default scheduler must be a Scheduler, not {type(scheduler).__name__}")
+        raise ConfigurationError(
+            f"the default scheduler must be a Scheduler, such as Scheduler(8), not {type(scheduler).__name__}"
+        )
     with _lock:
         _default = scheduler
 

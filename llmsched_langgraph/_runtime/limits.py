@@ -14,6 +14,7 @@ from llmsched_langgraph._core.budgets import (
     DEADLINE,
     NOTHING,
     Budget,
+    Limits,
     Overrun,
     Spending,
     exceeded,
@@ -27,6 +28,7 @@ from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.driver import Driver
+    from llmsched_langgraph._runtime.scheduler import Scheduler
 
 OnBudget = Literal["stop", "yield"] | Callable[[Overrun], "Literal['stop', 'yield'] | Budget"]
 
@@ -214,3 +216,30 @@ class Limit:
             self.yields = answer == "yield"
             self.landed = found
             self.driver.post(LimitReached(self.job, found))
+
+
+def check_limits(scheduler: Scheduler, limits: Limits) -> None:
+    """Do nothing if the scheduler can tell when a run has reached the limits.
+
+    Raises:
+        ConfigurationError: the cost of no call is known.
+    """
+    if limits.budget.cost is not None and not scheduler._router.priced:  # noqa: SLF001 (of this package)
+        raise ConfigurationError(
+            "a budget limits the cost, but no backend of the scheduler has prices; give "
+            'Backend(prices={"gpt-4o*": (2.5, 10.0)}): the prices of a million input and output tokens'
+        )
+
+
+def limit_of(
+    scheduler: Scheduler,
+    job: int,
+    limits: Limits,
+    *,
+    since_s: float | None,
+    names: Mapping[str, Any],
+    whole: bool,
+) -> Limit:
+    """Return the `Limit` of a job, or of a graph inside it, with the scheduler's `on_budget`."""
+    driver, on_budget = scheduler._driver, scheduler._on_budget  # noqa: SLF001 (of this package)
+    return Limit(driver, job, *limits, on_budget, since_s=since_s, names=names, whole=whole)

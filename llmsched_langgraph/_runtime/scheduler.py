@@ -13,7 +13,6 @@ from typing import Any, Literal, Self
 
 from llmsched_langgraph._arguments import check_flag, positive_limit
 from llmsched_langgraph._belief.profile.profile import Profile
-from llmsched_langgraph._core.budgets import Limits
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.policies import Policy, as_policy
 from llmsched_langgraph._learning.stores import as_store
@@ -24,13 +23,14 @@ from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
 from llmsched_langgraph._ledger.values import check_priority
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription
-from llmsched_langgraph._runtime.accounts import account_of, backend_of_account
+from llmsched_langgraph._runtime.accounts import account_of, account_of_key, backend_of_account
 from llmsched_langgraph._runtime.beats import waitable
 from llmsched_langgraph._runtime.call import Call
 from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.door import AtDoor, Door, Pass
 from llmsched_langgraph._runtime.driver import Driver
-from llmsched_langgraph._runtime.limits import Limit, OnBudget, check_on_budget
+from llmsched_langgraph._runtime.given import check_function, check_names, check_profile, tell_of_excess
+from llmsched_langgraph._runtime.limits import OnBudget, check_on_budget
 from llmsched_langgraph._runtime.resizing import resize
 from llmsched_langgraph._runtime.routing import Requested, Router, as_backends, names_of
 from llmsched_langgraph._runtime.run import Run, RunScope, Seen
@@ -42,6 +42,8 @@ from llmsched_langgraph._runtime.unmarked import Outside, Unmarked, began
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_POLICY = "llmsched"
+
+_ASKED = (str, Requested, type(None))
 
 
 class Scheduler:
@@ -64,7 +66,7 @@ class Scheduler:
         tenants: the weight of each tenant, or its `Tenant`, by name: {"a": 3, "b": Tenant(max_slots=2)}.
             Tenants that are not named have weight 1. While several tenants wait, they share each backend by
             their weights, within each priority. The tenant of a run is its authenticated user, or what
-            `llmsched_tenant` in its metadata or configurable says.
+            `llmsched_tenant` in its metadata or configurable says; the empty text is no tenant.
         assign: a function that gives a run its tenant and its priority when it begins, as LangGraph's
             `@priority.assign` does; it may be synchronous. It gets a `PriorityContext` and returns None or a
             dict with some of "priority", "tenant" (or "fairness_group"), "deadline_s" and "budget". These
@@ -154,6 +156,7 @@ class Scheduler:
             pool.name: waitable(queue_timeout_s if pool.queue_timeout_s is None else pool.queue_timeout_s)
             for pool in pools
         }
+        check_flag(save_on_sigterm, "save_on_sigterm")
         if save_on_sigterm and profiles is None and record is None:
             raise ConfigurationError("save_on_sigterm saves what profiles and record name; give one of them")
         check_flag(follow_threads, "follow_threads")
@@ -161,8 +164,10 @@ class Scheduler:
         check_on_budget(on_budget)
         self._on_budget = on_budget
         self._follow_threads = follow_threads
-        if assign is not None and not callable(assign):
-            raise ConfigurationError(f"assign must be a function of one argument, not {assign!r}")
+        if assign is not None:
+            check_function(assign, "assign", "one argument")
+        check_function(clock, "clock", "no argument, such as time.monotonic")
+        check_profile(profile)
         self._trust_config = trust_config
         self._assign = assign
         self._unmarked = Unmarked(outside)
@@ -178,6 +183,7 @@ class Scheduler:
             clock=clock,
         )
         self._door = Door(self._driver, max_jobs, max_queued, at_door, waitable(queue_timeout_s))
+        tell_of_excess(self._driver.tenants, pools)
         if save_on_sigterm:
             SAVER.watch(self._driver)
 
@@ -198,7 +204,8 @@ class Scheduler:
                 name models or base URLs. The package itself passes all names of a call.
             stage: a stage name for the call; calls of one stage share a prediction of their work.
             priority: -5 to 5, smaller first; None for 0. A call inside a run has the priority of its run.
-            tenant: the tenant whose call it is; None for none. A call inside a run is of the run's tenant.
+            tenant: the tenant whose call it is; None, or the empty text, for none. A call inside a run is of
+                the run's tenant.
             account: the key that the call is sent with, or another name of its account, for a backend that is
                 `per_account`. It is kept as a hash.
             deadline_s: seconds from its request within which the call should end; None for no deadline. While
@@ -209,8 +216,10 @@ class Scheduler:
 
         Raises:
             UnknownModelError: no backend serves the model.
-            ConfigurationError: the priority, the tenant, the account or the deadline is invalid.
+            ConfigurationError: an argument is invalid; the message begins with its name.
         """
+        if model.__class__ not in _ASKED or stage.__class__ is not str or account is not None:
+            check_names(model, stage, account)
         level = 0 if priority is None else check_priority(priority, "priority")
         owner = "" if tenant is None else self._driver.tenants.check(tenant, "tenant")
         run = current_run()
@@ -272,8 +281,25 @@ class Scheduler:
 
         Returns:
             The subscription: `close` it, or use it as a context manager.
+
+        Raises:
+            ConfigurationError: `observer` cannot be called.
         """
+        check_function(observer, "observer", "one argument, an Entry")
         return self._driver.subscribe(observer)
+
+    def account(self, key: str) -> str:
+        """Return the name of a key's account, which stands after "#" in the names of `statistics().backends`.
+
+        The name is a hash, the same in every process. The key is not stored.
+
+        Args:
+            key: what calls to a `per_account` backend are sent with, or what `slot(account=...)` got.
+
+        Raises:
+            ConfigurationError: the key is no text, or empty.
+        """
+        return account_of_key(key)
 
     @property
     def profile(self) -> Profile:
@@ -365,30 +391,3 @@ async def aenter(scheduler: Scheduler, *, free: bool) -> Pass | None:
     """Return the place of a run that may begin; None without a limit. See `Door.aenter`."""
     door = scheduler._door  # noqa: SLF001 (of this module)
     return None if door.open else await door.aenter(free=free)
-
-
-def check_limits(scheduler: Scheduler, limits: Limits) -> None:
-    """Do nothing if the scheduler can tell when a run has reached the limits.
-
-    Raises:
-        ConfigurationError: the cost of no call is known.
-    """
-    if limits.budget.cost is not None and not scheduler._router.priced:  # noqa: SLF001 (of this module)
-        raise ConfigurationError(
-            "a budget limits the cost, but no backend of the scheduler has prices; give "
-            'Backend(prices={"gpt-4o*": (2.5, 10.0)}): the prices of a million input and output tokens'
-        )
-
-
-def limit_of(
-    scheduler: Scheduler,
-    job: int,
-    limits: Limits,
-    *,
-    since_s: float | None,
-    names: Mapping[str, Any],
-    whole: bool,
-) -> Limit:
-    """Return the `Limit` of a job, or of a graph inside it, with the scheduler's `on_budget`."""
-    driver, on_budget = scheduler._driver, scheduler._on_budget  # noqa: SLF001 (of this module)
-    return Limit(driver, job, *limits, on_budget, since_s=since_s, names=names, whole=whole)

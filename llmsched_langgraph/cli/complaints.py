@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def needs_matplotlib(what: str) -> Generator[None]:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        raise ConfigurationError(
-            f"{what} needs matplotlib: pip install 'llmsched-langgraph[plots]'"
-        ) from None
+        raise needs_extra(what, "matplotlib", "plots") from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ def run(options: argparse.Namespace) -> int:
         from llmsched_langgraph.lab.demo.compare import compare
         from llmsched_langgraph.lab.demo.progress import progress
     except ImportError as error:
-        raise ConfigurationError(
-            f'the demo needs {error.name}: pip install "llmsched-langgraph[demo]"'
-        ) from None
+        raise needs_extra("the demo", error.name, "demo") from None
     with progress(options.runs) as on_finish:
         comparison = compare(options.runs, options.slots, options.seed, on_finish)
     if options.json:

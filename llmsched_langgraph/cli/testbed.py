@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph.cli.complaints import SkippedLines
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -100,9 +101,7 @@ def run(options: argparse.Namespace) -> int:
         from llmsched_langgraph.lab.demo.progress import progress
         from llmsched_langgraph.lab.testbed.compare import Settings, calibrate, compare, totals
     except ImportError as error:
-        raise ConfigurationError(
-            f'the testbed needs {error.name}: pip install "llmsched-langgraph[demo]"'
-        ) from None
+        raise needs_extra("the testbed", error.name, "demo") from None
     from llmsched_langgraph.lab.testbed.jobs import workload
 
     settings = Settings(

@@ -10,6 +10,7 @@ from threading import Event
 
 import pytest
 
+from llmsched_langgraph._extras import install
 from llmsched_langgraph.cli import comparing
 from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.errors import InvalidDataError, LLMSchedError
@@ -127,7 +128,7 @@ def test_plots_without_matplotlib(capsys, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "llmsched_langgraph.lab.bench_plots", raising=False)
     monkeypatch.setattr("llmsched_langgraph.lab.sim.evaluation.measure", None)
     assert main(["bench", *SMALL, "--plots", str(tmp_path)]) == 2
-    cure = "llmsched: --plots needs matplotlib: pip install 'llmsched-langgraph[plots]'\n"
+    cure = f"llmsched: --plots needs matplotlib, of the extra `plots`: {install('plots')}\n"
     assert capsys.readouterr() == ("", cure)
 
 

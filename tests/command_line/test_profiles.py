@@ -12,6 +12,7 @@ from support.beliefs import fan_job, loop_job
 from support.profiles import TEMPLATE, profile
 
 from llmsched_langgraph._belief.profile.serialization import profile_from_json
+from llmsched_langgraph._extras import install
 from llmsched_langgraph._learning.stores import DirectoryStore
 from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.traces import EndedCall, EndedStage, write_jobs
@@ -241,7 +242,7 @@ def test_without_matplotlib(fitted, traces, tmp_path, capsys, monkeypatch):
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    cure = "needs matplotlib: pip install 'llmsched-langgraph[plots]'"
+    cure = f"needs matplotlib, of the extra `plots`: {install('plots')}"
     assert cure in refused(capsys, "draw", fitted, "fan", tmp_path / "x.png")
     assert cure in refused(capsys, "plot", traces, tmp_path / "x.png")
     assert ran(capsys, "draw", fitted, "fan", tmp_path / "x.svg")[0] == 0

@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 
+from llmsched_langgraph._extras import install
 from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
 from llmsched_langgraph.lab.sim.workloads import generate
@@ -193,6 +194,5 @@ def test_without_the_extra(capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "langchain_openai", None)
     assert main(["testbed", *SMALL]) == 2
-    assert capsys.readouterr().err == (
-        'llmsched: the testbed needs langchain_openai: pip install "llmsched-langgraph[demo]"\n'
-    )
+    cure = f"llmsched: the testbed needs langchain_openai, of the extra `demo`: {install('demo')}\n"
+    assert capsys.readouterr().err == cure

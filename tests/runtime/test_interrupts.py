@@ -39,8 +39,9 @@ from llmsched_langgraph._runtime import timer as timer_module
 from llmsched_langgraph._runtime.attempt import Attempt
 from llmsched_langgraph._runtime.context import inside, inside_stage
 from llmsched_langgraph._runtime.door import Door
+from llmsched_langgraph._runtime.limits import limit_of
 from llmsched_langgraph._runtime.run import StageRun
-from llmsched_langgraph._runtime.scheduler import limit_of, start_run
+from llmsched_langgraph._runtime.scheduler import start_run
 from llmsched_langgraph._runtime.streams import ahold, hold
 from llmsched_langgraph._runtime.waiter import ThreadWaiter
 from llmsched_langgraph.errors import CallCancelledError, QueueTimeoutError

@@ -55,7 +55,7 @@ def test_imports(path):
         assert not top & NO_IO - ({"redis"} if talks else set())
     if layer == "_ledger":  # below the core, which it does not know
         rooms = {name.split(".")[1] for name in imports(path) if name.startswith("llmsched_langgraph.")}
-        assert rooms <= {"_ledger", "_jobs", "_arguments", "errors"}
+        assert rooms <= {"_ledger", "_jobs", "_arguments", "_extras", "errors"}
         of_jobs = {name for name in imports(path) if name.startswith("llmsched_langgraph._jobs")}
         assert of_jobs <= {"llmsched_langgraph._jobs.stages", "llmsched_langgraph._jobs.calls"}
     if layer == "traces":  # files, but no time and no chance

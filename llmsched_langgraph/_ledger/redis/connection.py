@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def connected(url: str, timeout_s: float) -> redis.Redis:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ImportError:
-        raise ConfigurationError("a shared ledger needs: pip install 'llmsched-langgraph[redis]'") from None
+        raise needs_extra("a server of slots or profiles", "redis", "redis") from None
     try:
         server = redis.Redis.from_url(
             url,
@@ -59,6 +60,6 @@ def connected(url: str, timeout_s: float) -> redis.Redis:
         return server
     except ValueError:
         raise ConfigurationError(
-            f"{shown(url)} is no URL of Redis; write one such as redis://host:6379/0, rediss://user:password@"
+            f"url {shown(url)} is no URL of Redis; write one such as redis://host:6379/0, rediss://user:password@"
             f"host:6379/0 or unix:///path/to/socket"
         ) from None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, TypeVar
 
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph.errors import ConfigurationError
 from llmsched_langgraph.lab.serve_sim.live import LiveServer
 from llmsched_langgraph.lab.sim.latency import latency_model
@@ -184,9 +185,7 @@ def _http_server(config: SimulatedBackend, live: LiveServer, on_start: Callable[
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("starlette", "uvicorn"):
             raise
-        raise ConfigurationError(
-            f'the simulated backend needs {error.name}: pip install "llmsched-langgraph[sim]"'
-        ) from error
+        raise needs_extra("the simulated backend", error.name, "sim") from error
     return HttpServer(live, config.models, config.seed, on_start)
 
 
