@@ -147,10 +147,11 @@ def llmsched(epsilon: float = 0.1, sample: float = 0.3, seed: int = 0) -> NamedP
     Raises:
         ConfigurationError: a share is out of range.
     """
+    exploration = Exploration(epsilon, sample, seed)
     name = (
         "llmsched" if (epsilon, sample) == (0.1, 0.3) else f"llmsched(epsilon={epsilon:g},sample={sample:g})"
     )
-    return NamedPolicy(name, _srtf, Needs.MEAN | Needs.GAIN, Exploration(epsilon, sample, seed))
+    return NamedPolicy(name, _srtf, Needs.MEAN | Needs.GAIN, exploration)
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from llmsched_langgraph._arguments import is_number, is_whole
 from llmsched_langgraph._ledger.values import Explore, Lane, Line
 from llmsched_langgraph.errors import ConfigurationError
 
@@ -47,10 +48,12 @@ class Exploration:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.epsilon <= 1.0:
-            raise ConfigurationError(f"epsilon must be from 0 to 1, not {self.epsilon!r}")
-        if not 0.0 < self.sample <= 1.0:
-            raise ConfigurationError(f"sample must be above 0 and at most 1, not {self.sample!r}")
+        if not (is_number(self.epsilon) and 0.0 <= self.epsilon <= 1.0):
+            raise ConfigurationError(f"epsilon must be from 0 to 1, not {self.epsilon!r:.80}")
+        if not (is_number(self.sample) and 0.0 < self.sample <= 1.0):
+            raise ConfigurationError(f"sample must be above 0 and at most 1, not {self.sample!r:.80}")
+        if not is_whole(self.seed):
+            raise ConfigurationError(f"seed must be a whole number, not {self.seed!r:.80}")
 
     def turn(self, number: int) -> bool:
         """Return whether grant `number` explores: a pure function of `seed` and `number`."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from llmsched_langgraph._core.policies import POLICIES
 from llmsched_langgraph._fork import in_child
-from llmsched_langgraph._ledger.backends import DEFAULT_SLOTS
-from llmsched_langgraph._observe.recorder import VARIABLE, recordable
-from llmsched_langgraph._runtime.scheduler import DEFAULT_POLICY, Scheduler
+from llmsched_langgraph._runtime.config_file import settings_of_file
+from llmsched_langgraph._runtime.environment import (
+    CONFIG,
+    settings_of_environment,
+    tell_of_unknown_variables,
+)
+from llmsched_langgraph._runtime.scheduler import Scheduler
+from llmsched_langgraph._runtime.shared.home import VARIABLE as URL
 from llmsched_langgraph.errors import ConfigurationError
 
 _lock = threading.Lock()
@@ -32,12 +35,16 @@ in_child(_forked)
 def default_scheduler() -> Scheduler:
     """Return the process-wide scheduler.
 
-    The first call creates it from the environment variables `LLMSCHED_SLOTS` (a number or
-    "auto"; default 8), `LLMSCHED_POLICY` (default llmsched) and `LLMSCHED_RECORD` (a file to record to;
-    default none). Every scheduler without a `url` takes that of `LLMSCHED_URL`.
+    The first call creates it from environment variables, each for the argument of `Scheduler` with its name:
+    `LLMSCHED_SLOTS` (a number or "auto"; default 8), `LLMSCHED_POLICY` (default llmsched),
+    `LLMSCHED_PROFILES`, `LLMSCHED_RECORD`, `LLMSCHED_QUEUE_TIMEOUT_S`, `LLMSCHED_MAX_JOBS`,
+    `LLMSCHED_MAX_QUEUED` and `LLMSCHED_AT_DOOR`. `LLMSCHED_CONFIG` names a TOML file, whose keys are the
+    names of the arguments of `Scheduler`, `Backend` and `Tenant`; the variables go before it. Other variables
+    that begin with `LLMSCHED_` are logged. Every scheduler without a `url` takes that of `LLMSCHED_URL`.
 
     Raises:
-        ConfigurationError: one of these variables has an invalid value.
+        ConfigurationError: a variable or the file is invalid; the message names the variable, or the file
+            and the key.
     """
     global _default
     scheduler = _default
@@ -45,7 +52,7 @@ def default_scheduler() -> Scheduler:
         return scheduler
     with _lock:
         if _default is None:
-            _default = Scheduler(_slots(), policy=_policy(), record=_record())
+            _default = _made()
         return _default
 
 
@@ -67,36 +74,30 @@ def reset_default_scheduler() -> None:
         _default = None
 
 
-def _slots() -> int | Literal["auto"]:
-    text = os.environ.get("LLMSCHED_SLOTS", str(DEFAULT_SLOTS))
-    if text == "auto":
-        return "auto"
-    try:
-        slots = int(text)
-    except ValueError:
-        slots = 0
-    if slots < 1:
+def _made() -> Scheduler:
+    """Return a scheduler with the settings of the environment, and of the file that it names."""
+    tell_of_unknown_variables()
+    variables, file = settings_of_environment(), os.environ.get(CONFIG)
+    settings = _settings_of(file) if file else {}
+    if os.environ.get(URL):
+        settings.pop("url", None)
+    if "slots" in variables and "backends" in settings:
         raise ConfigurationError(
-            f"LLMSCHED_SLOTS={text!r} in the environment must be a whole number of at least 1 "
-            f"(the calls that the backend serves at once) or auto"
+            f"LLMSCHED_SLOTS is set, and {file} has backends, each with its own slots: unset LLMSCHED_SLOTS"
         )
-    return slots
-
-
-def _record() -> Path | None:
-    text = os.environ.get(VARIABLE)
-    if not text:
-        return None
+    settings |= {setting: value for setting, (_, value) in variables.items()}
     try:
-        return recordable(text)
+        return Scheduler(**settings)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{VARIABLE}={text!r} in the environment: {error}") from None
+        places = [f"{file} ({CONFIG})"] if file else []
+        places += [variable for variable, _ in variables.values()]
+        if not places:
+            raise
+        raise ConfigurationError(f"settings of {', '.join(places)}: {error}") from None
 
 
-def _policy() -> str:
-    name = os.environ.get("LLMSCHED_POLICY", DEFAULT_POLICY)
-    if name not in POLICIES:
-        raise ConfigurationError(
-            f"LLMSCHED_POLICY={name!r} in the environment is not a policy; name one of: {', '.join(POLICIES)}"
-        )
-    return name
+def _settings_of(file: str) -> dict[str, Any]:
+    try:
+        return settings_of_file(file)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{CONFIG}: {error}") from None
