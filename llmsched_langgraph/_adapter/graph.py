@@ -48,6 +48,7 @@ from llmsched_langgraph._runtime.scheduler import (
     enter,
 )
 from llmsched_langgraph._runtime.threads import learn_pool
+from llmsched_langgraph._runtime.two_schedulers import tell_of_graph
 from llmsched_langgraph.errors import LLMSchedError, UnsupportedGraphError
 
 logger = logging.getLogger("llmsched_langgraph")
@@ -154,6 +155,8 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
         if around is not None and around.scheduler is on:
             yield from steps if not own.any else within(around, part(self, on, own, around), steps)
             return
+        if scheduler is None:
+            tell_of_graph(on)
         job = _begin(self, on, own, args, kwargs)
         mark, iteration = inside(job.run), Iteration(steps, job.desert)
         try:
@@ -196,6 +199,8 @@ def _subclass(base: Any, scheduler: Scheduler | None, own: Limits) -> type:
         on, run = default_scheduler() if scheduler is None else scheduler, current_run()
         job = limit = None
         if run is None or run.scheduler is not on:
+            if scheduler is None:
+                tell_of_graph(on)
             job = await _abegin(self, on, own, args, kwargs)
             run, limit = job.run, job.limit
             run.driver.watch_run(job, asyncio.get_running_loop())

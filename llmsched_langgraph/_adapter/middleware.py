@@ -6,6 +6,7 @@ Does not hold the slots of model calls: the gate does, for each request. Only th
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from langgraph.errors import GraphBubbleUp
 
 from llmsched_langgraph._adapter import gate
 from llmsched_langgraph._application.application import DIRECT
+from llmsched_langgraph._arguments import nearest
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph._jobs.calls import Outcome
@@ -25,6 +27,7 @@ from llmsched_langgraph._runtime.run import Run
 from llmsched_langgraph._runtime.scheduler import Scheduler, start_run
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph._runtime.tools import check_backends, tool_slot
+from llmsched_langgraph._runtime.two_schedulers import tell_of_middleware
 from llmsched_langgraph.errors import ConfigurationError
 
 try:
@@ -32,6 +35,9 @@ try:
     from langchain.agents.middleware.types import ModelRequest, ModelResponse, ToolCallRequest
 except ImportError as error:
     raise needs_extra("SchedulerMiddleware", "langchain", "agents") from error
+
+
+logger = logging.getLogger("llmsched_langgraph")
 
 
 class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -55,7 +61,8 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
         scheduler: the scheduler whose slots are used. None for the process-wide one, looked up at each call;
             calls of tools inside a run use that of the run then.
         tools: names of backends by the name of the tool. The names of tools may be globs, and the first one
-            that matches counts. Tools that are not named take no slot.
+            that matches counts. Tools that are not named take no slot. A name that matches no tool of the
+            agent is logged at its first model call, with the nearest one.
 
     Raises:
         ConfigurationError: `tools` is no dict of names, or names a backend that the scheduler does not have.
@@ -85,6 +92,7 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
         gate.install()
         self._scheduler = scheduler
         self._backends = _checked(tools)
+        self._looked = False
         if scheduler is not None:
             check_backends(scheduler, self._backends.items())
 
@@ -92,6 +100,7 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Run the call with the gate active."""
+        self._look(request)
         with self._job(current_run()):
             return handler(request)
 
@@ -101,8 +110,25 @@ class SchedulerMiddleware(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Run the call with the gate active."""
+        self._look(request)
         with self._job(current_run()):
             return await handler(request)
+
+    def _look(self, request: ModelRequest[Any]) -> None:
+        """Say what the settings name in vain: a tool that the agent has not, or a scheduler."""
+        if not self._backends:
+            tell_of_middleware(self._scheduler)
+        elif not self._looked:  # the tools of an agent are known from its first model call on
+            self._looked = True
+            offered = sorted({name for tool in request.tools or () if (name := _name_of(tool))})
+            for glob in self._backends:
+                if not any(fnmatchcase(name, glob) for name in offered):
+                    logger.warning(
+                        "SchedulerMiddleware(tools=...) names the tool %r, which the agent does not offer to "
+                        "its model (logged once): %s",
+                        glob,
+                        nearest(glob, offered),
+                    )
 
     def _backend_of(self, tool: str) -> str | None:
         """Return the name of the backend of a tool; None if it takes no slot."""
@@ -176,6 +202,15 @@ def _run_on(scheduler: Scheduler) -> Run | None:
     """Return the run of the calling code, if it is one of this scheduler."""
     run = current_run()
     return run if run is not None and run.scheduler is scheduler else None
+
+
+def _name_of(tool: Any) -> str:
+    """Return the name of a tool of a model call: an object, or a dict in one of the providers' forms."""
+    if not isinstance(tool, Mapping):
+        return str(getattr(tool, "name", ""))
+    function = tool.get("function")
+    named = function if isinstance(function, Mapping) else tool
+    return str(named.get("name") or tool.get("type") or "")
 
 
 def _checked(tools: object) -> dict[str, str]:

@@ -31,6 +31,7 @@ from llmsched_langgraph._runtime.run import Slots
 from llmsched_langgraph._runtime.scheduler import Scheduler
 from llmsched_langgraph._runtime.slot import outcome_of
 from llmsched_langgraph._runtime.streams import AsyncStream, Stream
+from llmsched_langgraph._runtime.two_schedulers import tell_of_client
 from llmsched_langgraph.errors import ConfigurationError
 
 C = TypeVar("C")
@@ -39,6 +40,7 @@ _SERVED = ("/chat/completions", "/completions", "/responses", "/responses/compac
 """Path suffixes of requests that a model serves; others (models, files, ...) take no slot."""
 
 _GATED = "__llmsched_gated__"
+_SCHEDULER = "__llmsched_scheduler__"
 _LOOP = "__llmsched_loop__"
 
 
@@ -48,7 +50,7 @@ def wrap_openai(client: C, scheduler: Scheduler | None = None, **settings: Never
     It works inside and outside scheduled graphs, for completions, chat completions, responses and embeddings,
     streamed or not. A stream holds its slot until it is exhausted, closed or collected. Both clients share
     one connection pool: closing one closes both. The original client is not gated. A wrapped client is
-    returned unchanged.
+    returned unchanged, unless another scheduler is given.
 
     Args:
         client: an `openai.OpenAI`, an `openai.AsyncOpenAI`, or a subclass such as the Azure clients.
@@ -70,7 +72,9 @@ def wrap_openai(client: C, scheduler: Scheduler | None = None, **settings: Never
         )
     http: Any = client._client  # noqa: SLF001 - the one private name, watched by a test
     if hasattr(http, _GATED):
-        return client
+        if scheduler in (None, getattr(http, _SCHEDULER)):
+            return client
+        http = getattr(http, _GATED)
     copy: Any = client.copy
     gated: C = copy(http_client=_gated(http, scheduler))
     return gated
@@ -123,6 +127,7 @@ def _gated(http: Any, scheduler: Scheduler | None) -> Any:
         # class keeps alive.
         "__del__": lambda self: None,
         _GATED: http,
+        _SCHEDULER: scheduler,
     }
     gated: Any = object.__new__(_view(base, body))
     gated.__dict__ = http.__dict__
@@ -232,6 +237,7 @@ def _call(scheduler: Scheduler | None, request: Any) -> Call | None:
         return None
     run = current_run()
     if scheduler is not None:
+        tell_of_client(scheduler)
         own: Slots = scheduler
     else:
         own = default_scheduler() if run is None else run.scheduler

@@ -272,9 +272,7 @@ def test_an_error_names_the_file_and_the_key(config, text, message):
 def test_a_file_that_is_not_there(monkeypatch):
     """Is an error, and a scheduler is made once it is there, or the variable is not."""
     monkeypatch.setenv("LLMSCHED_CONFIG", "missing.toml")
-    with pytest.raises(
-        ConfigurationError, match=r"^LLMSCHED_CONFIG: missing\.toml cannot be read: No such file"
-    ):
+    with pytest.raises(ConfigurationError, match=r"^LLMSCHED_CONFIG: missing\.toml cannot be read: No"):
         default_scheduler()
     monkeypatch.delenv("LLMSCHED_CONFIG")
     assert default_scheduler().statistics().slots == 8
