@@ -319,6 +319,17 @@ def test_outside_runs(server, make):
     assert pools(scheduler).keys() == {"b", pool(ONE)}
 
 
+def test_the_name_of_a_key_one_holds(server, make):
+    """Finds its account in the statistics, whichever way the key came; it is the same in every scheduler."""
+    scheduler = make(1)
+    wrapped = wrap_openai(openai.OpenAI(api_key=ONE, base_url=MODEL, http_client=server.client), scheduler)
+    wrapped.chat.completions.create(model="m", messages=[])
+    with scheduler.slot(account=OTHER):
+        names = [backend.name for backend in scheduler.statistics().backends]
+    assert names == ["b", f"b#{scheduler.account(ONE)}", f"b#{make().account(OTHER)}"]
+    assert not any(key in f"{vars(scheduler)} {names}" for key in (ONE, OTHER))
+
+
 def test_invalid_settings(make):
     with pytest.raises(ConfigurationError, match="backend 'b': per_account must be True or False, not 'yes'"):
         make(per_account="yes")
