@@ -44,14 +44,13 @@ def settings_of_environment() -> dict[str, tuple[str, Any]]:
 
 def tell_of_unknown_variables() -> None:
     """Log, once for each, the variables that begin as those of this package and mean nothing."""
-    known = [*_VARIABLES, CONFIG, URL]
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known and name not in _told:
+        if name.startswith(PREFIX) and name not in KNOWN and name not in _told:
             _told.add(name)
             logger.warning(
                 "the environment has the variable %.80s, which means nothing (logged once for each): %s",
                 name,
-                nearest(name, known),
+                nearest(name, KNOWN),
             )
 
 
@@ -125,6 +124,9 @@ _VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "LLMSCHED_AT_DOOR": ("at_door", _at_door),
 }
 """The setting of each variable, and what reads its text."""
+
+KNOWN = (*_VARIABLES, CONFIG, URL)
+"""All variables that mean something."""
 
 _NEVER_EMPTY = ("LLMSCHED_SLOTS", "LLMSCHED_POLICY")
 """Variables that are errors if they are empty. Other empty ones count as absent."""

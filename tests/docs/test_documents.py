@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from llmsched_langgraph import default_scheduler, reset_default_scheduler
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -32,8 +35,30 @@ def test_python_blocks_run(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     scheduler = "<Scheduler llmsched | 0 jobs | gpu 0/16 +0 | api 0/50 +0>"
     door = "(200, 'Paris.')"
-    expected = ["100 Paris.", scheduler, "0", "('calls',) 1", "3", door, "['answer'] [2]"]
+    searched = "['nothing about capital of France', 'Paris.'] 3"
+    expected = ["100 Paris.", scheduler, "0", searched, "('calls',) 1", "3", door, "['answer'] [2]"]
     assert done.stdout.splitlines() == expected
+
+
+def test_the_toml_block_is_a_configuration(tmp_path, monkeypatch):
+    """The file of `LLMSCHED_CONFIG` is what the README shows."""
+    (block,) = blocks("toml")
+    (tmp_path / "llmsched.toml").write_text(block)
+    for name in [name for name in os.environ if name.startswith("LLMSCHED_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LLMSCHED_CONFIG", str(tmp_path / "llmsched.toml"))
+    reset_default_scheduler()
+    try:
+        assert repr(default_scheduler()) == "<Scheduler llmsched | 0 jobs | gpu 0/16 +0 | api 0/8 +0>"
+    finally:
+        reset_default_scheduler()
+
+
+def test_the_variables_are_those_that_are_read():
+    """The README names each of them, and no other."""
+    from llmsched_langgraph._runtime.environment import KNOWN
+
+    assert set(re.findall(r"`(LLMSCHED_\w+)`", README)) == set(KNOWN)
 
 
 def test_ci_runs_the_same_test_command():
