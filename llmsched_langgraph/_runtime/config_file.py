@@ -3,6 +3,7 @@
 Does not make the scheduler. `Backend`, `Auto`, `Tenant` and `Scheduler` check the values themselves.
 
     policy = "gittins"              arguments of `Scheduler`
+    max_wait_s = "none"             None, which TOML does not have; for this one alone
     [tenants]
     gold = 3                        a weight,
     trial = {max_slots = 2}         or the arguments of `Tenant`
