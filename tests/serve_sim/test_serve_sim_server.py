@@ -114,7 +114,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, missing: str)
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(sys, "meta_path", [Hide(), *sys.meta_path])
-    complaint = rf'needs {missing}.*: pip install "llmsched-langgraph\[sim\]"'
+    complaint = rf"needs {missing}.*, of the extra `sim`: pip install .*\[sim\]"
     with pytest.raises(ConfigurationError, match=complaint), running_backend(SimulatedBackend()):
         pass
 
