@@ -70,12 +70,14 @@ class LearningService:
         if entry.kind == "BeliefWanted":
             self.belief_former.want(entry.detail)
         else:
-            job = ClosedJob(entry.detail, self._prefix, time.time() - self._clock())
+            recorder = self._recorder
+            offset_s = time.time() - self._clock()
+            job = ClosedJob(entry.detail, self._prefix, offset_s, foresees=recorder is not None)
             if job.informative:
                 # After an interrupt here, `see` is called again; both recognise a repeated number.
                 self.learner.observe(job, number)
-                if self._recorder is not None:
-                    self._recorder.note(job, number)
+                if recorder is not None:
+                    recorder.note(job, number)
         self._seen = number
 
     @property

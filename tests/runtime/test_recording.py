@@ -18,6 +18,7 @@ from support.ended import Closed, ended
 
 from llmsched_langgraph import Application, ConfigurationError, Profile, default_scheduler
 from llmsched_langgraph._application.application import Node
+from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.observed import observed
 from llmsched_langgraph._observe import recorder as recording
@@ -72,6 +73,11 @@ def run(scheduler, times=1, outcome=Outcome.FINISHED, calls=1):
 
 def record(number=0):
     return ended(APPLICATION, ("ask", 1.0, 10, 5), jct_s=2.0, arrival_s=98.0, id=f"j{number}")
+
+
+def foreseen(path):
+    """What was predicted of each recorded job, by the order of arrival."""
+    return [job.predicted for job in sorted(read_jobs(path), key=lambda job: job.arrival_s)]
 
 
 class Nobody:
@@ -235,6 +241,30 @@ def test_nothing_is_lost_however_the_process_ends(end, status, tmp_path):
     process.communicate(timeout=50)
     assert process.returncode == status
     assert len({job.id for job in read_jobs(tmp_path / "jobs.jsonl")}) == 20
+
+
+def test_what_was_predicted_at_the_arrival_is_recorded(make_scheduler, tmp_path):
+    """By the model of that time, whatever is learned before the job ends; nothing where there was no model."""
+    path = tmp_path / "jobs.jsonl"
+    before = [replace(record(number), arrival_s=100.0 * number) for number in range(20)]  # 1 slot-second each
+    profile = Profile().observe(*before)
+    known = profile.applications[APPLICATION.fingerprint]
+    profile = profile.learned(APPLICATION.fingerprint, learn(known.template, known.outcomes), known.jobs)
+    with make_scheduler(2, record=path, profile=profile) as scheduler:
+        job = start_run(scheduler, INFO)
+        with inside(job), scheduler.slot(stage="ask"):
+            pass
+        run(scheduler, 40)  # hardly any work each
+        scheduler.learn()
+        job.end(Outcome.FINISHED)
+        run(scheduler)
+    first, *_, last = foreseen(path)
+    mean, low, high = first
+    assert (mean, low <= 1.0 <= high) == (pytest.approx(1.0, rel=0.2), True)
+    assert last[0] < 0.7 * mean
+    with make_scheduler(2, record=tmp_path / "new.jsonl") as scheduler:
+        run(scheduler)
+    assert foreseen(tmp_path / "new.jsonl") == [None]
 
 
 def test_workers_share_a_file(tmp_path):
