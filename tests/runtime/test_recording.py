@@ -244,7 +244,7 @@ def test_nothing_is_lost_however_the_process_ends(end, status, tmp_path):
 
 
 def test_what_was_predicted_at_the_arrival_is_recorded(make_scheduler, tmp_path):
-    """By the model of that time, whatever is learned before the job ends; nothing where there was no model."""
+    """By the model of that time, whatever is learned later; nothing where there was no model."""
     path = tmp_path / "jobs.jsonl"
     before = [replace(record(number), arrival_s=100.0 * number) for number in range(20)]  # 1 slot-second each
     profile = Profile().observe(*before)
