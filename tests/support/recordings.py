@@ -9,7 +9,7 @@ from llmsched_langgraph.traces import EndedCall, EndedJob, EndedStage
 
 NASTY = (
     "</script><script>alert(1)</script>",
-    '<!--<script>"&amp;\'',
+    "<!--<script>\"&amp;'",
     "\N{FAMILY}\N{ZERO WIDTH JOINER}\N{GRINNING FACE}",
     "\N{RIGHT-TO-LEFT OVERRIDE}gpj.exe\N{LEFT-TO-RIGHT ISOLATE}",
     "a\nb\tc\0d\N{LINE SEPARATOR}",
@@ -86,7 +86,9 @@ def _ended(number, job, chance, predicted):
         end=("done", "failed", "cancelled")[0 if number % 17 else 1 + number % 2],
         tenant=("gold", "trial", None)[number % 5 % 3],
         priority=(None, None, None, 2)[number % 4],
-        predicted=(round(guess_s, 6), round(guess_s * 0.6, 6), round(guess_s * 1.7, 6)) if predicted else None,
+        predicted=(round(guess_s, 6), round(guess_s * 0.6, 6), round(guess_s * 1.7, 6))
+        if predicted
+        else None,
     )
 
 

@@ -53,6 +53,6 @@ def _missing(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"{calls - recorded['times']:,} calls have no recorded times. No wait of them is counted."
     if not recorded["predictions"]:
         yield (
-            "No prediction was recorded. A scheduler with `record=` records one for each job whose "
-            "application had a model when the job arrived."
+            "No prediction was recorded. The recorder writes one for each job whose application "
+            "had a model when the job arrived."
         )

@@ -54,13 +54,15 @@ function times(ratio) {
   return ratio === null || ratio === undefined ? NOT_RECORDED : `${ratio.toPrecision(3)} ×`;
 }
 
-// A table. Columns are [title, row => text, element or null]; the first cell of a row is its header.
-function table(caption, columns, rows, most = 50) {
+// A table. Columns are [title, row => text, element or null]; the first cell of a row is its header. A column
+// of which nothing was recorded is left out.
+function table(caption, all, rows, most = 50) {
+  const columns = all.filter(([, cell]) => rows.some((row) => cell(row) !== NOT_RECORDED));
   const body = make("tbody");
   const add = (some) => {
     for (const row of some) {
       body.append(make("tr", {}, ...columns.map(([, cell], at) =>
-        make(at ? "td" : "th", at ? {} : { scope: "row" }, cell(row) ?? ""))));
+        make(at ? "td" : "th", at ? {} : { scope: "row" }, filled(cell(row))))));
     }
   };
   add(rows.slice(0, most));
@@ -73,6 +75,10 @@ function table(caption, columns, rows, most = 50) {
     made.append(button);
   }
   return made;
+}
+
+function filled(content) {
+  return content === NOT_RECORDED ? make("span", { title: NOT_RECORDED }, "–") : content ?? "";
 }
 
 // The tooltip: lines of text beside a point of the window.

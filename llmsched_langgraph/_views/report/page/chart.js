@@ -24,7 +24,7 @@ function fitted(canvas, width, height) {
 
 // A step of 1, 2 or 5 times a power of ten (or a round number of minutes, hours, days), at least `least`.
 function roundStep(least) {
-  for (const step of [60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400]) {
+  for (const step of [60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400]) {
     if (least > 20 && step >= least) return step;
   }
   const power = 10 ** Math.floor(Math.log10(least));

@@ -109,7 +109,7 @@ section("jobs", "Jobs over time", (root) => {
 
 function drawSpan(context, colour, x, y, width) {
   context.fillStyle = colour.span;
-  context.fillRect(x, y - 1.5, width, 3);
+  context.fillRect(x, y - 1, width, 2);
 }
 
 // The call of a job under a point: the time, the pixels below the top of its row, and the slack in seconds.
@@ -134,7 +134,7 @@ function drawRows(canvas, width, high, scale, height, scrolled) {
       context.fillRect(0, y, width, height);
     }
   });
-  drawTimeAxis(context, colour, scale, HEAD, high - HEAD);
+  if (hasTimes) drawTimeAxis(context, colour, scale, HEAD, high - HEAD);
   rows.forEach((job, place) => {
     const y = HEAD + (first + place) * height - scrolled;
     drawLabel(context, colour, job, y + height / 2, scale.left - 12, job === view.picked);
@@ -149,7 +149,7 @@ function drawRows(canvas, width, high, scale, height, scrolled) {
   context.fillRect(0, 0, width, HEAD);
   context.fillStyle = colour.line;
   context.fillRect(0, HEAD - 1, width, 1);
-  drawTimeLabels(context, colour, scale, HEAD / 2);
+  if (hasTimes) drawTimeLabels(context, colour, scale, HEAD / 2);
   context.fillStyle = colour.faint;
   context.textAlign = "left";
   context.fillText(rows.length ? cut(context, view.aligned ? "from arrival" : "application, job", scale.left - 14) : "no job passes the filter", 8, HEAD / 2);
@@ -178,13 +178,17 @@ function drawJob(context, colour, job, top, height, scale) {
     context.fillText("no recorded arrival", scale.left + 4, top + height / 2);
     return;
   }
+  if (!job.length) {
+    context.fillStyle = colour.faint;
+    context.fillText(`${count(job.calls.length, "call")}, work ${duration(job.work)}; no times recorded`, scale.left + 4 + (job.end === "done" ? 0 : 14), top + height / 2);
+  }
   const [left, right] = [scale.x(start), scale.x(start + job.length)];
-  if (right >= scale.left && left <= scale.right) drawSpan(context, colour, left, top + height / 2, Math.max(right - left, 1));
+  if (right >= scale.left && left <= scale.right) drawSpan(context, colour, left, top + height - 2, Math.max(right - left, 1));
   const own = lanes(job);
   const tall = (height - 6) / Math.max(own.length, 1);
   own.forEach((lane, number) => {
     const y = top + 3 + number * tall;
-    const thick = Math.max(tall - (tall > 4 ? 1 : 0), 1);
+    const thick = Math.max(tall - 0.8, 1);
     for (const call of lane) {
       const [asked, granted, ended] = [call.asked, Math.max(call.granted, call.asked), call.ended].map((at) => scale.x(start + at));
       if (ended < scale.left - 1 || asked > scale.right + 22) continue;

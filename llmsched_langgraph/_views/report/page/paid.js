@@ -19,8 +19,9 @@ section("paid", "Who paid", (root) => {
       [titles[by], name],
       ["Jobs", (row) => count(row.jobs)],
       ["Sum of waits", (row) => {
+        if (row.wait_s === null) return NOT_RECORDED;
         const bar = make("div", { class: "bar", "aria-hidden": "true" });
-        bar.style.width = `${most ? (100 * (row.wait_s ?? 0)) / most : 0}%`;
+        bar.style.width = `${most ? (100 * row.wait_s) / most : 0}%`;
         return make("div", {}, duration(row.wait_s), row.wait_s ? bar : null);
       }],
       ["Wait per job, mean", (row) => duration(row.job_wait_s?.mean)],

@@ -16,6 +16,7 @@
   document.getElementById("theme").addEventListener("click", () => setTheme(theme + 1));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(theme));
   addEventListener("resize", changed);
+  addEventListener("scroll", () => tip(null));
   setTheme(0);
   arrange();
   showAll();

@@ -18,7 +18,7 @@ section("summary", "Summary", (root) => {
     tile("Share of waiting", share(figures.waiting_share), "of the JCT, a call waited"),
     slowdown && tile("Slowdown, mean", times(slowdown.mean), `p95 ${times(slowdown.p95)}: JCT / critical path`),
     tile("Work", figures.work_s === null ? NOT_RECORDED : duration(figures.work_s), "in slots"),
-    busiest && tile("Busiest backend", backendName(busiest.name), `${duration(busiest.held_s)} in slots`),
+    busiest?.name && tile("Busiest backend", backendName(busiest.name), `${duration(busiest.held_s)} in slots`),
     tokens.prompt === null && tokens.output === null ? null
       : tile("Tokens", count(tokens.output), `out; ${count(tokens.prompt)} in`),
   ];

@@ -1,6 +1,7 @@
 // The time axis that the charts share: its range, zoom and pan by wheel, drag, pinch and keys.
 
 const onClock = jobs.filter((job) => job.arrival !== null);
+const hasTimes = jobs.some((job) => job.length > 0);
 if (!onClock.length) view.aligned = true;
 
 // Where a job begins on the axis; null if it is not on it.
@@ -48,8 +49,7 @@ function scaleOf(left, right) {
 }
 
 function drawTimeAxis(context, colour, scale, y, height) {
-  const { step, values } = ticks(view.from, view.to, scale.right - scale.left, 90);
-  context.textAlign = "center";
+  const { values } = ticks(view.from, view.to, scale.right - scale.left, 90);
   for (const at of values) {
     const x = Math.round(scale.x(at)) + 0.5;
     if (at < 0 || x < scale.left) continue;
@@ -59,7 +59,6 @@ function drawTimeAxis(context, colour, scale, y, height) {
     context.lineTo(x, y + height);
     context.stroke();
   }
-  return { step, values };
 }
 
 function drawTimeLabels(context, colour, scale, y) {
