@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections import deque
 from contextlib import contextmanager
 
@@ -23,6 +24,16 @@ OPTIONS = (
     "--disable-background-networking",
     "--remote-debugging-pipe",
 )
+
+
+EXECUTE = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD_CLOEXEC, 10) for number in sys.argv[1:3]]
+os.dup2(pipes[0], 3)
+os.dup2(pipes[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Executes the browser with its pipes at the descriptors that the protocol names: 3 and 4."""
 
 
 class Browser:
@@ -145,11 +156,11 @@ def browser(folder):
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser is installed: none of {', '.join(NAMES)}")
+    profile = f"--user-data-dir={folder}"
     for_browser, to_browser = os.pipe()
     from_browser, of_browser = os.pipe()
-    shell = f'exec "$@" 3<&{for_browser} 4>&{of_browser}'  # the descriptors that the protocol names
     process = subprocess.Popen(
-        ["sh", "-c", shell, "sh", program, *OPTIONS, f"--user-data-dir={folder}"],
+        [sys.executable, "-c", EXECUTE, str(for_browser), str(of_browser), program, *OPTIONS, profile],
         pass_fds=(for_browser, of_browser),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

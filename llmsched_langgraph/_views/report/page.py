@@ -27,7 +27,7 @@ _ESCAPES = {ord(one): f"\\u{ord(one):04x}" for one in "<>&"}
 
 
 def page_html(data: Mapping[str, Any], title: str) -> str:
-    """Return the page, in ASCII.
+    """Return the page, to be written as UTF-8.
 
     No text of the data can end the script that holds it: `<`, `>` and `&` are escaped. The content security
     policy permits this page's own style and script, by their hashes, and no load.

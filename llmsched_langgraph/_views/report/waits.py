@@ -15,8 +15,8 @@ DIGITS = 6
 """Decimal places of seconds: the resolution of a recording."""
 
 MOMENT_S = 1e-5
-"""Moments that are closer than this are one. Arrival and times of a call are rounded each, so a slot that went
-from one call to another could seem to be held by both."""
+"""Moments that are closer than this are one. Arrival and times of a call are rounded each, so a slot that
+went from one call to another could seem held by both."""
 
 
 def wait_s(call: EndedCall) -> float | None:

@@ -180,7 +180,7 @@ function drawJob(context, colour, job, top, height, scale) {
   }
   if (!job.length) {
     context.fillStyle = colour.faint;
-    context.fillText(`${count(job.calls.length, "call")}, work ${duration(job.work)}; no times recorded`, scale.left + 4 + (job.end === "done" ? 0 : 14), top + height / 2);
+    context.fillText(`${count(job.calls.length, "call")}, work ${duration(job.work)}; no times recorded`, scale.left + 4 + (job.end === "done" ? 0 : 28), top + height / 2);
   }
   const [left, right] = [scale.x(start), scale.x(start + job.length)];
   if (right >= scale.left && left <= scale.right) drawSpan(context, colour, left, top + height - 2, Math.max(right - left, 1));

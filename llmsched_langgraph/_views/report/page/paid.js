@@ -11,13 +11,14 @@ section("paid", "Who paid", (root) => {
     const name = (row) => (row.name === null ? tenantName(null) : make("button", {
       type: "button", class: "link", title: "show these jobs",
       onclick: () => {
-        setFilter(/["\s]/u.test(String(row.name)) ? `${by}:"${String(row.name).replaceAll('"', " ").trim()}"` : `${by}:${row.name}`);
+        setFilter(`${by}:"${String(row.name).replaceAll('"', '""')}"`);
         document.getElementById("jobs").scrollIntoView();
       },
     }, names[by](row.name)));
     root.append(table(`By ${titles[by].toLowerCase()}`, [
       [titles[by], name],
       ["Jobs", (row) => count(row.jobs)],
+      ["Work", (row) => duration(row.work_s)],
       ["Sum of waits", (row) => {
         if (row.wait_s === null) return NOT_RECORDED;
         const bar = make("div", { class: "bar", "aria-hidden": "true" });

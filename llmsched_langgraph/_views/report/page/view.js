@@ -40,10 +40,10 @@ const FIELDS = {
   priority: (job) => String(job.priority),
 };
 
-// The words of a filter as [field or null, text]: app:x, "two words", x.
+// The words of a filter as [field or null, text]: app:x, "two words", x. In quotes, a quote is written twice.
 function wordsOf(text) {
-  return [...text.matchAll(/(?:(id|app|tenant|end|priority):)?(?:"([^"]*)"|(\S+))/gu)]
-    .map(([, field, quoted, plain]) => [field ?? null, (quoted ?? plain).toLowerCase()]);
+  return [...text.matchAll(/(?:(id|app|tenant|end|priority):)?(?:"((?:[^"]|"")*)"|(\S+))/gu)]
+    .map(([, field, quoted, plain]) => [field ?? null, (quoted?.replaceAll('""', '"') ?? plain).toLowerCase()]);
 }
 
 function matches(job, words) {
