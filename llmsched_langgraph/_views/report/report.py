@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from llmsched_langgraph import __version__
+from llmsched_langgraph._version import __version__
 from llmsched_langgraph._views.report.data import page_data
 from llmsched_langgraph._views.report.figures import figures
 from llmsched_langgraph._views.report.notes import notes, sentence
