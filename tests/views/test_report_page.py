@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 from support.browser import browser
 from support.recordings import NASTY, recording
 
@@ -82,6 +83,13 @@ def spot(tab):
     left, top, *_ = tab.box("#rows")
     middle = len(found) // 4 * 2
     return left + found[middle], top + found[middle + 1]
+
+
+def seen(tab, path):
+    """The colours in the window."""
+    tab.screenshot(path)
+    with Image.open(path) as image:
+        return {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
 
 
 def axis(tab):
@@ -198,6 +206,37 @@ def test_zoom_and_pan(open_page, day):
     assert axis(tab) == pytest.approx(whole, rel=0.001)
     click(tab, "#closer")
     assert axis(tab) == pytest.approx(whole / 1.5, rel=0.01)
+
+
+def test_jobs_from_their_own_arrivals(open_page, day):
+    """All begin at the left; slots over time are out of sight until the reader goes back."""
+    tab = open_page(day)
+    choose = "(() => { const s = document.getElementById('align'); s.value = '%s'; %s })()"
+    event = "s.dispatchEvent(new Event('change'));"
+    tab.run(choose % ("aligned", event))
+    tab.drawn()
+    click(tab, "#fit")
+    found = tab.run(RUNNING)
+    assert min(found[::2]) < 250
+    assert tab.run("document.getElementById('slots').hidden")
+    tab.run(choose % ("clock", event))
+    tab.drawn()
+    assert not tab.run("document.getElementById('slots').hidden")
+    assert axis(tab) > 0.0
+
+
+def test_a_report_draws_itself_in_a_notebook(tab, day, tmp_path):
+    """In a frame that reaches nothing around it."""
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!DOCTYPE html><html><body>{Report(day)._repr_html_()}</body></html>", encoding="utf-8")
+    tab.open(path.as_uri())
+    _, _, width, height = tab.box("iframe")
+    assert (width > 1000, height) == (True, 720)
+    wait = (0xB4, 0x53, 0x09)  # the bars of the waits, which the script of the page draws
+    while wait not in seen(tab, tmp_path / "notebook.png"):
+        tab.drawn()  # a frame of another process comes later
+    assert tab.complaints == []
+    assert [address for address in tab.loaded if not address.startswith("about:")] == [path.as_uri()]
 
 
 def test_keys_choose_a_job_and_show_its_calls(open_page, day):

@@ -196,7 +196,8 @@ function drawJob(context, colour, job, top, height, scale) {
       if (granted - asked >= 0.5) drawWait(context, colour, from, y, Math.max(to - from, 1), thick);
       if (granted <= scale.right + 22) {
         const left = Math.max(granted, scale.left - 8);
-        const wide = Math.max(Math.min(ended, scale.right + 30) - left, 1);
+        const whole = Math.min(ended, scale.right + 30) - left;
+        const wide = Math.max(whole - (whole > 4 ? 0.8 : 0), 1); // calls that follow each other stay apart
         drawRun(context, colour, left, y, wide, thick);
         if (wide > 60 && thick >= 13) {
           context.fillStyle = colour["run-text"];

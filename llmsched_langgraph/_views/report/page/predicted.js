@@ -19,7 +19,7 @@ section("predicted", "Predicted against real work", (root) => {
   root.append(make("div", { class: "chart" }, canvas),
     make("p", { class: "hint" }, "In slot-seconds, of the jobs that the filter shows. Vertical lines are the predicted intervals."));
   let points = [];
-  onView(() => { points = drawPredicted(canvas); });
+  onView(() => { points = drawPredicted(canvas); }, () => [canvas.clientWidth]);
   canvas.addEventListener("pointermove", (event) => {
     const near = points.reduce((best, point) => {
       const far = Math.hypot(point.x - event.offsetX, point.y - event.offsetY);

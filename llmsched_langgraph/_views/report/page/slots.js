@@ -71,6 +71,7 @@ section("slots", "Slots over time", (root) => {
       ["held by the jobs that the filter shows", (context, colour) => drawRun(context, colour, 0, 3, 22, 10)],
       ["waiting", (context, colour) => { context.strokeStyle = colour.wait; context.setLineDash([4, 2]); context.lineWidth = 2; context.beginPath(); context.moveTo(0, 7); context.lineTo(22, 7); context.stroke(); }],
     ]));
+  onView(() => { root.hidden = view.aligned; }); // jobs that are drawn from their own arrivals share no moment
   for (const name of names) slotsChart(root, name);
   return true;
 });
@@ -87,7 +88,6 @@ function slotsChart(root, name) {
   root.append(make("h3", {}, backendName(name)), make("div", { class: "chart" }, canvas));
   const scale = () => scaleOf(44, canvas.clientWidth - 10);
   const draw = () => {
-    canvas.hidden = view.aligned;
     if (view.aligned) return;
     if (rows !== view.rows) { rows = view.rows; some = rows.length === jobs.length ? all : curve(rows, name); }
     const [colour, width, across] = [colours(), canvas.clientWidth, scale()];
@@ -122,7 +122,7 @@ function slotsChart(root, name) {
     context.setLineDash([]);
     drawTimeLabels(context, colour, across, SLOTS_HEIGHT - 10);
   };
-  onView(draw);
+  onView(draw, () => [view.from, view.to, view.aligned, canvas.clientWidth]);
   navigable(canvas, scale, {
     hover: (x, _, event) => {
       const at = scale().at(x);

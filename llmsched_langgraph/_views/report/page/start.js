@@ -14,7 +14,7 @@
   document.getElementById("what").textContent = `${shown(figures.name)}: ${count(figures.jobs, "job")}${when}`;
   document.getElementById("foot").textContent = `llmsched ${about.version}. This page loads nothing from the network.`;
   document.getElementById("theme").addEventListener("click", () => setTheme(theme + 1));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(theme));
+  dark.addEventListener("change", () => setTheme(theme));
   addEventListener("resize", changed);
   addEventListener("scroll", () => tip(null));
   setTheme(0);

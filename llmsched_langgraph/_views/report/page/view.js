@@ -5,9 +5,16 @@ const view = { text: "", sort: "arrival", down: false, aligned: false, from: 0, 
 const drawers = [];
 const themed = [];
 let due = false;
+let arranged = 0; // how often the rows were arranged
 
-// Have a function called at each change of the view, at most once per frame.
-function onView(draw) { drawers.push(draw); }
+// Themes: that of the system, light, dark.
+const THEMES = ["system", "light", "dark"];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+let theme = 0;
+
+// Have a function called when the view has changed, at most once per frame. `key`, if given, returns what it
+// depends on beside rows and theme: the function is not called while all that stays as it is.
+function onView(draw, key = null) { drawers.push({ draw, key, last: null }); }
 
 // Have a function called now and at each change of the theme.
 function onTheme(draw) { themed.push(draw); draw(); }
@@ -15,7 +22,14 @@ function onTheme(draw) { themed.push(draw); draw(); }
 function changed() {
   if (due) return;
   due = true;
-  requestAnimationFrame(() => { due = false; drawers.forEach((draw) => draw()); });
+  requestAnimationFrame(() => {
+    due = false;
+    for (const drawer of drawers) {
+      const now = drawer.key && JSON.stringify([arranged, theme, dark.matches, devicePixelRatio, ...drawer.key()]);
+      if (now === null || now !== drawer.last) drawer.draw();
+      drawer.last = now;
+    }
+  });
 }
 
 const SORTS = {
@@ -63,6 +77,7 @@ function arrange() {
   const words = wordsOf(view.text);
   const key = SORTS[view.sort][1];
   const sign = view.down ? -1 : 1;
+  arranged += 1;
   view.rows = jobs.filter((job) => matches(job, words)).sort((one, two) => {
     const [a, b] = [key(one), key(two)];
     return (a === null || b === null ? compare(a, b) : sign * compare(a, b)) || compare(one.arrival, two.arrival) || one.number - two.number;
@@ -75,10 +90,6 @@ function setFilter(text) {
   document.getElementById("filter").value = text;
   arrange();
 }
-
-// Themes: that of the system, light, dark.
-const THEMES = ["system", "light", "dark"];
-let theme = 0;
 
 function setTheme(next) {
   theme = next % THEMES.length;
