@@ -4,7 +4,7 @@ from llmsched_langgraph.reports import report
 
 night = report("night.jsonl")  # in a notebook, it draws itself
 print(night.figures["waiting_share"])
-Path("night.html").write_text(night.html(), encoding="utf-8")
+Path("night.html").write_text(night.html())
 """
 
 from __future__ import annotations

@@ -69,13 +69,13 @@ def test_names_are_data(name):
     """The elements of the page are the same for all names; the data is read as it was."""
     made = named(name)
     text = made.html()
+    assert text.isascii()
     page = Page(text)
     assert [tag for tag, *_ in page.elements] == PLAIN
     (about, data), (bare, script) = page.all("script")
     assert about == {"type": "application/json", "id": "data"}
     assert bare == {}
     assert "{{" not in script
-    assert data.isascii()
     read = json.loads(data)
     assert read["jobs"][0]["id"] == name
     assert read["words"][read["jobs"][0]["app"]] == name

@@ -23,11 +23,13 @@ SCRIPTS = ("base", "chart", "data", "view", "time", *SECTIONS, "details", "start
 
 _MARK = re.compile(r"\{\{(\w+)\}\}")
 
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
 _ESCAPES = {ord(one): f"\\u{ord(one):04x}" for one in "<>&"}
 
 
 def page_html(data: Mapping[str, Any], title: str) -> str:
-    """Return the page, to be written as UTF-8.
+    """Return the page, in ASCII: it is the same page wherever it is embedded.
 
     No text of the data can end the script that holds it: `<`, `>` and `&` are escaped. The content security
     policy permits this page's own style and script, by their hashes, and no load.
@@ -60,6 +62,7 @@ def _style() -> str:
 @cache
 def _script() -> str:
     joined = "\n".join(_read(f"{name}.js") for name in SCRIPTS)
+    joined = _NOT_ASCII.sub(lambda found: f"\\u{ord(found[0]):04x}", joined)  # in texts, or in comments
     return f'(() => {{\n"use strict";\n{joined}}})();\n'
 
 

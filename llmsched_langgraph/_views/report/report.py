@@ -52,7 +52,7 @@ class Report:
         return {"name": self.name, "skipped": [str(one) for one in self.skipped], **figures(self.jobs)}
 
     def html(self) -> str:
-        """Return the page: one HTML file, to be written as UTF-8, which loads nothing."""
+        """Return the page: one HTML file in ASCII, which loads nothing."""
         about = {"version": __version__, "notes": notes(self.figures, self.skipped)}
         data = {"about": about, "figures": self.figures, **page_data(self.jobs)}
         return page_html(data, f"{self.name} - llmsched report" if self.name else "llmsched report")
