@@ -62,7 +62,7 @@ def _style() -> str:
 @cache
 def _script() -> str:
     joined = "\n".join(_read(f"{name}.js") for name in SCRIPTS)
-    joined = _NOT_ASCII.sub(lambda found: f"\\u{ord(found[0]):04x}", joined)  # in texts, or in comments
+    joined = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], joined)  # in texts, or in comments
     return f'(() => {{\n"use strict";\n{joined}}})();\n'
 
 
