@@ -87,7 +87,8 @@ def test_what_could_not_be_read_is_told(night, capsys):
     out, err = capsys.readouterr()
     assert err.startswith(f"llmsched: {night}: line 41: ")
     assert err.count("\n") == 1
-    assert json.loads(out)["skipped"] == [err.removeprefix("llmsched: ").rstrip("\n")]
+    (skipped,) = json.loads(out)["skipped"]
+    assert (skipped["file"], skipped["lines"], skipped["first_line"]) == (str(night), 1, 41)
 
 
 def test_errors(night, refuses):

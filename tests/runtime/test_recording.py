@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -12,6 +13,8 @@ import textwrap
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from support.ended import Closed, ended
@@ -21,6 +24,7 @@ from llmsched_langgraph._application.application import Node
 from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.observed import observed
+from llmsched_langgraph._learning import service
 from llmsched_langgraph._observe import recorder as recording
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._runtime.context import inside
@@ -265,6 +269,29 @@ def test_what_was_predicted_at_the_arrival_is_recorded(make_scheduler, tmp_path)
     with make_scheduler(2, record=tmp_path / "new.jsonl") as scheduler:
         run(scheduler)
     assert foreseen(tmp_path / "new.jsonl") == [None]
+
+
+def test_arrivals_agree_with_each_other(make_scheduler, tmp_path, monkeypatch):
+    """Two readings of the clocks differ by chance, and slots go from one call to the next: no two overlap."""
+    path, late_s = tmp_path / "jobs.jsonl", itertools.cycle([0.0, 0.004, 0.001])
+    set_s = 0.0
+    wall = SimpleNamespace(time=lambda: time.time() + next(late_s) + set_s)
+    monkeypatch.setattr(service, "time", wall)
+    with make_scheduler(1, record=path) as scheduler:
+        run(scheduler, 20)
+        scheduler.statistics()
+        scheduler.learn()
+        set_s = 3600.0
+        run(scheduler)
+    jobs = sorted(read_jobs(path), key=lambda job: job.arrival_s)
+    spans = [
+        (job.arrival_s + call.granted_s, job.arrival_s + call.ended_s)
+        for job in jobs
+        for call in job.llm_calls()
+    ]
+    assert len(spans) == 21
+    assert all(ended_s <= granted_s + 4e-6 for (_, ended_s), (granted_s, _) in pairwise(spans))
+    assert spans[-1][0] - spans[-2][0] > 3599.0  # a clock that was set is believed
 
 
 def test_workers_share_a_file(tmp_path):

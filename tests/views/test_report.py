@@ -222,7 +222,7 @@ def test_files_are_read_once_and_told(tmp_path):
     assert made.jobs == (*one, *two)
     assert [skipped.path.name for skipped in told] == ["one.jsonl"]
     assert made.figures["name"] == "one.jsonl, two.jsonl.gz"
-    assert made.figures["skipped"] == [str(told[0])]
+    assert made.figures["skipped"] == [told[0].to_json()]
     assert data_of(made)["about"]["notes"][0].startswith(str(told[0]))
     assert "5 jobs" in repr(made)
     assert report(str(tmp_path / "two.jsonl.gz")).jobs == tuple(two)

@@ -181,6 +181,6 @@ def _prediction(jobs: Iterable[EndedJob]) -> dict[str, Any] | None:
         "jobs": len(known),
         "interval": PREDICTED_SHARE,
         "inside": _rounded(sum(low <= work_s <= high for (_, low, high), work_s in known) / len(known)),
-        "ratio": _rounded(sum(mean for (mean, _, _), _ in known) / real_s) if real_s else None,
+        "ratio": _rounded(sum(mean for (mean, _, _), _ in known) / real_s) if real_s >= 1e-6 else None,
         "error_s": spread(abs(mean - work_s) for (mean, _, _), work_s in known),
     }

@@ -49,7 +49,7 @@ class Report:
         first; `grants` by reason; `prediction`, how good the predictions at arrival were. None stands for
         what was not recorded.
         """
-        return {"name": self.name, "skipped": [str(one) for one in self.skipped], **figures(self.jobs)}
+        return {"name": self.name, "skipped": [one.to_json() for one in self.skipped], **figures(self.jobs)}
 
     def html(self) -> str:
         """Return the page: one HTML file in ASCII, which loads nothing."""

@@ -80,10 +80,9 @@ def waiting_s(job: EndedJob) -> float | None:
 
 
 def slowdown(job: EndedJob) -> float | None:
-    """Return JCT / critical path; None if one of them was not recorded, or the critical path is 0."""
-    if job.jct_s is None or not (alone_s := job.critical_path_s):
-        return None
-    return job.jct_s / alone_s
+    """Return JCT / critical path; None if one of them was not recorded, or the path is below 1 us."""
+    alone_s = job.critical_path_s
+    return None if job.jct_s is None or alone_s is None or alone_s < 1e-6 else job.jct_s / alone_s
 
 
 class Timed(NamedTuple):
