@@ -57,6 +57,27 @@ def ended(closed: Job | Direct) -> EndedJob:
     )
 
 
+def predicted(closed: Job | Direct) -> tuple[float, float, float] | None:
+    """Return the job's work as predicted at its arrival: mean, and bounds of the central 80 % interval.
+
+    It is the belief of the model that was in use when the job arrived, without evidence of the job itself.
+    The model caches it: the jobs that arrive under one model share one inference. Not thread-safe.
+
+    Returns:
+        Slot-seconds; None if there was no model, or the model does not predict seconds.
+    """
+    from llmsched_langgraph._jobs.observed import Unit  # late: only recording needs it
+
+    model = None if isinstance(closed, Direct) else closed.model
+    if model is None or model.unit is not Unit.SECONDS:
+        return None
+    assert isinstance(closed, Job)
+    at_arrival = Job(closed.number, closed.info, closed.template, closed.arrival_s)
+    belief = model.belief(at_arrival.evidence(closed.arrival_s))
+    low, high = belief.interval()
+    return round(belief.mean, _DIGITS), round(low, _DIGITS), round(high, _DIGITS)
+
+
 def _moment(at_s: float, since_s: float) -> float:
     return round(max(at_s - since_s, 0.0), _DIGITS)
 

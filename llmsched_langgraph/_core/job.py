@@ -20,6 +20,7 @@ from llmsched_langgraph._jobs.stages import Ended, Revealed, StageEvent, StageOc
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
     from llmsched_langgraph._belief.model.evidence import JobEvidence
+    from llmsched_langgraph._belief.model.model import ApplicationModel
     from llmsched_langgraph._jobs.observed import ObservedStage
 
 MIN_REMAINING_S = 0.05
@@ -36,6 +37,7 @@ class Job:
         info: its properties at arrival.
         template: its application, as corrected by earlier runs.
         fingerprint: its application's fingerprint, which is its key in the profile.
+        model: the model of its application at its arrival; None without one.
         arrival_s: clock time of its arrival.
         applied: length of the log prefix that the derived state reflects; -1 while a fact is being applied.
         id: the driver's id; None for a call outside any run, which is a job of its own.
@@ -74,6 +76,7 @@ class Job:
         "fingerprint",
         "id",
         "info",
+        "model",
         "number",
         "outcome",
         "outdated",
@@ -86,10 +89,9 @@ class Job:
     )
 
     def __init__(self, number: int, info: JobInfo, template: Application, arrival_s: float) -> None:
-        self.number = number
-        self.info = info
-        self.template = template
-        self.fingerprint = template.fingerprint
+        self.number, self.info = number, info
+        self.template, self.fingerprint = template, template.fingerprint
+        self.model: ApplicationModel | None = None
         self.arrival_s = arrival_s
         self._log: list[Any] = []  # flat: per fact its length, then its method and arguments
         self._reset()

@@ -7,12 +7,15 @@ different length was part of an interrupted decision and is restored before use.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._ledger.truth import Truth
+
+if TYPE_CHECKING:
+    from llmsched_langgraph._belief.model.model import ApplicationModel
 
 JOBS = "#jobs"
 """Key in `Truth` of the highest job number."""
@@ -62,10 +65,11 @@ class Jobs:
         """Apply a fact to the job and stage the new length of its log."""
         self._truth.staged[-job.number] = job.add(fact)
 
-    def new(self, now: float, info: JobInfo, template: Application) -> Job:
+    def new(self, now: float, info: JobInfo, template: Application, model: ApplicationModel | None) -> Job:
         """Create a job and stage it; it exists when the decision commits."""
         number = self.next_number()
         job = self._jobs[number] = Job(number, info, template, now)
+        job.model = model
         self._truth.staged[-number] = 0
         return job
 

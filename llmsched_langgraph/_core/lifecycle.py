@@ -69,7 +69,9 @@ class Lifecycle:
 
     def new(self, now: float, info: JobInfo) -> Job:
         """Create a job and inform the policy."""
-        job = self._jobs.new(now, info, self._ordering.template(info.application))
+        application = info.application
+        template, model = self._ordering.template(application), self._ordering.model(application)
+        job = self._jobs.new(now, info, template, model)
         self._tell_policy(now, "JobArrived", job)
         return job
 

@@ -105,6 +105,11 @@ class Ordering:
             found = self._templates[application.fingerprint] = self.profile.template(application)
         return found
 
+    def model(self, application: Application) -> ApplicationModel | None:
+        """Return the application's model; None if there is none yet."""
+        known = self.profile.applications.get(application.fingerprint)
+        return None if known is None else known.model
+
     def tell(self, now: float, kind: str, job: Job, slots: int) -> Exception | None:
         """Send an event to the policy, if it has `hear`. Return the error if it failed."""
         if self._hear is None:

@@ -11,6 +11,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph._belief.profile.profile import Profile
@@ -23,6 +24,10 @@ from llmsched_langgraph._observe.recorder import Recorder
 
 if TYPE_CHECKING:
     from llmsched_langgraph._belief.model.belief import Belief
+
+
+CLOCK_SET_S = 0.1
+"""A change of the wall clock against the driver's clock by more seconds is taken over."""
 
 
 class LearningService:
@@ -52,6 +57,7 @@ class LearningService:
         # A forked child continues its parent's job numbers; the process id keeps their job ids distinct.
         self._name = secrets.token_hex(6)
         self._prefix = f"{self._name}-{os.getpid()}"
+        self._offset_s = -inf  # wall clock minus the driver's clock
         self._seen = 0  # number of the latest story entry that was processed
         self._stopped = False
         self._forked = False  # in the child of a fork, until the first run
@@ -70,13 +76,25 @@ class LearningService:
         if entry.kind == "BeliefWanted":
             self.belief_former.want(entry.detail)
         else:
-            job = ClosedJob(entry.detail, self._prefix, time.time() - self._clock())
+            recorder = self._recorder
+            job = ClosedJob(entry.detail, self._prefix, self._wall_clock(), foresees=recorder is not None)
             if job.informative:
                 # After an interrupt here, `see` is called again; both recognise a repeated number.
                 self.learner.observe(job, number)
-                if self._recorder is not None:
-                    self._recorder.note(job, number)
+                if recorder is not None:
+                    recorder.note(job, number)
         self._seen = number
+
+    def _wall_clock(self) -> float:
+        """Return wall clock minus the driver's clock, in seconds.
+
+        The difference is kept until the wall clock was set: it varies by the time between the two readings,
+        and jobs of one recording must agree on the order of their calls.
+        """
+        offset_s = time.time() - self._clock()
+        if abs(offset_s - self._offset_s) > CLOCK_SET_S:
+            self._offset_s = offset_s
+        return self._offset_s
 
     @property
     def profile(self) -> Profile:

@@ -9,7 +9,7 @@ import threading
 from dataclasses import replace
 
 from llmsched_langgraph._application.application import DIRECT
-from llmsched_langgraph._core.ending import ended
+from llmsched_langgraph._core.ending import ended, predicted
 from llmsched_langgraph._core.events import Direct
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._jobs.calls import Outcome
@@ -23,16 +23,18 @@ class ClosedJob:
         job: the machine's object for it.
         prefix: prefix of the job's id, unique to the scheduler and the process.
         offset_s: wall clock minus the machine's clock, in seconds.
+        foresees: whether the record says which work was predicted at the job's arrival.
 
     Attributes:
         direct: whether the job is a single call outside any run.
         fingerprint: the fingerprint of its application.
     """
 
-    __slots__ = ("_job", "_lock", "_offset_s", "_prefix", "_record", "direct", "fingerprint")
+    __slots__ = ("_foresees", "_job", "_lock", "_offset_s", "_prefix", "_record", "direct", "fingerprint")
 
-    def __init__(self, job: Job | Direct, prefix: str, offset_s: float) -> None:
+    def __init__(self, job: Job | Direct, prefix: str, offset_s: float, *, foresees: bool = False) -> None:
         self._job = job
+        self._foresees = foresees
         self._prefix = prefix
         self._offset_s = offset_s
         self.direct = isinstance(job, Direct)
@@ -61,5 +63,10 @@ class ClosedJob:
                 # The clock has a resolution of 1 microsecond.
                 arrival_s = round(max((record.arrival_s or 0.0) + self._offset_s, 0.0), 6)
                 name = f"{self._prefix}-{self._job.number}"
-                self._record = replace(record, id=name, arrival_s=arrival_s)
+                self._record = replace(
+                    record,
+                    id=name,
+                    arrival_s=arrival_s,
+                    predicted=predicted(self._job) if self._foresees else None,
+                )
             return self._record

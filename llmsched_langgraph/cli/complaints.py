@@ -32,10 +32,7 @@ class SkippedLines:
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return an object for each file: `file`, `lines`, `first_line`, `reason`."""
-        return [
-            {"file": str(one.path), "lines": one.lines, "first_line": one.first or None, "reason": one.reason}
-            for one in self._files.values()
-        ]
+        return [one.to_json() for one in self._files.values()]
 
 
 @contextmanager

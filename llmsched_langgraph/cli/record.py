@@ -24,7 +24,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "record",
         usage="llmsched record [-h] FILE -- COMMAND [ARGUMENT ...]",
-        help="run a program whose scheduler records every run, for `llmsched replay`",
+        help="run a program whose scheduler records every run, for `llmsched report` and `replay`",
         description=(
             "Runs a program. The process-wide scheduler in each of its processes appends every run to the "
             "file that called a model and went to its end. An environment variable turns this on."

@@ -52,6 +52,15 @@ class Skipped:
             f"{self.path}: line {self.first}: {self.reason}" if self.first else f"{self.path}: {self.reason}"
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return `file`, `lines`, `first_line` (None for an empty file) and `reason`."""
+        return {
+            "file": str(self.path),
+            "lines": self.lines,
+            "first_line": self.first or None,
+            "reason": self.reason,
+        }
+
     def __str__(self) -> str:
         many = f"{self.lines:,} lines" if self.lines > 1 else "line" if self.lines else "file"
         return f"{self.cause}; {many} skipped"

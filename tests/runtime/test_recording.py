@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -12,14 +13,18 @@ import textwrap
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from support.ended import Closed, ended
 
 from llmsched_langgraph import Application, ConfigurationError, Profile, default_scheduler
 from llmsched_langgraph._application.application import Node
+from llmsched_langgraph._belief.fit.models import learn
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.observed import observed
+from llmsched_langgraph._learning import service
 from llmsched_langgraph._observe import recorder as recording
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._runtime.context import inside
@@ -72,6 +77,11 @@ def run(scheduler, times=1, outcome=Outcome.FINISHED, calls=1):
 
 def record(number=0):
     return ended(APPLICATION, ("ask", 1.0, 10, 5), jct_s=2.0, arrival_s=98.0, id=f"j{number}")
+
+
+def foreseen(path):
+    """What was predicted of each recorded job, by the order of arrival."""
+    return [job.predicted for job in sorted(read_jobs(path), key=lambda job: job.arrival_s)]
 
 
 class Nobody:
@@ -235,6 +245,52 @@ def test_nothing_is_lost_however_the_process_ends(end, status, tmp_path):
     process.communicate(timeout=50)
     assert process.returncode == status
     assert len({job.id for job in read_jobs(tmp_path / "jobs.jsonl")}) == 20
+
+
+def test_what_was_predicted_at_the_arrival_is_recorded(make_scheduler, tmp_path):
+    """By the model of that time, whatever is learned later; nothing where there was no model."""
+    path = tmp_path / "jobs.jsonl"
+    before = [replace(record(number), arrival_s=100.0 * number) for number in range(20)]  # 1 slot-second each
+    profile = Profile().observe(*before)
+    known = profile.applications[APPLICATION.fingerprint]
+    profile = profile.learned(APPLICATION.fingerprint, learn(known.template, known.outcomes), known.jobs)
+    with make_scheduler(2, record=path, profile=profile) as scheduler:
+        job = start_run(scheduler, INFO)
+        with inside(job), scheduler.slot(stage="ask"):
+            pass
+        run(scheduler, 40)  # hardly any work each
+        scheduler.learn()
+        job.end(Outcome.FINISHED)
+        run(scheduler)
+    first, *_, last = foreseen(path)
+    mean, low, high = first
+    assert (mean, low <= 1.0 <= high) == (pytest.approx(1.0, rel=0.2), True)
+    assert last[0] < 0.7 * mean
+    with make_scheduler(2, record=tmp_path / "new.jsonl") as scheduler:
+        run(scheduler)
+    assert foreseen(tmp_path / "new.jsonl") == [None]
+
+
+def test_arrivals_agree_with_each_other(make_scheduler, tmp_path, monkeypatch):
+    """Two readings of the clocks differ by chance, and slots go from one call to the next: no two overlap."""
+    path, late_s = tmp_path / "jobs.jsonl", itertools.cycle([0.0, 0.004, 0.001])
+    set_s = 0.0
+    wall = SimpleNamespace(time=lambda: time.time() + next(late_s) + set_s)
+    monkeypatch.setattr(service, "time", wall)
+    with make_scheduler(1, record=path) as scheduler:
+        run(scheduler, 20)
+        scheduler.learn()  # all jobs so far have been seen
+        set_s = 3600.0
+        run(scheduler)
+    jobs = sorted(read_jobs(path), key=lambda job: int(job.id.rpartition("-")[2]))
+    spans = [
+        (job.arrival_s + call.granted_s, job.arrival_s + call.ended_s)
+        for job in jobs
+        for call in job.llm_calls()
+    ]
+    assert len(spans) == 21
+    assert all(ended_s <= granted_s + 4e-6 for (_, ended_s), (granted_s, _) in pairwise(spans))
+    assert spans[-1][0] - spans[-2][0] > 3599.0  # a clock that was set is believed
 
 
 def test_workers_share_a_file(tmp_path):
