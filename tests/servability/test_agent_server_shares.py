@@ -6,10 +6,13 @@ Does not test the server's other features: see test_agent_server.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 from servability.agent_server import (
@@ -23,7 +26,7 @@ from servability.agent_server import (
 )
 from support.redis_home import server_url
 
-from llmsched_langgraph._runtime.shared.doctor import examined
+from llmsched_langgraph.cli.main import main
 from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
 
 pytestmark = pytest.mark.timeout(120)
@@ -35,7 +38,9 @@ CALLS_OF_A_REPORT = 4
 
 def busy():
     """The processes that hold slots or wait for them."""
-    workers = examined(server_url(), "default").facts["workers"]
+    with redirect_stdout(StringIO()) as told:
+        assert main(["doctor", "--url", server_url(), "--json"]) == 0
+    workers = json.loads(told.getvalue())["workers"]
     return [own for own in workers or () if own["held"] or own["waiting"]]
 
 

@@ -144,6 +144,11 @@ class LedgerClient:
         return self._worker
 
     @property
+    def unsent(self) -> bool:
+        """Whether changes were taken that the server has not confirmed."""
+        return bool(self._unsent)
+
+    @property
     def channel(self) -> str:
         """The channel on which this worker is woken when another one's call granted it a slot."""
         return f"{self.prefix}granted:{self._worker}"

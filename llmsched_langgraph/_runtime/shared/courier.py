@@ -50,6 +50,9 @@ RENEWALS = 3.0
 AGAIN_S = 0.05, 1.0
 """First and longest pause between two tries to reach the server; each is twice the last."""
 
+KEPT = 10_000
+"""Number of changes from which those of calls that have ended are not kept for a server that is away."""
+
 LEAVE_S = 2.0
 """Seconds for which the exit of the process waits until the thread has given up the lease."""
 
@@ -120,7 +123,7 @@ class Courier:
         connect: returns the client; called in the thread.
 
     Attributes:
-        handed: number of the last change that was handed to the client, which keeps it until it is sent.
+        handed: number of the last change that was taken over from the ledger, and is kept until it is sent.
     """
 
     def __init__(self, mirror: Mirror, connect: Callable[[], LedgerClient]) -> None:
@@ -134,6 +137,7 @@ class Courier:
         self._offset_s: float | None = None  # the server's clock minus that of this process
         self._due_s = -inf  # when to ask the server next, by `time.monotonic`
         self._pause_s = 0.0  # before the next try; 0 if the last one succeeded
+        self._kept: list[Change] = []  # that were not handed to the client yet
         self._closing = False
         self._process = os.getpid()
         _couriers.add(self)
@@ -171,12 +175,12 @@ class Courier:
     def _send(self) -> bool:
         """Do one piece of work; return False if there is none."""
         out = self._mirror.out(self.handed)
-        if not (out or self._pause_s or self._mirror.busy):
+        if not (out or self._kept or self._pause_s or self._mirror.busy):
             if self._closing:
                 self._disconnect()
             return False
         wait_s = self._due_s - time.monotonic()
-        if wait_s > 0.0 and (self._pause_s or not out):
+        if wait_s > 0.0 and (self._pause_s or not (out or self._kept)):
             self._wait(wait_s)
             return True
         try:
@@ -197,28 +201,48 @@ class Courier:
                 self._rings.get_nowait()
 
     def _exchange(self, out: Sequence[tuple[int, Change]]) -> Answer:
+        self._keep(out)
         client = self._client
         if client is None:
             client = self._client = self._connect()
             client.restore = self._restored
         if self._offset_s is None:
             self._measure(client)
-        changes = [self._at_server(change) for _, change in out]
+        changes = [] if client.unsent else [self._at_server(change) for change in self._kept]
         # A further attempt of a call keeps its arrival, and waits in any case.
         first = {own.ticket for own in changes if isinstance(own, Request) and not own.arrival}
-        if out:
+        if changes:
             try:
                 client.take(*changes, admit=True, bounded=first)
             except Exception:  # one of them cannot be encoded: nothing was taken
                 changes = [_encodable(change) for change in changes]
                 client.take(*changes, admit=True, bounded=first)
-            self.handed = out[-1][0]
+            self._kept = []
         try:
             return client.apply()
         except KeyError as error:  # the server lost its backends, and those of this batch
             logger.warning("the shared ledger did not know backend %s; it is told again", error)
             backends = [Configure(own.backend) for own in self._mirror.view().backends.values()]
             return client.apply(*backends, *changes, admit=True, bounded=first)
+
+    def _keep(self, out: Sequence[tuple[int, Change]]) -> None:
+        """Take over changes that were committed, but for calls that were given up before they were sent.
+
+        If there are very many, because the server is away for long, also but for those that were served
+        meanwhile and have ended: what they used counts against no rate.
+        """
+        changes, alone = [*self._kept, *(change for _, change in out)], self._mirror.alone
+        many = self._pause_s > 0.0 and len(changes) > KEPT
+        asked = {own.ticket for own in changes if isinstance(own, Request) and (many or not own.forced)}
+        gone = asked.intersection(own.ticket for own in changes if isinstance(own, Release))
+        if many:
+            alone.difference_update(gone)
+        else:
+            gone -= alone
+        ended = Request | Release | Measure
+        self._kept = [own for own in changes if not (isinstance(own, ended) and own.ticket in gone)]
+        if out:
+            self.handed = out[-1][0]
 
     def _measure(self, client: LedgerClient) -> None:
         """Register, and ask for the server's clock."""
@@ -247,7 +271,7 @@ class Courier:
         self._pause_s, mirror.processes = 0.0, answer.workers
         mirror.show(answer.levels, self._offset_s)
         mirror.tell(answer.news)  # before anything that may fail
-        if alone := tuple(mirror.alone):
+        if not self._kept and (alone := tuple(mirror.alone)):  # the server knows all of them
             forced = [Force(ticket) for ticket in sorted(mirror.view().holding.keys() & alone)]
             mirror.tell(client.apply(*forced).news)
             mirror.alone.difference_update(alone)
