@@ -49,7 +49,7 @@ def test_a_server_and_a_batch_share_the_slots(tmp_path):
     skip_unless_installed()
     for name in ("langgraph.json", "agent.py", "slots.py", "batch.py"):
         shutil.copy(EXAMPLE / name, tmp_path)
-    with running_backend(SimulatedBackend(slots=16, time_scale=8)) as backend:
+    with running_backend(SimulatedBackend(slots=16, time_scale=12)) as backend:
         settings = settings_of(backend, LLMSCHED_URL=server_url())
         (tmp_path / ".env").write_text(settings)
         with langgraph_dev(tmp_path, isolated=False) as (url, log):
