@@ -92,7 +92,10 @@ class Background:
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
-        thread.join(timeout_s)
+        try:
+            thread.join(timeout_s)
+        except RuntimeError:  # it is about to start: it will find out whether it was stopped
+            return self._stopped.is_set()
         return not thread.is_alive()
 
     def forked(self) -> None:

@@ -75,6 +75,8 @@ class MemoryLedger:
         more: whether `settle` may have another result after the last one.
     """
 
+    refusal: Exception | None = None
+
     def __init__(
         self,
         backends: Iterable[Backend],

@@ -42,6 +42,10 @@ class Ledger(Protocol):
     more: bool
     """Whether `settle` may have another result after the last one."""
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why calls may not wait now; None if they may. A call that would wait gets a copy of it."""
+
     def attach(self, ready: Callable[[], None], fail: Callable[[Exception], None]) -> None:
         """Register `ready`, called from any thread when `settle` has news from another process.
 

@@ -229,8 +229,8 @@ class Driver(Queries):
         """Wake `waiter` when the ticket is granted or dismissed. Check `outcome` after this call."""
         self._waiters[ticket] = waiter
         self._timer.within(BEAT_S)
-        if self._closed:
-            waiter.refuse(closed_while_waiting())
+        if error := closed_while_waiting() if self._closed else self._ledger.refusal:
+            waiter.refuse(copy.copy(error))
             self.dismiss(ticket)
 
     def outcome(self, ticket: int, waiter: Waiter) -> bool:

@@ -17,7 +17,7 @@ from support.conformance import LedgerConformance
 from support.exploring import Said
 from support.redis_home import Redis, new_name, server_url
 
-from llmsched_langgraph import Backend, Tenant
+from llmsched_langgraph import Auto, Backend, Tenant
 from llmsched_langgraph._jobs.calls import Usage
 from llmsched_langgraph._jobs.stages import StageOccurrence
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Overdue
@@ -466,7 +466,7 @@ def test_the_last_worker_decides_of_the_settings(workers):
     for ticket in range(6):
         one.apply(Request(ticket, lane(ticket), Key(tenant="t")), now=0.0)
     other = made.new(tenants=Tenants({"t": Tenant(2.0, max_slots=2)}))
-    assert other.apply(now=0.0).changed
+    assert other.apply(now=0.0).changed == "tenants"
     other.check()
     assert tickets(one.apply(Release(0), Release(1), now=0.0)) == []
     assert tickets(one.apply(Release(2), now=0.0)) == [4]
@@ -475,6 +475,15 @@ def test_the_last_worker_decides_of_the_settings(workers):
     third.check()
     assert tickets(one.apply(now=1.0)) == [5]
     assert not made.new(tenants=Tenants({"u": Tenant(1.0, max_slots=1)})).apply(now=1.0).changed
+
+
+def test_what_a_worker_has_changed_is_named(workers):
+    made = workers(Backend("b", 4), Backend("c", Auto()), overdue=Overdue(100.0, 1))
+    assert made.new().apply(now=0.0).changed == ""
+    assert made.new().apply(now=0.0).changed == ""
+    other = made.new(backends=(Backend("b", 5), Backend("c", 2), Backend("d", 1)), overdue=Overdue(99.0, 1))
+    said = other.apply(now=0.0).changed
+    assert said == "overdue, slots of b: 4 before, 5 now, slots of c: auto before, 2 now"
 
 
 def test_a_worker_that_comes_back_does_not_bring_its_settings(workers):
@@ -519,7 +528,9 @@ def test_numbers_of_a_policy_may_be_those_of_numpy(workers):
     assert one.apply(now=0.0).news == ()
 
 
-@pytest.mark.parametrize("url", ["host:6379", "http://host", "redis://[", ""])
+@pytest.mark.parametrize(
+    "url", ["host:6379", "http://host", "redis://[", "", "redis://host/assistants", "redis://host/0?tls=yes"]
+)
 def test_a_url_that_is_none(url):
     with pytest.raises(ConfigurationError, match="no URL of Redis"):
         LedgerClient(url, "n", Shared(UNBOUNDED, None, NO_TENANTS), [])
@@ -545,6 +556,8 @@ def test_a_lease_has_a_length(lease_s):
         ("redis://host/0?password=secret", "redis://host/0"),
         ("redis://me:se@cret@host", "redis://me:***@host"),
         ("redis://me@host", "redis://me@host"),
+        ("redis://", "redis://"),
+        ("redis://?password=secret", "redis://"),
         ("redis://me:sec/ret@host", "redis://***"),
         ("redis://me:se@cr#et@host", "redis://***"),
         ("redis://host/0?password=se@cret", "redis://***"),

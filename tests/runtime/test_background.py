@@ -73,6 +73,23 @@ def test_a_thread_that_ends_before_its_start_returns(monkeypatch):
     assert beside._thread is None
 
 
+def test_a_thread_that_is_about_to_start_is_not_waited_for(monkeypatch):
+    """It finds that it was stopped, and does nothing."""
+    ended, done = [], []
+
+    class Late(threading.Thread):
+        def start(self):
+            beside.stop()
+            ended.append(beside.join(PATIENCE_S))
+            super().start()
+            self.join(PATIENCE_S)
+
+    beside = Background("helper", lambda: done.append(True))
+    monkeypatch.setattr(threading, "Thread", Late)
+    beside.there_is_work()
+    assert (ended, done) == ([True], [])
+
+
 def test_no_sign_is_lost(monkeypatch):
     """However it falls together with the thread's end: what was brought is done in the end."""
     monkeypatch.setattr(background, "IDLE_S", 0.0)

@@ -137,3 +137,17 @@ def test_the_deployment():
     assert stop.value.code == 0
     (url,) = [one for one in container["env"] if one["name"] == "LLMSCHED_URL"]
     assert url["valueFrom"]["secretKeyRef"] == {"name": "llmsched", "key": "url"}
+
+
+def test_tasks_of_ray_share_the_slots(backend, environment):
+    """Ray's processes import the graph by themselves, and have the environment of the program."""
+    pytest.importorskip("ray", reason="pip install ray")
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}  # it reports nothing
+    command = [sys.executable, "ray_tasks.py", "12"]
+    done = subprocess.run(
+        command, cwd=EXAMPLE, env=environment | settings, capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("12 answers in "), done.stdout
+    seen = backend.statistics()
+    assert (seen["peak_in_flight"], seen["served"]) == (SLOTS, 24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -70,6 +71,22 @@ def _complains(line: str) -> bool:
     entry = json.loads(line)
     ours = entry.get("logger") == "llmsched_langgraph"
     return entry["level"] in ("error", "critical") or (ours and entry["level"] != "info")
+
+
+def skip_unless_installed() -> None:
+    """Skip the test where the server is not installed."""
+    if importlib.util.find_spec("langgraph_cli") is None or importlib.util.find_spec("langgraph_api") is None:
+        pytest.skip("the Agent Server is not installed: pip install 'langgraph-cli[inmem]'")
+
+
+def settings_of(backend: RunningBackend, **more: str) -> str:
+    """The example's `.env` for this backend, and more variables, each of which it names in a comment."""
+    settings = (EXAMPLE / ".env.example").read_text()
+    for name, value in {"OPENAI_BASE_URL": backend.base_url, **more}.items():
+        settings, replaced = re.subn(f"^(# )?{name}=.*$", f"{name}={value}", settings, flags=re.MULTILINE)
+        assert replaced == 1, name
+    assert f"LLMSCHED_SLOTS={SLOTS}\n" in settings
+    return settings
 
 
 @contextmanager

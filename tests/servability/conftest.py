@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
-import re
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from servability.agent_server import EXAMPLE, SLOTS, AgentServer, langgraph_dev
+from servability.agent_server import EXAMPLE, AgentServer, langgraph_dev, settings_of, skip_unless_installed
 
 from llmsched_langgraph.lab.serve_sim.server import SimulatedBackend, running_backend
 
@@ -16,17 +14,12 @@ def running_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AgentServer]:
     """The example under `langgraph dev`, started as its README says; BlockBuster is on."""
-    if importlib.util.find_spec("langgraph_cli") is None or importlib.util.find_spec("langgraph_api") is None:
-        pytest.skip("the Agent Server is not installed: pip install 'langgraph-cli[inmem]'")
+    skip_unless_installed()
     folder = tmp_path_factory.mktemp("agent_server")
     for name in ("langgraph.json", "agent.py", "slots.py"):
         shutil.copy(EXAMPLE / name, folder)
     with running_backend(SimulatedBackend(slots=16, time_scale=20)) as backend:
-        example = (EXAMPLE / ".env.example").read_text()
-        ours = f"OPENAI_BASE_URL={backend.base_url}"
-        settings, replaced = re.subn("^OPENAI_BASE_URL=.*$", ours, example, flags=re.MULTILINE)
-        assert (replaced, f"LLMSCHED_SLOTS={SLOTS}\n" in settings) == (1, True)
-        (folder / ".env").write_text(settings)
+        (folder / ".env").write_text(settings_of(backend))
         isolated = request.param == "isolated loops"
         with langgraph_dev(folder, isolated=isolated) as (url, log):
             yield AgentServer(url, backend, log, isolated)

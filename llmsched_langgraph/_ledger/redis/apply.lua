@@ -42,21 +42,25 @@ state.put('counts', 'now', now)
 
 ledger.expire(now)
 leases.expire(now)
-local worker, others = command.worker or leases.known(command.token), false
+local worker, others = command.worker or leases.known(command.token), {} -- settings that it changed for others
 if not worker then
   worker = leases.register(command.name, command.token)
   -- A worker whose lease had ended brings its settings again: they count only if the server has lost them.
   local fresh = not state.get('settings', 'overdue')
   local restarted = command.again and fresh
   if not command.again or restarted then
-    others = settings.take(now, command.settings) and not fresh
+    others = settings.take(now, command.settings)
+    others = fresh and {} or others
   end
   for _, own in ipairs(command.backends) do
     local id = pools.id(own.name)
     if not command.again or not id then
       local before = id and (pools.get(id).slots or 'auto')
       ledger.configure(now, worker, { settings = own })
-      others = others or (id and before ~= (pools.get(id).slots or 'auto')) or false
+      local after = pools.get(pools.id(own.name)).slots or 'auto'
+      if id and before ~= after then
+        others[#others + 1] = string.format('slots of %s: %s before, %s now', own.name, before, after)
+      end
     end
     if restarted then -- other workers hold slots that the server has forgotten: they come within their leases
       pools.close(now, own.name, now + command.lease_s)

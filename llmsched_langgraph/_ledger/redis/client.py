@@ -59,7 +59,8 @@ class Answer(NamedTuple):
         wake_s: time of the server's clock at which a grant becomes possible by time alone; None for never.
         now_s: the server's clock.
         lease_until_s: when the worker's lease ends unless another call renews it, by the same clock.
-        changed: whether registering changed settings that other workers had brought.
+        changed: what registering changed of the settings that other workers had brought, in words; empty for
+            nothing.
         workers: number of workers with a lease, this one included.
         levels: the backends that the call has changed, by name.
     """
@@ -68,7 +69,7 @@ class Answer(NamedTuple):
     wake_s: float | None
     now_s: float
     lease_until_s: float
-    changed: bool = False
+    changed: str = ""
     workers: int = 1
     levels: Mapping[str, BackendLevel] = MappingProxyType({})
 
@@ -143,6 +144,11 @@ class LedgerClient:
         return self._worker
 
     @property
+    def unsent(self) -> bool:
+        """Whether changes were taken that the server has not confirmed."""
+        return bool(self._unsent)
+
+    @property
     def channel(self) -> str:
         """The channel on which this worker is woken when another one's call granted it a slot."""
         return f"{self.prefix}granted:{self._worker}"
@@ -174,13 +180,8 @@ class LedgerClient:
             ValueError: a key is invalid; nothing is changed.
         """
         if changes or not self._unsent:
-            fields = [
-                encoded(own, admit=admit, bounded=isinstance(own, Request) and own.ticket in bounded)
-                for own in changes
-            ]
-            self._unsent.append((self._batch + 1, changes, to_json(fields)))  # that cannot fail later
-            self._batch += 1
-        changed = False
+            self.take(*changes, admit=admit, bounded=bounded)
+        changed = ""
         while True:
             number, batch, text = self._unsent[0]
             answer = self._call(now, number, text)
@@ -189,7 +190,8 @@ class LedgerClient:
                 raise KeyError(answer["unknown"])
             told = answer["answer"]
             if self._worker is None:
-                self._worker, self._registered, changed = told["worker"], True, told["others"]
+                self._worker, self._registered = told["worker"], True
+                changed = ", ".join(told["others"])
             if told["lost"]:
                 self._lose()
                 continue
@@ -214,6 +216,19 @@ class LedgerClient:
             int(told["workers"]),
             levels,
         )
+
+    def take(self, *changes: Change, admit: bool = False, bounded: Container[int] = ()) -> None:
+        """Keep the changes for the next `apply`, all or none of them; see there.
+
+        Raises:
+            ValueError, TypeError: a change cannot be encoded, because of a key that is invalid, for example.
+        """
+        fields = [
+            encoded(own, admit=admit, bounded=isinstance(own, Request) and own.ticket in bounded)
+            for own in changes
+        ]
+        self._unsent.append((self._batch + 1, changes, to_json(fields)))  # that cannot fail later
+        self._batch += 1
 
     def _call(self, now: float | None, number: int, changes: bytes) -> Any:
         self._token = self._token or token_hex(8)
@@ -267,9 +282,14 @@ class LedgerClient:
         self._unsent = [(number, own[1], own[2]) for number, own in enumerate(self._unsent, 1)]
         self._batch = len(self._unsent)
 
-    def close(self, now: float | None = None) -> None:
-        """Give up the lease and all tickets, and disconnect. An unreachable server is left to the lease."""
-        if self._worker is not None:
+    def close(self, now: float | None = None, *, tell: bool = True) -> None:
+        """Give up the lease and all tickets, and disconnect. An unreachable server is left to the lease.
+
+        Args:
+            now: the clock, for tests; None for the server's.
+            tell: whether to tell the server; else the lease ends by itself.
+        """
+        if tell and self._worker is not None:
             command = self._command() | {"worker": self._worker, "batch": 0, "close": True}
             if now is not None:
                 command["now"] = now

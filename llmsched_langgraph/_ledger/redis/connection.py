@@ -24,15 +24,8 @@ def shown(url: str) -> str:
     if "@" in f"{path}{query}{fragment}":  # a password with "/", "?" or "#", which should be escaped
         return f"{scheme}://***"
     login, at, host = place.rpartition("@")
-    return urlunsplit(
-        (
-            scheme,
-            f"{login.partition(':')[0]}:***@{host}" if ":" in login else f"{login}{at}{host}",
-            path,
-            "",
-            "",
-        )
-    )
+    place = f"{login.partition(':')[0]}:***@{host}" if ":" in login else f"{login}{at}{host}"
+    return urlunsplit((scheme, place, path, "", "")) if place or path else url.partition("?")[0]
 
 
 def connected(url: str, timeout_s: float) -> redis.Redis:
@@ -53,13 +46,20 @@ def connected(url: str, timeout_s: float) -> redis.Redis:
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             health_check_interval=30,
-            retry=Retry(NoBackoff(), 1),  # a connection that has gone stale; the caller decides on the rest
+            # A connection may have gone stale. A server that is too slow is not asked twice.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
-        # Answers are bytes, whatever the URL says.
-        server.connection_pool.connection_kwargs["decode_responses"] = False
-        return server
-    except ValueError:
-        raise ConfigurationError(
-            f"url {shown(url)} is no URL of Redis; write one such as redis://host:6379/0, rediss://user:password@"
-            f"host:6379/0 or unix:///path/to/socket"
-        ) from None
+        pool = server.connection_pool
+        pool.connection_kwargs["decode_responses"] = False  # answers are bytes, whatever the URL says
+        pool.connection_class(**pool.connection_kwargs)  # does not connect; an option may be unknown
+        scheme, _, path, _, _ = urlsplit(url)
+        if scheme == "unix" or not path.strip("/") or path.strip("/").isdecimal():
+            return server
+        wrong = "its path is not the number of a database"
+    except (TypeError, ValueError) as error:
+        # Of a URL that may be split wrongly, nothing is quoted: it may be a part of a password.
+        wrong = "one of its options is unknown" if isinstance(error, TypeError) else ""
+    raise ConfigurationError(
+        f"{shown(url) or repr(url)} is no URL of Redis{wrong and ': '}{wrong}; write one such as "
+        "redis://host:6379/0, rediss://user:password@host:6379/0 or unix:///path/to/socket"
+    )

@@ -47,13 +47,13 @@ local function index(now, replace_tenants)
   end
 end
 
--- Take over settings; return whether others than before.
+-- Take over settings; return the names of those that are others than before.
 function settings.take(now, given)
-  local changed = false
+  local changed = {}
   for _, name in ipairs({ 'overdue', 'exploration' }) do
     if not same(name, state.get('settings', name), given[name]) then
       state.put('settings', name, given[name] or false)
-      changed = true
+      changed[#changed + 1] = name
     end
   end
   local before = state.all('tenants')
@@ -66,6 +66,7 @@ function settings.take(now, given)
     differs = differs or not same('tenants', before[name], own)
   end
   if differs then
+    changed[#changed + 1] = 'tenants'
     index(now, function()
       for name in pairs(before) do
         state.put('tenants', name, after[name] or false)
@@ -77,5 +78,5 @@ function settings.take(now, given)
       crowds.forget()
     end)
   end
-  return changed or differs
+  return changed
 end

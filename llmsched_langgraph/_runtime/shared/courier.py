@@ -21,19 +21,21 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from llmsched_langgraph._background import Background
+from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE
 from llmsched_langgraph._ledger.redis.client import Answer, BackendLevel, LedgerClient
+from llmsched_langgraph._ledger.redis.encoding import encoded
 from llmsched_langgraph._ledger.values import (
+    FIRST_COME,
     Change,
     Configure,
     Force,
-    Grant,
-    Granted,
     Key,
     LedgerView,
+    Measure,
     News,
     Rekey,
+    Release,
     Request,
-    Waiting,
 )
 from llmsched_langgraph.errors import LedgerUnreachableError, SchedulerClosedError
 
@@ -48,8 +50,23 @@ RENEWALS = 3.0
 AGAIN_S = 0.05, 1.0
 """First and longest pause between two tries to reach the server; each is twice the last."""
 
+KEPT = 10_000
+"""Number of changes from which those of calls that have ended are not kept for a server that is away."""
+
 LEAVE_S = 2.0
 """Seconds for which the exit of the process waits until the thread has given up the lease."""
+
+
+_CURE = (
+    "see that the server runs, that this machine reaches it, and that user, password and rediss:// "
+    "(only with TLS) are right; llmsched doctor examines it"
+)
+
+_FALLBACKS = {
+    "wait": 'go on waiting until it is back (fallback="wait")',
+    "fail": 'fail at once (fallback="fail")',
+    "local": 'are served on this process\'s share of the slots (fallback="local")',
+}
 
 
 class Mirror(Protocol):
@@ -57,6 +74,8 @@ class Mirror(Protocol):
 
     lost: int
     unreachable: LedgerUnreachableError | None
+    processes: int
+    alone: set[int]
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -83,8 +102,8 @@ class Mirror(Protocol):
     def requests(self, tickets: Sequence[int]) -> list[Request]:
         """Return requests that bring these tickets back to a server that does not know them."""
 
-    def in_order(self, backend: str) -> list[int]:
-        """Return the tickets that wait at a backend, first the one to serve first."""
+    def fall_back(self) -> None:
+        """Have calls that wait do what they do while the server is unreachable."""
 
     def tell(self, news: Sequence[News]) -> None:
         """Take over news, and have them settled."""
@@ -104,7 +123,7 @@ class Courier:
         connect: returns the client; called in the thread.
 
     Attributes:
-        handed: number of the last change that was handed to the client, which keeps it until it is sent.
+        handed: number of the last change that was taken over from the ledger, and is kept until it is sent.
     """
 
     def __init__(self, mirror: Mirror, connect: Callable[[], LedgerClient]) -> None:
@@ -118,14 +137,11 @@ class Courier:
         self._offset_s: float | None = None  # the server's clock minus that of this process
         self._due_s = -inf  # when to ask the server next, by `time.monotonic`
         self._pause_s = 0.0  # before the next try; 0 if the last one succeeded
-        self._processes = 1
-        self._alone: set[int] = set()  # tickets that were served while the server was unreachable
+        self._kept: list[Change] = []  # that were not handed to the client yet
         self._closing = False
         self._process = os.getpid()
         _couriers.add(self)
-        _at_exit(self)
-        if (util := sys.modules.get("multiprocessing.util")) is not None:
-            util.register_after_fork(self, _at_exit)
+        _register()
 
     def ring(self, _: object = None) -> None:
         """Announce that something was committed. Never blocks; legal in any thread."""
@@ -145,24 +161,27 @@ class Courier:
         self._sends.stop()
         self._listens.stop()
         self._rings.put(None)
-        if self._sends.join(LEAVE_S) and (client := self._client) is not None:
-            self._client = None
-            client.close()
+        if self._sends.join(LEAVE_S):
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Give up the lease. Where the server is unreachable, it ends by itself, and nobody waits for it."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close(tell=self._mirror.unreachable is None)
 
     # -- the thread that sends ---------------------------------------------------------
 
     def _send(self) -> bool:
         """Do one piece of work; return False if there is none."""
         out = self._mirror.out(self.handed)
-        if not (out or self._pause_s or self._mirror.busy):
-            if self._closing and (client := self._client) is not None:
-                self._client = None
-                client.close()
+        if not (out or self._kept or self._pause_s or self._mirror.busy):
+            if self._closing:
+                self._disconnect()
             return False
         wait_s = self._due_s - time.monotonic()
-        if wait_s > 0.0 and (self._pause_s or not out):
-            if self._wait(wait_s) and self._pause_s:
-                self._fall_back()  # for what was committed meanwhile
+        if wait_s > 0.0 and (self._pause_s or not (out or self._kept)):
+            self._wait(wait_s)
             return True
         try:
             answer = self._exchange(self._mirror.out(self.handed))
@@ -174,35 +193,56 @@ class Courier:
             self._unreachable(LedgerUnreachableError(f"{type(error).__name__}: {error}"))
         return True
 
-    def _wait(self, wait_s: float) -> bool:
-        """Wait at most `wait_s` seconds until a change is committed; return whether one was."""
-        try:
-            self._rings.get(timeout=wait_s)
-        except Empty:
-            return False
+    def _wait(self, wait_s: float) -> None:
+        """Wait at most `wait_s` seconds until a change is committed."""
         with suppress(Empty):
+            self._rings.get(timeout=wait_s)
             while True:
                 self._rings.get_nowait()
-        return True
 
     def _exchange(self, out: Sequence[tuple[int, Change]]) -> Answer:
+        self._keep(out)
         client = self._client
         if client is None:
             client = self._client = self._connect()
             client.restore = self._restored
         if self._offset_s is None:
             self._measure(client)
-        changes = [self._at_server(change) for _, change in out]
+        changes = [] if client.unsent else [self._at_server(change) for change in self._kept]
         # A further attempt of a call keeps its arrival, and waits in any case.
         first = {own.ticket for own in changes if isinstance(own, Request) and not own.arrival}
-        if out:
-            self.handed = out[-1][0]
+        if changes:
+            try:
+                client.take(*changes, admit=True, bounded=first)
+            except Exception:  # one of them cannot be encoded: nothing was taken
+                changes = [_encodable(change) for change in changes]
+                client.take(*changes, admit=True, bounded=first)
+            self._kept = []
         try:
-            return client.apply(*changes, admit=True, bounded=first)
+            return client.apply()
         except KeyError as error:  # the server lost its backends, and those of this batch
             logger.warning("the shared ledger did not know backend %s; it is told again", error)
             backends = [Configure(own.backend) for own in self._mirror.view().backends.values()]
             return client.apply(*backends, *changes, admit=True, bounded=first)
+
+    def _keep(self, out: Sequence[tuple[int, Change]]) -> None:
+        """Take over changes that were committed, but for calls that were given up before they were sent.
+
+        If there are very many, because the server is away for long, also but for those that were served
+        meanwhile and have ended: what they used counts against no rate.
+        """
+        changes, alone = [*self._kept, *(change for _, change in out)], self._mirror.alone
+        many = self._pause_s > 0.0 and len(changes) > KEPT
+        asked = {own.ticket for own in changes if isinstance(own, Request) and (many or not own.forced)}
+        gone = asked.intersection(own.ticket for own in changes if isinstance(own, Release))
+        if many:
+            alone.difference_update(gone)
+        else:
+            gone -= alone
+        ended = Request | Release | Measure
+        self._kept = [own for own in changes if not (isinstance(own, ended) and own.ticket in gone)]
+        if out:
+            self.handed = out[-1][0]
 
     def _measure(self, client: LedgerClient) -> None:
         """Register, and ask for the server's clock."""
@@ -213,9 +253,10 @@ class Courier:
         self._mirror.tell(answer.news)
         if answer.changed:
             logger.warning(
-                "the shared ledger at %s had other settings (slots, tenants, overdue, exploration): those of "
-                "this process count for all from now on. Give all processes the same settings",
+                "the shared ledger at %s had other settings (%s): those of this process count for all "
+                "from now on. Give all processes the same settings",
                 client.url,
+                answer.changed,
             )
 
     def _reached(self, answer: Answer) -> None:
@@ -227,13 +268,13 @@ class Courier:
             mirror.unreachable = None
             self._offset_s = answer.now_s - mirror.clock()  # it may be another server
         assert self._offset_s is not None
-        self._pause_s, self._processes = 0.0, answer.workers
+        self._pause_s, mirror.processes = 0.0, answer.workers
         mirror.show(answer.levels, self._offset_s)
         mirror.tell(answer.news)  # before anything that may fail
-        if self._alone:
-            forced = [Force(ticket) for ticket in sorted(self._alone & mirror.view().holding.keys())]
+        if not self._kept and (alone := tuple(mirror.alone)):  # the server knows all of them
+            forced = [Force(ticket) for ticket in sorted(mirror.view().holding.keys() & alone)]
             mirror.tell(client.apply(*forced).news)
-            self._alone = set()
+            mirror.alone.difference_update(alone)
         wait_s = client.lease_s / RENEWALS
         if mirror.waits:
             wait_s = min(wait_s, RECHECK_S)
@@ -257,40 +298,17 @@ class Courier:
                 flying,
                 len(requests) - flying,
             )
-        return [self._at_server(request) for request in requests]
+        return [_encodable(self._at_server(request)) for request in requests]
 
     def _unreachable(self, error: LedgerUnreachableError) -> None:
         mirror, (first_s, longest_s) = self._mirror, AGAIN_S
+        error = LedgerUnreachableError(f"{str(error).rstrip('.')}; {_CURE}")
         if mirror.unreachable is None:
-            logger.warning("%s; calls that wait: %s (fallback)", error, mirror.fallback)
+            logger.warning("%s. Calls that wait %s", error, _FALLBACKS[mirror.fallback])
         mirror.unreachable = error
         self._pause_s = min(2 * self._pause_s, longest_s) if self._pause_s else first_s
         self._due_s = time.monotonic() + self._pause_s
-        self._fall_back()
-
-    def _fall_back(self) -> None:
-        """Do what calls that wait do while the server is unreachable."""
-        mirror = self._mirror
-        if mirror.fallback == "fail" and mirror.unreachable is not None:
-            mirror.fail(mirror.unreachable)
-        elif mirror.fallback == "local":
-            self._serve_alone()
-
-    def _serve_alone(self) -> None:
-        """Grant what this process may grant without the server: its share of the slots."""
-        view, now = self._mirror.view(), self._mirror.clock()
-        found: list[News] = []
-        for name, own in view.backends.items():
-            free = max(1, own.slots // max(1, self._processes)) - own.holding
-            if own.pause.opens_s > now:
-                continue  # it is paused, as far as this process has heard
-            tickets = [one for one in self._mirror.in_order(name) if one in view.waiting][: max(0, free)]
-            for count, ticket in enumerate(tickets, own.holding + 1):
-                waits: Waiting = view.waiting[ticket]
-                grant = Grant(waits.lane, waits.asked_s, now, waits.call, "order", count, own.slots)
-                found.append(Granted(ticket, grant))
-        self._alone |= {one.ticket for one in found}
-        self._mirror.tell(found)
+        mirror.fall_back()
 
     def _at_server(self, change: Change) -> Change:
         """Return the change with times of the server's clock."""
@@ -332,13 +350,46 @@ class Courier:
         return True
 
 
+def _encodable(change: Change) -> Change:
+    """Return the change without what cannot be sent, such as a key whose numbers are none.
+
+    Nothing else is lost: the call is requested, the slot is released.
+    """
+    try:
+        encoded(change)
+    except Exception as error:
+        logger.error("%s; its call goes on without this", error)
+        match change:
+            case Request() | Rekey():
+                key = FIRST_COME if change.key is None else change.key
+                return change._replace(key=Key(key.level, tenant=key.tenant))
+            case Release():
+                return Release(change.ticket)
+            case Measure():
+                return Measure(change.ticket, UNKNOWN_USAGE)
+    return change
+
+
 _couriers: weakref.WeakSet[Courier] = weakref.WeakSet()
 
 
-def _at_exit(_: Courier) -> None:
-    """Have a child of `multiprocessing`, which skips `atexit`, give up its leases at its end."""
-    if (util := sys.modules.get("multiprocessing.util")) is not None:
-        util.Finalize(None, _leave, exitpriority=10)  # of an object, it would be called at the object's end
+_registered = False
+"""Whether the functions below are registered with `multiprocessing`; a forked child inherits it, and them."""
+
+
+def _register() -> None:
+    """Have children of `multiprocessing`, which skip `atexit`, give up their leases at their end."""
+    global _registered
+    if not _registered and (util := sys.modules.get("multiprocessing.util")) is not None:
+        _registered = True
+        util.register_after_fork(_leave, _in_child)
+        _in_child(_leave)
+
+
+def _in_child(leave: Callable[[], None]) -> None:
+    """Register anew: a child of `multiprocessing` forgets what its parent has registered for its own end."""
+    util = sys.modules["multiprocessing.util"]
+    util.Finalize(None, leave, exitpriority=10)  # of an object, it would be called at the object's end
 
 
 @atexit.register

@@ -99,7 +99,8 @@ def examined(url: str, name: str, *, quick: bool = False, clock: Callable[[], fl
             "server",
             "error",
             str(error),
-            "see that the server runs, that this machine reaches it, and that user and password are right",
+            "see that the server runs, that this machine reaches it, and that user, password and rediss:// "
+            "(only with TLS) are right",
         )
     finally:
         client.close()

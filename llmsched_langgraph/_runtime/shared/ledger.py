@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE
 from llmsched_langgraph._ledger.backends import Backend
@@ -30,7 +29,6 @@ from llmsched_langgraph._ledger.values import (
     Force,
     Grant,
     Granted,
-    Key,
     Lane,
     LedgerView,
     Lost,
@@ -42,17 +40,11 @@ from llmsched_langgraph._ledger.values import (
     Waiting,
 )
 from llmsched_langgraph._runtime.shared.courier import Courier
+from llmsched_langgraph._runtime.shared.tickets import WaitingLane, in_order, requests, share
 from llmsched_langgraph.errors import LedgerUnreachableError
 
 _OUT, _NUMBER, _TOLD, _RING = "#out", "#number", "#told", "#ring"
 """Keys in `Truth`: the changes that go out, the number of the last one, and that of the last news settled."""
-
-
-class WaitingLane(NamedTuple):
-    """A lane in which tickets wait: its key, and how many."""
-
-    key: Key
-    waiting: int
 
 
 def _usage(ticket: int) -> str:
@@ -82,6 +74,8 @@ class SharedLedger:
         more: whether `settle` may have another result after the last one.
         lost: how many calls in flight were found to have lost their lease.
         unreachable: why the server cannot be reached; None if it can, or was not asked yet.
+        processes: how many processes share the slots, as the server said last.
+        alone: tickets that were served while the server was unreachable, and are not held for it.
     """
 
     def __init__(
@@ -101,6 +95,8 @@ class SharedLedger:
         self.more = False
         self.lost = 0
         self.unreachable: LedgerUnreachableError | None = None
+        self.processes = 1
+        self.alone: set[int] = set()
         self._truth = truth
         self._committed = truth.committed
         self.claim: Callable[[int], Waiting | Grant | None] = truth.committed.get
@@ -147,7 +143,30 @@ class SharedLedger:
         else:
             while self._news and self._news[0][0] <= told:
                 self._news.popleft()
-        return found, None
+        if self.unreachable is None or self.fallback != "local":
+            return found, None
+        served, wake_s = self._serve_alone(now)
+        return found + served, wake_s
+
+    def _serve_alone(self, now: float) -> tuple[list[News], float | None]:
+        """Grant this process's share of the slots of backends that are not known to be paused."""
+        found, opens_s = list[News](), list[float]()
+        for name in tuple(self._names):
+            own = self.backend(name)
+            if own.waiting and own.pause.opens_s > now:
+                opens_s.append(own.pause.opens_s)
+            elif own.waiting and (free := share(own, self.processes)) > 0:
+                for count, ticket in enumerate(in_order(self._truth, name)[:free], own.holding + 1):
+                    waits: Waiting = self._truth.get(ticket)
+                    grant = Grant(waits.lane, waits.asked_s, now, waits.call, "order", count, own.slots)
+                    found.append(Granted(ticket, self._hold(now, ticket, waits, grant)))
+                    self.alone.add(ticket)
+        return found, min(opens_s, default=None)
+
+    @property
+    def refusal(self) -> LedgerUnreachableError | None:
+        """See `Ledger.refusal`."""
+        return self.unreachable if self.fallback == "fail" else None
 
     def admit(self, now: float, request: Request) -> Grant | None:
         """See `Ledger.admit`. Only a call that cannot wait is granted here."""
@@ -369,28 +388,13 @@ class SharedLedger:
         """End all waits with the error."""
         self._fail(error)
 
+    def fall_back(self) -> None:
+        """Have calls that wait do what they do while the server is unreachable. Later ones do it at once."""
+        if self.refusal is not None:
+            self._fail(self.refusal)
+        elif self.fallback == "local":
+            self._ready()
+
     def requests(self, tickets: Sequence[int]) -> list[Request]:
         """Return requests that bring these tickets back to a server that does not know them."""
-        found = []
-        for ticket in tickets:
-            claim = self._committed.get(ticket)
-            if type(claim) is Waiting:
-                known: WaitingLane | None = self._committed.get(claim.lane)
-                key = FIRST_COME if known is None else known.key
-                found.append(Request(ticket, claim.lane, key, False, claim.call))
-            elif type(claim) is Grant:
-                key = Key(tenant=self.tenant(claim))
-                found.append(Request(ticket, claim.lane, key, True, claim.call))
-        return found
-
-    def in_order(self, backend: str) -> list[int]:
-        """Return the tickets that wait at a backend, first the one to serve first."""
-
-        def place(ticket: int) -> tuple[int, float, int]:
-            key = keys.get(ticket, FIRST_COME)
-            return key.level, key.order, ticket
-
-        waits = {ticket: own.lane for ticket, own in self.view().waiting.items() if own.lane[0] == backend}
-        lanes = {ticket: self._committed.get(lane) for ticket, lane in waits.items()}
-        keys = {ticket: known.key for ticket, known in lanes.items() if known is not None}
-        return sorted(waits, key=place)
+        return requests(self._truth, tickets, self.tenant)
