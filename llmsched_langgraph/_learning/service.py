@@ -19,6 +19,7 @@ from llmsched_langgraph._learning.beliefs import BeliefFormer
 from llmsched_langgraph._learning.learner import Learner
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._observe.closed import ClosedJob
+from llmsched_langgraph._observe.recent import RecentJobs
 from llmsched_langgraph._observe.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class LearningService:
         profile: the initial profile.
         store: where profiles are stored; None for no store.
         recorder: records ended jobs; None for no recording.
+
+    Attributes:
+        recent: the jobs that ended last.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class LearningService:
         self._at_end = _at_exit(weakref.ref(self))
         if store is not None or recorder is not None:
             atexit.register(self._at_end)
+        self.recent = RecentJobs()
         self._recorder = recorder
         self.belief_former = BeliefFormer(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
@@ -71,6 +76,8 @@ class LearningService:
             self.belief_former.want(entry.detail)
         else:
             job = ClosedJob(entry.detail, self._prefix, time.time() - self._clock())
+            if not job.direct:
+                self.recent.keep(job)
             if job.informative:
                 # After an interrupt here, `see` is called again; both recognise a repeated number.
                 self.learner.observe(job, number)

@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from llmsched_langgraph._background import Background
+from llmsched_langgraph._ledger.preview import Next
 from llmsched_langgraph._ledger.redis.client import Answer, BackendLevel, LedgerClient
 from llmsched_langgraph._ledger.values import (
     Change,
@@ -33,7 +34,6 @@ from llmsched_langgraph._ledger.values import (
     News,
     Rekey,
     Request,
-    Waiting,
 )
 from llmsched_langgraph.errors import LedgerUnreachableError, SchedulerClosedError
 
@@ -83,7 +83,7 @@ class Mirror(Protocol):
     def requests(self, tickets: Sequence[int]) -> list[Request]:
         """Return requests that bring these tickets back to a server that does not know them."""
 
-    def in_order(self, backend: str) -> list[int]:
+    def preview(self, now: float, name: str) -> list[Next]:
         """Return the tickets that wait at a backend, first the one to serve first."""
 
     def tell(self, news: Sequence[News]) -> None:
@@ -284,11 +284,10 @@ class Courier:
             free = max(1, own.slots // max(1, self._processes)) - own.holding
             if own.pause.opens_s > now:
                 continue  # it is paused, as far as this process has heard
-            tickets = [one for one in self._mirror.in_order(name) if one in view.waiting][: max(0, free)]
-            for count, ticket in enumerate(tickets, own.holding + 1):
-                waits: Waiting = view.waiting[ticket]
-                grant = Grant(waits.lane, waits.asked_s, now, waits.call, "order", count, own.slots)
-                found.append(Granted(ticket, grant))
+            for count, one in enumerate(self._mirror.preview(now, name)[: max(0, free)], own.holding + 1):
+                lane, _, asked_s, call = one.waits
+                grant = Grant(lane, asked_s, now, call, one.reason, count, own.slots)
+                found.append(Granted(one.ticket, grant))
         self._alone |= {one.ticket for one in found}
         self._mirror.tell(found)
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.capacity import Capacity, new_capacity
+from llmsched_langgraph._ledger.lines import WaitingLane, key_of
 from llmsched_langgraph._ledger.overdue import Overdue
 from llmsched_langgraph._ledger.pools import MEASURED_S
+from llmsched_langgraph._ledger.preview import Next, order_of_service
 from llmsched_langgraph._ledger.redis.client import BackendLevel, LedgerClient
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
-    FIRST_COME,
     BackendView,
     Change,
     Configure,
@@ -46,13 +46,6 @@ from llmsched_langgraph.errors import LedgerUnreachableError
 
 _OUT, _NUMBER, _TOLD, _RING = "#out", "#number", "#told", "#ring"
 """Keys in `Truth`: the changes that go out, the number of the last one, and that of the last news settled."""
-
-
-class WaitingLane(NamedTuple):
-    """A lane in which tickets wait: its key, and how many."""
-
-    key: Key
-    waiting: int
 
 
 def _usage(ticket: int) -> str:
@@ -210,14 +203,16 @@ class SharedLedger:
         if type(claim) is Grant:
             return "" if claim.share is None else claim.share.tenant
         known: WaitingLane | None = self._committed.get(claim.lane)
-        return "" if known is None else known.key.tenant
+        return "" if known is None else known.tenant
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
-        values = tuple(self._committed.copy().items())  # `copy` runs no Python code, and no other thread
-        waiting = {ticket: value for ticket, value in values if type(value) is Waiting}
-        holding = {ticket: value for ticket, value in values if type(value) is Grant}
-        return LedgerView(self.backends, dict(sorted(waiting.items())), holding)
+        return LedgerView.of(self.backends, self._committed.copy())  # `copy` runs no Python code
+
+    def preview(self, now: float, name: str) -> list[Next]:
+        """See `Ledger.preview`. Tickets of other processes, and the turns of tenants, are at the server."""
+        state = self._committed.copy(), self.overdue, self.tenants
+        return list(order_of_service(now, self.backend(name), *state))
 
     def check(self, now: float) -> None:
         """See `Ledger.check`: the mirror agrees with itself. `LedgerClient.check` is for the server."""
@@ -246,7 +241,7 @@ class SharedLedger:
             case Rekey(lane, key):
                 known: WaitingLane | None = truth.get(lane)
                 if known is not None:
-                    truth.staged[lane] = WaitingLane(key, known.waiting)
+                    truth.staged[lane] = WaitingLane(*key, known.waiting, known.due_s)
                 return known is not None
             case Measure(ticket):
                 awaited = truth.get(_usage(ticket)) is not None
@@ -288,8 +283,12 @@ class SharedLedger:
             return False  # it went out
         known: WaitingLane | None = truth.get(lane)
         if key is None:
-            key = FIRST_COME if known is None else known.key
-        truth.staged[lane] = WaitingLane(key, 1 if known is None else known.waiting + 1)
+            key = key_of(known)
+        if known is None:
+            due_s = self.overdue.due_s(self.backend(lane[0]), now, request.waited_s)
+            truth.staged[lane] = WaitingLane(*key, 1, due_s)
+        else:
+            truth.staged[lane] = WaitingLane(*key, known.waiting + 1, known.due_s)
         truth.staged[ticket] = Waiting(lane, arrival, now, call)
         self._count(lane[0], waiting=1)
         return True
@@ -317,7 +316,7 @@ class SharedLedger:
         if known.waiting == 1:
             self._truth.remove(lane)
         else:
-            self._truth.staged[lane] = WaitingLane(known.key, known.waiting - 1)
+            self._truth.staged[lane] = known._replace(waiting=known.waiting - 1)
 
     def _hold(self, now: float, ticket: int, waits: Waiting, granted: Grant) -> Grant:
         """Stage that a waiting ticket holds its slot; return the grant with times of this process."""
@@ -375,22 +374,9 @@ class SharedLedger:
         for ticket in tickets:
             claim = self._committed.get(ticket)
             if type(claim) is Waiting:
-                known: WaitingLane | None = self._committed.get(claim.lane)
-                key = FIRST_COME if known is None else known.key
+                key = key_of(self._committed.get(claim.lane))
                 found.append(Request(ticket, claim.lane, key, False, claim.call))
             elif type(claim) is Grant:
                 key = Key(tenant=self.tenant(claim))
                 found.append(Request(ticket, claim.lane, key, True, claim.call))
         return found
-
-    def in_order(self, backend: str) -> list[int]:
-        """Return the tickets that wait at a backend, first the one to serve first."""
-
-        def place(ticket: int) -> tuple[int, float, int]:
-            key = keys.get(ticket, FIRST_COME)
-            return key.level, key.order, ticket
-
-        waits = {ticket: own.lane for ticket, own in self.view().waiting.items() if own.lane[0] == backend}
-        lanes = {ticket: self._committed.get(lane) for ticket, lane in waits.items()}
-        keys = {ticket: known.key for ticket, known in lanes.items() if known is not None}
-        return sorted(waits, key=place)
