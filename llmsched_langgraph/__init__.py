@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmsched_langgraph._ledger.auto import Auto
     from llmsched_langgraph._ledger.backends import Backend
     from llmsched_langgraph._ledger.tenants import Tenant
+    from llmsched_langgraph._observe.explanation import Explanation
     from llmsched_langgraph._runtime.default import (
         default_scheduler,
         reset_default_scheduler,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         QueueTimeoutError,
         SchedulerClosedError,
         UnknownModelError,
+        UnknownRunError,
         UnsupportedGraphError,
     )
 
@@ -56,6 +58,7 @@ __all__ = [
     "CallCancelledError",
     "ConfigurationError",
     "DeadlineExceededError",
+    "Explanation",
     "InvalidDataError",
     "LLMSchedError",
     "LedgerUnreachableError",
@@ -71,6 +74,7 @@ __all__ = [
     "Statistics",
     "Tenant",
     "UnknownModelError",
+    "UnknownRunError",
     "UnsupportedGraphError",
     "__version__",
     "compile_graph",
@@ -105,8 +109,10 @@ _HOMES = {
         "LedgerUnreachableError",
         "SchedulerClosedError",
         "UnknownModelError",
+        "UnknownRunError",
         "UnsupportedGraphError",
     ),
+    "_observe.explanation": ("Explanation",),
     "_runtime.default": ("default_scheduler", "reset_default_scheduler", "set_default_scheduler"),
     "_ledger.tenants": ("Tenant",),
     "_ledger.auto": ("Auto",),

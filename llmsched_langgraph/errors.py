@@ -7,6 +7,7 @@ Imports nothing of the package and raises nothing.
     ├── UnsupportedGraphError   (also a TypeError)     the object is not a compiled LangGraph graph
     ├── InvalidDataError        (also a ValueError)    data from a file or a store is invalid
     ├── UnknownModelError       (also a LookupError)   a call names a model that no backend serves
+    ├── UnknownRunError         (also a LookupError)   the scheduler knows no such run
     ├── QueueTimeoutError       (also a TimeoutError)  a call waited longer than `queue_timeout_s`
     ├── CallCancelledError      (also a RuntimeError)  a thread waited for a slot in a run that was stopped
     ├── BudgetExceededError     (also a RuntimeError)  a run has spent its budget, and stopped
@@ -38,6 +39,10 @@ class InvalidDataError(LLMSchedError, ValueError):
 
 class UnknownModelError(LLMSchedError, LookupError):
     """A call names a model that none of the scheduler's backends serves."""
+
+
+class UnknownRunError(LLMSchedError, LookupError):
+    """`Scheduler.explain` was asked for a run that the scheduler does not know."""
 
 
 class QueueTimeoutError(LLMSchedError, TimeoutError):

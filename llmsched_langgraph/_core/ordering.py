@@ -199,10 +199,17 @@ class Ordering:
         deadline_s = job.info.deadline_s
         if deadline_s is None:
             return NEVER_URGENT
-        known = self.profile.applications.get(job.fingerprint)
-        alone = 1.0 if known is None else known.history.alone
-        left_s, at_s = alone * job.remaining_s(now, self._total(job)[1]), job.arrival_s + deadline_s
+        left_s, at_s = self.alone(job) * self.left_s(job, now), job.arrival_s + deadline_s
         return at_s - URGENT * left_s, at_s - LOST * left_s
+
+    def left_s(self, job: Job, now: float) -> float:
+        """Return the job's expected remaining work, in slot-seconds."""
+        return job.remaining_s(now, self._total(job)[1])
+
+    def alone(self, job: Job) -> float:
+        """Return the seconds that earlier jobs of its application took alone, per slot-second of work."""
+        known = self.profile.applications.get(job.fingerprint)
+        return 1.0 if known is None else known.history.alone
 
     def _explore(self, job: Job, stage_occurrence: StageOccurrence) -> Explore | None:
         """Return what exploration needs for the stage occurrence; None if it is never explored."""

@@ -20,6 +20,7 @@ from llmsched_langgraph._learning.beliefs import BeliefFormer
 from llmsched_langgraph._learning.learner import Learner
 from llmsched_langgraph._learning.stores import ProfileStore
 from llmsched_langgraph._observe.closed import ClosedJob
+from llmsched_langgraph._observe.recent import RecentJobs
 from llmsched_langgraph._observe.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class LearningService:
         profile: the initial profile.
         store: where profiles are stored; None for no store.
         recorder: records ended jobs; None for no recording.
+
+    Attributes:
+        recent: the jobs that ended last.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class LearningService:
         self._at_end = _at_exit(weakref.ref(self))
         if store is not None or recorder is not None:
             atexit.register(self._at_end)
+        self.recent = RecentJobs()
         self._recorder = recorder
         self.belief_former = BeliefFormer(self._believed)
         self.learner = Learner(profile, self._learned, store=store)
@@ -78,6 +83,8 @@ class LearningService:
         else:
             recorder = self._recorder
             job = ClosedJob(entry.detail, self._prefix, self._wall_clock(), foresees=recorder is not None)
+            if not job.direct:
+                self.recent.keep(job)
             if job.informative:
                 # After an interrupt here, `see` is called again; both recognise a repeated number.
                 self.learner.observe(job, number)

@@ -18,7 +18,7 @@ from llmsched_langgraph._ledger.exploration import Rank
 from llmsched_langgraph._ledger.queues import SPARE, Queues
 from llmsched_langgraph._ledger.tenants import Turn
 from llmsched_langgraph._ledger.truth import Truth
-from llmsched_langgraph._ledger.values import Explore, Lane, Line, Waiting
+from llmsched_langgraph._ledger.values import FIRST_COME, Explore, Key, Lane, Line, Waiting
 
 
 class WaitingLane(NamedTuple):
@@ -37,6 +37,11 @@ class WaitingLane(NamedTuple):
     lost_s: float
     waiting: int
     due_s: float
+
+
+def key_of(known: WaitingLane | None) -> Key:
+    """Return the key of a lane; `FIRST_COME` for one in which no ticket waits."""
+    return FIRST_COME if known is None else Key(*known[:6])
 
 
 class Lines:

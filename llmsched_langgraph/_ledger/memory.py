@@ -18,9 +18,10 @@ from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.ceilings import Ceilings
 from llmsched_langgraph._ledger.checks import check_view
 from llmsched_langgraph._ledger.exploration import Exploration
-from llmsched_langgraph._ledger.lines import Lines, WaitingLane
+from llmsched_langgraph._ledger.lines import Lines, WaitingLane, key_of
 from llmsched_langgraph._ledger.overdue import UNBOUNDED, Dues, Overdue
 from llmsched_langgraph._ledger.pools import Pools
+from llmsched_langgraph._ledger.preview import Next, order_of_service
 from llmsched_langgraph._ledger.queues import Queues
 from llmsched_langgraph._ledger.selection import Selection
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
@@ -36,7 +37,6 @@ from llmsched_langgraph._ledger.values import (
     Force,
     Grant,
     Granted,
-    Key,
     Lane,
     LedgerView,
     Line,
@@ -247,10 +247,13 @@ class MemoryLedger:
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
-        values = tuple(self._committed.copy().items())  # `copy` runs no Python code, and no other thread
-        waiting = [(ticket, value) for ticket, value in values if type(value) is Waiting]
-        holding = {ticket: value for ticket, value in values if type(value) is Grant}
-        return LedgerView(self.backends, dict(sorted(waiting, key=lambda own: own[1].arrival)), holding)
+        return LedgerView.of(self.backends, self._committed.copy())  # `copy` runs no Python code
+
+    def preview(self, now: float, name: str) -> list[Next]:
+        """See `Ledger.preview`."""
+        served, blocked = self._turns.served(name), partial(self._ceilings.blocked, now, name)
+        state = self._committed.copy(), self.overdue, self.tenants
+        return list(order_of_service(now, self.backend(name), *state, served, blocked))
 
     # -- changes -----------------------------------------------------------------------
 
@@ -271,7 +274,7 @@ class MemoryLedger:
             arrival = staged[_ARRIVALS] = truth.get(_ARRIVALS) + 1
         known: WaitingLane | None = truth.get(lane)
         if key is None:
-            key = FIRST_COME if known is None else Key(*known[:6])
+            key = key_of(known)
         if known is None:
             waits = _new(WaitingLane, (*key, 1, self.overdue.due_s(view, now, waited_s)))
             self._lines.add(lane, waits, arrival)

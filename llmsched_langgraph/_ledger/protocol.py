@@ -11,6 +11,7 @@ from typing import Protocol
 from llmsched_langgraph._ledger.backends import Backend
 from llmsched_langgraph._ledger.exploration import Exploration
 from llmsched_langgraph._ledger.overdue import Overdue
+from llmsched_langgraph._ledger.preview import Next
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
@@ -101,6 +102,12 @@ class Ledger(Protocol):
 
     def tenant(self, claim: Waiting | Grant) -> str:
         """Return the tenant of a ticket; empty for none, or for one that was not charged for its slot."""
+
+    def preview(self, now: float, name: str) -> list[Next]:
+        """Return the waiting tickets of a backend in the order in which they would be served now.
+
+        O(n log n) in the tickets: for display. A ledger that several processes share has those of this one.
+        """
 
     def view(self) -> LedgerView:
         """Return the whole state. O(tickets): for display and checks."""

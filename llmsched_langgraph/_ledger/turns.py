@@ -19,6 +19,7 @@ from llmsched_langgraph._ledger.tenants import (
     EMPTY_LEVEL,
     NONE_SERVED,
     Level,
+    Served,
     Share,
     Tenants,
     Turn,
@@ -107,6 +108,10 @@ class Turns:
 
     # -- slots -------------------------------------------------------------------------
 
+    def served(self, name: str) -> Served:
+        """Return the service times of the backend."""
+        return self._truth.get(_SERVED + name) or NONE_SERVED
+
     def crowd(self, name: str, tenant: str) -> Crowd | None:
         """Return why no further call of the tenant may wait at the backend; None if one may."""
         limit = self.tenants.of(tenant).max_queued
@@ -146,8 +151,7 @@ class Turns:
         elif not turn.lanes or tokens:  # because of its tokens it may have taken no turns for a while
             turn = lifted(turn, now)
         weight = self.tenants.of(tenant).weight
-        served = truth.get(_SERVED + name) or NONE_SERVED
-        share = Share(level, tenant, served.mean_s / weight, weight, tokens)
+        share = Share(level, tenant, self.served(name).mean_s / weight, weight, tokens)
         turn = turn._replace(virtual_s=turn.virtual_s + share.charge_s, held=turn.held + 1)
         truth.staged[line] = turn
         if turn.lanes:
@@ -159,8 +163,7 @@ class Turns:
         """Settle a grant whose slot is released; `served_s` is None if its attempt failed."""
         truth, line = self._truth, (name, share.level, share.tenant)
         if served_s is not None:
-            served = truth.get(_SERVED + name) or NONE_SERVED
-            truth.staged[_SERVED + name] = served.after(served_s)
+            truth.staged[_SERVED + name] = self.served(name).after(served_s)
         turn = truth.staged[line] = settled(truth.get(line), share, served_s or 0.0)
         if self._ceilings.free(name, share.tenant):
             self._lift(name, share.tenant)

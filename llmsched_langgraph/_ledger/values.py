@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from llmsched_langgraph._arguments import is_whole
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Usage
@@ -360,3 +360,10 @@ class LedgerView:
     backends: Mapping[str, BackendView]
     waiting: Mapping[int, Waiting]
     holding: Mapping[int, Grant]
+
+    @classmethod
+    def of(cls, backends: Mapping[str, BackendView], values: Mapping[Any, Any]) -> Self:
+        """Return the view of a ledger whose state has these values."""
+        waiting = [(ticket, own) for ticket, own in values.items() if type(own) is Waiting]
+        holding = {ticket: own for ticket, own in values.items() if type(own) is Grant}
+        return cls(backends, dict(sorted(waiting, key=lambda pair: (pair[1].arrival, pair[0]))), holding)

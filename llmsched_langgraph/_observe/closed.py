@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from llmsched_langgraph._application.application import DIRECT
 from llmsched_langgraph._core.ending import ended, predicted
-from llmsched_langgraph._core.events import Direct
+from llmsched_langgraph._core.events import Direct, JobInfo
 from llmsched_langgraph._core.job import Job
 from llmsched_langgraph._jobs.calls import Outcome
 from llmsched_langgraph._jobs.ended import EndedJob
@@ -26,21 +26,41 @@ class ClosedJob:
         foresees: whether the record says which work was predicted at the job's arrival.
 
     Attributes:
+        number: the job's number.
+        info: its properties at its arrival; None for a single call outside any run.
         direct: whether the job is a single call outside any run.
         fingerprint: the fingerprint of its application.
     """
 
-    __slots__ = ("_foresees", "_job", "_lock", "_offset_s", "_prefix", "_record", "direct", "fingerprint")
+    __slots__ = (
+        "_foresees",
+        "_job",
+        "_lock",
+        "_offset_s",
+        "_prefix",
+        "_record",
+        "direct",
+        "fingerprint",
+        "info",
+        "number",
+    )
 
     def __init__(self, job: Job | Direct, prefix: str, offset_s: float, *, foresees: bool = False) -> None:
         self._job = job
         self._foresees = foresees
         self._prefix = prefix
         self._offset_s = offset_s
+        self.number = job.number
+        self.info: JobInfo | None = None if isinstance(job, Direct) else job.info
         self.direct = isinstance(job, Direct)
         self.fingerprint = DIRECT.fingerprint if isinstance(job, Direct) else job.fingerprint
         self._lock = threading.Lock()
         self._record: EndedJob | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of its record."""
+        return f"{self._prefix}-{self.number}"
 
     def forked(self) -> bool:
         """Renew the lock in the child of a fork; return False if a thread of the parent held it."""
@@ -62,10 +82,9 @@ class ClosedJob:
                 record = ended(self._job)
                 # The clock has a resolution of 1 microsecond.
                 arrival_s = round(max((record.arrival_s or 0.0) + self._offset_s, 0.0), 6)
-                name = f"{self._prefix}-{self._job.number}"
                 self._record = replace(
                     record,
-                    id=name,
+                    id=self.id,
                     arrival_s=arrival_s,
                     predicted=predicted(self._job) if self._foresees else None,
                 )

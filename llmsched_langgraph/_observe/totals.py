@@ -1,4 +1,4 @@
-"""The package's own observer: it keeps totals, feeds the learning service, and logs policy failures.
+"""The package's own observer: totals, forecasts, what the learning service needs, failures of the policy.
 
 Does not deliver entries, or learn from them.
 """
@@ -6,10 +6,13 @@ Does not deliver entries, or learn from them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from llmsched_langgraph._core.events import Entry
+from llmsched_langgraph._core.outlook import Outlook
 from llmsched_langgraph._ledger.checks import OVER
+from llmsched_langgraph._observe.forecasts import Forecasts
+from llmsched_langgraph._observe.waits import Waits
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -69,21 +72,33 @@ class PackageObserver:
 
     Args:
         policy: the policy's name, for messages.
+        look: see `Forecasts`.
 
     Attributes:
         totals: the totals so far.
+        waits: how long calls waited.
+        forecasts: when running jobs end, by what earlier ones took.
         learn: receives the entries for the learning service; None before that exists.
     """
 
-    def __init__(self, policy: str) -> None:
-        self.totals = Totals()
+    def __init__(self, policy: str, look: Callable[[Sequence[int]], Iterable[Outlook]]) -> None:
+        self.totals, self.waits = Totals(), Waits()
+        self.forecasts = Forecasts(look)
         self.learn: Callable[[Entry], None] | None = None
         self._policy = policy
         self._failed = False  # a failing policy is logged once
 
+    def begin(self) -> Totals:
+        """Begin anew, as in the child of a fork; return the new totals."""
+        self.totals, self.waits = Totals(), Waits()
+        self.forecasts.forked()
+        return self.totals
+
     def see(self, entry: Entry) -> None:
         """Read one entry."""
+        self.waits.see(entry)
         self.totals.see(entry)
+        self.forecasts.see(entry)
         kind = entry.kind
         if kind == "JobClosed" and not entry.detail.progress.finished:
             return  # a job without a call teaches nothing

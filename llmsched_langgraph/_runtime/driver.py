@@ -13,7 +13,7 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from llmsched_langgraph._belief.profile.profile import Profile
 from llmsched_langgraph._core.events import (
@@ -33,7 +33,6 @@ from llmsched_langgraph._core.events import (
 )
 from llmsched_langgraph._core.machine import SchedulerMachine
 from llmsched_langgraph._core.policies import Policy
-from llmsched_langgraph._core.standing import Standing, standing_of
 from llmsched_langgraph._jobs.calls import UNKNOWN_USAGE, Outcome, Usage
 from llmsched_langgraph._jobs.stages import StageEvent
 from llmsched_langgraph._learning.service import LearningService
@@ -48,7 +47,7 @@ from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Grant, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
 from llmsched_langgraph._observe.subscriptions import See, Subscription, Subscriptions
-from llmsched_langgraph._observe.totals import PackageObserver, Totals
+from llmsched_langgraph._observe.totals import PackageObserver
 from llmsched_langgraph._runtime.checks import check_waiters
 from llmsched_langgraph._runtime.fork import keep, renew_in_child
 from llmsched_langgraph._runtime.holders import Holders
@@ -62,6 +61,8 @@ from llmsched_langgraph._runtime.waiter import Waiter
 from llmsched_langgraph.errors import SchedulerClosedError
 
 logger = logging.getLogger("llmsched_langgraph")
+
+T = TypeVar("T")
 
 
 class Driver(Queries):
@@ -96,7 +97,7 @@ class Driver(Queries):
         self._end = self.post if keeps else self._put_by
         self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
         machine = SchedulerMachine(policy, backends, profile, overdue=overdue, tenants=tenants, home=home)
-        self._observer = PackageObserver(policy.name)
+        self._observer = PackageObserver(policy.name, self.outlooks)
         self._subscriptions = Subscriptions(machine.story, self._observer.see, 1 if keeps else LAG)
         self._begin(machine)
         # Last, because it may post events at once.
@@ -118,7 +119,7 @@ class Driver(Queries):
         self._decider: int | None = None  # id of the thread that handles the inbox
         self._trying, self._tries = None, 0
         self._timer, self._paces = Timer(self), Paces()
-        self.totals = self._observer.totals = Totals()
+        self.totals = self._observer.begin()
         self._ledger.attach(lambda: self.post(Ticked()), self._refuse)
 
     def forked(self) -> None:
@@ -353,22 +354,21 @@ class Driver(Queries):
         self.look()
         return self._machine.entries(*tickets)
 
-    def standing(self, job: int) -> Standing | None:
-        """Return where a running job stands, all earlier events included.
+    def read(self, look: Callable[[SchedulerMachine, float], T]) -> T | None:
+        """Return what `look` finds in the machine at the current time, all earlier events included.
 
-        None if the job has ended, or inside a decision.
+        None inside a decision.
         """
-        self._quiet.announce(job)
         if self._decider == threading.get_ident():
             return None  # called by a policy, or by a signal handler
-        with self._lock: found = self._standing(job)  # noqa: E701  # fmt: skip
+        with self._lock: found = self._read(look)  # noqa: E701  # fmt: skip
         self._deliver()
         self.pump()
         return found
 
-    def _standing(self, job: int) -> Standing | None:
+    def _read(self, look: Callable[[SchedulerMachine, float], T]) -> T:
         self._decide()
-        return standing_of(self._machine, job, self.clock())
+        return look(self._machine, self.clock())
 
     def check(self) -> None:
         """Raise AssertionError unless every invariant of machine, ledger and waiters holds."""

@@ -22,7 +22,6 @@ from llmsched_langgraph._ledger.overdue import EVERY, MAX_WAIT_S, Overdue
 from llmsched_langgraph._ledger.tenants import Tenant, Tenants, as_tenants
 from llmsched_langgraph._ledger.values import check_priority
 from llmsched_langgraph._observe.recorder import Recorder
-from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.accounts import account_of, account_of_key, backend_of_account
 from llmsched_langgraph._runtime.beats import waitable
 from llmsched_langgraph._runtime.call import Call
@@ -37,8 +36,8 @@ from llmsched_langgraph._runtime.run import Run, RunScope, Seen
 from llmsched_langgraph._runtime.shared.home import Fallback, home_of
 from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
-from llmsched_langgraph._runtime.statistics import BackendStatistics, Statistics
 from llmsched_langgraph._runtime.unmarked import Outside, Unmarked, began
+from llmsched_langgraph._runtime.watched import Watched
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_POLICY = "llmsched"
@@ -46,7 +45,7 @@ DEFAULT_POLICY = "llmsched"
 _ASKED = (str, Requested, type(None))
 
 
-class Scheduler:
+class Scheduler(Watched):
     """Shares slots among the calls of every graph that is scheduled on it.
 
     Thread-safe, with any number of event loops. A closed scheduler starts no run and grants no slot;
@@ -249,45 +248,6 @@ class Scheduler:
         """
         resize(self._driver, self._router.names, slots, backend)
 
-    def statistics(self) -> Statistics:
-        """Return the current state and the totals so far."""
-        self._driver.look()
-        totals, backends = self._driver.totals, self._driver.backends
-        return Statistics(
-            policy=self._driver.policy.name,
-            backends=tuple(
-                BackendStatistics(name, own.slots, own.holding, own.waiting) for name, own in backends.items()
-            ),
-            jobs_running=self._driver.jobs,
-            jobs_ended=self._driver.jobs_ended,
-            granted=sum(own.granted for own in backends.values()),
-            released=sum(own.released for own in backends.values()),
-            peak=totals.peak,
-            over_commitments=totals.over_commitments,
-            waited_s=totals.waited_s,
-            prompt_tokens=totals.prompt_tokens,
-            output_tokens=totals.output_tokens,
-            unmarked_calls=self._unmarked.calls,
-            jobs_deferred=self._door.waiting,
-            jobs_refused=self._door.refused,
-        )
-
-    def subscribe(self, observer: See) -> Subscription:
-        """Call `observer` with each `Entry` of the scheduler's story from now on, in order.
-
-        Entries are events and decisions, with the reason of each grant. The observer runs outside the
-        scheduler's lock, in the thread or event loop that caused the decision: it must return quickly. If it
-        raises, the first error is logged, and scheduling continues.
-
-        Returns:
-            The subscription: `close` it, or use it as a context manager.
-
-        Raises:
-            ConfigurationError: `observer` cannot be called.
-        """
-        check_function(observer, "observer", "one argument, an Entry")
-        return self._driver.subscribe(observer)
-
     def account(self, key: str) -> str:
         """Return the name of a key's account, which stands after "#" in the names of `statistics().backends`.
 
@@ -315,10 +275,6 @@ class Scheduler:
         """
         self._driver.learn()
 
-    def check(self) -> None:
-        """Raise AssertionError unless every slot and every waiting call is accounted for. For tests."""
-        self._driver.check()
-
     def close(self) -> None:
         """Reject new runs and calls. Waiting calls raise; calls in a slot continue and release it."""
         self._driver.close()
@@ -331,12 +287,6 @@ class Scheduler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        now = self.statistics()
-        pools = " | ".join(f"{b.name} {b.holding}/{b.slots} +{b.waiting}" for b in now.backends)
-        closed = " | closed" if self._driver.closed else ""
-        return f"<Scheduler {now.policy} | {now.jobs_running} jobs | {pools}{closed}>"
 
 
 def start_run(scheduler: Scheduler, info: JobInfo, resumes: str | None = None) -> Run:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llmsched_langgraph._jobs.calls import PENDING_USAGE
 from llmsched_langgraph._ledger.backends import Backend
-from llmsched_langgraph._ledger.capacity import Capacity, new_capacity
+from llmsched_langgraph._ledger.capacity import new_capacity
+from llmsched_langgraph._ledger.lines import WaitingLane, key_of
 from llmsched_langgraph._ledger.overdue import Overdue
 from llmsched_langgraph._ledger.pools import MEASURED_S
+from llmsched_langgraph._ledger.preview import Next, order_of_service
 from llmsched_langgraph._ledger.redis.client import BackendLevel, LedgerClient
 from llmsched_langgraph._ledger.tenants import Tenants
 from llmsched_langgraph._ledger.truth import Truth
 from llmsched_langgraph._ledger.values import (
-    FIRST_COME,
     BackendView,
     Change,
     Configure,
@@ -40,7 +41,7 @@ from llmsched_langgraph._ledger.values import (
     Waiting,
 )
 from llmsched_langgraph._runtime.shared.courier import Courier
-from llmsched_langgraph._runtime.shared.tickets import WaitingLane, in_order, requests, share
+from llmsched_langgraph._runtime.shared.tickets import requests, share, shown
 from llmsched_langgraph.errors import LedgerUnreachableError
 
 _OUT, _NUMBER, _TOLD, _RING = "#out", "#number", "#told", "#ring"
@@ -156,9 +157,9 @@ class SharedLedger:
             if own.waiting and own.pause.opens_s > now:
                 opens_s.append(own.pause.opens_s)
             elif own.waiting and (free := share(own, self.processes)) > 0:
-                for count, ticket in enumerate(in_order(self._truth, name)[:free], own.holding + 1):
-                    waits: Waiting = self._truth.get(ticket)
-                    grant = Grant(waits.lane, waits.asked_s, now, waits.call, "order", count, own.slots)
+                tickets = [one for one in self.preview(now, name) if self._truth.get(one.ticket) is one.waits]
+                for count, (ticket, waits, reason, *_) in enumerate(tickets[:free], own.holding + 1):
+                    grant = Grant(waits.lane, waits.asked_s, now, waits.call, reason, count, own.slots)
                     found.append(Granted(ticket, self._hold(now, ticket, waits, grant)))
                     self.alone.add(ticket)
         return found, min(opens_s, default=None)
@@ -186,23 +187,13 @@ class SharedLedger:
         found = self._truth.get(_backend(name))
         if found is None:
             raise KeyError(name)
-        return self._shown(found)
-
-    def _shown(self, view: BackendView) -> BackendView:
-        """Return a backend with the limit and the pause that the server told last."""
-        level = self._levels.get(view.backend.name)
-        if level is None:
-            return view
-        found, pause, spent = view.capacity
-        if level.slots != found.limit:
-            found = found._replace(limit=level.slots)
-        return view._replace(capacity=Capacity(found, pause._replace(opens_s=level.opens_s), spent))
+        return shown(found, self._levels.get(name))
 
     @property
     def backends(self) -> Mapping[str, BackendView]:
         """See `Ledger.backends`."""
         found = {name: self._committed.get(_backend(name)) for name in tuple(self._names)}
-        return {name: self._shown(view) for name, view in found.items() if view is not None}
+        return {name: shown(view, self._levels.get(name)) for name, view in found.items() if view is not None}
 
     def unmeasured(self, ticket: int) -> bool:
         """See `Ledger.unmeasured`."""
@@ -229,14 +220,16 @@ class SharedLedger:
         if type(claim) is Grant:
             return "" if claim.share is None else claim.share.tenant
         known: WaitingLane | None = self._committed.get(claim.lane)
-        return "" if known is None else known.key.tenant
+        return "" if known is None else known.tenant
 
     def view(self) -> LedgerView:
         """See `Ledger.view`."""
-        values = tuple(self._committed.copy().items())  # `copy` runs no Python code, and no other thread
-        waiting = {ticket: value for ticket, value in values if type(value) is Waiting}
-        holding = {ticket: value for ticket, value in values if type(value) is Grant}
-        return LedgerView(self.backends, dict(sorted(waiting.items())), holding)
+        return LedgerView.of(self.backends, self._committed.copy())  # `copy` runs no Python code
+
+    def preview(self, now: float, name: str) -> list[Next]:
+        """See `Ledger.preview`. Tickets of other processes, and the turns of tenants, are at the server."""
+        state = self._committed.copy(), self.overdue, self.tenants
+        return list(order_of_service(now, self.backend(name), *state))
 
     def check(self, now: float) -> None:
         """See `Ledger.check`: the mirror agrees with itself. `LedgerClient.check` is for the server."""
@@ -265,7 +258,7 @@ class SharedLedger:
             case Rekey(lane, key):
                 known: WaitingLane | None = truth.get(lane)
                 if known is not None:
-                    truth.staged[lane] = WaitingLane(key, known.waiting)
+                    truth.staged[lane] = WaitingLane(*key, known.waiting, known.due_s)
                 return known is not None
             case Measure(ticket):
                 awaited = truth.get(_usage(ticket)) is not None
@@ -307,8 +300,12 @@ class SharedLedger:
             return False  # it went out
         known: WaitingLane | None = truth.get(lane)
         if key is None:
-            key = FIRST_COME if known is None else known.key
-        truth.staged[lane] = WaitingLane(key, 1 if known is None else known.waiting + 1)
+            key = key_of(known)
+        if known is None:
+            due_s = self.overdue.due_s(self.backend(lane[0]), now, request.waited_s)
+            truth.staged[lane] = WaitingLane(*key, 1, due_s)
+        else:
+            truth.staged[lane] = WaitingLane(*key, known.waiting + 1, known.due_s)
         truth.staged[ticket] = Waiting(lane, arrival, now, call)
         self._count(lane[0], waiting=1)
         return True
@@ -336,7 +333,7 @@ class SharedLedger:
         if known.waiting == 1:
             self._truth.remove(lane)
         else:
-            self._truth.staged[lane] = WaitingLane(known.key, known.waiting - 1)
+            self._truth.staged[lane] = known._replace(waiting=known.waiting - 1)
 
     def _hold(self, now: float, ticket: int, waits: Waiting, granted: Grant) -> Grant:
         """Stage that a waiting ticket holds its slot; return the grant with times of this process."""

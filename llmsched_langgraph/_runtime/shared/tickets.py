@@ -6,29 +6,12 @@ Does not change it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from llmsched_langgraph._ledger.capacity import Capacity
+from llmsched_langgraph._ledger.lines import key_of
+from llmsched_langgraph._ledger.redis.client import BackendLevel
 from llmsched_langgraph._ledger.truth import Truth
-from llmsched_langgraph._ledger.values import FIRST_COME, BackendView, Grant, Key, Request, Waiting
-
-
-class WaitingLane(NamedTuple):
-    """A lane in which tickets wait: its key, and how many."""
-
-    key: Key
-    waiting: int
-
-
-def in_order(truth: Truth, backend: str) -> list[int]:
-    """Return the tickets that wait at a backend, first the one to serve first."""
-    places = []
-    for ticket in tuple(truth.committed.copy()):  # `copy` runs no Python code, and no other thread
-        claim = truth.get(ticket)
-        if type(claim) is Waiting and claim.lane[0] == backend:
-            known: WaitingLane | None = truth.get(claim.lane)
-            key = FIRST_COME if known is None else known.key
-            places.append((key.level, key.order, ticket))
-    return [ticket for _, _, ticket in sorted(places)]
+from llmsched_langgraph._ledger.values import BackendView, Grant, Key, Request, Waiting
 
 
 def requests(truth: Truth, tickets: Sequence[int], tenant: Callable[[Grant], str]) -> list[Request]:
@@ -37,8 +20,7 @@ def requests(truth: Truth, tickets: Sequence[int], tenant: Callable[[Grant], str
     for ticket in tickets:
         claim = truth.committed.get(ticket)
         if type(claim) is Waiting:
-            known: WaitingLane | None = truth.committed.get(claim.lane)
-            key = FIRST_COME if known is None else known.key
+            key = key_of(truth.committed.get(claim.lane))
             found.append(Request(ticket, claim.lane, key, False, claim.call))
         elif type(claim) is Grant:
             found.append(Request(ticket, claim.lane, Key(tenant=tenant(claim)), True, claim.call))
@@ -48,3 +30,13 @@ def requests(truth: Truth, tickets: Sequence[int], tenant: Callable[[Grant], str
 def share(view: BackendView, processes: int) -> int:
     """Return how many slots are free of this process's equal share of a backend's, which is at least one."""
     return max(1, view.slots // max(1, processes)) - view.holding
+
+
+def shown(view: BackendView, level: BackendLevel | None) -> BackendView:
+    """Return a backend with the limit and the pause that the server told last; None if it told none."""
+    if level is None:
+        return view
+    found, pause, spent = view.capacity
+    if level.slots != found.limit:
+        found = found._replace(limit=level.slots)
+    return view._replace(capacity=Capacity(found, pause._replace(opens_s=level.opens_s), spent))
