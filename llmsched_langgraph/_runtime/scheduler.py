@@ -216,7 +216,7 @@ class Scheduler:
         run = current_run()
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
-        names = names_of(model) if self._router.priced else ()
+        names = names_of(model) if self._router.priced or self._router.watched else ()
         due_s = deadline_s if deadline_s is None else waitable(positive_limit(deadline_s, "deadline_s"))
         timeout_s = self._timeouts_s[backend]
         if backend in self._router.per_account and (own := account_of(model, account)):

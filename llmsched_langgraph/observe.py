@@ -1,0 +1,169 @@
+"""Exports what a scheduler does: traces and metrics to OpenTelemetry, metrics to Prometheus.
+
+Does not decide anything, or store what it exports.
+
+from llmsched_langgraph import Scheduler, observe
+
+with Scheduler(8) as scheduler, observe.otel(scheduler), observe.prometheus(scheduler):
+    ...
+
+An observer reads the scheduler's story. It runs outside the scheduler's lock, in the thread or event loop
+that caused a decision: what blocks there delays that thread, and costs no other call its slot. The exporter
+of a `BatchSpanProcessor` or of a periodic metric reader runs in a thread of its own, so it may be slow or
+fail. A `SimpleSpanProcessor` calls its exporter at once: one that blocks delays calls.
+
+Names of tenants, applications, backends and stages are exported, and run ids; nothing of prompts, answers or
+keys. Of the tenants, the applications and the backends, the first 100 have values of their own in labels;
+further ones are "other".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from llmsched_langgraph._observe.measures import Measures
+from llmsched_langgraph._observe.otel_metrics import instruments_of, needs_opentelemetry, recording
+from llmsched_langgraph._observe.prometheus import needs_prometheus, register, unregister
+from llmsched_langgraph._observe.sources import Source
+from llmsched_langgraph._observe.spans import Spans
+from llmsched_langgraph._runtime.default import default_scheduler
+from llmsched_langgraph._runtime.fork import renew_in_child
+from llmsched_langgraph._runtime.scheduler import Scheduler
+from llmsched_langgraph._runtime.watching import Watched
+from llmsched_langgraph.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+    from prometheus_client.registry import CollectorRegistry
+
+    from llmsched_langgraph._core.events import CallRequested, Entry
+
+__all__ = ["Observation", "otel", "prometheus"]
+
+
+class Observation:
+    """A scheduler that is exported, until this is closed: call `close`, or use it as a context manager.
+
+    It does not keep the scheduler alive. Totals that were exported stay; spans that are open end.
+    """
+
+    def __init__(
+        self, watched: Watched, measures: Measures, spans: Spans | None, ended: Callable[[], object]
+    ) -> None:
+        self._watched = watched
+        self._measures = measures
+        self._spans = spans
+        self._ended = ended
+        self._subscription = watched.subscribe(self._see, self._asked)
+        renew_in_child(self)
+
+    def _asked(self, request: CallRequested) -> None:
+        self._measures.asked(request)
+        if self._spans is not None:
+            self._spans.asked(request)
+
+    def _see(self, entry: Entry) -> None:
+        if self._spans is not None:
+            self._spans.see(entry)
+        self._measures.see(entry)
+
+    def forked(self) -> None:
+        """Begin anew in the child of a fork: its totals begin at 0, and the parent ends its own spans."""
+        self._measures.forked()
+        if self._spans is not None:
+            self._spans.forked()
+
+    def close(self) -> None:
+        """Export no longer. Idempotent."""
+        self._watched.levels()  # what has happened so far is exported
+        self._subscription.close()
+        self._ended()
+        if self._spans is not None:
+            self._spans.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def otel(
+    scheduler: Scheduler | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    *,
+    name: str = "default",
+    parent: Callable[[], Span | None] | None = None,
+) -> Observation:
+    """Export traces and metrics of a scheduler to OpenTelemetry.
+
+    Each call has a span `llmsched.call`, from its request to its end, and in it, if it waits, a span
+    `llmsched.wait`; both have the seconds of the wait as `gen_ai.latency.time_in_queue`. The parent is the
+    span that is current in the code that makes the call. The metrics are those of `prometheus`, with their
+    names in the style of OpenTelemetry: `llmsched.queue.wait` is `llmsched_queue_wait_seconds` there.
+
+    Args:
+        scheduler: the scheduler; None for the process-wide one.
+        tracer_provider: gets the spans; None for the global one.
+        meter_provider: gets the metrics; None for the global one.
+        name: the value of the label `scheduler` of all metrics.
+        parent: returns the parent of a call's span; it is called in the code that makes the call, and may
+            return None for the current span. An instrumentation that makes no span the current one has such
+            a function, as `openinference.instrumentation.langchain` has `get_current_span`.
+
+    Raises:
+        ConfigurationError: OpenTelemetry is not installed, the scheduler is none, or another one is observed
+            under this name.
+    """
+    own = _checked(scheduler, name)
+    needs_opentelemetry()
+    from opentelemetry import metrics, trace
+
+    watched = Watched(own)
+    instruments = instruments_of(meter_provider or metrics.get_meter_provider())
+    measures = Measures(watched.shared, recording(instruments, name))
+    spans = Spans(tracer_provider or trace.get_tracer_provider(), watched.shared, parent)
+    source = Source(name, measures, watched.levels)
+    instruments.sources.add(source)
+    return Observation(watched, measures, spans, lambda: instruments.sources.remove(source))
+
+
+def prometheus(
+    scheduler: Scheduler | None = None, registry: CollectorRegistry | None = None, *, name: str = "default"
+) -> Observation:
+    """Export metrics of a scheduler to a registry of `prometheus_client`, which you serve as your own.
+
+    Args:
+        scheduler: the scheduler; None for the process-wide one.
+        registry: the registry; None for the global one.
+        name: the value of the label `scheduler` of all metrics.
+
+    Raises:
+        ConfigurationError: `prometheus_client` is not installed, the scheduler is none, another one is
+            observed under this name, or the registry has other metrics of these names.
+    """
+    own = _checked(scheduler, name)
+    needs_prometheus()
+    from prometheus_client import REGISTRY
+
+    watched, place = Watched(own), registry or REGISTRY
+    measures = Measures(watched.shared)
+    source = Source(name, measures, watched.levels)
+    register(source, place)
+    return Observation(watched, measures, None, lambda: unregister(source, place))
+
+
+def _checked(scheduler: object, name: object) -> Scheduler:
+    if scheduler is None:
+        scheduler = default_scheduler()
+    if not isinstance(scheduler, Scheduler):
+        raise ConfigurationError(f"observe a Scheduler, not {type(scheduler).__name__}")
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"name must be text that is not empty, not {name!r:.40}")
+    return scheduler
