@@ -19,6 +19,7 @@ further ones are "other".
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -57,7 +58,8 @@ class Observation:
         self._measures = measures
         self._spans = spans
         self._ended = ended
-        self._subscription = watched.subscribe(self._see, self._asked)
+        # A subscription refers to its scheduler, which refers to it.
+        self._subscription = weakref.ref(watched.subscribe(self._see, self._asked))
         renew_in_child(self)
 
     def _asked(self, request: CallRequested) -> None:
@@ -79,7 +81,9 @@ class Observation:
     def close(self) -> None:
         """Export no longer. Idempotent."""
         self._watched.levels()  # what has happened so far is exported
-        self._subscription.close()
+        subscription = self._subscription()
+        if subscription is not None:
+            subscription.close()
         self._ended()
         if self._spans is not None:
             self._spans.close()

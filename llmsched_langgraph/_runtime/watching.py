@@ -21,6 +21,7 @@ class Watched:
 
     def __init__(self, scheduler: Scheduler) -> None:
         scheduler._router.watched = True  # noqa: SLF001 (calls have the names of their models from now on)
+        self._scheduler = weakref.ref(scheduler)
         self._driver = weakref.ref(scheduler._driver)  # noqa: SLF001
 
     def subscribe(self, see: See, ask: Ask | None) -> Subscription:
@@ -41,7 +42,7 @@ class Watched:
         Accounts of one backend count together: their limit is the sum, their pause the longest.
         """
         driver = self._driver()
-        if driver is None:
+        if driver is None or self._scheduler() is None:
             return ()
         driver.look()
         found: dict[str, Level] = {}

@@ -89,7 +89,12 @@ def test_lua_files_stand_for_modules(path):
 
 PRIVATE = "llmsched_langgraph._"
 TESTS = Path(__file__).resolve().parents[1]
-PUBLIC = ("llmsched_langgraph", "llmsched_langgraph.policies", "llmsched_langgraph.traces")
+PUBLIC = (
+    "llmsched_langgraph",
+    "llmsched_langgraph.observe",
+    "llmsched_langgraph.policies",
+    "llmsched_langgraph.traces",
+)
 BEHAVIOUR = ("applications", "graphs", "notebooks", "providers", "serve_sim", "servability")
 """Folders whose tests see the package as a user does."""
 
