@@ -109,6 +109,58 @@ COUNTERS = (CALLS, OVER, TOKENS, PAUSES)
 HISTOGRAMS = (WAIT, WITHDRAWN, DURATION, ERROR)
 GAUGES = (DEPTH, IN_USE, LIMIT, PAUSED)
 METRICS = (*HISTOGRAMS, *COUNTERS, *GAUGES)
+"""What `observe` exports."""
 
 SCHEDULER = "scheduler"
 """The first label of every metric: the name under which the scheduler is observed."""
+
+# -- of a ledger that several processes share ---------------------------------------------------
+
+UP = Metric("llmsched.up", "gauge", "", (), "Whether the server of the shared ledger answered")
+ALL_LIMIT = Metric(
+    "llmsched.shared.slots.limit", "gauge", "{slot}", ("backend",), "Slots that all workers may hold at once"
+)
+ALL_IN_USE = Metric(
+    "llmsched.shared.slots.in_use", "gauge", "{slot}", ("backend",), "Slots that workers hold, all together"
+)
+ALL_DEPTH = Metric(
+    "llmsched.shared.queue.depth",
+    "gauge",
+    "{call}",
+    ("backend",),
+    "Calls of all workers that wait for a slot",
+)
+ALL_PAUSED = Metric(
+    "llmsched.shared.pause.left", "gauge", "s", ("backend",), "Time until the backend's pause ends"
+)
+TENANT_IN_USE = Metric(
+    "llmsched.shared.tenant.slots.in_use",
+    "gauge",
+    "{slot}",
+    ("backend", "tenant"),
+    "Slots that a tenant holds; calls granted while no other tenant was there count as of no tenant",
+)
+TENANT_DEPTH = Metric(
+    "llmsched.shared.tenant.queue.depth",
+    "gauge",
+    "{call}",
+    ("backend", "tenant"),
+    "Calls of a tenant that wait for a slot",
+)
+WORKERS = Metric(
+    "llmsched.shared.workers", "gauge", "{worker}", ("lease",), "Workers by their lease: running or ended"
+)
+ALL_GRANTED = Metric(
+    "llmsched.shared.grants", "counter", "{slot}", ("backend",), "Slots granted to all workers"
+)
+ALL_CLOSED = Metric(
+    "llmsched.shared.paused", "counter", "s", ("backend",), "Length of all pauses, the current one included"
+)
+
+SHARED_GAUGES = (ALL_LIMIT, ALL_IN_USE, ALL_DEPTH, ALL_PAUSED, TENANT_IN_USE, TENANT_DEPTH, WORKERS)
+SHARED_COUNTERS = (ALL_GRANTED, ALL_CLOSED)
+SHARED_METRICS = (UP, *SHARED_GAUGES, *SHARED_COUNTERS)
+"""What `llmsched metrics` exports."""
+
+LEDGER = "ledger"
+"""The first label of these metrics: the name of the ledger."""

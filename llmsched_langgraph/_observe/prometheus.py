@@ -42,7 +42,7 @@ class SchedulerCollector:
 
     def describe(self) -> Iterable[Family]:
         """Return the metrics without values."""
-        return [*map(_histogram, HISTOGRAMS), *map(_counter, COUNTERS), *map(_gauge, GAUGES)]
+        return [*map(_histogram, HISTOGRAMS), *map(counter_of, COUNTERS), *map(gauge_of, GAUGES)]
 
     def collect(self) -> Iterator[Family]:
         """Yield the metrics with their values now."""
@@ -53,12 +53,12 @@ class SchedulerCollector:
                 histogram.add_metric(labels, list(_cumulative(metric, counts)), total)
             yield histogram
         for metric in COUNTERS:
-            counter = _counter(metric)
+            counter = counter_of(metric)
             for labels, value in self.sources.counts(metric):
                 counter.add_metric(labels, value)
             yield counter
         for metric in GAUGES:
-            gauge = _gauge(metric)
+            gauge = gauge_of(metric)
             for labels, value in gauged(metric, levels):
                 gauge.add_metric(labels, value)
             yield gauge
@@ -70,16 +70,18 @@ def _histogram(metric: Metric) -> HistogramMetricFamily:
     return HistogramMetricFamily(metric.exposed, metric.about, labels=(SCHEDULER, *metric.labels))
 
 
-def _counter(metric: Metric) -> CounterMetricFamily:
+def counter_of(metric: Metric, first: str = SCHEDULER) -> CounterMetricFamily:
+    """Return a counter without values; `first` is its first label."""
     from prometheus_client.core import CounterMetricFamily
 
-    return CounterMetricFamily(metric.exposed, metric.about, labels=(SCHEDULER, *metric.labels))
+    return CounterMetricFamily(metric.exposed, metric.about, labels=(first, *metric.labels))
 
 
-def _gauge(metric: Metric) -> GaugeMetricFamily:
+def gauge_of(metric: Metric, first: str = SCHEDULER) -> GaugeMetricFamily:
+    """Return a gauge without values; `first` is its first label."""
     from prometheus_client.core import GaugeMetricFamily
 
-    return GaugeMetricFamily(metric.exposed, metric.about, labels=(SCHEDULER, *metric.labels))
+    return GaugeMetricFamily(metric.exposed, metric.about, labels=(first, *metric.labels))
 
 
 def _cumulative(metric: Metric, counts: tuple[int, ...]) -> Iterator[tuple[str, float]]:

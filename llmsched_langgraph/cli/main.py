@@ -11,7 +11,18 @@ import sys
 from collections.abc import Sequence
 
 from llmsched_langgraph import __version__
-from llmsched_langgraph.cli import bench, demo, doctor, inspect, profile, record, replay, serve_sim, testbed
+from llmsched_langgraph.cli import (
+    bench,
+    demo,
+    doctor,
+    inspect,
+    metrics,
+    profile,
+    record,
+    replay,
+    serve_sim,
+    testbed,
+)
 from llmsched_langgraph.errors import LLMSchedError
 
 
@@ -27,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"llmsched {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, inspect, bench, record, replay, testbed, profile, serve_sim, doctor):
+    for command in (demo, inspect, bench, record, replay, testbed, profile, serve_sim, doctor, metrics):
         command.register(subparsers)
     options = parser.parse_args(argv)
     try:
