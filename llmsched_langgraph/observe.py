@@ -60,6 +60,7 @@ class Observation:
         self._ended = ended
         # A subscription refers to its scheduler, which refers to it.
         self._subscription = weakref.ref(watched.subscribe(self._see, self._asked))
+        measures.begin([level.backend for level in watched.levels()])
         renew_in_child(self)
 
     def _asked(self, request: CallRequested) -> None:

@@ -6,7 +6,7 @@ Does not export anything, or count current values: the ledger has those.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from llmsched_langgraph._application.application import Application
@@ -86,6 +86,12 @@ class Measures:
         self._owners: dict[int, str] = {}  # the tenants of jobs
         self._direct: dict[int, str] = {}  # the tenants of calls that are jobs of their own
         self._tickets: dict[int, _Ticket] = {}
+
+    def begin(self, backends: Collection[str]) -> None:
+        """Show the counters of these backends as 0: the growth from nothing to 1 is none for Prometheus."""
+        for metric in (OVER, PAUSES):
+            for backend in backends:
+                self.counters[metric].setdefault((self._backends(backend),), 0)
 
     def forked(self) -> None:
         """Begin anew in the child of a fork: the parent's tickets stay with the parent."""
