@@ -7,10 +7,9 @@ from llmsched_langgraph import Scheduler, observe
 with Scheduler(8) as scheduler, observe.otel(scheduler), observe.prometheus(scheduler):
     ...
 
-An observer reads the scheduler's story. It runs outside the scheduler's lock, in the thread or event loop
-that caused a decision: what blocks there delays that thread, and costs no other call its slot. The exporter
-of a `BatchSpanProcessor` or of a periodic metric reader runs in a thread of its own, so it may be slow or
-fail. A `SimpleSpanProcessor` calls its exporter at once: one that blocks delays calls.
+What happened is gathered, and exported by a background thread within a fraction of a second: an exporter that
+is slow, blocks or fails costs no call anything. A scrape, a collection of metrics, `close` and the end of the
+process export what is left at once.
 
 Names of tenants, applications, backends and stages are exported, and run ids; nothing of prompts, answers or
 keys. Of the tenants, the applications and the backends, the first 100 have values of their own in labels;
@@ -19,15 +18,17 @@ further ones are "other".
 
 from __future__ import annotations
 
+import atexit
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from llmsched_langgraph._observe.deferred import Deferred
 from llmsched_langgraph._observe.measures import Measures
 from llmsched_langgraph._observe.otel_metrics import instruments_of, needs_opentelemetry, recording
 from llmsched_langgraph._observe.prometheus import needs_prometheus, register, unregister
-from llmsched_langgraph._observe.sources import Source
+from llmsched_langgraph._observe.sources import Level, Source
 from llmsched_langgraph._observe.spans import Spans
 from llmsched_langgraph._runtime.default import default_scheduler
 from llmsched_langgraph._runtime.fork import renew_in_child
@@ -51,17 +52,29 @@ class Observation:
     It does not keep the scheduler alive. Totals that were exported stay; spans that are open end.
     """
 
-    def __init__(
-        self, watched: Watched, measures: Measures, spans: Spans | None, ended: Callable[[], object]
-    ) -> None:
+    def __init__(self, watched: Watched, measures: Measures, spans: Spans | None) -> None:
         self._watched = watched
         self._measures = measures
         self._spans = spans
-        self._ended = ended
+        self._deferred = deferred = Deferred(self._see)
         # A subscription refers to its scheduler, which refers to it.
-        self._subscription = weakref.ref(watched.subscribe(self._see, self._asked))
+        self._subscription = weakref.ref(watched.subscribe(deferred.put, self._asked))
+        self._ended: Callable[[], object] = lambda: None
         measures.begin([level.backend for level in watched.levels()])
         renew_in_child(self)
+        self._at_exit = _flushing(weakref.ref(self))
+        atexit.register(self._at_exit)  # the providers register theirs earlier, so it comes before these
+
+    def export(self, name: str, add: Callable[[Source], object], remove: Callable[[Source], object]) -> Self:
+        """Have what was measured exported by `add`, and no longer by `remove`."""
+        source = Source(name, self._measures, self._levels)
+        try:
+            add(source)
+        except BaseException:
+            self.close()
+            raise
+        self._ended = lambda: remove(source)
+        return self
 
     def _asked(self, request: CallRequested) -> None:
         self._measures.asked(request)
@@ -73,21 +86,37 @@ class Observation:
             self._spans.see(entry)
         self._measures.see(entry)
 
+    def _levels(self) -> Sequence[Level]:
+        levels = self._watched.levels()
+        self._deferred.drain()
+        return levels
+
     def forked(self) -> None:
         """Begin anew in the child of a fork: its totals begin at 0, and the parent ends its own spans."""
+        self._deferred.forked()
         self._measures.forked()
         if self._spans is not None:
             self._spans.forked()
 
+    def flush(self) -> bool:
+        """Give what has happened so far to the providers now; return False if an exporter blocks.
+
+        It does not flush the providers: `tracer_provider.force_flush()` does.
+        """
+        self._watched.levels()
+        return self._deferred.drain()
+
     def close(self) -> None:
-        """Export no longer. Idempotent."""
-        self._watched.levels()  # what has happened so far is exported
+        """Export what has happened, and nothing further. Idempotent."""
+        flushed = self.flush()
         subscription = self._subscription()
         if subscription is not None:
             subscription.close()
+        self._deferred.stop()
         self._ended()
-        if self._spans is not None:
+        if self._spans is not None and flushed:
             self._spans.close()
+        atexit.unregister(self._at_exit)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +125,17 @@ class Observation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _flushing(observation: weakref.ref[Observation]) -> Callable[[], None]:
+    """Return what flushes the observation at the exit of the process, if it is still there."""
+
+    def flush() -> None:
+        found = observation()
+        if found is not None:
+            found.flush()
+
+    return flush
 
 
 def otel(
@@ -134,9 +174,8 @@ def otel(
     instruments = instruments_of(meter_provider or metrics.get_meter_provider())
     measures = Measures(watched.shared, recording(instruments, name))
     spans = Spans(tracer_provider or trace.get_tracer_provider(), watched.shared, parent)
-    source = Source(name, measures, watched.levels)
-    instruments.sources.add(source)
-    return Observation(watched, measures, spans, lambda: instruments.sources.remove(source))
+    observation = Observation(watched, measures, spans)
+    return observation.export(name, instruments.sources.add, instruments.sources.remove)
 
 
 def prometheus(
@@ -158,10 +197,10 @@ def prometheus(
     from prometheus_client import REGISTRY
 
     watched, place = Watched(own), registry or REGISTRY
-    measures = Measures(watched.shared)
-    source = Source(name, measures, watched.levels)
-    register(source, place)
-    return Observation(watched, measures, None, lambda: unregister(source, place))
+    observation = Observation(watched, Measures(watched.shared), None)
+    return observation.export(
+        name, lambda source: register(source, place), lambda source: unregister(source, place)
+    )
 
 
 def _checked(scheduler: object, name: object) -> Scheduler:

@@ -255,6 +255,7 @@ def test_a_forked_child_begins_at_nothing(exports):
         held.acquire()
         with scheduler.slot():
             pass
+        assert len(exports.spans()) == 1
         child = os.fork()
         if not child:
             code = 1

@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import gc
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -131,7 +133,7 @@ def test_the_attempts_of_a_call_are_one_span(make_scheduler, exports):
     assert told["llmsched.application"] == "agent"
     assert told["llmsched.run_id"] == config["run_id"]
     assert told["llmsched.stage"] == "ask"
-    assert events(span) == ["llmsched.granted"] * 2
+    assert events(span) == ["llmsched.granted"]  # the first one is the begin of the span
     assert span.status.status_code is otel_trace.StatusCode.UNSET
     assert sorted(dict(labels)["outcome"] for labels in calls) == ["failed", "finished"]
     assert {dict(labels)["direction"]: value for labels, value in tokens.items()} == {"input": 3, "output": 2}
@@ -334,13 +336,16 @@ class Stuck(exporting.SpanExporter):
         return exporting.SpanExportResult.SUCCESS
 
 
+def batching(exporter):
+    return exporting.BatchSpanProcessor(exporter, schedule_delay_millis=1, max_export_batch_size=1)
+
+
+@pytest.mark.parametrize("processor", [batching, exporting.SimpleSpanProcessor])
 @pytest.mark.parametrize("error", [None, ZeroDivisionError("my bug")], ids=["hangs", "raises"])
-def test_an_exporter_that_does_not_return(make_scheduler, error, caplog):
-    """It runs in the processor's thread: every call gets its slot, and gives it back."""
+def test_an_exporter_that_does_not_return(make_scheduler, processor, error, caplog):
+    """It runs in another thread: every call gets its slot, and gives it back."""
     exports, exporter, scheduler = Exports(), Stuck(error), make_scheduler(1)
-    exports.tracers.add_span_processor(
-        exporting.BatchSpanProcessor(exporter, schedule_delay_millis=1, max_export_batch_size=1)
-    )
+    exports.tracers.add_span_processor(processor(exporter))
     with caplog.at_level(logging.CRITICAL), exports.of(scheduler):
         with scheduler.slot():
             pass
@@ -349,8 +354,8 @@ def test_an_exporter_that_does_not_return(make_scheduler, error, caplog):
             with scheduler.slot():
                 pass
         assert scheduler.statistics().released == 101
-        assert len(exports.spans()) == 101
         exporter.go.set()
+        assert len(exports.spans()) == 101
         exports.tracers.shutdown()
         exports.meters.shutdown()
 
@@ -373,7 +378,10 @@ def test_a_processor_that_raises(make_scheduler, caplog):
             with scheduler.slot():
                 pass
         assert scheduler.statistics().released == 3
-    assert [record.getMessage() for record in caplog.records if "an observer failed" in record.getMessage()]
+        assert exports.spans() == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "an exporter failed (logged once): ZeroDivisionError('my bug')"
+    ]
     exports.tracers.shutdown()
     exports.meters.shutdown()
 
@@ -434,6 +442,48 @@ def test_the_scheduler_may_be_collected(exports):
     assert exports.prometheus("llmsched_slots_limit") == {}
     observation.close()
     assert exports.text() == ""
+
+
+PROGRAM = """
+import sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from llmsched_langgraph import Scheduler, observe
+
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + "\\n")))
+trace.set_tracer_provider(provider)
+scheduler = Scheduler(1)
+observe.otel(scheduler)
+with scheduler.slot():
+    pass
+"""
+
+
+def test_the_end_of_the_process_exports_what_is_left():
+    """Also where nobody closes anything."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "llmsched.call\n")
+
+
+def test_entries_that_nobody_takes_are_dropped(monkeypatch):
+    """The oldest first, and counted; one that comes twice counts once."""
+    from llmsched_langgraph._core.events import Entry
+    from llmsched_langgraph._observe import deferred
+
+    monkeypatch.setattr(deferred, "MOST", 3)
+    monkeypatch.setattr(deferred.Background, "there_is_work", lambda self: None)
+    seen = []
+    entries = deferred.Deferred(lambda entry: seen.append(entry.number))
+    for number in (1, 2, 2, 3, 4, 5):
+        entries.put(Entry(number, 0.0, "Ticked"))
+    assert entries.drain()
+    assert (seen, entries.missed) == ([3, 4, 5], 2)
+    with entries._seeing:
+        assert not entries.drain(0.0)
 
 
 def test_wrong_arguments(make_scheduler, exports):

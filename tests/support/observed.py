@@ -35,6 +35,7 @@ class Exports:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
+        self._observations: tuple[observe.Observation, ...] = ()
         self.tracers = TracerProvider(shutdown_on_exit=False)
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
@@ -43,15 +44,21 @@ class Exports:
     def of(self, scheduler: Scheduler, **options: Any) -> Iterator[None]:
         """Export the scheduler for as long as the block lasts."""
         with (
-            observe.otel(scheduler, self.tracers, self.meters, **options),
-            observe.prometheus(scheduler, self.registry, name=options.get("name", "default")),
+            observe.otel(scheduler, self.tracers, self.meters, **options) as otel,
+            observe.prometheus(scheduler, self.registry, name=options.get("name", "default")) as prometheus,
         ):
+            self._observations += (otel, prometheus)
             yield
+
+    def _flush(self) -> None:
+        for observation in self._observations:
+            assert observation.flush()
 
     # -- spans -------------------------------------------------------------------------
 
     def spans(self, name: str = "llmsched.call") -> list[ReadableSpan]:
         """The ended spans of this name, in the order of their ends."""
+        self._flush()
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
 
     def outcomes(self) -> list[Any]:
@@ -62,6 +69,7 @@ class Exports:
 
     def otel(self, name: str) -> Series:
         """The series of a metric of OpenTelemetry: values, or sums of a histogram."""
+        self._flush()
         data = self.reader.get_metrics_data()
         scopes = [] if data is None else [one for own in data.resource_metrics for one in own.scope_metrics]
         return {
