@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 import attempts
@@ -67,16 +67,16 @@ class Watched:
         file = folder / f"{name}.jsonl" if record else None
         self.scheduler = self.stack.enter_context(Scheduler(8, record=file))
         self.registry = CollectorRegistry()
-        watching: list[AbstractContextManager[object]] = []
+        self.watching: list[observe.Observation] = []
         if traces:
             tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
             tracers.add_span_processor(BatchSpanProcessor(Dropping()))
             self.stack.callback(tracers.shutdown)
             self.stack.callback(meters.shutdown)
-            watching.append(observe.otel(self.scheduler, tracers, meters))
+            self.watching.append(observe.otel(self.scheduler, tracers, meters))
         if metrics:
-            watching.append(observe.prometheus(self.scheduler, self.registry))
-        for one in watching:
+            self.watching.append(observe.prometheus(self.scheduler, self.registry))
+        for one in self.watching:
             self.stack.enter_context(one)
 
     def run(self, call: Callable[[], object]) -> None:
@@ -88,6 +88,12 @@ class Watched:
                     call()
         finally:
             run.end(Outcome.FINISHED)
+
+    def flush(self) -> None:
+        """Have everything exported that has happened."""
+        for one in self.watching:
+            assert one.flush()
+        self.scheduler._driver.save()  # noqa: SLF001 (what is recorded counts as well)
 
 
 def compare(port: int, repeats: int, calls: int, folder: Path) -> None:
@@ -112,6 +118,7 @@ def compare(port: int, repeats: int, calls: int, folder: Path) -> None:
             with Clock(calls // CALLS * CALLS) as clock:
                 for _ in range(calls // CALLS):
                     own.run(call)
+                own.flush()
             return clock.cost
 
         return measure

@@ -486,6 +486,23 @@ def test_entries_that_nobody_takes_are_dropped(monkeypatch):
         assert not entries.drain(0.0)
 
 
+@pytest.mark.parametrize(
+    ("module", "function", "extra"),
+    [
+        ("opentelemetry.metrics", "otel", "otel"),
+        ("opentelemetry.trace", "otel", "otel"),
+        ("prometheus_client", "prometheus", "prometheus"),
+    ],
+)
+def test_without_the_package(make_scheduler, monkeypatch, module, function, extra):
+    """The error names the extra, and the scheduler is not observed."""
+    monkeypatch.setitem(sys.modules, module, None)
+    scheduler = make_scheduler(1)
+    with pytest.raises(ConfigurationError, match=rf"pip install 'llmsched-langgraph\[{extra}\]'"):
+        getattr(observe, function)(scheduler)
+    assert not scheduler._driver.askers
+
+
 def test_wrong_arguments(make_scheduler, exports):
     """Each is refused with the cure."""
     scheduler = make_scheduler(1)
