@@ -1,4 +1,4 @@
-"""Exports what a scheduler does: traces and metrics to OpenTelemetry, metrics to Prometheus.
+"""Exports what a scheduler does: to OpenTelemetry, Prometheus and LangSmith.
 
 Does not decide anything, or store what it exports.
 
@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from llmsched_langgraph._observe.deferred import Deferred
+from llmsched_langgraph._observe.langsmith_steps import Steps
 from llmsched_langgraph._observe.measures import Measures
 from llmsched_langgraph._observe.otel_metrics import instruments_of, needs_opentelemetry, recording
 from llmsched_langgraph._observe.prometheus import needs_prometheus, register, unregister
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from llmsched_langgraph._core.events import CallRequested, Entry
 
-__all__ = ["Observation", "otel", "prometheus"]
+__all__ = ["Observation", "langsmith", "otel", "prometheus"]
 
 
 class Observation:
@@ -52,7 +53,7 @@ class Observation:
     It does not keep the scheduler alive. Totals that were exported stay; spans that are open end.
     """
 
-    def __init__(self, watched: Watched, measures: Measures, spans: Spans | None) -> None:
+    def __init__(self, watched: Watched, measures: Measures | None, spans: Spans | Steps | None) -> None:
         self._watched = watched
         self._measures = measures
         self._spans = spans
@@ -60,13 +61,16 @@ class Observation:
         # A subscription refers to its scheduler, which refers to it.
         self._subscription = weakref.ref(watched.subscribe(deferred.put, self._asked))
         self._ended: Callable[[], object] = lambda: None
-        measures.begin([level.backend for level in watched.levels()])
+        levels = watched.levels()
+        if measures is not None:
+            measures.begin([level.backend for level in levels])
         renew_in_child(self)
         self._at_exit = _flushing(weakref.ref(self))
         atexit.register(self._at_exit)  # the providers register theirs earlier, so it comes before these
 
     def export(self, name: str, add: Callable[[Source], object], remove: Callable[[Source], object]) -> Self:
         """Have what was measured exported by `add`, and no longer by `remove`."""
+        assert self._measures is not None
         source = Source(name, self._measures, self._levels)
         try:
             add(source)
@@ -77,14 +81,16 @@ class Observation:
         return self
 
     def _asked(self, request: CallRequested) -> None:
-        self._measures.asked(request)
+        if self._measures is not None:
+            self._measures.asked(request)
         if self._spans is not None:
             self._spans.asked(request)
 
     def _see(self, entry: Entry) -> None:
         if self._spans is not None:
             self._spans.see(entry)
-        self._measures.see(entry)
+        if self._measures is not None:
+            self._measures.see(entry)
 
     def _levels(self) -> Sequence[Level]:
         levels = self._watched.levels()
@@ -94,7 +100,8 @@ class Observation:
     def forked(self) -> None:
         """Begin anew in the child of a fork: its totals begin at 0, and the parent ends its own spans."""
         self._deferred.forked()
-        self._measures.forked()
+        if self._measures is not None:
+            self._measures.forked()
         if self._spans is not None:
             self._spans.forked()
 
@@ -201,6 +208,23 @@ def prometheus(
     return observation.export(
         name, lambda source: register(source, place), lambda source: unregister(source, place)
     )
+
+
+def langsmith(scheduler: Scheduler | None = None) -> Observation:
+    """Add each wait for a slot to LangSmith's trace, as a step "waiting for a slot" beside the model's.
+
+    The step is added when the wait is over, and only for calls that wait. Callbacks, events and streams of
+    the graph do not change. Only runs that LangSmith traces have such steps (`LANGSMITH_TRACING=true`).
+    Langfuse takes the spans of `otel`.
+
+    Args:
+        scheduler: the scheduler; None for the process-wide one.
+
+    Raises:
+        ConfigurationError: LangSmith is not installed, or the scheduler is none.
+    """
+    watched = Watched(_checked(scheduler, "default"))
+    return Observation(watched, None, Steps(watched.shared))
 
 
 def _checked(scheduler: object, name: object) -> Scheduler:
