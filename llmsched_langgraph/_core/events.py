@@ -231,6 +231,7 @@ class Entry(NamedTuple):
     | JobClosed | the `Job`: it has ended and its last call is released |
     | CallClosed | a `Direct`: a call outside any run, a job of its own, is released |
     | BackendConfigured | the `Backend` |
+    | BackendPaused | seconds until the pause ends: an attempt of this process was refused |
     | BeliefWanted | a `BeliefWanted` |
     | BeliefFormed | the `Belief` |
     | ProfileLearned | fingerprints of the applications that changed |

@@ -25,9 +25,10 @@ from llmsched_langgraph._core.jobs import Jobs
 from llmsched_langgraph._core.ordering import Ordering
 from llmsched_langgraph._core.story import Story
 from llmsched_langgraph._jobs.calls import Outcome
+from llmsched_langgraph._ledger.pauses import Failure, paused
 from llmsched_langgraph._ledger.protocol import Ledger
 from llmsched_langgraph._ledger.truth import Truth
-from llmsched_langgraph._ledger.values import Configure, Crowd
+from llmsched_langgraph._ledger.values import BackendView, Configure, Crowd
 
 PAUSED_JOBS = 10_000
 """Maximum number of interrupted jobs kept. The oldest are cancelled, and are new if resumed."""
@@ -174,6 +175,15 @@ class Lifecycle:
         self._ledger.submit(now, Configure(event.backend))
         self._story.tell(now, "BackendConfigured", 0, 0, event.backend.name, event.backend)
         return True
+
+    def tell_pause(
+        self, now: float, backend: str, before: BackendView, granted_s: float, failure: Failure
+    ) -> None:
+        """Add the entry that a pause begins, if it does with the failure of an attempt."""
+        if now >= before.pause.opens_s:
+            left_s = paused(before.pause, before.granted, granted_s, now, failure).opens_s - now
+            if left_s > 0.0:
+                self._story.tell(now, "BackendPaused", 0, 0, backend, left_s)
 
     def close(self, job: Job, now: float) -> None:
         """Close the job if it has ended and its last call is released."""

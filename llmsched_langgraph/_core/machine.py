@@ -248,8 +248,9 @@ class SchedulerMachine(MachineQueries):
     def _turned_away(self, now: float, news: Refused, trust: bool) -> None:
         ticket, crowd = news
         number = self.ledger.claim(ticket).lane[1]  # type: ignore[union-attr]  # it waits
-        self._released(now, _given_up(ticket), trust)
         self._life.refuse(now, ticket, crowd, number)
+        self._released(now, _given_up(ticket), trust)
+        self.refused[ticket] = crowd
         self.untold[ticket] = True
 
     def _dismissed(self, now: float, event: CallDismissed, trust: bool) -> bool:
@@ -282,6 +283,8 @@ class SchedulerMachine(MachineQueries):
             if job is not None:
                 self._add(job, (Job.finished, done))
             self.story.tell(now, "CallReleased", number, ticket, backend, done)
+            if failure is not None:
+                self._life.tell_pause(now, backend, before, claim.granted_s, failure)
             if job is None:
                 self.story.tell(now, "CallClosed", number, 0, "", Direct(number, done))
         else:

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from llmsched_langgraph._core.events import Entry
+from llmsched_langgraph._core.events import CallRequested, Entry
 from llmsched_langgraph._core.story import Story
 
 logger = logging.getLogger("llmsched_langgraph")
 
 See = Callable[[Entry], None]
+
+Ask = Callable[[CallRequested], None]
+"""Is called in the code that requests a slot, before the request: its context is that of the call."""
 
 PATIENCE_S = 1.0
 """Maximum seconds to wait for another thread that delivers entries to the same observer."""
@@ -37,10 +40,14 @@ class Subscription:
     Attributes:
         missed: number of entries that were not delivered, because the observer was too far behind.
         failures: number of entries at which the observer raised.
+        ask: what hears of requests in the code that makes them; None if nothing does.
     """
 
-    def __init__(self, story: Story, see: See, remove: Callable[[Subscription], None]) -> None:
+    def __init__(
+        self, story: Story, see: See, remove: Callable[[Subscription], None], ask: Ask | None = None
+    ) -> None:
         self._see = see
+        self.ask = ask
         self._remove = remove
         self._trying = self._tries = 0
         self.missed = 0
@@ -116,6 +123,9 @@ class Subscriptions:
         story: the story.
         own: the package's own observer.
         lag: the entries that it reads in one batch, unless one is urgent.
+
+    Attributes:
+        askers: the subscriptions that hear of requests in the code that makes them. The list stays the same.
     """
 
     def __init__(self, story: Story, own: See, lag: int) -> None:
@@ -123,6 +133,7 @@ class Subscriptions:
         self._own = Subscription(story, own, self._remove)
         self._lag = lag
         self._others: tuple[Subscription, ...] = ()
+        self.askers: list[Subscription] = []
 
     def follow(self, story: Story) -> None:
         """Deliver the entries of `story` from now on."""
@@ -130,14 +141,27 @@ class Subscriptions:
         for subscription in (self._own, *self._others):
             subscription.follow(story)
 
-    def subscribe(self, see: See) -> Subscription:
-        """Call `see` with each entry from now on."""
-        subscription = Subscription(self._story, see, self._remove)
+    def subscribe(self, see: See, ask: Ask | None = None) -> Subscription:
+        """Call `see` with each entry from now on, and `ask` in the code that makes a request, before it."""
+        subscription = Subscription(self._story, see, self._remove, ask)
         self._others = (*self._others, subscription)
+        if ask is not None:
+            self.askers.append(subscription)
         return subscription
+
+    def ask(self, request: CallRequested) -> None:
+        """Tell the observers of a request that is about to be made. Their errors are logged once each."""
+        for subscription in tuple(self.askers):
+            try:
+                if subscription.ask is not None:
+                    subscription.ask(request)
+            except Exception as error:
+                subscription.ask = None
+                logger.warning("an observer failed at a request, and hears of no further ones: %r", error)
 
     def _remove(self, subscription: Subscription) -> None:
         self._others = tuple(own for own in self._others if own is not subscription)
+        self.askers[:] = [own for own in self.askers if own is not subscription]
 
     def deliver(self) -> None:
         """Deliver the new entries: to the package's own observer if one is urgent or they are many."""

@@ -61,6 +61,7 @@ class Router:
         priced: whether a backend has prices, so that the cost of a call depends on its names.
         names: the names of the backends.
         per_account: the names of those whose limits each account has for itself.
+        watched: whether somebody who observes the scheduler reads the names of calls.
 
     Raises:
         ConfigurationError: there is no backend, or two have one name or claim the same.
@@ -73,6 +74,7 @@ class Router:
         self.priced = any(pool.prices is not None for pool in pools)
         self.names = tuple(pool.name for pool in pools)
         self.per_account = frozenset(pool.name for pool in pools if pool.per_account)
+        self.watched = False
         pools = tuple(pools)
         route = functools.partial(_backend_of, pools, rest[0] if rest else None)
         self._backend_of = functools.lru_cache(_MAX_CACHED)(route)
@@ -80,8 +82,8 @@ class Router:
 
     @property
     def by_name(self) -> bool:
-        """Whether the names of a call affect its backend or its cost."""
-        return self.only is None or self.priced or bool(self.per_account)
+        """Whether the names of a call affect its backend or its cost, or are read."""
+        return self.only is None or self.priced or self.watched or bool(self.per_account)
 
     def claims(self, asked: Requested) -> bool:
         """Return whether a backend claims the call by one of its names or URLs."""

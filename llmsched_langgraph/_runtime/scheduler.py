@@ -29,6 +29,7 @@ from llmsched_langgraph._runtime.context import current_run
 from llmsched_langgraph._runtime.door import AtDoor, Door, Pass
 from llmsched_langgraph._runtime.driver import Driver
 from llmsched_langgraph._runtime.given import check_function, check_names, check_profile, tell_of_excess
+from llmsched_langgraph._runtime.inspectable import Inspectable
 from llmsched_langgraph._runtime.limits import OnBudget, check_on_budget
 from llmsched_langgraph._runtime.resizing import resize
 from llmsched_langgraph._runtime.routing import Requested, Router, as_backends, names_of
@@ -37,7 +38,6 @@ from llmsched_langgraph._runtime.shared.home import Fallback, home_of
 from llmsched_langgraph._runtime.sigterm import SAVER
 from llmsched_langgraph._runtime.slot import Terms
 from llmsched_langgraph._runtime.unmarked import Outside, Unmarked, began
-from llmsched_langgraph._runtime.watched import Watched
 from llmsched_langgraph.errors import ConfigurationError
 
 DEFAULT_POLICY = "llmsched"
@@ -45,7 +45,7 @@ DEFAULT_POLICY = "llmsched"
 _ASKED = (str, Requested, type(None))
 
 
-class Scheduler(Watched):
+class Scheduler(Inspectable):
     """Shares slots among the calls of every graph that is scheduled on it.
 
     Thread-safe, with any number of event loops. A closed scheduler starts no run and grants no slot;
@@ -224,7 +224,7 @@ class Scheduler(Watched):
         run = current_run()
         only = self._router.only
         backend = only if only is not None else self._router.backend_of(model)
-        names = names_of(model) if self._router.priced else ()
+        names = names_of(model) if self._router.priced or self._router.watched else ()
         due_s = deadline_s if deadline_s is None else waitable(positive_limit(deadline_s, "deadline_s"))
         timeout_s = self._timeouts_s[backend]
         if backend in self._router.per_account and (own := account_of(model, account)):

@@ -217,7 +217,10 @@ class Slot:
         self._held.append(driver.watch(self, ticket, loop))
         run = None if stage is None else stage.number
         fields = (ticket, backend, name, job, forced, run, models, self._again, priority, tenant)
-        return driver.request(_new(CallRequested, (*fields, self.prompt_tokens, deadline_s)))
+        request = _new(CallRequested, (*fields, self.prompt_tokens, deadline_s))
+        if driver.askers:
+            driver.ask(request)
+        return driver.request(request)
 
     def _block(self, stage: StageRun | None) -> None:
         """Block until the slot is granted."""

@@ -16,6 +16,7 @@ from llmsched_langgraph.cli import (
     demo,
     doctor,
     inspect,
+    metrics,
     profile,
     record,
     replay,
@@ -38,7 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"llmsched {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, inspect, bench, record, replay, report, testbed, profile, serve_sim, doctor):
+    for command in (
+        demo,
+        inspect,
+        bench,
+        record,
+        replay,
+        report,
+        testbed,
+        profile,
+        serve_sim,
+        doctor,
+        metrics,
+    ):
         command.register(subparsers)
     options = parser.parse_args(argv)
     try:

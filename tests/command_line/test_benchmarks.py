@@ -139,3 +139,15 @@ def test_live_rates():
     ]
     for row in table[1:]:
         assert all(0.0 < float(own.split()[1]) <= 1.0 for own in row[2].split(", "))
+
+
+def test_observing():
+    """Each way to watch beside none, for both ways to call; its own check is that every call was counted."""
+    pytest.importorskip("opentelemetry.sdk")
+    (table,) = printed("observing.py", "--repeats", 4, "--calls", 30)
+    ways = ("recording / off", "prometheus / off", "opentelemetry / off", "all / off", "off, microseconds")
+    assert [row[0] for row in table[1:]] == [
+        f"`{kind}`: {way}" for kind in ("invoke", "ainvoke") for way in ways
+    ]
+    for row in table[1:]:
+        assert float(re.match(r"[\d.e+]+", row[1])[0]) > 0.0

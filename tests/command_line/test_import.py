@@ -21,6 +21,7 @@ HEAVY = [
     "uvicorn",
     "redis",
     "matplotlib",
+    "prometheus_client",
 ]
 
 
@@ -30,6 +31,7 @@ HEAVY = [
         "import llmsched_langgraph",
         "from llmsched_langgraph import schedule, Scheduler, wrap_openai, Backend, Profile",
         "import llmsched_langgraph.cli.main",
+        "import llmsched_langgraph.observe",
     ],
 )
 def test_import_is_light(statement):
@@ -37,6 +39,13 @@ def test_import_is_light(statement):
     code = f"{statement}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_observing_imports_opentelemetry_late():
+    """Others import it, langsmith for example; this package when something is to be exported."""
+    code = "import llmsched_langgraph.observe, sys; print('opentelemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
 
 
 def test_every_public_name_is_there():

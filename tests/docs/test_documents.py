@@ -72,7 +72,9 @@ def test_commands_exist():
     from llmsched_langgraph.cli.main import main
 
     commands = set(
-        re.findall(r"llmsched (demo|doctor|inspect|bench|record|replay|report|testbed|[a-z]+-[a-z]+)", README)
+        re.findall(
+            r"llmsched (demo|doctor|inspect|bench|metrics|record|replay|report|testbed|[a-z]+-[a-z]+)", README
+        )
     )
     assert commands >= {"demo", "inspect", "bench", "record", "replay", "report", "testbed", "serve-sim"}
     for command in commands:

@@ -18,6 +18,7 @@ from llmsched_langgraph._core.ordering import BeliefWanted
 from llmsched_langgraph._core.story import LENGTH
 from llmsched_langgraph._jobs.calls import FinishedCall, Outcome, Usage
 from llmsched_langgraph._jobs.stages import Revealed
+from llmsched_langgraph._ledger.pauses import Failure
 from llmsched_langgraph._ledger.values import CallInfo, Crowd, Grant
 from llmsched_langgraph._runtime.context import inside
 from llmsched_langgraph._runtime.scheduler import start_run
@@ -157,6 +158,7 @@ DETAILS = {
     "JobClosed": Job,
     "CallClosed": Direct,
     "BackendConfigured": Backend,
+    "BackendPaused": float,
     "BeliefWanted": BeliefWanted,
     "BeliefFormed": object,
     "ProfileLearned": frozenset,
@@ -206,6 +208,9 @@ def test_every_kind_of_entry(make_scheduler):
     driver.post(OverrunExpected(job.job, overrun))
     driver.post(LimitReached(job.job, replace(overrun, reached=("calls",))))
     job.end(Outcome.FINISHED)
+    refused = scheduler.slot()
+    refused.acquire()
+    refused.release(Outcome.FAILED, Failure(429))
     scheduler.statistics()
 
     documented = set()
@@ -216,9 +221,9 @@ def test_every_kind_of_entry(make_scheduler):
     for entry in seen:
         assert isinstance(entry.detail, DETAILS[entry.kind]), entry
         assert bool(entry.ticket) == (entry.kind.startswith(("Call", "Slot")) and entry.kind != "CallClosed")
-        of_a_backend = (entry.ticket and entry.kind != "CallMeasured") or entry.kind == "BackendConfigured"
+        of_a_backend = (entry.ticket and entry.kind != "CallMeasured") or entry.kind.startswith("Backend")
         assert bool(entry.backend) == bool(of_a_backend)
-        assert bool(entry.job) == (entry.kind not in ("BackendConfigured", "ProfileLearned"))
+        assert bool(entry.job) == (entry.kind not in ("BackendConfigured", "BackendPaused", "ProfileLearned"))
 
 
 # -- what an observer may do ------------------------------------------------------------

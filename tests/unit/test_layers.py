@@ -91,6 +91,7 @@ PRIVATE = "llmsched_langgraph._"
 TESTS = Path(__file__).resolve().parents[1]
 PUBLIC = (
     "llmsched_langgraph",
+    "llmsched_langgraph.observe",
     "llmsched_langgraph.policies",
     "llmsched_langgraph.reports",
     "llmsched_langgraph.traces",

@@ -739,6 +739,7 @@ TOLD = [
     ("BeliefFormed", 0),
     ("ProfileLearned", 0),
     ("CallReleased", 1),
+    ("BackendPaused", 0),
     ("BackendConfigured", 0),
     ("SlotGranted", 2),
     ("JobEnded", 0),

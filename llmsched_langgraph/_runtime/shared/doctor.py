@@ -185,7 +185,7 @@ def _look_at_clock(report: Report, client: LedgerClient, clock: Callable[[], flo
 
 # -- the ledger ---------------------------------------------------------------------------
 
-_UNREADABLE = AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+UNREADABLE = AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 """What reading a damaged ledger can raise."""
 
 
@@ -203,7 +203,7 @@ def _look_at_ledger(report: Report, client: LedgerClient, now_s: float, quick: b
     report.add("scripts", "ok", "the server runs them")
     try:
         snapshot = client.decoded(stored)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         report.facts["ledger"] = True
         _broken(report, client, error)
         return
@@ -280,7 +280,7 @@ def _look_for_lost_slots(report: Report, client: LedgerClient, stored: Any, snap
         return
     try:
         check_snapshot(stored, snapshot, None)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         _broken(report, client, error)
     else:
         report.add("slots", "ok", "none is lost: every invariant holds")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmsched_langgraph._arguments import check_function
 from llmsched_langgraph._observe.explanation import Explanation
 from llmsched_langgraph._observe.subscriptions import See, Subscription
 from llmsched_langgraph._runtime.context import current_run
+from llmsched_langgraph._runtime.given import check_function
 from llmsched_langgraph._runtime.statistics import BackendStatistics, Statistics
 from llmsched_langgraph.errors import UnknownRunError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmsched_langgraph._runtime.unmarked import Unmarked
 
 
-class Watched:
+class Inspectable:
     """The part of a scheduler that its users watch."""
 
     _driver: Driver
