@@ -5,7 +5,6 @@ Does not know how well such estimates held: `_observe/forecasts.py` learns that.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +15,10 @@ if TYPE_CHECKING:
     from llmsched_langgraph._ledger.values import BackendView
 
 SAMPLE = 256
-"""Maximum number of other jobs whose work is added up; of more, a random sample is scaled up."""
+"""Maximum number of other jobs whose work is added up; of more, a part is scaled up."""
+
+SUBJECTS = 64
+"""Maximum number of jobs that are looked at together."""
 
 
 class Outlook(NamedTuple):
@@ -62,25 +64,24 @@ class _Standing(NamedTuple):
     backends: tuple[str, ...]
 
 
-def outlooks(
-    machine: SchedulerMachine, now: float, only: Iterable[int] = (), draw: random.Random | None = None
-) -> list[Outlook]:
-    """Return the outlook of active jobs: of those with these numbers, or of all that are looked at.
+def outlooks(machine: SchedulerMachine, now: float, only: Iterable[int] = ()) -> list[Outlook]:
+    """Return the outlook of active jobs: of those with these numbers, or without any of at most `SUBJECTS`.
 
-    O(min(jobs, `SAMPLE`)^2) at most. `draw` chooses the sample; None for the first ones.
+    O(active jobs + `SUBJECTS` `SAMPLE`).
     """
     jobs = [job for job in machine.known() if job.active and job.id is not None]
     wanted = set(only)
-    subjects = [job for job in jobs if job.number in wanted]
-    scale = 1.0
-    if len(jobs) > SAMPLE:
-        scale = len(jobs) / SAMPLE
-        jobs = jobs[:SAMPLE] if draw is None else draw.sample(jobs, SAMPLE)
-    others = [_standing(machine, job, now) for job in jobs]
-    if not wanted:
-        subjects = jobs
+    subjects = [job for job in jobs if job.number in wanted] if wanted else _some(jobs, SUBJECTS)
+    sample = _some(jobs, SAMPLE)
+    others = [_standing(machine, job, now) for job in sample]
+    scale = len(jobs) / max(len(sample), 1)
     views = machine.ledger.backends
     return [_outlook(machine, job, now, others, views, scale) for job in subjects]
+
+
+def _some(jobs: Sequence[Job], most: int) -> Sequence[Job]:
+    """Return at most this many of the jobs, at equal distances."""
+    return jobs[:: -(-len(jobs) // most)] if len(jobs) > most else jobs
 
 
 def _standing(machine: SchedulerMachine, job: Job, now: float) -> _Standing:

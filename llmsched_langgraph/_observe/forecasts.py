@@ -21,7 +21,7 @@ from llmsched_langgraph._core.outlook import Outlook
 EVERY_S = 1.0
 """Minimum seconds between two samples of the running jobs."""
 
-BEGINS_S = 0.1
+BEGINS_S = 0.5
 """Minimum seconds between two estimates of jobs that begin."""
 
 NEW = 0.05

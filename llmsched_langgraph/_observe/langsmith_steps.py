@@ -44,7 +44,7 @@ class Steps:
         try:
             from langsmith import get_current_run_tree
         except ImportError:
-            raise ConfigurationError("steps for LangSmith need: pip install langsmith") from None
+            raise ConfigurationError("steps for LangSmith need the package langsmith; install it") from None
         self._current = get_current_run_tree
         self._shared = shared
         self._asked: dict[int, _Asked] = {}

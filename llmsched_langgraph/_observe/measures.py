@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from llmsched_langgraph._application.application import Application
+from llmsched_langgraph._core.ending import predicted
 from llmsched_langgraph._core.events import CallRequested, Entry
 from llmsched_langgraph._jobs.calls import PENDING_USAGE, Outcome, Usage
 from llmsched_langgraph._ledger.checks import OVER as EXCEEDING
@@ -169,9 +170,8 @@ class Measures:
         outcome = Outcome.FINISHED if job.outcome is None else job.outcome
         application = self._applications(name_of(job.template))
         self._observe(DURATION, took_s, (application, outcome.value))
-        predicted = getattr(job, "predicted", None)  # mean, lower and upper bound
-        if predicted is not None and outcome is Outcome.FINISHED:
-            self._observe(ERROR, abs(predicted[0] - job.progress.done_s), (application,))
+        if outcome is Outcome.FINISHED and (found := predicted(job)) is not None:
+            self._observe(ERROR, abs(found[0] - job.progress.done_s), (application,))
 
     def _count(self, metric: Metric, more: float, labels: Labels) -> None:
         series = self.counters[metric]

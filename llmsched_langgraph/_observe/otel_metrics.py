@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph._observe.metrics import COUNTERS, GAUGES, HISTOGRAMS, SCHEDULER, Labels, Metric
 from llmsched_langgraph._observe.sources import Sources, gauged
 from llmsched_langgraph._version import __version__
-from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -31,9 +31,7 @@ def needs_opentelemetry() -> None:
         import opentelemetry.metrics
         import opentelemetry.trace  # noqa: F401
     except ImportError:
-        raise ConfigurationError(
-            "traces and metrics for OpenTelemetry need: pip install 'llmsched-langgraph[otel]'"
-        ) from None
+        raise needs_extra("exporting to OpenTelemetry", "opentelemetry-api", "otel") from None
 
 
 class Instruments:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph._extras import needs_extra
 from llmsched_langgraph._observe.metrics import COUNTERS, GAUGES, HISTOGRAMS, SCHEDULER, Metric
 from llmsched_langgraph._observe.sources import Source, Sources, gauged
 from llmsched_langgraph.errors import ConfigurationError
@@ -29,9 +30,7 @@ def needs_prometheus() -> None:
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
-        raise ConfigurationError(
-            "metrics for Prometheus need: pip install 'llmsched-langgraph[prometheus]'"
-        ) from None
+        raise needs_extra("a collector for Prometheus", "prometheus-client", "prometheus") from None
 
 
 class SchedulerCollector:

@@ -128,5 +128,5 @@ def test_wrong_arguments(monkeypatch, make_scheduler):
     with pytest.raises(ConfigurationError, match="observe a Scheduler"):
         observe.langsmith("scheduler")
     monkeypatch.setitem(sys.modules, "langsmith", None)
-    with pytest.raises(ConfigurationError, match="pip install langsmith"):
+    with pytest.raises(ConfigurationError, match="need the package langsmith; install it"):
         observe.langsmith(make_scheduler(1))

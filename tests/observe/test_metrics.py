@@ -181,18 +181,17 @@ def test_calls_that_could_not_wait(make_scheduler, exports):
         assert exports.prometheus("llmsched_over_commitments_total").popitem()[1] == 1
 
 
-def test_the_error_of_a_prediction():
+def test_the_error_of_a_prediction(monkeypatch):
     """The distance between the work of a finished job and what was predicted at its arrival."""
+    monkeypatch.setattr("llmsched_langgraph._observe.measures.predicted", lambda job: job.told)
     measures = Measures(lambda name: name)
     done = SimpleNamespace(done_s=5.0, finished={1: None})
     common = {"id": 1, "paused_since": None, "paused_s": 0.0, "arrival_s": 0.0, "ended_s": 9.0}
     template = Application.of("app", (Node("ask", calls_llm=True),))
-    for number, (predicted, outcome) in enumerate(
+    for number, (told, outcome) in enumerate(
         [((8.0, 1.0, 20.0), Outcome.FINISHED), (None, Outcome.FINISHED), ((1.0, 1.0, 1.0), Outcome.FAILED)], 1
     ):
-        job = SimpleNamespace(
-            **common, progress=done, template=template, outcome=outcome, predicted=predicted
-        )
+        job = SimpleNamespace(**common, progress=done, template=template, outcome=outcome, told=told)
         measures.see(Entry(number, 9.0, "JobClosed", number, 0, "", job))
     ((labels, spread),) = measures.spreads[ERROR].items()
     assert (labels, sum(spread.counts), spread.total) == (("app",), 1, 3.0)

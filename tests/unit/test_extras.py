@@ -93,4 +93,4 @@ def test_every_extra_is_named_through_this_module():
         text = path.read_text()
         named |= set(re.findall(r'needs_extra\([^)]*, "(\w+)"\)', text))
         assert path.name == "_extras.py" or "pip install" not in text, path
-    assert named == {"agents", "demo", "plots", "redis", "sim"} <= extras
+    assert named == {"agents", "demo", "otel", "plots", "prometheus", "redis", "sim"} <= extras

@@ -60,6 +60,6 @@ def connected(url: str, timeout_s: float) -> redis.Redis:
         # Of a URL that may be split wrongly, nothing is quoted: it may be a part of a password.
         wrong = "one of its options is unknown" if isinstance(error, TypeError) else ""
     raise ConfigurationError(
-        f"{shown(url) or repr(url)} is no URL of Redis{wrong and ': '}{wrong}; write one such as "
+        f"url: {shown(url) or repr(url)} is no URL of Redis{wrong and ': '}{wrong}; write one such as "
         "redis://host:6379/0, rediss://user:password@host:6379/0 or unix:///path/to/socket"
     )
