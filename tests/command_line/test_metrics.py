@@ -196,7 +196,9 @@ def test_wrong_arguments(refuses, monkeypatch):
 def test_without_the_package(refuses, monkeypatch):
     """The error names the extra."""
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    refuses(["metrics", "--url", "redis://x"], "pip install 'llmsched-langgraph[prometheus]'")
+    refuses(
+        ["metrics", "--url", "redis://x"], "needs prometheus-client, of the extra `prometheus`: pip install"
+    )
 
 
 def test_scrapes_at_once(name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmsched_langgraph import Auto
@@ -30,8 +30,18 @@ ENDS = st.lists(
 )
 
 
+RAISED_FROM_BELOW_LATER_BOUNDS = [
+    ("served", 14, True, 0.0, None, True, 1.0),
+    ("configured", Auto(low=1, high=15, start=1)),
+    ("served", 33, False, 0.0, None, False, 1.0),
+    ("configured", Auto(low=10, high=15, start=10)),
+    ("served", 1, False, 0.0, None, False, 1.0),
+]
+
+
 @settings(deadline=None, database=None, max_examples=150)
 @given(BOUNDS, ENDS)
+@example(Auto(low=1, high=9, start=9), RAISED_FROM_BELOW_LATER_BOUNDS)
 def test_the_limit_stays_between_its_bounds(auto, ends):
     found, now = started(auto), 0.0
     for kind, *own in ends:

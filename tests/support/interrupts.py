@@ -226,6 +226,7 @@ class Bench:
         with self.driver._lock:
             for job in self.machine.known():
                 again = Job(job.number, job.info, job.template, job.arrival_s)
+                again.model = job.model  # like its template, it is known when the job is made
                 again._log = list(job._log)
                 again.restore(len(again._log))
                 assert facts(again) == facts(job), f"job {job.number} is not what its log says"

@@ -59,7 +59,9 @@ end
 
 function auto.configured(found, bounds, now)
   local limit = math.min(math.max(found.limit, bounds.low), bounds.high)
-  if limit == found.limit then
+  local before = found.before
+  local within = not before or (bounds.low <= before.limit and before.limit <= bounds.high)
+  if limit == found.limit and within then
     return found
   end
   return replace(moved(found, now, limit), { ceiling = math.huge, refused = false })
