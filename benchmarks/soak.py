@@ -35,6 +35,7 @@ from langgraph.types import Send
 from llmsched_langgraph import Scheduler, schedule
 from llmsched_langgraph._belief.model import model
 from llmsched_langgraph._belief.profile import profile
+from llmsched_langgraph._observe import forecasts, recent, waits
 
 THREADS = LOOPS = 3
 HISTORY, CACHED = 30, 32
@@ -252,6 +253,7 @@ def main() -> int:
     # What is remembered of earlier jobs is bounded. Here it is full after the first tenth, or it would grow.
     profile.HISTORY = HISTORY
     model.CACHED = CACHED
+    forecasts.TRUTHS, waits.LATEST, recent.KEPT = HISTORY, CACHED, CACHED
     scheduler = Scheduler(options.slots)
     asynchronous, synchronous = graphs(scheduler)
     footprints: list[Footprint] = []

@@ -45,7 +45,7 @@ PER_PHASE = 2
 A sample over all phases would lose the first estimates of long jobs, and forecasts of new jobs with them.
 """
 
-GROUPS = 1_000
+GROUPS = 300
 """Maximum number of groups. The one that is unused for longest is forgotten."""
 
 USUAL = 50
@@ -217,9 +217,10 @@ class Forecasts:
 
     def _learn(self, ended_s: float, fingerprint: str, time_s: float, kept: Iterable[_Kept]) -> None:
         for at_s, groups, parts in kept:
+            truth = _Truth(parts, max(ended_s - at_s, 0.0))
             for group in groups:
                 truths = self._truths.pop(group, None) or deque(maxlen=TRUTHS)
-                truths.append(_Truth(parts, max(ended_s - at_s, 0.0)))
+                truths.append(truth)
                 self._truths[group] = truths
         times_s = self._times_s.pop(fingerprint, None) or deque(maxlen=USUAL)
         times_s.append(time_s)
