@@ -15,7 +15,7 @@ from llmsched_langgraph import default_scheduler
 
 
 async def main(reports: int) -> None:
-    """Make so many reports at once; print how long they took, and how their calls fared."""
+    """Make `reports` reports at once; print how long they took, and what became of their calls."""
     begun_s = time.monotonic()
     topics = ["rivers", "lakes", "seas"]
     found = await asyncio.gather(*(report.ainvoke({"topics": topics}) for _ in range(reports)))

@@ -73,7 +73,7 @@ async def main(base_url: str, port: int, runs: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--port", type=int, default=9400)
-    parser.add_argument("--runs", type=int, default=0, help="stop after so many runs; 0 for never")
+    parser.add_argument("--runs", type=int, default=0, help="number of runs to make; 0 for no end")
     parser.add_argument("--time-scale", type=float, default=1.0, help="speed-up of the embedded backend")
     options = parser.parse_args()
     with running_backend(SimulatedBackend(slots=SLOTS, time_scale=options.time_scale)) as backend:

@@ -25,7 +25,7 @@ def answer(question: str) -> tuple[str, int]:
 
 
 def main(questions: int, processes: int = 4) -> None:
-    """Ask so many questions at once of so many processes, and print who answered how many."""
+    """Ask all questions at once, of several processes; print how many each process answered."""
     # Ray's processes on this machine have the environment of this one; on a cluster, give it to them by
     # `runtime_env={"working_dir": ".", "env_vars": {"LLMSCHED_URL": ..., "LLMSCHED_SLOTS": "2", ...}}`.
     ray.init(num_cpus=processes, include_dashboard=False, log_to_driver=False)

@@ -79,6 +79,20 @@ class EndedCall:
             elif not 0 <= value < inf:
                 raise InvalidDataError(f"a call's {name} must be 0 or more, not {value}")
 
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds for which it had no slot: (granted - asked) - slot time of earlier attempts.
+
+        The slot time of earlier attempts is seconds - (ended - granted), 0 for one attempt. The pause of a
+        client between two attempts counts as a wait. None if the times were not recorded.
+        """
+        if self.asked_s is None or self.granted_s is None:
+            return None
+        earlier_s = 0.0
+        if self.attempts > 1 and self.seconds is not None and self.ended_s is not None:
+            earlier_s = max(self.seconds - (self.ended_s - self.granted_s), 0.0)
+        return max(self.granted_s - self.asked_s - earlier_s, 0.0)
+
 
 class EndedStageRun(NamedTuple):
     """One watched execution of a node.

@@ -6,7 +6,6 @@ Does not read the machine or the ledger: `_core/explaining.py` and the callers d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from llmsched_langgraph._core.events import JobInfo
 from llmsched_langgraph._core.explaining import JobFacts
@@ -200,13 +199,6 @@ def _why_ahead(own: Next, other: Next) -> str:
     return "it asked earlier"
 
 
-_OUTCOMES: dict[str, Literal["done", "failed", "cancelled"]] = {
-    "done": "done",
-    "failed": "failed",
-    "cancelled": "cancelled",
-}
-
-
 def of_ended(record: EndedJob, number: int, info: JobInfo) -> Explanation:
     """Return the explanation of a run that has ended, from its record."""
     calls = []
@@ -229,15 +221,12 @@ def of_ended(record: EndedJob, number: int, info: JobInfo) -> Explanation:
             )
         )
         for call, work_s in zip(stage.calls, works, strict=True):
-            waited_s = 0.0
-            if call.asked_s is not None and call.ended_s is not None:
-                waited_s = max(call.ended_s - call.asked_s - work_s, 0.0)
             calls.append(
                 CallExplanation(
                     stage=stage.name,
                     backend=call.backend,
                     state="ended",
-                    waited_s=waited_s,
+                    waited_s=call.wait_s or 0.0,
                     seconds=work_s,
                     attempts=call.attempts,
                     reason=call.reason,
@@ -252,7 +241,7 @@ def of_ended(record: EndedJob, number: int, info: JobInfo) -> Explanation:
         tenant=info.tenant,
         priority=info.priority,
         state="ended",
-        outcome=_OUTCOMES[record.end],
+        outcome=record.end,
         elapsed_s=record.jct_s or 0.0,
         waited_s=sum(call.waited_s for call in calls),
         stages=tuple(stages),

@@ -128,7 +128,6 @@ class Explanation:
         calls: its calls: those that wait, those in a slot, those that ended.
         eta_s: median of the seconds to its end; None if it has ended, or too few runs have.
         eta_interval_s: central 80 % interval of the seconds to its end.
-        notes: what else delays it, in words.
     """
 
     id: str = ""
@@ -150,7 +149,6 @@ class Explanation:
     calls: tuple[CallExplanation, ...] = ()
     eta_s: float | None = None
     eta_interval_s: tuple[float, float] | None = None
-    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data, for JSON."""
@@ -195,7 +193,7 @@ class Explanation:
             lines.append(f"ends in about {_s(self.eta_s)} (80 % interval: {_s(low_s)} to {_s(high_s)})")
         elif self.outcome is None and self.state != "paused":
             lines.append("its end cannot be told yet: too few runs have ended")
-        return [*lines, *self.notes]
+        return lines
 
     def _work(self) -> str:
         done = f"work: {_s(self.work_s)} in slots, {_s(self.waited_s)} waiting for them"

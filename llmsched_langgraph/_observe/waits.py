@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from llmsched_langgraph._core.events import Entry
+from llmsched_langgraph._observe.bounds import Bounded
 
 LATEST = 512
 """Number of latest waits of a group over which the quantiles are taken."""
-
-TENANTS = 100
-"""Number of tenants that have groups of their own. Later ones fall together as `OTHERS`."""
-
-OTHERS = "(others)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +22,7 @@ class WaitStatistics:
 
     Attributes:
         backend: the name of the backend.
-        tenant: the tenant; empty for none, "(others)" for all beyond the first hundred.
+        tenant: the tenant; empty for none, "other" for all beyond the first hundred.
         priority: -5 to 5; smaller is served first.
         calls: number of calls that got a slot; some of them did not wait.
         total_s: the sum of their waits, in seconds.
@@ -64,7 +60,7 @@ class Waits:
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str, int], _Group] = {}
         self._whose: dict[int, tuple[str, int]] = {}  # tenant and priority of the jobs that are not closed
-        self._tenants: dict[str, None] = {}
+        self._tenants = Bounded()
         self._seen = 0
 
     def see(self, entry: Entry) -> None:
@@ -85,11 +81,7 @@ class Waits:
             self._whose.pop(entry.job, None)
 
     def _count(self, backend: str, tenant: str, priority: int, waited_s: float) -> None:
-        if tenant not in self._tenants:
-            if len(self._tenants) < TENANTS:
-                self._tenants[tenant] = None
-            else:
-                tenant = OTHERS
+        tenant = self._tenants(tenant)
         group = self._groups.get((backend, tenant, priority))
         if group is None:
             group = self._groups[backend, tenant, priority] = _Group()
@@ -101,8 +93,9 @@ class Waits:
     def statistics(self) -> tuple[WaitStatistics, ...]:
         """Return the waits of each group, sorted by backend, tenant and priority."""
         found = []
-        for (backend, tenant, priority), group in sorted(self._groups.items()):
-            ordered = sorted(group.latest)
+        groups = self._groups.copy()  # `copy` runs no Python code, and no other thread
+        for (backend, tenant, priority), group in sorted(groups.items()):
+            ordered = sorted(group.latest.copy())
             found.append(
                 WaitStatistics(
                     backend=backend,

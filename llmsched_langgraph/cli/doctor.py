@@ -10,6 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from llmsched_langgraph.cli.shared_ledger import add_ledger
 from llmsched_langgraph.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,14 +27,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "each check, with the cure. It only reads. The exit status is 1 if a line says error, else 0."
         ),
     )
-    parser.add_argument(
-        "--url",
-        help="the server, such as redis://host:6379/0; prefer the environment variable LLMSCHED_URL (the "
-        "default) for one with a password: other users of a machine can see arguments",
-    )
-    parser.add_argument(
-        "--name", default="default", help="that of Scheduler(name=...) (default: %(default)s)"
-    )
+    add_ledger(parser)
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 
+from llmsched_langgraph.cli.shared_ledger import add_ledger
 from llmsched_langgraph.errors import ConfigurationError
 
 PORT = 9464
@@ -27,14 +28,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "llmsched_langgraph.observe."
         ),
     )
-    parser.add_argument(
-        "--url",
-        help="the server, such as redis://host:6379/0; prefer the environment variable LLMSCHED_URL (the "
-        "default) for one with a password: other users of a machine can see arguments",
-    )
-    parser.add_argument(
-        "--name", default="default", help="that of Scheduler(name=...) (default: %(default)s)"
-    )
+    add_ledger(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",

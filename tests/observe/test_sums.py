@@ -77,7 +77,7 @@ async def mixed(scheduler, model, late):
 
 
 def test_all_waits_agree(make_scheduler, exports, tmp_path):
-    """The waits of calls that got a slot; those of the others are told apart."""
+    """Only waits of calls that got a slot are added up; calls that got none are counted by themselves."""
     file = tmp_path / "jobs.jsonl"
     backends = [
         Backend("b", 1, models=["m"], max_queued=4),

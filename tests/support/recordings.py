@@ -26,7 +26,7 @@ BACKENDS = {"small": 4, "large": 6}
 
 
 def recording(count, *, seed=0, apps=APPS, predicted=True, load=0.9):
-    """Return so many jobs, as a scheduler records them: times to the microsecond.
+    """Return `count` jobs, as a scheduler records them: times to the microsecond.
 
     Args:
         count: number of jobs.

@@ -20,20 +20,8 @@ went from one call to another could seem held by both."""
 
 
 def wait_s(call: EndedCall) -> float | None:
-    """Return the seconds for which a call had no slot: (granted - asked) - slot time of earlier attempts.
-
-    The slot time of earlier attempts is seconds - (ended - granted). It is 0 for a call with one attempt. The
-    pause of a client between two attempts counts as a wait.
-
-    Returns:
-        The seconds, at least 0; None if the times were not recorded.
-    """
-    if call.asked_s is None or call.granted_s is None:
-        return None
-    earlier_s = 0.0
-    if call.attempts > 1 and call.seconds is not None and call.ended_s is not None:
-        earlier_s = max(call.seconds - (call.ended_s - call.granted_s), 0.0)
-    return round(max(call.granted_s - call.asked_s - earlier_s, 0.0), DIGITS)
+    """Return `EndedCall.wait_s`, to the resolution of a recording."""
+    return None if call.wait_s is None else round(call.wait_s, DIGITS)
 
 
 def held_s(call: EndedCall) -> float:
