@@ -21,8 +21,8 @@ stayed in the parent.
 from __future__ import annotations
 
 import asyncio
+import enum
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,11 +32,11 @@ from typing import Any, NamedTuple, Self
 from llmsched_langgraph._fork import in_child
 from llmsched_langgraph._runtime.cycles.stdlib import is_queued, own_pool
 
-_PATIENCE_S = 0.2
-"""Maximum seconds for which a thread waits for the pool of a loop without `_default_executor`."""
-
 _AGAIN_S = (1.0, 0.1, 0.01)
 """Seconds between attempts to find the loop of a pool's thread, last one first."""
+
+_FIRST_LOOK_S, _LATER_LOOKS_S = 0.002, 1.0
+"""Seconds until the first look for a probe's result; each next one doubles them, up to the later ones."""
 
 
 class _Probe(NamedTuple):
@@ -82,8 +82,11 @@ def _probe(loop: asyncio.AbstractEventLoop, submit: Callable[[Callable[[], None]
     return probe
 
 
-def _is_default(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None) -> bool:
-    """Return whether the pool of this thread is the default executor of `loop`."""
+def _is_default(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None) -> bool | None:
+    """Return whether the pool of this thread is the default executor of `loop`; None if not known yet.
+
+    The loop of a probe may be busy for any time, so the answer may be unknown for any time.
+    """
     if loop is None or hasattr(loop, "_default_executor"):
         return getattr(loop, "_default_executor", None) is pool
 
@@ -91,12 +94,9 @@ def _is_default(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None
         loop.call_soon_threadsafe(loop.run_in_executor, None, task, context=Context())
 
     probe = _probe(loop, submit)
-    until_s = time.monotonic() + _PATIENCE_S
-    while not probe.pool.done() and time.monotonic() < until_s:
-        if is_queued(probe.task, pool):
-            return True
-        time.sleep(_PATIENCE_S / 100)
-    return probe.pool.done() and probe.pool.result() is pool
+    if probe.pool.done():
+        return probe.pool.result() is pool
+    return is_queued(probe.task, pool) or None
 
 
 def serves(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop) -> bool:
@@ -137,6 +137,34 @@ class _Lending:
             pool._max_workers -= 1
 
 
+class _Known(enum.Enum):
+    """What a waiting thread knows of its pool."""
+
+    SETTLED = "it has lent a thread, or never will"
+    NO_LOOP = "no loop waits for its work yet: a loop is connected with the work after that began"
+    ASKED = "its loop does not tell its pool, and has not come to the probe yet"
+
+
+class _Looks:
+    """When one waiter looks for its pool again."""
+
+    def __init__(self) -> None:
+        self._again_s = list(_AGAIN_S)
+        self._asked_s = _FIRST_LOOK_S
+        self._settled = False
+
+    def next_s(self, look: Callable[[], _Known]) -> float | None:
+        """Look; return when to look again, in seconds, or None for never."""
+        known = _Known.SETTLED if self._settled else look()
+        if known is _Known.ASKED:
+            asked_s, self._asked_s = self._asked_s, min(2 * self._asked_s, _LATER_LOOKS_S)
+            return asked_s
+        if known is _Known.NO_LOOP and self._again_s:
+            return self._again_s.pop()
+        self._settled = True
+        return None
+
+
 class SteppingAside(_Lending):
     """A context manager in which a thread waits. `lend` adds a thread to its pool until the block ends.
 
@@ -148,7 +176,7 @@ class SteppingAside(_Lending):
         super().__init__()
         self._hint = loop
         self._lent = False
-        self._again_s = list(_AGAIN_S)
+        self._looks = _Looks()
 
     def __enter__(self) -> Self:
         return self
@@ -157,17 +185,23 @@ class SteppingAside(_Lending):
         self._take_back()
 
     def lend(self) -> float | None:
-        """Lend a thread, if it is one of a loop's default executor. Return when to call again, in seconds.
+        """Lend a thread, if it is one of a loop's default executor. Return when to call again, in seconds."""
+        return self._looks.next_s(self.try_to_lend)
 
-        A loop is connected with its thread's work after that began, so it may be too early to know it.
-        """
-        if self._lent or not self._again_s:
-            return None
+    def try_to_lend(self) -> _Known:
+        """Lend a thread, if none is lent yet; return what is known of the pool."""
+        if self._lent:
+            return _Known.SETTLED
         pool, own = own_pool() if threading.get_ident() != _forker else (None, None)
-        if pool is not None and _can_grow(pool) and (_is_default(pool, own) or _is_default(pool, self._hint)):
+        if pool is None:
+            return _Known.SETTLED
+        known = {_is_default(pool, loop) for loop in (own, self._hint)} if _can_grow(pool) else {False}
+        if True in known:
             self._lent = self.lend_to(pool)
-            return None
-        return self._again_s.pop() if pool is not None and own is None else None
+            return _Known.SETTLED
+        if None in known:
+            return _Known.ASKED
+        return _Known.NO_LOOP if own is None else _Known.SETTLED
 
 
 class LoopSteppingAside(_Lending):
@@ -184,6 +218,7 @@ class LoopSteppingAside(_Lending):
         self._hint = loop
         self._own: asyncio.AbstractEventLoop | None = None
         self._shared: _Shared | None = None
+        self._looks = _Looks()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -207,8 +242,8 @@ class LoopSteppingAside(_Lending):
                 shared.aside.__exit__()
 
     def lend(self) -> float | None:
-        """As `SteppingAside.lend`."""
-        return None if self._shared is None else self._shared.aside.lend()
+        """As `SteppingAside.lend`. Each task looks by itself: the one that looked first may end first."""
+        return None if self._shared is None else self._looks.next_s(self._shared.aside.try_to_lend)
 
 
 class _Shared(NamedTuple):

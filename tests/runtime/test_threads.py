@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from support.cycles import ends, went_ahead
 
 from llmsched_langgraph._runtime import threads as threads_module
+from llmsched_langgraph._runtime.cycles.stdlib import own_pool
 from llmsched_langgraph._runtime.threads import SteppingAside, learn_pool
 
 LOOPS = pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
@@ -154,15 +157,56 @@ def test_a_pool_that_is_told_by_its_queue():
         pool = ThreadPoolExecutor(1)
         loop.set_default_executor(pool)
 
-        def wait() -> None:
-            found.append(threads_module._is_default(pool, loop))
+        def wait(own: ThreadPoolExecutor) -> None:
+            while (known := threads_module._is_default(own, loop)) is None:
+                time.sleep(0.001)
+            found.append(known)
 
-        await loop.run_in_executor(None, wait)
+        await loop.run_in_executor(None, wait, pool)
         with ThreadPoolExecutor(1) as other:
-            await loop.run_in_executor(other, lambda: found.append(threads_module._is_default(other, loop)))
+            await loop.run_in_executor(other, wait, other)
 
     uvloop.run(main())
     assert found == [True, False]
+
+
+@LOOPS
+@pytest.mark.parametrize("on_loops", [False, True])
+def test_a_loop_that_is_busy_when_its_thread_begins_to_wait(make_scheduler, monkeypatch, kind, on_loops):
+    """The thread lends another one as soon as the loop tells its pool, however long it was busy."""
+    scheduler, looks = make_scheduler(1), []
+    is_default = threads_module._is_default
+
+    def look(pool: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop | None) -> bool | None:
+        looks.append(loop)
+        return is_default(pool, loop)
+
+    monkeypatch.setattr(threads_module, "_is_default", look)
+
+    def call() -> str:
+        with scheduler.slot():
+            return "yes"
+
+    async def acall() -> str:
+        async with scheduler.slot():
+            return "yes"
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        work, outside = (lambda: asyncio.run(acall())) if on_loops else call, contextvars.copy_context()
+        async with scheduler.slot():
+            waiting = [outside.run(asyncio.ensure_future, asyncio.to_thread(work)) for _ in range(2)]
+            await asyncio.sleep(0)  # the first one has the only thread; now this loop is busy
+            while scheduler.statistics().waiting < 1 or looks.count(loop) < (8 if kind == "uvloop" else 1):
+                time.sleep(0.001)
+            while scheduler.statistics().waiting < 2:
+                await asyncio.sleep(0.001)
+            await loop.run_in_executor(None, str, "as a look-up of a host's name")
+        return await asyncio.gather(*waiting)
+
+    assert ends(lambda: _run(main(), kind), scheduler) == ["yes"] * 2
+    assert not went_ahead(scheduler)
 
 
 def test_work_that_is_not_connected_with_its_loop_yet():
@@ -177,6 +221,42 @@ def test_work_that_is_not_connected_with_its_loop_yet():
         pool.submit(tries).result()
     tries()
     assert found == [[0.01, 0.1, 1.0, None, None], [None] * 5]
+
+
+def test_tasks_on_a_loop_in_a_thread_that_look_too_early(make_scheduler, monkeypatch):
+    """A loop is connected with its thread's work after all tasks there began to wait: they look again."""
+    scheduler, looks = make_scheduler(1), 0
+
+    def early() -> tuple[Any, asyncio.AbstractEventLoop | None]:
+        nonlocal looks
+        looks += 1
+        pool, loop = own_pool()
+        return pool, None if looks <= 25 else loop
+
+    monkeypatch.setattr(threads_module, "own_pool", early)
+
+    async def call() -> str:
+        async with scheduler.slot():
+            return "yes"
+
+    async def calls() -> list[str]:
+        return await asyncio.gather(*(call() for _ in range(20)))
+
+    def work() -> list[str]:
+        return asyncio.run(calls())
+
+    async def main() -> list[list[str]]:
+        loop, outside = asyncio.get_running_loop(), contextvars.copy_context()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        async with scheduler.slot():
+            waiting = [outside.run(asyncio.ensure_future, asyncio.to_thread(work)) for _ in range(2)]
+            while scheduler.statistics().waiting < 40:
+                await asyncio.sleep(0.001)
+            await loop.run_in_executor(None, str, "as a look-up of a host's name")
+        return await asyncio.gather(*waiting)
+
+    assert ends(lambda: asyncio.run(main()), scheduler) == [["yes"] * 20] * 2
+    assert not went_ahead(scheduler)
 
 
 def _run(main: Coroutine[None, None, Any], kind: str) -> Any:
