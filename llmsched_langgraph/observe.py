@@ -59,7 +59,7 @@ class Observation:
         self._spans = spans
         self._deferred = deferred = Deferred(self._see)
         # A subscription refers to its scheduler, which refers to it.
-        self._subscription = weakref.ref(watched.subscribe(deferred.put, self._asked))
+        self._subscription = weakref.ref(watched.subscribe(deferred.put, self._asked, deferred.soon))
         self._ended: Callable[[], object] = lambda: None
         levels = watched.levels()
         if measures is not None:

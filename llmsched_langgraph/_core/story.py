@@ -26,12 +26,13 @@ class Story:
 
     Attributes:
         urgent: number of the latest entry that the package must process soon; 0 if there was none.
+        closed: number of the latest call that was a job of its own and ended; 0 if there was none.
     """
 
-    __slots__ = ("_entries", "_first", "_length", "_truth", "urgent")
+    __slots__ = ("_entries", "_first", "_length", "_truth", "closed", "urgent")
 
     def __init__(self, truth: Truth, length: int = LENGTH, last: int = 0) -> None:
-        self.urgent = 0
+        self.closed = self.urgent = 0
         self._length = length
         self._truth = truth
         self._entries: dict[int, Entry] = {}
@@ -52,6 +53,8 @@ class Story:
         staged[_LAST] = number
         if kind in _URGENT:
             self.urgent = number
+        elif kind == "CallClosed":
+            self.closed = number
 
     def after(self, number: int) -> list[Entry]:
         """Return the kept entries with larger numbers."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from llmsched_langgraph._background import Background
 from llmsched_langgraph._core.events import Entry
+from llmsched_langgraph._observe.subscriptions import Subscription
 
 logger = logging.getLogger("llmsched_langgraph")
 
@@ -50,21 +51,26 @@ class Deferred:
         self._entries: deque[Entry] = deque()
         self._seeing = threading.Lock()
         self._announced = False
+        self._behind: Subscription | None = None
 
     def forked(self) -> None:
         """Begin anew in the child of a fork: what was not seen yet is the parent's."""
         self._begin()
 
+    def soon(self, behind: Subscription) -> None:
+        """Catch up with this subscription soon, whose entries are given to `put`. Never blocks."""
+        self._behind = behind
+        if not self._announced:
+            self._announced = True
+            self._background.there_is_work()
+
     def put(self, entry: Entry) -> None:
-        """Have the observer see the entry soon. Never blocks. An entry that comes twice counts once."""
+        """Keep an entry that the observer has to see. Never blocks. One that comes twice counts once."""
         if entry.number <= self._last:
             return
         self._last = entry.number
         self._entries.append(entry)
-        if not self._announced:
-            self._announced = True
-            self._background.there_is_work()
-        elif len(self._entries) > MOST:
+        if len(self._entries) > MOST:
             self._entries.popleft()
             self.missed += 1
 
@@ -85,6 +91,9 @@ class Deferred:
         if not self._seeing.acquire(timeout=-1 if patience_s is None else patience_s):
             return False
         try:
+            behind, self._behind = self._behind, None
+            if behind is not None:
+                behind.catch_up(wait=True)
             while self._entries:
                 try:
                     self._see(self._entries.popleft())

@@ -24,6 +24,9 @@ logger = logging.getLogger("llmsched_langgraph")
 VARIABLE = "LLMSCHED_RECORD"
 """Environment variable: the file to which the process-wide scheduler records."""
 
+GATHER_S = 0.1
+"""Seconds for which jobs are gathered before they are written together."""
+
 PATIENCE_S = 10.0
 """Maximum seconds to wait for another write; a signal handler may have interrupted it in this thread."""
 
@@ -57,7 +60,7 @@ class Recorder:
         self._writing = threading.Lock()
         self._torn = False
         self._told = False
-        self._background = background("llmsched-recording", self._write)
+        self._background = background("llmsched-recording", self._work)
 
     def note(self, job: ClosedJob, number: int = 0) -> None:
         """Queue the job for writing, if it finished and made a call. O(1).
@@ -90,6 +93,10 @@ class Recorder:
             else:
                 return
         self.flush()
+
+    def _work(self) -> bool:
+        self._background.stopped(GATHER_S)
+        return self._write()
 
     def _write(self) -> bool:
         """Write the queued jobs; return False if there were none."""

@@ -24,6 +24,12 @@ See = Callable[[Entry], None]
 Ask = Callable[[CallRequested], None]
 """Is called in the code that requests a slot, before the request: its context is that of the call."""
 
+Soon = Callable[["Subscription"], None]
+"""Is called in the code that caused the decision, when there are entries to catch up with."""
+
+BEHIND = 500
+"""Maximum entries that an observer which catches up by itself is behind; the story keeps more."""
+
 PATIENCE_S = 1.0
 """Maximum seconds to wait for another thread that delivers entries to the same observer."""
 
@@ -41,13 +47,20 @@ class Subscription:
         missed: number of entries that were not delivered, because the observer was too far behind.
         failures: number of entries at which the observer raised.
         ask: what hears of requests in the code that makes them; None if nothing does.
+        soon: what calls `catch_up` soon, in another thread; None if each entry is delivered at once.
     """
 
     def __init__(
-        self, story: Story, see: See, remove: Callable[[Subscription], None], ask: Ask | None = None
+        self,
+        story: Story,
+        see: See,
+        remove: Callable[[Subscription], None],
+        ask: Ask | None = None,
+        soon: Soon | None = None,
     ) -> None:
         self._see = see
         self.ask = ask
+        self.soon = soon
         self._remove = remove
         self._trying = self._tries = 0
         self.missed = 0
@@ -123,15 +136,17 @@ class Subscriptions:
         story: the story.
         own: the package's own observer.
         lag: the entries that it reads in one batch, unless one is urgent.
+        keeps: whether the end of a job is urgent also if the job is a single call.
 
     Attributes:
         askers: the subscriptions that hear of requests in the code that makes them. The list stays the same.
     """
 
-    def __init__(self, story: Story, own: See, lag: int) -> None:
+    def __init__(self, story: Story, own: See, lag: int, *, keeps: bool = False) -> None:
         self._story = story
         self._own = Subscription(story, own, self._remove)
         self._lag = lag
+        self._keeps = keeps
         self._others: tuple[Subscription, ...] = ()
         self.askers: list[Subscription] = []
 
@@ -141,9 +156,12 @@ class Subscriptions:
         for subscription in (self._own, *self._others):
             subscription.follow(story)
 
-    def subscribe(self, see: See, ask: Ask | None = None) -> Subscription:
-        """Call `see` with each entry from now on, and `ask` in the code that makes a request, before it."""
-        subscription = Subscription(self._story, see, self._remove, ask)
+    def subscribe(self, see: See, ask: Ask | None = None, soon: Soon | None = None) -> Subscription:
+        """Call `see` with each entry from now on, and `ask` in the code that makes a request, before it.
+
+        With `soon`, an entry is delivered when `soon` has somebody catch up, or `BEHIND` entries later.
+        """
+        subscription = Subscription(self._story, see, self._remove, ask, soon)
         self._others = (*self._others, subscription)
         if ask is not None:
             self.askers.append(subscription)
@@ -166,11 +184,15 @@ class Subscriptions:
     def deliver(self) -> None:
         """Deliver the new entries: to the package's own observer if one is urgent or they are many."""
         story, own = self._story, self._own
-        if story.urgent > own.read or story.last >= own.read + self._lag:
+        urgent = max(story.urgent, story.closed) if self._keeps else story.urgent
+        if urgent > own.read or story.last >= own.read + self._lag:
             own.catch_up()
             story.trim(own.read)
         for subscription in self._others:
-            subscription.catch_up()
+            if subscription.soon is None or story.last >= subscription.read + BEHIND:
+                subscription.catch_up()
+            elif story.last > subscription.read:
+                subscription.soon(subscription)
 
     def catch_up(self, *, wait: bool) -> None:
         """Deliver all entries to the package's own observer; see `Subscription.catch_up`."""

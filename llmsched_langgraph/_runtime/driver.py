@@ -46,7 +46,7 @@ from llmsched_langgraph._ledger.quotas import Quotas
 from llmsched_langgraph._ledger.tenants import NO_TENANTS, Tenants
 from llmsched_langgraph._ledger.values import Grant, Waiting
 from llmsched_langgraph._observe.recorder import Recorder
-from llmsched_langgraph._observe.subscriptions import Ask, See, Subscription, Subscriptions
+from llmsched_langgraph._observe.subscriptions import Ask, See, Soon, Subscription, Subscriptions
 from llmsched_langgraph._observe.totals import PackageObserver
 from llmsched_langgraph._runtime.checks import check_waiters
 from llmsched_langgraph._runtime.fork import keep, renew_in_child
@@ -98,7 +98,7 @@ class Driver(Queries):
         self._inherited: dict[int, Waiting | Grant] = {}  # the parent's tickets, in the child of a fork
         machine = SchedulerMachine(policy, backends, profile, overdue=overdue, tenants=tenants, home=home)
         self._observer = PackageObserver(policy.name, self.outlooks)
-        self._subscriptions = Subscriptions(machine.story, self._observer.see, 1 if keeps else LAG)
+        self._subscriptions = Subscriptions(machine.story, self._observer.see, LAG, keeps=keeps)
         self.askers, self.ask = self._subscriptions.askers, self._subscriptions.ask
         self._begin(machine)
         # Last, because it may post events at once.
@@ -343,10 +343,10 @@ class Driver(Queries):
 
     # -- observers ---------------------------------------------------------------------
 
-    def subscribe(self, see: See, ask: Ask | None = None) -> Subscription:
+    def subscribe(self, see: See, ask: Ask | None = None, soon: Soon | None = None) -> Subscription:
         """Call `see` with each entry of the story from now on; see `Subscriptions.subscribe`."""
         self.pump()
-        return self._subscriptions.subscribe(see, ask)
+        return self._subscriptions.subscribe(see, ask, soon)
 
     # -- queries -----------------------------------------------------------------------
 

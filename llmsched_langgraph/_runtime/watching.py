@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmsched_langgraph._observe.sources import Level
-from llmsched_langgraph._observe.subscriptions import Ask, See, Subscription
+from llmsched_langgraph._observe.subscriptions import Ask, See, Soon, Subscription
 
 if TYPE_CHECKING:
     from llmsched_langgraph._runtime.scheduler import Scheduler
@@ -24,11 +24,14 @@ class Watched:
         self._scheduler = weakref.ref(scheduler)
         self._driver = weakref.ref(scheduler._driver)  # noqa: SLF001
 
-    def subscribe(self, see: See, ask: Ask | None) -> Subscription:
-        """Call `see` with each entry of the story, and `ask` in the code that requests a slot."""
+    def subscribe(self, see: See, ask: Ask | None, soon: Soon) -> Subscription:
+        """Call `see` with each entry of the story, and `ask` in the code that requests a slot.
+
+        Entries are delivered when `soon` has somebody catch up with them.
+        """
         driver = self._driver()
         assert driver is not None, "the caller has the scheduler"
-        return driver.subscribe(see, ask)
+        return driver.subscribe(see, ask, soon)
 
     def shared(self, name: str) -> str:
         """Return the name of the backend that this is an account of; its own name if it is none."""
