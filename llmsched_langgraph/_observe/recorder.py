@@ -54,6 +54,8 @@ class Recorder:
         self.path = recordable(path)
         if not _on_event_loop():  # `absolute` reads the working directory, which may block
             self.path = self.path.absolute()  # independent of a later chdir
+            # Not in two threads at once, later: this one's and the one that saves profiles import in circles.
+            import llmsched_langgraph.traces.files  # noqa: F401
         # No lock: a finaliser may call `note` during another `note`.
         self._jobs: deque[tuple[int, ClosedJob]] = deque()
         self._taken = 0  # number of the latest job written
