@@ -54,8 +54,6 @@ class Recorder:
         self.path = recordable(path)
         if not _on_event_loop():  # `absolute` reads the working directory, which may block
             self.path = self.path.absolute()  # independent of a later chdir
-            # Not in two threads at once, later: this one's and the one that saves profiles import in circles.
-            import llmsched_langgraph.traces.files  # noqa: F401
         # No lock: a finaliser may call `note` during another `note`.
         self._jobs: deque[tuple[int, ClosedJob]] = deque()
         self._taken = 0  # number of the latest job written
@@ -177,7 +175,9 @@ def _on_event_loop() -> bool:
 
 
 def _lines(records: list[EndedJob]) -> bytes:
-    from llmsched_langgraph.traces.files import line_of_job  # late: only recording needs it
+    # Late: only recording needs it. The package first, as in `_belief/profile/serialization.py`.
+    import llmsched_langgraph.traces  # noqa: F401
+    from llmsched_langgraph.traces.files import line_of_job
 
     return "".join(map(line_of_job, records)).encode()
 

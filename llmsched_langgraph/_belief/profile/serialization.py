@@ -10,6 +10,10 @@ from dataclasses import replace
 from sys import float_info
 from typing import Any
 
+# The package first: a thread that imports one of its modules holds the module's lock while it waits for the
+# package; another thread that imports the package waits for the module. Python breaks such a deadlock with an
+# ImportError.
+import llmsched_langgraph.traces  # noqa: F401
 from llmsched_langgraph._application.application import Application
 from llmsched_langgraph._application.serialization import application_from_json, application_to_json
 from llmsched_langgraph._belief.fit.calibration import BatchSums, Calibration
